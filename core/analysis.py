@@ -1,0 +1,229 @@
+"""Results joined with imbalance → the Series that plots, tables and exports draw."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from core import store
+from core.config import ConfigError
+
+Axis = Literal["real", "aggregated", "predicted"]
+AXES: dict[str, str] = {
+    "real": "per-step CV of expert load",
+    "aggregated": "aggregated CV of expert load",
+    "predicted": "predicted imbalance score",
+}
+METRICS: dict[str, str] = {
+    "mean_ttft_ms": "mean TTFT, ms",
+    "mean_tpot_ms": "mean TPOT, ms",
+    "output_throughput": "output throughput, tok/s",
+}
+IQR_FACTOR = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """One backend's points; `labels` name the data sets. `outlier` marks those beyond 1.5 IQR on either axis."""
+
+    name: str
+    labels: tuple[str, ...]
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    outlier: npt.NDArray[np.bool_]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        return ~self.outlier
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """All that a scatter plot shows, whoever draws it."""
+
+    title: str
+    x_label: str
+    y_label: str
+    groups: tuple[Points, ...]
+    engine: str = ""
+
+    @property
+    def removed(self) -> int:
+        return sum(int(g.outlier.sum()) for g in self.groups)
+
+    @property
+    def note(self) -> str:
+        shown = sum(int(g.kept.sum()) for g in self.groups)
+        return f"n = {shown}; {self.removed} outside 1.5 IQR on either axis left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One backend's results by label, with its real imbalance by the same labels where that is known."""
+
+    name: str
+    by_label: dict[str, dict[str, Any]]
+    per_step: dict[str, float]
+    aggregated: dict[str, float]
+
+    def x(self, label: str, axis: Axis) -> float | None:
+        if axis == "predicted":
+            return _number(self.by_label[label].get("imbalance_score"))
+        return (self.per_step if axis == "real" else self.aggregated).get(label)
+
+
+def of_run_directory(path: Path) -> tuple[list[Results], str]:
+    """Every backend's results of a run directory, in the order that they were run, and the engine's name."""
+    try:
+        about = json.loads((path / "run.json").read_text())
+        names, engine = list(about["backends"]), str(about["engine"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a run directory: run.json: {error}") from None
+    found = [
+        of_folders(
+            name,
+            path / name / "results_json",
+            _if_there(path / f"{name}_real_imbalance.json"),
+            _if_there(path / f"{name}_real_imbalance_aggregated.json"),
+        )
+        for name in names
+        if (path / name / "results_json").is_dir()
+    ]
+    return found, engine
+
+
+def of_folders(name: str, results: Path, per_step: Path | None = None, aggregated: Path | None = None) -> Results:
+    """A folder of result files and, where given, upstream's {"gates_logs_01": CV} mappings."""
+    if not results.is_dir():
+        raise ConfigError(f"{results}: not a folder of results")
+    by_label = store.results(results)
+    if not by_label:
+        raise ConfigError(f"{results}: holds no results (001.json, 002.json, …)")
+    return Results(name, by_label, _mapping(per_step), _mapping(aggregated))
+
+
+def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "") -> Series:
+    """`metric` of each result against an imbalance axis. ConfigError where no result has that metric as a number."""
+    points = tuple(_points(group, metric, axis) for group in groups)
+    if not any(len(p.labels) for p in points):
+        known = sorted({k for g in groups for r in g.by_label.values() for k in r if _number(r[k]) is not None})
+        raise ConfigError(
+            f"no result has both {metric!r} as a number and a {axis} imbalance; numeric results: {', '.join(known)}"
+        )
+    y_label = METRICS.get(metric, metric)
+    title = f"{y_label.split(',')[0]} against {AXES[axis].split(' of ')[0]}" + (f" · {engine}" if engine else "")
+    return Series(title, AXES[axis], y_label, points, engine)
+
+
+def _points(group: Results, metric: str, axis: Axis) -> Points:
+    rows = [
+        (label, x, y)
+        for label, result in group.by_label.items()
+        if (x := group.x(label, axis)) is not None and (y := _number(result.get(metric))) is not None
+    ]
+    xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+    return Points(group.name, tuple(r[0] for r in rows), xs, ys, iqr_outliers(xs) | iqr_outliers(ys))
+
+
+def iqr_outliers(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Beyond 1.5 interquartile ranges from the quartiles (Tukey's fences, linear quartiles)."""
+    if not len(values):
+        return np.zeros(0, dtype=bool)
+    low, high = np.percentile(values, [25, 75])
+    reach = IQR_FACTOR * (high - low)
+    return np.asarray((values < low - reach) | (values > high + reach))
+
+
+SUMMARY_COLUMNS = (
+    *(
+        "backend",
+        "dataset",
+        "engine",
+        "completed",
+        "num_prompts",
+        "total_input_tokens",
+        "total_output_tokens",
+    ),
+    *(
+        "duration",
+        "mean_ttft_ms",
+        "median_ttft_ms",
+        "mean_tpot_ms",
+        "median_tpot_ms",
+        "mean_itl_ms",
+        "mean_e2e_ms",
+    ),
+    *("request_throughput", "output_throughput", "imbalance_score"),
+)
+IMBALANCE_COLUMNS = (
+    *("per_step_cv", "noise_floor", "excess_cv", "excess_cv_reason", "aggregated_cv", "layer_cv"),
+    *("max_min_ratio", "rank_imbalance", "tokens", "steps"),
+)
+
+
+def summary_rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
+    """One row a run: what summary.csv and summary.json hold."""
+    rows = []
+    for group in groups:
+        for label, result in group.by_label.items():
+            row: dict[str, Any] = {"backend": group.name, "dataset": label}
+            row |= {k: result.get(k) for k in SUMMARY_COLUMNS if k not in row}
+            measured = result.get("measured_imbalance") or {}
+            rows.append(row | {k: measured.get(k) for k in IMBALANCE_COLUMNS})
+    return rows
+
+
+def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*SUMMARY_COLUMNS, *IMBALANCE_COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def backend_medians(group: Results) -> dict[str, float | None]:
+    """Medians over a backend's runs, for the summary table."""
+    keys = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
+    table = {k: _median([_number(r.get(k)) for r in group.by_label.values()]) for k in keys}
+    for key in ("per_step_cv", "noise_floor", "excess_cv", "rank_imbalance"):
+        table[key] = _median([_number((r.get("measured_imbalance") or {}).get(key)) for r in group.by_label.values()])
+    return table
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.median(known)) if known else None
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return float(value) if usable else None
+
+
+def _mapping(file: Path | None) -> dict[str, float]:
+    """{"gates_logs_01": CV} → {"001": CV}; labels as the results have them."""
+    if file is None:
+        return {}
+    try:
+        raw = json.loads(file.read_text())
+        return {_label(name): number for name, value in raw.items() if (number := _number(value)) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{file}: not a readable imbalance mapping: {error}") from None
+
+
+def _label(name: str) -> str:
+    """`gates_logs_01` and `gates_logs_001` are data set 001; `gates_logs_001-r2` its second repeat."""
+    index, dash, repeat = name.removeprefix("gates_logs_").partition("-")
+    return index.zfill(3) + dash + repeat
+
+
+def _if_there(file: Path) -> Path | None:
+    return file if file.is_file() else None

@@ -1,0 +1,128 @@
+"""A running server: started under a supervisor, waited for, and ended with its whole tree."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from core.config import ConfigError
+
+POLL_S = 0.05
+LOG_TAIL_LINES = 20
+
+
+class ServerError(Exception):
+    """A server did not come up; `log_tail` holds the last lines of its log."""
+
+    def __init__(self, reason: str, log_tail: list[str]) -> None:
+        super().__init__(reason)
+        self.log_tail = log_tail
+
+
+@dataclass(slots=True)
+class Server:
+    """One server process tree. `stop()` returns when nothing of it is left."""
+
+    name: str
+    port: int
+    api_key: str
+    log: Path
+    process: subprocess.Popen[bytes]
+    pipe: int  # closing it, as our death does, ends the server
+    started: float
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def log_tail(self) -> list[str]:
+        with open(self.log, encoding="utf-8", errors="replace") as lines:
+            return [line.rstrip("\n") for line in deque(lines, LOG_TAIL_LINES)]
+
+    async def wait_ready(self, timeout_s: float) -> float:
+        """Seconds from start to the first good /health. ServerError where it ends or the deadline passes."""
+        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+            while time.monotonic() - self.started < timeout_s:
+                if self.has_ended:
+                    took = time.monotonic() - self.started
+                    raise ServerError(
+                        f"server {self.name} exited with code {self.process.returncode} after {took:.1f} s",
+                        self.log_tail(),
+                    )
+                try:
+                    if (await client.get(f"{self.base_url}/health")).status_code == 200:
+                        return time.monotonic() - self.started
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(POLL_S)
+        raise ServerError(f"server {self.name} not ready after {timeout_s:g} s (startup_timeout_s)", self.log_tail())
+
+    async def version(self) -> dict[str, str]:
+        """What the server says of itself at /version."""
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
+            answer = (await client.get(f"{self.base_url}/version", headers=headers)).json()
+        return {str(k): str(v) for k, v in answer.items()}
+
+    def stop(self) -> None:
+        """End the tree and wait for it. A second call does nothing."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+        self.process.wait()
+
+
+def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, env: dict[str, str]) -> Server:
+    """Start `command` under a supervisor. The API key travels in the environment, never in argv."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    read_end, write_end = os.pipe()
+    # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the library of that name).
+    supervisor = [sys.executable, "-P", "-m", "core.backends.supervise", str(read_end), *command]
+    with open(log, "ab") as out:
+        process = subprocess.Popen(
+            supervisor,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            pass_fds=[read_end],
+            start_new_session=True,
+            env={**os.environ, "VLLM_API_KEY": api_key, **env},
+        )
+    os.close(read_end)
+    return Server(name, port, api_key, log, process, write_end, time.monotonic())
+
+
+def check_port(name: str, port: int) -> None:
+    """ConfigError, naming the owner where the system tells, if something listens on 127.0.0.1:port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"[[backends]] {name}, port: {port} is not free ({error.strerror}){_owner(port)}; choose another port"
+            ) from None
+
+
+def _owner(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f", held by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except psutil.Error:
+        pass
+    return ""

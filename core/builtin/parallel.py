@@ -1,0 +1,256 @@
+"""How one layer's experts are computed: by R ranks at the same time; the layer ends with the slowest.
+
+Tensor parallel: every rank holds a slice of every expert's intermediate dimension. Expert parallel: every
+rank holds whole experts, expert e on rank e // (experts / R). Either way a rank gives a partial output of all
+tokens, and their sum is the layer's output. Rank 0 is the calling process; the others are forked from it.
+
+Processes, not threads: NumPy holds the GIL between its kernels, and at decode size that is most of the time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import select
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from core.builtin.weights import Floats, Ints, Shape, Weights
+
+ROW_BLOCK = 256
+"""Rows an expert takes at a time: what lies between its two products stays in the core's cache."""
+
+PR_SET_PDEATHSIG = 1
+
+Number = TypeVar("Number", np.float32, np.int64)
+
+
+class Split(StrEnum):
+    """What is divided over the ranks."""
+
+    TENSOR = "tensor parallel"
+    EXPERT = "expert parallel"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A parallel layout of a model's experts."""
+
+    split: Split
+    ranks: int
+
+    def check(self, shape: Shape) -> None:
+        """ValueError where the ranks do not divide what they split."""
+        name, size = (
+            ("experts", shape.experts) if self.split is Split.EXPERT else ("intermediate size", shape.intermediate)
+        )
+        if self.ranks < 1 or size % self.ranks:
+            raise ValueError(f"{self.split} over {self.ranks} ranks: they must divide the {name}, {size}")
+
+    def placement(self, experts: int) -> tuple[int, ...]:
+        """The rank of each expert; empty where experts are not divided."""
+        return tuple(e * self.ranks // experts for e in range(experts)) if self.split is Split.EXPERT else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One rank's part of the experts' weights."""
+
+    experts: range  # whose weights it holds
+    gate_up: Floats  # [layers, len(experts), hidden, 2 width]
+    down: Floats  # [layers, len(experts), width, hidden]
+
+    @classmethod
+    def of(cls, weights: Weights, layout: Layout, rank: int) -> Shard:
+        """Rank `rank`'s part, copied so that each matrix is contiguous."""
+        experts, intermediate = weights.down.shape[1:3]
+        if layout.split is Split.EXPERT:
+            own = range(rank * experts // layout.ranks, (rank + 1) * experts // layout.ranks)
+            part = slice(own.start, own.stop)
+            return cls(own, weights.gate_up[:, part].copy(), weights.down[:, part].copy())
+        width = intermediate // layout.ranks
+        cut = slice(rank * width, (rank + 1) * width)
+        gate, up = weights.gate_up[..., :intermediate], weights.gate_up[..., intermediate:]
+        return cls(range(experts), np.concatenate([gate[..., cut], up[..., cut]], -1), weights.down[:, :, cut].copy())
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The memory that the ranks share. A row is one (token, expert) pair; rows are sorted by expert."""
+
+    x: Floats  # [max_tokens, hidden]
+    tokens: Ints  # [max_tokens top_k]: each row's token
+    mix: Floats  # [max_tokens top_k]: each row's weight
+    partial: Floats  # [ranks, max_tokens, hidden]: what each rank adds to the layer's output
+
+    @classmethod
+    def allocate(cls, shape: Shape, ranks: int, max_tokens: int) -> Exchange:
+        """Room for batches of up to `max_tokens`."""
+        rows = max_tokens * shape.top_k
+        return cls(
+            x=_shared((max_tokens, shape.hidden), np.float32),
+            tokens=_shared((rows,), np.int64),
+            mix=_shared((rows,), np.float32),
+            partial=_shared((ranks, max_tokens, shape.hidden), np.float32),
+        )
+
+
+def _shared(dims: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:
+    """Zeros in memory that forked processes share."""
+    memory = mmap.mmap(-1, math.prod(dims) * np.dtype(dtype).itemsize)
+    return np.frombuffer(memory, dtype).reshape(dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One layer's work, as it travels through a pipe."""
+
+    layer: int
+    tokens: int
+    offsets: tuple[int, ...]  # [experts + 1]: the rows of expert e are offsets[e] to offsets[e + 1]
+
+    def pack(self) -> bytes:
+        """As little-endian int32."""
+        return struct.pack(f"<{len(self.offsets) + 2}i", self.layer, self.tokens, *self.offsets)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Job:
+        """The reverse of `pack`."""
+        layer, tokens, *offsets = struct.unpack(f"<{len(data) // 4}i", data)
+        return cls(layer, tokens, tuple(offsets))
+
+
+def compute(job: Job, rank: int, shard: Shard, exchange: Exchange) -> None:
+    """Write rank `rank`'s partial output of the job's tokens."""
+    out = exchange.partial[rank, : job.tokens]
+    out[:] = 0
+    for i, expert in enumerate(shard.experts):
+        gate_up, down = shard.gate_up[job.layer, i], shard.down[job.layer, i]
+        for row in range(job.offsets[expert], job.offsets[expert + 1], ROW_BLOCK):
+            rows = slice(row, min(row + ROW_BLOCK, job.offsets[expert + 1]))
+            tokens = exchange.tokens[rows]
+            # An expert gets a token once at most, so no index repeats and += adds every row.
+            out[tokens] += exchange.mix[rows, None] * swiglu(exchange.x[tokens], gate_up, down)
+
+
+def swiglu(x: Floats, gate_up: Floats, down: Floats) -> Floats:
+    """(silu(x gate) * (x up)) down; x [n, hidden], gate_up [hidden, 2 width], down [width, hidden]."""
+    both: Floats = x @ gate_up
+    gate, up = np.split(both, 2, axis=1)
+    activation = np.exp(-gate)
+    activation += 1
+    np.divide(gate, activation, out=activation)
+    activation *= up
+    out: Floats = activation @ down
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class RankProcess:
+    """A forked rank: jobs go in by one pipe, one byte a finished job comes back by the other."""
+
+    pid: int
+    jobs: int
+    done: int
+
+
+class Ranks:
+    """The ranks of one layout. Call it with a layer's input; `close()` ends the processes."""
+
+    def __init__(self, shape: Shape, weights: Weights, layout: Layout, max_tokens: int) -> None:
+        layout.check(shape)
+        self.shape, self.layout = shape, layout
+        self._exchange = Exchange.allocate(shape, layout.ranks, max_tokens)
+        self._shard = Shard.of(weights, layout, 0)
+        self._processes: list[RankProcess] = []
+        for rank in range(1, layout.ranks):
+            self._processes.append(self._fork(rank, Shard.of(weights, layout, rank)))
+
+    def __call__(self, layer: int, x: Floats, chosen: Ints, mix: Floats) -> Floats:
+        """x [n, hidden], chosen and mix [n, top_k] → Σ_k mix · expert(x) [n, hidden]."""
+        job = self._dispatch(layer, x, chosen, mix)
+        message = job.pack()
+        for process in self._processes:
+            os.write(process.jobs, message)
+        compute(job, 0, self._shard, self._exchange)
+        for rank, process in enumerate(self._processes, start=1):
+            if not os.read(process.done, 1):
+                raise RuntimeError(f"rank {rank} (process {process.pid}) has died")
+        total: Floats = self._exchange.partial[:, : len(x)].sum(axis=0)
+        return total
+
+    def close(self) -> None:
+        """Close the pipes, which ends the processes, and wait for them. A second call does nothing."""
+        processes, self._processes = self._processes, []
+        for process in processes:
+            os.close(process.jobs)
+            os.close(process.done)
+        for process in processes:
+            os.waitpid(process.pid, 0)
+
+    def _dispatch(self, layer: int, x: Floats, chosen: Ints, mix: Floats) -> Job:
+        """Lay the layer's input out for the ranks."""
+        order = np.argsort(chosen, axis=None, kind="stable")
+        self._exchange.x[: len(x)] = x
+        self._exchange.tokens[: len(order)] = order // self.shape.top_k
+        self._exchange.mix[: len(order)] = mix.ravel()[order]
+        ends = np.bincount(chosen.ravel(), minlength=self.shape.experts).cumsum()
+        return Job(layer, len(x), (0, *ends.tolist()))
+
+    def _fork(self, rank: int, shard: Shard) -> RankProcess:
+        jobs_out, jobs_in = os.pipe()
+        done_out, done_in = os.pipe()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            # An end of a pipe left open here would keep a sibling from seeing that the parent is gone.
+            for end in (jobs_in, done_out, *(e for p in self._processes for e in (p.jobs, p.done))):
+                os.close(end)
+            work = partial(compute, rank=rank, shard=shard, exchange=self._exchange)
+            _run_rank(parent, jobs_out, done_in, work)
+        os.close(jobs_out)
+        os.close(done_in)
+        return RankProcess(pid, jobs_in, done_out)
+
+
+def _run_rank(parent: int, jobs: int, done: int, work: Callable[[Job], None]) -> NoReturn:
+    """A rank's whole life. It ends when the pipe does, or when the kernel says that the parent is gone."""
+    status = 1
+    try:
+        die_with(parent)
+        for sign in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # sent to the process group: the parent answers it, not a rank
+            signal.signal(sign, signal.SIG_IGN)
+        while message := os.read(jobs, select.PIPE_BUF):
+            work(Job.unpack(message))
+            os.write(done, b".")
+        status = 0
+    except BrokenPipeError:  # the parent went while a job was being done
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)  # not sys.exit: the parent's cleanup is not this process's to run
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent` dies (Linux; elsewhere the pipe's end must do)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)

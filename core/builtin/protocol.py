@@ -1,0 +1,229 @@
+"""The OpenAI API as vLLM speaks it: what requests may ask for, and the JSON that goes back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+
+from core.builtin.sampler import Sampling
+from core.builtin.tokenizer import encode, encode_chat
+
+Json = dict[str, Any]
+
+DONE = b"data: [DONE]\n\n"
+SEGMENT = re.compile(r"seg\.(.+)\.\d+")
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class RefusedError(Exception):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, code: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.kind = code, kind
+
+    def body(self) -> Json:
+        """vLLM's error object."""
+        return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}}
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What a stream says about usage: once at its end, or in every event."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What both kinds of request share; unknown fields are ignored."""
+
+    model: str | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    ignore_eos: bool = False
+    stop: str | list[str] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None  # one answer a request
+
+    def sampling(self, prompt: int, max_tokens: int | None, max_model_len: int) -> Sampling:
+        """The sampling for a prompt of `prompt` tokens. RefusedError where it does not fit the context."""
+        wanted = max_model_len - prompt if max_tokens is None else max_tokens
+        if wanted < 1 or prompt + wanted > max_model_len:
+            raise RefusedError(
+                400,
+                "BadRequestError",
+                f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+                f"{max(wanted, 1)} output tokens and your prompt contains {prompt} input tokens. "
+                "Please reduce the length of the input prompt or the number of requested output tokens.",
+            )
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return Sampling(
+            max_tokens=wanted,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            seed=self.seed,
+            ignore_eos=self.ignore_eos,
+            stop=tuple(text for text in stop if text),
+        )
+
+
+class CompletionRequest(GenerateRequest, frozen=True, kw_only=True):
+    """POST /v1/completions."""
+
+    prompt: str | list[int]
+    max_tokens: Count | None = 16
+
+    def tokens(self, vocab: int) -> list[int]:
+        """The prompt's tokens. RefusedError for a prompt that the model cannot take."""
+        tokens = encode(self.prompt) if isinstance(self.prompt, str) else self.prompt
+        if not tokens:
+            raise RefusedError(400, "BadRequestError", "The prompt is empty.")
+        if wrong := [token for token in tokens if not 0 <= token < vocab]:
+            raise RefusedError(
+                400,
+                "BadRequestError",
+                f"Token id {wrong[0]} is out of vocabulary: this model has {vocab} tokens "
+                "(256 bytes, BOS, EOS). Send the prompt as text.",
+            )
+        return tokens
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """One part of a message's content."""
+
+    type: str
+    text: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a chat."""
+
+    role: str
+    content: str | list[TextPart]
+
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "\n".join(p.text for p in self.content)
+
+
+class ChatRequest(GenerateRequest, frozen=True, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+
+    def tokens(self, vocab: int) -> list[int]:
+        """The conversation's tokens, all of them in any vocabulary."""
+        return encode_chat((message.role, message.text()) for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt: int
+    completion: int
+
+    def json(self) -> Json:
+        """vLLM's usage object."""
+        return {
+            "prompt_tokens": self.prompt,
+            "total_tokens": self.prompt + self.completion,
+            "completion_tokens": self.completion,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionReply:
+    """The answers to one completion request."""
+
+    PREFIX: ClassVar = "cmpl-"
+
+    id: str
+    model: str
+    created: int
+
+    def opening(self) -> Json | None:
+        """What comes before the first token."""
+        return None
+
+    def chunk(self, text: str, finish: str | None, stop: str | None, usage: Usage | None) -> Json:
+        """One event of the stream."""
+        return self._object([_choice({"text": text}, finish, stop)], usage)
+
+    def closing(self, usage: Usage) -> Json:
+        """The event with the usage, at the stream's end."""
+        return self._object([], usage)
+
+    def whole(self, text: str, finish: str | None, stop: str | None, usage: Usage) -> Json:
+        """The answer without a stream."""
+        return self._object([_choice({"text": text}, finish, stop)], usage)
+
+    def _object(self, choices: list[Json], usage: Usage | None) -> Json:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "usage": usage.json() if usage else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """The answers to one chat request."""
+
+    PREFIX: ClassVar = "chatcmpl-"
+
+    id: str
+    model: str
+    created: int
+
+    def opening(self) -> Json | None:
+        """The event that names the role."""
+        return self._object("chat.completion.chunk", [_choice({"delta": {"role": "assistant", "content": ""}})])
+
+    def chunk(self, text: str, finish: str | None, stop: str | None, usage: Usage | None) -> Json:
+        """One event of the stream."""
+        return self._object("chat.completion.chunk", [_choice({"delta": {"content": text}}, finish, stop)], usage)
+
+    def closing(self, usage: Usage) -> Json:
+        """The event with the usage, at the stream's end."""
+        return self._object("chat.completion.chunk", [], usage)
+
+    def whole(self, text: str, finish: str | None, stop: str | None, usage: Usage) -> Json:
+        """The answer without a stream."""
+        message = {"message": {"role": "assistant", "content": text}}
+        return self._object("chat.completion", [_choice(message, finish, stop)], usage)
+
+    def _object(self, kind: str, choices: list[Json], usage: Usage | None = None) -> Json:
+        known = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        return known | {"usage": usage.json()} if usage else known
+
+
+Reply = CompletionReply | ChatReply
+
+
+def _choice(content: Json, finish: str | None = None, stop: str | None = None) -> Json:
+    return {"index": 0, **content, "logprobs": None, "finish_reason": finish, "stop_reason": stop}
+
+
+def event(data: Json) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+
+def segment(request_id: str) -> str:
+    """The label in `seg.<label>.<i>`, anywhere in the id; "" where there is none."""
+    found = SEGMENT.search(request_id)
+    return found[1] if found else ""

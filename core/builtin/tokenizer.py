@@ -1,0 +1,33 @@
+"""Byte-level tokens: 256 bytes, BOS and EOS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+BOS, EOS = 256, 257
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def _piece(token: int) -> str:
+    return chr(token) if 0x20 <= token < 0x7F or token in b"\n\t" else REPLACEMENT
+
+
+PIECES = tuple(_piece(token) for token in range(EOS + 1))
+"""The text of each token, never empty: a client counts the events that have text. A byte that is no character by
+itself is not joined with its neighbours, and control bytes stay out because text ends up on terminals."""
+
+
+def encode(text: str) -> list[int]:
+    """BOS and the text's UTF-8 bytes."""
+    return [BOS, *text.encode()]
+
+
+def encode_chat(messages: Iterable[tuple[str, str]]) -> list[int]:
+    """(role, text) pairs in Mixtral's chat form; every answer ends with EOS."""
+    tokens = [BOS]
+    for role, text in messages:
+        tokens += f" {text}".encode() if role == "assistant" else f" [INST] {text} [/INST]".encode()
+        if role == "assistant":
+            tokens.append(EOS)
+    return tokens

@@ -1,0 +1,369 @@
+"""The command line: arguments in, exit code out. Every command imports only what it uses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from core.analysis import Axis
+    from core.imbalance import Imbalance
+
+BAD_USAGE = 2
+EXIT_CODES = "exit codes: 0 all done; 1 some run, file or item failed; 2 bad usage, config or input; 128+n by signal n"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the hint that an error should carry."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if type(error).__name__ not in ("ConfigError", "DatasetError"):
+            raise
+        return _refuse(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gatescope",
+        description="Does the input skew a Mixture-of-Experts router, and does the skew cost latency?",
+        epilog=EXIT_CODES,
+    )
+    parser.set_defaults(command=_experiment)
+    parser.add_argument("--batch", action="store_true", help="run the experiment without a UI")
+    parser.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; new or empty (runs/<name>-<time>)")
+    parser.add_argument("--only", type=_listed, default=[], metavar="001,007", help="these data sets only")
+    parser.add_argument("--backend", type=_listed, default=[], metavar="NAME", help="these backends only")
+    parser.add_argument("--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's")
+    parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="run what is missing in this run directory")
+    commands = parser.add_subparsers(title="commands", metavar="")
+    _add_serve(commands)
+    _add_bench(commands)
+    _add_generate(commands)
+    _add_predict(commands)
+    _add_imbalance(commands)
+    _add_plot(commands)
+    init = commands.add_parser("init", help="write experiments.toml and the data sets into this directory")
+    init.set_defaults(command=_init)
+    return parser
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _refuse(message: str) -> int:
+    print(f"gatescope: {message}", file=sys.stderr)
+    return BAD_USAGE
+
+
+# --- the experiment -----------------------------------------------------------------------------------------------
+
+
+def _experiment(arguments: argparse.Namespace) -> int:
+    if not (arguments.batch or arguments.resume):
+        return _refuse("the terminal UI is not part of this version yet; run the experiment with: gatescope --batch")
+    from core import batch
+
+    return batch.run(
+        config_path=arguments.config,
+        out=arguments.out,
+        only=arguments.only,
+        backends=arguments.backend,
+        engine=arguments.engine,
+        resume=arguments.resume,
+        json=arguments.json,
+    )
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from core import starter
+
+    for file in starter.write(Path()):
+        print(f"wrote {file}", file=sys.stderr)
+    print("next: gatescope --batch", file=sys.stderr)
+    return 0
+
+
+# --- serve and bench ----------------------------------------------------------------------------------------------
+
+
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
+    serve = commands.add_parser("serve", help="serve one backend of experiments.toml in the foreground")
+    serve.add_argument("name", metavar="BACKEND")
+    serve.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
+    serve.add_argument("--engine", choices=("auto", "vllm", "builtin"))
+    serve.add_argument("--model")
+    serve.add_argument("--port", type=int, metavar="P")
+    serve.add_argument("--batch-tokens", type=int, metavar="N", help="max_num_batched_tokens")
+    serve.add_argument("--max-seqs", type=int, metavar="N", help="max_num_seqs")
+    serve.add_argument("--max-model-len", type=int, metavar="N")
+    serve.add_argument("--ep-size", type=int, metavar="N", help="ranks: tensor or expert parallel size")
+    serve.set_defaults(command=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from core import serve
+
+    return serve.run(
+        config_path=arguments.config,
+        name=arguments.name,
+        engine=arguments.engine,
+        model_id=arguments.model,
+        port=arguments.port,
+        batch_tokens=arguments.batch_tokens,
+        max_seqs=arguments.max_seqs,
+        max_model_len=arguments.max_model_len,
+        ranks=arguments.ep_size,
+    )
+
+
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
+    bench = commands.add_parser("bench", help="stream one data set at a running server")
+    bench.add_argument("dataset", type=Path, metavar="DATASET")
+    where = bench.add_mutually_exclusive_group(required=True)
+    where.add_argument("--base-url", metavar="URL")
+    where.add_argument("--port", type=int, metavar="P", help="of a server on this machine")
+    bench.add_argument("--model", help="default: the first that /v1/models lists")
+    bench.add_argument("--num-prompts", type=_at_least(1), default=30, metavar="N")
+    bench.add_argument("--input-len", type=_at_least(0), default=0, metavar="N")
+    bench.add_argument("--output-len", type=_at_least(1), default=50, metavar="N")
+    bench.add_argument("--request-rate", type=_rate, default="inf", metavar="R", help='requests/s, or "inf"')
+    bench.add_argument("--max-concurrency", type=_at_least(0), default=0, metavar="N")
+    bench.add_argument("--seed", type=_at_least(0), default=0)
+    bench.add_argument("--result-dir", type=Path, metavar="D", help="write D/<data set index>.json")
+    bench.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    bench.set_defaults(command=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from core import bench
+
+    return bench.run(
+        dataset_path=arguments.dataset,
+        base_url=arguments.base_url or f"http://127.0.0.1:{arguments.port}",
+        model=arguments.model,
+        num_prompts=arguments.num_prompts,
+        input_len=arguments.input_len,
+        output_len=arguments.output_len,
+        request_rate=arguments.request_rate,
+        max_concurrency=arguments.max_concurrency,
+        seed=arguments.seed,
+        result_dir=arguments.result_dir,
+        json=arguments.json,
+    )
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return whole
+
+
+def _rate(text: str) -> float | str:
+    if text == "inf":
+        return text
+    try:
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f'expected requests per second above 0, or "inf", got {text!r}')
+
+
+# --- data sets ----------------------------------------------------------------------------------------------------
+
+
+def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    generate = commands.add_parser("generate", help="make prompt data sets that span the predicted imbalance")
+    generate.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR")
+    generate.add_argument("--count", type=_at_least(1), default=50, metavar="N")
+    generate.add_argument("--seed", type=_at_least(0), default=0)
+    generate.add_argument("--target", type=_scores, metavar="0.3,0.9", help="search mixtures with these scores")
+    generate.set_defaults(command=_generate)
+
+
+def _scores(text: str) -> list[float]:
+    try:
+        scores = [float(part) for part in _listed(text)]
+    except ValueError:
+        scores = []
+    if not scores or not all(0 <= s <= 1 for s in scores):
+        raise argparse.ArgumentTypeError(f"expected scores between 0 and 1, got {text!r}")
+    return scores
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from core import batch, generate, plots, starter
+
+    try:
+        queries = generate.load_queries(starter.queries_file(arguments.out))
+        if arguments.target:
+            made = [
+                generate.mix_to_target(queries, target, seed=arguments.seed, index=index)
+                for index, target in enumerate(arguments.target, 1)
+            ]
+        else:
+            made = generate.generate(queries, count=arguments.count, seed=arguments.seed)
+        files = generate.write(made, arguments.out)
+    except (ValueError, OSError) as error:
+        return _refuse(str(error))
+    scores = [d.score for d in made]
+    columns = min(batch.terminal_columns(), 100)
+    print(plots.histogram_text(scores, columns, "predicted imbalance score"), file=sys.stderr)
+    picture = plots.histogram_png(scores, Path("graphs") / "score_distribution.png", "predicted imbalance score")
+    print(f"wrote {len(files)} data sets to {arguments.out}, and {picture}", file=sys.stderr)
+    return 0
+
+
+def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
+    predict = commands.add_parser("predict", help="predicted imbalance score of data sets, with its components")
+    predict.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    predict.add_argument("--json", action="store_true")
+    predict.set_defaults(command=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    import json
+
+    from core import dataset, predict
+
+    found, failed = {}, 0
+    for place, file in enumerate(arguments.files, 1):
+        try:
+            prompts = dataset.read(file, dataset.index_of(file, place)).prompts
+            found[str(file)] = predict.predict([p.text for p in prompts])
+        except (dataset.DatasetError, ValueError) as error:
+            print(f"gatescope: {error}", file=sys.stderr)
+            failed += 1
+    if arguments.json:
+        whole = {
+            f: {"score": p.score, "components": p.components, "raw_metrics": p.raw_metrics} for f, p in found.items()
+        }
+        print(json.dumps(whole, indent=1))
+    else:
+        for file_name, prediction in found.items():
+            print(f"{prediction.score:.4f}  {file_name}")
+            for name, part in prediction.components.items():
+                print(f"          {name:<24}{part['contribution']:.4f}  {part['percentage']:5.1f} %")
+    return 1 if failed else 0
+
+
+# --- imbalance and plot -------------------------------------------------------------------------------------------
+
+
+def _add_imbalance(commands: argparse._SubParsersAction[_Parser]) -> None:
+    imbalance = commands.add_parser("imbalance", help="load imbalance of gate logs, ours and upstream's JSON")
+    imbalance.add_argument("folder", type=Path, metavar="DIR", help="a folder of gate logs, or of such folders")
+    imbalance.add_argument("--method", choices=("per-step", "aggregated"), help="default: all measures")
+    imbalance.add_argument("--json", action="store_true", help="JSON on stdout")
+    imbalance.add_argument("-o", dest="out", type=Path, metavar="OUT.json")
+    imbalance.set_defaults(command=_imbalance)
+
+
+def _imbalance(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from core import imbalance, store
+
+    if not arguments.folder.is_dir():
+        return _refuse(f"{arguments.folder}: not a folder")
+    found, problems = imbalance.measure_folder(arguments.folder)
+    for problem in problems:
+        print(f"gatescope: {problem}", file=sys.stderr)
+    if arguments.method:
+        key = "per_step_cv" if arguments.method == "per-step" else "aggregated_cv"
+        data: dict[str, object] = {name: getattr(m, key) for name, m in found.items()}
+    else:
+        data = {name: msgspec.to_builtins(m) for name, m in found.items()}
+    if arguments.out:
+        try:
+            store.write_whole(arguments.out, store.formatted(data))
+        except OSError as error:
+            return _refuse(f"{arguments.out}: cannot be written: {error.strerror}")
+    if arguments.json:
+        sys.stdout.write(store.formatted(data).decode())
+    else:
+        for name, measured in found.items():
+            print("\n".join(_imbalance_lines(name, measured)))
+    return 1 if problems else 0
+
+
+def _imbalance_lines(name: str, m: Imbalance) -> list[str]:
+    def number(value: float | None, reason: str | None = "") -> str:
+        return f"{value:.4f}" if value is not None else f"– ({reason})" if reason else "–"
+
+    total = sum(m.expert_loads) or 1.0
+    skipped = ", ".join(f"{n} {reason}" for reason, n in m.left_out.items()) or "none"
+    return [
+        f"{name}: {m.files} files, {m.layers} layers, {m.steps} steps used, left out: {skipped}; {m.tokens} tokens",
+        f"  per-step CV    {number(m.per_step_cv)}   noise floor {number(m.noise_floor)}"
+        f"   excess {number(m.excess_cv, m.excess_cv_reason)}",
+        f"  aggregated CV  {number(m.aggregated_cv)}   noise floor {number(m.aggregated_noise_floor)}"
+        f"   excess {number(m.aggregated_excess_cv, m.aggregated_excess_cv_reason)}",
+        f"  layer CV       {number(m.layer_cv)}   max/min {number(m.max_min_ratio, 'an expert got no token')}"
+        f"   rank max/mean {number(m.rank_imbalance)}",
+        "  loads          " + "  ".join(f"e{e} {x:.0f} ({x / total:.1%})" for e, x in enumerate(m.expert_loads)),
+    ]
+
+
+def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
+    plot = commands.add_parser("plot", help="a metric against imbalance, in the terminal and as PNG")
+    plot.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR")
+    for backend in ("baseline", "all2all"):
+        plot.add_argument(f"--{backend}-results", type=Path, metavar="D")
+        plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
+    plot.add_argument("--metric", default="mean_ttft_ms", help="any numeric key of the results")
+    plot.add_argument("--against", choices=("real", "aggregated", "predicted"), help="default: real where known")
+    plot.add_argument("-o", dest="out", type=Path, metavar="F.png")
+    plot.set_defaults(command=_plot)
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from core import analysis, batch, plots
+
+    flags = [
+        (b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in ("baseline", "all2all")
+    ]
+    given = [(name, results, mapping) for name, results, mapping in flags if results]
+    if bool(arguments.run_dir) == bool(given):
+        return _refuse("plot takes a RUN_DIR, or --baseline-results and --all2all-results")
+    if arguments.run_dir:
+        groups, engine = analysis.of_run_directory(arguments.run_dir)
+        has_real = True
+    else:
+        groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
+        has_real = all(m for _, _, m in given)
+    axis: Axis = arguments.against or ("real" if has_real else "predicted")
+    series = analysis.series(groups, arguments.metric, axis, engine)
+    print(plots.text(series, min(batch.terminal_columns(), 110), 22, colour=sys.stdout.isatty()))
+    folder = arguments.run_dir / "graphs" if arguments.run_dir else Path("graphs")
+    try:
+        file = plots.png(series, arguments.out or folder / f"{arguments.metric}-{axis}.png")
+    except (OSError, ValueError) as error:
+        return _refuse(f"{arguments.out}: cannot be written: {error}")
+    print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

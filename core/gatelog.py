@@ -1,0 +1,235 @@
+"""Read gate logs: our binary format (the bytes are defined beside their writer) and upstream's JSON layout."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.recorder.gatescope_recorder.gatelog import (
+    BLOCK_HEAD,
+    BLOCK_MAGIC,
+    COLUMNS,
+    MAGIC,
+    ZLIB,
+    ZSTD,
+    Header,
+)
+
+Ints = npt.NDArray[np.int64]
+MAX_BLOCK_BYTES = 1 << 30
+JSON_LAYER = re.compile(r"gate_logs_(\d+)\.json$")
+
+
+class GateLogError(Exception):
+    """A gate log that cannot be read; the text names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateLog:
+    """Steps of one log. `loads[s, l, e]`: tokens that expert e of layer l got in step s."""
+
+    loads: Ints  # [steps, layers, experts]
+    columns: dict[str, Ints]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
+    segments: dict[str, Ints]  # label → tokens of that label in each step
+    top_k: int
+    placement: tuple[int, ...] = ()  # EP rank of each expert; empty without expert parallelism
+    lost: str = ""  # what was not readable at the end of the file
+
+    @property
+    def tokens(self) -> Ints:
+        return self.columns["tokens"]
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> GateLog:
+        """The steps that `mask` [steps] marks."""
+        return GateLog(
+            self.loads[mask],
+            {k: v[mask] for k, v in self.columns.items()},
+            {k: v[mask] for k, v in self.segments.items()},
+            self.top_k,
+            self.placement,
+            self.lost,
+        )
+
+    def of(self, label: str) -> GateLog:
+        """The steps whose tokens all belong to segment `label`; a step shared with another is nobody's."""
+        own = self.segments.get(label, np.zeros(len(self.tokens), dtype=np.int64))
+        return self.where((own == self.tokens) & (own > 0))
+
+    def shared_steps(self, label: str) -> int:
+        """Steps that hold tokens of `label` beside others'."""
+        own = self.segments.get(label, np.zeros(len(self.tokens), dtype=np.int64))
+        return int(((own > 0) & (own < self.tokens)).sum())
+
+
+@dataclass(slots=True)
+class Follower:
+    """Reads a growing log: each `read()` returns the blocks that were completed since the last."""
+
+    path: Path
+    header: Header | None = None
+    _offset: int = 0
+    lost: str = field(default="")
+
+    def read(self) -> GateLog:
+        """The new whole blocks. GateLogError where the file is not a gate log at all, or a block is corrupt."""
+        with open(self.path, "rb") as file:
+            if self.header is None:
+                self.header, self._offset = _read_header(self.path, file.read())
+            file.seek(self._offset)
+            data = file.read()
+        blocks: list[_Block] = []
+        place = 0
+        while (block := _read_block(self.path, data, place, self.header)) is not None:
+            blocks.append(block)
+            place = block.end
+        self._offset += place
+        self.lost = f"{len(data) - place} bytes after the last whole block" if place < len(data) else ""
+        return _joined(blocks, self.header, self.lost)
+
+
+def read(path: Path) -> GateLog:
+    """The whole log; a torn tail is left out and named in `lost`. GateLogError as `Follower.read`."""
+    try:
+        return Follower(path).read()
+    except OSError as error:
+        raise GateLogError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    columns: Ints  # [columns, steps]
+    labels: tuple[str, ...]
+    segments: Ints  # [labels, steps]
+    loads: Ints  # [steps, layers, experts]
+    end: int
+
+
+def _read_header(path: Path, data: bytes) -> tuple[Header, int]:
+    if data[:8] != MAGIC:
+        raise GateLogError(f"{path}: not a gate log: it does not start with {MAGIC.decode()}")
+    if len(data) < 12 or len(data) < 12 + struct.unpack_from("<I", data, 8)[0]:
+        raise GateLogError(f"{path}: the header is cut off")
+    end = 12 + struct.unpack_from("<I", data, 8)[0]
+    try:
+        fields = json.loads(data[12:end])
+        if fields.get("schema") != 1:
+            raise GateLogError(f"{path}: schema {fields.get('schema')}, this version reads schema 1")
+        header = Header(**{**fields, "placement": tuple(fields["placement"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise GateLogError(f"{path}: the header is not readable: {error}") from None
+    sizes = (header.layers, header.experts, header.top_k)
+    if not all(isinstance(n, int) and 0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
+        raise GateLogError(f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count")
+    return header, end
+
+
+def _read_block(path: Path, data: bytes, place: int, header: Header) -> _Block | None:
+    """The block at `place`; None where the file ends before the block does."""
+    if place + BLOCK_HEAD.size > len(data):
+        return None
+    magic, steps, raw_len, packed_len, crc, codec = BLOCK_HEAD.unpack_from(data, place)
+    if magic != BLOCK_MAGIC or raw_len > MAX_BLOCK_BYTES:
+        raise GateLogError(f"{path}: corrupt: no block where one should start")
+    start = place + BLOCK_HEAD.size
+    packed = data[start : start + packed_len]
+    if len(packed) < packed_len:
+        return None
+    if zlib.crc32(packed) != crc:
+        raise GateLogError(f"{path}: corrupt: a block of {steps} steps has a wrong checksum")
+    try:
+        return _decode(_unpacked(packed, raw_len, codec), steps, header, start + packed_len)
+    except (ValueError, struct.error, zlib.error, TypeError) as error:
+        raise GateLogError(f"{path}: corrupt: a block of {steps} steps does not decode: {error}") from None
+
+
+def _unpacked(packed: bytes, raw_len: int, codec: int) -> bytes:
+    if codec == ZLIB:
+        return zlib.decompressobj().decompress(packed, raw_len)
+    if codec != ZSTD:
+        raise ValueError(f"unknown codec {codec}")
+    import zstandard
+
+    try:
+        return zstandard.decompress(packed, max_output_size=raw_len)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
+def _decode(raw: bytes, steps: int, header: Header, end: int) -> _Block:
+    (names_len,) = struct.unpack_from("<I", raw)
+    labels = tuple(json.loads(raw[4 : 4 + names_len]))
+    place = 4 + names_len
+    columns = np.frombuffer(raw, "<i8", len(COLUMNS) * steps, place).reshape(len(COLUMNS), steps)
+    place += columns.nbytes
+    segments = np.frombuffer(raw, "<i8", len(labels) * steps, place).reshape(len(labels), steps)
+    place += segments.nbytes
+    planes = np.frombuffer(raw, np.uint8, -1, place).reshape(header.count_bytes, -1)
+    counts = np.ascontiguousarray(planes.T).view(f"<u{header.count_bytes}")
+    loads = counts.reshape(header.experts, header.layers, steps).transpose(2, 1, 0)
+    return _Block(columns.astype(np.int64), labels, segments.astype(np.int64), loads.astype(np.int64), end)
+
+
+def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
+    steps = sum(b.columns.shape[1] for b in blocks)
+    columns = np.concatenate([np.empty((len(COLUMNS), 0), np.int64), *(b.columns for b in blocks)], axis=1)
+    loads = np.concatenate([np.empty((0, header.layers, header.experts), np.int64), *(b.loads for b in blocks)])
+    segments: dict[str, Ints] = {}
+    place = 0
+    for block in blocks:
+        for label, tokens in zip(block.labels, block.segments, strict=True):
+            segments.setdefault(label, np.zeros(steps, np.int64))[place : place + len(tokens)] = tokens
+        place += block.columns.shape[1]
+    named = dict(zip(COLUMNS, columns, strict=True))
+    return GateLog(loads, named, segments, header.top_k, header.placement if header.ranks > 1 else (), lost)
+
+
+# --- upstream's layout: a folder of gate_logs_<layer>.json --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLayer:
+    """One layer's file: `loads` [steps, experts], `tokens` [steps]."""
+
+    loads: npt.NDArray[np.float64]
+    tokens: Ints
+
+
+def read_json_layer(path: Path) -> JsonLayer:
+    """One `gate_logs_<layer>.json`. GateLogError where it is not upstream's {"step", "num_tokens", "expert_loads"}."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        loads = np.array(data["expert_loads"], dtype=np.float64)
+        tokens = np.array(data["num_tokens"], dtype=np.int64)
+    except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise GateLogError(f"{path}: not a readable gate log: {type(error).__name__}: {error}") from None
+    if loads.ndim != 2 or len(loads) != len(tokens) or not len(loads):
+        raise GateLogError(f"{path}: expected one row of expert loads a step, got {loads.shape} for {tokens.shape}")
+    if not np.isfinite(loads).all() or (loads < 0).any() or (tokens < 0).any():
+        raise GateLogError(f"{path}: holds negative or non-finite loads")
+    return JsonLayer(loads, tokens)
+
+
+def json_layers(folder: Path) -> list[Path]:
+    """The layer files of an upstream folder, in layer order."""
+    found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := JSON_LAYER.match(p.name))]
+    return [p for _, p in sorted(found)]
+
+
+def write_json(log: GateLog, folder: Path) -> None:
+    """Export in upstream's layout: one `gate_logs_<layer>.json` a layer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for layer in range(log.loads.shape[1]):
+        data = {
+            "step": log.columns["index"].tolist(),
+            "num_tokens": log.tokens.tolist(),
+            "expert_loads": log.loads[:, layer].astype(float).tolist(),
+        }
+        (folder / f"gate_logs_{layer}.json").write_text(json.dumps(data, indent=2))

@@ -1,0 +1,1 @@
+"""The load: when requests are due, how they are streamed, what is recorded of each."""

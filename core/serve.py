@@ -1,0 +1,65 @@
+"""`gatescope serve`: one backend of experiments.toml in the foreground, started by the code that batch runs use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from core import config
+from core.backends import builtin
+from core.backends import server as servers
+from core.config import Backend, ConfigError
+
+
+def run(
+    *,
+    config_path: Path,
+    name: str,
+    engine: str | None,
+    model_id: str | None,
+    port: int | None,
+    batch_tokens: int | None,
+    max_seqs: int | None,
+    max_model_len: int | None,
+    ranks: int | None,
+) -> int:
+    """Serve until a signal or the server's end; the exit code. ConfigError before anything is started."""
+    loaded = config.load(config_path)
+    backend = next((b for b in loaded.backends if b.name == name), None)
+    if backend is None:
+        raise ConfigError(f"{config_path}: no backend {name!r}; known: {', '.join(b.name for b in loaded.backends)}")
+    if (engine or loaded.experiment.engine) == "vllm":
+        raise ConfigError('engine "vllm" cannot be launched by this version yet; use --engine builtin')
+    given = {"port": port, "max_num_batched_tokens": batch_tokens, "max_num_seqs": max_seqs}
+    backend = replace(backend, **{k: v for k, v in given.items() if v is not None})
+    if ranks is not None:
+        size = "data_parallel" if backend.expert_parallel else "tensor_parallel"
+        backend = replace(backend, **{size: ranks})
+    model = replace(loaded.model, **({"max_model_len": max_model_len} if max_model_len else {}))
+    servers.check_port(backend.name, backend.port)
+    command = builtin.command(backend, model, None, loaded.experiment.seed)
+    return asyncio.run(_serve(backend, command))
+
+
+async def _serve(backend: Backend, command: list[str]) -> int:
+    log = Path("/dev/stdout")
+    api_key = os.environ.get("VLLM_API_KEY", "")
+    server = servers.start(backend.name, command, port=backend.port, api_key=api_key, log=log, env=backend.env)
+    caught: list[int] = []
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, caught.append, number)
+    try:
+        while not caught and not server.has_ended:
+            await asyncio.sleep(0.1)
+        if server.has_ended:
+            print(f"server {backend.name} exited with code {server.process.returncode}", file=sys.stderr)
+            return 1
+        return 128 + caught[0]
+    finally:
+        server.stop()

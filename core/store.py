@@ -1,0 +1,195 @@
+"""The run directory: made, written, read back. events.jsonl is the truth about what was done."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from core import events
+from core.config import Config, ConfigError
+from core.events import AnyEvent
+from core.metrics import RequestRecord
+from core.plan import Run
+
+SYNCED = (events.ExperimentStarted, events.RunFinished, events.RunFailed, events.ExperimentFinished)
+
+
+def new_path(name: str, parent: Path = Path("runs")) -> Path:
+    """`runs/<name>-<utc time>`, numbered where two start within a second."""
+    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    tries = [base, *(f"{base}-{n}" for n in range(2, 100))]
+    return next(parent / t for t in tries if not (parent / t).exists())
+
+
+class RunDirectory:
+    """One experiment's files, and the lock that keeps a second gatescope out while this one writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = open(path / ".lock", "a+")  # noqa: SIM115 - held as long as the directory is written
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise ConfigError(f"{path}: in use by another gatescope, process {owner}; wait for it or stop it") from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+        self._journal = open(path / "events.jsonl", "ab", buffering=0)  # noqa: SIM115
+        self._drop_torn_line()
+
+    @classmethod
+    def create(cls, path: Path) -> RunDirectory:
+        """A new directory, 0700. ConfigError where it is not empty or cannot be made."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise ConfigError(
+                    f"{path}: --out must be new or empty; to go on with an interrupted run use: --resume {path}"
+                )
+            path.chmod(0o700)
+            return cls(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDirectory:
+        """An existing run directory, to resume. ConfigError where it is none."""
+        if not (path / "run.json").is_file() or not (path / "events.jsonl").is_file():
+            raise ConfigError(f"{path}: not a run directory: run.json and events.jsonl are expected in it")
+        try:
+            return cls(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._journal.close()
+        self._lock.close()
+
+    def append(self, event: AnyEvent) -> None:
+        """Append one event; on disk before this returns where a run ended."""
+        self._journal.write(events.encode(event) + b"\n")
+        if isinstance(event, SYNCED):
+            os.fsync(self._journal.fileno())
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file under a temporary name, then rename it: it is whole or not there."""
+        file = self.path / name
+        write_whole(file, formatted(value))
+        return file
+
+    def write_result(self, run: Run, result: dict[str, Any]) -> str:
+        """results_json/<label>.json of one run; its path inside the directory."""
+        name = f"{run.backend}/results_json/{run.label}.json"
+        self.write_json(name, result)
+        return name
+
+    def write_requests(self, run: Run, records: list[RequestRecord]) -> None:
+        """requests/<label>.npz: per request its times (ns), counts and status; token stamps flattened."""
+        file = self.path / run.backend / "requests" / f"{run.label}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        names = ("t_due_ns", "t_start_ns", "t_sent_ns", "t_done_ns", "prompt_tokens", "output_tokens")
+        columns: dict[str, Any] = {n: np.array([getattr(r, n) for r in records], dtype=np.int64) for n in names}
+        columns["t_first_ns"] = np.array([r.stamps_ns[0] if r.stamps_ns else 0 for r in records], dtype=np.int64)
+        columns["ok"] = np.array([r.ok for r in records])
+        columns["events"] = np.array([len(r.stamps_ns) for r in records], dtype=np.int64)
+        columns["stamps_ns"] = np.array([s for r in records for s in r.stamps_ns], dtype=np.int64)
+        columns["event_tokens"] = np.array([n for r in records for n in r.event_tokens], dtype=np.int64)
+        temporary = file.with_suffix(".tmp.npz")
+        np.savez(temporary, **columns)
+        os.replace(temporary, file)
+
+    def gate_log(self, backend: str) -> Path:
+        """Where the next server of this backend logs: one file a start, since a log is never reopened."""
+        folder = self.path / backend / "gate_logs"
+        taken = len(list(folder.glob("*.gatelog"))) if folder.exists() else 0
+        return folder / ("dp0_pp0.gatelog" if not taken else f"dp0_pp0-start{taken + 1}.gatelog")
+
+    def _drop_torn_line(self) -> None:
+        """A last line without its newline was being written when the machine stopped; it never happened."""
+        data = (self.path / "events.jsonl").read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(self.path / "events.jsonl", data.rfind(b"\n") + 1)
+
+
+def read_events(path: Path) -> Iterator[AnyEvent]:
+    """Every whole event of a run directory's journal. ConfigError names a line that is not one."""
+    try:
+        lines = (path / "events.jsonl").read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path / 'events.jsonl'}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            yield events.decode(line)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path / 'events.jsonl'}:{number}: not an event: {error}") from None
+
+
+def done_runs(path: Path) -> set[str]:
+    """Ids of the runs whose journal entry and result file agree that they are done."""
+    return {
+        event.run
+        for event in read_events(path)
+        if isinstance(event, events.RunFinished) and _is_whole(path / event.result)
+    }
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """One result file. ConfigError where it is not readable."""
+    try:
+        return dict(msgspec.json.decode(file.read_bytes()))
+    except (OSError, ValueError, TypeError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{file}: not a readable result: {error}") from None
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Label → result of every `<label>.json` in a results folder."""
+    found = {p.stem: p for p in folder.glob("*.json") if re.fullmatch(r"\d{3,}(-r\d+)?", p.stem)}
+    return {label: read_result(found[label]) for label in sorted(found)}
+
+
+def read_config(path: Path) -> Config:
+    """The resolved configuration that run.json keeps; it rules on resume, whatever experiments.toml says by then."""
+    try:
+        run = msgspec.json.decode((path / "run.json").read_bytes())
+        return msgspec.convert(run["config"], Config, dec_hook=lambda kind, value: kind(value))
+    except (OSError, KeyError, TypeError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path / 'run.json'}: not readable: {error}") from None
+
+
+def formatted(value: Any) -> bytes:
+    """JSON as it stands in files: indented, with a newline at its end."""
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=1) + b"\n"
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write under a temporary name and rename: `file` is whole or not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    with open(temporary, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, file)
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        msgspec.json.decode(file.read_bytes(), type=dict)
+    except (OSError, msgspec.DecodeError):
+        return False
+    return True
