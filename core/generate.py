@@ -449,7 +449,7 @@ def _entry(dataset: Dataset) -> dict[str, Any]:
     return {
         "index": dataset.index,
         "file": dataset.file,
-        "score": dataset.score,
+        "score": round(dataset.score, 12),  # the last bits differ between processors; the file must not
         "strategy": dataset.strategy,
         "domains": list(dataset.domains),
         "queries": len(dataset.prompts),

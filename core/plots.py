@@ -43,8 +43,8 @@ def text(series: Series, columns: int, rows: int, *, colour: bool) -> str:
     drawn = str(figure.build().string()).rstrip("\n")
     if not colour:
         drawn = ANSI.sub("", drawn)
-    head = f"{series.y_label} (up) against {series.x_label} (right)\n{series.note}{series.engine and f' · engine: {series.engine}'}"
-    return f"{head}\n{drawn}"
+    engine = f" · engine: {series.engine}" if series.engine else ""
+    return f"{series.y_label} (up) against {series.x_label} (right)\n{series.note}{engine}\n{drawn}"
 
 
 def png(series: Series, file: Path) -> Path:

@@ -118,14 +118,16 @@ class TestScore:
 
     def test_bigrams_span_neighbouring_texts(self) -> None:
         metrics = predict(["water light", "water light"]).raw_metrics
-        assert (metrics["unique_bigrams"], metrics["bigram_diversity"]) == (2, pytest.approx(2 / 3))
+        assert metrics["unique_bigrams"] == 2
+        assert metrics["bigram_diversity"] == pytest.approx(2 / 3)
 
     def test_weights_all_components_with_two_texts(self) -> None:
         found = predict(["water water", "light"])
         assert math.fsum(part["weight"] for part in found.components.values()) == pytest.approx(1)
         assert list(found.components) == list(WEIGHTS)
         similarity = found.components["semantic_similarity"]
-        assert (similarity["value"], similarity["normalized_value"]) == (0, 0.5)
+        assert similarity["value"] == pytest.approx(0, abs=1e-12)
+        assert similarity["normalized_value"] == pytest.approx(0.5)
         assert similarity["contribution"] == pytest.approx(0.05)
 
     @pytest.mark.parametrize("texts", [["water light"], ["the", "the"], ["?", "!"]])

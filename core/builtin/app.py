@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -26,9 +27,14 @@ from core.builtin.protocol import (
     Json,
     RefusedError,
     Reply,
+    StreamOptions,
     Usage,
 )
 from core.builtin.scheduler import Request, Sequence
+
+Asked = TypeVar("Asked", CompletionRequest, ChatRequest)
+
+STOPPED = "The engine has stopped."
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,8 @@ class App:
         reply_type: type[CompletionReply] | type[ChatReply],
     ) -> Response:
         """The answer to a valid request. RefusedError for any other."""
+        if not self.engine.is_alive:
+            raise RefusedError(503, "ServiceUnavailableError", STOPPED)
         model = asked.model or self.service.model
         if model != self.service.model:
             raise RefusedError(404, "NotFoundError", f"The model `{model}` does not exist.")
@@ -123,9 +131,9 @@ class App:
         reply = reply_type(request_id, model, int(time.time()))
         if not asked.stream:
             return WholeAnswer(self, request, reply)
-        return TokenStream(self, request, reply, asked.stream_options or protocol.StreamOptions())
+        return TokenStream(self, request, reply, asked.stream_options or StreamOptions())
 
-    async def follow(self, request: Request, receive: Receive) -> AsyncIterator[Delta]:
+    async def follow(self, request: Request, receive: Receive) -> AsyncGenerator[Delta]:
         """Submit the request; its deltas, until it has ended or its client has gone."""
         sequence = self.engine.submit(request)
         queue = self._queues[sequence] = asyncio.Queue()
@@ -151,7 +159,7 @@ class App:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         self.engine.start(
-            deliver=lambda deltas: _call(loop, self._push, deltas),
+            deliver=lambda deltas: loop.call_soon_threadsafe(self._push, deltas),
             on_death=self._on_death,
         )
         try:
@@ -159,3 +167,95 @@ class App:
         finally:
             self.engine.stop()
             await asyncio.to_thread(self.engine.join)
+
+
+class WholeAnswer(Response):
+    """The answer in one piece, once the last token is there."""
+
+    def __init__(self, app: App, request: Request, reply: Reply) -> None:
+        super().__init__()
+        self.app, self.request, self.reply = app, request, reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        deltas = [delta async for delta in self.app.follow(self.request, receive)]
+        if not deltas or not deltas[-1].finish_reason:  # the client has gone
+            return
+        last = deltas[-1]
+        if last.finish_reason == "abort":
+            answer = _json(RefusedError(503, "ServiceUnavailableError", STOPPED).body(), 503)
+        else:
+            usage = Usage(len(self.request.prompt), last.sequence.generated)
+            text = "".join(delta.text for delta in deltas)
+            answer = _json(self.reply.whole(text, last.finish_reason, last.stop_reason, usage))
+        await answer(scope, receive, send)
+
+
+class TokenStream(Response):
+    """One server-sent event a token, each in a write of its own as soon as its step has ended.
+
+    Starlette's StreamingResponse would do, at a task group a response and twice the time an event.
+    """
+
+    media_type = "text/event-stream; charset=utf-8"
+
+    def __init__(self, app: App, request: Request, reply: Reply, options: StreamOptions) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self.app, self.request, self.reply, self.options = app, request, reply, options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if opening := self.reply.opening():
+            await _send(send, protocol.event(opening))
+        tokens = 0
+        finish = None
+        async with contextlib.aclosing(self.app.follow(self.request, receive)) as deltas:
+            async for delta in deltas:
+                tokens += 1
+                finish = delta.finish_reason
+                if finish != "abort":
+                    await _send(send, self._event(delta, tokens))
+        if finish:
+            await _send(send, self._end(tokens, finish), more=False)
+
+    def _event(self, delta: Delta, tokens: int) -> bytes:
+        usage = Usage(len(self.request.prompt), tokens) if self.options.continuous_usage_stats else None
+        return protocol.event(self.reply.chunk(delta.text, delta.finish_reason, delta.stop_reason, usage))
+
+    def _end(self, tokens: int, finish: str) -> bytes:
+        if finish == "abort":
+            error = RefusedError(503, "ServiceUnavailableError", STOPPED)
+            return protocol.event(error.body()) + protocol.DONE
+        if not self.options.include_usage:
+            return protocol.DONE
+        usage = Usage(len(self.request.prompt), tokens)
+        return protocol.event(self.reply.closing(usage)) + protocol.DONE
+
+
+async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _decode(body: bytes, kind: type[Asked]) -> Asked:
+    """The request in the body. RefusedError that says what is wrong with it."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as wrong:
+        raise RefusedError(400, "BadRequestError", str(wrong)) from None
+
+
+async def _refuse(request: HttpRequest, refused: Exception) -> Response:
+    assert isinstance(refused, RefusedError)
+    return _json(refused.body(), refused.code)
+
+
+def _json(data: Json, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(data), status, media_type="application/json")

@@ -44,10 +44,10 @@ class Engine:
         self._is_stopping = False
         self._steps = 0
         self._thread = threading.Thread(target=self._live, name="engine")
-        self._deliver: Callable[[list[Delta]], None] = _nowhere
-        self._on_death: Callable[[], None] = _nothing
+        self._deliver: Callable[[list[Delta]], object] = _nowhere
+        self._on_death: Callable[[], object] = _nothing
 
-    def start(self, deliver: Callable[[list[Delta]], None], on_death: Callable[[], None]) -> None:
+    def start(self, deliver: Callable[[list[Delta]], object], on_death: Callable[[], object]) -> None:
         """Start the thread. `on_death` is called there should a step fail."""
         self._deliver, self._on_death = deliver, on_death
         self.is_alive = True
@@ -83,9 +83,9 @@ class Engine:
             self._on_death()
         finally:
             self.is_alive = False
-            self._abort_all()
             if self.log:
                 self.log.close()
+            self._abort_all()
 
     def _obey(self) -> None:
         """Do what other threads have asked for; with nothing to run, wait for it."""

@@ -142,13 +142,13 @@ def compute(job: Job, rank: int, shard: Shard, exchange: Exchange) -> None:
             rows = slice(row, min(row + ROW_BLOCK, job.offsets[expert + 1]))
             tokens = exchange.tokens[rows]
             # An expert gets a token once at most, so no index repeats and += adds every row.
-            out[tokens] += exchange.mix[rows, None] * swiglu(exchange.x[tokens], gate_up, down)
+            out[tokens] += exchange.mix[rows, None] * swiglu(exchange.x.take(tokens, axis=0), gate_up, down)
 
 
 def swiglu(x: Floats, gate_up: Floats, down: Floats) -> Floats:
     """(silu(x gate) * (x up)) down; x [n, hidden], gate_up [hidden, 2 width], down [width, hidden]."""
     both: Floats = x @ gate_up
-    gate, up = np.split(both, 2, axis=1)
+    gate, up = both[:, : len(down)], both[:, len(down) :]
     activation = np.exp(-gate)
     activation += 1
     np.divide(gate, activation, out=activation)

@@ -10,7 +10,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def _piece(token: int) -> str:
-    return chr(token) if 0x20 <= token < 0x7F or token in b"\n\t" else REPLACEMENT
+    return chr(token) if 0x20 <= token < 0x7F or chr(token) in "\n\t" else REPLACEMENT
 
 
 PIECES = tuple(_piece(token) for token in range(EOS + 1))

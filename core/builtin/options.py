@@ -1,0 +1,69 @@
+"""The built-in engine's command line. Imports no NumPy: its threads are still to be set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the server was asked to be; the names are vLLM's."""
+
+    host: str
+    port: int
+    served_model_name: str
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    tensor_parallel_size: int
+    data_parallel_size: int
+    enable_expert_parallel: bool
+    seed: int
+    gate_log: Path | None
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share the experts."""
+        return self.tensor_parallel_size * self.data_parallel_size
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options in a command line. SystemExit 2 where they make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m core.builtin.server",
+        description="A tiny Mixtral-shaped model in NumPy behind vLLM's HTTP API.",
+        epilog="VLLM_API_KEY in the environment: the key that clients must send.",
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=8000)
+    add("--served-model-name", default="builtin")
+    add("--max-model-len", type=int, default=4096, metavar="N", help="tokens of prompt and answer together")
+    add("--max-num-seqs", type=int, default=32, metavar="N", help="sequences that run at once")
+    add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of one step")
+    add("--tensor-parallel-size", type=int, default=1, metavar="R", help="split every expert over R ranks")
+    add("--data-parallel-size", type=int, default=1, metavar="R", help="needs --enable-expert-parallel")
+    add("--enable-expert-parallel", action="store_true", help="spread whole experts over the ranks")
+    add("--seed", type=int, default=0, help="of the model's weights")
+    add("--gate-log", type=Path, metavar="PATH", help="write what the router did at every step; must not exist")
+    options = Options(**vars(parser.parse_args(arguments)))
+    if problem := _problem(options):
+        parser.error(problem)
+    return options
+
+
+def _problem(options: Options) -> str | None:
+    sizes = ("max_model_len", "max_num_seqs", "tensor_parallel_size", "data_parallel_size")
+    for name in sizes:
+        if getattr(options, name) < 1:
+            return f"--{name.replace('_', '-')} must be at least 1"
+    if options.max_num_batched_tokens < options.max_num_seqs:
+        return "--max-num-batched-tokens must be at least --max-num-seqs: a running sequence takes a token a step"
+    if options.data_parallel_size > 1 and not options.enable_expert_parallel:
+        return "--data-parallel-size needs --enable-expert-parallel: whole copies of the model are not offered"
+    if options.gate_log and options.gate_log.exists():
+        return f"--gate-log {options.gate_log} exists already; name a new file"
+    return None

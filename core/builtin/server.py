@@ -1,0 +1,24 @@
+"""The built-in engine's process: `python -m core.builtin.server`, with vLLM's options where they mean the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from core.builtin.options import parse
+
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def main() -> None:
+    """Serve until a signal comes."""
+    options = parse(sys.argv[1:])
+    # BLAS reads these once, when NumPy is imported; a rank is one thread, or the ranks would fight over the cores.
+    os.environ.update(ONE_THREAD)
+    from core.builtin.serving import serve
+
+    sys.exit(serve(options, os.environ.get("VLLM_API_KEY", "")))
+
+
+if __name__ == "__main__":
+    main()

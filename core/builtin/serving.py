@@ -1,0 +1,136 @@
+"""Puts model, ranks, engine and web side together, and runs them until a signal comes."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from types import FrameType
+
+import uvicorn
+
+from core.builtin.app import App, Service
+from core.builtin.engine import Engine
+from core.builtin.kv_cache import KVCache
+from core.builtin.model import Model
+from core.builtin.options import Options
+from core.builtin.parallel import Layout, Ranks, Split
+from core.builtin.protocol import Json
+from core.builtin.scheduler import Scheduler
+from core.builtin.weights import Shape, Weights
+from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header
+
+ENGINE = "builtin (NumPy, CPU)"
+VERSION = "0.1.0"
+
+SWITCH_INTERVAL_S = 1e-4
+"""Python's 5 ms would let the web side hold up a whole step."""
+
+
+def serve(options: Options, api_key: str) -> int:
+    """Run the server; its exit code."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    shape = Shape()
+    layout = Layout(Split.EXPERT if options.enable_expert_parallel else Split.TENSOR, options.ranks)
+    try:
+        layout.check(shape)
+    except ValueError as wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    weights = Weights.seeded(shape, options.seed)
+    # Before there are threads, files or sockets: the ranks would inherit them.
+    ranks = Ranks(shape, weights, layout, options.max_num_batched_tokens)
+    cache = KVCache(shape, options.max_num_seqs, options.max_model_len)
+    try:
+        return _serve(options, api_key, Model(shape, weights, cache, ranks), layout)
+    finally:
+        ranks.close()
+
+
+def _serve(options: Options, api_key: str, model: Model, layout: Layout) -> int:
+    engine = Engine(
+        model,
+        Scheduler(options.max_num_seqs, options.max_num_batched_tokens),
+        _open_log(options, model.shape, layout),
+    )
+    version = _version(options, model.shape, layout)
+    print(", ".join(f"{key} {value}" for key, value in version.items()), flush=True)
+    service = Service(options.served_model_name, options.max_model_len, api_key, version)
+    server = Server(options, service, engine)
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be looked at again
+    server.run()
+    return server.exit_code
+
+
+def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter | None:
+    if not options.gate_log:
+        return None
+    header = Header(
+        engine="builtin",
+        model=options.served_model_name,
+        layers=shape.layers,
+        experts=shape.experts,
+        top_k=shape.top_k,
+        count_bytes=2 if options.max_num_batched_tokens < 1 << 16 else 4,
+        ranks=layout.ranks if layout.split is Split.EXPERT else 1,
+        placement=layout.placement(shape.experts),
+    )
+    return GateLogWriter(options.gate_log, header)
+
+
+def _version(options: Options, shape: Shape, layout: Layout) -> Json:
+    """What really runs."""
+    return {
+        "version": VERSION,
+        "engine": ENGINE,
+        "parallel": str(layout.split),
+        "ranks": layout.ranks,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "data_parallel_size": options.data_parallel_size,
+        "enable_expert_parallel": options.enable_expert_parallel,
+        "max_model_len": options.max_model_len,
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "seed": options.seed,
+        "shape": asdict(shape),
+    }
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; on a signal it ends the open streams instead of waiting for them."""
+
+    def __init__(self, options: Options, service: Service, engine: Engine) -> None:
+        app = App(service, engine, on_death=self._give_up)
+        config = uvicorn.Config(
+            app.starlette(),
+            host=options.host,
+            port=options.port,
+            http="httptools",
+            loop="uvloop",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=60,  # s; uvicorn's 5 would drop a client's connections between two runs
+            timeout_graceful_shutdown=1,
+        )
+        super().__init__(config)
+        self.engine = engine
+        self.exit_code = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        print(f"ready: http://{self.config.host}:{self.config.port}", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: an ordinary end. uvicorn's own would raise it again, past our cleaning up."""
+        print(f"{signal.Signals(sig).name}: stopping", flush=True)
+        self.engine.stop()
+        self.should_exit = True
+
+    def _give_up(self) -> None:
+        self.exit_code = 1
+        self.should_exit = True
