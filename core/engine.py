@@ -27,7 +27,7 @@ from core.backends.server import Server, ServerError
 from core.config import Backend, Config
 from core.dataset import Dataset
 from core.events import AnyEvent, RunFigures
-from core.gatelog import Follower, GateLog, GateLogError
+from core.gatelog import GateLog, GateLogError, ServerLog
 from core.imbalance import WARMUP, Imbalance
 from core.load import client
 from core.load.client import Load
@@ -79,26 +79,27 @@ class Engine:
             self._emit(events.BackendStopped(backend=backend.name))
 
     def _start(self, backend: Backend) -> Server:
-        gate_log = self.directory.gate_log(backend.name).resolve()
-        gate_log.parent.mkdir(parents=True, exist_ok=True)
-        command = builtin.command(backend, self.config.model, gate_log, self.config.experiment.seed)
+        gate_logs = self.directory.gate_logs(backend.name).resolve()
+        gate_logs.mkdir(parents=True)
+        launch = builtin.launch(backend, self.config.model, gate_logs, self.config.experiment.seed)
         log = self.directory.path / backend.name / "server.log"
         server = servers.start(
-            backend.name, command, port=backend.port, api_key=secrets.token_hex(16), log=log, env=backend.env
+            backend.name, launch.command, port=backend.port, api_key=secrets.token_hex(16), log=log, env=launch.env
         )
-        self._gate_log = gate_log
+        self._gate_logs = gate_logs
         self._emit(
             events.BackendStarting(
-                backend=backend.name, port=backend.port, pid=server.process.pid, command=command, log=str(log)
+                backend=backend.name, port=backend.port, pid=server.process.pid, command=launch.command, log=str(log)
             )
         )
         return server
 
-    async def _ready(self, backend: Backend, server: Server) -> Follower:
+    async def _ready(self, backend: Backend, server: Server) -> ServerLog:
         """Wait for /health, note what runs, send the warm-up; the gate log, open behind it."""
         seconds = await server.wait_ready(backend.startup_timeout_s)
-        ran = await server.version()
-        self._emit(events.BackendReady(backend=backend.name, seconds=seconds, ran=ran))
+        ran = builtin.ran(await server.version(), server.log)
+        wrong = builtin.mismatches(backend, ran)
+        self._emit(events.BackendReady(backend=backend.name, seconds=seconds, ran=ran, mismatches=wrong))
         prompts = next(iter(self.plan.datasets.values())).prompts
         count = self.config.experiment.warmup_requests
         warmup = tuple(prompts[i % len(prompts)] for i in range(count))
@@ -109,9 +110,9 @@ class Engine:
                     f"server {backend.name}: every warm-up request failed: {records[0].error}",
                     server.log_tail(),
                 )
-        return Follower(self._gate_log)
+        return ServerLog(self._gate_logs)
 
-    async def _runs(self, backend: Backend, server: Server, runs: list[Run], log: Follower) -> int:
+    async def _runs(self, backend: Backend, server: Server, runs: list[Run], log: ServerLog) -> int:
         failed = 0
         for place, run in enumerate(runs):
             if place and self.config.experiment.pause_s:
@@ -128,7 +129,7 @@ class Engine:
                 self._emit(events.RunFailed(run=run.id, reason=str(error)))
         return failed
 
-    async def _run(self, server: Server, run: Run, log: Follower) -> None:
+    async def _run(self, server: Server, run: Run, log: ServerLog) -> None:
         dataset = self.plan.datasets[run.dataset]
         load = self._load(server, dataset, run.label, self.config.experiment.num_prompts)
         self._emit(events.RunStarted(run=run.id, requests=len(load.prompts)))
@@ -206,7 +207,7 @@ class Engine:
         self._listen(event)
 
 
-async def _imbalance_of(log: Follower, label: str, figures: Metrics) -> Imbalance:
+async def _imbalance_of(log: ServerLog, label: str, figures: Metrics) -> Imbalance:
     """The run's steps. A server may write its last block a moment after its last token: wait for all tokens.
 
     Every prompt token and every generated token but the last of a request passes the model once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -103,6 +104,130 @@ def read(path: Path) -> GateLog:
         raise GateLogError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+class ServerLog:
+    """The steps of one server start: its folder of logs, DP ranks summed by forward index, PP stages put together.
+
+    A step is given out once every rank has written a later one. Steps that a rank lost are left out and counted in
+    `incomplete`: their sums would be too small.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.incomplete = 0
+        self._followers: dict[Path, Follower] = {}
+        self._pending: dict[Path, list[GateLog]] = {}
+        self._last: dict[Path, int] = {}
+
+    def read(self) -> GateLog:
+        """The steps that became whole since the last read. GateLogError where a rank's log is missing or corrupt."""
+        self._open()
+        for path, follower in self._followers.items():
+            new = follower.read()
+            if len(new.tokens):
+                self._pending[path].append(new)
+                self._last[path] = int(new.columns["index"][-1])
+        whole_up_to = min(self._last.values())
+        ranks = {path: self._take(path, whole_up_to) for path in self._followers}
+        return self._merged(ranks)
+
+    def _open(self) -> None:
+        for path in sorted(self.folder.glob("*.gatelog")):
+            if path not in self._followers:
+                self._followers[path] = Follower(path)
+                self._pending[path] = [self._followers[path].read()]
+                self._last[path] = max([-1, *self._pending[path][0].columns["index"][-1:].tolist()])
+        headers = [f.header for f in self._followers.values() if f.header]
+        expected = headers[0].dp_size * headers[0].pp_size if headers else 1
+        if len(headers) < expected:
+            reasons = "; ".join(problems(self.folder)) or "is the server still starting?"
+            raise GateLogError(f"{self.folder}: {len(headers)} of {expected} gate logs are there: {reasons}")
+
+    def _take(self, path: Path, last: int) -> GateLog:
+        rank = _concatenated(self._pending[path])
+        due = rank.columns["index"] <= last
+        self._pending[path] = [rank.where(~due)]
+        return rank.where(due)
+
+    def _merged(self, ranks: dict[Path, GateLog]) -> GateLog:
+        indices = [rank.columns["index"] for rank in ranks.values()]
+        common = functools.reduce(np.intersect1d, indices)
+        self.incomplete += len(functools.reduce(np.union1d, indices)) - len(common)
+        stages: dict[int, dict[int, GateLog]] = {}
+        for path, rank in ranks.items():
+            header = self._followers[path].header
+            assert header is not None  # every follower has read
+            whole = rank.where(np.isin(rank.columns["index"], common))
+            stages.setdefault(header.dp, {})[header.pp] = whole
+        return _summed([[by_pp[pp] for pp in sorted(by_pp)] for _, by_pp in sorted(stages.items())])
+
+
+def _summed(ranks: list[list[GateLog]]) -> GateLog:
+    """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token in."""
+    first = [stages[0] for stages in ranks]
+    loads = np.sum([np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0)
+    columns = {name: np.sum([rank.columns[name] for rank in first], axis=0) for name in COLUMNS}
+    columns["index"] = first[0].columns["index"]
+    columns["start_ns"], columns["duration_ns"] = _span([stage for stages in ranks for stage in stages])
+    labels = sorted({label for rank in first for label in rank.segments})
+    none = np.zeros(len(columns["index"]), np.int64)
+    segments = {
+        label: np.asarray(np.sum([rank.segments.get(label, none) for rank in first], axis=0)) for label in labels
+    }
+    lost = "; ".join(stage.lost for stages in ranks for stage in stages if stage.lost)
+    merged = GateLog(np.asarray(loads), columns, segments, first[0].top_k, first[0].placement, lost)
+    return merged.where(merged.tokens > 0)
+
+
+def _span(ranks: list[GateLog]) -> tuple[Ints, Ints]:
+    """Start and duration of each step: from the first rank that began it to the last that ended it."""
+    idle = np.array([rank.tokens == 0 for rank in ranks])
+    starts = np.array([rank.columns["start_ns"] for rank in ranks])
+    ends = starts + np.array([rank.columns["duration_ns"] for rank in ranks])
+    start = np.where(idle, np.iinfo(np.int64).max, starts).min(axis=0)
+    return start, np.where(idle, 0, ends).max(axis=0) - start
+
+
+def _concatenated(parts: list[GateLog]) -> GateLog:
+    if len(parts) == 1:
+        return parts[0]
+    labels = sorted({label for part in parts for label in part.segments})
+    return GateLog(
+        np.concatenate([p.loads for p in parts]),
+        {name: np.concatenate([p.columns[name] for p in parts]) for name in COLUMNS},
+        {
+            label: np.concatenate([p.segments.get(label, np.zeros(len(p.tokens), np.int64)) for p in parts])
+            for label in labels
+        },
+        parts[0].top_k,
+        parts[0].placement,
+        parts[-1].lost,
+    )
+
+
+def read_folder(folder: Path) -> GateLog:
+    """All that one server start logged, ranks merged. GateLogError as `ServerLog.read`."""
+    return ServerLog(folder).read()
+
+
+def problems(folder: Path) -> list[str]:
+    """What the recorder itself reports in the files beside its logs: refusals, its own failures, losses."""
+    found = []
+    for side in sorted(folder.glob("*.gatelog.json")):
+        try:
+            totals = json.loads(side.read_text())
+        except (OSError, ValueError) as error:
+            found.append(f"{side.name}: not readable: {error}")
+            continue
+        rank = side.name.removesuffix(".gatelog.json")
+        found += [f"{rank}: {totals[key]}" for key in ("refused", "disabled") if totals.get(key)]
+        found += [
+            f"{rank}: {totals[key]} steps {what}"
+            for key, what in (("dropped", "were dropped"), ("violations", "do not add up to top_k × tokens"))
+            if totals.get(key)
+        ]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
     columns: Ints  # [columns, steps]
@@ -122,7 +247,8 @@ def _read_header(path: Path, data: bytes) -> tuple[Header, int]:
         fields = json.loads(data[12:end])
         if fields.get("schema") != 1:
             raise GateLogError(f"{path}: schema {fields.get('schema')}, this version reads schema 1")
-        header = Header(**{**fields, "placement": tuple(fields["placement"])})
+        lists = {name: tuple(fields.get(name, ())) for name in ("placement", "layer_names")}
+        header = Header(**{**fields, **lists})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GateLogError(f"{path}: the header is not readable: {error}") from None
     sizes = (header.layers, header.experts, header.top_k)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from core import config
 from core.backends import builtin
 from core.backends import server as servers
+from core.backends.launch import Launch
 from core.config import Backend, ConfigError
 
 
@@ -42,14 +43,13 @@ def run(
         backend = replace(backend, **{size: ranks})
     model = replace(loaded.model, **({"max_model_len": max_model_len} if max_model_len else {}))
     servers.check_port(backend.name, backend.port)
-    command = builtin.command(backend, model, None, loaded.experiment.seed)
-    return asyncio.run(_serve(backend, command))
+    return asyncio.run(_serve(backend, builtin.launch(backend, model, None, loaded.experiment.seed)))
 
 
-async def _serve(backend: Backend, command: list[str]) -> int:
+async def _serve(backend: Backend, launch: Launch) -> int:
     log = Path("/dev/stdout")
     api_key = os.environ.get("VLLM_API_KEY", "")
-    server = servers.start(backend.name, command, port=backend.port, api_key=api_key, log=log, env=backend.env)
+    server = servers.start(backend.name, launch.command, port=backend.port, api_key=api_key, log=log, env=launch.env)
     caught: list[int] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

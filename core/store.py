@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import time
@@ -113,11 +114,10 @@ class RunDirectory:
         np.savez(temporary, **columns)
         os.replace(temporary, file)
 
-    def gate_log(self, backend: str) -> Path:
-        """Where the next server of this backend logs: one file a start, since a log is never reopened."""
-        folder = self.path / backend / "gate_logs"
-        taken = len(list(folder.glob("*.gatelog"))) if folder.exists() else 0
-        return folder / ("dp0_pp0.gatelog" if not taken else f"dp0_pp0-start{taken + 1}.gatelog")
+    def gate_logs(self, backend: str) -> Path:
+        """The folder that the next server of this backend logs into: one a start, since a log is never reopened."""
+        folders = (self.path / backend / f"gate_logs{f'-start{n}' if n > 1 else ''}" for n in itertools.count(1))
+        return next(folder for folder in folders if not folder.exists())
 
     def _drop_torn_line(self) -> None:
         """A last line without its newline was being written when the machine stopped; it never happened."""

@@ -1,22 +1,48 @@
-"""The command line of the built-in engine, and what it says that it ran."""
+"""The built-in engine: its command line, and what it says that it ran."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from core.backends.launch import Launch
 from core.config import Backend, Model
 
 ENGINE = "builtin (NumPy, CPU)"
 MODEL_NAME = "gatescope-tiny-mixtral"
 
 
-def command(backend: Backend, model: Model, gate_log: Path | None, seed: int) -> list[str]:
-    """Arguments that serve the built-in model as `backend` asks: its layout, port and limits."""
-    if backend.expert_parallel:
-        layout = ["--data-parallel-size", str(backend.ranks), "--enable-expert-parallel"]
-    else:
-        layout = ["--tensor-parallel-size", str(backend.ranks)]
+def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
+    """How to serve the built-in model as `backend` asks. `gate_logs`: a folder for this start's log; None: no log."""
+    return Launch(_command(backend, model, gate_logs, seed), backend.env, MODEL_NAME, "bytes", ENGINE)
+
+
+def ran(version: dict[str, str], log: Path) -> dict[str, str]:
+    """What really ran: all that the engine says at /version. Its log adds nothing."""
+    return version
+
+
+def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
+    """Asked ≠ ran, a sentence each. This engine has one kernel, so only the layout can differ."""
+    wanted = _layout(backend)
+    return [
+        f"asked for {key} {value}, ran {ran[key]}"
+        for key, value in wanted.items()
+        if key in ran and ran[key].lower() != str(value).lower()
+    ]
+
+
+def _layout(backend: Backend) -> dict[str, int | bool]:
+    expert = backend.expert_parallel
+    return {
+        "tensor_parallel_size": 1 if expert else backend.ranks,
+        "data_parallel_size": backend.ranks if expert else 1,
+        "enable_expert_parallel": expert,
+    }
+
+
+def _command(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> list[str]:
+    layout = _layout(backend)
     return [
         sys.executable,
         "-m",
@@ -27,7 +53,9 @@ def command(backend: Backend, model: Model, gate_log: Path | None, seed: int) ->
         *("--max-num-seqs", str(backend.max_num_seqs)),
         *("--max-num-batched-tokens", str(backend.max_num_batched_tokens)),
         *("--seed", str(seed)),
-        *layout,
-        *(("--gate-log", str(gate_log)) if gate_log else ()),
+        *("--tensor-parallel-size", str(layout["tensor_parallel_size"])),
+        *("--data-parallel-size", str(layout["data_parallel_size"])),
+        *(("--enable-expert-parallel",) if backend.expert_parallel else ()),
+        *(("--gate-log", str(gate_logs / "dp0_pp0.gatelog")) if gate_logs else ()),
         *backend.extra_args,
     ]

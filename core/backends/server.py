@@ -8,21 +8,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 
+from core.backends import serverlog
 from core.config import ConfigError
 
 POLL_S = 0.05
-LOG_TAIL_LINES = 20
 
 
 class ServerError(Exception):
-    """A server did not come up; `log_tail` holds the last lines of its log."""
+    """A server did not come up, with the line that says why; `log_tail` holds the last lines of its log."""
 
     def __init__(self, reason: str, log_tail: list[str]) -> None:
         super().__init__(reason)
@@ -40,6 +40,7 @@ class Server:
     process: subprocess.Popen[bytes]
     pipe: int  # closing it, as our death does, ends the server
     started: float
+    log_start: int = 0  # where this start's lines begin in the log
 
     @property
     def base_url(self) -> str:
@@ -50,26 +51,44 @@ class Server:
         return self.process.poll() is not None
 
     def log_tail(self) -> list[str]:
-        with open(self.log, encoding="utf-8", errors="replace") as lines:
-            return [line.rstrip("\n") for line in deque(lines, LOG_TAIL_LINES)]
+        """The last lines of what this server wrote."""
+        return serverlog.tail(self.log, self.log_start)
 
-    async def wait_ready(self, timeout_s: float) -> float:
-        """Seconds from start to the first good /health. ServerError where it ends or the deadline passes."""
+    def root_cause(self) -> str:
+        """The line of the log that says why the server died."""
+        return serverlog.root_cause(self.log, self.log_start)
+
+    async def wait_ready(self, timeout_s: float, on_phase: Callable[[str], None] = lambda phase: None) -> float:
+        """Seconds from start to the first good /health; `on_phase` is told of each start-up phase that the log shows.
+
+        ServerError where it ends or the deadline passes.
+        """
+        phases = serverlog.PhaseFollower(self.log, self.log_start)
         async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
             while time.monotonic() - self.started < timeout_s:
+                for phase in phases.read():
+                    on_phase(phase)
                 if self.has_ended:
-                    took = time.monotonic() - self.started
-                    raise ServerError(
-                        f"server {self.name} exited with code {self.process.returncode} after {took:.1f} s",
-                        self.log_tail(),
-                    )
-                try:
-                    if (await client.get(f"{self.base_url}/health")).status_code == 200:
-                        return time.monotonic() - self.started
-                except httpx.TransportError:
-                    pass
+                    raise ServerError(self._death(), self.log_tail())
+                if await self._is_healthy(client):
+                    return time.monotonic() - self.started
                 await asyncio.sleep(POLL_S)
-        raise ServerError(f"server {self.name} not ready after {timeout_s:g} s (startup_timeout_s)", self.log_tail())
+        last = f", last seen {phases.phase}" if phases.phase else ""
+        reason = f"server {self.name} not ready after {timeout_s:g} s (startup_timeout_s){last}"
+        raise ServerError(reason, self.log_tail())
+
+    async def _is_healthy(self, client: httpx.AsyncClient) -> bool:
+        try:
+            return (await client.get(f"{self.base_url}/health")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _death(self) -> str:
+        took = time.monotonic() - self.started
+        cause = self.root_cause()
+        return f"server {self.name} exited with code {self.process.returncode} after {took:.1f} s" + (
+            f": {cause}" if cause else ""
+        )
 
     async def version(self) -> dict[str, str]:
         """What the server says of itself at /version."""
@@ -89,6 +108,7 @@ class Server:
 def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, env: dict[str, str]) -> Server:
     """Start `command` under a supervisor. The API key travels in the environment, never in argv."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    log_start = log.stat().st_size if log.is_file() else 0
     read_end, write_end = os.pipe()
     # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the library of that name).
     supervisor = [sys.executable, "-P", "-m", "core.backends.supervise", str(read_end), *command]
@@ -103,7 +123,7 @@ def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, 
             env={**os.environ, "VLLM_API_KEY": api_key, **env},
         )
     os.close(read_end)
-    return Server(name, port, api_key, log, process, write_end, time.monotonic())
+    return Server(name, port, api_key, log, process, write_end, time.monotonic(), log_start)
 
 
 def check_port(name: str, port: int) -> None:

@@ -55,6 +55,12 @@ class Header:
     count_bytes: int = 2  # of one count: 2 where no step can pass 65535 tokens, else 4
     ranks: int = 1  # expert-parallel ranks; 1: no expert parallelism
     placement: tuple[int, ...] = ()
+    dp: int = 0  # which data-parallel rank and pipeline stage wrote this file, and of how many
+    dp_size: int = 1
+    pp: int = 0
+    pp_size: int = 1
+    layer_names: tuple[str, ...] = ()
+    hook: str = ""  # how the router was tapped
     wall_ns: int = field(default_factory=time.time_ns)  # a clock pair: wall time at
     monotonic_ns: int = field(default_factory=time.perf_counter_ns)  # this monotonic time
     schema: int = 1

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import gatelog
+from core.gatelog import Follower, GateLogError, ServerLog
+from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
+
+
+def writer(
+    folder: Path, dp: int = 0, pp: int = 0, *, layers: int = 1, dp_size: int = 1, pp_size: int = 1
+) -> GateLogWriter:
+    header = Header("test", "tiny", layers, 2, 1, dp=dp, dp_size=dp_size, pp=pp, pp_size=pp_size)
+    return GateLogWriter(folder / f"dp{dp}_pp{pp}.gatelog", header)
+
+
+def step(index: int, loads: list[int], label: str = "001", start: int = 0, duration: int = 10, layers: int = 1) -> Step:
+    """A step of top-1 routing: as many tokens as its loads sum up to, all of one segment."""
+    tokens = sum(loads)
+    counts = np.array([loads] * layers, dtype=np.uint16)
+    return Step(index, start, duration, tokens, tokens, 0, 1, {label: tokens} if tokens else {}, counts)
+
+
+class TestOneFile:
+    def test_steps_come_back_as_they_were_written(self, tmp_path: Path) -> None:
+        log = writer(tmp_path)
+        log.append(step(0, [3, 1], "001", start=5))
+        log.append(step(1, [0, 2], "002", start=15))
+        log.close()
+        read = gatelog.read(log.path)
+        assert read.loads.tolist() == [[[3, 1]], [[0, 2]]]
+        assert read.columns["start_ns"].tolist() == [5, 15]
+        assert {k: v.tolist() for k, v in read.segments.items()} == {"001": [4, 0], "002": [0, 2]}
+
+    def test_a_follower_gives_each_block_once(self, tmp_path: Path) -> None:
+        log = writer(tmp_path)
+        follower = Follower(log.path)
+        assert not len(follower.read().tokens)
+        for index in (0, 1):
+            log.append(step(index, [1, 1]))
+            log.flush()
+            assert follower.read().columns["index"].tolist() == [index]
+        log.close()
+
+    def test_a_file_cut_anywhere_reads_up_to_its_last_whole_block(self, tmp_path: Path) -> None:
+        log = writer(tmp_path)
+        log.append(step(0, [1, 1]))
+        log.flush()
+        one_block = log.path.stat().st_size
+        log.append(step(1, [2, 1]))
+        log.close()
+        data = log.path.read_bytes()
+        for size in range(one_block, len(data)):
+            log.path.write_bytes(data[:size])
+            cut = gatelog.read(log.path)
+            assert cut.tokens.tolist() == [2]
+            assert bool(cut.lost) == (size > one_block)
+
+    @given(st.integers(0, 200), st.integers(1, 255))
+    def test_a_damaged_byte_never_gives_other_numbers(self, place: int, change: int) -> None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            log = writer(Path(folder))
+            head = log.path.stat().st_size
+            log.append(step(0, [5, 2]))
+            log.close()
+            data = bytearray(log.path.read_bytes())
+            data[head + place % (len(data) - head)] ^= change
+            log.path.write_bytes(data)
+            try:
+                read = gatelog.read(log.path)
+            except GateLogError:
+                return
+            assert read.lost or read.loads.tolist() == [[[5, 2]]]
+
+    def test_a_sum_that_does_not_fit_is_counted(self, tmp_path: Path) -> None:
+        log = writer(tmp_path)
+        wrong = step(0, [1, 1])
+        log.append(Step(0, 0, 1, 3, 3, 0, 1, wrong.segments, wrong.counts))
+        log.close()
+        assert json.loads((tmp_path / "dp0_pp0.gatelog.json").read_text())["violations"] == 1
+        assert gatelog.problems(tmp_path) == ["dp0_pp0: 1 steps do not add up to top_k × tokens"]
+
+
+class TestServerLog:
+    def test_data_parallel_ranks_are_summed_by_forward_index(self, tmp_path: Path) -> None:
+        one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
+        for index, loads in enumerate(([3, 1], [0, 0], [1, 0])):
+            one.append(step(index, loads, start=100 * index, duration=10))
+        for index, loads in enumerate(([1, 1], [2, 2], [0, 0])):
+            two.append(step(index, loads, "002", start=100 * index + 5, duration=20))
+        one.close()
+        two.close()
+        log = gatelog.read_folder(tmp_path)
+        assert log.loads.tolist() == [[[4, 2]], [[2, 2]], [[1, 0]]]
+        assert log.tokens.tolist() == [6, 4, 1]
+        assert log.columns["requests"].tolist() == [2, 2, 2]
+        assert log.columns["start_ns"].tolist() == [0, 105, 200]  # an idle rank's times do not count
+        assert log.columns["duration_ns"].tolist() == [25, 20, 10]
+        assert {k: v.tolist() for k, v in log.segments.items()} == {"001": [4, 0, 1], "002": [2, 4, 0]}
+
+    def test_pipeline_stages_are_put_together_by_layer(self, tmp_path: Path) -> None:
+        first, second = writer(tmp_path, pp=0, layers=2, pp_size=2), writer(tmp_path, pp=1, pp_size=2)
+        first.append(step(0, [3, 1], layers=2))
+        second.append(step(0, [0, 4], start=20))
+        first.close()
+        second.close()
+        log = gatelog.read_folder(tmp_path)
+        assert log.loads.tolist() == [[[3, 1], [3, 1], [0, 4]]]
+        assert log.tokens.tolist() == [4]
+        assert log.columns["duration_ns"].tolist() == [30]
+
+    def test_a_step_waits_for_every_rank(self, tmp_path: Path) -> None:
+        one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
+        log = ServerLog(tmp_path)
+        one.append(step(0, [1, 0]))
+        one.append(step(1, [1, 0]))
+        one.flush()
+        assert not len(log.read().tokens)
+        two.append(step(0, [0, 1]))
+        two.flush()
+        assert log.read().loads.tolist() == [[[1, 1]]]
+        two.append(step(1, [0, 1]))
+        two.flush()
+        assert log.read().columns["index"].tolist() == [1]
+        one.close()
+        two.close()
+
+    def test_a_step_that_one_rank_lost_is_left_out_and_counted(self, tmp_path: Path) -> None:
+        one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
+        for index in range(3):
+            one.append(step(index, [1, 0]))
+        for index in (0, 2):
+            two.append(step(index, [0, 1]))
+        one.close()
+        two.close()
+        log = ServerLog(tmp_path)
+        assert log.read().columns["index"].tolist() == [0, 2]
+        assert log.incomplete == 1
+
+    def test_a_missing_rank_is_an_error_that_says_why(self, tmp_path: Path) -> None:
+        writer(tmp_path, 0, dp_size=2).close()
+        (tmp_path / "dp1_pp0.gatelog.json").write_text('{"refused": "a monolithic kernel routes inside"}')
+        with pytest.raises(GateLogError, match=r"1 of 2 gate logs .*dp1_pp0: a monolithic kernel routes inside"):
+            gatelog.read_folder(tmp_path)
