@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import glob
+import math
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
 Engine = Literal["auto", "vllm", "builtin"]
 Rate = Annotated[float, msgspec.Meta(gt=0)] | Literal["inf"]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
+Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Deadline = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=80)]
+
+EXPECTED = {
+    Name: "at most 80 letters, digits, '.', '_' and '-', starting with a letter or digit",
+    Rate: 'a number of requests per second above 0, or "inf"',
+    str | list[str]: "a glob, or a list of globs",
+}
+# msgspec's names of types, as a writer of TOML knows them.
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "array": "a list"}
+# What else lies in a run directory, where every backend has a folder.
+RESERVED = ("graphs", "export", "run.json", "events.jsonl", "control.sock", "summary.csv", "summary.json")
 
 
 class ConfigError(Exception):
@@ -35,12 +49,12 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     output_len: Positive = 50
     request_rate: Rate = "inf"
     max_concurrency: Natural = 0
-    repeats: Positive = 1
+    repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     shuffle: bool = True
     seed: Natural = 0
     warmup_requests: Natural = 8
     pause_s: Seconds = 0.0
-    stall_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    stall_timeout_s: Deadline = 120.0
     max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     strict: bool = False
 
@@ -68,7 +82,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     eplb: bool = False
     enforce_eager: bool = False
     python: str = ""
-    startup_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 1800.0
+    startup_timeout_s: Deadline = 1800.0
     extra_args: list[str] = []
     env: dict[str, str] = {}
 
@@ -89,36 +103,63 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TABLES = {"experiment": Experiment, "model": Model, "backends": Backend}
+TITLES = {"experiment": "[experiment]", "model": "[model]", "backends": "[[backends]]"}
 
 
 def load(path: Path) -> Config:
     """Read and check one experiments.toml. ConfigError names the first mistake."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; write one with: gatescope init") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    raw = _toml(path)
     _known(path, "the top level", "table", raw, list(TABLES))
     experiment = _table(path, "[experiment]", raw.get("experiment", {}), Experiment)
     model = _table(path, "[model]", raw.get("model", {}), Model)
+    _check_lengths(path, experiment, model)
     backends = _backends(path, raw.get("backends"))
     datasets = _datasets(path, experiment.datasets)
     return Config(path=path, experiment=experiment, model=model, backends=backends, dataset_paths=datasets)
 
 
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark first
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; write one with: gatescope init") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected UTF-8 text, byte {error.start} is not: {error.reason}") from None
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and numbers of more digits than Python reads
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _check_lengths(path: Path, experiment: Experiment, model: Model) -> None:
+    """A request that the server must refuse, whatever its prompt, is a mistake here."""
+    least = max(experiment.input_len, 1) + experiment.output_len
+    if least > model.max_model_len:
+        raise ConfigError(
+            f"{path}: [experiment], output_len: expected prompt and output within [model] max_model_len"
+            f" ({model.max_model_len}), got {least} tokens; lower output_len or input_len, or raise max_model_len"
+        )
+
+
 def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
     if not isinstance(raw, list) or not raw:
-        raise ConfigError(f"{path}: [[backends]]: expected at least one [[backends]] table")
+        raise ConfigError(f"{path}: [[backends]]: expected at least one [[backends]] table (in double brackets)")
     backends: list[Backend] = []
     for number, entry in enumerate(raw, 1):
-        backend = _table(path, f"[[backends]] number {number}", entry, Backend)
-        if any(b.name == backend.name for b in backends):
+        table = f"[[backends]] number {number}"
+        backend = _table(path, table, entry, Backend)
+        if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
             raise ConfigError(
-                f"{path}: [[backends]] number {number}, name: expected a name of its own,"
-                f" {backend.name!r} is taken; rename one of the two"
+                f"{path}: {table}, name: expected a name of its own, {backend.name!r} is taken; rename it"
+            )
+        if backend.max_num_batched_tokens < backend.max_num_seqs:
+            raise ConfigError(
+                f"{path}: {table}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
+                f" since a running request takes a token of every step, got {backend.max_num_batched_tokens}"
             )
         backends.append(backend)
     return tuple(backends)
@@ -129,56 +170,86 @@ def _table(path: Path, table: str, raw: Any, kind: type[T]) -> T:
         raise ConfigError(f"{path}: {table}: expected a table, got {_shown(raw)}")
     hints = get_type_hints(kind, include_extras=True)
     _known(path, table, "key", raw, list(hints))
-    values = {key: _value(path, table, key, raw[key], hints[key]) for key in raw}
+    values = {key: _value(f"{path}: {table}, {key}", raw[key], hints[key]) for key in raw}
     missing = [f.name for f in msgspec.structs.fields(kind) if f.required and f.name not in values]
     if missing:
         raise ConfigError(f"{path}: {table}, {missing[0]}: expected a value, the key is missing")
     return kind(**values)
 
 
-def _value(path: Path, table: str, key: str, value: Any, kind: Any) -> Any:
+def _value(where: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`. A mistake inside a list or a table is named at its own place."""
+    if isinstance(value, dict) and get_origin(kind) is dict:
+        return {name: _variable(where, name, item) for name, item in value.items()}
+    if isinstance(value, list) and list[str] in (kind, *get_args(kind)):
+        return [_value(f"{where}, item {place}", item, str) for place, item in enumerate(value, 1)]
+    if kind == Rate and value == math.inf:
+        return "inf"
+    if isinstance(value, str) and "\0" in value:  # no process takes one in its arguments or environment
+        raise ConfigError(f"{where}: expected a text without NUL, got {_shown(value)}")
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        expected = str(error).split(" - at ")[0]
-        expected = expected[0].lower() + expected[1:]
-        if kind is Rate:
-            expected = 'expected a number of requests per second above 0, or "inf"'
-        elif kind is Name:
-            expected = "expected letters, digits, '.', '_' and '-' only, starting with a letter or digit"
-        else:
-            expected = expected.split(", got")[0].replace("`", "")
-        raise ConfigError(f"{path}: {table}, {key}: {expected}, got {_shown(value)}") from None
+        raise ConfigError(f"{where}: expected {_expected(kind, str(error))}, got {_shown(value)}") from None
+
+
+def _variable(where: str, name: str, value: Any) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise ConfigError(f"{where}: expected names of environment variables, got {_shown(name)}")
+    return str(_value(f"{where}, {_plain(name)}", value, str))
+
+
+def _expected(kind: Any, said: str) -> str:
+    if kind in EXPECTED:
+        return EXPECTED[kind]
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(kind))
+    wanted = said.removeprefix("Expected ").split(", got")[0].split(" - at ")[0].replace("`", "")
+    name, _, limits = wanted.partition(" ")
+    return f"{TYPES.get(name, 'a table')} {limits}".rstrip()
 
 
 def _known(path: Path, table: str, noun: str, raw: dict[str, Any], names: list[str]) -> None:
     for key in raw:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
-            raise ConfigError(f"{path}: {table}, {key}: unknown {noun}{hint}")
+            raise ConfigError(f"{path}: {table}, {_plain(key)}: unknown {noun}; {_hint(key, names)}")
+
+
+def _hint(key: str, names: list[str]) -> str:
+    """Where an unknown key belongs, else the nearest name, else all names."""
+    homes = [TITLES[t] for t, kind in TABLES.items() if key in kind.__struct_fields__]
+    if homes:
+        return f"it belongs in {homes[0]}"
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
 def _datasets(path: Path, globs: str | list[str]) -> tuple[Path, ...]:
     found: set[Path] = set()
     for pattern in [globs] if isinstance(globs, str) else globs:
-        base = path.parent if not os.path.isabs(pattern) else Path("/")
-        relative = pattern.lstrip("/") if os.path.isabs(pattern) else pattern
-        try:
-            matches = {p for p in base.glob(relative) if p.is_file()}
-        except (ValueError, NotImplementedError) as error:
-            raise ConfigError(f"{path}: [experiment], datasets: expected a glob, got {pattern!r}: {error}") from None
-        if not matches:
+        matches = glob.glob(os.path.join(glob.escape(str(path.parent)), pattern), recursive=True)
+        files = {Path(match) for match in matches if os.path.isfile(match)}
+        if not files:
             raise ConfigError(
-                f"{path}: [experiment], datasets: expected a glob that matches files,"
-                f" {pattern!r} matches none in {base.resolve()}; make some with: gatescope generate"
+                f"{path}: [experiment], datasets: expected a glob that matches files, {_shown(pattern)} matches none"
+                f" in {path.parent.resolve()}; make some with: gatescope generate"
             )
-        found |= matches
+        found |= files
     if not found:
         raise ConfigError(f"{path}: [experiment], datasets: expected at least one glob, got none")
     return tuple(sorted(found, key=lambda p: (p.name, str(p))))
 
 
+def _plain(key: str) -> str:
+    """A key as it is written: bare, or in quotes where it would break the line."""
+    return key if key.isidentifier() and len(key) <= 60 else _shown(key)
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value in a few words on one line; what is nested, however deep, by its kind only."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    text = str(value).lower() if isinstance(value, bool) else str(value) if not isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

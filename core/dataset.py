@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 MAX_LINE_BYTES = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class DatasetError(Exception):
@@ -34,30 +37,41 @@ class Dataset:
 
 def index_of(path: Path, place: int) -> str:
     """The index in the file's name (`007_0.5546.jsonl` → "007"), else its place (from 1) in the sorted list."""
-    found = re.match(r"(\d{3,})[_.]", path.name)
+    found = re.match(r"([0-9]{3,})[_.]", path.name)
     return found.group(1) if found else f"{place:03d}"
 
 
 def read(path: Path, index: str) -> Dataset:
     """Read a JSONL file. DatasetError for a line that is not {"id", "text", "category"} or a file without prompts."""
-    decoder = msgspec.json.Decoder(Prompt)
-    prompts: list[Prompt] = []
     try:
-        lines = path.read_bytes().splitlines()
+        with open(path, "rb") as file:
+            prompts = tuple(_prompts(path, file))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        if len(line) > MAX_LINE_BYTES:
-            raise DatasetError(f"{path}:{number}: line of {len(line)} bytes, at most {MAX_LINE_BYTES} are read")
-        try:
-            prompt = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DatasetError(f'{path}:{number}: expected {{"id": …, "text": …, "category": …}}: {error}') from None
-        if not prompt.text.strip():
-            raise DatasetError(f"{path}:{number}: expected a text, it is blank")
-        prompts.append(prompt)
     if not prompts:
         raise DatasetError(f"{path}: holds no prompt")
-    return Dataset(index, path, tuple(prompts))
+    return Dataset(index, path, prompts)
+
+
+def _prompts(path: Path, file: BinaryIO) -> Iterator[Prompt]:
+    """The prompts of the lines that are not blank; never more than one line in memory."""
+    lines = iter(lambda: file.readline(MAX_LINE_BYTES + 2), b"")
+    for number, line in enumerate(lines, 1):
+        stripped = line.removeprefix(BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
+        if len(stripped) > MAX_LINE_BYTES:
+            raise DatasetError(f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer")
+        if stripped:
+            yield _prompt(f"{path}:{number}", stripped)
+
+
+def _prompt(where: str, line: bytes) -> Prompt:
+    try:
+        prompt = _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(f'{where}: expected {{"id": …, "text": …, "category": …}}: {error}') from None
+    if not prompt.text.strip():
+        raise DatasetError(f"{where}: expected a text, it is blank")
+    return prompt
+
+
+_decoder = msgspec.json.Decoder(Prompt)

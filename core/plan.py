@@ -74,7 +74,10 @@ def _datasets(config: Config, only: Collection[str]) -> dict[str, Dataset]:
     for place, path in enumerate(config.dataset_paths, 1):
         index = dataset.index_of(path, place)
         if index in paths:
-            raise ConfigError(f"{config.path}: [experiment], datasets: {path} and {paths[index]} share index {index}")
+            raise ConfigError(
+                f"{config.path}: [experiment], datasets: expected an index of its own for each file,"
+                f" {paths[index]} and {path} share {index}; rename one"
+            )
         paths[index] = path
     for index in only:
         if index not in paths:

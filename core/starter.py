@@ -23,10 +23,14 @@ def queries_file(folder: Path) -> Path:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write experiments.toml and datasets/ into `folder`. ConfigError where either is there already."""
+    """Write experiments.toml and datasets/ into `folder`. ConfigError where either is there already or cannot be."""
     for name in ("experiments.toml", "datasets"):
         if (folder / name).exists():
             raise ConfigError(f"{(folder / name).resolve()} is there already; init writes into a directory without it")
-    shutil.copyfile(root() / "experiments.toml", folder / "experiments.toml")
-    shutil.copytree(root() / "datasets", folder / "datasets")
+    try:
+        # copyfile: an installation may be read-only, its copy is the user's own.
+        shutil.copytree(root() / "datasets", folder / "datasets", copy_function=shutil.copyfile)
+        shutil.copyfile(root() / "experiments.toml", folder / "experiments.toml")
+    except OSError as error:
+        raise ConfigError(f"{folder.resolve()}: cannot be written: {error.strerror or error}") from None
     return [folder / "experiments.toml", folder / "datasets"]
