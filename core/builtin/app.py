@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,12 +31,15 @@ from core.builtin.protocol import (
     RefusedError,
     Reply,
     StreamOptions,
+    TokenizeRequest,
+    UnauthorizedError,
     Usage,
 )
 from core.builtin.scheduler import Request, Sequence
 
-Asked = TypeVar("Asked", CompletionRequest, ChatRequest)
+Asked = TypeVar("Asked", CompletionRequest, ChatRequest, TokenizeRequest)
 
+JSON_TYPE = "application/json"
 STOPPED = "The engine has stopped."
 
 
@@ -62,11 +68,16 @@ class App:
             Route("/health", self.health),
             Route("/version", self.version),
             Route("/metrics", self.metrics),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
             Route("/v1/models", self.models),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
-        return Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={RefusedError: _refuse})
+        return Starlette(
+            routes=routes,
+            lifespan=self._lifespan,
+            exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http},
+        )
 
     async def health(self, request: HttpRequest) -> Response:
         """200 while the engine lives."""
@@ -79,6 +90,12 @@ class App:
     async def metrics(self, request: HttpRequest) -> Response:
         """Prometheus' text."""
         return Response(self.engine.metrics.render(self.service.model), media_type="text/plain; version=0.0.4")
+
+    async def tokenize(self, request: HttpRequest) -> Response:
+        """POST /tokenize; like vLLM's, it asks for no key."""
+        asked = _decode(await request.body(), TokenizeRequest)
+        self._check_model(asked.model)
+        return _json(asked.answer(self.service.max_model_len))
 
     async def models(self, request: HttpRequest) -> Response:
         """The one model."""
@@ -107,9 +124,14 @@ class App:
         return self._generate(request, asked, asked.max_completion_tokens or asked.max_tokens, ChatReply)
 
     def _authorize(self, request: HttpRequest) -> None:
-        key = self.service.api_key
-        if key and request.headers.get("authorization") != f"Bearer {key}":
-            raise RefusedError(401, "AuthenticationError", "Unauthorized")
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        wanted = self.service.api_key
+        if wanted and not (scheme.lower() == "bearer" and secrets.compare_digest(key.encode(), wanted.encode())):
+            raise UnauthorizedError
+
+    def _check_model(self, model: str | None) -> None:
+        if model and model != self.service.model:
+            raise RefusedError(404, "NotFoundError", f"The model `{model}` does not exist.")
 
     def _generate(
         self,
@@ -121,14 +143,12 @@ class App:
         """The answer to a valid request. RefusedError for any other."""
         if not self.engine.is_alive:
             raise RefusedError(503, "ServiceUnavailableError", STOPPED)
-        model = asked.model or self.service.model
-        if model != self.service.model:
-            raise RefusedError(404, "NotFoundError", f"The model `{model}` does not exist.")
+        self._check_model(asked.model)
         prompt = asked.tokens(self.engine.model.shape.vocab)
         sampling = asked.sampling(len(prompt), max_tokens, self.service.max_model_len)
         request_id = reply_type.PREFIX + (http.headers.get("x-request-id") or uuid.uuid4().hex)
         request = Request(request_id, protocol.segment(request_id), tuple(prompt), sampling)
-        reply = reply_type(request_id, model, int(time.time()))
+        reply = reply_type(request_id, self.service.model, int(time.time()))
         if not asked.stream:
             return WholeAnswer(self, request, reply)
         return TokenStream(self, request, reply, asked.stream_options or StreamOptions())
@@ -221,7 +241,8 @@ class TokenStream(Response):
             await _send(send, self._end(tokens, finish), more=False)
 
     def _event(self, delta: Delta, tokens: int) -> bytes:
-        usage = Usage(len(self.request.prompt), tokens) if self.options.continuous_usage_stats else None
+        continuous = self.options.include_usage and self.options.continuous_usage_stats
+        usage = Usage(len(self.request.prompt), tokens) if continuous else None
         return protocol.event(self.reply.chunk(delta.text, delta.finish_reason, delta.stop_reason, usage))
 
     def _end(self, tokens: int, finish: str) -> bytes:
@@ -257,5 +278,12 @@ async def _refuse(request: HttpRequest, refused: Exception) -> Response:
     return _json(refused.body(), refused.code)
 
 
+async def _refuse_http(request: HttpRequest, error: Exception) -> Response:
+    """No such route, or another method: in vLLM's form."""
+    assert isinstance(error, HTTPException)
+    refused = RefusedError(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
+    return Response(msgspec.json.encode(refused.body()), refused.code, error.headers, JSON_TYPE)
+
+
 def _json(data: Json, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(data), status, media_type="application/json")
+    return Response(msgspec.json.encode(data), status, media_type=JSON_TYPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
 from collections import Counter
@@ -13,6 +14,7 @@ from time import perf_counter, perf_counter_ns
 from core.builtin.batch import Batch, Span
 from core.builtin.metrics import Metrics
 from core.builtin.model import Model, Output
+from core.builtin.parallel import RankDiedError
 from core.builtin.sampler import draw
 from core.builtin.scheduler import Chunk, Request, Scheduler, Sequence, Step
 from core.builtin.tokenizer import EOS, PIECES
@@ -42,6 +44,7 @@ class Engine:
         self.is_alive = False
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._is_stopping = False
+        self._death: Exception | None = None
         self._steps = 0
         self._thread = threading.Thread(target=self._live, name="engine")
         self._deliver: Callable[[list[Delta]], object] = _nowhere
@@ -61,7 +64,12 @@ class Engine:
 
     def abort(self, sequence: Sequence) -> None:
         """Forget a sequence, whose client has gone."""
-        self._inbox.put(lambda: self.scheduler.remove(sequence))
+        self._inbox.put(lambda: self._forget(sequence))
+
+    def fail(self, death: Exception) -> None:
+        """End the engine with this error, at once even where nothing runs."""
+        self._death = death
+        self._inbox.put(_nothing)
 
     def stop(self) -> None:
         """End after the current step; unfinished sequences get a delta that says abort. Does not wait."""
@@ -74,18 +82,24 @@ class Engine:
 
     def _live(self) -> None:
         try:
-            while not self._is_stopping:
-                self._obey()
-                if step := self.scheduler.schedule():
-                    self._run(step)
+            self._loop()
+        except RankDiedError as death:
+            print(f"error: {death}; the server ends", file=sys.stderr, flush=True)
+            self._on_death()
         except Exception:
             traceback.print_exc()
             self._on_death()
         finally:
             self.is_alive = False
+            self._abort_all()
             if self.log:
                 self.log.close()
-            self._abort_all()
+
+    def _loop(self) -> None:
+        while not self._is_stopping:
+            self._obey()
+            if step := self.scheduler.schedule():
+                self._run(step)
 
     def _obey(self) -> None:
         """Do what other threads have asked for; with nothing to run, wait for it."""
@@ -94,6 +108,8 @@ class Engine:
             self._inbox.get()()
         while not self._inbox.empty():
             self._inbox.get()()
+        if self._death:
+            raise self._death
 
     def _rest(self) -> None:
         if self.log:
@@ -130,8 +146,14 @@ class Engine:
             delta = take(sequence, token)
             if delta.finish_reason:
                 self.scheduler.remove(sequence)
+                self.metrics.finished[delta.finish_reason] += 1
+                self.metrics.e2e_request_latency_s.observe(sequence.last_token_s - sequence.arrived_s)
             deltas.append(delta)
         return deltas
+
+    def _forget(self, sequence: Sequence) -> None:
+        if self.scheduler.remove(sequence):
+            self.metrics.finished["abort"] += 1
 
     def _abort_all(self) -> None:
         while not self._inbox.empty():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 TTFT_BUCKETS_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 ITL_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
+E2E_BUCKETS_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+FINISH_REASONS = ("stop", "length", "abort")
 
 
 class Histogram:
@@ -36,10 +39,12 @@ class Metrics:
     generation_tokens: int = 0
     time_to_first_token_s: Histogram = field(default_factory=lambda: Histogram(TTFT_BUCKETS_S))
     inter_token_latency_s: Histogram = field(default_factory=lambda: Histogram(ITL_BUCKETS_S))
+    e2e_request_latency_s: Histogram = field(default_factory=lambda: Histogram(E2E_BUCKETS_S))
+    finished: Counter[str] = field(default_factory=Counter)  # requests by finish reason
 
     def render(self, model: str) -> str:
         """Prometheus' text."""
-        labels = f'engine="0",model_name="{model}"'
+        labels = f'engine="0",model_name="{_escaped(model)}"'
         gauges = (
             ("num_requests_running", self.running),
             ("num_requests_waiting", self.waiting),
@@ -53,21 +58,33 @@ class Metrics:
         lines = [
             *(line for name, value in gauges for line in _single(name, "gauge", labels, value)),
             *(line for name, value in counters for line in _single(name, "counter", labels, value)),
+            *self._finished(labels),
             *_histogram("time_to_first_token_seconds", labels, self.time_to_first_token_s),
             *_histogram("inter_token_latency_seconds", labels, self.inter_token_latency_s),
+            *_histogram("e2e_request_latency_seconds", labels, self.e2e_request_latency_s),
         ]
         return "\n".join(lines) + "\n"
 
+    def _finished(self, labels: str) -> Iterator[str]:
+        yield "# TYPE vllm:request_success_total counter"
+        for reason in FINISH_REASONS:
+            yield f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(self.finished[reason])}'
+
 
 def _single(name: str, kind: str, labels: str, value: float) -> Iterator[str]:
-    yield f"# TYPE vllm:{name.removesuffix('_total')} {kind}"
+    yield f"# TYPE vllm:{name} {kind}"
     yield f"vllm:{name}{{{labels}}} {float(value)}"
 
 
 def _histogram(name: str, labels: str, histogram: Histogram) -> Iterator[str]:
     yield f"# TYPE vllm:{name} histogram"
     total = 0
-    for bound, total in zip((*histogram.bounds, "+Inf"), accumulate(histogram.counts), strict=True):
+    bounds = (*(str(float(bound)) for bound in histogram.bounds), "+Inf")
+    for bound, total in zip(bounds, accumulate(histogram.counts), strict=True):
         yield f'vllm:{name}_bucket{{{labels},le="{bound}"}} {float(total)}'
     yield f"vllm:{name}_count{{{labels}}} {float(total)}"
     yield f"vllm:{name}_sum{{{labels}}} {histogram.sum}"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

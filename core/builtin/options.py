@@ -57,6 +57,8 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def _problem(options: Options) -> str | None:
     sizes = ("max_model_len", "max_num_seqs", "tensor_parallel_size", "data_parallel_size")
+    if not 0 <= options.port < 1 << 16:
+        return "--port must be 0 (any free one) to 65535"
     for name in sizes:
         if getattr(options, name) < 1:
             return f"--{name.replace('_', '-')} must be at least 1"

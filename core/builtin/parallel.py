@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from threading import Thread
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -157,13 +158,38 @@ def swiglu(x: Floats, gate_up: Floats, down: Floats) -> Floats:
     return out
 
 
+class RankDiedError(Exception):
+    """A rank is gone, and the model with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RankProcess:
     """A forked rank: jobs go in by one pipe, one byte a finished job comes back by the other."""
 
+    rank: int
     pid: int
     jobs: int
     done: int
+
+    def send(self, message: bytes) -> None:
+        """Give it a job. RankDiedError where it is gone."""
+        try:
+            os.write(self.jobs, message)
+        except BrokenPipeError:
+            raise self.death() from None
+
+    def wait(self) -> None:
+        """Wait until its job is done. RankDiedError where it is gone."""
+        if not os.read(self.done, 1):
+            raise self.death()
+
+    def death(self) -> RankDiedError:
+        """How it ended, once it has; it stays to be waited for."""
+        how = "has died"
+        if sys.platform == "linux" and (end := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)):
+            killed = end.si_code != os.CLD_EXITED
+            how = f"was ended by {signal.Signals(end.si_status).name}" if killed else f"exited ({end.si_status})"
+        return RankDiedError(f"rank {self.rank} (process {self.pid}) {how}")
 
 
 class Ranks:
@@ -177,28 +203,45 @@ class Ranks:
         self._processes: list[RankProcess] = []
         for rank in range(1, layout.ranks):
             self._processes.append(self._fork(rank, Shard.of(weights, layout, rank)))
+        self._watcher: Thread | None = None
 
     def __call__(self, layer: int, x: Floats, chosen: Ints, mix: Floats) -> Floats:
         """x [n, hidden], chosen and mix [n, top_k] → Σ_k mix · expert(x) [n, hidden]."""
         job = self._dispatch(layer, x, chosen, mix)
         message = job.pack()
         for process in self._processes:
-            os.write(process.jobs, message)
+            process.send(message)
         compute(job, 0, self._shard, self._exchange)
-        for rank, process in enumerate(self._processes, start=1):
-            if not os.read(process.done, 1):
-                raise RuntimeError(f"rank {rank} (process {process.pid}) has died")
+        for process in self._processes:
+            process.wait()
         total: Floats = self._exchange.partial[:, : len(x)].sum(axis=0)
         return total
+
+    def watch(self, on_death: Callable[[RankDiedError], object]) -> None:
+        """From now on, call `on_death` in a thread as soon as a rank dies, be it between two jobs."""
+        if self._processes:
+            self._watcher = Thread(target=self._watch, args=(on_death,), name="ranks", daemon=True)
+            self._watcher.start()
+
+    def _watch(self, on_death: Callable[[RankDiedError], object]) -> None:
+        poll = select.poll()
+        for process in self._processes:
+            poll.register(process.done, 0)  # no event but the other end's closing
+        ended = {fd for fd, _ in poll.poll()}
+        for process in self._processes:  # none after close(): their end is in order then
+            if process.done in ended:
+                on_death(process.death())
 
     def close(self) -> None:
         """Close the pipes, which ends the processes, and wait for them. A second call does nothing."""
         processes, self._processes = self._processes, []
         for process in processes:
             os.close(process.jobs)
-            os.close(process.done)
+        if self._watcher:
+            self._watcher.join()
         for process in processes:
             os.waitpid(process.pid, 0)
+            os.close(process.done)
 
     def _dispatch(self, layer: int, x: Floats, chosen: Ints, mix: Floats) -> Job:
         """Lay the layer's input out for the ranks."""
@@ -222,7 +265,7 @@ class Ranks:
             _run_rank(parent, jobs_out, done_in, work)
         os.close(jobs_out)
         os.close(done_in)
-        return RankProcess(pid, jobs_in, done_out)
+        return RankProcess(rank, pid, jobs_in, done_out)
 
 
 def _run_rank(parent: int, jobs: int, done: int, work: Callable[[Job], None]) -> NoReturn:
@@ -230,11 +273,8 @@ def _run_rank(parent: int, jobs: int, done: int, work: Callable[[Job], None]) ->
     status = 1
     try:
         die_with(parent)
-        for sign in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # sent to the process group: the parent answers it, not a rank
-            signal.signal(sign, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group: the parent answers, not a rank
+            signal.signal(number, signal.SIG_IGN)
         while message := os.read(jobs, select.PIPE_BUF):
             work(Job.unpack(message))
             os.write(done, b".")

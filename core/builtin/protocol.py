@@ -31,11 +31,22 @@ class RefusedError(Exception):
         return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}}
 
 
+class UnauthorizedError(RefusedError):
+    """A request without the API key; vLLM's answer has no error object."""
+
+    def __init__(self) -> None:
+        super().__init__(401, "AuthenticationError", "Unauthorized")
+
+    def body(self) -> Json:
+        """As vLLM's."""
+        return {"error": str(self)}
+
+
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream says about usage: once at its end, or in every event."""
+    """What a stream says about usage: at its end, and with `continuous_usage_stats` in every event too."""
 
     include_usage: bool = False
-    continuous_usage_stats: bool = False
+    continuous_usage_stats: bool = False  # counts only beside include_usage, as in vLLM
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +80,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=self.top_k or 0,
-            seed=self.seed,
+            seed=None if self.seed is None else self.seed % (1 << 64),  # NumPy takes no negative one
             ignore_eos=self.ignore_eos,
             stop=tuple(text for text in stop if text),
         )
@@ -94,6 +105,19 @@ class CompletionRequest(GenerateRequest, frozen=True, kw_only=True):
                 "(256 bytes, BOS, EOS). Send the prompt as text.",
             )
         return tokens
+
+
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /tokenize."""
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = True
+
+    def answer(self, max_model_len: int) -> Json:
+        """The prompt's tokens, as vLLM gives them."""
+        tokens = encode(self.prompt, bos=self.add_special_tokens)
+        return {"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": None}
 
 
 class TextPart(msgspec.Struct, frozen=True):

@@ -27,8 +27,9 @@ def draw(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int
     order = np.argsort(-logits, kind="stable")
     if sampling.top_k > 0:
         order = order[: sampling.top_k]
-    scaled = logits[order].astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled[0])
+    best_first = logits[order].astype(np.float64)
+    with np.errstate(over="ignore"):  # a tiny temperature: -inf, whose weight is 0 as it should be
+        weights = np.exp((best_first - best_first[0]) / sampling.temperature)
     mass = np.cumsum(weights / weights.sum())
     # Nucleus: the likeliest tokens up to the first that reaches top_p.
     kept = int(np.searchsorted(mass, sampling.top_p)) + 1

@@ -30,7 +30,7 @@ class Request:
 class Sequence:
     """A request on its way: its tokens so far, and how many of them the cache holds."""
 
-    __slots__ = ("computed", "last_token_s", "random", "request", "sent", "slot", "text", "tokens")
+    __slots__ = ("arrived_s", "computed", "last_token_s", "random", "request", "sent", "slot", "text", "tokens")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -40,7 +40,7 @@ class Sequence:
         self.text = ""  # generated so far; kept only where there are stop strings
         self.sent = 0  # characters of `text` handed out
         self.random = np.random.default_rng(request.sampling.seed)
-        self.last_token_s = perf_counter()  # when the latest token was made; at first, when the request came
+        self.arrived_s = self.last_token_s = perf_counter()  # the latter: when the latest token was made
 
     @property
     def remaining(self) -> int:

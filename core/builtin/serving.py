@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import socket
@@ -32,37 +33,37 @@ SWITCH_INTERVAL_S = 1e-4
 def serve(options: Options, api_key: str) -> int:
     """Run the server; its exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    shape = Shape()
-    layout = Layout(Split.EXPERT if options.enable_expert_parallel else Split.TENSOR, options.ranks)
     try:
-        layout.check(shape)
-    except ValueError as wrong:
-        print(f"error: {wrong}", file=sys.stderr)
+        engine, ranks = _build(options)
+    except MemoryError as error:
+        print(f"error: {error}; lower --max-num-seqs or --max-model-len", file=sys.stderr)
         return 2
-    weights = Weights.seeded(shape, options.seed)
-    # Before there are threads, files or sockets: the ranks would inherit them.
-    ranks = Ranks(shape, weights, layout, options.max_num_batched_tokens)
-    cache = KVCache(shape, options.max_num_seqs, options.max_model_len)
-    try:
-        return _serve(options, api_key, Model(shape, weights, cache, ranks), layout)
-    finally:
-        ranks.close()
-
-
-def _serve(options: Options, api_key: str, model: Model, layout: Layout) -> int:
-    engine = Engine(
-        model,
-        Scheduler(options.max_num_seqs, options.max_num_batched_tokens),
-        _open_log(options, model.shape, layout),
-    )
-    version = _version(options, model.shape, layout)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    version = _version(options, engine.model.shape, ranks.layout)
     print(", ".join(f"{key} {value}" for key, value in version.items()), flush=True)
     service = Service(options.served_model_name, options.max_model_len, api_key, version)
     server = Server(options, service, engine)
-    gc.collect()
-    gc.freeze()  # what lives as long as the process need not be looked at again
-    server.run()
+    with contextlib.closing(ranks):
+        ranks.watch(engine.fail)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        server.run()
     return server.exit_code
+
+
+def _build(options: Options) -> tuple[Engine, Ranks]:
+    """What computes. ValueError, OSError or MemoryError where it cannot be as asked."""
+    shape = Shape()
+    layout = Layout(Split.EXPERT if options.enable_expert_parallel else Split.TENSOR, options.ranks)
+    layout.check(shape)
+    weights = Weights.seeded(shape, options.seed)
+    cache = KVCache(shape, options.max_num_seqs, options.max_model_len)
+    # Before there are threads, files or sockets: the ranks would inherit them.
+    ranks = Ranks(shape, weights, layout, options.max_num_batched_tokens)
+    scheduler = Scheduler(options.max_num_seqs, options.max_num_batched_tokens)
+    return Engine(Model(shape, weights, cache, ranks), scheduler, _open_log(options, shape, layout)), ranks
 
 
 def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter | None:
@@ -123,7 +124,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
-        print(f"ready: http://{self.config.host}:{self.config.port}", flush=True)
+        port = self.servers[0].sockets[0].getsockname()[1]  # the one that was found, where 0 was asked for
+        print(f"ready: http://{self.config.host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: an ordinary end. uvicorn's own would raise it again, past our cleaning up."""

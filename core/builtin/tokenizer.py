@@ -18,9 +18,9 @@ PIECES = tuple(_piece(token) for token in range(EOS + 1))
 itself is not joined with its neighbours, and control bytes stay out because text ends up on terminals."""
 
 
-def encode(text: str) -> list[int]:
-    """BOS and the text's UTF-8 bytes."""
-    return [BOS, *text.encode()]
+def encode(text: str, *, bos: bool = True) -> list[int]:
+    """BOS, where it is wanted, and the text's UTF-8 bytes."""
+    return [BOS, *text.encode()] if bos else [*text.encode()]
 
 
 def encode_chat(messages: Iterable[tuple[str, str]]) -> list[int]:
