@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,8 @@ from core.recorder.gatescope_recorder.gatelog import (
 )
 
 Ints = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.integer[Any]]
+MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
 JSON_LAYER = re.compile(r"gate_logs_(\d+)\.json$")
 
@@ -37,7 +41,7 @@ class GateLogError(Exception):
 class GateLog:
     """Steps of one log. `loads[s, l, e]`: tokens that expert e of layer l got in step s."""
 
-    loads: Ints  # [steps, layers, experts]
+    loads: Counts  # [steps, layers, experts], in the file's unsigned type: widen before arithmetic
     columns: dict[str, Ints]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
     segments: dict[str, Ints]  # label → tokens of that label in each step
     top_k: int
@@ -50,6 +54,8 @@ class GateLog:
 
     def where(self, mask: npt.NDArray[np.bool_]) -> GateLog:
         """The steps that `mask` [steps] marks."""
+        if mask.all():
+            return self
         return GateLog(
             self.loads[mask],
             {k: v[mask] for k, v in self.columns.items()},
@@ -76,23 +82,21 @@ class Follower:
 
     path: Path
     header: Header | None = None
-    _offset: int = 0
+    place: int = 0  # bytes read so far
     lost: str = field(default="")
 
-    def read(self) -> GateLog:
-        """The new whole blocks. GateLogError where the file is not a gate log at all, or a block is corrupt."""
+    def read(self, most: int | None = None) -> GateLog:
+        """The new whole blocks, at most `most`. GateLogError where it is not a gate log, or a block is corrupt."""
         with open(self.path, "rb") as file:
             if self.header is None:
-                self.header, self._offset = _read_header(self.path, file.read())
-            file.seek(self._offset)
-            data = file.read()
-        blocks: list[_Block] = []
-        place = 0
-        while (block := _read_block(self.path, data, place, self.header)) is not None:
-            blocks.append(block)
-            place = block.end
-        self._offset += place
-        self.lost = f"{len(data) - place} bytes after the last whole block" if place < len(data) else ""
+                self.header, self.place = _read_header(self.path, file.read(MAX_HEADER_BYTES))
+            file.seek(self.place)
+            blocks: list[_Block] = []
+            while (most is None or len(blocks) < most) and (block := _read_block(self.path, file, self.header)):
+                blocks.append(block)
+                self.place += block.size
+            more = file.seek(0, os.SEEK_END) - self.place
+        self.lost = f"{more} bytes after the last whole block" if more and len(blocks) != most else ""
         return _joined(blocks, self.header, self.lost)
 
 
@@ -114,6 +118,7 @@ class ServerLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.incomplete = 0
+        self._most: int | None = None  # blocks of one read
         self._followers: dict[Path, Follower] = {}
         self._pending: dict[Path, list[GateLog]] = {}
         self._last: dict[Path, int] = {}
@@ -121,8 +126,11 @@ class ServerLog:
     def read(self) -> GateLog:
         """The steps that became whole since the last read. GateLogError where a rank's log is missing or corrupt."""
         self._open()
+        behind = min(self._last.values())
         for path, follower in self._followers.items():
-            new = follower.read()
+            if self._most and self._last[path] > behind:  # the others have to catch up first
+                continue
+            new = follower.read(self._most)
             if len(new.tokens):
                 self._pending[path].append(new)
                 self._last[path] = int(new.columns["index"][-1])
@@ -130,11 +138,31 @@ class ServerLog:
         ranks = {path: self._take(path, whole_up_to) for path in self._followers}
         return self._merged(ranks)
 
+    def blocks(self) -> Iterator[GateLog]:
+        """The same steps in parts of about one block, so that a log of any size fits in memory."""
+        self._most = 1
+        while True:
+            before = self._read_up_to
+            part = self.read()
+            if len(part.tokens):
+                yield part
+            if self._read_up_to == before:
+                return
+
+    @property
+    def lost(self) -> str:
+        """What is not readable at the ends of the logs, by file."""
+        return "; ".join(f"{path}: {f.lost}" for path, f in self._followers.items() if f.lost)
+
+    @property
+    def _read_up_to(self) -> int:
+        return sum(follower.place for follower in self._followers.values())
+
     def _open(self) -> None:
         for path in sorted(self.folder.glob("*.gatelog")):
             if path not in self._followers:
                 self._followers[path] = Follower(path)
-                self._pending[path] = [self._followers[path].read()]
+                self._pending[path] = [self._followers[path].read(self._most)]
                 self._last[path] = max([-1, *self._pending[path][0].columns["index"][-1:].tolist()])
         headers = [f.header for f in self._followers.values() if f.header]
         expected = headers[0].dp_size * headers[0].pp_size if headers else 1
@@ -163,6 +191,8 @@ class ServerLog:
 
 def _summed(ranks: list[list[GateLog]]) -> GateLog:
     """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token in."""
+    if len(ranks) == len(ranks[0]) == 1:
+        return ranks[0][0].where(ranks[0][0].tokens > 0)
     first = [stages[0] for stages in ranks]
     loads = np.sum([np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0)
     columns = {name: np.sum([rank.columns[name] for rank in first], axis=0) for name in COLUMNS}
@@ -233,8 +263,8 @@ class _Block:
     columns: Ints  # [columns, steps]
     labels: tuple[str, ...]
     segments: Ints  # [labels, steps]
-    loads: Ints  # [steps, layers, experts]
-    end: int
+    loads: Counts  # [steps, layers, experts]
+    size: int  # bytes in the file
 
 
 def _read_header(path: Path, data: bytes) -> tuple[Header, int]:
@@ -257,21 +287,21 @@ def _read_header(path: Path, data: bytes) -> tuple[Header, int]:
     return header, end
 
 
-def _read_block(path: Path, data: bytes, place: int, header: Header) -> _Block | None:
-    """The block at `place`; None where the file ends before the block does."""
-    if place + BLOCK_HEAD.size > len(data):
+def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
+    """The block that starts at the file's position; None where the file ends before the block does."""
+    head = file.read(BLOCK_HEAD.size)
+    if len(head) < BLOCK_HEAD.size:
         return None
-    magic, steps, raw_len, packed_len, crc, codec = BLOCK_HEAD.unpack_from(data, place)
+    magic, steps, raw_len, packed_len, crc, codec = BLOCK_HEAD.unpack(head)
     if magic != BLOCK_MAGIC or raw_len > MAX_BLOCK_BYTES:
         raise GateLogError(f"{path}: corrupt: no block where one should start")
-    start = place + BLOCK_HEAD.size
-    packed = data[start : start + packed_len]
+    packed = file.read(packed_len)
     if len(packed) < packed_len:
         return None
     if zlib.crc32(packed) != crc:
         raise GateLogError(f"{path}: corrupt: a block of {steps} steps has a wrong checksum")
     try:
-        return _decode(_unpacked(packed, raw_len, codec), steps, header, start + packed_len)
+        return _decode(_unpacked(packed, raw_len, codec), steps, header, len(head) + packed_len)
     except (ValueError, struct.error, zlib.error, TypeError) as error:
         raise GateLogError(f"{path}: corrupt: a block of {steps} steps does not decode: {error}") from None
 
@@ -289,7 +319,7 @@ def _unpacked(packed: bytes, raw_len: int, codec: int) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def _decode(raw: bytes, steps: int, header: Header, end: int) -> _Block:
+def _decode(raw: bytes, steps: int, header: Header, size: int) -> _Block:
     (names_len,) = struct.unpack_from("<I", raw)
     labels = tuple(json.loads(raw[4 : 4 + names_len]))
     place = 4 + names_len
@@ -300,13 +330,14 @@ def _decode(raw: bytes, steps: int, header: Header, end: int) -> _Block:
     planes = np.frombuffer(raw, np.uint8, -1, place).reshape(header.count_bytes, -1)
     counts = np.ascontiguousarray(planes.T).view(f"<u{header.count_bytes}")
     loads = counts.reshape(header.experts, header.layers, steps).transpose(2, 1, 0)
-    return _Block(columns.astype(np.int64), labels, segments.astype(np.int64), loads.astype(np.int64), end)
+    return _Block(columns.astype(np.int64), labels, segments.astype(np.int64), loads, size)
 
 
 def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
     steps = sum(b.columns.shape[1] for b in blocks)
     columns = np.concatenate([np.empty((len(COLUMNS), 0), np.int64), *(b.columns for b in blocks)], axis=1)
-    loads = np.concatenate([np.empty((0, header.layers, header.experts), np.int64), *(b.loads for b in blocks)])
+    none = np.empty((0, header.layers, header.experts), f"<u{header.count_bytes}")
+    loads = blocks[0].loads if len(blocks) == 1 else np.concatenate([none, *(b.loads for b in blocks)])
     segments: dict[str, Ints] = {}
     place = 0
     for block in blocks:

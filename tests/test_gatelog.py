@@ -89,6 +89,21 @@ class TestOneFile:
         assert gatelog.problems(tmp_path) == ["dp0_pp0: 1 steps do not add up to top_k × tokens"]
 
 
+class TestServerLogInParts:
+    def test_parts_are_what_one_read_gives(self, tmp_path: Path) -> None:
+        ranks = [writer(tmp_path, dp, dp_size=2) for dp in (0, 1)]
+        for index in range(1, 700):
+            for dp, log in enumerate(ranks):
+                if (index + dp) % 5:
+                    log.append(step(index, [index % 7, 1 + dp]))
+        for log in ranks:
+            log.close()
+        whole, parts = gatelog.read_folder(tmp_path), list(ServerLog(tmp_path).blocks())
+        assert len(parts) > 1
+        assert np.concatenate([p.loads for p in parts]).tolist() == whole.loads.tolist()
+        assert [i for p in parts for i in p.columns["index"]] == whole.columns["index"].tolist()
+
+
 class TestServerLog:
     def test_data_parallel_ranks_are_summed_by_forward_index(self, tmp_path: Path) -> None:
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
