@@ -1,156 +1,247 @@
-"""The loop: for each backend: server up, warm up, run its data sets, server down.
+"""The loop: take the next run of the queue, have its backend's server up, run, and so on until the queue is empty.
 
 The engine draws nothing and decides nothing about screens: it appends events to the run directory and tells a listener.
+Commands change the queue, or end what runs; the journal says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import os
-import platform
+import contextlib
 import secrets
-import subprocess
-import time
-from collections.abc import Callable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from core import events, imbalance, metrics, predict, store
-from core.backends import builtin
+from core import control, events, plan
+from core.backends import launch as launches
 from core.backends import server as servers
+from core.backends.launch import Launch
 from core.backends.server import Server, ServerError
-from core.config import Backend, Config
+from core.config import Backend, Config, ConfigError
+from core.control import ControlError
 from core.dataset import Dataset
-from core.events import AnyEvent, RunFigures
-from core.gatelog import GateLog, GateLogError, ServerLog
-from core.imbalance import WARMUP, Imbalance
+from core.events import AnyEvent
+from core.gatelog import Follower
+from core.imbalance import WARMUP
 from core.load import client
 from core.load.client import Load
-from core.metrics import Metrics, RequestRecord
-from core.plan import Plan, Run
+from core.measurement import Measurement, RunError, Target, predicted
+from core.plan import Run
 from core.store import RunDirectory
 
 Listener = Callable[[AnyEvent], None]
-LOG_WAIT_S = 3.0
+MAX_RESTARTS = 2
+"""How often a backend's server that died or hung is started again."""
 
 
-class RunError(Exception):
-    """One run failed; the rest go on."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A ready server and what it runs."""
+
+    backend: Backend
+    server: Server
+    target: Target
 
 
 class Engine:
     """One experiment in one run directory. `listen` is told every event after it has been journalled."""
 
-    def __init__(self, config: Config, plan: Plan, directory: RunDirectory, listen: Listener) -> None:
-        self.config, self.plan, self.directory, self._listen = config, plan, directory, listen
-        self._imbalance: dict[str, dict[str, Imbalance]] = {}
+    def __init__(
+        self,
+        config: Config,
+        kind: launches.Kind,
+        directory: RunDirectory,
+        datasets: dict[str, Dataset],
+        listen: Listener,
+    ) -> None:
+        self.config, self.kind, self.directory = config, kind, directory
+        self._datasets, self._listen = datasets, listen
+        self._runs: dict[str, Run] = {}
+        self._queue: list[Run] = []
+        self._ended: dict[str, str] = {}  # run id → done, failed or cancelled
+        self._current: Run | None = None
+        self._task: asyncio.Task[None] | None = None  # of the current run
+        self._serving: Serving | None = None
+        self._starts: Counter[str] = Counter()
+        self._main: asyncio.Task[Any] | None = None
 
-    async def run(self, finished: set[str]) -> bool:
-        """Run what is not in `finished`; true if every run of the plan is done. Cancellation ends servers first."""
-        failed = 0
-        for backend in self.plan.backends:
-            runs = [r for r in self.plan.of(backend.name) if r.id not in finished]
-            if runs:
-                failed += await self._backend(backend, runs)
-        self._emit(events.ExperimentFinished(done=len(self.plan.runs) - failed, failed=failed))
-        return not failed
-
-    def interrupted(self, signal_name: str) -> None:
-        self._emit(events.ExperimentInterrupted(signal=signal_name))
-
-    async def _backend(self, backend: Backend, runs: list[Run]) -> int:
-        """Serve one backend and run its share; how many of its runs failed."""
-        server = self._start(backend)
+    async def run(self, runs: Iterable[Run], done: set[str]) -> bool:
+        """Run `runs` but those in `done`; true if every one is done then. Cancellation ends the servers first."""
+        self._runs = {run.id: run for run in runs}
+        self._queue = [run for run in self._runs.values() if run.id not in done]
+        self._ended = dict.fromkeys(done & self._runs.keys(), "done")
+        self._main = asyncio.current_task()
+        scoring = asyncio.create_task(self._predict())
         try:
-            log = await self._ready(backend, server)
-            return await self._runs(backend, server, runs, log)
-        except ServerError as error:
-            self._emit(events.BackendFailed(backend=backend.name, reason=str(error), log_tail=error.log_tail))
-            for run in runs:
-                self._emit(events.RunFailed(run=run.id, reason=str(error)))
-            return len(runs)
+            async with control.listening(self.directory.path, self.obey):
+                while self._queue:
+                    await self._next(self._queue[0])
         finally:
-            server.stop()
-            self._emit(events.BackendStopped(backend=backend.name))
+            scoring.cancel()
+            await self._put_down()
+        ended = Counter(self._ended.values())
+        self._emit(
+            events.ExperimentFinished(done=ended["done"], failed=ended["failed"], cancelled=ended["cancelled"])
+        )
+        return ended["done"] == len(self._runs)
 
-    def _start(self, backend: Backend) -> Server:
-        gate_logs = self.directory.gate_logs(backend.name).resolve()
-        gate_logs.mkdir(parents=True)
-        launch = builtin.launch(backend, self.config.model, gate_logs, self.config.experiment.seed)
+    def interrupted(self, by: str) -> None:
+        self._emit(events.ExperimentInterrupted(by=by))
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    async def _next(self, run: Run) -> None:
+        """Run the head of the queue, on the server that is up if it is its backend's, else on a new one."""
+        try:
+            serving = await self._serve(run.backend)
+        except ServerError as error:
+            self._emit(events.BackendFailed(backend=run.backend, reason=str(error), log_tail=error.log_tail))
+            await self._put_down()
+            for left in [r for r in self._queue if r.backend == run.backend]:
+                self._fail(left, str(error))
+            return
+        if run not in self._queue:  # cancelled while its server came up
+            return
+        self._queue.remove(run)
+        self._current = run
+        self._task = asyncio.create_task(self._measure(serving, run))
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._current = self._task = None
+        if self._queue and self.config.experiment.pause_s:
+            await asyncio.sleep(self.config.experiment.pause_s)
+
+    async def _measure(self, serving: Serving, run: Run) -> None:
+        wanted = self.config.experiment
+        load = self._load(serving, self._dataset(run), run.label, wanted.num_prompts)
+        measurement = Measurement(serving.target, run, load, self.directory, self._emit, wanted.max_error_rate)
+        try:
+            await measurement.take()
+            self._ended[run.id] = "done"
+        except asyncio.CancelledError:
+            self._ended[run.id] = "cancelled"
+            self._emit(events.RunCancelled(run=run.id, completed=measurement.keep_partial()))
+            raise
+        except RunError as error:
+            cause = f"; {serving.server.root_cause()}" if serving.server.has_ended else ""
+            self._fail(run, f"{error}{cause}")
+            if error.stalled:
+                await self._put_down()
+        except OSError as error:
+            self._fail(run, f"its files cannot be written: {error}")
+
+    def _fail(self, run: Run, reason: str) -> None:
+        if run in self._queue:
+            self._queue.remove(run)
+        self._ended[run.id] = "failed"
+        self._emit(events.RunFailed(run=run.id, reason=reason))
+
+    def _dataset(self, run: Run) -> Dataset:
+        if run.dataset not in self._datasets:
+            self._datasets |= plan.read_datasets({run.dataset: Path(run.file)})
+        return self._datasets[run.dataset]
+
+    async def _predict(self) -> None:
+        """Score the data sets while the first server starts: the queue shows what is expected of each run."""
+        count = self.config.experiment.num_prompts
+        scores = {}
+        for index, dataset in list(self._datasets.items()):
+            found = await asyncio.to_thread(predicted, tuple(p.text for p in dataset.prompts[:count]))
+            scores[index] = found.score if found else None
+        self._emit(events.ScoresPredicted(scores=scores))
+
+    # --- servers ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self, name: str) -> Serving:
+        """The ready server of a backend. ServerError where it does not come up, or has died too often."""
+        if self._serving and self._serving.backend.name == name and not self._serving.server.has_ended:
+            return self._serving
+        await self._put_down()
+        if self._starts[name] > MAX_RESTARTS:
+            raise ServerError(f"server {name} died {self._starts[name]} times; not started again", [])
+        self._starts[name] += 1
+        backend = next(b for b in self.config.backends if b.name == name)
+        gate_logs = self.directory.new_gate_logs(name).resolve()
+        launch = launches.launch(self.kind, backend, self.config.model, gate_logs, self.config.experiment.seed)
+        server = self._start(backend, launch)
+        # Known before it is ready, so that whatever ends the wait also ends the server.
+        target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, Follower(gate_logs))
+        self._serving = Serving(backend, server, target)
+        await self._ready(self._serving, launch)
+        return self._serving
+
+    def _start(self, backend: Backend, launch: Launch) -> Server:
         log = self.directory.path / backend.name / "server.log"
         server = servers.start(
-            backend.name, launch.command, port=backend.port, api_key=secrets.token_hex(16), log=log, env=launch.env
+            backend.name,
+            launch.command,
+            port=backend.port,
+            api_key=secrets.token_hex(16),
+            log=log,
+            env={**launch.env, **backend.env},
         )
-        self._gate_logs = gate_logs
         self._emit(
             events.BackendStarting(
-                backend=backend.name, port=backend.port, pid=server.process.pid, command=launch.command, log=str(log)
+                backend=backend.name,
+                port=backend.port,
+                pid=server.process.pid,
+                command=launch.command,
+                log=str(log),
             )
         )
         return server
 
-    async def _ready(self, backend: Backend, server: Server) -> ServerLog:
-        """Wait for /health, note what runs, send the warm-up; the gate log, open behind it."""
-        seconds = await server.wait_ready(backend.startup_timeout_s)
-        ran = builtin.ran(await server.version(), server.log)
-        wrong = builtin.mismatches(backend, ran)
-        self._emit(events.BackendReady(backend=backend.name, seconds=seconds, ran=ran, mismatches=wrong))
-        prompts = next(iter(self.plan.datasets.values())).prompts
+    async def _ready(self, serving: Serving, launch: Launch) -> None:
+        """Wait for /health, note what runs, send the warm-up."""
+        backend, server = serving.backend, serving.server
+
+        def tell(phase: str) -> None:
+            self._emit(events.BackendPhase(backend=backend.name, phase=phase))
+
+        seconds = await server.wait_ready(backend.startup_timeout_s, tell)
+        ran = launches.ran(self.kind, await server.version(), server.log)
+        mismatches = launches.mismatches(self.kind, backend, ran)
+        self.directory.note_server(backend.name, {"command": launch.command, "ran": ran, "mismatches": mismatches})
+        if mismatches and self.config.experiment.strict:
+            raise ServerError(f"asked ≠ ran, and strict = true: {'; '.join(mismatches)}", server.log_tail())
+        if self.config.experiment.warmup_requests:
+            tell("warming up")
+            await self._warm_up(serving)
+        self._emit(events.BackendReady(backend=backend.name, seconds=seconds, ran=ran, mismatches=mismatches))
+
+    async def _warm_up(self, serving: Serving) -> None:
+        prompts = self._dataset(self._queue[0]).prompts
         count = self.config.experiment.warmup_requests
-        warmup = tuple(prompts[i % len(prompts)] for i in range(count))
-        if warmup:
-            records = await client.run(self._load(server, Dataset(WARMUP, Path(), warmup), WARMUP, count))
-            if all(not r.ok for r in records):
-                raise ServerError(
-                    f"server {backend.name}: every warm-up request failed: {records[0].error}",
-                    server.log_tail(),
-                )
-        return ServerLog(self._gate_logs)
+        warmup = Dataset(WARMUP, Path(), tuple(prompts[i % len(prompts)] for i in range(count)))
+        records = await client.run(self._load(serving, warmup, WARMUP, count))
+        if all(not r.ok for r in records):
+            reason = f"server {serving.backend.name}: every warm-up request failed: {records[0].error}"
+            raise ServerError(reason, serving.server.log_tail())
 
-    async def _runs(self, backend: Backend, server: Server, runs: list[Run], log: ServerLog) -> int:
-        failed = 0
-        for place, run in enumerate(runs):
-            if place and self.config.experiment.pause_s:
-                await asyncio.sleep(self.config.experiment.pause_s)
-            if server.has_ended:
-                raise_reason = f"server {backend.name} ended during the runs; see {server.log}"
-                for left in runs[place:]:
-                    self._emit(events.RunFailed(run=left.id, reason=raise_reason))
-                return failed + len(runs) - place
-            try:
-                await self._run(server, run, log)
-            except (RunError, GateLogError, OSError) as error:
-                failed += 1
-                self._emit(events.RunFailed(run=run.id, reason=str(error)))
-        return failed
+    async def _put_down(self) -> None:
+        """End the server that is up, if one is, and wait for its whole tree."""
+        serving, self._serving = self._serving, None
+        if serving is None:
+            return
+        self._emit(events.BackendStopping(backend=serving.backend.name))
+        await asyncio.shield(asyncio.to_thread(serving.server.stop))
+        self._emit(events.BackendStopped(backend=serving.backend.name))
 
-    async def _run(self, server: Server, run: Run, log: ServerLog) -> None:
-        dataset = self.plan.datasets[run.dataset]
-        load = self._load(server, dataset, run.label, self.config.experiment.num_prompts)
-        self._emit(events.RunStarted(run=run.id, requests=len(load.prompts)))
-        records = await client.run(load, lambda record: self._emit(_request_event(run, record)))
-        self.directory.write_requests(run, records)
-        figures = metrics.summarise(records)
-        self._check_errors(records)
-        measured = await _imbalance_of(log, run.label, figures)
-        result = self._result(run, load, records, figures, measured)
-        name = self.directory.write_result(run, result)
-        self._write_imbalances(run, measured)
-        self._emit(events.RunFinished(run=run.id, result=name, figures=_run_figures(figures, result, measured)))
-
-    def _load(self, server: Server, dataset: Dataset, label: str, count: int) -> Load:
+    def _load(self, serving: Serving, dataset: Dataset, label: str, count: int) -> Load:
         wanted = self.config.experiment
         return Load(
-            base_url=server.base_url,
-            model=builtin.MODEL_NAME,
+            base_url=serving.target.base_url,
+            model=serving.target.model,
             label=label,
             prompts=dataset.prompts[:count],
-            api_key=server.api_key,
+            api_key=serving.server.api_key,
             input_len=wanted.input_len,
             output_len=wanted.output_len,
             request_rate=wanted.request_rate if label != WARMUP else "inf",
@@ -159,145 +250,69 @@ class Engine:
             stall_timeout_s=wanted.stall_timeout_s,
         )
 
-    def _check_errors(self, records: list[RequestRecord]) -> None:
-        errors = [r.error for r in records if r.error]
-        if len(errors) == len(records) or len(errors) > self.config.experiment.max_error_rate * len(records):
-            raise RunError(f"{len(errors)} of {len(records)} requests failed, the first with: {errors[0]}")
+    # --- commands ---------------------------------------------------------------------------------------------------
 
-    def _result(
-        self, run: Run, load: Load, records: list[RequestRecord], figures: Metrics, measured: Imbalance
-    ) -> dict[str, Any]:
-        """Upstream's keys with their meaning, and ours beside them."""
-        prediction = _predicted(tuple(p.text for p in load.prompts))
-        return {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
-            "backend": run.backend,
-            "engine": builtin.ENGINE,
-            "model_id": builtin.MODEL_NAME,
-            "tokenizer_id": "bytes",
-            "dataset_name": run.label,
-            "dataset_path": str(run.path),
-            "request_rate": load.request_rate,
-            **metrics.as_result(records, figures),
-            **(prediction.as_result() if prediction else {"imbalance_score": None}),
-            "measured_imbalance": measured,
-        }
+    def obey(self, command: control.Command) -> None:
+        """Do what a view asks for. ControlError where that makes no sense now."""
+        match command:
+            case control.Cancel():
+                self._cancel(self._known(command.runs))
+            case control.Retry():
+                self._retry(self._known(command.runs))
+            case control.Move():
+                self._move(self._known(command.runs), command.before)
+            case control.Add():
+                self._add(command)
+            case control.StopServer():
+                self._cancel([r for r in self._runs.values() if r.backend == command.backend and r.id not in self._ended])
+                if self._serving and self._serving.backend.name == command.backend and self._task is None:
+                    asyncio.create_task(self._put_down())
+            case control.Stop():
+                assert self._main
+                self._main.cancel()
 
-    def _write_imbalances(self, run: Run, measured: Imbalance) -> None:
-        """Upstream's two mappings of a backend, kept whole after every run."""
-        of_backend = self._imbalance.setdefault(run.backend, self._known_imbalances(run.backend))
-        of_backend[f"gates_logs_{run.label}"] = measured
-        ordered = {name: of_backend[name] for name in sorted(of_backend)}
-        self.directory.write_json(f"{run.backend}_real_imbalance.json", {n: m.per_step_cv for n, m in ordered.items()})
-        self.directory.write_json(
-            f"{run.backend}_real_imbalance_aggregated.json", {n: m.aggregated_cv for n, m in ordered.items()}
-        )
+    def _known(self, ids: list[str]) -> list[Run]:
+        if missing := [i for i in ids if i not in self._runs]:
+            raise ControlError(f"there is no run {missing[0]}")
+        return [self._runs[i] for i in ids]
 
-    def _known_imbalances(self, backend: str) -> dict[str, Imbalance]:
-        """Those of the runs done before a resume."""
-        known = store.results(self.directory.path / backend / "results_json")
-        return {
-            f"gates_logs_{label}": msgspec.convert(result["measured_imbalance"], Imbalance)
-            for label, result in known.items()
-            if result.get("measured_imbalance")
-        }
+    def _cancel(self, runs: list[Run]) -> None:
+        if over := [r for r in runs if r.id in self._ended]:
+            raise ControlError(f"{over[0].id} is {self._ended[over[0].id]} already")
+        for run in runs:
+            if run == self._current and self._task:
+                self._task.cancel()
+            else:
+                self._queue.remove(run)
+                self._ended[run.id] = "cancelled"
+                self._emit(events.RunCancelled(run=run.id))
+
+    def _retry(self, runs: list[Run]) -> None:
+        if wrong := [r for r in runs if self._ended.get(r.id) not in ("failed", "cancelled")]:
+            raise ControlError(f"{wrong[0].id} is {self._ended.get(wrong[0].id, 'still to come')}: nothing to retry")
+        for run in runs:
+            del self._ended[run.id]
+            self._starts[run.backend] = 0
+            self._queue.append(run)
+            self._emit(events.RunRequeued(run=run.id))
+
+    def _move(self, runs: list[Run], before: str) -> None:
+        if wrong := [r for r in runs if r not in self._queue]:
+            raise ControlError(f"{wrong[0].id} is not queued: only queued runs move")
+        rest = [r for r in self._queue if r not in runs]
+        place = next((i for i, r in enumerate(rest) if r.id == before), len(rest))
+        self._queue = [*rest[:place], *runs, *rest[place:]]
+        self._emit(events.QueueReordered(runs=[r.id for r in self._queue]))
+
+    def _add(self, command: control.Add) -> None:
+        try:
+            added = plan.again(self.config, self._runs.keys(), command.datasets, command.backends)
+        except ConfigError as error:
+            raise ControlError(str(error)) from None
+        self._runs |= {r.id: r for r in added}
+        self._queue += added
+        self._emit(events.RunsAdded(runs=added))
 
     def _emit(self, event: AnyEvent) -> None:
         self.directory.append(event)
         self._listen(event)
-
-
-async def _imbalance_of(log: ServerLog, label: str, figures: Metrics) -> Imbalance:
-    """The run's steps. A server may write its last block a moment after its last token: wait for all tokens.
-
-    Every prompt token and every generated token but the last of a request passes the model once.
-    """
-    due = figures.total_input_tokens + figures.total_output_tokens - figures.completed
-    gathered: list[GateLog] = []
-    deadline = time.monotonic() + LOG_WAIT_S
-    while True:
-        gathered.append(log.read())
-        seen = sum(int(g.segments[label].sum()) for g in gathered if label in g.segments)
-        if seen >= due or time.monotonic() > deadline:
-            break
-        await asyncio.sleep(0.02)
-    return imbalance.measure_segments(gathered, label)
-
-
-def _request_event(run: Run, record: RequestRecord) -> events.RequestFinished:
-    tpot = record.tpot_s if record.ok else None
-    return events.RequestFinished(
-        run=run.id,
-        index=record.index,
-        output_tokens=record.output_tokens,
-        ttft_ms=record.ttft_s * 1e3 if record.ok else None,
-        tpot_ms=None if tpot is None else tpot * 1e3,
-        error=record.error,
-    )
-
-
-def _run_figures(figures: Metrics, result: dict[str, Any], measured: Imbalance) -> RunFigures:
-    return RunFigures(
-        completed=figures.completed,
-        failed=figures.num_prompts - figures.completed,
-        duration_s=figures.duration,
-        mean_ttft_ms=figures.mean_ttft_ms,
-        mean_tpot_ms=figures.mean_tpot_ms,
-        output_throughput=figures.output_throughput,
-        score=result["imbalance_score"],
-        cv=measured.per_step_cv,
-        aggregated_cv=measured.aggregated_cv,
-        excess_cv=measured.excess_cv,
-        imbalance_reason=measured.excess_cv_reason,
-    )
-
-
-@cache
-def _predicted(texts: tuple[str, ...]) -> predict.Prediction | None:
-    """The same data set runs at every backend and repeat: score it once. None for texts that have no score."""
-    try:
-        return predict.predict(texts)
-    except ValueError:
-        return None
-
-
-def describe(config: Config, plan: Plan) -> dict[str, Any]:
-    """run.json: the resolved configuration, versions, host, git state and what is asked of each backend."""
-    return {
-        "config": config,
-        "only": sorted(plan.datasets),
-        "backends": [b.name for b in plan.backends],
-        "engine": builtin.ENGINE,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in ("gatescope", "numpy", "httpx", "msgspec", "uvicorn")},
-        "python": platform.python_version(),
-        "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
-        "gpus": _gpus(),
-        "git": _git(config.path.parent),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _gpus() -> list[str]:
-    """`nvidia-smi -L`, or nothing where there is none."""
-    return _lines(["nvidia-smi", "-L"])
-
-
-def _git(folder: Path) -> dict[str, Any]:
-    commit = _lines(["git", "-C", str(folder), "rev-parse", "HEAD"])
-    changed = _lines(["git", "-C", str(folder), "status", "--porcelain"])
-    return {"commit": commit[0] if commit else None, "changed_files": len(changed)}
-
-
-def _lines(command: list[str]) -> list[str]:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.splitlines() if done.returncode == 0 else []

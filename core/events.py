@@ -6,6 +6,8 @@ import time
 
 import msgspec
 
+from core.plan import Run
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
     """`at`: wall-clock seconds since the epoch; for labels only, never for durations."""
@@ -13,14 +15,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=Tr
     at: float = msgspec.field(default_factory=time.time)
 
 
-class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the queue."""
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds over `n` requests (for ITL: over `n` gaps). `p99` is null below n = 100: there `max` says it all."""
 
-    id: str
-    backend: str
-    dataset: str
-    label: str
-    file: str
+    n: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float | None
+    max: float
 
 
 class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,24 +32,71 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     completed: int
     failed: int
     duration_s: float
-    mean_ttft_ms: float | None
-    mean_tpot_ms: float | None
     output_throughput: float
+    latencies: dict[str, Latency]  # by ttft, tpot, itl, e2e; a metric without a value is left out
     score: float | None
     cv: float | None
     aggregated_cv: float | None
     excess_cv: float | None
+    rank_imbalance: float | None = None
     imbalance_reason: str | None = None  # why a figure of the imbalance is null
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU at one moment."""
+
+    index: int
+    memory_used_gib: float
+    memory_total_gib: float
+    utilisation_pct: int
+    power_w: float
+    temperature_c: int
+
+
+class ServerLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server says of itself at /metrics."""
+
+    running: int
+    waiting: int
+    kv_cache: float  # share in use, 0 to 1
+    preemptions: int
+
+
+class LiveImbalance(msgspec.Struct, frozen=True, kw_only=True):
+    """The router over the steps of the last second. `share`: of its layer's tokens, that the hottest expert got."""
+
+    cv: float
+    excess_cv: float | None
+    rank_imbalance: float | None
+    layer: int
+    expert: int
+    share: float
 
 
 class ExperimentStarted(Event, frozen=True, kw_only=True):
     name: str
     engine: str  # as it is shown everywhere: "vllm", or "builtin (NumPy, CPU)"
-    runs: list[PlannedRun]
+    runs: list[Run]
 
 
 class ExperimentResumed(Event, frozen=True, kw_only=True):
     missing: int
+
+
+class ScoresPredicted(Event, frozen=True, kw_only=True):
+    scores: dict[str, float | None]  # by data set
+
+
+class RunsAdded(Event, frozen=True, kw_only=True):
+    runs: list[Run]
+
+
+class RunRequeued(Event, frozen=True, kw_only=True):
+    run: str
+
+
+class QueueReordered(Event, frozen=True, kw_only=True):
+    runs: list[str]  # every queued run, in its new order
 
 
 class BackendStarting(Event, frozen=True, kw_only=True):
@@ -55,6 +105,11 @@ class BackendStarting(Event, frozen=True, kw_only=True):
     pid: int
     command: list[str]
     log: str
+
+
+class BackendPhase(Event, frozen=True, kw_only=True):
+    backend: str
+    phase: str  # of its start: "loading weights", …
 
 
 class BackendReady(Event, frozen=True, kw_only=True):
@@ -70,6 +125,10 @@ class BackendFailed(Event, frozen=True, kw_only=True):
     log_tail: list[str]
 
 
+class BackendStopping(Event, frozen=True, kw_only=True):
+    backend: str
+
+
 class BackendStopped(Event, frozen=True, kw_only=True):
     backend: str
 
@@ -82,10 +141,27 @@ class RunStarted(Event, frozen=True, kw_only=True):
 class RequestFinished(Event, frozen=True, kw_only=True):
     run: str
     index: int
+    input_tokens: int
     output_tokens: int
     ttft_ms: float | None
     tpot_ms: float | None
+    itl_ms: float | None  # median gap
+    e2e_ms: float | None
     error: str = ""
+
+
+class Sampled(Event, frozen=True, kw_only=True):
+    """Once a second during a run. Null where the server or this machine does not tell."""
+
+    backend: str
+    run: str
+    sent: int
+    first_tokens: int  # requests that have one
+    output_tokens: int
+    finished: int
+    server: ServerLoad | None = None
+    gpus: list[Gpu] = []
+    imbalance: LiveImbalance | None = None
 
 
 class RunFinished(Event, frozen=True, kw_only=True):
@@ -99,26 +175,40 @@ class RunFailed(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class RunCancelled(Event, frozen=True, kw_only=True):
+    run: str
+    completed: int = 0  # requests whose figures are kept in a partial result
+
+
 class ExperimentFinished(Event, frozen=True, kw_only=True):
     done: int
     failed: int
+    cancelled: int = 0
 
 
 class ExperimentInterrupted(Event, frozen=True, kw_only=True):
-    signal: str
+    by: str  # a signal's name, or "stop"
 
 
 AnyEvent = (
     ExperimentStarted
     | ExperimentResumed
+    | ScoresPredicted
+    | RunsAdded
+    | RunRequeued
+    | QueueReordered
     | BackendStarting
+    | BackendPhase
     | BackendReady
     | BackendFailed
+    | BackendStopping
     | BackendStopped
     | RunStarted
     | RequestFinished
+    | Sampled
     | RunFinished
     | RunFailed
+    | RunCancelled
     | ExperimentFinished
     | ExperimentInterrupted
 )

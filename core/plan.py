@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from core import dataset
-from core.config import Backend, Config, ConfigError
+from core.config import Config, ConfigError
 from core.dataset import Dataset
 
 
@@ -20,8 +20,7 @@ class Run(msgspec.Struct, frozen=True):
     backend: str
     dataset: str
     label: str
-    repeat: int
-    path: Path
+    file: str
 
     @property
     def id(self) -> str:
@@ -31,25 +30,43 @@ class Run(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """What is run, in order: backend by backend, since a server start is what costs."""
 
-    backends: tuple[Backend, ...]
     datasets: dict[str, Dataset]
     runs: tuple[Run, ...]
 
-    def of(self, backend: str) -> list[Run]:
-        return [r for r in self.runs if r.backend == backend]
+    @property
+    def backends(self) -> list[str]:
+        return list(dict.fromkeys(r.backend for r in self.runs))
 
 
 def make(config: Config, only: Collection[str] = (), backends: Collection[str] = ()) -> Plan:
     """The plan, narrowed to some data set indices and backends. Reads every data set, so a bad one stops the start."""
-    chosen = _backends(config, backends)
-    datasets = _datasets(config, only)
+    paths = select_datasets(config, only)
     runs = [
-        Run(backend.name, index, index if repeat == 1 else f"{index}-r{repeat}", repeat, datasets[index].path)
-        for backend in chosen
+        Run(backend, index, label(index, repeat), str(paths[index]))
+        for backend in select_backends(config, backends)
         for repeat in range(1, config.experiment.repeats + 1)
-        for index in _order(config, list(datasets), repeat)
+        for index in _order(config, list(paths), repeat)
     ]
-    return Plan(chosen, datasets, tuple(runs))
+    return Plan(read_datasets(paths), tuple(runs))
+
+
+def label(index: str, repeat: int) -> str:
+    """`001`, and `001-r2` from the second repeat on."""
+    return index if repeat == 1 else f"{index}-r{repeat}"
+
+
+def again(config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]) -> list[Run]:
+    """One more run of each of these data sets at each of these backends; `known` are the ids that are taken."""
+    paths = select_datasets(config, datasets)
+    return [
+        next(
+            run
+            for repeat in range(1, len(known) + 2)
+            if (run := Run(backend, index, label(index, repeat), str(path))).id not in known
+        )
+        for backend in select_backends(config, backends)
+        for index, path in paths.items()
+    ]
 
 
 def _order(config: Config, indices: list[str], repeat: int) -> list[str]:
@@ -59,17 +76,19 @@ def _order(config: Config, indices: list[str], repeat: int) -> list[str]:
     return indices
 
 
-def _backends(config: Config, names: Collection[str]) -> tuple[Backend, ...]:
+def select_backends(config: Config, names: Collection[str]) -> list[str]:
+    """The named backends, or all of them. ConfigError for an unknown one."""
     known = [b.name for b in config.backends]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ConfigError(f"{config.path}: [[backends]]: there is no backend {name!r}; {hint}")
-    return tuple(b for b in config.backends if not names or b.name in names)
+    return [name for name in known if not names or name in names]
 
 
-def _datasets(config: Config, only: Collection[str]) -> dict[str, Dataset]:
+def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
+    """Index → file of the chosen data sets, or of all. ConfigError for an unknown index, or one that two files share."""
     paths: dict[str, Path] = {}
     for place, path in enumerate(config.dataset_paths, 1):
         index = dataset.index_of(path, place)
@@ -86,7 +105,12 @@ def _datasets(config: Config, only: Collection[str]) -> dict[str, Dataset]:
                 f"--only {index}: no such data set; there are {len(paths)}, from {min(paths)} to {max(paths)}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
+    return {index: path for index, path in paths.items() if not only or index in only}
+
+
+def read_datasets(paths: Mapping[str, Path]) -> dict[str, Dataset]:
+    """Index → data set. ConfigError for one that cannot be used."""
     try:
-        return {i: dataset.read(p, i) for i, p in paths.items() if not only or i in only}
+        return {index: dataset.read(path, index) for index, path in paths.items()}
     except dataset.DatasetError as error:
         raise ConfigError(str(error)) from None

@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +20,14 @@ from core.events import AnyEvent
 from core.metrics import RequestRecord
 from core.plan import Run
 
-SYNCED = (events.ExperimentStarted, events.RunFinished, events.RunFailed, events.ExperimentFinished)
+SYNCED = (
+    events.ExperimentStarted,
+    events.RunFinished,
+    events.RunFailed,
+    events.RunCancelled,
+    events.ExperimentFinished,
+    events.ExperimentInterrupted,
+)
 
 
 def new_path(name: str, parent: Path = Path("runs")) -> Path:
@@ -126,17 +132,37 @@ class RunDirectory:
             os.truncate(self.path / "events.jsonl", data.rfind(b"\n") + 1)
 
 
-def read_events(path: Path) -> Iterator[AnyEvent]:
-    """Every whole event of a run directory's journal. ConfigError names a line that is not one."""
-    try:
-        lines = (path / "events.jsonl").read_bytes().split(b"\n")
-    except OSError as error:
-        raise ConfigError(f"{path / 'events.jsonl'}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(lines[:-1], 1):
+class Journal:
+    """Reads a growing events.jsonl: each `poll()` returns the whole events that came since the last."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.file = run_dir / "events.jsonl"
+        self._offset = self._lines = 0
+
+    def poll(self) -> list[AnyEvent]:
+        """New events, oldest first. ConfigError where the journal cannot be read, or a line is not an event."""
         try:
-            yield events.decode(line)
+            with open(self.file, "rb") as file:
+                file.seek(self._offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except OSError as error:
+            raise ConfigError(f"{self.file}: cannot be read: {error.strerror}") from None
+        if not newline:
+            return []
+        self._offset += len(whole) + 1
+        return [self._decoded(line) for line in whole.split(b"\n")]
+
+    def _decoded(self, line: bytes) -> AnyEvent:
+        self._lines += 1
+        try:
+            return events.decode(line)
         except msgspec.DecodeError as error:
-            raise ConfigError(f"{path / 'events.jsonl'}:{number}: not an event: {error}") from None
+            raise ConfigError(f"{self.file}:{self._lines}: not an event: {error}") from None
+
+
+def read_events(run_dir: Path) -> list[AnyEvent]:
+    """Every whole event of a run directory. ConfigError as `Journal.poll`."""
+    return Journal(run_dir).poll()
 
 
 def done_runs(path: Path) -> set[str]:
@@ -148,18 +174,18 @@ def done_runs(path: Path) -> set[str]:
     }
 
 
-def read_result(file: Path) -> dict[str, Any]:
-    """One result file. ConfigError where it is not readable."""
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object. ConfigError where it is not readable."""
     try:
         return dict(msgspec.json.decode(file.read_bytes()))
     except (OSError, ValueError, TypeError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{file}: not a readable result: {error}") from None
+        raise ConfigError(f"{file}: not a readable JSON object: {error}") from None
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Label → result of every `<label>.json` in a results folder."""
     found = {p.stem: p for p in folder.glob("*.json") if re.fullmatch(r"\d{3,}(-r\d+)?", p.stem)}
-    return {label: read_result(found[label]) for label in sorted(found)}
+    return {label: read_json(found[label]) for label in sorted(found)}
 
 
 def read_config(path: Path) -> Config:

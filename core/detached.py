@@ -1,0 +1,56 @@
+"""Starts the engine as a process of its own, which outlives the terminal: `gatescope --batch` in a session of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from core import config, control, store
+from core.config import ConfigError
+
+START_S = 30.0
+POLL_S = 0.05
+LOG = "engine.log"
+
+
+def start(
+    config_path: Path,
+    *,
+    out: Path | None = None,
+    only: Sequence[str] = (),
+    backends: Sequence[str] = (),
+    engine: str | None = None,
+    resume: Path | None = None,
+) -> Path:
+    """The run directory, once the engine listens there. ConfigError with what the engine said if it does not start."""
+    run_dir = resume or out or store.new_path(config.load(config_path).experiment.name)
+    command = [sys.executable, "-P", "-m", "core.cli", "--batch", "--config", str(config_path)]
+    command += ["--resume", str(resume)] if resume else ["--out", str(run_dir), *_selection(only, backends, engine)]
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    said = run_dir.with_name(f".{run_dir.name}.log")  # beside it: --out must be new or empty
+    with open(said, "wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if control.is_live(run_dir) or process.poll() in (0, 1):
+            said.replace(run_dir / LOG)  # the engine goes on writing to it
+            return run_dir
+        if process.poll() is not None:
+            break
+        time.sleep(POLL_S)
+    lines = said.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    said.unlink()
+    raise ConfigError(lines[-1].removeprefix("gatescope: "))
+
+
+def _selection(only: Sequence[str], backends: Sequence[str], engine: str | None) -> list[str]:
+    return [
+        *(("--only", ",".join(only)) if only else ()),
+        *(("--backend", ",".join(backends)) if backends else ()),
+        *(("--engine", engine) if engine else ()),
+    ]
