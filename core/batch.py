@@ -10,16 +10,19 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from core import analysis, config, events, plan, state, store
+from core import analysis, config, events, plan, provenance, state, store
 from core.analysis import Results
-from core.backends import builtin
+from core.backends import builtin, choice
 from core.backends import server as servers
+from core.backends.choice import Kind
 from core.config import Config, ConfigError
-from core.engine import Engine, describe
-from core.events import AnyEvent, RunFigures
-from core.plan import Plan
+from core.engine import Engine
+from core.events import AnyEvent
+from core.narrate import sentence, shown
+from core.plan import Run
 from core.store import RunDirectory
 
 HEARTBEAT_S = 30.0
@@ -36,64 +39,30 @@ class Lines:
     def __call__(self, event: AnyEvent) -> None:
         self._state = state.reduce(self._state, event)
         if self._json:
-            sys.stdout.write(events.encode(event).decode() + "\n")
-            sys.stdout.flush()
-        if line := self._line(event):
+            with contextlib.suppress(BrokenPipeError):  # a reader that has gone does not stop the runs
+                sys.stdout.write(events.encode(event).decode() + "\n")
+                sys.stdout.flush()
+        if line := sentence(event, self._state) or self._heartbeat():
             tell(line)
             self._told_at = time.monotonic()
 
-    def _line(self, event: AnyEvent) -> str | None:
-        match event:
-            case events.ExperimentStarted():
-                return f"{event.name}: {len(event.runs)} runs · engine: {event.engine}"
-            case events.ExperimentResumed():
-                return f"resuming: {event.missing} of {len(self._state.runs)} runs are missing"
-            case events.BackendStarting():
-                return f"~ {event.backend}: starting on port {event.port}, pid {event.pid}, log {event.log}"
-            case events.BackendReady():
-                ran = ", ".join(f"{k} {v}" for k, v in event.ran.items())
-                return f"● {event.backend}: ready after {event.seconds:.1f} s: {ran}"
-            case events.BackendFailed():
-                tail = "".join(f"\n    {line}" for line in event.log_tail)
-                return f"! {event.backend}: {event.reason}; the end of its log:{tail}"
-            case events.RunFinished():
-                return f"✓ {self._place()} {event.run:<14} {figures_line(event.figures)}{self._eta()}"
-            case events.RunFailed():
-                return f"! {self._place()} {event.run:<14} failed: {event.reason}{self._eta()}"
-            case events.RequestFinished() if event.error:
-                return f"! request {event.index} of {event.run}: {event.error}"
-            case events.RequestFinished() if time.monotonic() - self._told_at > HEARTBEAT_S:
-                live = self._state.live
-                return f"▶ {live.run}: {live.finished} of {live.requests} requests" if live else None
-            case events.ExperimentInterrupted():
-                return f"× stopped by {event.signal}; what was done is kept"
-        return None
-
-    def _place(self) -> str:
-        ended = self._state.count("done") + self._state.count("failed")
-        total = len(self._state.runs)
-        return f"run {ended:>{len(str(total))}} of {total}"
-
-    def _eta(self) -> str:
-        eta = self._state.eta_s()
-        return "" if eta is None else f"  ETA {minutes(eta)}"
+    def _heartbeat(self) -> str | None:
+        """A sign of life in a log file, where a run or a start takes long."""
+        live = self._state.live
+        if live is None or time.monotonic() - self._told_at < HEARTBEAT_S:
+            return None
+        return f"▶ {live.run}: {live.finished} of {live.requests} requests"
 
 
-def figures_line(figures: RunFigures) -> str:
-    ttft, tpot = _shown(figures.mean_ttft_ms, "7.1f"), _shown(figures.mean_tpot_ms, "6.2f")
-    return (
-        f"TTFT {ttft} ms  TPOT {tpot} ms  {figures.output_throughput:7.1f} tok/s"
-        f"  CV {_shown(figures.cv, '.3f')}  excess {_shown(figures.excess_cv, '.3f')}"
-    )
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one batch does: all of a new run directory, or what is missing in an old one."""
 
-
-def minutes(seconds: float) -> str:
-    whole = round(seconds)
-    return (
-        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-        if whole >= 3600
-        else f"{whole // 60}:{whole % 60:02d}"
-    )
+    config: Config
+    kind: Kind
+    runs: list[Run]
+    ended: dict[str, str]  # run id → done, or cancelled by command
+    resumed: bool
 
 
 def run(
@@ -107,67 +76,69 @@ def run(
     json: bool,
 ) -> int:
     """The whole batch; its exit code. ConfigError before anything is started."""
-    loaded = store.read_config(resume) if resume else config.load(config_path)
-    only, backends = _selection(resume, only, backends)
+    if resume:
+        if only or backends or engine or out:
+            raise ConfigError(
+                "--resume goes on as the run was started; leave out --only, --backend, --engine and --out"
+            )
+        with RunDirectory.reopen(resume) as directory:
+            return _run_in(directory, _resumed(resume), json=json)
+    job = _new(config.load(config_path), only, backends, engine)
+    with RunDirectory.create(out or store.new_path(job.config.experiment.name)) as directory:
+        return _run_in(directory, job, json=json)
+
+
+def _new(loaded: Config, only: Sequence[str], backends: Sequence[str], engine: str | None) -> Job:
     made = plan.make(loaded, only, backends)
-    _check_engine(loaded, engine)
-    for backend in made.backends:
-        servers.check_port(backend.name, backend.port)
-    directory = (
-        RunDirectory.reopen(resume) if resume else RunDirectory.create(out or store.new_path(loaded.experiment.name))
-    )
-    with directory:
-        return _run_in(directory, loaded, made, json=json, resumed=resume is not None)
+    used = [b for b in loaded.backends if b.name in made.backends]
+    kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
+    return _checked(Job(loaded, kind, list(made.runs), {}, resumed=False))
 
 
-def _selection(
-    resume: Path | None, only: Sequence[str], backends: Sequence[str]
-) -> tuple[Sequence[str], Sequence[str]]:
-    """On resume, what the run was started with: what is missing is missing from that."""
-    if resume is None:
-        return only, backends
-    if only or backends:
-        raise ConfigError("--resume goes on with the runs it was started with; leave out --only and --backend")
-    about = store.read_result(resume / "run.json")
-    return about["only"], about["backends"]
+def _resumed(path: Path) -> Job:
+    """The journal rules on what is run, run.json on how; experiments.toml may have changed meanwhile."""
+    loaded, kind = store.read_config(path), store.read_json(path / "run.json").get("engine_kind", "builtin")
+    past = state.fold(store.read_events(path))
+    runs = [r.run for r in past.runs.values()]
+    done = dict.fromkeys(store.done_runs(path), "done")
+    cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
+    return _checked(Job(loaded, kind, runs, cancelled | done, resumed=True))
 
 
-def _check_engine(loaded: Config, wanted: str | None) -> None:
-    if (wanted or loaded.experiment.engine) == "vllm":
-        raise ConfigError('engine "vllm" cannot be launched by this version yet; use --engine builtin')
+def _checked(job: Job) -> Job:
+    """Ports free, engine there, data sets readable: else ConfigError, with nothing started."""
+    choice.launcher(job.kind)
+    names = {run.backend for run in job.runs if run.id not in job.ended}
+    for backend in job.config.backends:
+        if backend.name in names:
+            servers.check_port(backend.name, backend.port)
+    return job
 
 
-def _run_in(directory: RunDirectory, loaded: Config, made: Plan, *, json: bool, resumed: bool) -> int:
-    past = state.fold(store.read_events(directory.path))
-    finished = store.done_runs(directory.path)
-    lines = Lines(json=json, past=past)
-    engine = Engine(loaded, made, directory, lines)
-    if not resumed:
-        directory.write_json("run.json", describe(loaded, made))
+def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
+    datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
+    lines = Lines(json=json, past=state.fold(store.read_events(directory.path)))
+    engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
+    label = builtin.ENGINE if job.kind == "builtin" else "vllm"
+    if not job.resumed:
+        directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
     first: AnyEvent = (
-        events.ExperimentResumed(missing=sum(r.id not in finished for r in made.runs))
-        if resumed and past.runs
-        else events.ExperimentStarted(name=loaded.experiment.name, engine=builtin.ENGINE, runs=_planned(made))
+        events.ExperimentResumed(missing=len(job.runs) - len(job.ended))
+        if job.resumed
+        else events.ExperimentStarted(name=job.config.experiment.name, engine=label, runs=job.runs)
     )
     directory.append(first)
     lines(first)
-    code = asyncio.run(_until_done_or_signal(engine, finished))
+    code = asyncio.run(_until_done_or_signal(engine, job))
     groups = _results(directory.path)
     if any(group.by_label for group in groups):
         report(directory.path, groups)
     return code
 
 
-def _planned(made: Plan) -> list[events.PlannedRun]:
-    return [
-        events.PlannedRun(id=r.id, backend=r.backend, dataset=r.dataset, label=r.label, file=str(r.path))
-        for r in made.runs
-    ]
-
-
-async def _until_done_or_signal(engine: Engine, finished: set[str]) -> int:
-    """0 or 1 by the runs; 128 + the signal's number where one stopped them."""
-    task = asyncio.ensure_future(engine.run(finished))
+async def _until_done_or_signal(engine: Engine, job: Job) -> int:
+    """0 or 1 by the runs; 128 + the signal's number where one stopped them; 1 where a command did."""
+    task = asyncio.ensure_future(engine.run(job.runs, job.ended))
     caught: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
@@ -181,10 +152,8 @@ async def _until_done_or_signal(engine: Engine, finished: set[str]) -> int:
     try:
         return 0 if await task else 1
     except asyncio.CancelledError:
-        if not caught:
-            raise
-        engine.interrupted(caught[0].name)
-        return 128 + caught[0]
+        engine.interrupted(caught[0].name if caught else "stop")
+        return 128 + caught[0] if caught else 1
 
 
 def _results(path: Path) -> list[Results]:
@@ -227,10 +196,10 @@ def table(groups: Sequence[Results]) -> str:
     for group in groups:
         m = analysis.backend_medians(group)
         rows.append(
-            f"{group.name:<14}{len(group.by_label):>5}{_shown(m['mean_ttft_ms'], '10.1f'):>10}"
-            f"{_shown(m['mean_tpot_ms'], '10.2f'):>10}{_shown(m['output_throughput'], '10.1f'):>10}"
-            f"{_shown(m['per_step_cv'], '8.3f'):>8}{_shown(m['noise_floor'], '8.3f'):>8}"
-            f"{_shown(m['excess_cv'], '8.3f'):>8}{_shown(m['rank_imbalance'], '15.2f'):>15}"
+            f"{group.name:<14}{len(group.by_label):>5}{shown(m['mean_ttft_ms'], '10.1f'):>10}"
+            f"{shown(m['mean_tpot_ms'], '10.2f'):>10}{shown(m['output_throughput'], '10.1f'):>10}"
+            f"{shown(m['per_step_cv'], '8.3f'):>8}{shown(m['noise_floor'], '8.3f'):>8}"
+            f"{shown(m['excess_cv'], '8.3f'):>8}{shown(m['rank_imbalance'], '15.2f'):>15}"
         )
     return "\n".join(rows)
 
@@ -243,7 +212,3 @@ def tell(text: str) -> None:
     """The talk goes to stderr; stdout is for data. A closed stderr does not stop the runs."""
     with contextlib.suppress(BrokenPipeError, OSError):
         os.write(2, (text + "\n").encode(errors="replace"))
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)

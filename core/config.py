@@ -145,6 +145,12 @@ def _check_lengths(path: Path, experiment: Experiment, model: Model) -> None:
         )
 
 
+def engine(name: str) -> Engine:
+    """The engine of that name, as an option gives it."""
+    found: Engine = msgspec.convert(name, Engine)
+    return found
+
+
 def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
     if not isinstance(raw, list) or not raw:
         raise ConfigError(f"{path}: [[backends]]: expected at least one [[backends]] table (in double brackets)")

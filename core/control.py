@@ -138,7 +138,7 @@ def _reply(line: bytes, obey: Obey) -> Reply:
 
 @contextlib.contextmanager
 def _short(run_dir: Path) -> Iterator[str]:
-    """A path to the socket of at most 107 bytes, which is all that a socket's address holds (Linux: by way of /proc)."""
+    """A path to the socket that fits a socket's address, 107 bytes (a longer one, on Linux, by way of /proc)."""
     plain = str(run_dir / SOCKET)
     if len(os.fsencode(plain)) < 100:
         yield plain

@@ -1,4 +1,4 @@
-"""Starts the engine as a process of its own, which outlives the terminal: `gatescope --batch` in a session of its own."""
+"""Starts the engine as a process that outlives the terminal: `gatescope --batch` in a session of its own."""
 
 from __future__ import annotations
 

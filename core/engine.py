@@ -10,21 +10,20 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core import control, events, plan
-from core.backends import launch as launches
 from core.backends import server as servers
-from core.backends.launch import Launch
+from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
 from core.config import Backend, Config, ConfigError
 from core.control import ControlError
 from core.dataset import Dataset
 from core.events import AnyEvent
-from core.gatelog import Follower
+from core.gatelog import ServerLog
 from core.imbalance import WARMUP
 from core.load import client
 from core.load.client import Load
@@ -52,41 +51,52 @@ class Engine:
     def __init__(
         self,
         config: Config,
-        kind: launches.Kind,
+        launcher: Launcher,
         directory: RunDirectory,
         datasets: dict[str, Dataset],
         listen: Listener,
     ) -> None:
-        self.config, self.kind, self.directory = config, kind, directory
+        self.config, self.launcher, self.directory = config, launcher, directory
         self._datasets, self._listen = datasets, listen
         self._runs: dict[str, Run] = {}
         self._queue: list[Run] = []
         self._ended: dict[str, str] = {}  # run id → done, failed or cancelled
         self._current: Run | None = None
-        self._task: asyncio.Task[None] | None = None  # of the current run
+        self._task: asyncio.Task[None] | None = None  # a server's start, and the current run
         self._serving: Serving | None = None
-        self._starts: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()  # of each backend's server
+        self._tries: Counter[str] = Counter()  # of each run
         self._main: asyncio.Task[Any] | None = None
 
-    async def run(self, runs: Iterable[Run], done: set[str]) -> bool:
-        """Run `runs` but those in `done`; true if every one is done then. Cancellation ends the servers first."""
+    async def run(self, runs: Iterable[Run], ended: Mapping[str, str]) -> bool:
+        """Run `runs` but those that have `ended`; true if all are done then. Cancellation ends the servers first.
+
+        `ended`: run id → "done", or "cancelled" by command in an earlier session.
+        """
         self._runs = {run.id: run for run in runs}
-        self._queue = [run for run in self._runs.values() if run.id not in done]
-        self._ended = dict.fromkeys(done & self._runs.keys(), "done")
+        self._queue = [run for run in self._runs.values() if run.id not in ended]
+        self._ended = dict(ended)
         self._main = asyncio.current_task()
         scoring = asyncio.create_task(self._predict())
         try:
             async with control.listening(self.directory.path, self.obey):
                 while self._queue:
                     await self._next(self._queue[0])
+                    if self._serving and not self._is_wanted(self._serving.backend.name):
+                        await self._put_down()
         finally:
             scoring.cancel()
             await self._put_down()
-        ended = Counter(self._ended.values())
+        counts = Counter(self._ended.values())
         self._emit(
-            events.ExperimentFinished(done=ended["done"], failed=ended["failed"], cancelled=ended["cancelled"])
+            events.ExperimentFinished(done=counts["done"], failed=counts["failed"], cancelled=counts["cancelled"])
         )
-        return ended["done"] == len(self._runs)
+        return counts["done"] == len(self._runs)
+
+    @property
+    def _is_stopping(self) -> bool:
+        """Whether the whole experiment is being interrupted: its current run is then queued again on resume."""
+        return self._main is not None and self._main.cancelling() > 0
 
     def interrupted(self, by: str) -> None:
         self._emit(events.ExperimentInterrupted(by=by))
@@ -94,40 +104,51 @@ class Engine:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     async def _next(self, run: Run) -> None:
-        """Run the head of the queue, on the server that is up if it is its backend's, else on a new one."""
-        try:
-            serving = await self._serve(run.backend)
-        except ServerError as error:
-            self._emit(events.BackendFailed(backend=run.backend, reason=str(error), log_tail=error.log_tail))
-            await self._put_down()
-            for left in [r for r in self._queue if r.backend == run.backend]:
-                self._fail(left, str(error))
-            return
-        if run not in self._queue:  # cancelled while its server came up
-            return
-        self._queue.remove(run)
-        self._current = run
-        self._task = asyncio.create_task(self._measure(serving, run))
+        """One run, as a task of its own: a command can cancel it, and the loop goes on."""
+        self._task = asyncio.create_task(self._step(run))
         try:
             await asyncio.wait([self._task])
         finally:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-            self._current = self._task = None
         if self._queue and self.config.experiment.pause_s:
             await asyncio.sleep(self.config.experiment.pause_s)
 
+    async def _step(self, run: Run) -> None:
+        """The run, on the server that is up if it is its backend's, else on a new one."""
+        try:
+            serving = await self._serve(run.backend)
+        except ServerError as error:
+            self._emit(events.BackendFailed(backend=run.backend, reason=str(error), log_tail=error.log_tail))
+            for left in [r for r in self._queue if r.backend == run.backend]:
+                self._fail(left, str(error))
+            return
+        if run in self._queue:  # not cancelled while its server came up
+            self._queue.remove(run)
+            self._current = run
+            try:
+                await self._measure(serving, run)
+            finally:
+                self._current = None
+
+    def _is_wanted(self, backend: str) -> bool:
+        runs = [*self._queue, self._current] if self._current else self._queue
+        return any(run.backend == backend for run in runs)
+
     async def _measure(self, serving: Serving, run: Run) -> None:
         wanted = self.config.experiment
-        load = self._load(serving, self._dataset(run), run.label, wanted.num_prompts)
+        self._tries[run.id] += 1
+        load = self._load(serving, self._dataset(run), segment(run, self._tries[run.id]), wanted.num_prompts)
         measurement = Measurement(serving.target, run, load, self.directory, self._emit, wanted.max_error_rate)
         try:
             await measurement.take()
             self._ended[run.id] = "done"
         except asyncio.CancelledError:
-            self._ended[run.id] = "cancelled"
-            self._emit(events.RunCancelled(run=run.id, completed=measurement.keep_partial()))
+            kept = measurement.keep_partial()
+            if not self._is_stopping:
+                self._ended[run.id] = "cancelled"
+                self._emit(events.RunCancelled(run=run.id, completed=kept))
             raise
         except RunError as error:
             cause = f"; {serving.server.root_cause()}" if serving.server.has_ended else ""
@@ -168,11 +189,12 @@ class Engine:
             raise ServerError(f"server {name} died {self._starts[name]} times; not started again", [])
         self._starts[name] += 1
         backend = next(b for b in self.config.backends if b.name == name)
-        gate_logs = self.directory.new_gate_logs(name).resolve()
-        launch = launches.launch(self.kind, backend, self.config.model, gate_logs, self.config.experiment.seed)
+        gate_logs = self.directory.gate_logs(name).resolve()
+        gate_logs.mkdir(parents=True)
+        launch = self.launcher.launch(backend, self.config.model, gate_logs, self.config.experiment.seed)
         server = self._start(backend, launch)
         # Known before it is ready, so that whatever ends the wait also ends the server.
-        target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, Follower(gate_logs))
+        target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, ServerLog(gate_logs))
         self._serving = Serving(backend, server, target)
         await self._ready(self._serving, launch)
         return self._serving
@@ -185,7 +207,7 @@ class Engine:
             port=backend.port,
             api_key=secrets.token_hex(16),
             log=log,
-            env={**launch.env, **backend.env},
+            env=launch.env,
         )
         self._emit(
             events.BackendStarting(
@@ -206,8 +228,8 @@ class Engine:
             self._emit(events.BackendPhase(backend=backend.name, phase=phase))
 
         seconds = await server.wait_ready(backend.startup_timeout_s, tell)
-        ran = launches.ran(self.kind, await server.version(), server.log)
-        mismatches = launches.mismatches(self.kind, backend, ran)
+        ran = self.launcher.ran(await server.version(), server.log)
+        mismatches = self.launcher.mismatches(backend, ran)
         self.directory.note_server(backend.name, {"command": launch.command, "ran": ran, "mismatches": mismatches})
         if mismatches and self.config.experiment.strict:
             raise ServerError(f"asked ≠ ran, and strict = true: {'; '.join(mismatches)}", server.log_tail())
@@ -264,9 +286,10 @@ class Engine:
             case control.Add():
                 self._add(command)
             case control.StopServer():
-                self._cancel([r for r in self._runs.values() if r.backend == command.backend and r.id not in self._ended])
-                if self._serving and self._serving.backend.name == command.backend and self._task is None:
-                    asyncio.create_task(self._put_down())
+                runs = [r for r in self._runs.values() if r.backend == command.backend and r.id not in self._ended]
+                if not runs:
+                    raise ControlError(f"{command.backend} has nothing to run, so no server")
+                self._cancel(runs)
             case control.Stop():
                 assert self._main
                 self._main.cancel()
@@ -280,12 +303,13 @@ class Engine:
         if over := [r for r in runs if r.id in self._ended]:
             raise ControlError(f"{over[0].id} is {self._ended[over[0].id]} already")
         for run in runs:
-            if run == self._current and self._task:
-                self._task.cancel()
-            else:
+            if run != self._current:
                 self._queue.remove(run)
                 self._ended[run.id] = "cancelled"
                 self._emit(events.RunCancelled(run=run.id))
+        starts_for_nothing = self._serving and not self._is_wanted(self._serving.backend.name)
+        if self._task and (self._current in runs or starts_for_nothing):
+            self._task.cancel()
 
     def _retry(self, runs: list[Run]) -> None:
         if wrong := [r for r in runs if self._ended.get(r.id) not in ("failed", "cancelled")]:
@@ -316,3 +340,8 @@ class Engine:
     def _emit(self, event: AnyEvent) -> None:
         self.directory.append(event)
         self._listen(event)
+
+
+def segment(run: Run, tried: int) -> str:
+    """The run's label in the gate log; a second try has its own, since the first one's steps stay in the log."""
+    return run.label if tried == 1 else f"{run.label}-try{tried}"

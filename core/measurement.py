@@ -15,7 +15,7 @@ import numpy as np
 
 from core import events, imbalance, metrics, predict, sample, store
 from core.events import AnyEvent, Latency, RunFigures
-from core.gatelog import Follower, GateLog, GateLogError
+from core.gatelog import GateLog, GateLogError, ServerLog
 from core.imbalance import Imbalance
 from core.load import client
 from core.load.client import Load
@@ -44,7 +44,7 @@ class Target:
     engine: str
     model: str
     tokenizer: str
-    log: Follower
+    log: ServerLog
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Measurement:
             self.parts.append(self.target.log.read())
         except (GateLogError, OSError):
             return None  # `_settle` meets it again, and says so
-        return sample.live_imbalance(self.parts[-1], self.run.label)
+        return sample.live_imbalance(self.parts[-1], self.load.label)
 
     def _check_errors(self) -> None:
         errors = [r.error for r in self.records if r.error]
@@ -138,14 +138,14 @@ class Measurement:
             await asyncio.sleep(0.02)
 
     def _seen(self) -> int:
-        label = self.run.label
+        label = self.load.label
         return sum(int(p.segments[label].sum()) for p in self.parts if label in p.segments)
 
     def _imbalance(self) -> tuple[Imbalance | None, str | None]:
         """The run's imbalance, or why there is none."""
         try:
             self.parts.append(self.target.log.read())
-            return imbalance.measure_segments(self.parts, self.run.label), None
+            return imbalance.measure_segments(self.parts, self.load.label), None
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 
@@ -165,7 +165,12 @@ class Measurement:
             **(prediction.as_result() if prediction else {"imbalance_score": None}),
             "measured_imbalance": measured,
             "measured_imbalance_reason": reason,
-            "gate_log_tokens": {"due": _due(figures), "seen": self._seen()},
+            "gate_log": {
+                "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
+                "segment": self.load.label,
+                "tokens_due": _due(figures),
+                "tokens_seen": self._seen(),
+            },
         }
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:

@@ -88,7 +88,7 @@ def select_backends(config: Config, names: Collection[str]) -> list[str]:
 
 
 def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
-    """Index → file of the chosen data sets, or of all. ConfigError for an unknown index, or one that two files share."""
+    """Index → file of the chosen data sets, or of all. ConfigError for an unknown index, or a shared one."""
     paths: dict[str, Path] = {}
     for place, path in enumerate(config.dataset_paths, 1):
         index = dataset.index_of(path, place)

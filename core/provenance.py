@@ -6,24 +6,24 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from core.config import Config
-from core.plan import Plan
+from core.plan import Run
 
 PACKAGES = ("gatescope", "numpy", "httpx", "httptools", "uvloop", "msgspec", "uvicorn")
 
 
-def describe(config: Config, plan: Plan, engine: str, label: str) -> dict[str, Any]:
-    """The resolved configuration, versions, host, GPUs, driver, git state. `engine`: vllm or builtin, as decided."""
+def describe(config: Config, runs: Sequence[Run], kind: str, label: str) -> dict[str, Any]:
+    """The resolved configuration, versions, host, GPUs, driver, git state. `kind`: vllm or builtin, as decided."""
     return {
         "config": config,
         "engine": label,
-        "engine_kind": engine,
-        "backends": plan.backends,
-        "only": sorted(plan.datasets),
+        "engine_kind": kind,
+        "backends": list(dict.fromkeys(run.backend for run in runs)),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),

@@ -49,7 +49,7 @@ class BackendState(Struct, frozen=True):
 
 
 class Live(Struct, frozen=True):
-    """The run in progress. `samples`: one a second. The lists hold a value for each request that has ended well, in ms."""
+    """The run in progress. The lists hold a value for each request that has ended well, in ms."""
 
     run: str
     requests: int
@@ -139,7 +139,7 @@ def _experiment(
             runs = {r.id: RunState(r) for r in event.runs}
             return Snapshot(name=event.name, engine=event.engine, runs=runs, started_at=event.at)
         case events.ExperimentResumed():
-            unfinished = {i: r if r.phase == "done" else _queued(r) for i, r in state.runs.items()}
+            unfinished = {i: r if r.phase in ("done", "cancelled") else _queued(r) for i, r in state.runs.items()}
             return replace(state, runs=unfinished, live=None, backends={}, finished=False, interrupted="", ended_at=0.0)
         case events.ExperimentFinished():
             return replace(state, finished=True, live=None, ended_at=event.at)

@@ -99,6 +99,12 @@ class RunDirectory:
         write_whole(file, formatted(value))
         return file
 
+    def note_server(self, backend: str, about: dict[str, Any]) -> None:
+        """Add to run.json what a server was asked to be, and what really ran."""
+        run = read_json(self.path / "run.json")
+        run["servers"][backend] = about
+        self.write_json("run.json", run)
+
     def write_result(self, run: Run, result: dict[str, Any]) -> str:
         """results_json/<label>.json of one run; its path inside the directory."""
         name = f"{run.backend}/results_json/{run.label}.json"

@@ -10,6 +10,7 @@ from core.config import Backend, Model
 
 ENGINE = "builtin (NumPy, CPU)"
 MODEL_NAME = "gatescope-tiny-mixtral"
+LAYOUT = ("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel")
 
 
 def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
@@ -18,8 +19,8 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
 
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
-    """What really ran: all that the engine says at /version. Its log adds nothing."""
-    return version
+    """What really ran, from /version; the log adds nothing."""
+    return {key: version[key] for key in ("engine", "version", "parallel", "ranks", *LAYOUT) if key in version}
 
 
 def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
@@ -34,11 +35,7 @@ def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
 
 def _layout(backend: Backend) -> dict[str, int | bool]:
     expert = backend.expert_parallel
-    return {
-        "tensor_parallel_size": 1 if expert else backend.ranks,
-        "data_parallel_size": backend.ranks if expert else 1,
-        "enable_expert_parallel": expert,
-    }
+    return dict(zip(LAYOUT, (1 if expert else backend.ranks, backend.ranks if expert else 1, expert), strict=True))
 
 
 def _command(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> list[str]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from core.config import Backend, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +18,16 @@ class Launch:
     model: str  # the name that requests carry
     tokenizer: str  # a hub name, a folder, or "bytes"
     engine: str  # as it is shown: "vllm 0.25.1", or "builtin (NumPy, CPU)"
+
+
+class Launcher(Protocol):
+    """What each engine's module knows of it."""
+
+    def launch(self, backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
+        """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs; None: no log."""
+
+    def ran(self, version: dict[str, str], log: Path) -> dict[str, str]:
+        """What really ran: from /version and the server's log."""
+
+    def mismatches(self, backend: Backend, ran: dict[str, str]) -> list[str]:
+        """Asked ≠ ran, a sentence each."""
