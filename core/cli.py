@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from core.analysis import Axis
@@ -17,7 +17,10 @@ EXIT_CODES = "exit codes: 0 all done; 1 some run, file or item failed; 2 bad usa
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with the hint that an error should carry."""
+    """argparse without abbreviations, and with the hint that an error should carry."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)  # a script's `--out` must not change meaning with a new flag
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -52,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's")
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run what is missing in this run directory")
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_serve(commands)
     _add_bench(commands)
     _add_generate(commands)
@@ -65,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
+    return parts
 
 
 def _refuse(message: str) -> int:
@@ -204,7 +210,7 @@ def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _scores(text: str) -> list[float]:
     try:
-        scores = [float(part) for part in _listed(text)]
+        scores = [float(part) for part in text.split(",")]
     except ValueError:
         scores = []
     if not scores or not all(0 <= s <= 1 for s in scores):
@@ -225,12 +231,14 @@ def _generate(arguments: argparse.Namespace) -> int:
         else:
             made = generate.generate(queries, count=arguments.count, seed=arguments.seed)
         files = generate.write(made, arguments.out)
-    except (ValueError, OSError) as error:
+        scores = [d.score for d in made]
+        columns = min(batch.terminal_columns(), 100)
+        print(plots.histogram_text(scores, columns, "predicted imbalance score"), file=sys.stderr)
+        picture = plots.histogram_png(scores, Path("graphs") / "score_distribution.png", "predicted imbalance score")
+    except ValueError as error:
         return _refuse(str(error))
-    scores = [d.score for d in made]
-    columns = min(batch.terminal_columns(), 100)
-    print(plots.histogram_text(scores, columns, "predicted imbalance score"), file=sys.stderr)
-    picture = plots.histogram_png(scores, Path("graphs") / "score_distribution.png", "predicted imbalance score")
+    except OSError as error:
+        return _refuse(f"{error.filename}: {error.strerror}")
     print(f"wrote {len(files)} data sets to {arguments.out}, and {picture}", file=sys.stderr)
     return 0
 
@@ -265,7 +273,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             print(f"{prediction.score:.4f}  {file_name}")
             for name, part in prediction.components.items():
                 print(f"          {name:<24}{part['contribution']:.4f}  {part['percentage']:5.1f} %")
-    return 1 if failed else 0
+    return BAD_USAGE if not found else 1 if failed else 0
 
 
 # --- imbalance and plot -------------------------------------------------------------------------------------------

@@ -1,0 +1,207 @@
+"""The command line: exit codes, data on stdout, talk on stderr, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core import cli, predict
+
+SHIPPED = Path(__file__).parents[1] / "datasets"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Answer:
+    """What one command gave back."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+Gatescope = Callable[..., Answer]
+
+
+@pytest.fixture
+def gatescope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Gatescope:
+    """Runs `gatescope ARGUMENTS…` in an empty directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str | Path) -> Answer:
+        try:
+            code = cli.main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Answer(code, *capfd.readouterr())
+
+    return run
+
+
+class TestUsage:
+    def test_help_names_every_command_and_the_exit_codes(self, gatescope: Gatescope) -> None:
+        answer = gatescope("--help")
+        assert (answer.code, answer.err) == (0, "")
+        for command in ("serve", "bench", "generate", "predict", "imbalance", "plot", "init"):
+            assert f"\n    {command} " in answer.out
+        assert "0 all done; 1 some run, file or item failed; 2 bad usage" in answer.out
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--batc"], "gatescope: unrecognized arguments: --batc"),
+            (["--batch", "--only", ""], "gatescope: argument --only: expected names with commas between them, got ''"),
+            (["--batch", "--only", "001,,2"], "gatescope: argument --only: expected names with commas between them"),
+            (["--batch", "--backend", ","], "gatescope: argument --backend: expected names with commas between them"),
+            (["--batch", "--engine", "gpu"], "gatescope: argument --engine: invalid choice: 'gpu'"),
+            (["--batch", "--config"], "gatescope: argument --config: expected one argument"),
+            (["frobnicate"], "gatescope: argument COMMAND: invalid choice: 'frobnicate'"),
+            (["predict"], "gatescope predict: the following arguments are required: FILE"),
+            (
+                ["generate", "--count", "0"],
+                "gatescope generate: argument --count: expected a whole number of at least 1",
+            ),
+            (["generate", "--seed", "-1"], "gatescope generate: argument --seed: expected "),
+            (["generate", "--target", "1.5"], "gatescope generate: argument --target: expected scores between 0 and 1"),
+            (["generate", "--target", "nan"], "gatescope generate: argument --target: expected scores between 0 and 1"),
+            (
+                ["generate", "--target", "0.3,"],
+                "gatescope generate: argument --target: expected scores between 0 and 1",
+            ),
+            (["bench", "f.jsonl"], "gatescope bench: one of the arguments --base-url --port is required"),
+            (
+                ["bench", "f.jsonl", "--port", "1", "--request-rate", "nan"],
+                "gatescope bench: argument --request-rate: ",
+            ),
+            (["bench", "f.jsonl", "--port", "1", "--num-prompts", "1.5"], "gatescope bench: argument --num-prompts: "),
+        ],
+    )
+    def test_a_mistake_is_one_line_with_the_way_to_help(
+        self, gatescope: Gatescope, tmp_path: Path, arguments: list[str], said: str
+    ) -> None:
+        answer = gatescope(*arguments)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith(said)
+        assert answer.err.endswith("--help\n")
+        assert len(answer.err.splitlines()) == 1
+        assert not list(tmp_path.iterdir())
+
+
+class TestGenerate:
+    def test_writes_data_sets_and_draws_their_scores(self, gatescope: Gatescope, tmp_path: Path) -> None:
+        answer = gatescope("generate", "--out", "made", "--count", "3", "--seed", "4")
+        assert (answer.code, answer.out) == (0, "")
+        entries = json.loads((tmp_path / "made" / "metadata.json").read_text())
+        files = sorted(p.name for p in (tmp_path / "made").glob("*.jsonl"))
+        assert files == [e["file"] for e in entries]
+        assert [f[:4] for f in files] == ["001_", "002_", "003_"]
+        assert "predicted imbalance score (n = 3)" in answer.err
+        assert "wrote 3 data sets to made, and graphs/score_distribution.png" in answer.err
+        assert (tmp_path / "graphs" / "score_distribution.png").read_bytes().startswith(PNG)
+
+    def test_targets_are_met(self, gatescope: Gatescope, tmp_path: Path) -> None:
+        assert gatescope("generate", "--out", "made", "--target", "0.4,0.9").code == 0
+        scores = [e["score"] for e in json.loads((tmp_path / "made" / "metadata.json").read_text())]
+        assert scores == pytest.approx([0.4, 0.9], abs=0.005)
+
+    def test_foreign_data_sets_are_not_replaced(self, gatescope: Gatescope, tmp_path: Path) -> None:
+        (tmp_path / "datasets").mkdir()
+        (tmp_path / "datasets" / "001_mine.jsonl").write_text('{"id": "a", "text": "b"}\n')
+        answer = gatescope("generate", "--count", "1")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith("gatescope: datasets holds 1 dataset(s) that its metadata.json does not list")
+        assert [p.name for p in (tmp_path / "datasets").iterdir()] == ["001_mine.jsonl"]
+
+    @pytest.mark.parametrize(("where", "said"), [("file", "file: File exists"), ("file/x", "file/x: Not a directory")])
+    def test_an_output_that_cannot_be_written_is_named(
+        self, gatescope: Gatescope, tmp_path: Path, where: str, said: str
+    ) -> None:
+        (tmp_path / "file").touch()
+        answer = gatescope("generate", "--count", "1", "--out", where)
+        assert (answer.code, answer.err) == (2, f"gatescope: {said}\n")
+
+
+class TestPredict:
+    FILE = min(SHIPPED.glob("001_*.jsonl"))
+
+    def test_json_holds_the_whole_prediction_of_every_file(self, gatescope: Gatescope) -> None:
+        other = min(SHIPPED.glob("004_*.jsonl"))
+        answer = gatescope("predict", self.FILE, other, "--json")
+        assert (answer.code, answer.err) == (0, "")
+        found = json.loads(answer.out)
+        assert list(found) == [str(self.FILE), str(other)]
+        texts = [json.loads(line)["text"] for line in self.FILE.read_text().splitlines()]
+        expected = predict.predict(texts)
+        assert found[str(self.FILE)] == {
+            "score": expected.score,
+            "components": expected.components,
+            "raw_metrics": expected.raw_metrics,
+        }
+        assert f"{found[str(other)]['score']:.4f}" in other.name
+
+    def test_a_reader_gets_the_score_and_what_makes_it_up(self, gatescope: Gatescope) -> None:
+        answer = gatescope("predict", self.FILE)
+        head, *parts = answer.out.splitlines()
+        assert head == f"{self.FILE.stem.split('_')[1]}  {self.FILE}"
+        assert len(parts) == 7
+        assert sum(float(p.split()[1]) for p in parts) == pytest.approx(float(head.split()[0]), abs=5e-4)
+        assert sum(float(p.split()[2]) for p in parts) == pytest.approx(100 * float(head.split()[0]), abs=0.5)
+
+    def test_a_bad_file_is_named_and_the_rest_is_done(self, gatescope: Gatescope, tmp_path: Path) -> None:
+        (tmp_path / "bad.jsonl").write_text('{"id": 1}\n')
+        answer = gatescope("predict", "none.jsonl", self.FILE, "bad.jsonl", "--json")
+        assert answer.code == 1
+        assert list(json.loads(answer.out)) == [str(self.FILE)]
+        missing, bad = answer.err.splitlines()
+        assert missing == "gatescope: none.jsonl: cannot be read: No such file or directory"
+        assert bad.startswith("gatescope: bad.jsonl:1: expected ")
+
+    def test_nothing_that_can_be_read_is_bad_input(self, gatescope: Gatescope) -> None:
+        assert gatescope("predict", "none.jsonl").code == 2
+
+
+class TestBatchMistakes:
+    """A mistake starts nothing: no run directory, no server."""
+
+    CONFIG = '[experiment]\nengine = "builtin"\n[[backends]]\nname = "baseline"\n'
+
+    @pytest.mark.parametrize(
+        ("config", "arguments", "said"),
+        [
+            (None, [], "experiments.toml: no such file; write one with: gatescope init"),
+            (
+                CONFIG + "prt = 1\n",
+                [],
+                "experiments.toml: [[backends]] number 1, prt: unknown key; did you mean 'port'?",
+            ),
+            (CONFIG, ["--only", "9"], "--only 9: no such data set; there are 2, from 001 to 002"),
+            (CONFIG, ["--backend", "base"], "experiments.toml: [[backends]]: there is no backend 'base'; did you mean"),
+            (CONFIG, ["--config", "other.toml"], "other.toml: no such file; write one with: gatescope init"),
+            (
+                CONFIG,
+                ["--out", "datasets"],
+                "datasets: --out must be new or empty; to go on with an interrupted run use",
+            ),
+            (CONFIG, ["--resume", "datasets"], "datasets"),
+            (CONFIG, ["--resume", "none"], "none"),
+            (CONFIG.replace("engine", 'datasets = "bad/*"\nengine'), [], "bad/001.jsonl:2: expected "),
+        ],
+    )
+    def test_is_one_line_and_starts_nothing(
+        self, gatescope: Gatescope, tmp_path: Path, config: str | None, arguments: list[str], said: str
+    ) -> None:
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "001.jsonl").write_text('{"id": "a", "text": "b"}\n{}\n')
+        (tmp_path / "datasets").mkdir()
+        for name in ("001_0.5.jsonl", "002_0.5.jsonl"):
+            (tmp_path / "datasets" / name).write_text('{"id": "a", "text": "b"}\n')
+        if config is not None:
+            (tmp_path / "experiments.toml").write_text(config)
+        before = sorted(tmp_path.rglob("*"))
+        answer = gatescope("--batch", *arguments)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith(f"gatescope: {said}")
+        assert len(answer.err.splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before

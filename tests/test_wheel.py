@@ -1,0 +1,90 @@
+"""The wheel: what it carries, and that it is enough in an empty directory without a checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not shutil.which("uv"), reason="building a wheel needs uv")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(["uv", "build", "--wheel", "--quiet", "--out-dir", folder, ROOT], check=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture
+def gatescope(wheel: Path, tmp_path: Path) -> Path:
+    """The console script of a new environment that holds the wheel; its dependencies are those of this one."""
+    venv = tmp_path / "venv"
+    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    python = venv / "bin" / "python"
+    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True)
+    packages = next((venv / "lib").glob("python*/site-packages"))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    where = subprocess.run([python, "-c", "import core; print(core.__file__)"], cwd=tmp_path, capture_output=True)
+    assert where.stdout.decode().startswith(str(packages))
+    return venv / "bin" / "gatescope"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shrink(file: Path, port: int) -> None:
+    """The experiment with a port that is free here, and little to send."""
+    text = file.read_text()
+    for old, new in {
+        "port = 8000": f"port = {port}",
+        "output_len = 50": "output_len = 4",
+        "num_prompts = 30": "num_prompts = 4",
+        "warmup_requests = 8": "warmup_requests = 1",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+
+
+def test_it_carries_the_packages_and_the_starter_files(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {str(p.relative_to(ROOT)) for top in ("core", "tui") for p in (ROOT / top).rglob("*") if p.is_file()}
+    assert {n for n in sources if "__pycache__" not in n} <= names
+    starter = {f"core/starter_files/datasets/{p.name}" for p in (ROOT / "datasets").iterdir()}
+    assert starter | {"core/starter_files/experiments.toml"} == {n for n in names if "starter_files" in n}
+    assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"core", "tui"}
+
+
+def test_an_empty_directory_needs_nothing_else(gatescope: Path, tmp_path: Path) -> None:
+    """`gatescope init`, and the main job on its first data set."""
+    work = tmp_path / "work"
+    work.mkdir()
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([gatescope, *arguments], cwd=work, env=env, capture_output=True, text=True, timeout=120)
+
+    done = run("init")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sorted(p.name for p in work.iterdir()) == ["datasets", "experiments.toml"]
+    shrink(work / "experiments.toml", free_port())
+    done = run("--batch", "--only", "001", "--engine", "builtin", "--out", "made")
+    assert done.returncode == 0, done.stderr
+    assert sorted(str(p.relative_to(work / "made")) for p in (work / "made").rglob("001.json")) == [
+        "all2all/results_json/001.json",
+        "baseline/results_json/001.json",
+    ]
+    assert len(list((work / "made" / "graphs").glob("*.png"))) >= 3
