@@ -93,7 +93,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file, defaults filled in, and the data set files that its globs match."""
+    """The whole file, defaults filled in, and the data set files that its globs match; every path is absolute."""
 
     path: Path
     experiment: Experiment
@@ -115,7 +115,7 @@ def load(path: Path) -> Config:
     _check_lengths(path, experiment, model)
     backends = _backends(path, raw.get("backends"))
     datasets = _datasets(path, experiment.datasets)
-    return Config(path=path, experiment=experiment, model=model, backends=backends, dataset_paths=datasets)
+    return Config(path=path.absolute(), experiment=experiment, model=model, backends=backends, dataset_paths=datasets)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _hint(key: str, names: list[str]) -> str:
 def _datasets(path: Path, globs: str | list[str]) -> tuple[Path, ...]:
     found: set[Path] = set()
     for pattern in [globs] if isinstance(globs, str) else globs:
-        matches = glob.glob(os.path.join(glob.escape(str(path.parent)), pattern), recursive=True)
+        matches = glob.glob(os.path.join(glob.escape(str(path.parent.absolute())), pattern), recursive=True)
         files = {Path(match) for match in matches if os.path.isfile(match)}
         if not files:
             raise ConfigError(

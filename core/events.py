@@ -223,4 +223,7 @@ def encode(event: AnyEvent) -> bytes:
 
 def decode(line: bytes) -> AnyEvent:
     """msgspec.DecodeError where the line is not a whole event."""
-    return _decoder.decode(line)
+    try:
+        return _decoder.decode(line)
+    except (UnicodeDecodeError, RecursionError) as error:  # msgspec's own, of what is not text or is nested too deeply
+        raise msgspec.DecodeError(str(error)) from None

@@ -179,8 +179,13 @@ class Measurement:
             name = f"{self.run.backend}_real_imbalance{suffix}.json"
             file = self.directory.path / name
             known = store.read_json(file) if file.exists() else {}
-            known[f"gates_logs_{self.run.label}"] = getattr(measured, key) if measured else None
+            known[_upstream_name(self.run)] = getattr(measured, key) if measured else None
             self.directory.write_json(name, dict(sorted(known.items())))
+
+
+def _upstream_name(run: Run) -> str:
+    """`gates_logs_01`, `gates_logs_01-r2`: how upstream names the gate logs of data set 001."""
+    return f"gates_logs_{int(run.dataset):02d}{run.label.removeprefix(run.dataset)}"
 
 
 def _due(figures: Metrics) -> int:

@@ -183,24 +183,26 @@ def done_runs(path: Path) -> set[str]:
 def read_json(file: Path) -> dict[str, Any]:
     """One JSON object. ConfigError where it is not readable."""
     try:
-        return dict(msgspec.json.decode(file.read_bytes()))
-    except (OSError, ValueError, TypeError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{file}: not a readable JSON object: {error}") from None
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: not a JSON object: {error}") from None
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Label → result of every `<label>.json` in a results folder."""
-    found = {p.stem: p for p in folder.glob("*.json") if re.fullmatch(r"\d{3,}(-r\d+)?", p.stem)}
+    found = {p.stem: p for p in folder.glob("*.json") if re.fullmatch(r"[0-9]{3,}(-r[0-9]+)?", p.stem)}
     return {label: read_json(found[label]) for label in sorted(found)}
 
 
 def read_config(path: Path) -> Config:
     """The resolved configuration that run.json keeps; it rules on resume, whatever experiments.toml says by then."""
+    kept = read_json(path / "run.json").get("config")
     try:
-        run = msgspec.json.decode((path / "run.json").read_bytes())
-        return msgspec.convert(run["config"], Config, dec_hook=lambda kind, value: kind(value))
-    except (OSError, KeyError, TypeError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{path / 'run.json'}: not readable: {error}") from None
+        return msgspec.convert(kept, Config, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path / 'run.json'}: holds no configuration: {error}") from None
 
 
 def formatted(value: Any) -> bytes:
@@ -221,7 +223,7 @@ def write_whole(file: Path, data: bytes) -> None:
 
 def _is_whole(file: Path) -> bool:
     try:
-        msgspec.json.decode(file.read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError):
+        read_json(file)
+    except ConfigError:
         return False
     return True

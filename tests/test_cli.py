@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,16 +166,16 @@ class TestPredict:
 class TestBatchMistakes:
     """A mistake starts nothing: no run directory, no server."""
 
-    CONFIG = '[experiment]\nengine = "builtin"\n[[backends]]\nname = "baseline"\n'
+    CONFIG = '[experiment]\nengine = "builtin"\n[[backends]]\nname = "baseline"\nport = {port}\n'
 
     @pytest.mark.parametrize(
         ("config", "arguments", "said"),
         [
             (None, [], "experiments.toml: no such file; write one with: gatescope init"),
             (
-                CONFIG + "prt = 1\n",
+                CONFIG + "pot = 1\n",
                 [],
-                "experiments.toml: [[backends]] number 1, prt: unknown key; did you mean 'port'?",
+                "experiments.toml: [[backends]] number 1, pot: unknown key; did you mean 'port'?",
             ),
             (CONFIG, ["--only", "9"], "--only 9: no such data set; there are 2, from 001 to 002"),
             (CONFIG, ["--backend", "base"], "experiments.toml: [[backends]]: there is no backend 'base'; did you mean"),
@@ -198,10 +199,13 @@ class TestBatchMistakes:
         for name in ("001_0.5.jsonl", "002_0.5.jsonl"):
             (tmp_path / "datasets" / name).write_text('{"id": "a", "text": "b"}\n')
         if config is not None:
-            (tmp_path / "experiments.toml").write_text(config)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                free = probe.getsockname()[1]
+            (tmp_path / "experiments.toml").write_text(config.format(port=free))
         before = sorted(tmp_path.rglob("*"))
         answer = gatescope("--batch", *arguments)
         assert (answer.code, answer.out) == (2, "")
-        assert answer.err.startswith(f"gatescope: {said}")
+        assert answer.err.replace(f"{tmp_path}/", "").startswith(f"gatescope: {said}")
         assert len(answer.err.splitlines()) == 1
         assert sorted(tmp_path.rglob("*")) == before
