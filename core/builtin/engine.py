@@ -196,10 +196,9 @@ def _take_text(sequence: Sequence, piece: str, finish: str | None) -> Delta:
     if found:
         at, stop = min(found)
         return Delta(sequence, sequence.text[sequence.sent : at], "stop", stop)
-    end = len(sequence.text) - (0 if finish else max(len(stop) for stop in stops) - 1)
-    text = sequence.text[sequence.sent : end]
-    sequence.sent += len(text)
-    return Delta(sequence, text, finish)
+    held_back = 0 if finish else max(len(stop) for stop in stops) - 1
+    start, sequence.sent = sequence.sent, max(sequence.sent, len(sequence.text) - held_back)
+    return Delta(sequence, sequence.text[start : sequence.sent], finish)
 
 
 def _span(chunk: Chunk) -> Span:
