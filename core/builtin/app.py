@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -76,7 +77,7 @@ class App:
         return Starlette(
             routes=routes,
             lifespan=self._lifespan,
-            exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http},
+            exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _forget},
         )
 
     async def health(self, request: HttpRequest) -> Response:
@@ -283,6 +284,11 @@ async def _refuse_http(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refused = RefusedError(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
     return Response(msgspec.json.encode(refused.body()), refused.code, error.headers, JSON_TYPE)
+
+
+async def _forget(request: HttpRequest, gone: Exception) -> Response:
+    """The client went before its request had come whole: nobody reads this."""
+    return Response(status_code=499)
 
 
 def _json(data: Json, status: int = 200) -> Response:

@@ -47,6 +47,14 @@ def forward(shape: Shape, weights: Weights, tokens: list[int]) -> Reference:
     return Reference(np.array(last), chosen, min(margins))
 
 
+def greedy(shape: Shape, weights: Weights, prompt: list[int], count: int) -> list[int]:
+    """The prompt and the `count` likeliest tokens after it."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(np.argmax(forward(shape, weights, tokens).logits[-1])))
+    return tokens
+
+
 def rms_norm(x: Vector, weight: npt.NDArray[np.float32], shape: Shape) -> Vector:
     """x [hidden]."""
     normed: Vector = x / math.sqrt(float(x @ x) / len(x) + shape.norm_eps) * weight.astype(np.float64)

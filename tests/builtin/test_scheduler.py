@@ -94,7 +94,7 @@ def test_limits_that_could_starve_a_sequence_are_refused(seqs: int, tokens: int)
         Scheduler(seqs, tokens)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_every_sequence_ends_and_no_step_is_over_budget(data: st.DataObject) -> None:
     max_seqs = data.draw(st.integers(1, 4), "max_num_seqs")
