@@ -1,0 +1,43 @@
+"""How states look: always a symbol and a word. And the one table that turns every symbol into ASCII."""
+
+from __future__ import annotations
+
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
+
+STATES: dict[str, tuple[str, str]] = {  # word → symbol, role
+    "queued": ("·", "dim"),
+    "starting": ("~", "warn"),
+    "running": ("▶", "note"),
+    "done": ("✓", "ok"),
+    "finished": ("✓", "ok"),
+    "failed": ("!", "bad"),
+    "cancelled": ("×", "dim"),
+    "resumed": ("↻", "note"),
+    "ready": ("●", "ok"),
+    "stopping": ("◌", "warn"),
+    "stopped": ("○", "dim"),
+    "not started": ("·", "dim"),
+    "engine gone": ("!", "bad"),
+    "reading": ("~", "warn"),
+}
+
+ASCII = str.maketrans(
+    "·▶✓×↻●○◌–…▲▼→←≥≤≠²•🔎▁▂▃▄▅▆▇█░▒▓│┃║╎┆┊▏▎▍▌▐▕▊▉─━═╌┄┈▔╴╶╸╺┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝┏┓┗┛",
+    "o>+x@*o%-~^v><>=!2*?_.,-=+*#.:%||||||||||||||-----------+++++++++++++++++++++",
+)
+
+
+def ascii_only(text: str) -> str:
+    """`text` in ASCII, cell for cell."""
+    if text.isascii():
+        return text
+    return text.translate(ASCII).encode("ascii", "replace").decode()
+
+
+class AsciiFilter(LineFilter):
+    """Last before the terminal: whatever a widget drew, only ASCII leaves."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [s if s.text.isascii() else Segment(ascii_only(s.text), s.style, s.control) for s in segments]

@@ -1,0 +1,50 @@
+"""Help: every key, from the bindings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.widgets.pane import Pane
+from tui.widgets.plots import Plots
+
+
+class Help(ModalScreen[None]):
+    """Scrolls; any of its keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,ctrl+c", "dismiss", "close", priority=True),
+        Binding("j", "down"),
+        Binding("k", "up"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog tall") as box:
+            box.border_title = "Keys"
+            box.border_subtitle = "esc closes"
+            for key, text in keys([*self.app.BINDINGS, *Pane.BINDINGS, *Plots.BINDINGS]):
+                yield Static(Content.assemble((f"{key:<12}", "bold"), text))
+
+    def action_down(self) -> None:
+        self.query_one(VerticalScroll).scroll_down()
+
+    def action_up(self) -> None:
+        self.query_one(VerticalScroll).scroll_up()
+
+
+def keys(bindings: list[BindingType]) -> Iterator[tuple[str, str]]:
+    """(keys as written, what they do), one an action."""
+    written: dict[str, list[str]] = {}
+    for binding in bindings:
+        assert isinstance(binding, Binding)  # ours are all written out
+        for key in [binding.key_display] if binding.key_display else binding.key.split(","):
+            known = written.setdefault(binding.tooltip, [])
+            known += [key] * (key not in known)
+    return ((" ".join(keys), text) for text, keys in written.items())

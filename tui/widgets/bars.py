@@ -1,0 +1,68 @@
+"""What the lines around the panes say: header, tabs, and the keys that can be pressed now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tui.glyphs import STATES
+from tui.text import Line, Span, clock
+from tui.view import View
+
+
+def header(view: View, width: int) -> Line:
+    """Name, state, place in the queue, times; what does not fit goes from the right."""
+    snapshot = view.snapshot
+    symbol, role = STATES[view.stage]
+    parts: list[Span] = [(" gatescope ", "strong"), (f" {symbol} {view.stage}", role)]
+    if view.paused:
+        parts.append(("   display paused", "warn"))
+    if snapshot.runs:
+        ended = len(snapshot.runs) - snapshot.count("queued") - snapshot.count("running")
+        parts.append((f"   run {ended}/{len(snapshot.runs)}", ""))
+    if snapshot.started_at:
+        until = view.now if view.stage == "running" else snapshot.ended_at or snapshot.started_at
+        parts.append((f"   elapsed {clock(until - snapshot.started_at)}", ""))
+    eta = snapshot.eta_s()
+    if view.stage == "running" and eta is not None:
+        parts.append((f"   ETA {clock(eta)}", ""))
+    parts.append((f"   engine {snapshot.engine or 'auto'}", "note"))
+    parts.append((f"   {view.hz:g} Hz", "dim"))
+    if view.run_dir:
+        parts.append((f"   {view.run_dir}", "dim"))
+    while len(parts) > 2 and sum(len(t) for t, _ in parts) > width:
+        parts.pop()
+    return Line(tuple(parts))
+
+
+def tabs(names: Sequence[str], active: str) -> Line:
+    """` 1 Queue [2 Live] 3 Servers …`."""
+    spans: list[Span] = []
+    for place, name in enumerate(names, 1):
+        text = f"{place} {name}"
+        spans.append((f"[{text}]", "strong") if name == active else (f" {text} ", "dim"))
+    return Line(tuple(spans))
+
+
+def that_fit(hints: Sequence[tuple[str, str]], width: int) -> list[tuple[str, str]]:
+    """The first hints, as many as `width` cells hold."""
+    used, kept = 0, []
+    for key, label in hints:
+        used += _cells(key, label)
+        if used > width:
+            break
+        kept.append((key, label))
+    return kept
+
+
+def room(hints: Sequence[tuple[str, str]]) -> int:
+    """Cells that `keys` takes for these."""
+    return sum(_cells(key, label) for key, label in hints)
+
+
+def keys(hints: Sequence[tuple[str, str]]) -> Line:
+    """Keys and what they do."""
+    return Line(tuple(span for key, label in hints for span in ((f" {key} ", "key"), (f" {label} ", ""))))
+
+
+def _cells(key: str, label: str) -> int:
+    return len(key) + len(label) + 4

@@ -1,0 +1,142 @@
+"""Imbalance: the router layer by layer, with its noise floor, and the share of every expert as a heat map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from tui import table
+from tui.table import Column
+from tui.text import NONE, SHADES, Line, Span, fit, line, number
+from tui.theme import HEAT
+from tui.widgets.pane import Pane, empty
+
+if TYPE_CHECKING:
+    from tui.loads import LayerLoad
+
+LAYERS = (
+    Column("layer", 5, 9),
+    Column("CV", 6, 8),
+    Column("floor", 6, 4),
+    Column("excess", 6, 9),
+    Column("rank", 5, 6),
+    Column("hottest", 7, 7),
+    Column("share", 6, 5),
+)
+ORDERS = ("layer", "excess")
+
+
+class Imbalance(Pane):
+    NUMBER = 4
+    NAME = "Imbalance"
+    KEYS: ClassVar[str] = " w window  O worst first "
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.worst_first = False
+        self.recent = False
+
+    def rows(self) -> tuple[LayerLoad, ...]:
+        found = self.view.load.layers if self.view.load else ()
+        return tuple(sorted(found, key=lambda x: -(x.excess or 0.0))) if self.worst_first else found
+
+    def count(self) -> int:
+        return len(self.rows())
+
+    def title(self) -> str:
+        load = self.view.load
+        if load is None or not load.layers:
+            return ""
+        window = f"last {load.steps} steps" if load.recent else f"{load.steps} steps"
+        return f"{load.run} · {window} · {load.tokens:,} tokens"
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        layers = self.rows()
+        if not layers:
+            return self._empty(width)
+        columns, cell = self._room(len(layers[0].shares), width)
+        head = self._summary(width)
+        shown = self.window(height - len(head) - 2)
+        body = [self._layer(columns, layers[i], cell, cursor=self.is_cursor(i)) for i in shown]
+        return [*head, self._heads(columns, len(layers[0].shares), cell), *body, self._detail(layers, width)]
+
+    def do_worst_first(self) -> None:
+        self.worst_first = not self.worst_first
+
+    def do_window(self) -> str:
+        self.recent = not self.recent
+        return "load of the last steps" if self.recent else "load of the whole run"
+
+    def _empty(self, width: int) -> list[Line]:
+        load = self.view.load
+        if load and load.problem:
+            return empty(fit(load.problem, width - 2))
+        if not self.view.snapshot.runs:
+            return empty("No run yet.")
+        if self.view.run and self.view.run.phase == "running":
+            return empty("Waiting for the first steps in the gate log …")
+        return empty("No gate log of this run.", "1  the queue: enter shows another run")
+
+    def _summary(self, width: int) -> list[Line]:
+        """The run's own figures, or the last second's while it runs."""
+        run = self.view.run
+        if run and run.figures:
+            figures = run.figures
+            excess = number(figures.excess_cv, 3)
+            reason = f" ({figures.imbalance_reason})" if figures.imbalance_reason else ""
+            text = f"per-step CV {number(figures.cv, 3)}  excess {excess}{reason}  aggregated CV "
+            return [line((fit(text + number(figures.aggregated_cv, 3), width), "strong"))]
+        live = [s.imbalance for s in self.view.snapshot.samples if s.run == self.view.shown and s.imbalance]
+        if not live:
+            return []
+        last = live[-1]
+        text = (
+            f"last second: CV {last.cv:.3f}  excess {number(last.excess_cv, 3)}  rank {number(last.rank_imbalance, 2)}"
+        )
+        return [line((fit(text, width), "strong"))]
+
+    def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
+        """The columns, and the cells an expert gets in the heat map: 3 or 4 show its share in %, 1 a shade."""
+        needed = sum(c.width + 1 for c in LAYERS)
+        for cell in (4, 3, 1):
+            for least in (needed, 30):
+                if least + experts * cell <= width:
+                    return table.fitting(LAYERS, width - experts * cell - 1), cell
+        return table.fitting(LAYERS, width), 0
+
+    def _heads(self, columns: tuple[Column, ...], experts: int, cell: int) -> Line:
+        names = (
+            "".join(f"e{e}".rjust(cell) for e in range(experts)) if cell >= 3 else f"e0 … e{experts - 1}" * bool(cell)
+        )
+        return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
+
+    def _layer(self, columns: tuple[Column, ...], layer: LayerLoad, cell: int, *, cursor: bool) -> Line:
+        cells: dict[str, Span | str] = {
+            "layer": (f"L{layer.layer:02d}", "strong"),
+            "CV": number(layer.cv, 3),
+            "floor": (number(layer.floor, 3), "dim"),
+            "excess": (number(layer.excess, 3), "dim" if layer.excess is None else "warn"),
+            "rank": number(layer.rank, 2),
+            "hottest": f"e{layer.hottest}",
+            "share": f"{layer.shares[layer.hottest]:.1%}",
+        }
+        row = table.row(columns, cells)
+        return Line(
+            (*row.spans, ((">" if cursor else " "), ""), *(_heat(s, len(layer.shares), cell) for s in layer.shares))
+        )
+
+    def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
+        """The layer under the cursor, or what the columns mean."""
+        layer = layers[self.at]
+        if self.has_focus and layer.reason:
+            return line((fit(f"L{layer.layer:02d} excess {NONE}: {layer.reason}", width), "dim"))
+        fair = 1 / len(layer.shares)
+        text = f"floor: CV of a fair router by chance · rank: max/mean · heat: share in %, fair {fair:.1%}"
+        return line((fit(text, width), "dim"))
+
+
+def _heat(share: float, experts: int, cell: int) -> Span:
+    """Brightness by load against the fair share: dark at none, full at three times."""
+    level = min(len(HEAT) - 1, int(share * experts / 3 * len(HEAT)))
+    if cell >= 3:
+        return (f"{share * 100:.0f}".rjust(cell - 1) + " ", f"heat{level}")
+    return (SHADES[min(4, level * 5 // len(HEAT))] * cell, f"heat{level}")

@@ -1,0 +1,55 @@
+"""Lines: a widget that shows rows of spans and repaints only those that changed. Nothing unsafe passes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from tui.text import Line, safe
+from tui.theme import roles
+
+CURSOR = Style(reverse=True)
+
+
+class Lines(Widget):
+    """Shows what it was last given."""
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._lines: list[Line] = []
+
+    def put(self, lines: Sequence[Line]) -> None:
+        """Show these, and nothing below them; a line like the one that is there costs nothing."""
+        width, height = self.size
+        fresh = list(lines[:height])
+        fresh += [Line()] * (height - len(fresh))
+        changed = [y for y in range(height) if y >= len(self._lines) or fresh[y] != self._lines[y]]
+        self._lines = fresh
+        if changed:
+            self.refresh(*(Region(0, y, width, 1) for y in changed))
+
+    @property
+    def plain(self) -> str:
+        """The text that is shown."""
+        return "\n".join(text.plain.rstrip() for text in self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        text = self._lines[y] if y < len(self._lines) else Line()
+        base = self.visual_style.rich_style
+        styles = roles(self.app.current_theme.dark)
+        segments, used = [], 0
+        for part, role in text.spans:
+            shown = safe(part)
+            segments.append(Segment(shown, base + (role if isinstance(role, Style) else styles[role])))
+            used += cell_len(shown)
+        strip = Strip(segments, used).adjust_cell_length(self.size.width, base)
+        return strip.apply_style(CURSOR) if text.cursor else strip
+
+    def on_resize(self) -> None:
+        self._lines = []

@@ -1,0 +1,162 @@
+"""Live: the run in progress (or the one that is pinned): progress, latencies against the other backend, throughput."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from core.events import Latency, Sampled
+from core.state import RunState
+from tui import table
+from tui.figures import METRICS, latencies, of_run, rates
+from tui.glyphs import STATES
+from tui.table import Column
+from tui.text import NONE, Line, Span, bar, beside, clock, fit, line, number, sparkline, wrapped
+from tui.widgets.pane import Pane, empty
+from tui.widgets.queue import change
+
+LATENCIES = (
+    Column("ms", 5, 9, right=False),
+    Column("n", 6, 3),
+    Column("mean", 8, 6),
+    Column("p50", 8, 8),
+    Column("p90", 8, 7),
+    Column("p99", 8, 4),
+    Column("max", 8, 2),
+    Column("p50 vs", 8, 9),
+)
+SIDE_BY_SIDE = 110
+
+
+class Live(Pane):
+    NUMBER = 2
+    NAME = "Live"
+    KEYS: ClassVar[str] = " x cancel  n next  f follow "
+
+    def title(self) -> str:
+        run = self.view.run
+        if run is None:
+            return ""
+        pinned = " · pinned, f follows the run in progress" if self.view.pinned else ""
+        return f"{run.run.backend} · {run.run.label} · {run.phase}{pinned}"
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        run = self.view.run
+        if run is None:
+            return self._empty()
+        top = self._progress(run, width)
+        left = self._latencies(run, min(width, 66) if width >= SIDE_BY_SIDE else width)
+        room = width - 70 if width >= SIDE_BY_SIDE else width
+        right = self._throughput(run, room)
+        if width >= SIDE_BY_SIDE:
+            return [*top, Line(), *beside(left, right, 70)]
+        return [*top, Line(), *left, Line(), *right][:height]
+
+    def _empty(self) -> list[Line]:
+        match self.view.stage:
+            case "not started" | "failed" | "reading":
+                return empty("Nothing is running.", "r  start: servers come up one after the other, runs follow")
+            case "running":
+                return self._waiting()
+        return empty("No run has ended.", "r  go on with what is missing")
+
+    def _waiting(self) -> list[Line]:
+        """A server is starting, or the queue is empty."""
+        for name, server in self.view.snapshot.backends.items():
+            if server.phase == "starting":
+                waited = self.view.now - server.since
+                return [
+                    Line(),
+                    line("  ", ("~ ", "warn"), f"{name} is starting: {waited:.0f} s  {server.step}"),
+                    line(("  the first run begins when it is ready   l  its log", "dim")),
+                ]
+        return empty("Nothing is running at the moment.", "a  add data sets")
+
+    def _progress(self, run: RunState, width: int) -> list[Line]:
+        symbol, role = STATES[run.phase]
+        live = self.view.snapshot.live
+        if live is None or live.run != run.run.id:
+            return [self._ended(run, symbol, role), *self._reason(run, width)]
+        share = live.finished / max(live.requests, 1)
+        took = self.view.now - run.started_at
+        eta = clock(took * (1 - share) / share) if share else NONE
+        sample = self._last(run)
+        flight = number(sample.sent - sample.finished) if sample else NONE
+        first = number(sample.first_tokens) if sample else NONE
+        told = (
+            f"{live.finished}/{live.requests} {share:.0%}   {clock(took)}, ETA {eta}"
+            f"   in flight {flight}   with a first token {first}   "
+        )
+        errors: Span = (f"errors {live.errors}", "bad" if live.errors else "")
+        return [line((bar(share, width), "note")), line((f"{symbol} ", role), told, errors)]
+
+    def _ended(self, run: RunState, symbol: str, role: str) -> Line:
+        figures = run.figures
+        if figures is None:
+            return line((f"{symbol} {run.phase}", role))
+        failed: Span = (f"{figures.failed} failed", "bad" if figures.failed else "dim")
+        return line(
+            (f"{symbol} {run.phase}  ", role),
+            f"{figures.completed} requests in {figures.duration_s:.1f} s  ",
+            failed,
+        )
+
+    def _reason(self, run: RunState, width: int) -> list[Line]:
+        if not run.reason:
+            return []
+        rows = wrapped(run.reason, width - 2)[:3]
+        return [*(line(("  " + text, "bad" if run.phase == "failed" else "dim")) for text in rows)]
+
+    def _latencies(self, run: RunState, width: int) -> list[Line]:
+        known = latencies(self.view.snapshot, run)
+        other = next(iter(self.view.others(run)), None)
+        theirs = other.figures.latencies if other and other.figures else {}
+        columns = table.fitting(LATENCIES, width)
+        lines = [table.head(columns)]
+        lines += [table.row(columns, _row(name, known.get(name), theirs.get(name))) for name in METRICS]
+        return [*lines, line((fit(self._footnote(run, other, known), width), "dim"))]
+
+    def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
+        if not known and run.phase == "running":
+            return "latencies of finished requests; none has finished yet"
+        against = f"vs {other.run.id}" if other else f"vs: {run.run.label} has not run at another backend"
+        return f"{against}; p99 from n = 100"
+
+    def _throughput(self, run: RunState, width: int) -> list[Line]:
+        samples = of_run(self.view.snapshot.samples, run.run.id)
+        if len(samples) < 2 and run.figures:
+            return [line("out tok/s  ", (f"{number(run.figures.output_throughput)}   over the whole run", ""))]
+        rows: list[tuple[str, list[float], int, str]] = [
+            ("out tok/s", rates(samples, "output_tokens"), 0, "note"),
+            ("req/s", rates(samples, "finished"), 1, "note"),
+            ("in flight", [float(s.sent - s.finished) for s in samples], 0, ""),
+        ]
+        loads = [s.server for s in samples if s.server]
+        if loads:
+            rows += [
+                ("running", [float(x.running) for x in loads], 0, ""),
+                ("waiting", [float(x.waiting) for x in loads], 0, ""),
+                ("KV cache %", [x.kv_cache * 100 for x in loads], 0, ""),
+            ]
+        cvs = [s.imbalance.cv for s in samples if s.imbalance]
+        if cvs:
+            rows.append(("router CV", cvs, 3, "warn"))
+        lines = [line((fit("a sample a second", width), "dim"))]
+        return lines + [_trend(*row, width) for row in rows]
+
+    def _last(self, run: RunState) -> Sampled | None:
+        samples = of_run(self.view.snapshot.samples[-1:], run.run.id)
+        return samples[-1] if samples else None
+
+
+def _row(name: str, mine: Latency | None, theirs: Latency | None) -> dict[str, Span | str]:
+    cells: dict[str, Span | str] = {"ms": (name.upper(), "strong")}
+    if mine is None:
+        return cells | dict.fromkeys(("mean", "p50", "p90", "p99", "max", "p50 vs"), (NONE, "dim"))
+    digits = 1 if mine.p50 < 1000 else 0
+    values: dict[str, Span | str] = {n: number(getattr(mine, n), digits) for n in ("mean", "p50", "p90", "p99", "max")}
+    return cells | values | {"n": number(mine.n), "p50 vs": change(mine.p50, theirs.p50 if theirs else None)}
+
+
+def _trend(name: str, values: list[float], digits: int, role: str, width: int) -> Line:
+    now = number(values[-1] if values else None, digits)
+    return line((fit(name, 11), "dim"), fit(now, 8, right=True), " ", (sparkline(values, max(width - 21, 4)), role))

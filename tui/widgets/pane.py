@@ -1,0 +1,114 @@
+"""Pane: a bordered part of the screen that draws a View as lines and holds a cursor."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+
+from tui.text import Line, line, safe
+from tui.view import View
+from tui.widgets.lines import Lines
+
+
+class Pane(Lines, can_focus=True):
+    """A subclass says what it shows (`draw`) and how many items its cursor can stand on (`count`)."""
+
+    NUMBER: ClassVar[int]
+    NAME: ClassVar[str]
+    KEYS: ClassVar[str] = ""  # its own keys, shown on its lower border
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "up", tooltip="Move the cursor of the pane in focus up"),
+        Binding("down,j", "move(1)", "down", tooltip="Move the cursor of the pane in focus down"),
+        Binding("pageup", "page(-1)", "page up", tooltip="Move the cursor up by a page"),
+        Binding("pagedown", "page(1)", "page down", tooltip="Move the cursor down by a page"),
+        Binding("home,g", "move(-1000000000)", "first", tooltip="Move the cursor to the first line"),
+        Binding("end,G", "move(1000000000)", "last", tooltip="Move the cursor to the last line"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id=self.NAME.lower())
+        self.view = View()
+        self.at = 0
+        self._top = 0
+        self._titles = ("", "")
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        """At most `height` lines of `width` cells."""
+        raise NotImplementedError
+
+    def title(self) -> str:
+        """What stands beside the name on the upper border."""
+        return ""
+
+    def count(self) -> int:
+        return 0
+
+    def show(self, view: View) -> None:
+        """Take the next view; a pane that is hidden does not draw it."""
+        self.view = view
+        if self.is_on_screen:
+            self.redraw()
+
+    def redraw(self) -> None:
+        self.at = max(0, min(self.at, self.count() - 1))
+        self.put(self.draw(*self.size))
+        self._set_titles()
+
+    @property
+    def is_on_screen(self) -> bool:
+        return bool(self.display and self.size)
+
+    def window(self, rows: int) -> range:
+        """The items that `rows` rows show, scrolled as little as keeps the cursor among them."""
+        count = self.count()
+        self._top = max(min(self._top, self.at, count - rows), self.at - rows + 1, 0)
+        return range(self._top, min(self._top + max(rows, 0), count))
+
+    def is_cursor(self, item: int) -> bool:
+        return item == self.at and self.has_focus
+
+    # --- keys and mouse ---------------------------------------------------------------------------------------------
+
+    def action_move(self, by: int) -> None:
+        self.at = max(0, min(self.at + by, self.count() - 1))
+        self.redraw()
+
+    def action_page(self, by: int) -> None:
+        self.action_move(by * max(1, self.size.height - 3))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-1)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def on_resize(self) -> None:
+        if self.is_on_screen:
+            self.redraw()
+
+    def on_focus(self) -> None:
+        self.redraw()
+
+    def on_blur(self) -> None:
+        self.redraw()
+
+    def _set_titles(self) -> None:
+        name = f"[{self.NUMBER} {self.NAME}]" if self.has_focus else f" {self.NUMBER} {self.NAME} "
+        title = safe(self.title())
+        titles = (f"{name} {title} " if title else name, self.KEYS if self.has_focus else "")
+        if titles != self._titles:
+            self._titles = titles
+            self.border_title = Content(titles[0])
+            self.border_subtitle = Content(titles[1])
+
+
+def empty(*texts: str) -> list[Line]:
+    """An empty state: what is not there, and the key that brings it."""
+    return [Line(), *(line(("  " + text, "dim")) for text in texts)]

@@ -1,0 +1,136 @@
+"""Plots: any metric against an imbalance, both backends; the point under the cursor in words; export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from core.config import ConfigError
+from core.state import RunState
+from tui.text import Line, Span, fit, line, number
+from tui.widgets.pane import Pane, empty
+from tui.widgets.queue import mean
+
+if TYPE_CHECKING:
+    from core.analysis import Axis, Series
+
+METRICS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
+AXES: tuple[Axis, ...] = ("real", "aggregated", "predicted")
+
+
+class Plots(Pane):
+    NUMBER = 5
+    NAME = "Plots"
+    KEYS: ClassVar[str] = " p metric  i axis  u outliers  ← → point  e export "
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "move(-1)", "point before", tooltip="Plots: go to the point before, and read its figures"),
+        Binding("right", "move(1)", "next point", tooltip="Plots: go to the next point, and read its figures"),
+    ]
+
+    class Exported(Message):
+        """The files are there, or why not."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metric = METRICS[0]
+        self.axis: Axis = "real"
+        self.hides_outliers = False
+        self._plotted: tuple[object, list[Line]] = (None, [])
+
+    def points(self) -> list[RunState]:
+        """Finished runs, in the order of the queue: what the cursor goes over."""
+        return [r for r in self.view.snapshot.runs.values() if r.figures]
+
+    def count(self) -> int:
+        return len(self.points())
+
+    def title(self) -> str:
+        return f"{self.metric} against {self.axis} imbalance" if self.points() else ""
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        if not self.points():
+            return empty("No run has finished yet.", "a point comes with every run that ends")
+        return [*self._plot(width, height - 1), self._detail(width)]
+
+    def series(self) -> Series:
+        """What is drawn, and what `e` writes. ConfigError where no run has both values."""
+        from tui import series
+
+        return series.of(self.view.snapshot, self.metric, self.axis)
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def do_metric(self) -> None:
+        self.metric = METRICS[(METRICS.index(self.metric) + 1) % len(METRICS)]
+
+    def do_axis(self) -> None:
+        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
+
+    def do_outliers(self) -> str:
+        self.hides_outliers = not self.hides_outliers
+        return "outliers left out" if self.hides_outliers else "outliers shown hollow"
+
+    def do_export(self) -> None:
+        """Write PNG and CSV in a thread: the first PNG takes a second."""
+        self.run_worker(self._export, thread=True)
+
+    def _export(self) -> None:
+        from core import plots, store
+        from tui import series
+
+        file = Path(self.view.run_dir) / "graphs" / f"{self.metric}-{self.axis}.png"
+        try:
+            drawn = self.series()
+            plots.png(drawn, file)
+            store.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
+        except (OSError, ConfigError) as error:
+            self.app.call_from_thread(self.post_message, self.Exported(f"not written: {error}"))
+        else:
+            self.app.call_from_thread(self.post_message, self.Exported(f"wrote {file} and the same points as .csv"))
+
+    # --- drawing ----------------------------------------------------------------------------------------------------
+
+    def _plot(self, width: int, height: int) -> list[Line]:
+        """Drawn anew only when what it shows changed."""
+        points = self.points()
+        cursor = points[self.at].run.id if self.has_focus else ""
+        key = (tuple(id(r.figures) for r in points), self.metric, self.axis, self.hides_outliers, cursor, width, height)
+        if key != self._plotted[0]:
+            self._plotted = (key, self._built(cursor, width, height))
+        return self._plotted[1]
+
+    def _built(self, cursor: str, width: int, height: int) -> list[Line]:
+        from core import plots
+
+        try:
+            drawn = plots.text(self.series(), width, height - 2, colour=True)
+        except ConfigError as error:
+            return empty(fit(str(error), width - 2), "p  another metric   i  another axis")
+        return [Line(spans(text)) for text in Text.from_ansi(drawn).split("\n")]
+
+    def _detail(self, width: int) -> Line:
+        run = self.points()[self.at]
+        figures = run.figures
+        assert figures is not None  # points() holds finished runs
+        text = (
+            f"{run.run.id}  CV {number(figures.cv, 3)}  excess {number(figures.excess_cv, 3)}"
+            f"  score {number(run.score, 4)}"
+            f"  TTFT {number(mean(run, 'ttft'), 1)} ms  TPOT {number(mean(run, 'tpot'), 2)} ms"
+            f"  {number(figures.output_throughput)} tok/s"
+        )
+        return line((f"{self.view.mark(run.run.backend)} ", self.view.role(run.run.backend)), fit(text, width - 2))
+
+
+def spans(text: Text) -> tuple[Span, ...]:
+    """A line of rich Text as spans."""
+    from rich.console import Console
+
+    return tuple((s.text, s.style or "") for s in text.render(Console()) if s.text and s.text != "\n")

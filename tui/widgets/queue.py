@@ -1,0 +1,204 @@
+"""Queue: every run, or every data set with both backends side by side; filter, order and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from core.state import RunState
+from tui import table
+from tui.glyphs import STATES
+from tui.table import Column
+from tui.text import NONE, Line, Span, number
+from tui.widgets.pane import Pane, empty
+
+RUNS = (
+    Column("", 3, 9, right=False),
+    Column("#", 3, 2),
+    Column("backend", 9, 8, right=False),
+    Column("data set", 8, 9, right=False),
+    Column("score", 6, 3),
+    Column("state", 11, 9, right=False),
+    Column("TTFT ms", 8, 7),
+    Column("TPOT ms", 7, 7),
+    Column("tok/s", 7, 6),
+    Column("CV", 6, 4),
+    Column("excess", 6, 5),
+)
+PAIRS = (
+    Column("data set", 8, 9, right=False),
+    Column("score", 6, 5),
+    Column("backend", 9, 9, right=False),
+    Column("TTFT ms", 8, 9),
+    Column("vs", 6, 8),
+    Column("TPOT ms", 7, 9),
+    Column("vs ", 6, 8),
+    Column("tok/s", 7, 4),
+    Column("CV", 6, 6),
+    Column("excess", 6, 7),
+)
+ORDERS: dict[str, Callable[[RunState], Any]] = {
+    "queue": lambda r: None,
+    "data set": lambda r: r.run.label,
+    "score": lambda r: r.score,
+    "TTFT": lambda r: mean(r, "ttft"),
+    "TPOT": lambda r: mean(r, "tpot"),
+    "tok/s": lambda r: r.figures and r.figures.output_throughput,
+    "CV": lambda r: r.figures and r.figures.cv,
+    "excess": lambda r: r.figures and r.figures.excess_cv,
+}
+
+
+class Queue(Pane):
+    NUMBER = 1
+    NAME = "Queue"
+    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  / filter  d data sets "
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = ""
+        self.order = "queue"
+        self.by_dataset = False
+        self.marked: frozenset[str] = frozenset()
+
+    def rows(self) -> list[RunState]:
+        """The runs as they stand here: filtered and in order."""
+        words = self.filter.lower().split()
+        runs = [r for r in self.view.snapshot.runs.values() if all(w in _words(r) for w in words)]
+        if self.by_dataset:
+            return sorted(runs, key=lambda r: r.run.label)
+        if self.order == "queue":
+            return runs
+        value = ORDERS[self.order]
+        known = [r for r in runs if value(r) is not None]
+        return sorted(known, key=value, reverse=self.order != "data set") + [r for r in runs if value(r) is None]
+
+    def selected(self) -> RunState | None:
+        rows = self.rows()
+        return rows[self.at] if self.at < len(rows) else None
+
+    def count(self) -> int:
+        return len(self.rows())
+
+    def title(self) -> str:
+        snapshot = self.view.snapshot
+        ended = [f"{n} {p}" for p in ("done", "failed", "cancelled") if (n := snapshot.count(p))]
+        marked = [f"{len(self.marked)} marked"] if self.marked else []
+        shown = [f"filter {self.filter!r}: {self.count()} shown"] if self.filter else []
+        order = ["by data set"] if self.by_dataset else [f"order {self.order}"] if self.order != "queue" else []
+        return " · ".join([f"{len(snapshot.runs)} runs", *ended, *marked, *shown, *order])
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        rows = self.rows()
+        if not rows:
+            return self._empty()
+        columns = table.fitting(PAIRS if self.by_dataset else RUNS, width)
+        draw = self._pair if self.by_dataset else self._run
+        places = {id: n for n, id in enumerate(self.view.snapshot.runs, 1)}
+        shown = self.window(height - 1)
+        body = [table.row(columns, draw(rows[i], places[rows[i].run.id]), cursor=self.is_cursor(i)) for i in shown]
+        return [table.head(columns), *body]
+
+    def _empty(self) -> list[Line]:
+        if self.view.snapshot.runs:
+            return empty(f"No run matches {self.filter!r}.", "esc  shows all again")
+        if self.view.stage == "reading":
+            return empty("Reading the data sets …")
+        if self.view.problem:
+            return empty("Nothing can be run yet; see the message below.", "r  try again when it is mended")
+        return empty("No runs.", "a  add data sets", "r  run experiments.toml")
+
+    def _run(self, run: RunState, place: int) -> dict[str, Span | str]:
+        symbol, role = STATES[run.phase]
+        mark = "*" if run.run.id in self.marked else " "
+        return {
+            "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
+            "#": (str(place), "dim"),
+            "backend": (run.run.backend, self.view.role(run.run.backend)),
+            "data set": run.run.label,
+            "score": number(run.score, 4),
+            "state": (self._state(run), role),
+            **_figures(run),
+        }
+
+    def _state(self, run: RunState) -> str:
+        live = self.view.snapshot.live
+        if run.phase == "running" and live and live.run == run.run.id:
+            return f"{live.finished / max(live.requests, 1):.0%} running"
+        return f"{run.phase} {run.reason}" if run.phase == "failed" else run.phase
+
+    def _pair(self, run: RunState, place: int) -> dict[str, Span | str]:
+        """A run against the first other backend that has run the same data set."""
+        other = next(iter(self.view.others(run)), None)
+        first = run.run.backend == self.view.backends[0]
+        symbol, role = STATES[run.phase]
+        cells: dict[str, Span | str] = {
+            "data set": run.run.label if first else "",
+            "score": number(run.score, 4) if first else "",
+            "backend": (run.run.backend, self.view.role(run.run.backend)),
+            **_figures(run),
+            "vs": change(mean(run, "ttft"), mean(other, "ttft")),
+            "vs ": change(mean(run, "tpot"), mean(other, "tpot")),
+        }
+        return cells if run.figures else cells | {"TTFT ms": (f"{symbol} {run.phase}", role)}
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def narrow(self, words: str) -> None:
+        """Show only the runs that hold all of these words."""
+        self.filter = words
+        self.redraw()
+
+    def chosen(self) -> list[str]:
+        """Ids of the marked runs, else of the one under the cursor."""
+        marked = [r.run.id for r in self.rows() if r.run.id in self.marked]
+        selected = self.selected()
+        return marked or ([selected.run.id] if selected else [])
+
+    def do_mark(self) -> None:
+        if run := self.selected():
+            self.marked ^= {run.run.id}
+            self.action_move(1)
+
+    def do_order(self) -> str:
+        names = list(ORDERS)
+        self.order = names[(names.index(self.order) + 1) % len(names)]
+        self.by_dataset = False
+        return "in the order of the queue" if self.order == "queue" else f"ordered by {self.order}"
+
+    def do_pairs(self) -> None:
+        self.by_dataset = not self.by_dataset
+
+
+def mean(run: RunState | None, name: str) -> float | None:
+    """Mean TTFT, TPOT, ITL or E2E of a finished run, ms."""
+    latency = run.figures.latencies.get(name) if run and run.figures else None
+    return latency.mean if latency else None
+
+
+def change(value: float | None, other: float | None) -> Span:
+    """`+31% ▲`: how much more than the other; the dash where one of them is not known."""
+    if value is None or not other:
+        return (NONE, "dim")
+    share = value / other - 1
+    return (
+        f"{share:+.0%}{'▲' if share > 0.005 else '▼' if share < -0.005 else ' '}",
+        "warn" if share > 0.005 else "ok",
+    )
+
+
+def _figures(run: RunState) -> dict[str, Span | str]:
+    figures = run.figures
+    if figures is None:
+        return {}
+    return {
+        "TTFT ms": number(mean(run, "ttft"), 1),
+        "TPOT ms": number(mean(run, "tpot"), 2),
+        "tok/s": number(figures.output_throughput),
+        "CV": number(figures.cv, 3),
+        "excess": number(figures.excess_cv, 3),
+    }
+
+
+def _words(run: RunState) -> str:
+    return f"{run.run.id} {run.phase} {run.reason}".lower()

@@ -1,0 +1,122 @@
+"""Servers: each backend's state, what it really ran, its load and its GPUs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from core.events import Gpu, Sampled
+from core.state import BackendState
+from tui.glyphs import STATES
+from tui.text import Line, Span, fit, line, number, wrapped
+from tui.widgets.pane import Pane, empty
+
+
+class Servers(Pane):
+    NUMBER = 3
+    NAME = "Servers"
+    KEYS: ClassVar[str] = " enter command, log  s stop "
+
+    def count(self) -> int:
+        return len(self.view.backends)
+
+    def selected(self) -> str:
+        names = self.view.backends
+        return names[self.at] if self.at < len(names) else ""
+
+    def title(self) -> str:
+        up = sum(b.phase == "ready" for b in self.view.snapshot.backends.values())
+        return f"{up} ready" if self.view.snapshot.backends else ""
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        names = self.view.backends
+        if not names:
+            return empty("No server yet.", "r  run: each backend's server is started when its runs begin")
+        blocks = [self._block(place, name, width) for place, name in enumerate(names)]
+        lines = [text for block in blocks for text in block]
+        before = sum(len(block) for block in blocks[: self.at])
+        top = max(0, min(before, len(lines) - height))
+        return lines[top:]
+
+    def _block(self, place: int, name: str, width: int) -> list[Line]:
+        server = self.view.snapshot.backends.get(name)
+        cursor = self.is_cursor(place)
+        title: list[Span] = [(f"{self.view.mark(name)} ", self.view.role(name)), (fit(name, 10), "strong"), (" ", "")]
+        if server is None:
+            waits = "starts when its runs begin" if self.view.stage in ("running", "not started") else "was not started"
+            return [Line((*title, ("· queued     ", "dim"), (waits, "dim")), cursor)]
+        symbol, role = STATES[server.phase]
+        about = f"port {server.port}  pid {server.pid}" if server.phase not in ("stopped", "failed") else ""
+        first = Line((*title, (f"{symbol} {fit(self._state(server), 24)} ", role), (about, "")), cursor)
+        return [first, *self._details(name, server, width)]
+
+    def _state(self, server: BackendState) -> str:
+        waited = self.view.now - server.since
+        match server.phase:
+            case "starting":
+                return f"starting {waited:.0f} s {server.step}".rstrip()
+            case "ready" if server.ready_after_s is not None:
+                return f"ready after {server.ready_after_s:.1f} s"
+            case "stopping":
+                return f"stopping {waited:.0f} s"
+        return server.phase
+
+    def _details(self, name: str, server: BackendState, width: int) -> list[Line]:
+        indent = "    "
+        room = width - len(indent)
+        lines = [
+            line((indent + part, "bad"))
+            for text in ([f"NOT AS ASKED: {m}" for m in server.mismatches])
+            for part in wrapped(text, room, "  ")
+        ]
+        if server.phase == "failed":
+            lines += [line((indent + part, "bad")) for part in wrapped(server.reason, room, "  ")[:4]]
+            lines += [line((indent + fit(text, room), "dim")) for text in server.log_tail[-3:]]
+            return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
+        if server.phase == "stopped":
+            return lines
+        if sample := self._sample(name):
+            lines += [line(indent, *part) for part in _load(sample)]
+            lines += [line(indent + text) for text in gpus(sample.gpus, room)]
+        if server.ran:
+            lines.append(line((indent + fit(" · ".join(_ran(server)), room), "dim")))
+        return lines
+
+    def _sample(self, name: str) -> Sampled | None:
+        last = self.view.snapshot.samples[-1] if self.view.snapshot.samples else None
+        return last if last and last.backend == name else None
+
+
+def _ran(server: BackendState) -> list[str]:
+    """What really ran, the telling parts first."""
+    first = ("engine", "parallel", "moe_backend", "all2all_backend", "ranks", "version")
+    names = [n for n in first if n in server.ran] + [n for n in server.ran if n not in first]
+    return [f"{n} {server.ran[n]}" if n not in ("engine", "parallel") else server.ran[n] for n in names]
+
+
+def _load(sample: Sampled) -> list[list[Span]]:
+    load = sample.server
+    if load is None:
+        return []
+    waiting: Span = (f"waiting {load.waiting}", "warn" if load.waiting else "")
+    return [
+        [
+            (f"running {load.running}  ", ""),
+            waiting,
+            (f"  KV cache {load.kv_cache:.0%}  preemptions ", ""),
+            (number(load.preemptions), "warn" if load.preemptions else ""),
+        ]
+    ]
+
+
+def gpus(found: list[Gpu], width: int) -> list[str]:
+    """One cell a GPU, as many beside each other as fit."""
+    cells = [
+        f"gpu{g.index} {g.memory_used_gib:.0f}/{g.memory_total_gib:.0f} GiB {g.utilisation_pct:>3}%"
+        f" {g.power_w:.0f} W {g.temperature_c} °C"
+        for g in found
+    ]
+    if not cells:
+        return []
+    cell = max(len(c) for c in cells) + 2
+    across = max(1, width // cell)
+    return ["".join(c.ljust(cell) for c in cells[i : i + across]).rstrip() for i in range(0, len(cells), across)]
