@@ -151,9 +151,9 @@ class Engine:
                 self._emit(events.RunCancelled(run=run.id, completed=kept))
             raise
         except RunError as error:
-            cause = f"; {serving.server.root_cause()}" if serving.server.has_ended else ""
-            self._fail(run, f"{error}{cause}")
-            if error.stalled:
+            is_up = not error.stalled and await serving.server.is_up()
+            self._fail(run, f"{error}; {serving.server.death()}" if serving.server.has_ended else str(error))
+            if not is_up:
                 await self._put_down()
         except OSError as error:
             self._fail(run, f"its files cannot be written: {error}")

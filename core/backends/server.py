@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from core.backends import serverlog
 from core.config import ConfigError
 
 POLL_S = 0.05
+DEATH_S = 5.0  # that a dying server tree may take
 
 
 class ServerError(Exception):
@@ -69,7 +71,7 @@ class Server:
                 for phase in phases.read():
                     on_phase(phase)
                 if self.has_ended:
-                    raise ServerError(self._death(), self.log_tail())
+                    raise ServerError(self.death(), self.log_tail())
                 if await self._is_healthy(client):
                     return time.monotonic() - self.started
                 await asyncio.sleep(POLL_S)
@@ -83,12 +85,23 @@ class Server:
         except httpx.TransportError:
             return False
 
-    def _death(self) -> str:
-        took = time.monotonic() - self.started
+    async def is_up(self) -> bool:
+        """Whether it answers now. If not, it has had a moment to end: `has_ended` can be believed."""
+        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+            if not self.has_ended and await self._is_healthy(client):
+                return True
+        deadline = time.monotonic() + DEATH_S
+        while not self.has_ended and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+        return False
+
+    def death(self) -> str:
+        """How it ended, and the line of its log that says why."""
+        code, took = self.process.returncode, time.monotonic() - self.started
+        if code > 128 and code - 128 in signal.valid_signals():
+            return f"server {self.name} was killed by {signal.Signals(code - 128).name} after {took:.1f} s"
         cause = self.root_cause()
-        return f"server {self.name} exited with code {self.process.returncode} after {took:.1f} s" + (
-            f": {cause}" if cause else ""
-        )
+        return f"server {self.name} exited with code {code} after {took:.1f} s" + (f": {cause}" if cause else "")
 
     async def version(self) -> dict[str, str]:
         """What the server says of itself at /version."""

@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
         if pipe in ready or signal.SIGTERM in os.read(wake_read, 64):
             break
     end_tree()
-    return child.wait()
+    code = child.wait()
+    return code if code >= 0 else 128 - code  # by a signal: as shells say it
 
 
 def end_tree(grace_s: float = GRACE_S) -> None:
