@@ -21,7 +21,7 @@ from core.backends.choice import Kind
 from core.config import Config, ConfigError
 from core.engine import Engine
 from core.events import AnyEvent
-from core.narrate import sentence, shown
+from core.narrate import printable, sentence, shown
 from core.plan import Run
 from core.store import RunDirectory
 
@@ -43,7 +43,7 @@ class Lines:
                 sys.stdout.write(events.encode(event).decode() + "\n")
                 sys.stdout.flush()
         if line := sentence(event, self._state) or self._heartbeat():
-            tell(line)
+            tell(printable(line))
             self._told_at = time.monotonic()
 
     def _heartbeat(self) -> str | None:
@@ -97,12 +97,11 @@ def _new(loaded: Config, only: Sequence[str], backends: Sequence[str], engine: s
 
 def _resumed(path: Path) -> Job:
     """The journal rules on what is run, run.json on how; experiments.toml may have changed meanwhile."""
-    loaded, kind = store.read_config(path), store.read_json(path / "run.json").get("engine_kind", "builtin")
-    past = state.fold(store.read_events(path))
-    runs = [r.run for r in past.runs.values()]
+    about, past = store.read_about(path), state.fold(store.read_events(path))
+    runs = [r.run for r in past.runs.values()] or about.runs  # killed before the first event
     done = dict.fromkeys(store.done_runs(path), "done")
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
-    return _checked(Job(loaded, kind, runs, cancelled | done, resumed=True))
+    return _checked(Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs)))
 
 
 def _checked(job: Job) -> Job:
@@ -120,7 +119,7 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     lines = Lines(json=json, past=state.fold(store.read_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
     label = builtin.ENGINE if job.kind == "builtin" else "vllm"
-    if not job.resumed:
+    if not (directory.path / "run.json").exists():
         directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
     first: AnyEvent = (
         events.ExperimentResumed(missing=len(job.runs) - len(job.ended))
@@ -129,7 +128,15 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     )
     directory.append(first)
     lines(first)
-    code = asyncio.run(_until_done_or_signal(engine, job))
+    try:
+        code = asyncio.run(_until_done_or_signal(engine, job))
+    except OSError as error:
+        tell(
+            printable(
+                f"! stopped: {error}; servers are down; mend it and go on with: gatescope --resume {directory.path}"
+            )
+        )
+        return 1
     groups = _results(directory.path)
     if any(group.by_label for group in groups):
         report(directory.path, groups)
@@ -210,5 +217,5 @@ def terminal_columns() -> int:
 
 def tell(text: str) -> None:
     """The talk goes to stderr; stdout is for data. A closed stderr does not stop the runs."""
-    with contextlib.suppress(BrokenPipeError, OSError):
+    with contextlib.suppress(OSError):
         os.write(2, (text + "\n").encode(errors="replace"))

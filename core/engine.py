@@ -253,8 +253,10 @@ class Engine:
         serving, self._serving = self._serving, None
         if serving is None:
             return
-        self._emit(events.BackendStopping(backend=serving.backend.name))
-        await asyncio.shield(asyncio.to_thread(serving.server.stop))
+        try:
+            self._emit(events.BackendStopping(backend=serving.backend.name))
+        finally:  # a full disk must not leave a server behind
+            await asyncio.shield(asyncio.to_thread(serving.server.stop))
         self._emit(events.BackendStopped(backend=serving.backend.name))
 
     def _load(self, serving: Serving, dataset: Dataset, label: str, count: int) -> Load:

@@ -94,6 +94,11 @@ def shown(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def printable(text: str) -> str:
+    """`text` without what could move a cursor or change a terminal: servers, models and file names are not trusted."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.expandtabs(4))
+
+
 def clock(seconds: float) -> str:
     """`3:07`, from an hour on `1:03:07`."""
     minutes, rest = divmod(round(seconds), 60)

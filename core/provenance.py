@@ -30,6 +30,7 @@ def describe(config: Config, runs: Sequence[Run], kind: str, label: str) -> dict
         "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
         "gpus": gpus(),
         "git": _git(config.path.parent),
+        "runs": list(runs),
         "servers": {},
     }
 

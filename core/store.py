@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -9,7 +10,7 @@ import re
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -88,8 +89,13 @@ class RunDirectory:
         self._lock.close()
 
     def append(self, event: AnyEvent) -> None:
-        """Append one event; on disk before this returns where a run ended."""
-        self._journal.write(events.encode(event) + b"\n")
+        """Append one event; on disk before this returns where a run ended. OSError where that fails."""
+        if not os.fstat(self._journal.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "the run directory has been deleted", str(self.path))
+        line = events.encode(event) + b"\n"
+        if (written := self._journal.write(line)) != len(line):  # a disk that fills up takes a part
+            os.ftruncate(self._journal.fileno(), os.fstat(self._journal.fileno()).st_size - written)
+            raise OSError(errno.ENOSPC, "no room for the journal", str(self.path))
         if isinstance(event, SYNCED):
             os.fsync(self._journal.fileno())
 
@@ -196,13 +202,21 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {label: read_json(found[label]) for label in sorted(found)}
 
 
-def read_config(path: Path) -> Config:
-    """The resolved configuration that run.json keeps; it rules on resume, whatever experiments.toml says by then."""
-    kept = read_json(path / "run.json").get("config")
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of run.json that rules on resume, whatever experiments.toml says by then."""
+
+    config: Config
+    engine_kind: Literal["vllm", "builtin"]
+    runs: list[Run]
+
+
+def read_about(path: Path) -> About:
+    """run.json of a run directory. ConfigError where it is not readable."""
     try:
-        return msgspec.convert(kept, Config, dec_hook=lambda kind, value: kind(value))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path / 'run.json'}: holds no configuration: {error}") from None
+        raw = msgspec.json.decode((path / "run.json").read_bytes())
+        return msgspec.convert(raw, About, dec_hook=lambda kind, value: kind(value))
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path / 'run.json'}: not readable: {error}") from None
 
 
 def formatted(value: Any) -> bytes:
@@ -214,11 +228,16 @@ def write_whole(file: Path, data: bytes) -> None:
     """Write under a temporary name and rename: `file` is whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as out:
+    with open(temporary, "wb", opener=_private) as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
     os.replace(temporary, file)
+
+
+def _private(name: str, flags: int) -> int:
+    """Opens for the owner only: run.json holds the servers' environment."""
+    return os.open(name, flags, 0o600)
 
 
 def _is_whole(file: Path) -> bool:
