@@ -211,12 +211,12 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_about(path: Path) -> About:
-    """run.json of a run directory. ConfigError where it is not readable."""
+    """run.json of a run directory. ConfigError where it is not one."""
+    raw = read_json(path / "run.json")
     try:
-        raw = msgspec.json.decode((path / "run.json").read_bytes())
         return msgspec.convert(raw, About, dec_hook=lambda kind, value: kind(value))
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{path / 'run.json'}: not readable: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path / 'run.json'}: does not say what was run: {error}") from None
 
 
 def formatted(value: Any) -> bytes:

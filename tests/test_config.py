@@ -251,8 +251,8 @@ def loaded_or_refused(folder: Path, text: bytes) -> None:
         assert str(loaded).startswith(f"{file}: ")
         assert len(str(loaded).splitlines()) == 1
     else:
-        (folder / "run.json").write_bytes(store.formatted({"config": loaded}))
-        assert store.read_config(folder) == loaded
+        (folder / "run.json").write_bytes(store.formatted({"config": loaded, "engine_kind": "builtin", "runs": []}))
+        assert store.read_about(folder).config == loaded
 
 
 @given(tree=documents)

@@ -109,7 +109,7 @@ class Session:
         """Every data set that the configuration names, by index. ConfigError where it cannot be read."""
         from core import config, plan, store
 
-        loaded = store.read_config(self.run_dir) if self.run_dir else config.load(self.ask.config_path)
+        loaded = store.read_about(self.run_dir).config if self.run_dir else config.load(self.ask.config_path)
         return plan.select_datasets(loaded, ())
 
     def _stage(self) -> Stage:
