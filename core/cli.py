@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's")
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run what is missing in this run directory")
+    parser.add_argument("--ascii", action="store_true", help="the terminal UI without characters beyond ASCII")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_attach(commands)
     _add_serve(commands)
     _add_bench(commands)
     _add_generate(commands)
@@ -84,7 +86,7 @@ def _refuse(message: str) -> int:
 
 def _experiment(arguments: argparse.Namespace) -> int:
     if not (arguments.batch or arguments.resume):
-        return _refuse("the terminal UI is not part of this version yet; run the experiment with: gatescope --batch")
+        return _screen(arguments)
     from core import batch
 
     return batch.run(
@@ -96,6 +98,34 @@ def _experiment(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         json=arguments.json,
     )
+
+
+def _screen(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        return _refuse("--json goes with --batch: the terminal UI prints nothing")
+    from tui import app  # the one place where core hands over to the UI
+
+    return app.run(
+        arguments.config,
+        arguments.out,
+        arguments.only,
+        arguments.backend,
+        arguments.engine,
+        ascii=arguments.ascii,
+    )
+
+
+def _add_attach(commands: argparse._SubParsersAction[_Parser]) -> None:
+    attach = commands.add_parser("attach", help="the terminal UI over a run directory, running or not")
+    attach.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    attach.add_argument("--ascii", action="store_true", help="no characters beyond ASCII")
+    attach.set_defaults(command=_attach)
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from tui import app
+
+    return app.attach(arguments.run_dir, ascii=arguments.ascii)
 
 
 def _init(arguments: argparse.Namespace) -> int:
