@@ -7,19 +7,12 @@ import signal
 from pathlib import Path
 
 import psutil
-from watched import Watched
+from watched import Watched, edit
 
 from core import detached, events, store
 from core.state import Snapshot
 
 SERVER = "core.builtin.server"
-
-
-def edit(experiment: Path, **values: object) -> None:
-    """Set keys of [experiment]."""
-    kept = [x for x in experiment.read_text().splitlines(keepends=True) if x.split(" = ")[0] not in values]
-    lines = [f"{key} = {value}\n" for key, value in values.items()]
-    experiment.write_text("".join([kept[0], *lines, *kept[1:]]))
 
 
 def kill(watched: Watched, number: signal.Signals) -> None:

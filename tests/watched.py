@@ -56,3 +56,10 @@ class Watched:
             psutil.Process(self.pid).wait(PATIENCE_S)
         except psutil.NoSuchProcess:
             return
+
+
+def edit(experiment: Path, **values: object) -> None:
+    """Set keys of [experiment]."""
+    kept = [x for x in experiment.read_text().splitlines(keepends=True) if x.split(" = ")[0] not in values]
+    lines = [f"{key} = {value}\n" for key, value in values.items()]
+    experiment.write_text("".join([kept[0], *lines, *kept[1:]]))
