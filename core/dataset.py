@@ -19,11 +19,12 @@ class DatasetError(Exception):
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One line: its id, the text that is sent, and what kind of text it is."""
+    """One line: its id, the text that is sent, what kind of text it is, and in a trace when it was sent (seconds)."""
 
     id: str
     text: str
     category: str = ""
+    timestamp: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,195 +1,314 @@
-"""Streams completions from an OpenAI-compatible server and stamps every token."""
+"""The load on a server: splits a schedule over worker processes and gathers their records."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import httpx
 import msgspec
 
 from core.dataset import Prompt
-from core.load import schedule
-from core.load.sse import EventParser, EventTooLong
-from core.metrics import RequestRecord
+from core.load import pipe, schedule
+from core.load.pipe import Advanced, Done, Down, Finished, Go, Job, Ready, Row, Stop
+from core.load.record import Progress, Records, RequestRecord, WorkerHealth
+from core.load.transport import Transport
 
 now = time.perf_counter_ns
-MAX_ERROR_TEXT = 300
+STREAMS_PER_WORKER = 64
+START_MARGIN_NS = 5_000_000
+STOP_S = 1.0
+EARLY_S = 1.0  # connections for what is due so soon are opened beforehand
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run's worth of requests. `label` goes into every X-Request-Id, so that the gate log can name its steps."""
+    """One run's worth of requests. `label` goes into every X-Request-Id, so that the gate log can name its steps.
+
+    `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts' timestamps.
+    `extra_body` is merged into every request body; null removes a field.
+    """
 
     base_url: str
     model: str
     label: str
     prompts: Sequence[Prompt]
     api_key: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    chat: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
     input_len: int = 0
     output_len: int = 50
     request_rate: float | Literal["inf"] = "inf"
+    arrival: schedule.Arrival | Literal["trace"] = "poisson"
+    burstiness: float = 1.0
+    ramp_up_s: float = 0.0
     max_concurrency: int = 0
     seed: int = 0
     stall_timeout_s: float = 120.0
+    workers: int | Literal["auto"] = "auto"
+
+    @property
+    def slots(self) -> int:
+        """Requests in flight at most."""
+        return min(self.max_concurrency or len(self.prompts), len(self.prompts))
+
+    @property
+    def is_closed_loop(self) -> bool:
+        """A fixed concurrency: the next request is due when one ends."""
+        return self.request_rate == "inf" and self.arrival != "trace" and self.slots < len(self.prompts)
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
+class LoadError(Exception):
+    """The load cannot be made; the text says why."""
 
 
-class _Choice(msgspec.Struct):
-    text: str | None = None
+async def run(
+    load: Load,
+    on_done: Callable[[RequestRecord], None] = lambda record: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Records:
+    """Send every prompt once at its due time; one record each, in data set order.
+
+    `on_done` gets each record as its request ends, `on_progress` the sums about once a second and at the end. On
+    cancellation the sockets close and `on_done` gets what the requests under way had come to. LoadError, and
+    httpx.HTTPError (from /tokenize), before anything is sent.
+    """
+    jobs = _jobs(load, await _bodies(load))
+    crew = [_WorkerProcess(job) for job in jobs]
+    gathered = _Gathered(len(jobs), on_done, on_progress)
+    try:
+        await asyncio.gather(*(worker.start() for worker in crew))
+        t0 = now() + START_MARGIN_NS
+        following = [asyncio.ensure_future(w.follow(t0, i, gathered)) for i, w in enumerate(crew)]
+        try:
+            await asyncio.wait(following)
+        except asyncio.CancelledError:
+            for worker in crew:
+                worker.tell(Stop())
+            await asyncio.wait(following, timeout=STOP_S)
+            raise
+    finally:
+        await asyncio.gather(*(worker.end() for worker in crew))
+    health = [h for task in following if (h := task.result()) is not None]
+    records = [gathered.records.get(i) or _lost(load, i, t0, crew) for i in range(len(load.prompts))]
+    return Records(await _counted(load, records), health)
 
 
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
+class _Gathered:
+    """What the workers have told so far."""
+
+    def __init__(
+        self, workers: int, on_done: Callable[[RequestRecord], None], on_progress: Callable[[Progress], None]
+    ) -> None:
+        self.records: dict[int, RequestRecord] = {}
+        self._latest = [Progress()] * workers
+        self._on_done, self._on_progress = on_done, on_progress
+        self._told_at = 0
+
+    def done(self, record: RequestRecord) -> None:
+        self.records[record.index] = record
+        self._on_done(record)
+
+    def advanced(self, worker: int, progress: Progress, *, last: bool = False) -> None:
+        self._latest[worker] = progress
+        if last or now() - self._told_at > 9e8:
+            self._told_at = now()
+            self._on_progress(sum(self._latest, Progress()))
 
 
-@dataclass(slots=True)
-class _Stream:
-    """What has been read of one response."""
+class _WorkerProcess:
+    """One worker, from start to end."""
 
-    stamps: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    usage: _Usage | None = None
-    reads: int = 0
-    shared_reads: int = 0
-    finished: bool = False
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._process: asyncio.subprocess.Process | None = None
+        self.last_words = ""
 
-    def take(self, event: _Event, at: int) -> None:
-        """Empty events are not tokens: what they carried goes to the next event with content."""
-        text = event.choices[0].text if event.choices else None
-        if event.usage is not None:
-            self.usage = event.usage
-        if not text:
+    async def start(self) -> None:
+        """Start it and wait until its requests are built and its connections open. LoadError where it ends instead."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "core.load.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # the terminal's ctrl-c is for the parent
+        )
+        self.tell(self._job)
+        if not isinstance(await self._heard(), Ready):
+            await self._fallen()
+            raise LoadError(f"a load worker did not start: {self.last_words}")
+
+    def tell(self, message: Down) -> None:
+        process = self._process
+        if process and process.stdin and process.returncode is None:
+            process.stdin.write(pipe.frame(message))
+
+    async def follow(self, t0: int, place: int, gathered: _Gathered) -> WorkerHealth | None:
+        """Let it go at `t0` and take what it tells; None where it fell before its end."""
+        self.tell(Go(t0))
+        progress = Progress()
+        while (message := await self._heard()) is not None:
+            if isinstance(message, Done):
+                gathered.done(message.record)
+            elif isinstance(message, Advanced):
+                progress = message.progress
+                gathered.advanced(place, progress)
+            elif isinstance(message, Finished):
+                gathered.advanced(place, progress, last=True)
+                return message.health
+        await self._fallen()
+        return None
+
+    async def end(self) -> None:
+        process = self._process
+        if process is None:
             return
-        so_far = sum(self.tokens)
-        counted = event.usage.completion_tokens if event.usage else None
-        self.tokens.append(max(1, counted - so_far) if counted else 1)
-        self.stamps.append(at)
-        self.texts.append(text)
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+
+    async def _heard(self) -> pipe.Up | None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        data = await pipe.read_frame(self._process.stdout)
+        return None if data is None else pipe.decode_up.decode(data)
+
+    async def _fallen(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        lines = (await self._process.stderr.read()).decode(errors="replace").strip().splitlines()
+        code = await self._process.wait()
+        self.last_words = f"exit code {code}" + (f", {lines[-1]}" if lines else "")
 
 
-async def run(load: Load, on_done: Callable[[RequestRecord], None] = lambda record: None) -> list[RequestRecord]:
-    """Send every prompt once, in data set order, at its due time; one record each, in the same order."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=600)
-    timeout = httpx.Timeout(load.stall_timeout_s, pool=None)
-    headers = {"Authorization": f"Bearer {load.api_key}"} if load.api_key else {}
-    gate = asyncio.Semaphore(load.max_concurrency or len(load.prompts) or 1)
-    async with httpx.AsyncClient(
-        base_url=load.base_url, limits=limits, timeout=timeout, headers=headers, trust_env=False
-    ) as client:
-        bodies = [await _body(client, load, prompt) for prompt in load.prompts]
-        due_s = schedule.arrivals(len(bodies), load.request_rate, load.seed)
-        start = now()
-
-        async def one(index: int) -> RequestRecord:
-            due = start + int(due_s[index] * 1e9)
-            if (wait := due - now()) > 0:
-                await asyncio.sleep(wait / 1e9)
-            async with gate:
-                record = await _request(client, load, index, bodies[index], due)
-            on_done(record)
-            return record
-
-        return list(await asyncio.gather(*(one(i) for i in range(len(bodies)))))
+# --- what is sent -------------------------------------------------------------------------------------------------
 
 
-async def _body(client: httpx.AsyncClient, load: Load, prompt: Prompt) -> bytes:
-    text: str | list[int] = prompt.text
-    if load.input_len:
-        text = await _exact_tokens(client, load, prompt.text)
+def _jobs(load: Load, bodies: Sequence[bytes]) -> list[Job]:
+    """The schedule, dealt out to the workers in turn."""
+    due_s = _due(load)
+    order = sorted(range(len(bodies)), key=lambda i: due_s[i])
+    count = min(_workers(load), max(1, load.slots))
+    return [_job(load, bodies, due_s, order[place::count], place, count) for place in range(count)]
+
+
+def _job(
+    load: Load, bodies: Sequence[bytes], due_s: Sequence[float], mine: Sequence[int], place: int, count: int
+) -> Job:
+    concurrency = load.slots // count + (place < load.slots % count)
+    rows = [Row(i, load.prompts[i].id, f"seg.{load.label}.{i}", int(due_s[i] * 1e9), bodies[i]) for i in mine]
+    return Job(
+        url=load.base_url + ("/v1/chat/completions" if load.chat else "/v1/completions"),
+        headers=[("Content-Type", "application/json"), ("Accept-Encoding", "identity"), *_headers(load)],
+        rows=rows,
+        concurrency=max(1, concurrency),
+        closed_loop=load.is_closed_loop,
+        connections=min(concurrency, sum(row.due_ns < EARLY_S * 1e9 for row in rows)),
+        stall_timeout_s=load.stall_timeout_s,
+    )
+
+
+def _due(load: Load) -> list[float]:
+    if load.arrival == "trace":
+        stamps = [p.timestamp for p in load.prompts if p.timestamp is not None]
+        if len(stamps) < len(load.prompts):
+            raise LoadError('arrival "trace" needs a "timestamp" (seconds) in every line of the data set')
+        return schedule.replayed(stamps)
+    return schedule.arrivals(
+        len(load.prompts),
+        load.request_rate,
+        load.seed,
+        arrival=load.arrival,
+        burstiness=load.burstiness,
+        ramp_up_s=load.ramp_up_s,
+        slots=load.slots,
+    )
+
+
+def _workers(load: Load) -> int:
+    """ "auto": one per 64 streams, on what the server leaves: all cores but one."""
+    if load.workers != "auto":
+        return load.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(-(-load.slots // STREAMS_PER_WORKER), cores - 1))
+
+
+def _headers(load: Load) -> list[tuple[str, str]]:
+    key = [("Authorization", f"Bearer {load.api_key}")] if load.api_key else []
+    return [*key, *load.headers]
+
+
+async def _bodies(load: Load) -> list[bytes]:
+    if not load.input_len:
+        return [_body(load, prompt.text) for prompt in load.prompts]
+    if load.chat:
+        raise LoadError("input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0")
+    async with _client(load) as client:
+        return [_body(load, _cut(await _tokens(client, load, p.text), load.input_len)) for p in load.prompts]
+
+
+def _body(load: Load, prompt: str | list[int]) -> bytes:
+    asked = {"messages": [{"role": "user", "content": prompt}]} if load.chat else {"prompt": prompt}
     fields = {
         "model": load.model,
-        "prompt": text,
+        **asked,
         "max_tokens": load.output_len,
         "temperature": 0.0,
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        **load.extra_body,
     }
-    return msgspec.json.encode(fields)
+    return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
 
 
-async def _exact_tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
-    """The prompt cut or repeated to `input_len` tokens of the server's own tokenizer (vLLM's POST /tokenize)."""
-    response = await client.post("/tokenize", json={"model": load.model, "prompt": text, "add_special_tokens": False})
-    response.raise_for_status()
-    tokens: list[int] = response.json()["tokens"]
-    return (tokens * (load.input_len // len(tokens) + 1))[: load.input_len]
+def _cut(tokens: list[int], length: int) -> list[int]:
+    """Cut or repeated to `length` tokens."""
+    return (tokens * (length // len(tokens) + 1))[:length]
 
 
-async def _request(client: httpx.AsyncClient, load: Load, index: int, body: bytes, due: int) -> RequestRecord:
-    start = sent = now()
+# --- what is counted ----------------------------------------------------------------------------------------------
 
-    async def trace(name: str, info: dict[str, Any]) -> None:
-        nonlocal sent
-        if name == "http11.send_request_body.complete":
-            sent = now()
 
-    headers = {"Content-Type": "application/json", "X-Request-Id": f"seg.{load.label}.{index}"}
-    stream, error = _Stream(), ""
-    try:
-        async with client.stream(
-            "POST", "/v1/completions", content=body, headers=headers, extensions={"trace": trace}
-        ) as response:
-            error = await _read(response, stream)
-    except (httpx.HTTPError, EventTooLong, msgspec.DecodeError) as failure:
-        error = _named(failure, load.stall_timeout_s)
-    if not error and not stream.stamps:
-        error = "empty stream: the server ended it without a token"
-    counted = stream.usage.completion_tokens if stream.usage else None
-    return RequestRecord(
-        index=index,
-        prompt_id=load.prompts[index].id,
-        t_due_ns=due,
-        t_start_ns=start,
-        t_sent_ns=sent,
-        t_done_ns=now(),
-        stamps_ns=tuple(stream.stamps),
-        event_tokens=tuple(stream.tokens),
-        prompt_tokens=stream.usage.prompt_tokens if stream.usage else 0,
-        output_tokens=counted or sum(stream.tokens),
-        text="".join(stream.texts),
-        error=error,
-        reads=stream.reads,
-        shared_reads=stream.shared_reads,
+def _client(load: Load) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=Transport(), base_url=load.base_url, headers=_headers(load), timeout=load.stall_timeout_s
     )
 
 
-async def _read(response: httpx.Response, stream: _Stream) -> str:
-    """Read the whole response into `stream`; the error text, or ""."""
-    if response.status_code != 200:
-        text = (await response.aread()).decode(errors="replace")
-        return f"HTTP {response.status_code}: {text[:MAX_ERROR_TEXT]}"
-    parser, decoder = EventParser(), msgspec.json.Decoder(_Event)
-    async for chunk in response.aiter_raw():
-        at = now()
-        events = parser.feed(chunk)
-        stream.reads += 1
-        stream.shared_reads += len([e for e in events if e != b"[DONE]"]) > 1
-        for payload in events:
-            if payload == b"[DONE]":
-                stream.finished = True
-                continue
-            event = decoder.decode(payload)
-            if event.error is not None:
-                return f"server error: {str(event.error)[:MAX_ERROR_TEXT]}"
-            stream.take(event, at)
-    return "" if stream.finished else "stream cut: the server closed it before [DONE]"
+async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
+    """The text's tokens by the server's own tokenizer (vLLM's POST /tokenize), without special ones."""
+    response = await client.post("/tokenize", json={"model": load.model, "prompt": text, "add_special_tokens": False})
+    response.raise_for_status()
+    tokens: list[int] = response.json()["tokens"]
+    return tokens
 
 
-def _named(failure: Exception, stall_timeout_s: float) -> str:
-    if isinstance(failure, httpx.ReadTimeout):
-        return f"stalled: no bytes for {stall_timeout_s:g} s"
-    if isinstance(failure, msgspec.DecodeError):
-        return f"not the expected JSON: {failure}"
-    return f"{type(failure).__name__}: {failure}"
+async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
+    """Answers without usage are counted by the server's tokenizer, where it has one; else by their events."""
+    uncounted = [r for r in records if r.ok and r.output_tokens_from == "events"]
+    counts: dict[int, int] = {}
+    if uncounted:
+        with contextlib.suppress(httpx.HTTPError, ValueError, LookupError, TypeError):
+            async with _client(load) as client:
+                for record in uncounted:
+                    counts[record.index] = len(await _tokens(client, load, record.text))
+    return [
+        replace(r, output_tokens=counts[r.index], output_tokens_from="tokenizer") if r.index in counts else r
+        for r in records
+    ]
+
+
+def _lost(load: Load, index: int, t0: int, crew: Sequence[_WorkerProcess]) -> RequestRecord:
+    """A request whose worker fell."""
+    words = next((w.last_words for w in crew if w.last_words), "no word from it")
+    at = now()
+    return RequestRecord(index, load.prompts[index].id, t0, at, 0, at, error=f"load worker ended: {words}")

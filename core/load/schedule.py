@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Sequence
 from typing import Literal
 
+Rate = float | Literal["inf"]
+Arrival = Literal["poisson", "constant"]
 
-def arrivals(count: int, rate: float | Literal["inf"], seed: int) -> list[float]:
-    """Seconds after the start at which each request is due: all at once, or Poisson at `rate` per second, seeded."""
+
+def arrivals(
+    count: int,
+    rate: Rate,
+    seed: int,
+    *,
+    arrival: Arrival = "poisson",
+    burstiness: float = 1.0,
+    ramp_up_s: float = 0.0,
+    slots: int = 0,
+) -> list[float]:
+    """Seconds after the start at which each request is due, ascending, seeded.
+
+    Rate "inf": all at once; with a ramp-up, the first `slots` (0: all) spread evenly over it. A number: intervals drawn
+    from a gamma distribution of mean 1/rate and shape `burstiness` (1: Poisson; less: burstier), or constant; over the
+    ramp-up the rate grows linearly from 0.
+    """
     if rate == "inf":
-        return [0.0] * count
+        return [ramp_up_s * min(1.0, i / (slots or count)) for i in range(count)]
     draw = random.Random(seed)
-    due, now = [], 0.0
+    due, at = [], 0.0
     for _ in range(count):
-        due.append(now)
-        now += draw.expovariate(rate)
+        due.append(_ramped(at, ramp_up_s))
+        at += 1 / rate if arrival == "constant" else draw.gammavariate(burstiness, 1 / (rate * burstiness))
     return due
+
+
+def replayed(timestamps: Sequence[float]) -> list[float]:
+    """Due times of a trace: seconds after its first request."""
+    first = min(timestamps, default=0.0)
+    return [at - first for at in timestamps]
+
+
+def _ramped(at: float, ramp_s: float) -> float:
+    """When a linear ramp has sent what the full rate sends in `at` seconds: the inverse of t²/2T, then t - T/2."""
+    return math.sqrt(2 * ramp_s * at) if at < ramp_s / 2 else at + ramp_s / 2

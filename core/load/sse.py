@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-MAX_LINE_BYTES = 1 << 22
+MAX_EVENT_BYTES = 1 << 22
+BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLong(Exception):
-    """A line that does not end: the server is broken or hostile."""
+    """A line or an event that does not end: the server is broken or hostile."""
 
 
 class EventParser:
     """Cuts a byte stream into the payloads of its `data:` lines (https://html.spec.whatwg.org/#parsing-an-event-stream).
 
     Lines may end in LF, CRLF or CR, be split anywhere, and several events may come in one read. Data lines of one event
-    are joined by a newline; comments and other fields are dropped.
+    are joined by a newline; comments and other fields are dropped. An event that its blank line does not end is none.
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._pieces: list[bytes] = []  # of the line that has not ended
+        self._held = 0
         self._data: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
+        self._first = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that `chunk` completes. EventTooLong where a line or an event passes 4 MiB."""
-        buffer = self._rest + chunk
-        # A CR at the very end may be half of a CRLF: keep it for the next read.
-        held = b"\r" if buffer.endswith(b"\r") else b""
-        lines = buffer[: len(buffer) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + held
-        if len(self._rest) > MAX_LINE_BYTES:
-            raise EventTooLong(f"a line of over {MAX_LINE_BYTES} bytes")
-        return [event for line in lines if (event := self._line(line)) is not None]
+        if (  # one whole event, as servers send them
+            chunk[:6] == b"data: "
+            and chunk[-2:] == b"\n\n"
+            and not (self._held or self._data)
+            and chunk.find(b"\n") == len(chunk) - 2
+            and b"\r" not in chunk
+        ):
+            self._after_cr = self._first = False
+            return [chunk[6:-2]]
+        return [event for line in self._lines(chunk) if (event := self._line(line)) is not None]
+
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        """The lines that `chunk` ends; what is left of it waits for the next."""
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = chunk.split(b"\n")
+        if lines and self._pieces:
+            lines[0] = b"".join(self._pieces) + lines[0]
+            self._pieces, self._held = [], 0
+        if rest:
+            self._pieces.append(rest)
+            self._held += len(rest)
+            if self._held > MAX_EVENT_BYTES:
+                raise EventTooLong(f"a line of over {MAX_EVENT_BYTES} bytes")
+        if lines and self._first:
+            lines[0] = lines[0].removeprefix(BOM)
+            self._first = False
+        return lines
 
     def _line(self, line: bytes) -> bytes | None:
         if not line:
-            data, self._data = self._data, []
+            data, self._data, self._size = self._data, [], 0
             return b"\n".join(data) if data else None
         name, _, value = line.partition(b":")
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
-            if sum(map(len, self._data)) > MAX_LINE_BYTES:
-                raise EventTooLong(f"an event of over {MAX_LINE_BYTES} bytes")
+            self._size += len(value)
+            if self._size > MAX_EVENT_BYTES:
+                raise EventTooLong(f"an event of over {MAX_EVENT_BYTES} bytes")
         return None

@@ -1,0 +1,62 @@
+"""Kernel receive stamps: when bytes reached this machine, however late they are read.
+
+Linux only (SO_TIMESTAMPNS, socket(7)). The kernel stamps each segment in CLOCK_REALTIME; `ReceiveClock` maps that to
+perf_counter. Segments that queue up are merged under the last one's stamp, so events read together share it: smaller
+reads do not bring the others back (tried on loopback: four segments 5 ms apart, read 100 bytes at a time).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+
+now = time.perf_counter_ns
+SO_TIMESTAMPNS = 35
+TIMESPEC = struct.Struct("@ll")
+ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size) if sys.platform != "win32" else 0
+STEP_NS = 1_000_000
+
+
+def request_stamps(sock: socket.socket) -> bool:
+    """Ask the kernel to stamp what `sock` receives; false where it cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
+
+
+class ReceiveClock:
+    """CLOCK_REALTIME → perf_counter. Call `sample` through the run: the wall clock is slewed, and may be set.
+
+    Counts reads, those with a kernel stamp, and jumps of the wall clock of over a millisecond.
+    """
+
+    def __init__(self) -> None:
+        self.reads = self.stamped_reads = self.steps = 0
+        self.offset_ns = self._offset()
+
+    def sample(self) -> None:
+        """Take the offset anew."""
+        offset = self._offset()
+        self.steps += abs(offset - self.offset_ns) > STEP_NS
+        self.offset_ns = offset
+
+    def arrival(self, timespec: bytes, read_at: int) -> int:
+        """The kernel's stamp in perf_counter ns; never later than the read itself."""
+        self.stamped_reads += 1
+        seconds, nanoseconds = TIMESPEC.unpack(timespec)
+        return min(read_at, int(seconds * 1_000_000_000 + nanoseconds + self.offset_ns))
+
+    @staticmethod
+    def _offset() -> int:
+        """perf_counter - CLOCK_REALTIME, from the narrowest of a few bracketed readings."""
+        readings = []
+        for _ in range(5):
+            before, wall, after = now(), time.time_ns(), now()
+            readings.append((after - before, (before + after) // 2 - wall))
+        return min(readings)[1]

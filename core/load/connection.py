@@ -1,0 +1,380 @@
+"""One HTTP/1.1 connection whose bytes come stamped: plain TCP by own sockets, TLS by asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import httptools
+import httpx
+
+from core.load.clock import ANCILLARY_BYTES, ReceiveClock, now, request_stamps
+
+READ_BYTES = 1 << 16
+MAX_HEAD_BYTES = 1 << 16
+MAX_QUEUED_BYTES = 1 << 20
+
+Sink = Callable[[bytes, int], None]
+
+
+class Times:
+    """Filled in as a request goes on: ns, 0 before it came so far."""
+
+    __slots__ = ("first_byte", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.first_byte = 0
+
+
+class Wire(Protocol):
+    """Moves bytes. It calls `Connection.received` and `Connection.lost`."""
+
+    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Connection:
+    """One request at a time: `request` sends it and waits for the head, then the body goes to a sink or is pulled.
+
+    Without a sink at most 1 MiB waits here, the rest in the kernel.
+    """
+
+    def __init__(self) -> None:
+        self.wire: Wire
+        self.is_open = True
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._busy = False
+
+    # --- one request
+
+    async def request(self, data: bytes, times: Times, *, read_s: float | None, write_s: float | None) -> None:
+        """Send `data`, return once the head of the answer is here. httpx's errors."""
+        loop = asyncio.get_running_loop()
+        self.status, self.headers, self._head_bytes = 0, [], 0
+        self._sink: Sink | None = None
+        self._until_closed = False
+        self._queue: deque[tuple[bytes, int]] = deque()
+        self._queued = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._head: asyncio.Future[None] = loop.create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._times, self._last, self._read_s = times, now(), read_s
+        self._busy = True
+        await self._send(data, write_s)
+        self._timer = loop.call_later(read_s, self._watch) if read_s else None
+        await self._head
+
+    async def _send(self, data: bytes, write_s: float | None) -> None:
+        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.wire.send(data, self._times, lambda: None if flushed.done() else flushed.set_result(None))
+        if flushed.done():
+            return
+        try:
+            await asyncio.wait({flushed, self._head}, timeout=write_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            flushed.cancel()
+        if not self._times.sent and not self._head.done():
+            self._close(httpx.WriteTimeout(f"the server did not take the request within {write_s:g} s"))
+
+    def attach(self, sink: Sink) -> asyncio.Future[None]:
+        """From now on the body goes to `sink(bytes, arrived_at_ns)`; the future that ends with the body."""
+        while self._queue:
+            sink(*self._queue.popleft())
+        self._sink = sink
+        self.wire.resume()
+        return self._ended
+
+    async def next_piece(self) -> bytes | None:
+        """The next piece of the body; None at its end."""
+        while not self._queue:
+            if self._ended.done():
+                self._ended.result()
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        piece, _ = self._queue.popleft()
+        self._queued -= len(piece)
+        if self._queued <= MAX_QUEUED_BYTES:
+            self.wire.resume()
+        return piece
+
+    def finish(self) -> bool:
+        """The caller is done with the answer; true if the connection can carry another."""
+        if self._busy or not self._times.sent:  # an answer that came before its request was sent whole
+            self.close()
+        else:
+            self.wire.resume()
+        return self.is_open
+
+    def close(self) -> None:
+        """Close the socket now, whatever is under way."""
+        self._close(httpx.ReadError("the connection was closed here"))
+
+    # --- from the wire
+
+    def received(self, data: bytes, at: int) -> None:
+        """`data` arrived at `at` (ns)."""
+        if not self._busy:  # nothing was asked
+            self.close()
+            return
+        times = self._times
+        if not times.first_byte:
+            times.first_byte = at
+        self._at = self._last = at
+        if not self._head.done():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.status:
+                self._close(httpx.RemoteProtocolError(f"a response head of over {MAX_HEAD_BYTES} bytes"))
+                return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._close(httpx.RemoteProtocolError(f"not HTTP/1.1: {error}"))
+
+    def lost(self, error: OSError | None) -> None:
+        """The connection ended."""
+        if error is not None:
+            self._close(httpx.ReadError(str(error)))
+        elif self._busy and self._until_closed:
+            self.on_message_complete()
+            self._close(httpx.ReadError("closed"))
+        elif self._busy and self.status:
+            self._close(httpx.RemoteProtocolError("the server closed the connection before the answer's end"))
+        else:
+            self._close(httpx.RemoteProtocolError("the server closed the connection without an answer"))
+
+    # --- from the parser
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.status:  # else it is a trailer
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self.headers = []
+            return
+        self.status = status
+        names = {name.lower() for name, _ in self.headers}
+        self._until_closed = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
+        if not self._head.done():
+            self._head.set_result(None)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._sink is not None:
+            self._sink(piece, self._at)
+            return
+        self._queue.append((piece, self._at))
+        self._queued += len(piece)
+        if self._queued > MAX_QUEUED_BYTES:
+            self.wire.pause()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if not self.status or not self._busy:  # 100 Continue
+            return
+        self._busy = False
+        self._stop_timer()
+        if self._until_closed or not self._parser.should_keep_alive():
+            self._close(httpx.ReadError("closed"))
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._wake()
+
+    # --- ends
+
+    def _watch(self) -> None:
+        """One timer a request, not one a read."""
+        assert self._read_s is not None
+        idle = (now() - self._last) / 1e9
+        if idle >= self._read_s:
+            self._close(httpx.ReadTimeout(f"no bytes for {self._read_s:g} s"))
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._read_s - idle, self._watch)
+
+    def _close(self, error: httpx.TransportError) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.wire.close()
+        if not self._busy:
+            return
+        self._busy = False
+        self._stop_timer()
+        for future in (self._head, self._ended):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever waits is told; nobody waiting is no fault
+        self._wake()
+
+    def _stop_timer(self) -> None:
+        timer = getattr(self, "_timer", None)
+        if timer is not None:
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class PlainWire:
+    """TCP by a socket of our own, so that reads bring the kernel's stamps."""
+
+    def __init__(self, sock: socket.socket, clock: ReceiveClock, connection: Connection) -> None:
+        self._sock, self._clock, self._connection = sock, clock, connection
+        self._loop = asyncio.get_running_loop()
+        self._ancillary = ANCILLARY_BYTES if request_stamps(sock) else 0
+        self._rest = memoryview(b"")
+        self._paused = True
+        self.resume()
+
+    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
+        """Send all of it, now or as the peer takes it; `times.sent` is set before the send of the last byte."""
+        self._rest, self._times, self._flushed = memoryview(data), times, flushed
+        self._write()
+        if self._rest:
+            self._loop.add_writer(self._sock, self._writable)
+
+    def _write(self) -> None:
+        at = now()
+        try:
+            self._rest = self._rest[self._sock.send(self._rest) :]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._rest = memoryview(b"")
+            self._connection.lost(error)
+            return
+        if not self._rest:
+            self._times.sent = at
+            self._flushed()
+
+    def _writable(self) -> None:
+        self._write()
+        if not self._rest and self._sock.fileno() >= 0:
+            self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, self._ancillary)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._connection.lost(error)
+            return
+        at = now()
+        if not data:
+            self._connection.lost(None)
+            return
+        self._clock.reads += 1
+        if ancillary:
+            at = self._clock.arrival(ancillary[0][2], at)
+        self._connection.received(data, at)
+
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        if self._paused and self._sock.fileno() >= 0:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._readable)
+
+    def close(self) -> None:
+        if self._sock.fileno() < 0:
+            return
+        self.pause()
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+
+
+class TlsWire(asyncio.Protocol):
+    """TLS by asyncio; stamps are taken when the event loop hands the bytes over."""
+
+    def __init__(self, clock: ReceiveClock, connection: Connection) -> None:
+        self._clock, self._connection = clock, connection
+        self._flushed: Callable[[], None] | None = None
+        self._full = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
+        times.sent = now()
+        self._transport.write(data)
+        if self._full:
+            self._flushed = flushed
+        else:
+            flushed()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._flushed:
+            self._flushed()
+
+    def data_received(self, data: bytes) -> None:
+        at = now()
+        self._clock.reads += 1
+        self._connection.received(data, at)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.lost(exc if isinstance(exc, OSError) else None)
+
+    def pause(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        self._transport.abort()
+
+
+async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock) -> Connection:
+    """Connect to the first of `addresses` (family, address) that answers. OSError of the last."""
+    loop = asyncio.get_running_loop()
+    failure: OSError = OSError("no address")
+    for family, address in addresses:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.sock_connect(sock, address)  # type: ignore[arg-type]
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            connection = Connection()
+            connection.wire = PlainWire(sock, clock, connection)
+            return connection
+    raise failure
+
+
+async def open_tls(host: str, port: int, context: ssl.SSLContext, clock: ReceiveClock) -> Connection:
+    """Connect and shake hands. OSError (ssl.SSLError is one) where that fails."""
+    connection = Connection()
+    loop = asyncio.get_running_loop()
+    _, wire = await loop.create_connection(
+        lambda: TlsWire(clock, connection), host, port, ssl=context, server_hostname=host
+    )
+    connection.wire = wire
+    return connection

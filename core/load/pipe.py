@@ -1,0 +1,80 @@
+"""What a load worker and its parent say to each other: length-prefixed msgpack frames over two pipes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from core.load.record import Progress, RequestRecord, WorkerHealth
+
+LENGTH_BYTES = 4
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One request: due `due_ns` after the start."""
+
+    index: int
+    prompt_id: str
+    request_id: str
+    due_ns: int
+    body: bytes
+
+
+class Job(msgspec.Struct, frozen=True, tag=True):
+    """A worker's share: rows in the order of their due times; `closed_loop`: a row is due when a slot is free."""
+
+    url: str
+    headers: list[tuple[str, str]]
+    rows: list[Row]
+    concurrency: int
+    closed_loop: bool
+    connections: int  # opened beforehand
+    stall_timeout_s: float
+
+
+class Go(msgspec.Struct, frozen=True, tag=True):
+    """Start; `t0_ns` is perf_counter time, which all processes of a machine share."""
+
+    t0_ns: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Close every socket, tell what there is, end."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Requests built, connections open."""
+
+
+class Advanced(msgspec.Struct, frozen=True, tag=True):
+    progress: Progress
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    record: RequestRecord
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    health: WorkerHealth
+
+
+Down = Job | Go | Stop
+Up = Ready | Advanced | Done | Finished
+
+decode_down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)
+decode_up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
+
+
+def frame(message: Down | Up) -> bytes:
+    data = msgspec.msgpack.encode(message)
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+async def read_frame(pipe: asyncio.StreamReader) -> bytes | None:
+    """One frame's bytes; None at the end of the pipe."""
+    try:
+        size = int.from_bytes(await pipe.readexactly(LENGTH_BYTES), "big")
+        return await pipe.readexactly(size)
+    except asyncio.IncompleteReadError:
+        return None

@@ -1,0 +1,131 @@
+"""What is kept of every request, and of the client that sent it. Imported by the load workers: no NumPy here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+KERNEL_STAMPS = "kernel receive time (SO_TIMESTAMPNS)"
+USER_STAMPS = "user space, at read"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What one request did; times are perf_counter nanoseconds of this machine, 0 where it did not come so far.
+
+    t_due: when the schedule wanted it; t_start: when the client turned to it; t_sent: just before the send that took
+    its last byte; t_first_byte: first byte of the answer. `stamps_ns[i]`: when token event i arrived; it carried
+    `event_tokens[i]` tokens. `output_tokens_from` says who counted the tokens.
+    """
+
+    index: int
+    prompt_id: str
+    t_due_ns: int
+    t_start_ns: int
+    t_sent_ns: int
+    t_done_ns: int
+    t_first_byte_ns: int = 0
+    stamps_ns: tuple[int, ...] = ()
+    event_tokens: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    output_tokens_from: str = "usage"  # "tokenizer": the server's /tokenize; "events": one token per event
+    text: str = ""
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+    @property
+    def ttft_s(self) -> float:
+        return (self.stamps_ns[0] - self.t_sent_ns) / 1e9
+
+    @property
+    def ttft_from_due_s(self) -> float:
+        return (self.stamps_ns[0] - self.t_due_ns) / 1e9
+
+    @property
+    def e2e_s(self) -> float:
+        return (self.stamps_ns[-1] - self.t_sent_ns) / 1e9
+
+    @property
+    def e2e_from_due_s(self) -> float:
+        return (self.stamps_ns[-1] - self.t_due_ns) / 1e9
+
+    @property
+    def tpot_s(self) -> float | None:
+        n = self.output_tokens
+        return (self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9 / (n - 1) if n > 1 else None
+
+    @property
+    def itls_s(self) -> list[float]:
+        """Gaps in seconds, one per token after the first event."""
+        pairs = zip(self.stamps_ns, self.stamps_ns[1:], self.event_tokens[1:], strict=False)
+        return [(later - earlier) / 1e9 / n for earlier, later, n in pairs for _ in range(n)]
+
+    @property
+    def events_per_read(self) -> list[int]:
+        """Token events of each read, from their stamps: events of one read share one stamp."""
+        return [len(list(group)) for _, group in groupby(self.stamps_ns)]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a load has come."""
+
+    sent: int = 0
+    first_tokens: int = 0
+    output_tokens: int = 0
+    done: int = 0
+    errors: int = 0
+
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            self.sent + other.sent,
+            self.first_tokens + other.first_tokens,
+            self.output_tokens + other.output_tokens,
+            self.done + other.done,
+            self.errors + other.errors,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How late something was, in milliseconds; None where it was never looked at."""
+
+    p50_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+    @classmethod
+    def of(cls, lags_ns: Sequence[int]) -> Lag:
+        """Nearest-rank percentiles."""
+        if not lags_ns:
+            return cls(None, None, None)
+        ordered = sorted(lags_ns)
+        return cls(*(ordered[min(len(ordered) - 1, int(q * len(ordered)))] / 1e6 for q in (0.5, 0.99, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """What one load worker says of itself over its measured window."""
+
+    reads: int
+    stamped_reads: int  # with a kernel stamp
+    loop_lags_ns: tuple[int, ...]
+    start_lags_ns: tuple[int, ...]  # start - due, of requests that waited for no slot
+    cpu_s: float
+    wall_s: float
+    connections: int
+    retries: int  # requests sent again because a kept connection had been closed
+    clock_steps: int  # jumps of the wall clock, which kernel stamps are read from
+
+
+class Records(list[RequestRecord]):
+    """The records of a load in data set order, with what its workers say of themselves."""
+
+    def __init__(self, records: Iterable[RequestRecord] = (), workers: Sequence[WorkerHealth] = ()) -> None:
+        super().__init__(records)
+        self.workers = tuple(workers)

@@ -1,0 +1,126 @@
+"""What a streamed answer says: which events are tokens, when they came, what was counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from core.load.sse import EventParser, EventTooLong
+
+MAX_ERROR_TEXT = 300
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # vLLM's newer name
+
+
+class _Choice(msgspec.Struct, gc=False):
+    text: str | None = None
+    delta: _Delta | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class TokenStream:
+    """Takes the stamped bytes of one answer. Never raises: `error` holds the first thing that was wrong.
+
+    Empty events and chat's role event are not tokens: what an empty one carried goes to the next event with content.
+    Reasoning text counts as content. With `continuous_usage_stats` every event says how many tokens there are so far;
+    else an event is one token, unless the final usage shows that events carried at least two each: then the total is
+    spread evenly.
+    """
+
+    __slots__ = (
+        "_counted",
+        "_parser",
+        "completion_tokens",
+        "error",
+        "finished",
+        "prompt_tokens",
+        "received",
+        "stamps",
+        "texts",
+        "tokens",
+    )
+
+    def __init__(self) -> None:
+        self._parser = EventParser()
+        self._counted = 0  # by the usage of the last token event
+        self.stamps: list[int] = []
+        self.tokens: list[int] = []
+        self.texts: list[str] = []
+        self.received = 0  # tokens so far
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.finished = False
+        self.error = ""
+
+    def feed(self, chunk: bytes, at: int) -> None:
+        """Bytes that arrived at `at` (ns)."""
+        try:
+            for payload in self._parser.feed(chunk):
+                if payload == b"[DONE]":
+                    self.finished = True
+                elif payload:
+                    self._take(_decode(payload), at)
+        except EventTooLong as error:
+            self._fail(f"{type(error).__name__}: {error}")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._fail(f"not the expected JSON: {error}")
+
+    def _take(self, event: _Event, at: int) -> None:
+        if event.error is not None:
+            self._fail(f"server error: {str(event.error)[:MAX_ERROR_TEXT]}")
+        usage = event.usage
+        if usage is not None:
+            self.prompt_tokens = usage.prompt_tokens or self.prompt_tokens
+            self.completion_tokens = usage.completion_tokens or self.completion_tokens
+        if event.choices and (text := _text(event.choices[0])):
+            count = 1
+            if usage is not None and usage.completion_tokens:
+                count = max(1, usage.completion_tokens - self._counted)
+                self._counted = usage.completion_tokens
+            self.stamps.append(at)
+            self.tokens.append(count)
+            self.received += count
+            self.texts.append(text)
+
+    def event_tokens(self) -> tuple[int, ...]:
+        """Tokens of each event."""
+        events, total = len(self.tokens), self.completion_tokens
+        if self._counted or not events or total < 2 * events:
+            return tuple(self.tokens)
+        return tuple((i + 1) * total // events - i * total // events for i in range(events))
+
+    def closing_error(self) -> str:
+        """What is wrong with the answer now that it has ended; "" where nothing is."""
+        if self.error:
+            return self.error
+        if not self.finished:
+            return "stream cut: the server closed it before [DONE]"
+        return "" if self.stamps else "empty stream: the server ended it without a token"
+
+    def _fail(self, error: str) -> None:
+        self.error = self.error or error
+
+
+def _text(choice: _Choice) -> str | None:
+    if choice.text:
+        return choice.text
+    delta = choice.delta
+    return (delta.content or delta.reasoning_content or delta.reasoning) if delta else None

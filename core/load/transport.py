@@ -1,0 +1,181 @@
+"""httpx over connections whose bytes come stamped: a pool, httpx's timeouts and errors, retry of a stale connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from core.load import connection
+from core.load.clock import ReceiveClock
+from core.load.connection import Connection, Times
+
+Origin = tuple[str, str, int]
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they are sent in one go).
+
+    A request's extensions may hold "wire" (its bytes, from `wire_bytes`, made beforehand) and "times" (a Times that is
+    filled in). The response's extensions hold "connection": `connection.attach(sink)` takes the body with its stamps.
+    """
+
+    def __init__(self, *, max_connections: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._all: set[Connection] = set()
+        self._slots = asyncio.Semaphore(max_connections) if max_connections else None
+        self._addresses: dict[Origin, list[tuple[int, object]]] = {}
+        self.clock = ReceiveClock()
+        self.opened = 0
+        self.retries = 0
+
+    async def open(self, url: httpx.URL, count: int) -> None:
+        """Have `count` connections ready before they are needed. httpx.ConnectError, httpx.ConnectTimeout."""
+        origin = _origin(url)
+        limit = asyncio.Semaphore(64)  # a listen queue may be short
+
+        async def one() -> Connection:
+            async with limit:
+                return await self._connect(origin, 10.0)
+
+        self._idle.setdefault(origin, []).extend(await asyncio.gather(*(one() for _ in range(count))))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        extensions = request.extensions
+        timeout = extensions.get("timeout", {})
+        data = extensions.get("wire") or wire_bytes(request)
+        times = extensions.get("times") or Times()
+        await self._slot(timeout.get("pool"))
+        try:
+            live = await self._answered(_origin(request.url), data, times, timeout)
+        except BaseException:
+            self._free_slot()
+            raise
+        return httpx.Response(
+            live.status,
+            headers=live.headers,
+            stream=_Body(self, live, _origin(request.url)),
+            extensions={"http_version": b"HTTP/1.1", "connection": live},
+            request=request,
+        )
+
+    async def aclose(self) -> None:
+        """Close every socket, those under way too."""
+        for live in list(self._all):
+            live.close()
+        self._all.clear()
+        self._idle.clear()
+
+    async def _answered(self, origin: Origin, data: bytes, times: Times, timeout: dict[str, Any]) -> Connection:
+        """A connection with the answer's head; a kept one found closed, with no byte come, is replaced once."""
+        kept = self._kept(origin)
+        if kept is not None:
+            try:
+                return await self._asked(kept, data, times, timeout)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                if times.first_byte:
+                    raise
+                self.retries += 1
+                times.sent = 0
+        return await self._asked(await self._connect(origin, timeout.get("connect")), data, times, timeout)
+
+    async def _asked(self, live: Connection, data: bytes, times: Times, timeout: dict[str, Any]) -> Connection:
+        try:
+            await live.request(data, times, read_s=timeout.get("read"), write_s=timeout.get("write"))
+        except BaseException:
+            self._drop(live)
+            raise
+        return live
+
+    def _kept(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin, [])
+        while idle:
+            live = idle.pop()
+            if live.is_open:
+                return live
+            self._drop(live)
+        return None
+
+    async def _connect(self, origin: Origin, timeout_s: float | None) -> Connection:
+        scheme, host, port = origin
+        try:
+            async with asyncio.timeout(timeout_s):
+                if scheme == "https":
+                    self._tls = self._tls or ssl.create_default_context()
+                    live = await connection.open_tls(host, port, self._tls, self.clock)
+                else:
+                    live = await connection.open_plain(await self._resolved(origin), self.clock)
+        except TimeoutError:
+            raise httpx.ConnectTimeout(f"no connection to {host}:{port} within {timeout_s:g} s") from None
+        except OSError as error:
+            raise httpx.ConnectError(f"{host}:{port}: {error}") from None
+        self.opened += 1
+        self._all.add(live)
+        return live
+
+    async def _resolved(self, origin: Origin) -> list[tuple[int, object]]:
+        if origin not in self._addresses:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(origin[1], origin[2], type=socket.SOCK_STREAM)
+            self._addresses[origin] = [(family, address) for family, _, _, _, address in found]
+        return self._addresses[origin]
+
+    async def _slot(self, timeout_s: float | None) -> None:
+        if self._slots is None:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise httpx.PoolTimeout(f"no free connection within {timeout_s:g} s") from None
+
+    def _free_slot(self) -> None:
+        if self._slots is not None:
+            self._slots.release()
+
+    def release(self, live: Connection, origin: Origin) -> None:
+        """The answer is over: keep the connection if it can carry another."""
+        if live.finish():
+            self._idle.setdefault(origin, []).append(live)
+        else:
+            self._drop(live)
+        self._free_slot()
+
+    def _drop(self, live: Connection) -> None:
+        live.close()
+        self._all.discard(live)
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, transport: Transport, live: Connection, origin: Origin) -> None:
+        self._transport, self._live, self._origin = transport, live, origin
+        self._released = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self._live.next_piece()) is not None:
+            yield piece
+
+    async def aclose(self) -> None:
+        if not self._released:
+            self._released = True
+            self._transport.release(self._live, self._origin)
+
+
+def wire_bytes(request: httpx.Request) -> bytes:
+    """The request as it goes over the wire. ValueError for what this transport does not speak."""
+    if request.method in ("HEAD", "CONNECT"):
+        raise ValueError(f"{request.method} is not spoken here")
+    head = b"".join(b"%b: %b\r\n" % header for header in request.headers.raw)
+    method, target = request.method.encode(), request.url.raw_path
+    return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, head, request.content)
+
+
+def _origin(url: httpx.URL) -> Origin:
+    if url.scheme not in ("http", "https"):
+        raise httpx.UnsupportedProtocol(f"{url}: expected http:// or https://")
+    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)

@@ -1,0 +1,103 @@
+"""How far a result's times can be trusted: what the load workers saw of themselves, and the rules of its warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.load.record import KERNEL_STAMPS, USER_STAMPS, Lag, WorkerHealth
+
+if TYPE_CHECKING:
+    from core.metrics import Metrics
+
+BUSY_SHARE = 0.9
+BLURRED_SHARE = 0.05
+LAG_SHARE = 0.1
+TIMER_GRAIN_MS = 2.0  # the event loop's timers are good to about that
+LATE_NS = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """`limited_by_client`: a warning says that the client, not the server, made the figures what they are."""
+
+    stamps: str
+    stamped_reads_share: float | None  # reads with a kernel stamp
+    shared_reads_share: float | None  # reads that held several events of a stream
+    loop_lag: Lag
+    start_lag: Lag  # start - due, of requests that waited for no slot
+    late_starts: int  # of those, over 5 ms
+    workers: int
+    cpu_share: float | None  # of a core, the busiest worker
+    cpu_s: float  # of all workers
+    connections: int
+    retries: int  # sent again on a new connection, since a kept one had been closed
+    clock_steps: int
+    limited_by_client: bool
+    warnings: tuple[str, ...]
+
+
+def trust(workers: Sequence[WorkerHealth], figures: Metrics) -> Trust:
+    """The verdict on one run."""
+    reads, stamped = sum(w.reads for w in workers), sum(w.stamped_reads for w in workers)
+    loop_lag = Lag.of([lag for w in workers for lag in w.loop_lags_ns])
+    starts = [lag for w in workers for lag in w.start_lags_ns]
+    start_lag = Lag.of(starts)
+    has_kernel_stamps = reads > 0 and stamped > reads / 2
+    cpu_share = max((w.cpu_s / w.wall_s for w in workers if w.wall_s > 0), default=None)
+    steps = sum(w.clock_steps for w in workers)
+    limits = _limits(figures, loop_lag, start_lag, cpu_share, has_kernel_stamps)
+    return Trust(
+        stamps=KERNEL_STAMPS if has_kernel_stamps else USER_STAMPS,
+        stamped_reads_share=stamped / reads if reads else None,
+        shared_reads_share=figures.shared_reads_share,
+        loop_lag=loop_lag,
+        start_lag=start_lag,
+        late_starts=sum(lag > LATE_NS for lag in starts),
+        workers=len(workers),
+        cpu_share=cpu_share,
+        cpu_s=sum(w.cpu_s for w in workers),
+        connections=sum(w.connections for w in workers),
+        retries=sum(w.retries for w in workers),
+        clock_steps=steps,
+        limited_by_client=bool(limits),
+        warnings=tuple([f"this result was limited by the client: {limit}" for limit in limits] + _doubts(steps)),
+    )
+
+
+def _limits(
+    figures: Metrics, loop_lag: Lag, start_lag: Lag, cpu_share: float | None, has_kernel_stamps: bool
+) -> list[str]:
+    """Each with its rule."""
+    found = []
+    allowed = max(TIMER_GRAIN_MS, LAG_SHARE * (figures.median_itl_ms or 0.0))
+    is_late = loop_lag.p99_ms is not None and loop_lag.p99_ms > allowed
+    shared = figures.shared_reads_share or 0.0
+    if cpu_share is not None and cpu_share > BUSY_SHARE:
+        found.append(f"a load worker used {cpu_share:.0%} of a core (rule: over {BUSY_SHARE:.0%}); raise load_workers")
+    if is_late and not has_kernel_stamps:
+        found.append(
+            f"the loop was late by {loop_lag.p99_ms:.1f} ms at p99, and stamps are taken at read"
+            f" (rule: over {LAG_SHARE:.0%} of the median ITL and {TIMER_GRAIN_MS:g} ms)"
+        )
+    if is_late and shared > BLURRED_SHARE:
+        found.append(
+            f"{shared:.1%} of reads held several events of a stream while the loop was late by"
+            f" {loop_lag.p99_ms:.1f} ms at p99: their gaps are lost (rule: over {BLURRED_SHARE:.0%})"
+        )
+    if start_lag.p99_ms is not None and figures.median_ttft_ms is not None:
+        allowed = max(TIMER_GRAIN_MS, LAG_SHARE * figures.median_ttft_ms)
+        if start_lag.p99_ms > allowed:
+            found.append(
+                f"requests started up to {start_lag.p99_ms:.1f} ms late at p99"
+                f" (rule: over {LAG_SHARE:.0%} of the median TTFT and {TIMER_GRAIN_MS:g} ms)"
+            )
+    return found
+
+
+def _doubts(clock_steps: int) -> list[str]:
+    """What is no fault of the client, but spoils times."""
+    if clock_steps:
+        return [f"the wall clock jumped {clock_steps} times during the run; kernel stamps near a jump are wrong by it"]
+    return []

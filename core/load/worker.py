@@ -1,0 +1,274 @@
+"""A load worker: a process that sends its share of the requests and stamps what comes back, and does nothing else.
+
+Run as `python -m core.load.worker`; frames of core.load.pipe on stdin and stdout. When stdin ends, as it does when the
+parent dies, the worker ends. Requests are built and connections opened before the start; the garbage collector is off
+from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import sys
+import time
+import traceback
+from array import array
+
+import httpx
+
+from core.load import pipe
+from core.load.clock import now
+from core.load.connection import Times
+from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
+from core.load.record import Progress, RequestRecord, WorkerHealth
+from core.load.stream import MAX_ERROR_TEXT, TokenStream
+from core.load.transport import Transport, wire_bytes
+
+TICK_S = 0.01
+PROGRESS_S = 1.0
+MAX_ERROR_BYTES = 1 << 16
+
+
+class Request:
+    """One request under way."""
+
+    __slots__ = ("due", "httpx", "row", "start", "stream", "task", "times")
+
+    def __init__(self, row: Row, request: httpx.Request, times: Times) -> None:
+        self.row, self.httpx, self.times = row, request, times
+        self.stream = TokenStream()
+        self.due = self.start = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def record(self, error: str) -> RequestRecord:
+        stream = self.stream
+        tokens = stream.event_tokens()
+        return RequestRecord(
+            index=self.row.index,
+            prompt_id=self.row.prompt_id,
+            t_due_ns=self.due,
+            t_start_ns=self.start,
+            t_sent_ns=self.times.sent,
+            t_done_ns=now(),
+            t_first_byte_ns=self.times.first_byte,
+            stamps_ns=tuple(stream.stamps),
+            event_tokens=tokens,
+            prompt_tokens=stream.prompt_tokens,
+            output_tokens=stream.completion_tokens or sum(tokens),
+            output_tokens_from="usage" if stream.completion_tokens else "events",
+            text="".join(stream.texts),
+            error=error,
+        )
+
+
+class Worker:
+    """One job, from Ready to Finished."""
+
+    def __init__(self, job: Job, tell: asyncio.WriteTransport) -> None:
+        self._job, self._pipe = job, tell
+        self._transport = Transport()
+        self._slots = asyncio.Semaphore(job.concurrency)
+        self._active: set[Request] = set()
+        self._waiting: list[Request] = []
+        self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
+        self._loop_lags, self._start_lags = array("q"), array("q")
+
+    async def prepare(self) -> None:
+        """Build every request and open connections. A server that is not there is left for the requests to tell."""
+        url = httpx.URL(self._job.url)
+        for row in reversed(self._job.rows):
+            headers = [*self._job.headers, ("X-Request-Id", row.request_id)]
+            times = Times()
+            request = httpx.Request("POST", url, headers=headers, content=row.body, extensions={"times": times})
+            request.extensions["wire"] = wire_bytes(request)
+            self._waiting.append(Request(row, request, times))
+        with contextlib.suppress(httpx.TransportError):
+            await self._transport.open(url, self._job.connections)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._say(Ready())
+
+    async def run(self, t0: int) -> None:
+        """Send what is due when it is due; returns when every request has ended. Cancel it to stop early."""
+        wall, cpu = now(), time.process_time()
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            while self._waiting:
+                await self._send_next(t0)
+            await asyncio.gather(*(r.task for r in self._active if r.task))
+        finally:
+            watch.cancel()
+            await self._end(wall, cpu)
+
+    async def _send_next(self, t0: int) -> None:
+        request = self._waiting[-1]
+        request.due = t0 + request.row.due_ns
+        if (wait := request.due - now()) > 0:
+            await asyncio.sleep(wait / 1e9)
+        if self._slots.locked():
+            await self._slots.acquire()
+            if self._job.closed_loop:
+                request.due = now()
+        else:
+            await self._slots.acquire()
+            self._start_lags.append(max(0, now() - request.due))
+        self._active.add(self._waiting.pop())
+        request.task = asyncio.ensure_future(self._one(request))
+
+    async def _one(self, request: Request) -> None:
+        request.start = now()
+        error = "cancelled: the load was stopped"
+        try:
+            error = await self._answer(request)
+        except httpx.HTTPError as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        except asyncio.CancelledError as cancelled:
+            if not cancelled.args:  # else by _end_stalled
+                raise
+            error = str(cancelled.args[0])
+        finally:
+            self._ended(request, error)
+
+    async def _answer(self, request: Request) -> str:
+        """Stream one answer; what was wrong with it."""
+        response = await self._transport.handle_async_request(request.httpx)
+        try:
+            if response.status_code != 200:
+                return f"HTTP {response.status_code}: {await _text(response)}"
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                return f"content-encoding {encoding}: not asked for, and it would blur the times"
+            await response.extensions["connection"].attach(request.stream.feed)
+            return request.stream.closing_error()
+        except httpx.RemoteProtocolError as failure:
+            return request.stream.error or f"stream cut: {failure}"
+        finally:
+            await response.aclose()
+
+    def _ended(self, request: Request, error: str) -> None:
+        record = request.record(error)
+        self._active.discard(request)
+        self._slots.release()
+        self._sent += record.t_sent_ns > 0
+        self._first_tokens += bool(record.stamps_ns)
+        self._tokens += sum(record.event_tokens)
+        self._done += record.ok
+        self._errors += not record.ok
+        self._say(Done(record))
+
+    # --- beside the requests
+
+    async def _watch(self) -> None:
+        """Once a tick: the loop's lag and the clock's offset; now and then stalled requests and progress."""
+        next_stall_check = next_progress = now()
+        stall_check_s = min(1.0, self._job.stall_timeout_s / 4)
+        while True:
+            due = now() + int(TICK_S * 1e9)
+            await asyncio.sleep(TICK_S)
+            at = now()
+            self._loop_lags.append(max(0, at - due))
+            self._transport.clock.sample()
+            if at >= next_stall_check:
+                next_stall_check = at + int(stall_check_s * 1e9)
+                self._end_stalled(at)
+            if at >= next_progress:
+                next_progress = at + int(PROGRESS_S * 1e9)
+                self._say(Advanced(self._progress()))
+
+    def _end_stalled(self, at: int) -> None:
+        limit = self._job.stall_timeout_s
+        for request in self._active:
+            last = request.stream.stamps[-1] if request.stream.stamps else request.times.sent or request.start
+            if at - last > limit * 1e9 and request.task:
+                request.task.cancel(f"stalled: no token for {limit:g} s")
+
+    def _progress(self) -> Progress:
+        live = self._active
+        return Progress(
+            sent=self._sent + sum(r.times.sent > 0 for r in live),
+            first_tokens=self._first_tokens + sum(bool(r.stream.stamps) for r in live),
+            output_tokens=self._tokens + sum(r.stream.received for r in live),
+            done=self._done,
+            errors=self._errors,
+        )
+
+    async def _end(self, wall: int, cpu: float) -> None:
+        tasks = [r.task for r in self._active if r.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._transport.aclose()
+        self._say(Advanced(self._progress()))
+        clock = self._transport.clock
+        health = WorkerHealth(
+            reads=clock.reads,
+            stamped_reads=clock.stamped_reads,
+            loop_lags_ns=tuple(self._loop_lags),
+            start_lags_ns=tuple(self._start_lags),
+            cpu_s=time.process_time() - cpu,
+            wall_s=(now() - wall) / 1e9,
+            connections=self._transport.opened,
+            retries=self._transport.retries,
+            clock_steps=clock.steps,
+        )
+        self._say(Finished(health))
+
+    def _say(self, message: Up) -> None:
+        self._pipe.write(pipe.frame(message))
+
+
+async def _text(response: httpx.Response) -> str:
+    """The start of an error's body."""
+    body = b""
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > MAX_ERROR_BYTES:
+            break
+    return body.decode(errors="replace")[:MAX_ERROR_TEXT]
+
+
+async def serve() -> None:
+    """Take a job from stdin, run it, and leave when stdin ends."""
+    loop = asyncio.get_running_loop()
+    down = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(down), sys.stdin)
+    up, _ = await loop.connect_write_pipe(asyncio.Protocol, sys.stdout)
+    running: asyncio.Future[None] | None = None
+    worker: Worker | None = None
+    while (data := await pipe.read_frame(down)) is not None:
+        message = pipe.decode_down.decode(data)
+        if isinstance(message, Job):
+            worker = Worker(message, up)
+            await worker.prepare()
+        elif isinstance(message, Go) and worker:
+            running = asyncio.ensure_future(worker.run(message.t0_ns))
+            running.add_done_callback(_end_on_fault)
+        elif isinstance(message, Stop) and running:
+            running.cancel()
+    os._exit(0)  # nobody is left to tell
+
+
+def _end_on_fault(running: asyncio.Future[None]) -> None:
+    """A fault of our own: the parent reads it from stderr."""
+    if not running.cancelled() and (fault := running.exception()):
+        traceback.print_exception(fault)
+        os._exit(1)
+
+
+def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket a stream
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serve())
+    else:
+        uvloop.run(serve())
+
+
+if __name__ == "__main__":
+    main()
