@@ -22,10 +22,12 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Deadline = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=80)]
+Workers = Positive | Literal["auto"]
 
-EXPECTED = {
+EXPECTED: dict[Any, str] = {
     Name: "at most 80 letters, digits, '.', '_' and '-', starting with a letter or digit",
     Rate: 'a number of requests per second above 0, or "inf"',
+    Workers: 'a whole number above 0, or "auto"',
     str | list[str]: "a glob, or a list of globs",
 }
 # msgspec's names of types, as a writer of TOML knows them.
@@ -38,6 +40,21 @@ class ConfigError(Exception):
     """The configuration cannot be run; the text is one line for the user."""
 
 
+class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits in ms that a request must meet to count for goodput; TTFT and E2E from the moment it was due."""
+
+    ttft_ms: Deadline | None = None
+    tpot_ms: Deadline | None = None
+    e2e_ms: Deadline | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+
+
+EXPECTED[Slo] = "limits in ms above 0, by the names ttft_ms, tpot_ms and e2e_ms"
+
+
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     """[experiment]: what is sent, how often, and what counts as a failure."""
 
@@ -48,7 +65,12 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     input_len: Natural = 0
     output_len: Positive = 50
     request_rate: Rate = "inf"
+    arrival: Literal["poisson", "constant", "trace"] = "poisson"
+    burstiness: Deadline = 1.0
+    ramp_up_s: Seconds = 0.0
     max_concurrency: Natural = 0
+    load_workers: Workers = "auto"
+    slo: Slo = Slo()
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     shuffle: bool = True
     seed: Natural = 0

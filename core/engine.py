@@ -270,9 +270,14 @@ class Engine:
             input_len=wanted.input_len,
             output_len=wanted.output_len,
             request_rate=wanted.request_rate if label != WARMUP else "inf",
+            arrival=wanted.arrival if label != WARMUP else "poisson",
+            burstiness=wanted.burstiness,
+            ramp_up_s=wanted.ramp_up_s if label != WARMUP else 0.0,
             max_concurrency=wanted.max_concurrency,
             seed=wanted.seed,
             stall_timeout_s=wanted.stall_timeout_s,
+            workers=wanted.load_workers,
+            slo=wanted.slo.limits,
         )
 
     # --- commands ---------------------------------------------------------------------------------------------------

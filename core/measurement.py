@@ -19,6 +19,7 @@ from core.gatelog import GateLog, GateLogError, ServerLog
 from core.imbalance import Imbalance
 from core.load import client
 from core.load.client import Load
+from core.load.record import Progress
 from core.metrics import Metrics, RequestRecord
 from core.plan import Run
 from core.store import RunDirectory
@@ -59,18 +60,19 @@ class Measurement:
     max_error_rate: float
     records: list[RequestRecord] = field(default_factory=list)
     parts: list[GateLog] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
 
     async def take(self) -> None:
         """Send, measure, write and tell. RunError where too many requests failed."""
         self.emit(events.RunStarted(run=self.run.id, requests=len(self.load.prompts)))
         watch = asyncio.create_task(self._watch())
         try:
-            self.records = await client.run(self.load, self._on_done)
+            self.records = await client.run(self.load, self._on_done, self._on_progress)
         finally:
             watch.cancel()
         self.directory.write_requests(self.run, self.records)
         self._check_errors()
-        figures = metrics.summarise(self.records)
+        figures = metrics.summarise(self.records, self.load.slo)
         await self._settle(figures)
         measured, reason = self._imbalance()
         result = self._result(figures, measured, reason)
@@ -83,7 +85,7 @@ class Measurement:
         """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in it."""
         done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
         if done:
-            result = self._result(metrics.summarise(done), None, "the run was cancelled")
+            result = self._result(metrics.summarise(done, self.load.slo), None, "the run was cancelled")
             self.directory.write_json(f"{self.run.backend}/results_json/{self.run.label}.partial.json", result)
         return len(done)
 
@@ -91,20 +93,23 @@ class Measurement:
         self.records.append(record)
         self.emit(_request_event(self.run, record))
 
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress = progress
+
     async def _watch(self) -> None:
         """A sample a second, until cancelled."""
         async with httpx.AsyncClient(trust_env=False) as http:
             while True:
                 await asyncio.sleep(SAMPLE_S)
-                done = self.records
+                progress = self.progress
                 self.emit(
                     events.Sampled(
                         backend=self.run.backend,
                         run=self.run.id,
-                        sent=len(self.load.prompts),
-                        first_tokens=sum(bool(r.stamps_ns) for r in done),
-                        output_tokens=sum(r.output_tokens for r in done),
-                        finished=len(done),
+                        sent=progress.sent,
+                        first_tokens=progress.first_tokens,
+                        output_tokens=progress.output_tokens,
+                        finished=progress.done + progress.errors,
                         server=await sample.server_load(http, self.target.base_url),
                         gpus=sample.gpus(),
                         imbalance=self._look(),

@@ -53,6 +53,7 @@ class Load:
     seed: int = 0
     stall_timeout_s: float = 120.0
     workers: int | Literal["auto"] = "auto"
+    slo: Mapping[str, float] = field(default_factory=dict)  # limits in ms, see core.metrics
 
     @property
     def slots(self) -> int:

@@ -115,7 +115,7 @@ class WorkerHealth:
     reads: int
     stamped_reads: int  # with a kernel stamp
     loop_lags_ns: tuple[int, ...]
-    start_lags_ns: tuple[int, ...]  # start - due, of requests that waited for no slot
+    start_lags_ns: tuple[int, ...]  # start - the moment at which it was due and had a slot
     cpu_s: float
     wall_s: float
     connections: int

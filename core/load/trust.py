@@ -26,7 +26,7 @@ class Trust:
     stamped_reads_share: float | None  # reads with a kernel stamp
     shared_reads_share: float | None  # reads that held several events of a stream
     loop_lag: Lag
-    start_lag: Lag  # start - due, of requests that waited for no slot
+    start_lag: Lag  # start - the moment at which a request was due and had a slot
     late_starts: int  # of those, over 5 ms
     workers: int
     cpu_share: float | None  # of a core, the busiest worker

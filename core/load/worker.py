@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from array import array
+from collections import deque
 
 import httpx
 
@@ -30,6 +31,7 @@ from core.load.transport import Transport, wire_bytes
 TICK_S = 0.01
 PROGRESS_S = 1.0
 MAX_ERROR_BYTES = 1 << 16
+STOPPED = "cancelled: the load was stopped"
 
 
 class Request:
@@ -71,6 +73,7 @@ class Worker:
         self._job, self._pipe = job, tell
         self._transport = Transport()
         self._slots = asyncio.Semaphore(job.concurrency)
+        self._freed = deque([0] * job.concurrency)  # since when each free slot is free
         self._active: set[Request] = set()
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
@@ -100,28 +103,27 @@ class Worker:
             while self._waiting:
                 await self._send_next(t0)
             await asyncio.gather(*(r.task for r in self._active if r.task))
-        finally:
-            watch.cancel()
-            await self._end(wall, cpu)
+        except asyncio.CancelledError:
+            pass
+        watch.cancel()
+        await self._end(wall, cpu)
 
     async def _send_next(self, t0: int) -> None:
         request = self._waiting[-1]
         request.due = t0 + request.row.due_ns
-        if (wait := request.due - now()) > 0:
+        while (wait := request.due - now()) > 0:  # uvloop's timers may come half a millisecond early
             await asyncio.sleep(wait / 1e9)
-        if self._slots.locked():
-            await self._slots.acquire()
-            if self._job.closed_loop:
-                request.due = now()
-        else:
-            await self._slots.acquire()
-            self._start_lags.append(max(0, now() - request.due))
+        await self._slots.acquire()
+        could_start = max(request.due, self._freed.popleft())
+        if self._job.closed_loop:
+            request.due = could_start
+        request.start = now()
+        self._start_lags.append(request.start - could_start)
         self._active.add(self._waiting.pop())
         request.task = asyncio.ensure_future(self._one(request))
 
     async def _one(self, request: Request) -> None:
-        request.start = now()
-        error = "cancelled: the load was stopped"
+        error = STOPPED
         try:
             error = await self._answer(request)
         except httpx.HTTPError as failure:
@@ -152,6 +154,7 @@ class Worker:
     def _ended(self, request: Request, error: str) -> None:
         record = request.record(error)
         self._active.discard(request)
+        self._freed.append(record.t_done_ns)
         self._slots.release()
         self._sent += record.t_sent_ns > 0
         self._first_tokens += bool(record.stamps_ns)
@@ -201,6 +204,8 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for request in list(self._active):  # cancelled before its first step
+            self._ended(request, STOPPED)
         await self._transport.aclose()
         self._say(Advanced(self._progress()))
         clock = self._transport.clock

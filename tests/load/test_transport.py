@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.load.connection import MAX_HEAD_BYTES, Connection, Times
+from core.load.transport import Transport, wire_bytes
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+CHUNKED_OK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+async def asked(reader: asyncio.StreamReader) -> bytes:
+    """One whole request."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+    return head + await reader.readexactly(length)
+
+
+def answering(*answers: bytes, close: bool = True) -> Talk:
+    """Answers the requests of each connection in turn, then closes it (or waits for the client to)."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await asked(reader)
+            writer.write(answer)
+            await writer.drain()
+        if not close:
+            await reader.read()
+
+    return talk
+
+
+@asynccontextmanager
+async def serving(talk: Talk, **options: Any) -> AsyncIterator[tuple[str, list[bool]]]:
+    """A raw server; its address, and one entry per connection that turns true when the connection is over."""
+    over: list[bool] = []
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        place = len(over)
+        over.append(False)
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            over[place] = True
+            writer.close()
+
+    server = await asyncio.start_server(one, "127.0.0.1", 0, **options)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"{host}:{port}", over
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def client(timeout: Any = 5.0, **options: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Transport]]:
+    transport = Transport(**options)
+    async with httpx.AsyncClient(transport=transport, timeout=timeout) as made:
+        yield made, transport
+
+
+async def get(talk: Talk, timeout: Any = 5.0) -> httpx.Response:
+    async with serving(talk) as (address, _), client(timeout) as (http, _):
+        return await http.get(f"http://{address}/")
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 20))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nhello world",
+        CHUNKED_OK + b"6\r\nhello \r\n5;ext=1\r\nworld\r\n0\r\nx-trailer: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello world",
+        b"HTTP/1.0 200 OK\r\n\r\nhello world",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nhello world",
+    ],
+    ids=["content-length", "chunked", "until closed", "HTTP/1.0", "after 100 Continue"],
+)
+def test_bodies(answer: bytes) -> None:
+    response = run(get(answering(answer)))
+    assert (response.status_code, response.text) == (200, "hello world")
+
+
+def test_httpx_does_the_rest() -> None:
+    async def scenario() -> None:
+        body = gzip.compress(b'{"a": 1}')
+        answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        got: list[bytes] = []
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            got.append(await asked(reader))
+            writer.write(answer)
+
+        async with serving(talk) as (address, _), client() as (http, _):
+            response = await http.post(f"http://{address}/path?q=1", json={"b": 2}, headers={"X-Mine": "yes"})
+            assert response.json() == {"a": 1}
+            assert got[0].startswith(b"POST /path?q=1 HTTP/1.1\r\n")
+            assert b"x-mine: yes\r\n" in got[0].lower()
+            assert got[0].endswith(b'\r\n\r\n{"b":2}')
+
+    run(scenario())
+
+
+def test_an_error_status_comes_with_its_body() -> None:
+    response = run(get(answering(b"HTTP/1.1 503 Busy\r\ncontent-length: 8\r\n\r\ntry soon")))
+    assert (response.status_code, response.text) == (503, "try soon")
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        (b"", httpx.RemoteProtocolError, "without an answer"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", httpx.RemoteProtocolError, "before the answer's end"),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
+            httpx.RemoteProtocolError,
+            "before the answer",
+        ),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", httpx.RemoteProtocolError, "not HTTP/1.1"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", httpx.RemoteProtocolError, "not HTTP/1.1"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES, httpx.RemoteProtocolError, "a response head of over"),
+    ],
+    ids=["nothing", "short body", "short chunk", "not HTTP", "bad chunk", "endless head"],
+)
+def test_broken_answers_are_httpx_errors(answer: bytes, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        run(get(answering(answer)))
+
+
+def test_a_silent_server_is_a_read_timeout() -> None:
+    with pytest.raises(httpx.ReadTimeout, match=r"no bytes for 0\.05 s"):
+        run(get(answering(b"", close=False), httpx.Timeout(5, read=0.05)))
+    with pytest.raises(httpx.ReadTimeout):
+        run(get(answering(OK[:-1], close=False), httpx.Timeout(5, read=0.05)))
+
+
+def test_a_server_that_takes_no_bytes_is_a_write_timeout() -> None:
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    async def scenario() -> None:
+        async with serving(deaf) as (address, _), client(httpx.Timeout(5, write=0.1)) as (http, _):
+            with pytest.raises(httpx.WriteTimeout):
+                await http.post(f"http://{address}/", content=b"x" * 50_000_000)
+
+    run(scenario())
+
+
+def test_a_large_request_is_sent_whole() -> None:
+    async def scenario() -> None:
+        sizes: list[int] = []
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            sizes.append(len((await asked(reader)).partition(b"\r\n\r\n")[2]))
+            writer.write(OK)
+
+        async with serving(talk) as (address, _), client() as (http, _):
+            assert (await http.post(f"http://{address}/", content=b"x" * 20_000_000)).text == "ok"
+            assert sizes == [20_000_000]
+
+    run(scenario())
+
+
+def test_no_server_is_a_connect_error_and_no_free_connection_a_pool_timeout() -> None:
+    async def scenario() -> None:
+        one_at_a_time = client(httpx.Timeout(5, pool=0.05), max_connections=1)
+        async with serving(answering(b"", close=False)) as (address, _), one_at_a_time as (http, _):
+            held = asyncio.ensure_future(http.get(f"http://{address}/"))
+            await asyncio.sleep(0)
+            with pytest.raises(httpx.PoolTimeout):
+                await http.get(f"http://{address}/")
+            held.cancel()
+        async with client() as (http, _):
+            with pytest.raises(httpx.ConnectError, match=r"127\.0\.0\.1"):
+                await http.get(f"http://{address}/")
+
+    run(scenario())
+
+
+def test_a_connection_is_kept_and_a_stale_one_replaced_once() -> None:
+    async def scenario() -> None:
+        async with serving(answering(OK, OK)) as (address, over), client() as (http, transport):
+            for _ in range(4):  # every connection carries two requests and is closed by the server
+                assert (await http.get(f"http://{address}/")).text == "ok"
+            assert len(over) == transport.opened == 2
+
+        async def fickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await answering(OK)(reader, writer)
+            await asked(reader)  # takes the second request, and closes without a word
+
+        async with serving(fickle) as (address, over), client() as (http, transport):
+            for _ in range(2):
+                assert (await http.get(f"http://{address}/")).text == "ok"
+            assert (len(over), transport.retries) == (2, 1)
+
+    run(scenario())
+
+
+def test_what_has_been_answered_in_part_is_not_sent_again() -> None:
+    async def scenario() -> None:
+        async with serving(answering(OK, b"HTTP/1.1 200 OK\r\ncontent-le")) as (address, over), client() as (http, own):
+            await http.get(f"http://{address}/")
+            with pytest.raises(httpx.RemoteProtocolError):
+                await http.get(f"http://{address}/")
+            assert (len(over), own.retries) == (1, 0)
+
+    run(scenario())
+
+
+def test_cancellation_closes_the_socket() -> None:
+    async def scenario() -> None:
+        started, closed = asyncio.Event(), asyncio.Event()
+
+        async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asked(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+            started.set()
+            assert await reader.read() == b""
+            closed.set()
+
+        async with serving(endless) as (address, _), client() as (http, _):
+            task = asyncio.ensure_future(http.get(f"http://{address}/"))
+            await started.wait()
+            task.cancel()
+            await closed.wait()
+            assert task.cancelled() or await asyncio.wait({task})
+
+    run(scenario())
+
+
+def test_a_slow_reader_holds_the_server_back_and_loses_nothing() -> None:
+    async def scenario() -> None:
+        size = 30_000_000
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asked(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+            await writer.drain()
+
+        async with serving(talk) as (address, _), client() as (http, _):
+            async with http.stream("GET", f"http://{address}/") as response:
+                live: Connection = response.extensions["connection"]
+                got = 0
+                async for piece in response.aiter_raw():
+                    got += len(piece)
+                    assert live._queued < 2_000_000
+                    await asyncio.sleep(0)
+            assert got == size
+
+    run(scenario())
+
+
+def test_tls(tmp_path: Path) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
+    command += " -addext subjectAltName=IP:127.0.0.1"
+    made = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("openssl cannot make a certificate here")
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    async def scenario() -> None:
+        talk = answering(*[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"] * 2)
+        async with serving(talk, ssl=theirs) as (address, over):
+            async with client(tls=ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))) as (http, own):
+                assert (await http.get(f"https://{address}/")).text == "ok"
+                assert (await http.post(f"https://{address}/", content=b"x" * 300_000)).text == "ok"
+                assert len(over) == 1
+                assert own.clock.reads > 0 == own.clock.stamped_reads  # stamps are taken at read
+            async with client() as (http, _):
+                with pytest.raises(httpx.ConnectError, match="certificate"):
+                    await http.get(f"https://{address}/")
+
+    run(scenario())
+
+
+def test_what_is_not_spoken_is_refused() -> None:
+    with pytest.raises(ValueError, match="HEAD"):
+        wire_bytes(httpx.Request("HEAD", "http://localhost/"))
+    with pytest.raises(httpx.UnsupportedProtocol):
+        run(Transport().handle_async_request(httpx.Request("GET", "ftp://localhost/")))
+
+
+# --- where reads are cut ------------------------------------------------------------------------------------------
+
+
+class _NoWire:
+    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
+        times.sent = 1
+        flushed()
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECES = (b"data: one\n\n", b"data: two\n\ndata: three\n\n", b"data: [DONE]\n\n")
+ANSWER = HEAD + b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in PIECES) + b"0\r\n\r\n"
+# Where in ANSWER each byte of the body ends.
+PLACES = [ANSWER.index(piece) + i + 1 for piece in PIECES for i in range(len(piece))]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, len(ANSWER) - 1), max_size=8))
+def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list[int]) -> None:
+    async def scenario() -> list[tuple[bytes, int]]:
+        connection, got = Connection(), []
+        connection.wire = _NoWire()
+        asking = asyncio.ensure_future(connection.request(b"", Times(), read_s=None, write_s=None))
+        await asyncio.sleep(0)
+        places = [0, *sorted(set(cuts)), len(ANSWER)]
+        for start, end in pairwise(places):
+            connection.received(ANSWER[start:end], end)
+        await asking
+        await connection.attach(lambda piece, at: got.append((piece, at)))
+        assert connection.finish()
+        return got
+
+    got = run(scenario())
+    assert b"".join(piece for piece, _ in got) == b"".join(PIECES)
+    ends, taken = [*sorted(set(cuts)), len(ANSWER)], 0
+    for piece, at in got:
+        taken += len(piece)
+        assert at == next(end for end in ends if end >= PLACES[taken - 1])
