@@ -220,8 +220,6 @@ def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
             output_tokens=4,
             text="abcd",
             error="",
-            reads=3,
-            shared_reads=0,
         ),
         RequestRecord(
             index=1,
@@ -236,8 +234,6 @@ def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
             output_tokens=0,
             text="",
             error="HTTP 400",
-            reads=0,
-            shared_reads=0,
         ),
     ]
     with RunDirectory.create(tmp_path) as directory:
