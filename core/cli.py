@@ -347,21 +347,37 @@ def _imbalance(arguments: argparse.Namespace) -> int:
 
 
 def _imbalance_lines(name: str, m: Imbalance) -> list[str]:
-    def number(value: float | None, reason: str | None = "") -> str:
-        return f"{value:.4f}" if value is not None else f"– ({reason})" if reason else "–"
+    """What one folder shows, for a reader; 95 % intervals in square brackets."""
 
+    def number(value: float | None, reason: str | None = "", ends: tuple[float, float] | None = None) -> str:
+        if value is None:
+            return f"– ({reason})" if reason else "–"
+        return f"{value:.4f}" + (f" [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
+
+    ends = m.intervals.get
     total = sum(m.expert_loads) or 1.0
     skipped = ", ".join(f"{n} {reason}" for reason, n in m.left_out.items()) or "none"
-    return [
+    lines = [
         f"{name}: {m.files} files, {m.layers} layers, {m.steps} steps used, left out: {skipped}; {m.tokens} tokens",
-        f"  per-step CV    {number(m.per_step_cv)}   noise floor {number(m.noise_floor)}"
-        f"   excess {number(m.excess_cv, m.excess_cv_reason)}",
-        f"  aggregated CV  {number(m.aggregated_cv)}   noise floor {number(m.aggregated_noise_floor)}"
-        f"   excess {number(m.aggregated_excess_cv, m.aggregated_excess_cv_reason)}",
-        f"  layer CV       {number(m.layer_cv)}   max/min {number(m.max_min_ratio, 'an expert got no token')}"
-        f"   rank max/mean {number(m.rank_imbalance)}",
-        "  loads          " + "  ".join(f"e{e} {x:.0f} ({x / total:.1%})" for e, x in enumerate(m.expert_loads)),
+        f"  per-step CV    {number(m.per_step_cv, ends=ends('per_step_cv'))}   noise floor {number(m.noise_floor)}"
+        f"   excess {number(m.excess_cv, m.excess_cv_reason, ends('excess_cv'))}",
+        f"  aggregated CV  {number(m.aggregated_cv, ends=ends('aggregated_cv'))}"
+        f"   noise floor {number(m.aggregated_noise_floor)}"
+        f"   excess {number(m.aggregated_excess_cv, m.aggregated_excess_cv_reason, ends('aggregated_excess_cv'))}",
+        f"  layer CV       {number(m.layer_cv, ends=ends('layer_cv'))}"
+        f"   rank max/mean {number(m.rank_imbalance, 'no expert parallelism', ends('rank_imbalance'))}",
+        f"  experts        max/min {number(m.max_min_ratio, 'an expert got no token')}"
+        f"   hottest {number(m.hottest_share)} of a layer   {m.dead_experts} dead"
+        f"   entropy {number(m.entropy)}   Gini {number(m.gini)}",
     ]
+    lines += [
+        f"  {phase:<15}{of.steps} steps, {of.tokens} tokens, per-step CV {of.per_step_cv:.4f},"
+        f" excess {number(of.excess_cv, of.excess_cv_reason, of.excess_cv_interval)}"
+        for phase, of in (("prefill", m.prefill), ("decode", m.decode))
+        if of
+    ]
+    loads = "  ".join(f"e{e} {x:.0f} ({x / total:.1%})" for e, x in enumerate(m.expert_loads))
+    return [*lines, f"  loads          {loads}"]
 
 
 def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:

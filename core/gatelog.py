@@ -218,6 +218,7 @@ def _span(ranks: list[GateLog]) -> tuple[Ints, Ints]:
 
 
 def _concatenated(parts: list[GateLog]) -> GateLog:
+    parts = [part for part in parts if len(part.tokens)] or parts[:1]
     if len(parts) == 1:
         return parts[0]
     labels = sorted({label for part in parts for label in part.segments})
@@ -328,7 +329,10 @@ def _decode(raw: bytes, steps: int, header: Header, size: int) -> _Block:
     segments = np.frombuffer(raw, "<i8", len(labels) * steps, place).reshape(len(labels), steps)
     place += segments.nbytes
     planes = np.frombuffer(raw, np.uint8, -1, place).reshape(header.count_bytes, -1)
-    counts = np.ascontiguousarray(planes.T).view(f"<u{header.count_bytes}")
+    counts = planes[-1].astype(f"<u{header.count_bytes}")
+    for plane in planes[-2::-1]:
+        counts <<= 8
+        counts |= plane
     loads = counts.reshape(header.experts, header.layers, steps).transpose(2, 1, 0)
     return _Block(columns.astype(np.int64), labels, segments.astype(np.int64), loads, size)
 

@@ -1,4 +1,4 @@
-"""Gate logs → load imbalance: CVs, noise floor, excess CV, max/min, max/mean per rank.
+"""Gate logs → load imbalance: CVs, noise floor, excess CV, max/mean per expert and rank, entropy, Gini.
 
 Definitions, with x[s, l, e] the tokens that expert e of layer l got in step s, and n the tokens of a step:
 
@@ -8,39 +8,56 @@ Definitions, with x[s, l, e] the tokens that expert e of layer l got in step s, 
 - noise floor: what a perfectly fair router shows by chance, floor² = (E/k²) Σ_e p(1-p)/(n-1), p = x/n. A token picks
   k distinct experts, so each x_e is a sum of n draws with variance p(1-p); n-1 makes the estimate unbiased.
 - excess CV = √max(0, mean(CV²) - mean(floor²)): means before the root, so that a fair router's tends to 0. It is null,
-  with a reason, where it does not rise above its own standard error (jackknife over steps).
+  with a reason, where its square does not rise above its own standard error.
+- rank imbalance: mean over (s, l) of max/mean load over EP ranks; expert imbalance: the same over experts.
+- entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead experts: of all
+  layers × experts, those that got no token.
+- intervals: 95 %, over blocks of steps (core.bootstrap): what other steps of the same traffic might have shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+from msgspec.structs import replace
 
-from core import gatelog
-from core.gatelog import GateLog, GateLogError
+from core import bootstrap, gatelog
+from core.bootstrap import Interval
+from core.gatelog import GateLog, GateLogError, ServerLog
+from core.meter import MAX_AGGREGATED_TOKENS, SUMS, Meter, RunBlocks
+from core.meter import WARMUP as WARMUP
+from core.steps import Floats, Ints, cv, floor_squared
 
-EPSILON = 1e-10
-MAX_AGGREGATED_TOKENS = 1000
-WARMUP = "warmup"  # the segment of warm-up requests: never measured
-
-Floats = npt.NDArray[np.float64]
+ONE_TOKEN = "every step has a single token: CV says nothing about the router"
 
 
 class Excess(msgspec.Struct, frozen=True):
-    """An excess CV, or null and the reason why n does not support one."""
+    """An excess CV with its interval, or null and the reason why n does not support one."""
 
     value: float | None
     reason: str | None = None
+    interval: Interval | None = None
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps with prompt tokens in them (prefill), or those without (decode)."""
+
+    steps: int
+    tokens: int
+    per_step_cv: float
+    noise_floor: float | None
+    excess_cv: float | None
+    excess_cv_reason: str | None
+    excess_cv_interval: Interval | None
+    layer_cv: float
+    rank_imbalance: float | None
 
 
 class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
-    """What one set of steps shows. Lists are by expert (loads summed over layers and steps)."""
+    """What one set of steps shows. Lists are by expert (loads summed over layers and steps), by layer or by rank."""
 
     per_step_cv: float
     aggregated_cv: float | None
@@ -59,143 +76,206 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     expert_loads: list[float]
     left_out: dict[str, int] = {}  # steps not counted, by reason
     files: int = 1
+    expert_imbalance: float | None = None
+    entropy: float | None = None  # 1: even
+    gini: float | None = None  # 0: even
+    hottest_share: float | None = None  # of a layer's load
+    dead_experts: int = 0
+    layer_cvs: list[float] = []
+    rank_loads: list[float] = []
+    intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
+    prefill: Phase | None = None
+    decode: Phase | None = None
+    one_token_steps: int = 0
+    violations: int = 0  # steps where Σ over experts is not top_k × tokens
+    constant_loads: bool = False  # every step has the same loads
 
 
-@dataclass(frozen=True, slots=True)
-class LayerSteps:
-    """One layer's steps: `loads` [steps, experts] and `tokens` [steps]. Layers may hold different steps."""
-
-    loads: Floats
-    tokens: npt.NDArray[np.int64]
-
-
-def cv(loads: npt.NDArray[Any]) -> Floats:
-    """Coefficient of variation over the last axis, as upstream computes it."""
-    return np.asarray(loads.std(axis=-1) / (loads.mean(axis=-1) + EPSILON))
-
-
-def floor_squared(loads: npt.NDArray[Any], tokens: npt.NDArray[Any], top_k: float) -> Floats:
-    """Squared noise floor over the last axis; nan where tokens < 2."""
-    n = np.asarray(tokens, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = loads / n[..., None]
-        floor = loads.shape[-1] / top_k**2 * (p * (1 - p)).sum(axis=-1) / (n - 1)
-    return np.where(n >= 2, floor, np.nan)
-
-
-def measure_log(log: GateLog, left_out: dict[str, int] | None = None, files: int = 1) -> Imbalance:
-    """Imbalance of every step of a binary log. GateLogError where it holds none."""
-    layers = [LayerSteps(log.loads[:, layer].astype(np.float64), log.tokens) for layer in range(log.loads.shape[1])]
-    ranks = _rank_imbalance(log) if log.placement else None
-    return measure(layers, rank_imbalance=ranks, left_out=left_out or {}, files=files)
-
-
-def measure(
-    layers: list[LayerSteps],
-    *,
-    rank_imbalance: float | None = None,
-    left_out: dict[str, int] | None = None,
-    files: int = 1,
-) -> Imbalance:
-    """All measures over the given layers. GateLogError without a step that carries tokens."""
-    layers = [_with_tokens(layer) for layer in layers]
-    if not layers or not any(len(layer.tokens) for layer in layers):
-        raise GateLogError("no step with tokens")
-    loads = np.concatenate([layer.loads for layer in layers])
-    tokens = np.concatenate([layer.tokens for layer in layers])
-    top_k = float(np.median(loads.sum(axis=1) / tokens))
-    step_cv = cv(loads)
-    floors = floor_squared(loads, tokens, top_k)
-    excess = _per_step_excess(layers, top_k)
-    small = [_mask(layer, layer.tokens <= MAX_AGGREGATED_TOKENS) for layer in layers]
-    aggregated, floor, aggregated_excess, ratio = _aggregated(small, top_k)
-    summed = np.array([layer.loads.sum(axis=0) for layer in layers if len(layer.tokens)])
+def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: int = 1) -> Imbalance:
+    """All measures of one run. GateLogError where no step is its own."""
+    if not run.steps:
+        raise GateLogError("no step of its own with tokens")
+    whole = _Sums(run.rows.sum(axis=0), run.counts.sum(axis=0), run.small.sum(axis=0), run.top_k)
+    blocks = run.grouped()
+    drawn = _resampled(blocks, run.top_k)
+    estimates, replicates, count = whole.figures(), drawn.figures(), len(blocks[0])
+    intervals = {name: bootstrap.interval(float(v), replicates[name], count) for name, v in estimates.items()}
+    excess = judged(whole.excess_squared(), drawn.excess_squared(), count)
+    aggregated = judged(whole.aggregated_excess_squared(), drawn.aggregated_excess_squared(), count)
+    if not whole["supported"]:
+        excess = Excess(None, ONE_TOKEN)
+    if not whole["small_tokens"]:
+        aggregated = Excess(None, f"no step of {MAX_AGGREGATED_TOKENS} tokens or fewer")
+    has_ranks, has_small = bool(run.placement), bool(whole["small_tokens"])
+    loads = whole.counts.sum(axis=0)
+    prefill, decode = _phases(run, blocks, drawn)
     return Imbalance(
-        per_step_cv=float(step_cv.mean()),
-        aggregated_cv=aggregated,
-        layer_cv=float(cv(summed).mean()),
-        noise_floor=None if np.isnan(floors).all() else float(np.sqrt(np.nanmean(floors))),
+        per_step_cv=float(estimates["per_step_cv"]),
+        aggregated_cv=float(estimates["aggregated_cv"]) if has_small else None,
+        layer_cv=float(estimates["layer_cv"]),
+        noise_floor=_root(whole.ratio("floor_squared", "supported")),
         excess_cv=excess.value,
         excess_cv_reason=excess.reason,
-        aggregated_noise_floor=floor,
-        aggregated_excess_cv=aggregated_excess.value,
-        aggregated_excess_cv_reason=aggregated_excess.reason,
-        max_min_ratio=ratio,
-        rank_imbalance=rank_imbalance,
-        tokens=int(max(layer.tokens.sum() for layer in layers)),
-        steps=max(len(layer.tokens) for layer in layers),
-        layers=len(layers),
-        expert_loads=summed.sum(axis=0).tolist(),
+        aggregated_noise_floor=_root(whole.aggregated_floor_squared()) if has_small else None,
+        aggregated_excess_cv=aggregated.value,
+        aggregated_excess_cv_reason=aggregated.reason,
+        max_min_ratio=float(whole.small.max() / whole.small.min()) if whole.small.min() > 0 else None,
+        rank_imbalance=float(estimates["rank_imbalance"]) if has_ranks else None,
+        tokens=int(whole["tokens"]),
+        steps=run.steps,
+        layers=run.layers,
+        expert_loads=loads.tolist(),
         left_out={reason: n for reason, n in (left_out or {}).items() if n},
         files=files,
+        expert_imbalance=float(estimates["expert_imbalance"]),
+        entropy=float(estimates["entropy"]),
+        gini=float(np.nanmean(gini(whole.counts))),
+        hottest_share=float(estimates["hottest_share"]),
+        dead_experts=int((whole.counts == 0).sum()),
+        layer_cvs=cv(whole.counts).tolist(),
+        rank_loads=_rank_loads(loads, run.placement),
+        intervals=_shown(intervals, excess, aggregated, has_ranks=has_ranks, has_small=has_small),
+        prefill=prefill,
+        decode=decode,
+        one_token_steps=run.one_token,
+        violations=run.violations,
+        constant_loads=run.constant and run.steps > 1,
     )
 
 
-def _per_step_excess(layers: list[LayerSteps], top_k: float) -> Excess:
-    """Mean over layers of CV² - floor², a value a step; its standard error is over steps."""
-    values = [cv(x.loads) ** 2 - floor_squared(x.loads, x.tokens, top_k) for x in layers]
-    if len({len(v) for v in values}) > 1:  # layers that logged different steps: take what each step has
-        longest = max(len(v) for v in values)
-        values = [np.pad(v, (0, longest - len(v)), constant_values=np.nan) for v in values]
-    table = np.array(values)
-    usable = ~np.isnan(table).all(axis=0)
-    if not usable.any():
-        return Excess(None, "every step has a single token: CV says nothing about the router")
-    by_step = np.nanmean(table[:, usable], axis=0)
-    if len(by_step) < 2:
+class _Sums:
+    """Sums over steps, of one run or of many resampled ones (then every array has a first axis of resamples)."""
+
+    def __init__(self, rows: Floats, counts: Floats, small: Floats, top_k: float) -> None:
+        self.rows, self.counts, self.small, self.top_k = rows, counts, small, top_k
+
+    def __getitem__(self, name: str) -> Floats:
+        return np.asarray(self.rows[..., SUMS.index(name)])
+
+    def ratio(self, name: str, over: str) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self[name] / self[over])
+
+    def excess_squared(self) -> Floats:
+        return self.ratio("cv_squared", "supported") - self.ratio("floor_squared", "supported")
+
+    def aggregated_floor_squared(self) -> Floats:
+        return floor_squared(self.small, self["small_tokens"], self.top_k)
+
+    def aggregated_excess_squared(self) -> Floats:
+        return np.asarray(cv(self.small) ** 2 - self.aggregated_floor_squared())
+
+    def figures(self) -> dict[str, Floats]:
+        """The measures that have an interval."""
+        load = self.counts.sum(axis=-1, keepdims=True)
+        share = self.counts / np.where(load > 0, load, 1)
+        experts = share.shape[-1]
+        spread = np.zeros_like(share)
+        np.log(share, out=spread, where=share > 0)
+        return {
+            "per_step_cv": self.ratio("cv", "layers"),
+            "aggregated_cv": cv(self.small),
+            "layer_cv": cv(self.counts).mean(axis=-1),
+            "rank_imbalance": self.ratio("rank_ratio", "layers"),
+            "expert_imbalance": self.ratio("expert_ratio", "layers"),
+            "entropy": np.asarray(-(share * spread).sum(axis=-1) / np.log(max(experts, 2))).mean(axis=-1),
+            "hottest_share": share.max(axis=-1).mean(axis=-1),
+        }
+
+
+def gini(loads: Floats) -> Floats:
+    """Gini coefficient over the last axis: 0 even, (E-1)/E all in one; nan where there is no load."""
+    experts = loads.shape[-1]
+    place = 2 * np.arange(1, experts + 1) - experts - 1
+    with np.errstate(invalid="ignore"):
+        return np.asarray((np.sort(loads, axis=-1) * place).sum(axis=-1) / experts / loads.sum(axis=-1))
+
+
+def _resampled(blocks: tuple[Floats, Floats, Floats], top_k: float) -> _Sums:
+    """The sums of every resample of the blocks; float32 is plenty for the spread of what comes of the counts."""
+    rows, counts, small = blocks
+    draws = bootstrap.weights(len(rows))
+    flat = counts.reshape(len(rows), -1).astype(np.float32)
+    drawn = (draws.astype(np.float32) @ flat).reshape(len(draws), *counts.shape[1:])
+    return _Sums(draws @ rows, drawn, draws @ small, top_k)  # type: ignore[arg-type]
+
+
+def judged(squared: Floats, replicates: Floats, blocks: int) -> Excess:
+    """An excess CV from its square and the square's replicates."""
+    if blocks < 2:
         return Excess(None, "one step only: no standard error")
-    return _judged(float(by_step.mean()), float(by_step.std(ddof=1) / np.sqrt(len(by_step))))
-
-
-def _aggregated(layers: list[LayerSteps], top_k: float) -> tuple[float | None, float | None, Excess, float | None]:
-    """Aggregated CV, its noise floor, its excess, and max/min of the expert loads."""
-    layers = [layer for layer in layers if len(layer.tokens)]
-    if not layers:
-        reason = f"no step of {MAX_AGGREGATED_TOKENS} tokens or fewer"
-        return None, None, Excess(None, reason), None
-    total = np.sum([layer.loads.sum(axis=0) for layer in layers], axis=0)
-    n = float(sum(layer.tokens.sum() for layer in layers))
-    squared_floor = float(floor_squared(total, np.array(n), top_k))
-    ratio = float(total.max() / total.min()) if total.min() > 0 else None
-    value = float(cv(total))
-    floor = None if np.isnan(squared_floor) else float(np.sqrt(squared_floor))
-    return value, floor, _aggregated_excess(layers, total, n, top_k), ratio
-
-
-def _aggregated_excess(layers: list[LayerSteps], total: Floats, n: float, top_k: float) -> Excess:
-    """Excess of the summed counts; standard error by leaving one step out at a time."""
-    steps = min(len(layer.tokens) for layer in layers)
-    if steps < 2 or any(len(layer.tokens) != steps for layer in layers):
-        return Excess(None, "fewer than two steps common to all layers: no standard error")
-    without = total - np.sum([layer.loads for layer in layers], axis=0)
-    left = n - np.sum([layer.tokens for layer in layers], axis=0)
-    values = cv(without) ** 2 - floor_squared(without, left, top_k)
-    error = np.sqrt((steps - 1) / steps * ((values - values.mean()) ** 2).sum())
-    return _judged(float(cv(total) ** 2 - floor_squared(total, np.array(n), top_k)), float(error))
-
-
-def _judged(squared: float, error: float) -> Excess:
-    if np.isnan(squared) or np.isnan(error):
+    usable = replicates[np.isfinite(replicates)]
+    value, error = float(squared), bootstrap.standard_error(usable, blocks) if len(usable) else np.nan
+    if np.isnan(value) or np.isnan(error):
         return Excess(None, "too few tokens for a noise floor")
-    if squared <= error:
-        return Excess(None, f"excess² {squared:.4g} is not above its standard error {error:.4g}")
-    return Excess(float(np.sqrt(squared)))
+    if value <= error:
+        return Excess(None, f"excess² {value:.4g} is not above its standard error {error:.4g}")
+    ends = bootstrap.interval(value, replicates, blocks)
+    low, high = ends or (value, value)
+    return Excess(value**0.5, None, (max(low, 0.0) ** 0.5, high**0.5))
 
 
-def _rank_imbalance(log: GateLog) -> float | None:
-    """Mean over steps and layers of max/mean load per expert-parallel rank."""
-    ranks = np.array(log.placement)
-    loads = np.stack([log.loads[:, :, ranks == r].sum(axis=-1) for r in range(ranks.max() + 1)], axis=-1)
-    mean = loads.mean(axis=-1)
-    return float((loads.max(axis=-1)[mean > 0] / mean[mean > 0]).mean()) if (mean > 0).any() else None
+def _shown(
+    intervals: dict[str, Interval | None], excess: Excess, aggregated: Excess, *, has_ranks: bool, has_small: bool
+) -> dict[str, Interval | None]:
+    hidden = {"rank_imbalance": not has_ranks, "aggregated_cv": not has_small}
+    shown = {name: ends for name, ends in intervals.items() if not hidden.get(name, False)}
+    return shown | {"excess_cv": excess.interval, "aggregated_excess_cv": aggregated.interval}
 
 
-def _with_tokens(layer: LayerSteps) -> LayerSteps:
-    return _mask(layer, layer.tokens > 0)
+def _phases(run: RunBlocks, blocks: tuple[Floats, Floats, Floats], drawn: _Sums) -> tuple[Phase | None, Phase | None]:
+    """Prefill and decode; the half of a row that has prompt tokens, and what it leaves of the other half."""
+    width, whole = len(SUMS), run.rows.sum(axis=0)
+    prompt, of_prompt = whole[width:], drawn.rows[:, width:]
+    count, prompt_count = len(blocks[0]), int(np.count_nonzero(blocks[0][:, width]))
+    others = run.counts.sum(axis=0) - run.prefill_counts
+    prefill = _phase(run, prompt, of_prompt, run.prefill_counts, prompt_count)
+    return prefill, _phase(run, whole[:width] - prompt, drawn.rows[:, :width] - of_prompt, others, count)
 
 
-def _mask(layer: LayerSteps, keep: npt.NDArray[np.bool_]) -> LayerSteps:
-    return LayerSteps(layer.loads[keep], layer.tokens[keep])
+def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: int) -> Phase | None:
+    none = np.zeros(run.experts)
+    sums, resampled = _Sums(row, counts, none, run.top_k), _Sums(drawn, counts, none, run.top_k)
+    if not sums["steps"]:
+        return None
+    excess = judged(sums.excess_squared(), resampled.excess_squared(), blocks)
+    if not sums["supported"]:
+        excess = Excess(None, ONE_TOKEN)
+    return Phase(
+        steps=int(sums["steps"]),
+        tokens=int(sums["tokens"]),
+        per_step_cv=float(sums.ratio("cv", "layers")),
+        noise_floor=_root(sums.ratio("floor_squared", "supported")),
+        excess_cv=excess.value,
+        excess_cv_reason=excess.reason,
+        excess_cv_interval=excess.interval,
+        layer_cv=float(cv(sums.counts).mean()),
+        rank_imbalance=float(sums.ratio("rank_ratio", "layers")) if run.placement else None,
+    )
+
+
+def _rank_loads(loads: Floats, placement: tuple[int, ...]) -> list[float]:
+    return np.bincount(placement, weights=loads).tolist() if placement else []
+
+
+def _root(squared: Floats) -> float | None:
+    return None if np.isnan(squared) else float(np.sqrt(max(float(squared), 0.0)))
+
+
+def measure_segment(log: GateLog, label: str) -> Imbalance:
+    """The steps of one run, and how many were left out because another run's tokens were in them."""
+    return measure_segments([log], label)
+
+
+def measure_segments(parts: Sequence[GateLog], label: str) -> Imbalance:
+    """As `measure_segment`, of a log that was read in several parts. GateLogError where no step is the run's own."""
+    meter = Meter()
+    for part in parts:
+        meter.add(part)
+    if label not in meter.runs:
+        raise GateLogError(f"no step of {label} in the gate log")
+    run = meter.runs[label]
+    return measure_run(run, {"shared with another segment": run.shared})
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -204,7 +284,8 @@ def _mask(layer: LayerSteps, keep: npt.NDArray[np.bool_]) -> LayerSteps:
 def measure_folder(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     """A folder of gate logs, or a folder of such folders → measures by name, and what could not be read.
 
-    A binary log is split by its segments (`gates_logs_<label>`), as a run directory's is.
+    A binary log is split by its segments (`gates_logs_<label>`), as a run directory's is; a label that a later start
+    of the server logged again is the later one's.
     """
     if not folder.is_dir():
         return {}, [f"{folder}: not a folder"]
@@ -230,67 +311,84 @@ def _log_folders(folder: Path) -> list[Path]:
 
 
 def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
+    layers, problems = _read_layers(folder)
+    if not layers:
+        if not problems and not list(folder.glob("*.gatelog")):
+            problems.append(f"{folder}: holds no gate log")
+        return {}, problems
+    empty = sum(int((layer.tokens == 0).sum()) for layer in layers)
+    try:
+        run = _run_of_layers(folder.name, layers)
+        measured = measure_run(run, {"no tokens": empty}, files=len(layers))
+    except GateLogError as error:
+        return {}, [*problems, f"{folder}: {error}"]
+    steps, tokens = max(int((x.tokens > 0).sum()) for x in layers), max(int(x.tokens.sum()) for x in layers)
+    # upstream's files do not tell prompt tokens from others
+    return {folder.name: replace(measured, steps=steps, tokens=tokens, prefill=None, decode=None)}, problems
+
+
+def _read_layers(folder: Path) -> tuple[list[gatelog.JsonLayer], list[str]]:
+    layers: list[gatelog.JsonLayer] = []
     problems: list[str] = []
-    layers: list[LayerSteps] = []
-    empty = 0
     for path in gatelog.json_layers(folder):
         try:
             layer = gatelog.read_json_layer(path)
         except GateLogError as error:
             problems.append(str(error))
             continue
-        empty += int((layer.tokens == 0).sum())
         if layers and layer.loads.shape[1] != layers[0].loads.shape[1]:
             problems.append(f"{path}: {layer.loads.shape[1]} experts, the layers before it have others")
             continue
-        layers.append(LayerSteps(layer.loads, layer.tokens))
-    if not layers:
-        if not problems and not list(folder.glob("*.gatelog")):
-            problems.append(f"{folder}: holds no gate log")
-        return {}, problems
-    try:
-        return {folder.name: measure(layers, left_out={"no tokens": empty}, files=len(layers))}, problems
-    except GateLogError as error:
-        return {}, [*problems, f"{folder}: {error}"]
+        layers.append(layer)
+    return layers, problems
+
+
+def _run_of_layers(label: str, layers: Sequence[gatelog.JsonLayer]) -> RunBlocks:
+    """Upstream's files as a run. Layers that logged different steps are taken one after the other."""
+    sums = np.concatenate([layer.loads.sum(axis=1) for layer in layers])
+    tokens = np.concatenate([layer.tokens for layer in layers])
+    if not (tokens > 0).any():
+        raise GateLogError("no step with tokens")
+    top_k = float(np.median(sums[tokens > 0] / tokens[tokens > 0]))
+    meter = Meter()
+    if all(np.array_equal(layer.tokens, layers[0].tokens) for layer in layers):
+        meter.add(_as_log(label, np.stack([x.loads for x in layers], axis=1), layers[0].tokens, top_k))
+        return meter.runs[label]
+    for place, layer in enumerate(layers):
+        loads = np.zeros((len(layer.tokens), len(layers), layer.loads.shape[1]))
+        own = np.zeros(loads.shape[:2], np.int64)
+        loads[:, place], own[:, place] = layer.loads, layer.tokens
+        if (layer.tokens > 0).any():
+            meter.add(_as_log(label, loads, layer.tokens, top_k), own)
+    return meter.runs[label]
+
+
+def _as_log(label: str, loads: Floats, tokens: Ints, top_k: float) -> GateLog:
+    none = np.zeros(len(tokens), np.int64)
+    columns = {"tokens": tokens, "prefill_tokens": none, "start_ns": none}
+    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]
 
 
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
-    found: dict[str, Imbalance] = {}
+    if not list(folder.glob("*.gatelog")):
+        return {}, []
+    log, meter = ServerLog(folder), Meter()
     problems: list[str] = []
-    for path in sorted(folder.glob("*.gatelog")):
+    try:
+        for part in log.blocks():
+            meter.add(part)
+    except (GateLogError, OSError) as error:
+        problems.append(str(error))
+    if log.lost:
+        problems.append(f"{log.lost}: cut off; what was whole is used")
+    found: dict[str, Imbalance] = {}
+    for label, run in sorted(meter.runs.items()):
         try:
-            log = gatelog.read(path)
+            found[f"gates_logs_{label}"] = measure_run(
+                run, {"shared with another segment": run.shared, "of which a rank lost its part": log.incomplete}
+            )
         except GateLogError as error:
-            problems.append(str(error))
-            continue
-        if log.lost:
-            problems.append(f"{path}: cut off: {log.lost} are lost; what was whole is used")
-        for label in sorted(log.segments):
-            if label in ("", WARMUP):
-                continue
-            try:
-                found[f"gates_logs_{label}"] = measure_segment(log, label)
-            except GateLogError as error:
-                problems.append(f"{path}, {label}: {error}")
-        if not log.segments:
-            problems.append(f"{path}: holds no step")
-    return found, problems
-
-
-def measure_segment(log: GateLog, label: str) -> Imbalance:
-    """The steps of one run, and how many were left out because another run's tokens were in them."""
-    return measure_segments([log], label)
-
-
-def measure_segments(parts: Sequence[GateLog], label: str) -> Imbalance:
-    """As `measure_segment`, of a log that was read in several parts. GateLogError where no step is the run's own."""
-    own = [part.of(label) for part in parts]
-    shared = sum(part.shared_steps(label) for part in parts)
-    joined = GateLog(
-        np.concatenate([p.loads for p in own]),
-        {"tokens": np.concatenate([p.tokens for p in own])},
-        {},
-        own[0].top_k,
-        own[0].placement,
-    )
-    return measure_log(joined, {"shared with another segment": shared})
+            problems.append(f"{folder}, {label}: {error}")
+    if not meter.runs and not problems:
+        problems.append(f"{folder}: holds no step")
+    return found, problems + gatelog.problems(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from core.gatelog import GateLog
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 
 Counts = npt.NDArray[np.int64]
@@ -39,6 +40,18 @@ def inclusion_cv(weights: Floats) -> float:
 def fair_cv(experts: int, top_k: int, tokens: int) -> float:
     """What a fair router's CV comes to by chance: √((E/k - 1)/n)."""
     return math.sqrt((experts / top_k - 1) / tokens)
+
+
+def as_log(loads: Counts, label: str = "001", prefill: Sequence[int] | None = None) -> GateLog:
+    """The same, in memory; top_k = 2."""
+    tokens = loads[:, 0].sum(axis=1) // 2
+    columns = {
+        "index": np.arange(len(loads)),
+        "tokens": tokens,
+        "prefill_tokens": np.array(prefill or [0] * len(loads)),
+        "start_ns": np.arange(len(loads)) * 10**7,
+    }
+    return GateLog(loads, columns, {label: tokens}, 2)
 
 
 def write_log(

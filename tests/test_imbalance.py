@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import fair_cv, inclusion_cv, routed, write_log
+from synthetic import as_log, fair_cv, inclusion_cv, routed, write_log
 
 from core import cli, imbalance
+from core.gatelog import GateLog
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
 needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason="upstream's data is not beside this checkout")
@@ -82,6 +83,66 @@ class TestHandWorked:
         write_log(tmp_path / "dp0_pp0.gatelog", loads, ranks=2, placement=(0, 0, 1, 1))
         measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.rank_imbalance == pytest.approx(1.25)
+
+    def test_entropy_gini_hottest_and_dead_of_a_hand_worked_layer(self, tmp_path: Path) -> None:
+        # loads (6, 2, 0, 0): entropy (0.75 ln 4/3 + 0.25 ln 4) / ln 4; Gini Σ (2i-5) x_(i) / (4 · 8) = (2 + 18) / 32
+        folder = write_layers(tmp_path / "logs", [[[4, 0, 0, 0], [2, 2, 0, 0]]], [4, 4])
+        measured = imbalance.measure_folder(folder)[0]["logs"]
+        assert measured.entropy == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(4))
+        assert measured.gini == pytest.approx(20 / 32)
+        assert measured.hottest_share == pytest.approx(0.75)
+        assert measured.dead_experts == 2
+        assert measured.expert_imbalance == pytest.approx((4 + 2) / 2)
+        assert measured.max_min_ratio is None
+
+    def test_prefill_and_decode_apart(self, tmp_path: Path) -> None:
+        # a prompt step (6, 2): CV 0.5; decode steps (1, 1), (2, 0): CVs 0 and 1
+        write_log(tmp_path / "a.gatelog", np.array([[[6, 2]], [[1, 1]], [[2, 0]]]), prefill=[8, 0, 0], top_k=1)
+        measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
+        assert measured.prefill is not None
+        assert measured.decode is not None
+        assert (measured.prefill.steps, measured.prefill.tokens) == (1, 8)
+        assert (measured.decode.steps, measured.decode.tokens) == (2, 4)
+        assert measured.prefill.per_step_cv == pytest.approx(0.5)
+        assert measured.decode.per_step_cv == pytest.approx(0.5)
+        assert measured.decode.layer_cv == pytest.approx(0.5)  # (3, 1)
+        assert measured.prefill.excess_cv_reason == "one step only: no standard error"
+
+    def test_layers_that_logged_different_steps(self, tmp_path: Path) -> None:
+        folder = write_layers(tmp_path / "a", [[[3, 1], [2, 2]], [[4, 0], [2, 2]]], [4, 4])
+        (folder / "gate_logs_1.json").write_text('{"step": [0], "num_tokens": [4], "expert_loads": [[4, 0]]}')
+        measured = imbalance.measure_folder(folder)[0]["a"]
+        assert measured.per_step_cv == pytest.approx((0.5 + 0 + 1) / 3)
+        assert measured.layer_cv == pytest.approx((0.25 + 1) / 2)
+        assert (measured.steps, measured.tokens) == (2, 8)
+
+
+class TestOnePass:
+    def test_parts_and_joined_blocks_change_no_measure(self) -> None:
+        weights = np.array([3.0, 1, 1, 1])
+        loads = routed(np.random.default_rng(6), np.random.default_rng(7).integers(1, 1500, 300), 3, weights)
+        log = as_log(loads)
+        whole = imbalance.measure_segment(log, "001")
+        place = np.arange(300)
+        parts = [log.where((place >= a) & (place < a + 7)) for a in range(0, 300, 7)]
+        parted = imbalance.measure_segments(parts, "001")
+        step_cv = loads.std(axis=-1) / loads.mean(axis=-1)
+        small = loads[log.tokens <= 1000].sum(axis=(0, 1))
+        layers = loads.sum(axis=0)
+        for measured in (whole, parted):
+            assert measured.per_step_cv == pytest.approx(step_cv.mean(), rel=1e-9)
+            assert measured.aggregated_cv == pytest.approx(small.std() / small.mean(), rel=1e-9)
+            assert measured.layer_cv == pytest.approx((layers.std(axis=-1) / layers.mean(axis=-1)).mean(), rel=1e-9)
+            assert measured.expert_loads == layers.sum(axis=0).tolist()
+
+    def test_every_label_gets_its_own_steps(self) -> None:
+        loads = routed(np.random.default_rng(8), [8] * 6, 2, np.ones(4))
+        log = as_log(loads)
+        first = np.array([8, 8, 8, 3, 0, 0])
+        both = GateLog(log.loads, log.columns, {"001": first, "002": log.tokens - first}, 2)
+        measured = imbalance.measure_segment(both, "002")
+        assert measured.expert_loads == loads[4:].sum(axis=(0, 1)).tolist()
+        assert measured.left_out == {"shared with another segment": 1}
 
 
 class TestNoiseFloorAndExcess:

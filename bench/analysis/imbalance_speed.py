@@ -1,0 +1,117 @@
+"""CVs of a long gate log: time against upstream's way and against only reading the file, and peak memory.
+
+    uv run python bench/analysis/imbalance_speed.py [--steps 100000] [--layers 32] [--experts 8]
+
+Upstream's way is json.load of one file a layer and a Python loop over steps; it is timed on the first --json-steps
+steps and scaled, since it is linear in steps. Times are processor seconds of one thread, so that a busy machine does
+not count; each is the median of alternated rounds. Peak memory is that of a
+process of its own which only measures the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import numpy as np
+
+from core import gatelog, imbalance
+from core.gatelog import ServerLog
+from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
+
+TOKENS = 30
+
+
+def write(folder: Path, steps: int, layers: int, experts: int, top_k: int) -> Path:
+    """A log of skewed multinomial counts, Σ = top_k × tokens."""
+    rng = np.random.default_rng(0)
+    p = np.sort(rng.dirichlet(np.ones(experts), size=layers))
+    pool = np.stack([rng.multinomial(TOKENS * top_k, p) for _ in range(512)])
+    writer = GateLogWriter(folder / "dp0_pp0.gatelog", Header("bench", "bench", layers, experts, top_k))
+    for s in range(steps):
+        writer.append(Step(s, s * 10**7, 10**7, TOKENS, 0, TOKENS, TOKENS, {"001": TOKENS}, pool[s * 7919 % 512]))
+    writer.close()
+    return writer.path
+
+
+def upstreams_way(folder: Path) -> float:
+    """Per-step CV as upstream computes it: json.load a layer, then a loop over its steps."""
+    values = []
+    for file in folder.glob("gate_logs_*.json"):
+        with open(file) as opened:
+            data = json.load(opened)
+        for loads in data["expert_loads"]:
+            row = np.array(loads)
+            values.append(row.std() / (row.mean() + 1e-10))
+    return float(np.mean(values))
+
+
+def read_only(folder: Path) -> int:
+    """Read, check, decompress and decode every block."""
+    return sum(int(part.loads[0, 0, 0]) for part in ServerLog(folder).blocks())
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def peak_mb(folder: Path) -> float:
+    """Peak resident memory of a process that measures the folder, less that of one that only imports (Linux)."""
+    code = "import sys,re;from core import imbalance\nfrom pathlib import Path\n"
+    code += "sys.argv[1] and imbalance.measure_folder(Path(sys.argv[1]))\n"
+    code += "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    used, idle = (
+        float(subprocess.run([sys.executable, "-c", code, a], capture_output=True, text=True, check=True).stdout)
+        for a in (str(folder), "")
+    )
+    return (used - idle) / 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--experts", type=int, default=8)
+    parser.add_argument("--top-k", type=int, default=2)
+    parser.add_argument("--json-steps", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder, upstream = Path(name) / "log", Path(name) / "json"
+        file = write(folder, a.steps, a.layers, a.experts, a.top_k)
+        first = next(iter(ServerLog(folder).blocks()))
+        parts = [first.where(np.arange(len(first.tokens)) < a.json_steps)] * (a.json_steps // len(first.tokens) + 1)
+        json_steps = sum(len(p.tokens) for p in parts)
+        gatelog.write_json(gatelog._concatenated(parts), upstream)
+        scale = a.steps / json_steps
+        ours, read, theirs = [], [], []
+        for _ in range(a.rounds):
+            ours.append(timed(lambda: imbalance.measure_folder(folder)))
+            read.append(timed(lambda: read_only(folder)))
+            theirs.append(timed(lambda: upstreams_way(upstream)) * scale)
+        raw = timed(lambda: np.fromfile(file, np.uint8).sum())
+        m, r, u = (statistics.median(x) for x in (ours, read, theirs))
+        counts = a.steps * a.layers * a.experts
+        print(f"{a.steps} steps × {a.layers} layers × {a.experts} experts: {counts / 1e6:.0f} M counts,", end=" ")
+        print(f"{counts * 2 / 1e6:.0f} MB as uint16, {file.stat().st_size / 1e6:.1f} MB on disk")
+        print(f"all measures, with intervals    {m:8.3f} s   ({min(ours):.3f}–{max(ours):.3f})")
+        print(f"only read and decompress        {r:8.3f} s   measuring takes {m / r:.2f} × that")
+        print(f"only the compressed bytes       {raw:8.3f} s")
+        print(f"upstream's way (from {json_steps} steps) {u:7.1f} s   {u / m:.0f} × slower")
+        print(f"peak memory over an idle process {peak_mb(folder):6.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

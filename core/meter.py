@@ -1,0 +1,191 @@
+"""One pass over a gate log → the imbalance of every run in it, in bounded memory.
+
+A run's steps are summed into at most 64 blocks of neighbouring steps, whatever the log's length: when they are full,
+neighbours are joined. The blocks are what the 95 % intervals resample, and what imbalance over time is drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from core import bootstrap, steps
+from core.gatelog import GateLog
+from core.steps import Floats, Ints, StepFigures
+
+MAX_BLOCKS = 64
+MAX_AGGREGATED_TOKENS = 1000
+WARMUP = "warmup"  # the segment of warm-up requests: never measured
+
+# A row of sums over steps, in this order; the second half of a row is the same over steps with prompt tokens.
+SUMS = (
+    *("steps", "tokens", "layers", "cv", "supported", "cv_squared", "floor_squared", "expert_ratio", "rank_ratio"),
+    *("rank_extra", "small_tokens", "time"),
+)
+
+
+@dataclass(slots=True)
+class RunBlocks:
+    """The steps of one run, summed by block. `counts` [blocks, layers, experts], `rows` [blocks, 2 × sums]."""
+
+    layers: int
+    experts: int
+    top_k: float
+    placement: tuple[int, ...] = ()
+    length: int = 1  # steps of one block
+    steps: int = 0
+    shared: int = 0  # steps left out because another run's tokens are in them
+    one_token: int = 0
+    violations: int = 0
+    start_ns: int = 0
+    constant: bool = True  # every step so far has the first one's loads
+    rows: Floats = field(init=False)
+    counts: Floats = field(init=False)
+    small: Floats = field(init=False)  # [blocks, experts]: over layers and steps of at most 1000 tokens
+    prefill_counts: Floats = field(init=False)  # [layers, experts]
+    first: npt.NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        self.rows = np.zeros((MAX_BLOCKS, 2 * len(SUMS)))
+        self.counts = np.zeros((MAX_BLOCKS, self.layers, self.experts))
+        self.small = np.zeros((MAX_BLOCKS, self.experts))
+        self.prefill_counts = np.zeros((self.layers, self.experts))
+
+    @property
+    def used(self) -> int:
+        """Blocks that hold steps."""
+        return -(-self.steps // self.length)
+
+    def next_blocks(self, count: int) -> Ints:
+        """The blocks that the next `count` steps fall into; room is made for them."""
+        while self.steps + count > self.length * MAX_BLOCKS:
+            self._join_neighbours()
+        return (self.steps + np.arange(count)) // self.length
+
+    def grouped(self) -> tuple[Floats, Floats, Floats]:
+        """Rows, counts and small counts in blocks of at least n^(1/3) steps."""
+        parts: tuple[Floats, ...] = (self.rows, self.counts, self.small)
+        used, length = self.used, float(self.length)
+        while length < bootstrap.block_length(self.steps) and used > 2:
+            parts = tuple(part[0::2] + part[1::2] for part in parts)
+            used, length = -(-used // 2), length * 2
+        return parts[0][:used], parts[1][:used], parts[2][:used]
+
+    def _join_neighbours(self) -> None:
+        half = MAX_BLOCKS // 2
+        for part in (self.rows, self.counts, self.small):
+            part[:half] = part[0::2] + part[1::2]
+            part[half:] = 0
+        self.length *= 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A run's steps in one part of the log: `steps` their places, `blocks` where each goes."""
+
+    run: RunBlocks
+    steps: Ints
+    blocks: Ints
+
+
+class Meter:
+    """Takes a log part by part. `runs` holds what was summed, by label."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunBlocks] = {}
+
+    def add(self, log: GateLog, layer_tokens: Ints | None = None) -> StepFigures:
+        """Sum up one part; the figures of its steps. `layer_tokens` [steps, layers] where layers saw different steps.
+
+        A step whose tokens belong to several runs is nobody's; warm-up steps are nobody's too.
+        """
+        parts = list(self._parts(log))
+        columns, small = _columns(parts, log)
+        tokens = log.tokens if layer_tokens is None else layer_tokens
+        figures, sums = steps.measure(log.loads, tokens, log.top_k, log.placement, columns)
+        table = _table(log, figures, log.tokens if layer_tokens is None else layer_tokens.sum(axis=1))
+        place = 0
+        for part in parts:
+            place = _add_part(part, log, figures, table, sums, small, place)
+        return figures
+
+    def _parts(self, log: GateLog) -> Iterator[_Part]:
+        for label, own in log.segments.items():
+            if label in ("", WARMUP) or not own.any():
+                continue
+            _, layers, experts = log.loads.shape
+            run = self.runs.setdefault(label, RunBlocks(layers, experts, log.top_k, log.placement))
+            run.shared += int(((own > 0) & (own < log.tokens)).sum())
+            places = np.flatnonzero((own == log.tokens) & (own > 0))
+            if len(places):
+                yield _Part(run, places, run.next_blocks(len(places)))
+
+
+def _columns(parts: list[_Part], log: GateLog) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """[steps, sums]: for each part its blocks, the same over large steps where there are any, its prompt steps."""
+    small = log.tokens <= MAX_AGGREGATED_TOKENS
+    prefill = log.columns["prefill_tokens"] > 0
+    columns = []
+    for part in parts:
+        first, last = part.blocks[0], part.blocks[-1]
+        cells = np.zeros((len(small), last - first + 1))
+        cells[part.steps, part.blocks - first] = 1
+        columns.append(cells)
+        if not small[part.steps].all():
+            columns.append(np.where(small[:, None], 0.0, cells))
+        if prefill[part.steps].any():
+            columns.append((cells.any(axis=1) & prefill)[:, None].astype(np.float64))
+    return np.hstack(columns) if columns else np.zeros((len(small), 0)), small
+
+
+def _table(log: GateLog, figures: StepFigures, layer_tokens: Ints) -> Floats:
+    """[steps, 2 × sums]."""
+    small = log.tokens <= MAX_AGGREGATED_TOKENS
+    whole = layer_tokens if layer_tokens is not log.tokens else log.tokens * figures.layers
+    table = np.column_stack(
+        [
+            *(np.ones(len(log.tokens)), log.tokens, figures.layers, figures.cv, figures.supported),
+            *(figures.cv_squared, figures.floor_squared, figures.expert_ratio, figures.rank_ratio),
+            *(figures.rank_extra, np.where(small, whole, 0), log.columns["start_ns"]),
+        ]
+    )
+    return np.hstack([table, np.where((log.columns["prefill_tokens"] > 0)[:, None], table, 0.0)])
+
+
+def _add_part(
+    part: _Part,
+    log: GateLog,
+    figures: StepFigures,
+    table: Floats,
+    sums: Floats,
+    small: npt.NDArray[np.bool_],
+    place: int,
+) -> int:
+    """Put one part's sums, which start at `place`, where they belong; the place after them."""
+    run, first, last = part.run, int(part.blocks[0]), int(part.blocks[-1]) + 1
+    width = last - first
+    if not run.steps:
+        run.start_ns = int(log.columns["start_ns"][part.steps[0]])
+        run.first = log.loads[part.steps[0]].astype(np.float64)
+    rows = table[part.steps]
+    rows[:, [SUMS.index("time")]] -= run.start_ns
+    np.add.at(run.rows, part.blocks, rows)
+    counts = sums[place : place + width]
+    run.counts[first:last] += counts
+    run.small[first:last] += counts.sum(axis=1)
+    place += width
+    if not small[part.steps].all():
+        run.small[first:last] -= sums[place : place + width].sum(axis=1)
+        place += width
+    if (log.columns["prefill_tokens"][part.steps] > 0).any():
+        run.prefill_counts += sums[place]
+        place += 1
+    if run.constant:
+        run.constant = bool((log.loads[part.steps] == run.first).all())
+    run.one_token += int((log.tokens[part.steps] == 1).sum())
+    run.violations += int(figures.violations[part.steps].sum())
+    run.steps += len(part.steps)
+    return place
