@@ -29,7 +29,9 @@ from core.bootstrap import Interval
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.meter import MAX_AGGREGATED_TOKENS, SUMS, Meter, RunBlocks
 from core.meter import WARMUP as WARMUP
-from core.steps import Floats, Ints, cv, floor_squared
+from core.steps import Floats, Ints
+from core.steps import cv as cv
+from core.steps import floor_squared as floor_squared
 
 ONE_TOKEN = "every step has a single token: CV says nothing about the router"
 
@@ -203,7 +205,7 @@ def _resampled(blocks: tuple[Floats, Floats, Floats], top_k: float) -> _Sums:
 def judged(squared: Floats, replicates: Floats, blocks: int) -> Excess:
     """An excess CV from its square and the square's replicates."""
     if blocks < 2:
-        return Excess(None, "one step only: no standard error")
+        return Excess(None, "too few steps: no standard error")
     usable = replicates[np.isfinite(replicates)]
     value, error = float(squared), bootstrap.standard_error(usable, blocks) if len(usable) else np.nan
     if np.isnan(value) or np.isnan(error):
