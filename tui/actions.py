@@ -52,7 +52,7 @@ ACTIONS = (
         "Stop a server and cancel its runs: the one chosen in Servers, else the one that is up",
         "live server",
     ),
-    Action("space", "pause", "pause display", "Hold the display still, or let it go on; the load is never paused"),
+    Action("space", "pause", "pause", "Hold the display still, or let it go on; the load is never paused"),
     Action("less_than_sign", "slower", "slower display", "Repaint half as often, down to 0.5 Hz", written="<"),
     Action("greater_than_sign", "faster", "faster display", "Repaint twice as often, up to 4 Hz", written=">"),
     Action(

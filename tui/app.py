@@ -77,7 +77,7 @@ class Gatescope(Commands, App[int]):
         yield Lines("header")
         yield Lines("tabs")
         with Container(id="body"):
-            yield from (Queue(), Servers(), Live(), Plots(), Imbalance(), Events())
+            yield from (Queue(), Servers(), Live(), Imbalance(), Plots(), Events())
         yield Input(id="filter", placeholder="words that must be in the line; enter keeps, esc clears")
         yield Lines("message")
         yield Lines("keys")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from rich.table import Table
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
@@ -29,8 +30,10 @@ class Help(ModalScreen[None]):
         with VerticalScroll(classes="dialog tall") as box:
             box.border_title = "Keys"
             box.border_subtitle = "esc closes"
+            table = Table.grid(padding=(0, 2))
             for key, text in keys([*self.app.BINDINGS, *Pane.BINDINGS, *Plots.BINDINGS]):
-                yield Static(Content.assemble((f"{key:<12}", "bold"), text))
+                table.add_row(Text(key, "bold"), Text(text))
+            yield Static(table)
 
     def action_down(self) -> None:
         self.query_one(VerticalScroll).scroll_down()

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from tui.loads import LayerLoad
 
 LAYERS = (
-    Column("layer", 5, 9),
+    Column("", 3, 9, right=False),
     Column("CV", 6, 8),
     Column("floor", 6, 4),
     Column("excess", 6, 9),
     Column("rank", 5, 6),
-    Column("hottest", 7, 7),
+    Column("hot", 4, 7),
     Column("share", 6, 5),
 )
-ORDERS = ("layer", "excess")
+WHOLE, LEAST = 43, 28  # cells that all columns take, and those that must stay
 
 
 class Imbalance(Pane):
@@ -56,8 +56,8 @@ class Imbalance(Pane):
         columns, cell = self._room(len(layers[0].shares), width)
         head = self._summary(width)
         shown = self.window(height - len(head) - 2)
-        body = [self._layer(columns, layers[i], cell, cursor=self.is_cursor(i)) for i in shown]
-        return [*head, self._heads(columns, len(layers[0].shares), cell), *body, self._detail(layers, width)]
+        body = [self._layer(columns, layers[i], cell, width, cursor=self.is_cursor(i)) for i in shown]
+        return [*head, self._heads(columns, len(layers[0].shares), cell, width), *body, self._detail(layers, width)]
 
     def do_worst_first(self) -> None:
         self.worst_first = not self.worst_first
@@ -95,34 +95,34 @@ class Imbalance(Pane):
         return [line((fit(text, width), "strong"))]
 
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
-        """The columns, and the cells an expert gets in the heat map: 3 or 4 show its share in %, 1 a shade."""
-        needed = sum(c.width + 1 for c in LAYERS)
-        for cell in (4, 3, 1):
-            for least in (needed, 30):
-                if least + experts * cell <= width:
-                    return table.fitting(LAYERS, width - experts * cell - 1), cell
-        return table.fitting(LAYERS, width), 0
+        """The columns, and the cells that an expert gets in the heat map: 4 or 3 show its share in %, 1 a shade."""
+        for cell, least in ((4, WHOLE), (3, WHOLE), (4, LEAST), (3, LEAST), (1, LEAST)):
+            if least + experts * cell <= width:
+                return table.fitting(LAYERS, width - experts * cell - 1), cell
+        return table.fitting(LAYERS, LEAST), 1
 
-    def _heads(self, columns: tuple[Column, ...], experts: int, cell: int) -> Line:
-        names = (
-            "".join(f"e{e}".rjust(cell) for e in range(experts)) if cell >= 3 else f"e0 … e{experts - 1}" * bool(cell)
-        )
+    def _heads(self, columns: tuple[Column, ...], experts: int, cell: int, width: int) -> Line:
+        names = "".join(f"e{e}".rjust(cell) for e in range(experts))
+        if cell == 1:
+            each = _folded(experts, width - _width(columns))
+            names = f"e0 … e{experts - 1}" + (f", hottest of {each}" if each > 1 else "")
         return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
 
-    def _layer(self, columns: tuple[Column, ...], layer: LayerLoad, cell: int, *, cursor: bool) -> Line:
+    def _layer(self, columns: tuple[Column, ...], layer: LayerLoad, cell: int, width: int, *, cursor: bool) -> Line:
         cells: dict[str, Span | str] = {
-            "layer": (f"L{layer.layer:02d}", "strong"),
+            "": (f"L{layer.layer:02d}", "strong"),
             "CV": number(layer.cv, 3),
             "floor": (number(layer.floor, 3), "dim"),
             "excess": (number(layer.excess, 3), "dim" if layer.excess is None else "warn"),
             "rank": number(layer.rank, 2),
-            "hottest": f"e{layer.hottest}",
+            "hot": f"e{layer.hottest}",
             "share": f"{layer.shares[layer.hottest]:.1%}",
         }
         row = table.row(columns, cells)
-        return Line(
-            (*row.spans, ((">" if cursor else " "), ""), *(_heat(s, len(layer.shares), cell) for s in layer.shares))
-        )
+        each = _folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
+        shares = [max(layer.shares[i : i + each]) for i in range(0, len(layer.shares), each)]
+        heat = (_heat(share, len(layer.shares), cell) for share in shares)
+        return Line((*row.spans, (">" if cursor else " ", ""), *heat))
 
     def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
         """The layer under the cursor, or what the columns mean."""
@@ -130,8 +130,17 @@ class Imbalance(Pane):
         if self.has_focus and layer.reason:
             return line((fit(f"L{layer.layer:02d} excess {NONE}: {layer.reason}", width), "dim"))
         fair = 1 / len(layer.shares)
-        text = f"floor: CV of a fair router by chance · rank: max/mean · heat: share in %, fair {fair:.1%}"
+        text = f"heat: share, fair {fair:.1%} · floor: a fair router's CV · rank: max/mean"
         return line((fit(text, width), "dim"))
+
+
+def _width(columns: tuple[Column, ...]) -> int:
+    return sum(c.width + 1 for c in columns)
+
+
+def _folded(experts: int, room: int) -> int:
+    """How many experts share one cell, so that all fit into `room`."""
+    return -(-experts // max(room, 1))
 
 
 def _heat(share: float, experts: int, cell: int) -> Span:

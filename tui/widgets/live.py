@@ -24,6 +24,14 @@ LATENCIES = (
     Column("max", 8, 2),
     Column("p50 vs", 8, 9),
 )
+COMPARED = (Column("whole run", 14, 9, right=False), Column("this", 9), Column("other", 9), Column("vs", 7))
+WHOLE_RUN = (
+    ("out tok/s", "output_throughput", 0),
+    ("per-step CV", "cv", 3),
+    ("excess CV", "excess_cv", 3),
+    ("aggregated CV", "aggregated_cv", 3),
+    ("rank max/mean", "rank_imbalance", 2),
+)
 SIDE_BY_SIDE = 110
 
 
@@ -123,8 +131,8 @@ class Live(Pane):
 
     def _throughput(self, run: RunState, width: int) -> list[Line]:
         samples = of_run(self.view.snapshot.samples, run.run.id)
-        if len(samples) < 2 and run.figures:
-            return [line("out tok/s  ", (f"{number(run.figures.output_throughput)}   over the whole run", ""))]
+        if run.figures:
+            return _compared(run, next(iter(self.view.others(run)), None))
         rows: list[tuple[str, list[float], int, str]] = [
             ("out tok/s", rates(samples, "output_tokens"), 0, "note"),
             ("req/s", rates(samples, "finished"), 1, "note"),
@@ -146,6 +154,26 @@ class Live(Pane):
     def _last(self, run: RunState) -> Sampled | None:
         samples = of_run(self.view.snapshot.samples[-1:], run.run.id)
         return samples[-1] if samples else None
+
+
+def _compared(run: RunState, other: RunState | None) -> list[Line]:
+    """Throughput and imbalance of an ended run, beside those of the other backend."""
+    mine, theirs = run.figures, other.figures if other else None
+    assert mine is not None  # the caller looked
+    columns = table.fitting(COMPARED, 60)
+    rows = [table.head(columns)]
+    for name, field, digits in WHOLE_RUN:
+        value, beside_it = getattr(mine, field), getattr(theirs, field) if theirs else None
+        cells: dict[str, Span | str] = {
+            "whole run": name,
+            "this": number(value, digits),
+            "other": (number(beside_it, digits), "dim"),
+        }
+        rows.append(
+            table.row(columns, cells | {"vs": change(value, beside_it, more_is_better=field == WHOLE_RUN[0][1])})
+        )
+    reason = mine.imbalance_reason
+    return [*rows, *([line((f"excess –: {reason}", "dim"))] if reason else [])]
 
 
 def _row(name: str, mine: Latency | None, theirs: Latency | None) -> dict[str, Span | str]:

@@ -15,14 +15,14 @@ from tui.widgets.pane import Pane, empty
 RUNS = (
     Column("", 3, 9, right=False),
     Column("#", 3, 2),
-    Column("backend", 9, 8, right=False),
+    Column("backend", 8, 8, right=False),
     Column("data set", 8, 9, right=False),
     Column("score", 6, 3),
-    Column("state", 11, 9, right=False),
-    Column("TTFT ms", 8, 7),
+    Column("state", 9, 9, right=False),
+    Column("TTFT ms", 7, 7),
     Column("TPOT ms", 7, 7),
-    Column("tok/s", 7, 6),
-    Column("CV", 6, 4),
+    Column("tok/s", 6, 6),
+    Column("CV", 5, 4),
     Column("excess", 6, 5),
 )
 PAIRS = (
@@ -124,7 +124,7 @@ class Queue(Pane):
     def _state(self, run: RunState) -> str:
         live = self.view.snapshot.live
         if run.phase == "running" and live and live.run == run.run.id:
-            return f"{live.finished / max(live.requests, 1):.0%} running"
+            return f"run {live.finished / max(live.requests, 1):.0%}"
         return f"{run.phase} {run.reason}" if run.phase == "failed" else run.phase
 
     def _pair(self, run: RunState, place: int) -> dict[str, Span | str]:
@@ -176,15 +176,19 @@ def mean(run: RunState | None, name: str) -> float | None:
     return latency.mean if latency else None
 
 
-def change(value: float | None, other: float | None) -> Span:
-    """`+31% ▲`: how much more than the other; the dash where one of them is not known."""
+def ms(value: float | None) -> str:
+    """Milliseconds in four digits or so."""
+    return number(value, 2 if value is None or value < 100 else 1 if value < 1000 else 0)
+
+
+def change(value: float | None, other: float | None, *, more_is_better: bool = False) -> Span:
+    """`+31%▲`: how much more than the other; the dash where one of them is not known."""
     if value is None or not other:
         return (NONE, "dim")
     share = value / other - 1
-    return (
-        f"{share:+.0%}{'▲' if share > 0.005 else '▼' if share < -0.005 else ' '}",
-        "warn" if share > 0.005 else "ok",
-    )
+    if abs(share) < 0.005:
+        return ("±0% ", "dim")
+    return (f"{share:+.0%}{'▲' if share > 0 else '▼'}", "ok" if (share > 0) == more_is_better else "warn")
 
 
 def _figures(run: RunState) -> dict[str, Span | str]:
@@ -192,8 +196,8 @@ def _figures(run: RunState) -> dict[str, Span | str]:
     if figures is None:
         return {}
     return {
-        "TTFT ms": number(mean(run, "ttft"), 1),
-        "TPOT ms": number(mean(run, "tpot"), 2),
+        "TTFT ms": ms(mean(run, "ttft")),
+        "TPOT ms": ms(mean(run, "tpot")),
         "tok/s": number(figures.output_throughput),
         "CV": number(figures.cv, 3),
         "excess": number(figures.excess_cv, 3),

@@ -10,6 +10,8 @@ from tui.glyphs import STATES
 from tui.text import Line, Span, fit, line, number, wrapped
 from tui.widgets.pane import Pane, empty
 
+RAN_ROWS = 3
+
 
 class Servers(Pane):
     NUMBER = 3
@@ -72,13 +74,13 @@ class Servers(Pane):
             lines += [line((indent + part, "bad")) for part in wrapped(server.reason, room, "  ")[:4]]
             lines += [line((indent + fit(text, room), "dim")) for text in server.log_tail[-3:]]
             return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
-        if server.phase == "stopped":
-            return lines
-        if sample := self._sample(name):
+        if server.phase != "stopped" and (sample := self._sample(name)):
             lines += [line(indent, *part) for part in _load(sample)]
             lines += [line(indent + text) for text in gpus(sample.gpus, room)]
         if server.ran:
-            lines.append(line((indent + fit(" · ".join(_ran(server)), room), "dim")))
+            lines += [
+                line((indent + part, "dim")) for part in wrapped("ran " + " · ".join(_ran(server)), room)[:RAN_ROWS]
+            ]
         return lines
 
     def _sample(self, name: str) -> Sampled | None:
