@@ -63,7 +63,7 @@ class Commands(App[int]):
     def do_cancel(self) -> str | None:
         runs = self._runs_meant()
         if not runs:
-            return "no run is meant: mark one in Queue, or put the cursor on it"
+            return "no run is in progress; put Queue's cursor on a queued one"
         if self.view.running in runs:
             self._ask_cancel(runs)
         else:
@@ -73,9 +73,10 @@ class Commands(App[int]):
     def _runs_meant(self) -> list[str]:
         """Of the marked runs, else the one under Queue's cursor, else the one running: those that can be cancelled."""
         queue = self.query_one(Queue)
-        chosen = queue.chosen() if queue.marked or queue.has_focus else [self.view.running]
         phases = {i: r.phase for i, r in self.view.snapshot.runs.items()}
-        return [i for i in chosen if phases.get(i) in ("queued", "running")]
+        chosen = queue.chosen() if queue.marked or queue.has_focus else []
+        able = [i for i in chosen if phases[i] in ("queued", "running")]
+        return able or [self.view.running] * bool(self.view.running)
 
     @work
     async def _ask_cancel(self, runs: list[str]) -> None:

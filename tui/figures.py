@@ -47,14 +47,10 @@ def latencies(snapshot: Snapshot, run: RunState) -> dict[str, Latency]:
     return {name: value for name, value in found.items() if value}
 
 
-def of_run(samples: Sequence[Sampled], run: str) -> list[Sampled]:
-    return [s for s in samples if s.run == run]
-
-
 def rates(samples: Sequence[Sampled], field: str) -> list[float]:
-    """Growth per second of a counter between neighbouring samples of one run."""
+    """Growth per second of a counter between neighbouring samples of the same run."""
     return [
         max(0.0, (getattr(b, field) - getattr(a, field)) / (b.at - a.at))
         for a, b in itertools.pairwise(samples)
-        if b.at > a.at
+        if b.run == a.run and b.at > a.at
     ]

@@ -7,7 +7,7 @@ from typing import ClassVar
 from core.events import Latency, Sampled
 from core.state import RunState
 from tui import table
-from tui.figures import METRICS, latencies, of_run, rates
+from tui.figures import METRICS, latencies, rates
 from tui.glyphs import STATES
 from tui.table import Column
 from tui.text import NONE, Line, Span, bar, beside, clock, fit, line, number, sparkline, wrapped
@@ -130,7 +130,7 @@ class Live(Pane):
         return f"{against}; p99 from n = 100"
 
     def _throughput(self, run: RunState, width: int) -> list[Line]:
-        samples = of_run(self.view.snapshot.samples, run.run.id)
+        samples = self.view.snapshot.samples
         if run.figures:
             return _compared(run, next(iter(self.view.others(run)), None))
         rows: list[tuple[str, list[float], int, str]] = [
@@ -148,12 +148,12 @@ class Live(Pane):
         cvs = [s.imbalance.cv for s in samples if s.imbalance]
         if cvs:
             rows.append(("router CV", cvs, 3, "warn"))
-        lines = [line((fit("a sample a second", width), "dim"))]
+        lines = [line((fit("last two minutes, a sample a second", width), "dim"))]
         return lines + [_trend(*row, width) for row in rows]
 
     def _last(self, run: RunState) -> Sampled | None:
-        samples = of_run(self.view.snapshot.samples[-1:], run.run.id)
-        return samples[-1] if samples else None
+        last = self.view.snapshot.samples[-1:]
+        return last[0] if last and last[0].run == run.run.id else None
 
 
 def _compared(run: RunState, other: RunState | None) -> list[Line]:

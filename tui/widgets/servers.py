@@ -7,7 +7,7 @@ from typing import ClassVar
 from core.events import Gpu, Sampled
 from core.state import BackendState
 from tui.glyphs import STATES
-from tui.text import Line, Span, fit, line, number, wrapped
+from tui.text import Line, Span, fit, line, wrapped
 from tui.widgets.pane import Pane, empty
 
 RAN_ROWS = 3
@@ -47,8 +47,7 @@ class Servers(Pane):
             waits = "starts when its runs begin" if self.view.stage in ("running", "not started") else "was not started"
             return [Line((*title, ("· queued     ", "dim"), (waits, "dim")), cursor)]
         symbol, role = STATES[server.phase]
-        about = f"port {server.port}  pid {server.pid}" if server.phase not in ("stopped", "failed") else ""
-        first = Line((*title, (f"{symbol} {fit(self._state(server), 24)} ", role), (about, "")), cursor)
+        first = Line((*title, (f"{symbol} {self._state(server)}", role)), cursor)
         return [first, *self._details(name, server, width)]
 
     def _state(self, server: BackendState) -> str:
@@ -74,9 +73,10 @@ class Servers(Pane):
             lines += [line((indent + part, "bad")) for part in wrapped(server.reason, room, "  ")[:4]]
             lines += [line((indent + fit(text, room), "dim")) for text in server.log_tail[-3:]]
             return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
-        if server.phase != "stopped" and (sample := self._sample(name)):
-            lines += [line(indent, *part) for part in _load(sample)]
-            lines += [line(indent + text) for text in gpus(sample.gpus, room)]
+        if server.phase != "stopped":
+            sample = self._sample(name)
+            lines.append(line(f"{indent}port {server.port}  pid {server.pid}", *_load(sample)))
+            lines += [line(indent + text) for text in gpus(sample.gpus if sample else [], room)]
         if server.ran:
             lines += [
                 line((indent + part, "dim")) for part in wrapped("ran " + " · ".join(_ran(server)), room)[:RAN_ROWS]
@@ -95,18 +95,15 @@ def _ran(server: BackendState) -> list[str]:
     return [f"{n} {server.ran[n]}" if n not in ("engine", "parallel") else server.ran[n] for n in names]
 
 
-def _load(sample: Sampled) -> list[list[Span]]:
-    load = sample.server
-    if load is None:
+def _load(sample: Sampled | None) -> list[Span]:
+    if sample is None or sample.server is None:
         return []
-    waiting: Span = (f"waiting {load.waiting}", "warn" if load.waiting else "")
+    load = sample.server
     return [
-        [
-            (f"running {load.running}  ", ""),
-            waiting,
-            (f"  KV cache {load.kv_cache:.0%}  preemptions ", ""),
-            (number(load.preemptions), "warn" if load.preemptions else ""),
-        ]
+        (f"  running {load.running}", ""),
+        (f"  waiting {load.waiting}", "warn" if load.waiting else ""),
+        (f"  KV {load.kv_cache:.0%}", ""),
+        (f"  preempted {load.preemptions}", "warn" if load.preemptions else ""),
     ]
 
 
