@@ -167,6 +167,11 @@ class Gatescope(Commands, App[int]):
             return said
         if self.session.problem:
             return line((f" ! {self.session.problem}", "bad"))
+        if self.session.stage == "engine gone":
+            words = f"{self.view.run_dir}/engine.log"
+            return line(
+                (f" ! the engine is gone: r goes on with what is missing; its last words are in {words}", "bad")
+            )
         events = self.query_one(Events)
         if events.is_on_screen or not self.view.happened:
             return Line()

@@ -18,15 +18,17 @@ STATES: dict[str, tuple[str, str]] = {  # word → symbol, role
     "ready": ("●", "ok"),
     "stopping": ("◌", "warn"),
     "stopped": ("○", "dim"),
+    "cut off": ("!", "bad"),
     "not started": ("·", "dim"),
     "engine gone": ("!", "bad"),
     "reading": ("~", "warn"),
 }
 
-ASCII = str.maketrans(
-    "·▶✓×↻●○◌–…▲▼→←≥≤≠²•±🔎▁▂▃▄▅▆▇█░▒▓│┃║╎┆┊▏▎▍▌▐▕▊▉─━═╌┄┈▔╴╶╸╺┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝┏┓┗┛",
-    "o>+x@*o%-~^v><>=!2*~?_.,-=+*#.:%||||||||||||||-----------+++++++++++++++++++++",
-)
+SYMBOLS = ("·▶✓×↻●○◌–…▲▼→←↑≥≤≠²±°🔎■◆△□◇", ".>+x@*o%-~^v><^>=!2~ ?#+A0v")
+BLOCKS = ("▁▂▃▄▅▆▇█░▒▓▏▎▍▌▐▕▊▉", "_.,-=+*#.:%||||||||")
+RULES = ("│┃║╎┆┊─━═╌┄┈▔╴╶╸╺", "||||||-----------")
+CORNERS = ("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝┏┓┗┛", "+++++++++++++++++++++")
+ASCII = str.maketrans(*("".join(part) for part in zip(SYMBOLS, BLOCKS, RULES, CORNERS, strict=True)))
 
 
 def ascii_only(text: str) -> str:

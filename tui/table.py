@@ -32,13 +32,18 @@ def head(columns: Sequence[Column]) -> Line:
     return Line(tuple((_cell(c.title, c, last=c is columns[-1]), "dim") for c in columns))
 
 
-def row(columns: Sequence[Column], cells: Mapping[str, Span | str], *, cursor: bool = False) -> Line:
-    """One line; `cells` by column title."""
+def row(
+    columns: Sequence[Column], cells: Mapping[str, Span | str], *, cursor: bool = False, rest: Span | None = None
+) -> Line:
+    """One line; `cells` by column title. `rest`: what stands in place of the columns after the last cell."""
     spans: list[tuple[str, Role]] = []
-    for column in columns:
+    last = max((n for n, c in enumerate(columns) if c.title in cells), default=-1) if rest else len(columns) - 1
+    for place, column in enumerate(columns[: last + 1]):
         cell = cells.get(column.title, "")
         text, role = (cell, "") if isinstance(cell, str) else cell
-        spans.append((_cell(text, column, last=column is columns[-1]), role))
+        spans.append((_cell(text, column, last=place == len(columns) - 1), role))
+    if rest and (left := sum(c.width + GAP for c in columns[last + 1 :]) - GAP) > 0:
+        spans.append((fit(rest[0], left), rest[1]))
     return Line(tuple(spans), cursor)
 
 

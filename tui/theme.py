@@ -37,9 +37,10 @@ LIGHT = Theme(
     dark=False,
 )
 
-# Backends in their order; every one has a mark as well.
+# Backends in their order: the role of their names, their points, and their outliers.
 BACKENDS = ("a", "b", "c", "d")
-MARKS = ("o", "x", "#", "^")
+MARKS = ("●", "▲", "■", "◆")
+HOLLOW = ("○", "△", "□", "◇")
 # Cividis-like, from little load to much: lightness rises, so grey and colour-blind eyes read it too.
 HEAT = ("#0b2340", "#1f3b63", "#3f5270", "#5d6877", "#7d7f78", "#a09771", "#c4b15f", "#ead54a")
 

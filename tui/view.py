@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from core.state import RunState, Snapshot
-from tui.theme import BACKENDS, MARKS
+from tui.theme import BACKENDS
 
 if TYPE_CHECKING:
     from tui.loads import Load
@@ -44,7 +44,16 @@ class View(Struct, frozen=True):
     @property
     def running(self) -> str:
         """Id of the run in progress, or ""."""
+        if self.stage != "running":
+            return ""
         return next((i for i, r in self.snapshot.runs.items() if r.phase == "running"), "")
+
+    @property
+    def last_at(self) -> float:
+        """Wall clock of the last thing that is known to have happened."""
+        told = self.happened[-1].at if self.happened else 0.0
+        sampled = self.snapshot.samples[-1].at if self.snapshot.samples else 0.0
+        return max(self.snapshot.ended_at, told, sampled)
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -59,7 +68,3 @@ class View(Struct, frozen=True):
     def role(self, backend: str) -> str:
         names = self.backends
         return BACKENDS[names.index(backend) % 4] if backend in names else ""
-
-    def mark(self, backend: str) -> str:
-        names = self.backends
-        return MARKS[names.index(backend) % 4] if backend in names else " "

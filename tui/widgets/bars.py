@@ -14,13 +14,15 @@ def header(view: View, width: int) -> Line:
     snapshot = view.snapshot
     symbol, role = STATES[view.stage]
     parts: list[Span] = [(" gatescope ", "strong"), (f" {symbol} {view.stage}", role)]
+    if failed := snapshot.count("failed"):
+        parts.append((f"   ! {failed} failed", "bad"))
     if view.paused:
         parts.append(("   display paused", "warn"))
     if snapshot.runs:
         ended = len(snapshot.runs) - snapshot.count("queued") - snapshot.count("running")
         parts.append((f"   run {ended}/{len(snapshot.runs)}", ""))
     if snapshot.started_at:
-        until = view.now if view.stage == "running" else snapshot.ended_at or snapshot.started_at
+        until = view.now if view.stage == "running" else view.last_at
         parts.append((f"   elapsed {clock(until - snapshot.started_at)}", ""))
     eta = snapshot.eta_s()
     if view.stage == "running" and eta is not None:

@@ -52,6 +52,8 @@ class Live(Pane):
         if run is None:
             return self._empty()
         top = self._progress(run, width)
+        if run.phase == "failed":
+            return [*top, *self._last_words(run, width, height - len(top))]
         left = self._latencies(run, min(width, 66) if width >= SIDE_BY_SIDE else width)
         room = width - 70 if width >= SIDE_BY_SIDE else width
         right = self._throughput(run, room)
@@ -80,7 +82,7 @@ class Live(Pane):
         return empty("Nothing is running at the moment.", "a  add data sets")
 
     def _progress(self, run: RunState, width: int) -> list[Line]:
-        symbol, role = STATES[run.phase]
+        symbol, role = STATES["cut off" if run.phase == "running" and not self.view.running else run.phase]
         live = self.view.snapshot.live
         if live is None or live.run != run.run.id:
             return [self._ended(run, symbol, role), *self._reason(run, width)]
@@ -114,12 +116,28 @@ class Live(Pane):
         rows = wrapped(run.reason, width - 2)[:3]
         return [*(line(("  " + text, "bad" if run.phase == "failed" else "dim")) for text in rows)]
 
+    def _last_words(self, run: RunState, width: int, height: int) -> list[Line]:
+        """The end of the log of its server, where that failed too, and what to do next."""
+        server = self.view.snapshot.backends.get(run.run.backend)
+        tail = server.log_tail if server and server.phase == "failed" else ()
+        keys = line(
+            (
+                "R  queue it again   l  the whole log" if self.view.running else "r  run it again   l  the whole log",
+                "dim",
+            )
+        )
+        shown = tail[-max(height - 3, 0) :]
+        said = [line(("  " + fit(text, width - 2), "dim")) for text in shown]
+        return [Line(), *said, *([Line()] if said else []), keys]
+
     def _latencies(self, run: RunState, width: int) -> list[Line]:
         known = latencies(self.view.snapshot, run)
         other = next(iter(self.view.others(run)), None)
         theirs = other.figures.latencies if other and other.figures else {}
         columns = table.fitting(LATENCIES, width)
         lines = [table.head(columns)]
+        if not run.figures:
+            theirs = {name: value for name, value in theirs.items() if name != "itl"}  # another thing: see the footnote
         lines += [table.row(columns, _row(name, known.get(name), theirs.get(name))) for name in METRICS]
         return [*lines, line((fit(self._footnote(run, other, known), width), "dim"))]
 
@@ -127,7 +145,7 @@ class Live(Pane):
         if not known and run.phase == "running":
             return "latencies of finished requests; none has finished yet"
         against = f"vs {other.run.id}" if other else f"vs: {run.run.label} has not run at another backend"
-        return f"{against}; p99 from n = 100"
+        return f"{against}; p99 from n = 100" + ("" if run.figures else "; ITL: medians of requests")
 
     def _throughput(self, run: RunState, width: int) -> list[Line]:
         samples = self.view.snapshot.samples

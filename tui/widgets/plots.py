@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from core.config import ConfigError
 from core.state import RunState
+from tui import scatter
 from tui.text import Line, Span, fit, line, number
 from tui.widgets.pane import Pane, empty
-from tui.widgets.queue import mean
+from tui.widgets.queue import mean, ms
 
 if TYPE_CHECKING:
     from core.analysis import Axis, Series
 
-METRICS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
+METRIC_KEYS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
 AXES: tuple[Axis, ...] = ("real", "aggregated", "predicted")
 
 
@@ -40,7 +40,7 @@ class Plots(Pane):
 
     def __init__(self) -> None:
         super().__init__()
-        self.metric = METRICS[0]
+        self.metric = METRIC_KEYS[0]
         self.axis: Axis = "real"
         self.hides_outliers = False
         self._plotted: tuple[object, list[Line]] = (None, [])
@@ -53,12 +53,18 @@ class Plots(Pane):
         return len(self.points())
 
     def title(self) -> str:
-        return f"{self.metric} against {self.axis} imbalance" if self.points() else ""
+        if not self.points():
+            return ""
+        from core.analysis import AXES as AXIS_LABELS
+        from core.analysis import METRICS as METRIC_LABELS
+
+        return f"{METRIC_LABELS.get(self.metric, self.metric)} ↑ against {AXIS_LABELS[self.axis]} →"
 
     def draw(self, width: int, height: int) -> list[Line]:
         if not self.points():
             return empty("No run has finished yet.", "a point comes with every run that ends")
-        return [*self._plot(width, height - 1), self._detail(width)]
+        detail = self._detail(width)
+        return [*self._plot(width, height - len(detail)), *detail]
 
     def series(self) -> Series:
         """What is drawn, and what `e` writes. ConfigError where no run has both values."""
@@ -69,7 +75,7 @@ class Plots(Pane):
     # --- keys -------------------------------------------------------------------------------------------------------
 
     def do_metric(self) -> None:
-        self.metric = METRICS[(METRICS.index(self.metric) + 1) % len(METRICS)]
+        self.metric = METRIC_KEYS[(METRIC_KEYS.index(self.metric) + 1) % len(METRIC_KEYS)]
 
     def do_axis(self) -> None:
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
@@ -101,36 +107,32 @@ class Plots(Pane):
     def _plot(self, width: int, height: int) -> list[Line]:
         """Drawn anew only when what it shows changed."""
         points = self.points()
-        cursor = points[self.at].run.id if self.has_focus else ""
-        key = (tuple(id(r.figures) for r in points), self.metric, self.axis, self.hides_outliers, cursor, width, height)
+        here = points[self.at].run.id if self.has_focus else ""
+        key = (tuple(id(r.figures) for r in points), self.metric, self.axis, self.hides_outliers, here, width, height)
         if key != self._plotted[0]:
-            self._plotted = (key, self._built(cursor, width, height))
+            self._plotted = (key, self._built(here, width, height))
         return self._plotted[1]
 
-    def _built(self, cursor: str, width: int, height: int) -> list[Line]:
-        from core import plots
-
+    def _built(self, here: str, width: int, height: int) -> list[Line]:
         try:
-            drawn = plots.text(self.series(), width, height - 2, colour=True)
+            drawn = self.series()
         except ConfigError as error:
             return empty(fit(str(error), width - 2), "p  another metric   i  another axis")
-        return [Line(spans(text)) for text in Text.from_ansi(drawn).split("\n")]
+        shown = scatter.dots(drawn, outliers=not self.hides_outliers)
+        legend = scatter.legend(drawn, outliers=not self.hides_outliers)
+        return [legend, *scatter.draw(shown, width, height - 1, here)]
 
-    def _detail(self, width: int) -> Line:
+    def _detail(self, width: int) -> list[Line]:
+        """The figures of the run under the cursor."""
         run = self.points()[self.at]
         figures = run.figures
         assert figures is not None  # points() holds finished runs
-        text = (
-            f"{run.run.id}  CV {number(figures.cv, 3)}  excess {number(figures.excess_cv, 3)}"
-            f"  score {number(run.score, 4)}"
-            f"  TTFT {number(mean(run, 'ttft'), 1)} ms  TPOT {number(mean(run, 'tpot'), 2)} ms"
+        about = f"CV {number(figures.cv, 3)}  excess {number(figures.excess_cv, 3)}  predicted {number(run.score, 4)}"
+        speed = (
+            f"TTFT {ms(mean(run, 'ttft'))} ms  TPOT {ms(mean(run, 'tpot'))} ms"
             f"  {number(figures.output_throughput)} tok/s"
         )
-        return line((f"{self.view.mark(run.run.backend)} ", self.view.role(run.run.backend)), fit(text, width - 2))
-
-
-def spans(text: Text) -> tuple[Span, ...]:
-    """A line of rich Text as spans."""
-    from rich.console import Console
-
-    return tuple((s.text, s.style or "") for s in text.render(Console()) if s.text and s.text != "\n")
+        name: Span = (f"{run.run.id}  ", self.view.role(run.run.backend))
+        if width >= len(run.run.id) + len(about) + len(speed) + 4:
+            return [line(name, f"{about}  {speed}")]
+        return [line(name, about), line((" " * (len(run.run.id) + 2) + speed, ""))]

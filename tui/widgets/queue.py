@@ -96,7 +96,10 @@ class Queue(Pane):
         draw = self._pair if self.by_dataset else self._run
         places = {id: n for n, id in enumerate(self.view.snapshot.runs, 1)}
         shown = self.window(height - 1)
-        body = [table.row(columns, draw(rows[i], places[rows[i].run.id]), cursor=self.is_cursor(i)) for i in shown]
+        body = []
+        for i in shown:
+            cells = draw(rows[i], places[rows[i].run.id])
+            body.append(table.row(columns, cells, cursor=self.is_cursor(i), rest=_rest(rows[i])))
         return [table.head(columns), *body]
 
     def _empty(self) -> list[Line]:
@@ -109,7 +112,7 @@ class Queue(Pane):
         return empty("No runs.", "a  add data sets", "r  run experiments.toml")
 
     def _run(self, run: RunState, place: int) -> dict[str, Span | str]:
-        symbol, role = STATES[run.phase]
+        symbol, role = STATES[self._word(run)]
         mark = "*" if run.run.id in self.marked else " "
         return {
             "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
@@ -123,15 +126,19 @@ class Queue(Pane):
 
     def _state(self, run: RunState) -> str:
         live = self.view.snapshot.live
-        if run.phase == "running" and live and live.run == run.run.id:
+        if self.view.running == run.run.id and live and live.run == run.run.id:
             return f"run {live.finished / max(live.requests, 1):.0%}"
-        return f"{run.phase} {run.reason}" if run.phase == "failed" else run.phase
+        return self._word(run)
+
+    def _word(self, run: RunState) -> str:
+        """Its phase; a run whose engine went away under it is cut off."""
+        return "cut off" if run.phase == "running" and self.view.stage != "running" else run.phase
 
     def _pair(self, run: RunState, place: int) -> dict[str, Span | str]:
         """A run against the first other backend that has run the same data set."""
         other = next(iter(self.view.others(run)), None)
         first = run.run.backend == self.view.backends[0]
-        symbol, role = STATES[run.phase]
+        symbol, role = STATES[self._word(run)]
         cells: dict[str, Span | str] = {
             "data set": run.run.label if first else "",
             "score": number(run.score, 4) if first else "",
@@ -202,6 +209,11 @@ def _figures(run: RunState) -> dict[str, Span | str]:
         "CV": number(figures.cv, 3),
         "excess": number(figures.excess_cv, 3),
     }
+
+
+def _rest(run: RunState) -> Span | None:
+    """Why a run has no figures, in the place where they would be."""
+    return (run.reason, "bad" if run.phase == "failed" else "dim") if run.reason and not run.figures else None
 
 
 def _words(run: RunState) -> str:

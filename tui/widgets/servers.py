@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from core.events import Gpu, Sampled
+from core.events import Gpu, Sampled, ServerLoad
 from core.state import BackendState
 from tui.glyphs import STATES
 from tui.text import Line, Span, fit, line, wrapped
@@ -26,7 +26,7 @@ class Servers(Pane):
         return names[self.at] if self.at < len(names) else ""
 
     def title(self) -> str:
-        up = sum(b.phase == "ready" for b in self.view.snapshot.backends.values())
+        up = sum(b.phase == "ready" and self._is_up(b) for b in self.view.snapshot.backends.values())
         return f"{up} ready" if self.view.snapshot.backends else ""
 
     def draw(self, width: int, height: int) -> list[Line]:
@@ -42,24 +42,33 @@ class Servers(Pane):
     def _block(self, place: int, name: str, width: int) -> list[Line]:
         server = self.view.snapshot.backends.get(name)
         cursor = self.is_cursor(place)
-        title: list[Span] = [(f"{self.view.mark(name)} ", self.view.role(name)), (fit(name, 10), "strong"), (" ", "")]
+        title: Span = (fit(name, 10) + " ", self.view.role(name))
         if server is None:
             waits = "starts when its runs begin" if self.view.stage in ("running", "not started") else "was not started"
-            return [Line((*title, ("· queued     ", "dim"), (waits, "dim")), cursor)]
-        symbol, role = STATES[server.phase]
-        first = Line((*title, (f"{symbol} {self._state(server)}", role)), cursor)
+            return [line(title, ("· queued  " + waits, "dim"), cursor=cursor)]
+        symbol, role = STATES[self._word(server)]
+        about = f"   :{server.port}  pid {server.pid}" if self._is_up(server) else ""
+        first = line(title, (f"{symbol} {self._state(server)}", role), (about, "dim"), cursor=cursor)
         return [first, *self._details(name, server, width)]
+
+    def _is_up(self, server: BackendState) -> bool:
+        """Servers go when their engine goes, whatever was last heard of them."""
+        return self.view.stage == "running" and server.phase in ("starting", "ready", "stopping")
+
+    def _word(self, server: BackendState) -> str:
+        return server.phase if server.phase == "failed" or self._is_up(server) else "stopped"
 
     def _state(self, server: BackendState) -> str:
         waited = self.view.now - server.since
-        match server.phase:
+        match self._word(server):
             case "starting":
                 return f"starting {waited:.0f} s {server.step}".rstrip()
             case "ready" if server.ready_after_s is not None:
                 return f"ready after {server.ready_after_s:.1f} s"
             case "stopping":
                 return f"stopping {waited:.0f} s"
-        return server.phase
+            case word:
+                return word
 
     def _details(self, name: str, server: BackendState, width: int) -> list[Line]:
         indent = "    "
@@ -71,12 +80,11 @@ class Servers(Pane):
         ]
         if server.phase == "failed":
             lines += [line((indent + part, "bad")) for part in wrapped(server.reason, room, "  ")[:4]]
-            lines += [line((indent + fit(text, room), "dim")) for text in server.log_tail[-3:]]
+            lines += [line((indent + fit(text.strip(), room), "dim")) for text in server.log_tail[-3:]]
             return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
-        if server.phase != "stopped":
-            sample = self._sample(name)
-            lines.append(line(f"{indent}port {server.port}  pid {server.pid}", *_load(sample)))
-            lines += [line(indent + text) for text in gpus(sample.gpus if sample else [], room)]
+        if self._is_up(server) and (sample := self._sample(name)):
+            lines += [line(indent, *_load(sample.server))] if sample.server else []
+            lines += [line(indent + text) for text in gpus(sample.gpus, room)]
         if server.ran:
             lines += [
                 line((indent + part, "dim")) for part in wrapped("ran " + " · ".join(_ran(server)), room)[:RAN_ROWS]
@@ -95,15 +103,12 @@ def _ran(server: BackendState) -> list[str]:
     return [f"{n} {server.ran[n]}" if n not in ("engine", "parallel") else server.ran[n] for n in names]
 
 
-def _load(sample: Sampled | None) -> list[Span]:
-    if sample is None or sample.server is None:
-        return []
-    load = sample.server
+def _load(load: ServerLoad) -> list[Span]:
     return [
-        (f"  running {load.running}", ""),
+        (f"running {load.running}", ""),
         (f"  waiting {load.waiting}", "warn" if load.waiting else ""),
-        (f"  KV {load.kv_cache:.0%}", ""),
-        (f"  preempted {load.preemptions}", "warn" if load.preemptions else ""),
+        (f"  KV cache {load.kv_cache:.0%}", ""),
+        (f"  preemptions {load.preemptions}", "warn" if load.preemptions else ""),
     ]
 
 

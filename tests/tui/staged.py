@@ -1,0 +1,133 @@
+"""Recorded run directories, cut at the state a test is about, and the App over them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from textual.pilot import Pilot
+
+from core import events, store
+from core.control import Command
+from core.events import AnyEvent
+from tui.app import Gatescope
+from tui.session import Ask, Session
+
+RECORDED = Path(__file__).parent / "runs"
+GOLDEN = Path(__file__).parents[1] / "golden"
+UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
+
+
+class Played(Session):
+    """A session over a recording: its clock stands still, its engine notes commands instead of obeying them."""
+
+    def __init__(self, ask: Ask, run_dir: Path | None, *, live: bool, now: float) -> None:
+        super().__init__(ask, run_dir, clock=lambda: now)
+        self.live = live
+        self.sent: list[Command] = []
+        self.started = 0
+
+    def is_live(self) -> bool:
+        return self.live
+
+    def send(self, command: Command) -> None:
+        self.sent.append(command)
+
+    def start(self) -> Path:
+        self.started += 1
+        return Path("runs/demo")
+
+    def datasets(self) -> dict[str, Path]:
+        return {index: Path(f"datasets/{index}_0.5.jsonl") for index in ("001", "002", "003")}
+
+
+def until(recorded: list[AnyEvent], last: Callable[[AnyEvent], bool]) -> list[AnyEvent]:
+    """The events up to and with the first that `last` is true of."""
+    place = next(n for n, event in enumerate(recorded) if last(event))
+    return recorded[: place + 1]
+
+
+def request(run: str, number: int) -> Callable[[AnyEvent], bool]:
+    """True of the `number`-th finished request of a run."""
+    seen = iter(range(1, number + 1))
+    return lambda e: isinstance(e, events.RequestFinished) and e.run == run and next(seen) == number
+
+
+def of_kind(kind: type[Any], nth: int = 1) -> Callable[[AnyEvent], bool]:
+    seen = iter(range(1, nth + 1))
+    return lambda e: isinstance(e, kind) and next(seen) == nth
+
+
+def stage(place: Path, name: str) -> Played:
+    """A session in one of STAGES, in a directory of its own."""
+    recording, cut, live = STAGES[name]
+    folder = place / "runs" / recording
+    shutil.copytree(RECORDED / recording, folder)
+    kept = cut(store.read_events(folder))
+    (folder / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in kept))
+    return Played(Ask(), folder, live=live, now=kept[-1].at + 0.5)
+
+
+def _stopped(recorded: list[AnyEvent]) -> list[AnyEvent]:
+    kept = until(recorded, request("baseline/002", 9))
+    return [*kept, events.ExperimentInterrupted(at=kept[-1].at + 0.2, by="stop")]
+
+
+def _cancelled(recorded: list[AnyEvent]) -> list[AnyEvent]:
+    kept = until(recorded, request("baseline/002", 9))
+    return [*kept, events.RunCancelled(at=kept[-1].at + 0.2, run="baseline/002", completed=9)]
+
+
+STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] = {
+    "starting": ("demo", lambda e: until(e, of_kind(events.BackendPhase)), True),
+    "first": ("demo", lambda e: until(e, request("baseline/001", 4)), True),
+    "running": ("demo", lambda e: until(e, request("all2all/002", 21)), True),
+    "cancelled": ("demo", _cancelled, True),
+    "stopped": ("demo", _stopped, False),
+    "gone": ("demo", lambda e: until(e, request("baseline/002", 9)), False),
+    "finished": ("demo", lambda e: e, False),
+    "failed": ("failed", lambda e: e, False),
+}
+
+
+@asynccontextmanager
+async def shown(session: Session, width: int = 140, height: int = 45, *, ascii: bool = False) -> AsyncIterator[Screen]:
+    """The App over a session, settled; it ticks only when told to."""
+    app = Gatescope(session, ascii=ascii, hz=2.0)
+    async with app.run_test(size=(width, height)) as pilot:
+        screen = Screen(app, pilot)
+        await screen.settle()
+        yield screen
+
+
+class Screen:
+    """What a test sees and does."""
+
+    def __init__(self, app: Gatescope, pilot: Pilot[int]) -> None:
+        self.app, self.pilot = app, pilot
+
+    async def settle(self) -> None:
+        """Until all that was begun is drawn."""
+        for _ in range(2):
+            await self.pilot.pause()
+            await self.app.workers.wait_for_complete()
+            await self.pilot.pause()
+            self.app.tick()
+        await self.app.workers.wait_for_complete()
+        if self.app._timer:
+            self.app._timer.pause()
+        self.app.show()
+        await self.pilot.pause()
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    @property
+    def text(self) -> str:
+        strips = self.app.screen._compositor.render_strips()  # Textual has no public way to the text of a screen
+        return "\n".join(strip.text.rstrip() for strip in strips) + "\n"

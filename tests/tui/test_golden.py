@@ -1,0 +1,92 @@
+"""What each state looks like, as text. After a change that is meant: GATESCOPE_GOLDEN=update pytest tests/tui."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from staged import GOLDEN, STAGES, UPDATE, shown, stage
+
+from core.plan import Run
+from core.state import RunState, Snapshot
+from tui import session
+from tui.session import Ask, Session
+
+SIZES = ((80, 24), (140, 45), (200, 60))
+TABS = {"live": "2", "servers": "3", "imbalance": "4", "plots": "5", "events": "6"}
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Times of events are shown in local time; paths relative to where gatescope was started."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.chdir(tmp_path)
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def agree(name: str, text: str) -> None:
+    file = GOLDEN / f"{name}.txt"
+    if UPDATE:
+        file.write_text(text)
+    assert text == file.read_text(), f"{file} differs; if that is meant: GATESCOPE_GOLDEN=update"
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", STAGES)
+def test_state_looks_as_it_did(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), name), *size) as screen:
+            return screen.text
+
+    agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_each_tab_of_a_small_terminal(tab: str) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "running"), 80, 24) as screen:
+            await screen.press(TABS[tab])
+            return screen.text
+
+    agree(f"tab-{tab}-80x24", asyncio.run(look()))
+
+
+def test_ascii_has_nothing_else() -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "running"), ascii=True) as screen:
+            return screen.text
+
+    text = asyncio.run(look())
+    assert text.isascii()
+    agree("running-ascii-140x45", text)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(ask: Ask) -> Snapshot:
+        made = [Run(b, d, d, f"datasets/{d}_0.5.jsonl") for b in ("baseline", "all2all") for d in ("001", "002")]
+        return Snapshot(name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made})
+
+    monkeypatch.setattr(session, "planned", planned)
+
+    async def look() -> str:
+        async with shown(Session(Ask()), *size) as screen:
+            return screen.text
+
+    agree(f"not-started-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
+def test_a_configuration_that_cannot_be_run() -> None:
+    async def look() -> str:
+        async with shown(Session(Ask(Path("nowhere.toml"))), 80, 24) as screen:
+            return screen.text
+
+    text = asyncio.run(look())
+    assert "nowhere.toml: no such file" in text
+    agree("no-configuration-80x24", text)

@@ -1,0 +1,125 @@
+"""A Series as a scatter of marks in cells: outliers hollow, one point picked out, points that share a cell counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tui.text import Line, Span, fit, line
+from tui.theme import BACKENDS, HOLLOW, MARKS
+
+if TYPE_CHECKING:
+    from core.analysis import Series
+
+TICKS = 5
+LEAST = (24, 6)  # columns and rows
+
+
+class Dot(NamedTuple):
+    """One point. `group`: its backend's place."""
+
+    group: int
+    id: str
+    x: float
+    y: float
+    outlier: bool
+
+
+def dots(series: Series, *, outliers: bool) -> list[Dot]:
+    return [
+        Dot(place, f"{group.name}/{label}", x, y, outlier)
+        for place, group in enumerate(series.groups)
+        for label, x, y, outlier in zip(
+            group.labels, group.x.tolist(), group.y.tolist(), group.outlier.tolist(), strict=True
+        )
+        if outliers or not outlier
+    ]
+
+
+def legend(series: Series, *, outliers: bool) -> Line:
+    """Each backend's mark and how many of its points are drawn; how many are outliers."""
+    spans: list[Span] = []
+    for place, group in enumerate(series.groups):
+        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.kept.sum())}   ", "dim")]
+    if series.removed:
+        marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
+        told = f"{marks} {series.removed} beyond 1.5 IQR" if outliers else f"{series.removed} beyond 1.5 IQR hidden"
+        spans.append((told, "dim"))
+    return Line(tuple(spans))
+
+
+def draw(points: Sequence[Dot], width: int, height: int, here: str = "") -> list[Line]:
+    """Axes with ticks and a mark for each point; `here` is the id of the one to pick out."""
+    if width < LEAST[0] or height < LEAST[1] or not points:
+        return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
+    xs, ys = _span([p.x for p in points]), _span([p.y for p in points])
+    rows = height - 2
+    y_ticks = {round(i / (TICKS - 1) * (rows - 1)): _at(ys, 1 - i / (TICKS - 1)) for i in range(TICKS)}
+    labels = {row: _label(value, ys) for row, value in y_ticks.items()}
+    margin = max(len(text) for text in labels.values())
+    columns = width - margin - 2
+    cells = _cells(points, xs, ys, columns, rows, here)
+    body = [
+        Line(((f"{labels.get(row, ''):>{margin}}{'┤' if row in labels else '│'}", "dim"), *_row(cells, row, columns)))
+        for row in range(rows)
+    ]
+    return [*body, *_x_axis(xs, margin, columns)]
+
+
+def _cells(
+    points: Sequence[Dot], xs: tuple[float, float], ys: tuple[float, float], columns: int, rows: int, here: str
+) -> dict[tuple[int, int], Span]:
+    """(row, column) → the mark there: a digit where several points share the cell."""
+    shared: dict[tuple[int, int], list[Dot]] = {}
+    for point in points:
+        column = round((point.x - xs[0]) / (xs[1] - xs[0]) * (columns - 1))
+        row = round((ys[1] - point.y) / (ys[1] - ys[0]) * (rows - 1))
+        shared.setdefault((row, column), []).append(point)
+    return {place: _mark(found, here) for place, found in shared.items()}
+
+
+def _mark(found: Sequence[Dot], here: str) -> Span:
+    chosen = next((p for p in found if p.id == here), None)
+    point = chosen or found[0]
+    mark = (HOLLOW if point.outlier else MARKS)[point.group % 4]
+    if chosen is None and len({p.group for p in found}) > 1:
+        return (str(min(len(found), 9)), "strong")
+    return (mark, "key" if chosen else BACKENDS[point.group % 4])
+
+
+def _row(cells: dict[tuple[int, int], Span], row: int, columns: int) -> list[Span]:
+    spans: list[Span] = []
+    done = 0
+    for column in sorted(c for r, c in cells if r == row):
+        spans += [(" " * (column - done), ""), cells[row, column]]
+        done = column + 1
+    return [*spans, (" " * (columns - done), "")]
+
+
+def _x_axis(xs: tuple[float, float], margin: int, columns: int) -> list[Line]:
+    places = [round(i / (TICKS - 1) * (columns - 1)) for i in range(TICKS)]
+    rule = "".join("┬" if c in places else "─" for c in range(columns))
+    text = [" "] * (columns + margin + 2)
+    for place, i in zip(places, range(TICKS), strict=True):
+        label = _label(_at(xs, i / (TICKS - 1)), xs)
+        start = min(max(0, margin + 1 + place - len(label) // 2), len(text) - len(label))
+        text[start : start + len(label)] = label
+    return [line((f"{'':>{margin}}└{rule}", "dim")), line((fit("".join(text), columns + margin + 2), "dim"))]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """The range drawn: the values', a twentieth wider on both sides."""
+    low, high = min(values), max(values)
+    edge = (high - low) / 20 or abs(low) / 10 or 1.0
+    return low - edge, high + edge
+
+
+def _at(span: tuple[float, float], share: float) -> float:
+    return span[0] + share * (span[1] - span[0])
+
+
+def _label(value: float, span: tuple[float, float]) -> str:
+    """As many digits as tell the ticks apart."""
+    digits = max(0, 1 - math.floor(math.log10((span[1] - span[0]) / (TICKS - 1))))
+    return f"{value:,.{min(digits, 6)}f}"
