@@ -161,7 +161,7 @@ class TestFiles:
     @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b'{"a": "\xff"}', b"[" * 100_000])
     def test_json_that_is_no_object_is_refused_in_one_line(self, tmp_path: Path, data: bytes) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        for read in (lambda: store.read_json(tmp_path / "run.json"), lambda: store.read_about(tmp_path)):
+        for read in (lambda: store.read_json(tmp_path / "run.json"), lambda: store.read_config(tmp_path)):
             with pytest.raises(ConfigError, match=r"run\.json: not a JSON object: ") as caught:
                 read()
             assert len(str(caught.value).splitlines()) == 1
@@ -169,8 +169,8 @@ class TestFiles:
     @pytest.mark.parametrize("data", [b"{}", b'{"config": 3}', b'{"config": {"path": 3}}'])
     def test_a_run_without_its_configuration_is_refused(self, tmp_path: Path, data: bytes) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        with pytest.raises(ConfigError, match=r"run\.json: does not say what was run: "):
-            store.read_about(tmp_path)
+        with pytest.raises(ConfigError, match=r"run\.json: holds no configuration: "):
+            store.read_config(tmp_path)
 
     def test_what_a_server_ran_joins_run_json(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
@@ -206,45 +206,18 @@ class TestDoneRuns:
 
 
 def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
+    times = {"t_due_ns": 1, "t_start_ns": 2, "t_sent_ns": 3, "t_done_ns": 9}
+    good = {"stamps_ns": (5, 7, 8), "event_tokens": (1, 2, 1), "prompt_tokens": 11, "output_tokens": 4}
     records = [
-        RequestRecord(
-            index=0,
-            prompt_id="a",
-            t_due_ns=1,
-            t_start_ns=2,
-            t_sent_ns=3,
-            t_done_ns=9,
-            stamps_ns=(5, 7, 8),
-            event_tokens=(1, 2, 1),
-            prompt_tokens=11,
-            output_tokens=4,
-            text="abcd",
-            error="",
-        ),
-        RequestRecord(
-            index=1,
-            prompt_id="b",
-            t_due_ns=1,
-            t_start_ns=2,
-            t_sent_ns=4,
-            t_done_ns=6,
-            stamps_ns=(),
-            event_tokens=(),
-            prompt_tokens=0,
-            output_tokens=0,
-            text="",
-            error="HTTP 400",
-        ),
+        RequestRecord(index=0, prompt_id="a", **times, **good),  # type: ignore[arg-type]
+        RequestRecord(index=1, prompt_id="b", **times, error="HTTP 400"),  # type: ignore[arg-type]
     ]
     with RunDirectory.create(tmp_path) as directory:
         directory.write_requests(RUN, records)
     assert [p.name for p in (tmp_path / "baseline" / "requests").iterdir()] == ["001.npz"]
     kept = np.load(tmp_path / "baseline" / "requests" / "001.npz")
-    assert {name: kept[name].tolist() for name in kept.files} == {
-        "t_due_ns": [1, 1],
-        "t_start_ns": [2, 2],
-        "t_sent_ns": [3, 4],
-        "t_done_ns": [9, 6],
+    expected = {
+        **{name: [value, value] for name, value in times.items()},
         "t_first_ns": [5, 0],
         "prompt_tokens": [11, 0],
         "output_tokens": [4, 0],
@@ -253,3 +226,4 @@ def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
         "stamps_ns": [5, 7, 8],
         "event_tokens": [1, 2, 1],
     }
+    assert {name: kept[name].tolist() for name in expected} == expected

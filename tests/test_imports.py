@@ -1,0 +1,84 @@
+"""Import hygiene: which packages a part of gatescope may load, and when; and that core never knows of the screens."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("matplotlib", "scipy", "plotext", "sentencepiece", "mistral_common", "textual", "tui")
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_by(file: Path) -> set[str]:
+    """Every top-level package that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level packages in sys.modules once a fresh interpreter has run `code`."""
+    program = f"import sys, json\n{code}\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("file", sources("core"), ids=module)
+def test_core_never_imports_the_screens(file: Path) -> None:
+    assert not imported_by(file) & {"tui", "textual", "rich"}
+
+
+def test_importing_all_of_core_loads_nothing_heavy() -> None:
+    """Modules that run inside another process (vLLM's) are no part of it."""
+    names = [module(f) for f in sources("core") if "recorder" not in f.parts]
+    loaded = loaded_after("\n".join(f"import {name}" for name in names))
+    assert not loaded & set(HEAVY)
+
+
+def test_the_command_line_loads_the_standard_library_only() -> None:
+    code = "from core import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass"
+    third_party = loaded_after(code) - loaded_after("") - set(sys.stdlib_module_names)
+    assert third_party <= {"core"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict", "none.jsonl"], ["--batch", "--config", "none.toml"], ["plot", "none"], ["init"]]
+)
+def test_a_mistake_is_told_without_what_the_work_needs(arguments: list[str]) -> None:
+    assert not loaded_after(f"from core import cli\ncli.main({arguments!r})") & set(HEAVY)
+
+
+@pytest.mark.parametrize("file", sources("core/recorder"), ids=module)
+def test_the_recorder_needs_only_what_every_vllm_environment_has(file: Path) -> None:
+    allowed = {"gatescope_recorder", "numpy", "torch", "vllm", "zstandard", *sys.stdlib_module_names}
+    assert imported_by(file) <= allowed
+
+
+@pytest.mark.parametrize("file", sources("core/builtin"), ids=module)
+def test_the_built_in_engine_stands_alone(file: Path) -> None:
+    """It shares the gate log's writer with vLLM's recorder, and nothing else with the measuring side."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
+            assert node.module.split(".")[1:2] in (["builtin"], ["recorder"])
+
+
+def test_datasets_hold_no_code() -> None:
+    """A package of that name would shadow Hugging Face's `datasets` for whoever starts Python here."""
+    assert not sources("datasets")
