@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from watched import free_port
 
 from core import events, state, store
 from core.events import AnyEvent
@@ -36,14 +37,6 @@ PROMPTS = [f"Question {i} of a small data set: how many of these are there, and 
 E = TypeVar("E", bound=events.Event)
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def is_closed(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
@@ -55,7 +48,7 @@ class Place:
     def __init__(self, folder: Path, datasets: int = 2, **experiment: Any) -> None:
         self.folder = folder
         self.made = folder / "made"
-        self.ports = free_ports(2)
+        self.ports = (free_port(), free_port())
         (folder / "datasets").mkdir()
         for index in range(1, datasets + 1):
             self.write_dataset(index, PROMPTS)
@@ -296,7 +289,7 @@ class TestWholeRun:
 
     def test_run_json_says_what_was_asked_and_what_ran(self, whole: Whole) -> None:
         about = json.loads((whole.place.made / "run.json").read_bytes())
-        assert store.read_config(whole.place.made).dataset_paths == tuple(
+        assert store.read_about(whole.place.made).config.dataset_paths == tuple(
             sorted((whole.place.folder / "datasets").iterdir())
         )
         assert about["versions"]["gatescope"] != "unknown"

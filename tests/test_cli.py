@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from watched import free_port
 
 from core import cli, predict
 
@@ -199,10 +199,7 @@ class TestBatchMistakes:
         for name in ("001_0.5.jsonl", "002_0.5.jsonl"):
             (tmp_path / "datasets" / name).write_text('{"id": "a", "text": "b"}\n')
         if config is not None:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                free = probe.getsockname()[1]
-            (tmp_path / "experiments.toml").write_text(config.format(port=free))
+            (tmp_path / "experiments.toml").write_text(config.format(port=free_port()))
         before = sorted(tmp_path.rglob("*"))
         answer = gatescope("--batch", *arguments)
         assert (answer.code, answer.out) == (2, "")

@@ -35,14 +35,15 @@ def imported_by(file: Path) -> set[str]:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level packages in sys.modules once a fresh interpreter has run `code`."""
-    program = f"import sys, json\n{code}\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    program = f"import sys, json\n{code}\nprint(json.dumps([name for name, module in sys.modules.items() if module]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 
 @pytest.mark.parametrize("file", sources("core"), ids=module)
 def test_core_never_imports_the_screens(file: Path) -> None:
-    assert not imported_by(file) & {"tui", "textual", "rich"}
+    handed_over = {"tui"} if file == ROOT / "core" / "cli.py" else set()  # `gatescope` itself, within a function
+    assert imported_by(file) & {"tui", "textual", "rich"} == handed_over
 
 
 def test_importing_all_of_core_loads_nothing_heavy() -> None:

@@ -161,16 +161,16 @@ class TestFiles:
     @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b'{"a": "\xff"}', b"[" * 100_000])
     def test_json_that_is_no_object_is_refused_in_one_line(self, tmp_path: Path, data: bytes) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        for read in (lambda: store.read_json(tmp_path / "run.json"), lambda: store.read_config(tmp_path)):
+        for read in (lambda: store.read_json(tmp_path / "run.json"), lambda: store.read_about(tmp_path)):
             with pytest.raises(ConfigError, match=r"run\.json: not a JSON object: ") as caught:
                 read()
             assert len(str(caught.value).splitlines()) == 1
 
     @pytest.mark.parametrize("data", [b"{}", b'{"config": 3}', b'{"config": {"path": 3}}'])
-    def test_a_run_without_its_configuration_is_refused(self, tmp_path: Path, data: bytes) -> None:
+    def test_a_run_json_that_does_not_say_what_was_run_is_refused(self, tmp_path: Path, data: bytes) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        with pytest.raises(ConfigError, match=r"run\.json: holds no configuration: "):
-            store.read_config(tmp_path)
+        with pytest.raises(ConfigError, match=r"run\.json: does not say what was run: "):
+            store.read_about(tmp_path)
 
     def test_what_a_server_ran_joins_run_json(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from watched import free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,12 +37,6 @@ def gatescope(wheel: Path, tmp_path: Path) -> Path:
     where = subprocess.run([python, "-c", "import core; print(core.__file__)"], cwd=tmp_path, capture_output=True)
     assert where.stdout.decode().startswith(str(packages))
     return venv / "bin" / "gatescope"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def shrink(file: Path, port: int) -> None:
