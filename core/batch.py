@@ -106,11 +106,11 @@ def _resumed(path: Path) -> Job:
 
 def _checked(job: Job) -> Job:
     """Ports free, engine there, data sets readable: else ConfigError, with nothing started."""
-    choice.launcher(job.kind)
     names = {run.backend for run in job.runs if run.id not in job.ended}
-    for backend in job.config.backends:
-        if backend.name in names:
-            servers.check_port(backend.name, backend.port)
+    used = [backend for backend in job.config.backends if backend.name in names]
+    choice.launcher(job.kind, used)
+    for backend in used:
+        servers.check_port(backend.name, backend.port)
     return job
 
 

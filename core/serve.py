@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from core import config
-from core.backends import builtin
+from core.backends import choice
 from core.backends import server as servers
 from core.backends.launch import Launch
 from core.config import Backend, ConfigError
@@ -34,16 +34,17 @@ def run(
     backend = next((b for b in loaded.backends if b.name == name), None)
     if backend is None:
         raise ConfigError(f"{config_path}: no backend {name!r}; known: {', '.join(b.name for b in loaded.backends)}")
-    if (engine or loaded.experiment.engine) == "vllm":
-        raise ConfigError('engine "vllm" cannot be launched by this version yet; use --engine builtin')
     given = {"port": port, "max_num_batched_tokens": batch_tokens, "max_num_seqs": max_seqs}
     backend = replace(backend, **{k: v for k, v in given.items() if v is not None})
     if ranks is not None:
         size = "data_parallel" if backend.expert_parallel else "tensor_parallel"
         backend = replace(backend, **{size: ranks})
-    model = replace(loaded.model, **({"max_model_len": max_model_len} if max_model_len else {}))
+    changed = {"max_model_len": max_model_len, "id": model_id}
+    model = replace(loaded.model, **{k: v for k, v in changed.items() if v})
+    kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, [backend])
     servers.check_port(backend.name, backend.port)
-    return asyncio.run(_serve(backend, builtin.launch(backend, model, None, loaded.experiment.seed)))
+    launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
+    return asyncio.run(_serve(backend, launch))
 
 
 async def _serve(backend: Backend, launch: Launch) -> int:

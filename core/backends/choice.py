@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from core import provenance
-from core.backends import builtin
+from core.backends import builtin, gpus, vllm
 from core.backends.launch import Launcher
 from core.config import Backend, ConfigError
 
@@ -14,19 +13,24 @@ Kind = Literal["vllm", "builtin"]
 
 
 def decide(wanted: Literal["auto", "vllm", "builtin"], backends: Sequence[Backend]) -> Kind:
-    """`auto` is vllm where every backend's interpreter has it and there are GPUs enough for the largest backend."""
+    """`auto` is vllm where there are GPUs enough for the largest backend and every backend's interpreter has vLLM."""
     if wanted != "auto":
         return wanted
-    enough = len(provenance.gpus()) >= max(backend.ranks for backend in backends)
+    enough = len(gpus.seen()) >= max(backend.ranks for backend in backends)
     return "vllm" if enough and _vllm_everywhere(backends) else "builtin"
 
 
-def launcher(kind: Kind) -> Launcher:
-    """The module that knows how to serve. ConfigError where this version cannot."""
-    if kind == "vllm":
-        raise ConfigError('engine "vllm" cannot be launched by this version yet; use --engine builtin')
-    return builtin
+def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
+    """The module that knows how to serve. ConfigError where one of `backends` cannot be served by it."""
+    if kind == "builtin":
+        return builtin
+    for backend in backends:
+        vllm.check(backend)
+    return vllm
 
 
 def _vllm_everywhere(backends: Sequence[Backend]) -> bool:
-    return False
+    try:
+        return all(vllm.find(backend.python) for backend in backends)
+    except ConfigError:
+        return False

@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from core.backends import serverlog
+from core.backends import gpus, serverlog
+from core.backends.gpus import Gpu
 from core.config import ConfigError
 
 POLL_S = 0.05
@@ -43,6 +44,7 @@ class Server:
     pipe: int  # closing it, as our death does, ends the server
     started: float
     log_start: int = 0  # where this start's lines begin in the log
+    gpus_before: tuple[Gpu, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -111,16 +113,19 @@ class Server:
         return {str(k): str(v) for k, v in answer.items()}
 
     def stop(self) -> None:
-        """End the tree and wait for it. A second call does nothing."""
-        if self.pipe >= 0:
-            os.close(self.pipe)
-            self.pipe = -1
+        """End the tree and wait for it, and for the GPUs' memory. A second call does nothing."""
+        if self.pipe < 0:
+            return
+        os.close(self.pipe)
+        self.pipe = -1
         self.process.wait()
+        gpus.wait_free(self.gpus_before)
 
 
 def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, env: dict[str, str]) -> Server:
     """Start `command` under a supervisor. The API key travels in the environment, never in argv."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    before = tuple(gpus.seen())
     log_start = log.stat().st_size if log.is_file() else 0
     read_end, write_end = os.pipe()
     # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the library of that name).
@@ -136,7 +141,7 @@ def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, 
             env={**os.environ, "VLLM_API_KEY": api_key, **env},
         )
     os.close(read_end)
-    return Server(name, port, api_key, log, process, write_end, time.monotonic(), log_start)
+    return Server(name, port, api_key, log, process, write_end, time.monotonic(), log_start, before)
 
 
 def check_port(name: str, port: int) -> None:

@@ -90,13 +90,14 @@ class GateLogWriter:
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
         self.steps = self.tokens = self.violations = 0
+        self.notes: dict[str, Any] = {}  # more for the sidecar: drops, dummy steps, why recording stopped
         self._pending: list[Step] = []
         self._flushed_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(asdict(header), separators=(",", ":")).encode()
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - lives as long as the writer
         self._file.write(MAGIC + struct.pack("<I", len(head)) + head)
-        self._write_totals(closed=False)
+        self.write_totals(closed=False)
 
     def append(self, step: Step) -> None:
         """Queue a step. ValueError where its counts have another shape than the header says."""
@@ -124,10 +125,12 @@ class GateLogWriter:
             return
         self.flush()
         self._file.close()
-        self._write_totals(closed=True)
+        self.write_totals(closed=True)
 
-    def _write_totals(self, *, closed: bool) -> None:
+    def write_totals(self, *, closed: bool = False) -> None:
+        """The sidecar, as of the last block."""
         totals = {"closed": closed, "steps": self.steps, "tokens": self.tokens, "violations": self.violations}
+        totals |= self.notes
         side = self.path.with_name(self.path.name + ".json")
         temporary = side.with_name(side.name + ".tmp")
         temporary.write_text(json.dumps(totals) + "\n")

@@ -1,0 +1,299 @@
+"""vLLM in any environment: the command line for its version, and what its log and /version say that it ran."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.backends.launch import Launch
+from core.config import Backend, ConfigError, Model
+
+RECORDER = Path(__file__).parents[1] / "recorder"  # put on PYTHONPATH: a package and its entry point
+GATE_LOGS = "GATESCOPE_GATE_LOGS"
+PLUGIN = "gatescope_recorder"
+OLDEST = (0, 11)
+
+# Runs in the other interpreter. Looks for vLLM without importing it, which would take ten seconds.
+QUERY = """
+import importlib.util, json, pathlib, re
+spec = importlib.util.find_spec("vllm")
+place = pathlib.Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+text = (place / "_version.py").read_text() if place else ""
+found = re.search(r"__version__ = (?:version = )?['\\"]([^'\\"]+)", text)
+module = bool(place) and (place / "entrypoints/openai/api_server.py").exists()
+print(json.dumps({"version": found.group(1) if found else "", "module": module}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The vLLM of one interpreter."""
+
+    python: str
+    version: str
+    has_module: bool = True  # `python -m vllm.entrypoints.openai.api_server`; else `vllm serve`'s own module
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """(0, 25) of "0.25.1"."""
+        numbers = re.findall(r"\d+", self.version)
+        return int(numbers[0]), int(numbers[1])
+
+
+# --- finding it ---------------------------------------------------------------------------------------------------
+
+
+def find(python: str = "") -> Installed | None:
+    """The vLLM that this interpreter ("": ours) would import; None where it has none. ConfigError where there is no
+    such interpreter."""
+    return _find(python or sys.executable)
+
+
+@functools.cache
+def _find(python: str) -> Installed | None:
+    try:
+        done = subprocess.run([python, "-c", QUERY], capture_output=True, text=True, timeout=60, env=_safe_path())
+        told = json.loads(done.stdout)
+    except FileNotFoundError:
+        raise ConfigError(f"{python}: no such interpreter; python in [[backends]] names one that has vLLM") from None
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        raise ConfigError(f"{python}: not a working Python interpreter: {error}") from None
+    return Installed(python, told["version"], told["module"]) if told["version"] else None
+
+
+def _safe_path() -> dict[str, str]:
+    """A folder named like a library in the working directory must not be imported for it."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
+# --- starting it --------------------------------------------------------------------------------------------------
+
+
+def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
+    """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs; None: nothing is recorded.
+
+    ConfigError as `check`.
+    """
+    installed = check(backend)
+    command = [*_program(installed, model.id), *arguments(backend, model, seed, installed)]
+    env = environment(backend, gate_logs, installed, os.environ)
+    return Launch(command, env, model.id, model.id, f"vllm {installed.version}")
+
+
+def check(backend: Backend) -> Installed:
+    """The vLLM that serves this backend. ConfigError where its interpreter has none, or one that cannot do what is
+    asked."""
+    installed = find(backend.python)
+    if installed is None:
+        raise ConfigError(
+            f"[[backends]] {backend.name}: {backend.python or sys.executable} has no vLLM; install it there"
+            " (pip install vllm), or name another environment's interpreter with python = …"
+        )
+    if installed.release < OLDEST:
+        raise ConfigError(f"[[backends]] {backend.name}: vLLM {installed.version} is too old; 0.11 or newer is needed")
+    _moe_backend(backend, installed)
+    return installed
+
+
+def _program(installed: Installed, model: str) -> list[str]:
+    if installed.has_module:
+        return [installed.python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    return [installed.python, "-m", "vllm.entrypoints.cli.main", "serve", model]
+
+
+def arguments(backend: Backend, model: Model, seed: int, installed: Installed) -> list[str]:
+    """The server's arguments behind the model's name, in this version's spelling; `extra_args` last, as they are."""
+    return [
+        *("--host", "127.0.0.1", "--port", str(backend.port)),
+        *("--served-model-name", model.id),
+        *("--load-format", model.load_format),
+        *("--max-model-len", str(model.max_model_len)),
+        *("--max-num-seqs", str(backend.max_num_seqs)),
+        *("--max-num-batched-tokens", str(backend.max_num_batched_tokens)),
+        *("--seed", str(seed)),
+        "--no-enable-prefix-caching",  # a cached prompt is not computed: repeated prompts would vanish from prefill
+        *(("--enforce-eager",) if backend.enforce_eager else ()),
+        *("--tensor-parallel-size", str(backend.tensor_parallel)),
+        *(("--data-parallel-size", str(backend.data_parallel)) if backend.data_parallel > 1 else ()),
+        *(("--enable-expert-parallel",) if backend.expert_parallel else ()),
+        *(("--enable-eplb",) if backend.eplb else ()),
+        *(("--all2all-backend", backend.all2all_backend) if backend.all2all_backend else ()),
+        *_moe_backend(backend, installed),
+        *backend.extra_args,
+    ]
+
+
+def _moe_backend(backend: Backend, installed: Installed) -> tuple[str, ...]:
+    """--moe-backend came after 0.15; before, FlashInfer was asked for by the environment and Triton was the default."""
+    if not backend.moe_backend:
+        return ()
+    if installed.release > (0, 15):
+        return "--moe-backend", backend.moe_backend
+    if backend.moe_backend not in ("auto", "triton", "flashinfer_cutlass"):
+        raise ConfigError(
+            f"[[backends]] {backend.name}, moe_backend: vLLM {installed.version} has no --moe-backend and offers"
+            f" 'triton' and 'flashinfer_cutlass' only, got {backend.moe_backend!r}"
+        )
+    return ()
+
+
+def environment(
+    backend: Backend, gate_logs: Path | None, installed: Installed, ours: Mapping[str, str]
+) -> dict[str, str]:
+    """What is added to `ours`, the environment the server inherits. The user's own `env` rules over all but PYTHONPATH
+    and VLLM_PLUGINS, which are added to."""
+    added = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if backend.moe_backend == "flashinfer_cutlass" and installed.release <= (0, 15):
+        added |= {"VLLM_USE_FLASHINFER_MOE_FP16": "1", "VLLM_FLASHINFER_MOE_BACKEND": "throughput"}
+    added |= backend.env
+    if gate_logs is None:
+        return added
+    seen = {**ours, **added}
+    path = [str(RECORDER), *([seen["PYTHONPATH"]] if seen.get("PYTHONPATH") else [])]
+    added |= {GATE_LOGS: str(gate_logs), "PYTHONPATH": os.pathsep.join(path)}
+    if "VLLM_PLUGINS" in seen:
+        added["VLLM_PLUGINS"] = ",".join(filter(None, [seen["VLLM_PLUGINS"], PLUGIN]))
+    return added
+
+
+# --- what really ran ----------------------------------------------------------------------------------------------
+
+# name in run.json → the log line that says it, 0.11 to 0.32; the first hit counts.
+LINES = {
+    "moe_backend": re.compile(r"Using '?([\w ]+?)'? \w+ MoE backend"),
+    "moe_prepare_finalize": re.compile(r"Using (\w*PrepareAndFinalize\w*)"),
+    "all2all_backend": re.compile(r"Using (\w+) all2all manager"),
+    "attention_backend": re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z_]+) (?:attention )?backend\b"),
+    "dtype": re.compile(r"V1 LLM engine .*?\bdtype=torch\.(\w+)"),
+    "tensor_parallel_size": re.compile(r"V1 LLM engine .*?\btensor_parallel_size=(\d+)"),
+    "pipeline_parallel_size": re.compile(r"V1 LLM engine .*?\bpipeline_parallel_size=(\d+)"),
+    "data_parallel_size": re.compile(r"V1 LLM engine .*?\bdata_parallel_size=(\d+)"),
+    "quantization": re.compile(r"V1 LLM engine .*?\bquantization=(\w+)"),
+    "prefix_caching": re.compile(r"V1 LLM engine .*?\benable_prefix_caching=(\w+)"),
+    "cudagraph_mode": re.compile(r"V1 LLM engine .*?'?cudagraph_mode'?[:=] ?<?(?:CUDAGraphMode\.)?(\w+)"),
+    "expert_parallel_size": re.compile(r"\[EP Rank \d+/(\d+)\] Expert parallelism is enabled"),
+    "recorder": re.compile(r"gatescope recorder: (.+)"),
+}
+OLD_FLASHINFER = re.compile(r"Enabling FlashInfer CUTLASS MoE")  # 0.11 to 0.15, which name no other kernel
+START = re.compile(r"non-default args")  # a log may hold earlier starts: what they ran is forgotten
+TROUBLE = re.compile(r"gatescope recorder: ((?:refused|disabled): .+)")
+MANAGERS = {
+    "allgather_reducescatter": ("agrs", "allgatherreducescatter"),
+    "naive": ("naive",),
+    "pplx": ("pplx",),
+    "deepep_high_throughput": ("deepepht",),
+    "deepep_low_latency": ("deepepll",),
+    "deepep_v2": ("deepepv2",),
+    "mori_high_throughput": ("mori",),
+    "mori_low_latency": ("mori",),
+    "nixl_ep": ("nixlep",),
+    "flashinfer_all2allv": ("flashinferall2all", "flashinfernvlinktwosided"),
+    "flashinfer_nvlink_two_sided": ("flashinfernvlinktwosided",),
+    "flashinfer_nvlink_one_sided": ("flashinfernvlinkonesided",),
+}
+
+
+def ran(version: dict[str, str], log: Path) -> dict[str, str]:
+    """What really ran: the version that the server answers, and what its log says of kernels, graphs and layout."""
+    known = {"engine": "vllm", **{key: version[key] for key in ("version",) if key in version}}
+    found = dict(known)
+    with open(log, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if START.search(line):
+                found = dict(known)
+            for key, pattern in LINES.items():
+                if key not in found and (hit := pattern.search(line)):
+                    found[key] = hit.group(1).strip()
+            if OLD_FLASHINFER.search(line):
+                found["moe_backend"] = "FlashInfer CUTLASS"
+            if hit := TROUBLE.search(line):
+                found["recorder"] = hit.group(1).strip()
+    if "moe_backend" not in found and _release(found.get("version", "")) <= (0, 15):
+        found["moe_backend"] = "TRITON (this version's default; it logs no name)"
+    found.setdefault("expert_parallel_size", "1")
+    return found
+
+
+def _release(version: str) -> tuple[int, int]:
+    numbers = re.findall(r"\d+", version)
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) > 1 else (9999, 0)
+
+
+def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
+    """Asked ≠ ran, a sentence each; also what the log does not tell, and why the router is not recorded."""
+    checks = (
+        _kernel_mismatch(backend, ran),
+        _all2all_mismatch(backend, ran),
+        *_layout_mismatches(backend, ran),
+        _graphs_mismatch(backend, ran),
+        _recorder_mismatch(ran),
+    )
+    return [sentence for sentence in checks if sentence]
+
+
+def _kernel_mismatch(backend: Backend, ran: dict[str, str]) -> str:
+    if backend.moe_backend in ("", "auto"):
+        return ""
+    if "moe_backend" not in ran:
+        return f"asked for moe_backend {backend.moe_backend}; the server's log does not say which kernel ran"
+    if not _plain(ran["moe_backend"]).startswith(_plain(backend.moe_backend)):
+        return f"asked for moe_backend {backend.moe_backend}, ran {ran['moe_backend']}"
+    return ""
+
+
+def _all2all_mismatch(backend: Backend, ran: dict[str, str]) -> str:
+    wanted = backend.all2all_backend
+    if not wanted or backend.ranks == 1:
+        return ""
+    if "all2all_backend" not in ran:
+        return f"asked for all2all_backend {wanted}; the server's log names no all2all manager"
+    names = MANAGERS.get(wanted, (_plain(wanted),))
+    return (
+        ""
+        if _plain(ran["all2all_backend"]).startswith(names)
+        else (f"asked for all2all_backend {wanted}, ran {ran['all2all_backend']}")
+    )
+
+
+def _layout_mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
+    asked = {
+        "tensor_parallel_size": str(backend.tensor_parallel),
+        "data_parallel_size": str(backend.data_parallel),
+        "expert_parallel_size": str(backend.ranks if backend.expert_parallel else 1),
+    }
+    return [f"asked for {k} {v}, ran {ran[k]}" for k, v in asked.items() if k in ran and ran[k] != v]
+
+
+def _graphs_mismatch(backend: Backend, ran: dict[str, str]) -> str:
+    mode = ran.get("cudagraph_mode", "")
+    if not backend.enforce_eager and mode == "NONE":
+        return "asked for CUDA graphs (enforce_eager = false), ran without any"
+    return (
+        f"asked for enforce_eager, ran with CUDA graphs ({mode})"
+        if backend.enforce_eager
+        and mode
+        not in (
+            "",
+            "NONE",
+        )
+        else ""
+    )
+
+
+def _recorder_mismatch(ran: dict[str, str]) -> str:
+    said = ran.get("recorder", "")
+    if said.startswith(("refused", "disabled")):
+        return f"the router is not recorded: {said}"
+    return "" if said else "the router is not recorded: the recorder was not loaded (is VLLM_PLUGINS set?)"
+
+
+def _plain(name: str) -> str:
+    """Names of one thing differ in case and separators: FlashInfer CUTLASS, flashinfer_cutlass."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,58 @@
+"""The one static buffer that the taps write and the histogram reads: ids[layer, row, k].
+
+CUDA graphs replay the writes without Python, so a tap does nothing but copy. After each histogram the rows that were
+read hold `experts`, which is no expert: a row that no router wrote in the next step is seen, and never counted as the
+last step's choice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .routers import Tap
+
+
+class Capture:
+    """ids [layers, max tokens, top_k], int32, on the model's device."""
+
+    def __init__(self, layers: int, tokens: int, top_k: int, experts: int, device: torch.device) -> None:
+        self.experts = experts
+        # A row more than any pass has: where a pass fills the buffer, torch.compile would fix its size to that.
+        self.ids = torch.full((layers, tokens + 1, top_k), experts, dtype=torch.int32, device=device)
+        self.rows: list[tuple[int, Any]] = []  # (rows seen, DP metadata) of the warm-up's forward passes
+        self.warming_up = True
+        self.error = ""
+
+    def tap(self, layer: int) -> Tap:
+        """What the router of this layer calls. Traceable: torch.compile inlines it where the MoE op is not opaque."""
+        ids, limit = self.ids[layer], self.ids.shape[1]
+
+        def capture(chosen: torch.Tensor) -> None:
+            if torch.compiler.is_compiling():
+                ids[: chosen.shape[0]].copy_(chosen)
+                return
+            try:
+                ids[: chosen.shape[0]].copy_(chosen[:limit])
+                if self.warming_up:
+                    self._note_rows(chosen.shape[0])
+            except Exception as error:  # the engine must go on
+                self.error = self.error or f"layer {layer}: {type(error).__name__}: {error}"
+
+        return capture
+
+    def _note_rows(self, rows: int) -> None:
+        from vllm.forward_context import get_forward_context
+
+        metadata = getattr(get_forward_context(), "dp_metadata", None)
+        across = getattr(metadata, "num_tokens_across_dp_cpu", None)
+        if across is not None and len(self.rows) < 4096:
+            self.rows.append((rows, across.tolist()))
+
+    def foreign_rows(self, dp: int) -> str:
+        """Why the rows are not this rank's own tokens, if a forward pass of the warm-up showed it."""
+        for rows, across in self.rows:
+            if rows != across[dp]:
+                return f"a router saw {rows} rows where this rank's batch has {across[dp]} (all ranks: {across})"
+        return ""

@@ -1,0 +1,82 @@
+"""Which part of the model this worker sees, and what of it cannot be recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class RefusedError(Exception):
+    """This cannot be recorded truthfully, so it is not recorded at all. The text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One writer: a data-parallel rank and a pipeline stage. Tensor-parallel ranks route alike, so rank 0 writes."""
+
+    dp: int
+    dp_size: int
+    pp: int
+    pp_size: int
+    tp: int
+    tp_size: int
+
+    @property
+    def name(self) -> str:
+        return f"dp{self.dp}_pp{self.pp}"
+
+    @classmethod
+    def here(cls, config: Any) -> Place:
+        """This process's, after vLLM has set up its process groups."""
+        from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+
+        parallel, tp, pp = config.parallel_config, get_tp_group(), get_pp_group()
+        return cls(
+            dp=int(getattr(parallel, "data_parallel_rank", 0)),
+            dp_size=int(getattr(parallel, "data_parallel_size", 1)),
+            pp=pp.rank_in_group,
+            pp_size=pp.world_size,
+            tp=tp.rank_in_group,
+            tp_size=tp.world_size,
+        )
+
+
+def check(config: Any) -> None:
+    """RefusedError for layouts in which a router sees other rows than the step's own tokens, in order."""
+    parallel = config.parallel_config
+    if getattr(config, "speculative_config", None) is not None:
+        raise RefusedError("speculative decoding: drafted tokens that are thrown away would be counted; turn it off")
+    if getattr(parallel, "use_ubatching", False) or getattr(parallel, "enable_dbo", False):
+        raise RefusedError("dual batch overlap (--enable-dbo) splits a step's rows; turn it off")
+    if getattr(parallel, "use_sequence_parallel_moe", False):
+        raise RefusedError(
+            "tensor parallel with data parallel and expert parallel: each rank routes a shard of the tokens only;"
+            " use --tensor-parallel-size 1"
+        )
+    if getattr(parallel, "prefill_context_parallel_size", 1) > 1:
+        raise RefusedError("prefill context parallel splits a step's rows over ranks; turn it off")
+
+
+def expert_ranks(config: Any) -> int:
+    """Ranks that whole experts are spread over; 1 without expert parallelism."""
+    parallel = config.parallel_config
+    if not getattr(parallel, "enable_expert_parallel", False):
+        return 1
+    return int(parallel.tensor_parallel_size) * int(getattr(parallel, "data_parallel_size", 1))
+
+
+def has_eplb(config: Any) -> bool:
+    return bool(getattr(config.parallel_config, "enable_eplb", False))
+
+
+def placement(config: Any, experts: int) -> tuple[int, ...]:
+    """The expert-parallel rank of each expert, as vLLM places them; empty where there is none or EPLB moves them."""
+    ranks = expert_ranks(config)
+    if ranks == 1 or has_eplb(config):
+        return ()
+    strategy = getattr(config.parallel_config, "expert_placement_strategy", "linear")
+    if strategy == "round_robin":
+        return tuple(e % ranks for e in range(experts))
+    share, more = divmod(experts, ranks)
+    sizes = [share + (rank < more) for rank in range(ranks)]
+    return tuple(rank for rank, size in enumerate(sizes) for _ in range(size))

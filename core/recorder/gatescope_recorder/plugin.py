@@ -1,0 +1,51 @@
+"""The entry point that vLLM loads in every process. Inert unless GATESCOPE_GATE_LOGS names a folder.
+
+No file of vLLM is touched. `WorkerWrapperBase.init_device` is wrapped once; behind it, the methods of that one worker
+object are. The worker and not its model runner, because a runner also runs dummy and warm-up batches through the method
+that real steps take.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+FOLDER = "GATESCOPE_GATE_LOGS"
+
+log = logging.getLogger("vllm.gatescope_recorder")  # below "vllm", so that vLLM's own handler shows it
+
+
+def register() -> None:
+    """What vLLM calls, maybe more than once in a process."""
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        return
+    try:
+        from vllm.v1.worker.worker_base import WorkerWrapperBase
+    except Exception as error:
+        log.error("gatescope recorder: disabled: this vLLM has no V1 worker to hook into: %s", error)
+        return
+    if hasattr(WorkerWrapperBase.init_device, "recorded"):
+        return
+    init_device = WorkerWrapperBase.init_device
+
+    @functools.wraps(init_device)
+    def recorded(self: Any) -> Any:
+        result = init_device(self)
+        _attach(self, Path(folder))
+        return result
+
+    recorded.recorded = True  # type: ignore[attr-defined]
+    WorkerWrapperBase.init_device = recorded
+
+
+def _attach(wrapper: Any, folder: Path) -> None:
+    from .worker import attach
+
+    try:
+        attach(wrapper.worker, wrapper.vllm_config, folder)
+    except Exception:  # the server must come up all the same
+        log.exception("gatescope recorder: disabled: it could not attach to the worker")

@@ -1,0 +1,196 @@
+"""Records one worker's steps: the engine's thread leaves them in a ring, a thread of its own writes the gate log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import histogram
+from .capture import Capture
+from .gatelog import GateLogWriter, Header, Step
+from .requests import Batch, Requests
+from .ring import Clock, Ring, Slot
+
+SLOTS = 512
+POLL_S = 0.02
+FLUSH_IDLE_S = 0.2
+IDLE = Batch(0, 0, 0, {})
+
+log = logging.getLogger("vllm.gatescope_recorder")
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A step that has been launched. `scheduled`: vLLM's SchedulerOutput; None for a dummy batch."""
+
+    index: int
+    scheduled: Any
+    slot: Slot | None
+    at_ns: int
+
+
+class Recorder:
+    """From `start` on, every forward pass of one worker goes into its gate log. Never raises, never waits."""
+
+    def __init__(self, path: Path, header: Header, capture: Capture) -> None:
+        self.capture = capture
+        self.dropped = self.idle = 0
+        self.is_on = False
+        cuda = capture.ids.device.type == "cuda"
+        self._device = capture.ids.device if cuda else None
+        self._ring = Ring(SLOTS, header.layers, header.experts, cuda)
+        self._histogram = histogram.on(capture.ids, header.experts)
+        self._writer = GateLogWriter(path, header)
+        self._queue: deque[Pending] = deque()
+        self._requests, self._clock = Requests(), Clock()
+        self._empty = np.zeros((header.layers, header.experts), np.int32)
+        self._index = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="gatescope-recorder", daemon=True)
+
+    def start(self) -> None:
+        """After warm-up: build the kernel, forget what the warm-up wrote, and record from here on."""
+        slot = self._ring.take()
+        assert slot is not None
+        self._histogram(slot.counts, self.capture.ids.shape[1])
+        slot.start()
+        slot.end()
+        slot.copied()
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+        self._ring.give(slot)
+        self.capture.warming_up = False
+        self._thread.start()
+        self.is_on = True
+
+    # --- the engine's thread --------------------------------------------------------------------------------------
+
+    def begin(self, scheduled: Any) -> Slot | None:
+        """Before a forward pass."""
+        if not self.is_on or not scheduled.total_num_scheduled_tokens:
+            return None
+        slot = self._ring.take()
+        if slot is not None:
+            slot.start()
+        return slot
+
+    def end(self, scheduled: Any, slot: Slot | None) -> None:
+        """After the pass was launched: count on the device, behind it, and leave the rest to the writer."""
+        if not self.is_on:
+            return
+        tokens = scheduled.total_num_scheduled_tokens
+        if slot is not None:
+            slot.end()
+            self._histogram(slot.counts, tokens)
+            slot.copied()
+        elif tokens:
+            self.dropped += 1
+        self._queue.append(Pending(self._index, scheduled, slot, 0))
+        self._index += bool(tokens)
+
+    def dummy(self) -> None:
+        """After a dummy batch: it counts as a forward pass, since other ranks may have had tokens in it."""
+        if self.is_on:
+            self._queue.append(Pending(self._index, None, None, time.perf_counter_ns()))
+            self._index += 1
+
+    def fail(self, error: BaseException) -> None:
+        """Stop recording for good and say so; the server goes on."""
+        self.is_on = False
+        reason = f"{type(error).__name__}: {error}"
+        log.error("gatescope recorder: disabled: %s", reason, exc_info=error)
+        self._writer.notes["disabled"] = reason
+        self._stop.set()
+
+    def close(self) -> None:
+        """Write what is left and close the log."""
+        self.is_on = False
+        self._stop.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5.0)
+
+    # --- the writer's thread --------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        try:
+            if self._device is not None:
+                torch.cuda.set_device(self._device)
+            rest = 0.0
+            while not self._stop.wait(POLL_S):
+                rest = 0.0 if self._drain() else rest + POLL_S
+                if rest >= FLUSH_IDLE_S:
+                    self._writer.flush()
+                self._note()
+            time.sleep(POLL_S)  # what was launched last may still be on its way
+            self._drain()
+        except Exception as error:
+            self.fail(error)
+        finally:
+            self._note()
+            self._writer.close()
+
+    def _drain(self) -> int:
+        """Write every step whose counts have arrived; how many."""
+        done = 0
+        while self._queue and ((slot := self._queue[0].slot) is None or slot.is_done):
+            self._append(self._queue.popleft())
+            done += 1
+        return done
+
+    def _append(self, pending: Pending) -> None:
+        if pending.scheduled is None:
+            self._writer.append(_step(pending.index, pending.at_ns, 0, IDLE, self._empty))
+            self.idle += 1
+            return
+        batch = self._requests.read(pending.scheduled)
+        if pending.slot is None:
+            return  # no tokens, or dropped
+        counts = pending.slot.counts.numpy()[:, :-1].copy()
+        start_ns, duration_ns, free = self._clock.read(pending.slot)
+        if free is not None:
+            self._ring.give(free)
+        self._writer.append(_step(pending.index, start_ns, duration_ns, batch, counts))
+
+    def _note(self) -> None:
+        """Keep the file beside the log up to date, and say it once where sums are wrong."""
+        notes = self._writer.notes
+        if self.capture.error and "disabled" not in notes:
+            raise RuntimeError(f"a tap failed: {self.capture.error}")
+        if self._writer.violations and "warned" not in notes:
+            notes["warned"] = True
+            log.error(
+                "gatescope recorder: the counts of a step do not add up to top_k × tokens; some router was not seen"
+            )
+        changed = {"dropped": self.dropped, "idle": self.idle, "steps": self._writer.steps}
+        if any(notes.get(key) != value for key, value in changed.items()):
+            notes.update(changed)
+            self._writer.write_totals()
+
+
+def _step(index: int, start_ns: int, duration_ns: int, batch: Batch, counts: np.ndarray[Any, Any]) -> Step:
+    return Step(
+        index=index,
+        start_ns=start_ns,
+        duration_ns=duration_ns,
+        tokens=batch.tokens,
+        prefill_tokens=batch.prefill_tokens,
+        decode_tokens=batch.tokens - batch.prefill_tokens,
+        requests=batch.requests,
+        segments=batch.segments,
+        counts=counts,
+    )
+
+
+def write_refusal(path: Path, reason: str) -> None:
+    """Beside where the log would have been: why there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(path.name + ".json").write_text(json.dumps({"closed": True, "refused": reason}) + "\n")

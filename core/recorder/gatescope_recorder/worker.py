@@ -1,0 +1,183 @@
+"""Puts a recorder around one vLLM worker, by wrapping methods of that object."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import place, routers
+from .capture import Capture
+from .gatelog import Header
+from .place import Place, RefusedError
+from .recorder import Recorder, write_refusal
+
+log = logging.getLogger("vllm.gatescope_recorder")
+
+
+class Attachment:
+    """What is done around a worker's life. After a refusal or a failure, nothing more is."""
+
+    def __init__(self, worker: Any, config: Any, folder: Path, here: Place) -> None:
+        self.worker, self.config, self.here = worker, config, here
+        self.path = folder / f"{here.name}.gatelog"
+        self.layers: list[routers.Layer] = []
+        self.taps: list[routers.Tap] = []
+        self.capture: Capture | None = None
+        self.recorder: Recorder | None = None
+
+    def bind(self) -> None:
+        """After the weights are loaded: find the routers, make the buffer, tap. Before any compilation or capture."""
+        place.check(self.config)
+        parallel = self.config.parallel_config
+        redundant = int(getattr(getattr(parallel, "eplb_config", None), "num_redundant_experts", 0) or 0)
+        self.layers = routers.find(self.worker.get_model(), redundant if place.has_eplb(self.config) else 0)
+        first = self.layers[0]
+        capture = Capture(len(self.layers), _max_rows(self.config), first.top_k, first.experts, self.worker.device)
+        self.taps = [capture.tap(n) for n in range(len(self.layers))]
+        for layer, tap in zip(self.layers, self.taps, strict=True):
+            routers.tap(layer, tap)
+        _mark_compilation(self.config, self.worker.device)
+        self.capture = capture
+
+    def rebind(self) -> None:
+        """Before graphs are captured: vLLM's own capturer may have taken the slots since."""
+        for layer, tap in zip(self.layers, self.taps, strict=True):
+            routers.retap(layer, tap)
+
+    def start(self) -> None:
+        """After warm-up: open the log and record."""
+        if self.capture is None:
+            return
+        if foreign := self.capture.foreign_rows(self.here.dp):
+            raise RefusedError(f"tokens of several ranks come together before routing: {foreign}")
+        if self.capture.error:
+            raise RuntimeError(f"a tap failed during warm-up: {self.capture.error}")
+        header = self._header()
+        self.recorder = Recorder(self.path, header, self.capture)
+        self.recorder.start()
+        log.info(
+            "gatescope recorder: records %d layers x %d experts, top-%d, dp %d of %d, pp %d of %d, hook %s",
+            *(header.layers, header.experts, header.top_k, header.dp, header.dp_size, header.pp, header.pp_size),
+            header.hook,
+        )
+
+    def _header(self) -> Header:
+        import vllm
+
+        first = self.layers[0]
+        return Header(
+            engine=f"vllm {vllm.__version__}",
+            model=str(self.config.model_config.model),
+            layers=len(self.layers),
+            experts=first.experts,
+            top_k=first.top_k,
+            count_bytes=2 if _max_rows(self.config) < 1 << 16 else 4,
+            ranks=place.expert_ranks(self.config),
+            placement=place.placement(self.config, first.experts),
+            dp=self.here.dp,
+            dp_size=self.here.dp_size,
+            pp=self.here.pp,
+            pp_size=self.here.pp_size,
+            layer_names=tuple(layer.name for layer in self.layers),
+            hook=first.hook,
+        )
+
+    def dummy(self) -> None:
+        """After a dummy batch, that a data-parallel rank without requests runs beside the others."""
+        if self.recorder is not None:
+            self.guard(self.recorder.dummy)
+
+    def close(self) -> None:
+        if self.recorder is not None:
+            self.guard(self.recorder.close)
+
+    def guard(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Run one of our own actions; what it raises ends the recording, never the server."""
+        try:
+            return action(*args)
+        except RefusedError as error:
+            log.error("gatescope recorder: refused: %s", error)
+            self._give_up(str(error), refused=True)
+        except Exception as error:
+            if self.recorder is not None:
+                self.recorder.fail(error)
+            else:
+                log.exception("gatescope recorder: disabled: %s: %s", type(error).__name__, error)
+                self._give_up(f"{type(error).__name__}: {error}", refused=False)
+        return None
+
+    def _give_up(self, reason: str, *, refused: bool) -> None:
+        self.capture, self.layers, self.taps = None, [], []
+        try:
+            write_refusal(self.path, reason if refused else f"the recorder failed: {reason}")
+        except OSError as error:
+            log.error("gatescope recorder: %s cannot be written: %s", self.path, error)
+
+
+def attach(worker: Any, config: Any, folder: Path) -> None:
+    """Wrap the worker's methods. Tensor-parallel ranks but the first are left alone: all ranks route alike."""
+    here = Place.here(config)
+    if here.tp != 0:
+        return
+    attachment = Attachment(worker, config, folder, here)
+    _wrap(worker, "load_model", after=lambda: attachment.guard(attachment.bind))
+    _wrap(
+        worker,
+        "compile_or_warm_up_model",
+        before=lambda: attachment.guard(attachment.rebind),
+        after=lambda: attachment.guard(attachment.start),
+    )
+    _wrap(worker, "execute_dummy_batch", after=attachment.dummy)
+    _wrap(worker, "shutdown", before=attachment.close)
+    _wrap_execute_model(worker, attachment)
+
+
+def _wrap(
+    worker: Any,
+    name: str,
+    before: Callable[[], Any] = lambda: None,
+    after: Callable[[], Any] = lambda: None,
+) -> None:
+    original = getattr(worker, name)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before()
+        result = original(*args, **kwargs)
+        after()
+        return result
+
+    setattr(worker, name, wrapped)
+
+
+def _wrap_execute_model(worker: Any, attachment: Attachment) -> None:
+    original = worker.execute_model
+
+    @functools.wraps(original)
+    def execute_model(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder = attachment.recorder
+        if recorder is None or not recorder.is_on:
+            return original(scheduled, *args, **kwargs)
+        slot = attachment.guard(recorder.begin, scheduled)
+        result = original(scheduled, *args, **kwargs)
+        attachment.guard(recorder.end, scheduled, slot)
+        return result
+
+    worker.execute_model = execute_model
+
+
+def _max_rows(config: Any) -> int:
+    """Rows of the largest forward pass: a step's tokens, or a captured graph's."""
+    sizes = getattr(config.compilation_config, "cudagraph_capture_sizes", None) or [0]
+    return max(int(config.scheduler_config.max_num_batched_tokens), *(int(size) for size in sizes))
+
+
+def _mark_compilation(config: Any, device: Any) -> None:
+    """On a CPU the taps are traced into the compiled graph, so that graph must not be taken from, or go into, the cache
+    of an engine without them. On a GPU the MoE op is opaque and the cache is shared."""
+    extra = getattr(config, "additional_config", None)
+    if device.type == "cpu" and isinstance(extra, dict):
+        extra["gatescope_recorder"] = True

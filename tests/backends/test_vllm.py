@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.backends import vllm
+from core.backends.vllm import Installed
+from core.config import Backend, ConfigError, Model
+
+MODEL = Model(id="mistralai/Mixtral-8x7B-v0.1", load_format="dummy")
+BASELINE = Backend(name="baseline", port=8001)
+ALL2ALL = Backend(
+    name="all2all",
+    tensor_parallel=1,
+    data_parallel=4,
+    expert_parallel=True,
+    moe_backend="flashinfer_cutlass",
+    all2all_backend="allgather_reducescatter",
+)
+COMMON = [
+    *("--host", "127.0.0.1", "--port", "8001"),
+    *("--served-model-name", "mistralai/Mixtral-8x7B-v0.1", "--load-format", "dummy", "--max-model-len", "4096"),
+    *("--max-num-seqs", "32", "--max-num-batched-tokens", "8192", "--seed", "7", "--no-enable-prefix-caching"),
+]
+
+
+def arguments(backend: Backend, version: str) -> list[str]:
+    return vllm.arguments(backend, MODEL, 7, Installed("python", version))
+
+
+def tail(backend: Backend, version: str) -> str:
+    """What comes behind the arguments that every backend has."""
+    words = arguments(backend, version)
+    return " ".join(words[words.index("--no-enable-prefix-caching") + 1 :])
+
+
+class TestCommandLine:
+    def test_baseline(self) -> None:
+        assert arguments(BASELINE, "0.25.1") == [*COMMON, "--tensor-parallel-size", "4", "--moe-backend", "triton"]
+
+    @pytest.mark.parametrize("version", ["0.20.2", "0.25.1", "0.30.0", "0.32.0"])
+    def test_all2all_names_both_backends(self, version: str) -> None:
+        assert tail(ALL2ALL, version) == (
+            "--tensor-parallel-size 1 --data-parallel-size 4 --enable-expert-parallel"
+            " --all2all-backend allgather_reducescatter --moe-backend flashinfer_cutlass"
+        )
+
+    @pytest.mark.parametrize("version", ["0.11.2", "0.15.1"])
+    def test_before_the_flag_flashinfer_is_asked_for_by_the_environment(self, version: str) -> None:
+        assert tail(ALL2ALL, version) == (
+            "--tensor-parallel-size 1 --data-parallel-size 4 --enable-expert-parallel"
+            " --all2all-backend allgather_reducescatter"
+        )
+        env = vllm.environment(ALL2ALL, None, Installed("python", version), {})
+        assert env["VLLM_USE_FLASHINFER_MOE_FP16"] == "1"
+        assert "VLLM_USE_FLASHINFER_MOE_FP16" not in vllm.environment(ALL2ALL, None, Installed("p", "0.25.1"), {})
+
+    def test_before_the_flag_triton_is_the_default(self) -> None:
+        assert tail(BASELINE, "0.15.1") == "--tensor-parallel-size 4"
+
+    def test_a_kernel_that_an_old_version_cannot_be_asked_for_is_refused(self) -> None:
+        backend = Backend(name="b", moe_backend="deep_gemm")
+        with pytest.raises(ConfigError, match=r"b, moe_backend: vLLM 0\.15\.1 has no --moe-backend .* got 'deep_gemm'"):
+            arguments(backend, "0.15.1")
+
+    def test_an_empty_kernel_leaves_the_flag_out_and_extra_arguments_come_last_as_they_are(self) -> None:
+        backend = Backend(
+            name="b",
+            tensor_parallel=1,
+            moe_backend="",
+            eplb=True,
+            enforce_eager=True,
+            extra_args=["--eplb-config", '{"step_interval": 100}'],
+        )
+        assert tail(backend, "0.30.0") == (
+            '--enforce-eager --tensor-parallel-size 1 --enable-eplb --eplb-config {"step_interval": 100}'
+        )
+
+
+class TestEnvironment:
+    def test_the_recorder_is_put_before_what_the_path_had(self) -> None:
+        backend = Backend(name="b", env={"PYTHONPATH": "/mine", "VLLM_CPU_KVCACHE_SPACE": "1"})
+        env = vllm.environment(backend, Path("/logs"), Installed("python", "0.25.1"), {"PYTHONPATH": "/theirs"})
+        assert env["PYTHONPATH"] == f"{vllm.RECORDER}{os.pathsep}/mine"
+        assert env["GATESCOPE_GATE_LOGS"] == "/logs"
+        assert env["VLLM_CPU_KVCACHE_SPACE"] == "1"
+        assert "VLLM_PLUGINS" not in env
+
+    def test_a_choice_of_plugins_is_added_to(self) -> None:
+        env = vllm.environment(BASELINE, Path("/logs"), Installed("p", "0.25.1"), {"VLLM_PLUGINS": "lora"})
+        assert env["VLLM_PLUGINS"] == "lora,gatescope_recorder"
+
+    def test_without_logs_nothing_is_recorded(self) -> None:
+        env = vllm.environment(BASELINE, None, Installed("p", "0.25.1"), {"PYTHONPATH": "/theirs"})
+        assert not {"GATESCOPE_GATE_LOGS", "PYTHONPATH"} & set(env)
+
+    def test_the_entry_point_names_a_function_that_is_there(self) -> None:
+        from importlib.metadata import distributions
+
+        found = [d for d in distributions(path=[str(vllm.RECORDER)]) if d.name == "gatescope-recorder"]
+        (point,) = found[0].entry_points
+        assert (point.group, point.name) == ("vllm.general_plugins", vllm.PLUGIN)
+        assert (vllm.RECORDER / f"{point.module.replace('.', '/')}.py").read_text().count(f"def {point.attr}(") == 1
+
+
+class TestFinding:
+    def test_an_interpreter_without_vllm(self) -> None:
+        assert vllm.find(sys.executable) is None
+        with pytest.raises(ConfigError, match="has no vLLM; install it there"):
+            vllm.check(BASELINE)
+
+    def test_no_such_interpreter(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no such interpreter"):
+            vllm.find(str(tmp_path / "python"))
+
+    def test_the_version_is_read_without_importing_vllm(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        package = tmp_path / "vllm"
+        (package / "entrypoints/openai").mkdir(parents=True)
+        (package / "__init__.py").write_text("raise RuntimeError('imported')")
+        (package / "_version.py").write_text("__version__ = version = '0.25.1'\n")
+        (package / "entrypoints/openai/api_server.py").touch()
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        vllm._find.cache_clear()
+        found = vllm.find(sys.executable)
+        vllm._find.cache_clear()
+        assert found == Installed(sys.executable, "0.25.1", has_module=True)
+        assert found.release == (0, 25)
+
+
+ENGINE = (
+    "(EngineCore pid=7) INFO 11-24 13:00:00 [core.py:115] Initializing a V1 LLM engine (v{version}) with config: "
+    "model='m', dtype=torch.bfloat16, tensor_parallel_size={tp}, pipeline_parallel_size=1, data_parallel_size={dp}, "
+    "quantization=None, enforce_eager=False, enable_prefix_caching=False, compilation_config={{'mode': 3, "
+    "'cudagraph_mode': <CUDAGraphMode.{graphs}: (2, 1)>}}\n"
+)
+RECORDS = "INFO [worker.py:61] gatescope recorder: records 32 layers x 8 experts, top-2, dp 0 of 1, pp 0 of 1, hook x\n"
+
+
+def log_of(folder: Path, *lines: str, version: str = "0.25.1", tp: int = 1, dp: int = 1, graphs: str = "NONE") -> Path:
+    log = folder / "server.log"
+    log.write_text(ENGINE.format(version=version, tp=tp, dp=dp, graphs=graphs) + "".join(lines))
+    return log
+
+
+class TestWhatRan:
+    def test_all2all_as_asked(self, tmp_path: Path) -> None:
+        log = log_of(
+            tmp_path,
+            "INFO [cuda_communicator.py:202] Using AgRsAll2AllManager all2all manager.\n",
+            "INFO [expert_map_manager.py:246] [EP Rank 0/4] Expert parallelism is enabled. Expert placement …\n",
+            "INFO [unquantized.py:203] Using FlashInfer CUTLASS Unquantized MoE backend out of potential backends: …\n",
+            "INFO [unquantized.py:400] Using MoEPrepareAndFinalizeNaiveDPEPModular\n",
+            "INFO [cuda.py:477] Using FLASH_ATTN attention backend out of potential backends: ['FLASH_ATTN'].\n",
+            RECORDS,
+            dp=4,
+            graphs="FULL_AND_PIECEWISE",
+        )
+        ran = vllm.ran({"version": "0.25.1"}, log)
+        assert ran == {
+            "engine": "vllm",
+            "version": "0.25.1",
+            "dtype": "bfloat16",
+            "tensor_parallel_size": "1",
+            "pipeline_parallel_size": "1",
+            "data_parallel_size": "4",
+            "quantization": "None",
+            "prefix_caching": "False",
+            "cudagraph_mode": "FULL_AND_PIECEWISE",
+            "all2all_backend": "AgRsAll2AllManager",
+            "expert_parallel_size": "4",
+            "moe_backend": "FlashInfer CUTLASS",
+            "moe_prepare_finalize": "MoEPrepareAndFinalizeNaiveDPEPModular",
+            "attention_backend": "FLASH_ATTN",
+            "recorder": "records 32 layers x 8 experts, top-2, dp 0 of 1, pp 0 of 1, hook x",
+        }
+        assert vllm.mismatches(ALL2ALL, ran) == []
+
+    def test_another_kernel_than_asked_for_is_named(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, "Using TRITON Unquantized MoE backend out of …\n", RECORDS, dp=4, graphs="FULL")
+        assert vllm.mismatches(ALL2ALL, vllm.ran({"version": "0.25.1"}, log)) == [
+            "asked for moe_backend flashinfer_cutlass, ran TRITON",
+            "asked for all2all_backend allgather_reducescatter; the server's log names no all2all manager",
+            "asked for expert_parallel_size 4, ran 1",
+        ]
+
+    def test_upstreams_mistake_is_seen_in_its_version(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, RECORDS, version="0.11.2", tp=4, graphs="NONE")
+        backend = Backend(name="b", moe_backend="flashinfer_cutlass", enforce_eager=True)
+        (sentence,) = vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log))
+        assert sentence.startswith("asked for moe_backend flashinfer_cutlass, ran TRITON")
+        with open(log, "a") as more:
+            more.write("INFO [unquantized.py] Enabling FlashInfer CUTLASS MoE for UnquantizedFusedMoEMethod\n")
+        assert vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log)) == []
+
+    def test_missing_graphs_and_a_router_that_is_not_recorded_are_told(self, tmp_path: Path) -> None:
+        log = log_of(
+            tmp_path, "Using TRITON Unquantized MoE backend\n", RECORDS, "gatescope recorder: disabled: Oops\n"
+        )
+        backend = Backend(name="b", tensor_parallel=1)
+        assert vllm.mismatches(backend, vllm.ran({"version": "0.25.1"}, log)) == [
+            "asked for CUDA graphs (enforce_eager = false), ran without any",
+            "the router is not recorded: disabled: Oops",
+        ]
+
+    def test_an_earlier_start_in_the_same_log_is_forgotten(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, "Using TRITON Unquantized MoE backend\n", tp=4)
+        with open(log, "a") as more:
+            more.write("non-default args: {}\n" + ENGINE.format(version="0.25.1", tp=2, dp=1, graphs="FULL"))
+        ran = vllm.ran({"version": "0.25.1"}, log)
+        assert (ran["tensor_parallel_size"], "moe_backend" in ran) == ("2", False)
