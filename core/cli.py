@@ -181,7 +181,21 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("--input-len", type=_at_least(0), default=0, metavar="N")
     bench.add_argument("--output-len", type=_at_least(1), default=50, metavar="N")
     bench.add_argument("--request-rate", type=_rate, default="inf", metavar="R", help='requests/s, or "inf"')
+    bench.add_argument(
+        "--arrival", choices=("poisson", "constant", "trace"), default="poisson", help="trace: timestamps"
+    )
+    bench.add_argument("--burstiness", type=_above_zero, default=1.0, metavar="B", help="1: Poisson; less: burstier")
+    bench.add_argument(
+        "--ramp-up", type=_seconds, default=0.0, metavar="S", help="seconds to the full rate or concurrency"
+    )
     bench.add_argument("--max-concurrency", type=_at_least(0), default=0, metavar="N")
+    bench.add_argument("--warmup", type=_at_least(0), default=0, metavar="N", help="requests sent first, in no figure")
+    bench.add_argument("--chat", action="store_true", help="/v1/chat/completions instead of /v1/completions")
+    bench.add_argument("--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'")
+    bench.add_argument("--extra-body", type=_json_object, default={}, metavar="JSON", help="merged in; null leaves out")
+    bench.add_argument("--slo", type=_slo, default={}, metavar="ttft_ms=500,tpot_ms=50", help="limits for goodput")
+    bench.add_argument("--load-workers", type=_workers, default="auto", metavar="N", help='client processes, or "auto"')
+    bench.add_argument("--stall-timeout", type=_above_zero, default=120.0, metavar="S", help="without a token: failed")
     bench.add_argument("--seed", type=_at_least(0), default=0)
     bench.add_argument("--result-dir", type=Path, metavar="D", help="write D/<data set index>.json")
     bench.add_argument("--json", action="store_true", help="the result as JSON on stdout")
@@ -196,10 +210,20 @@ def _bench(arguments: argparse.Namespace) -> int:
         base_url=arguments.base_url or f"http://127.0.0.1:{arguments.port}",
         model=arguments.model,
         num_prompts=arguments.num_prompts,
+        warmup_requests=arguments.warmup,
+        headers=tuple(arguments.header),
+        chat=arguments.chat,
+        extra_body=arguments.extra_body,
         input_len=arguments.input_len,
         output_len=arguments.output_len,
         request_rate=arguments.request_rate,
+        arrival=arguments.arrival,
+        burstiness=arguments.burstiness,
+        ramp_up_s=arguments.ramp_up,
         max_concurrency=arguments.max_concurrency,
+        stall_timeout_s=arguments.stall_timeout,
+        workers=arguments.load_workers,
+        slo=arguments.slo,
         seed=arguments.seed,
         result_dir=arguments.result_dir,
         json=arguments.json,
@@ -213,6 +237,52 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def _above_zero(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else _at_least(1)(text)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not (colon and name.strip().isascii() and name.strip()) or any(c in text for c in "\r\n\0"):
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _json_object(text: str) -> dict[str, object]:
+    import json
+
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return value
+
+
+def _slo(text: str) -> dict[str, float]:
+    limits = dict(part.partition("=")[::2] for part in _listed(text))
+    if not limits or not set(limits) <= {"ttft_ms", "tpot_ms", "e2e_ms"}:
+        raise argparse.ArgumentTypeError(f"expected limits such as ttft_ms=500,tpot_ms=50,e2e_ms=5000, got {text!r}")
+    return {name: _above_zero(value) for name, value in limits.items()}
 
 
 def _rate(text: str) -> float | str:

@@ -121,7 +121,15 @@ class RunDirectory:
         """requests/<label>.npz: per request its times (ns), counts and status; token stamps flattened."""
         file = self.path / run.backend / "requests" / f"{run.label}.npz"
         file.parent.mkdir(parents=True, exist_ok=True)
-        names = ("t_due_ns", "t_start_ns", "t_sent_ns", "t_done_ns", "prompt_tokens", "output_tokens")
+        names = (
+            "t_due_ns",
+            "t_start_ns",
+            "t_sent_ns",
+            "t_first_byte_ns",
+            "t_done_ns",
+            "prompt_tokens",
+            "output_tokens",
+        )
         columns: dict[str, Any] = {n: np.array([getattr(r, n) for r in records], dtype=np.int64) for n in names}
         columns["t_first_ns"] = np.array([r.stamps_ns[0] if r.stamps_ns else 0 for r in records], dtype=np.int64)
         columns["ok"] = np.array([r.ok for r in records])

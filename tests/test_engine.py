@@ -38,7 +38,7 @@ def test_a_server_that_hangs_is_started_again(experiment: Path, tmp_path: Path) 
     kill(engine, signal.SIGSTOP)
     ended: Snapshot = engine.until(lambda s: s.finished)
     assert ended.runs["baseline/001"].phase == "failed"
-    assert "stalled: no bytes for 1 s" in ended.runs["baseline/001"].reason
+    assert "stalled: no token for 1 s" in ended.runs["baseline/001"].reason
     assert ended.runs["baseline/002"].phase == "done"
     engine.wait()
 
