@@ -9,7 +9,6 @@ Processes, not threads: NumPy holds the GIL between its kernels, and at decode s
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import os
@@ -32,8 +31,6 @@ from core.builtin.weights import Floats, Ints, Shape, Weights
 
 ROW_BLOCK = 256
 """Rows an expert takes at a time: what lies between its two products stays in the core's cache."""
-
-PR_SET_PDEATHSIG = 1
 
 Number = TypeVar("Number", np.float32, np.int64)
 
@@ -255,24 +252,22 @@ class Ranks:
     def _fork(self, rank: int, shard: Shard) -> RankProcess:
         jobs_out, jobs_in = os.pipe()
         done_out, done_in = os.pipe()
-        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             # An end of a pipe left open here would keep a sibling from seeing that the parent is gone.
             for end in (jobs_in, done_out, *(e for p in self._processes for e in (p.jobs, p.done))):
                 os.close(end)
             work = partial(compute, rank=rank, shard=shard, exchange=self._exchange)
-            _run_rank(parent, jobs_out, done_in, work)
+            _run_rank(jobs_out, done_in, work)
         os.close(jobs_out)
         os.close(done_in)
         return RankProcess(rank, pid, jobs_in, done_out)
 
 
-def _run_rank(parent: int, jobs: int, done: int, work: Callable[[Job], None]) -> NoReturn:
-    """A rank's whole life. It ends when the pipe does, or when the kernel says that the parent is gone."""
+def _run_rank(jobs: int, done: int, work: Callable[[Job], None]) -> NoReturn:
+    """A rank's whole life. It ends when the pipe does: the parent has closed it, or is gone."""
     status = 1
     try:
-        die_with(parent)
         for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group: the parent answers, not a rank
             signal.signal(number, signal.SIG_IGN)
         while message := os.read(jobs, select.PIPE_BUF):
@@ -285,12 +280,3 @@ def _run_rank(parent: int, jobs: int, done: int, work: Callable[[Job], None]) ->
         traceback.print_exc()
     finally:
         os._exit(status)  # not sys.exit: the parent's cleanup is not this process's to run
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` dies (Linux; elsewhere the pipe's end must do)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
-        os._exit(1)

@@ -1,7 +1,8 @@
 """Continuous batching as in vLLM's V1 engine: which sequences take part in the next step, with how many tokens.
 
-Running sequences come first, those that decode before those still in their prompt; what is left of the step's
-tokens goes to waiting ones in order of arrival. A prompt longer than that is taken in chunks over several steps.
+Running sequences come first, in order of arrival; what is left of the step's tokens goes to waiting ones. A prompt
+longer than that is taken in chunks over several steps. Only the newest running sequence can be inside its prompt, since
+a cut prompt leaves nothing for the next: so no decode ever waits for a prefill.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Scheduler:
         """The next step; empty when idle. Moves sequences from waiting to running."""
         budget = self.max_num_batched_tokens
         step: Step = []
-        for sequence in sorted(self.running, key=_in_prompt):
+        for sequence in self.running:
             if budget:
                 step.append(Chunk(sequence, min(sequence.remaining, budget)))
                 budget -= step[-1].tokens
@@ -128,7 +129,3 @@ class Scheduler:
         sequence.slot = heapq.heappop(self._free)
         self.running.append(sequence)
         return sequence
-
-
-def _in_prompt(sequence: Sequence) -> bool:
-    return sequence.computed < len(sequence.request.prompt)

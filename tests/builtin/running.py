@@ -80,6 +80,7 @@ def server(*options: object) -> Iterator[Running]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "VLLM_API_KEY": KEY},
+        start_new_session=True,  # a process group of its own, as under a supervisor
     )
     try:
         with httpx.Client(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from .running import DEADLINE_S, Running, eventually, server
+from .running import DEADLINE_S, KEY, Running, eventually, server
 
 FOUR_RANKS = ("--data-parallel-size", 4, "--enable-expert-parallel")
 LONG: dict[str, Any] = {"prompt": "on and on", "max_tokens": 4000, "ignore_eos": True}
@@ -76,12 +77,21 @@ class TestEnd:
             assert len(ranks) == 3
             with running.stream(**LONG) as stream:
                 next(stream)
-                running.process.send_signal(number)
+                os.killpg(running.process.pid, number)  # to the ranks too, as ctrl-c does
                 *_, last = stream
             assert (last["error"]["code"], last["error"]["message"]) == (503, "The engine has stopped.")
             code, said = running.end()
             assert (code, said) == (0, f"{number.name}: stopping\n")
             assert all(is_gone(rank) for rank in ranks)
+
+    def test_a_client_that_leaves_in_the_middle_of_its_request_leaves_no_trace(self) -> None:
+        with server() as running:
+            with socket.create_connection((running.client.base_url.host, running.client.base_url.port or 0)) as half:
+                head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+                half.sendall(f'{head}Content-Length: 99\r\n\r\n{{"prompt": "a'.encode())
+            assert running.post(prompt="a", max_tokens=1).status_code == 200
+            running.process.terminate()
+            assert running.end() == (0, "SIGTERM: stopping\n")
 
     def test_a_rank_killed_in_the_middle_of_a_stream_ends_the_server(self) -> None:
         with server(*FOUR_RANKS) as running:

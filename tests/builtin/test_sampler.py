@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.builtin.engine import Delta, take
@@ -99,6 +99,7 @@ class TestEnd:
         assert ("".join(d.text for d in deltas), deltas[-1].finish_reason) == ("a EN", "stop")
 
     @given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
+    @example("cab", ["b", "ab"])
     def test_stop_strings_end_the_text_where_the_first_is_complete(self, text: str, stops: list[str]) -> None:
         sent = "".join(d.text for d in text_of(text, max_tokens=len(text) or 1, stop=tuple(stops)))
         ends = [i + 1 for i in range(len(text)) if any(text[: i + 1].endswith(stop) for stop in stops)]
