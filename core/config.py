@@ -110,7 +110,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ranks(self) -> int:
-        """GPUs (for the built-in engine, rank threads) that one server spans."""
+        """GPUs (for the built-in engine, rank processes) that one server spans."""
         return self.tensor_parallel * self.data_parallel
 
 
