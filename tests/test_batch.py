@@ -83,6 +83,7 @@ class Place:
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=err,
+                start_new_session=True,
             )
         guard = threading.Timer(LIMIT_S, process.kill)
         guard.start()
@@ -129,8 +130,11 @@ class Running:
         pytest.fail(f"it ended with {self.process.wait()} before {kind.__name__}")
 
     def end(self, number: signal.Signals) -> int:
-        """Signal gatescope alone, as a terminal's closing or `kill` would; its exit code."""
-        self.me.send_signal(number)
+        """SIGTERM and SIGKILL to gatescope alone, as `kill` does; the others to its group, as a terminal does."""
+        if number in (signal.SIGTERM, signal.SIGKILL):
+            self.me.send_signal(number)
+        else:
+            os.killpg(self.me.pid, number)
         return self.drain()
 
     def hang_up(self) -> None:
@@ -395,19 +399,26 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
 
 @pytest.mark.parametrize(
     ("number", "moment", "code"),
-    [(signal.SIGTERM, events.BackendStarting, 143), (signal.SIGHUP, events.RunStarted, 129)],
-    ids=["SIGTERM while a server starts", "SIGHUP while a run runs"],
+    [
+        (signal.SIGTERM, events.BackendStarting, 143),
+        (signal.SIGINT, events.RequestFinished, 130),
+        (signal.SIGHUP, events.RunStarted, 129),
+    ],
+    ids=["SIGTERM while a server starts", "SIGINT while requests end", "SIGHUP while a run runs"],
 )
 def test_a_signal_leaves_no_process(
     tmp_path: Path, number: signal.Signals, moment: type[events.Event], code: int
 ) -> None:
-    place = Place(tmp_path, output_len=500)
+    place = Place(tmp_path, output_len=500, max_concurrency=1)
     with place.running("--backend", "all2all") as batch:
         batch.until(moment)
         assert batch.end(number) == code
         assert not [p for p in batch.tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert is_closed(place.ports[1])
     assert set(place.phases().values()) == {"queued"}
+    said = (tmp_path / "stderr.txt").read_text()
+    assert f"stopped by {number.name}; what was done is kept" in said
+    assert "Traceback" not in said
 
 
 def test_when_gatescope_is_killed_its_servers_go_and_its_run_can_be_resumed(tmp_path: Path) -> None:
