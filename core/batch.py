@@ -39,12 +39,20 @@ class Lines:
     def __call__(self, event: AnyEvent) -> None:
         self._state = state.reduce(self._state, event)
         if self._json:
-            with contextlib.suppress(BrokenPipeError):  # a reader that has gone does not stop the runs
-                sys.stdout.write(events.encode(event).decode() + "\n")
-                sys.stdout.flush()
+            self._print(event)
         if line := sentence(event, self._state) or self._heartbeat():
             tell(printable(line))
             self._told_at = time.monotonic()
+
+    def _print(self, event: AnyEvent) -> None:
+        """Where stdout can no longer be written, the runs go on: the journal has every event."""
+        try:
+            sys.stdout.write(events.encode(event).decode() + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            self._json = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            tell(f"! stdout: {error.strerror}: events go on in events.jsonl only")
 
     def _heartbeat(self) -> str | None:
         """A sign of life in a log file, where a run or a start takes long."""

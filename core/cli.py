@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from core.imbalance import Imbalance
 
 BAD_USAGE = 2
+SIGPIPE_CODE = 128 + 13
 EXIT_CODES = "exit codes: 0 all done; 1 some run, file or item failed; 2 bad usage, config or input; 128+n by signal n"
 
 
@@ -28,16 +31,39 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
+    _open_standard_streams()
     try:
-        return command(arguments)
+        arguments = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # of stdout, as a rule: commands name the files that they cannot write
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):  # its reader has left (`| head`): end as the signal would
+            return SIGPIPE_CODE
+        print(f"gatescope: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if type(error).__name__ not in ("ConfigError", "DatasetError"):
             raise
         return _refuse(str(error))
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed one (`2>&-`), the null device takes its place: else the next file that is opened gets
+    its number, and the talk goes into that file. What stdout cannot encode is escaped, not an error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

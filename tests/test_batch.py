@@ -360,6 +360,15 @@ def test_a_reader_of_the_events_may_go_away(place: Place) -> None:
     assert place.phases() == {"baseline/001": "done"}
 
 
+def test_closed_standard_streams_are_not_mistaken_for_files(place: Place) -> None:
+    """Else the journal, or the lock, is given stderr's number, and the talk goes into it."""
+    command = [*GATESCOPE, "--batch", "--json", "--only", "001", "--backend", "baseline", "--out", "made"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=place.folder, timeout=LIMIT_S)
+    assert done.returncode == 0
+    assert (place.made / ".lock").read_text().strip().isdigit()
+    assert place.phases() == {"baseline/001": "done"}
+
+
 # --- signals and resume --------------------------------------------------------------------------------------------
 
 

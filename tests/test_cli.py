@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +91,31 @@ class TestUsage:
         assert answer.err.endswith("--help\n")
         assert len(answer.err.splitlines()) == 1
         assert not list(tmp_path.iterdir())
+
+
+class TestStandardOutput:
+    COMMAND = (sys.executable, "-m", "core.cli", "predict", "--json", *map(str, sorted(SHIPPED.glob("00*.jsonl"))))
+
+    def test_whose_reader_leaves_ends_the_command_as_the_signal_would(self) -> None:
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        with open(write_end, "wb") as out:
+            done = subprocess.run(self.COMMAND, stdout=out, stderr=subprocess.PIPE, timeout=60)
+        assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_on_a_full_disk_is_said_in_one_line(self) -> None:
+        with open("/dev/full", "wb") as out:
+            done = subprocess.run(self.COMMAND, stdout=out, stderr=subprocess.PIPE, timeout=60)
+        assert (done.returncode, done.stderr) == (1, b"gatescope: [Errno 28] No space left on device\n")
+
+    def test_that_cannot_show_a_character_gets_it_escaped(self, tmp_path: Path) -> None:
+        file = tmp_path / "żółć.jsonl"
+        file.write_bytes(min(SHIPPED.glob("001_*.jsonl")).read_bytes())
+        env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run([*self.COMMAND[:4], file.name], cwd=tmp_path, env=env, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"\\u017c\\xf3\\u0142\\u0107.jsonl" in done.stdout
 
 
 class TestGenerate:
