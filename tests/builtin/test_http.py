@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -16,8 +17,8 @@ from core.builtin.weights import Shape, Weights
 from .reference import greedy
 from .running import KEY, Running, eventually, server
 
-MAX_MODEL_LEN, MAX_NUM_SEQS = 256, 4
-FOREVER: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True}
+MAX_MODEL_LEN, MAX_NUM_SEQS = 1024, 4
+FOREVER: dict[str, Any] = {"max_tokens": 1000, "ignore_eos": True}
 USAGE_ALWAYS = {"include_usage": True, "continuous_usage_stats": True}
 
 
@@ -127,9 +128,9 @@ class TestChat:
         assert answer["usage"] == usage(20, 2)  # the parts joined by a line break
 
     def test_without_a_limit_it_fills_the_context(self, running: Running) -> None:
-        asked = {"messages": [{"role": "user", "content": "x" * 200}], "ignore_eos": True}
+        asked = {"messages": [{"role": "user", "content": "x" * 968}], "ignore_eos": True}
         answer = running.client.post("/v1/chat/completions", json=asked).json()
-        assert answer["usage"] == usage(217, MAX_MODEL_LEN - 217)
+        assert answer["usage"] == usage(985, MAX_MODEL_LEN - 985)
 
 
 class TestOtherRoutes:
@@ -150,7 +151,7 @@ class TestOtherRoutes:
     def test_tokenize_gives_the_tokens_of_a_prompt(self, running: Running) -> None:
         asked = {"model": "builtin", "prompt": "hé"}
         answer = running.client.post("/tokenize", json={**asked, "add_special_tokens": False}).json()
-        assert answer == {"count": 3, "max_model_len": 256, "tokens": [0x68, 0xC3, 0xA9], "token_strs": None}
+        assert answer == {"count": 3, "max_model_len": MAX_MODEL_LEN, "tokens": [0x68, 0xC3, 0xA9], "token_strs": None}
         assert running.client.post("/tokenize", json=asked).json()["tokens"] == [BOS, 0x68, 0xC3, 0xA9]
 
     def test_metrics_count_under_vllms_names(self, running: Running) -> None:
@@ -183,7 +184,7 @@ class TestRefusals:
             (b'{"prompt": "a", "n": 2}', "$.n"),
             (b'{"prompt": []}', "empty"),
             (b'{"prompt": [1, 258]}', "258"),
-            (b'{"prompt": "a", "max_tokens": 255}', "maximum context length is 256"),
+            (b'{"prompt": "a", "max_tokens": 1023}', "maximum context length is 1024"),
         ],
     )
     def test_a_request_that_cannot_be_done(self, running: Running, body: bytes, said: str) -> None:
@@ -225,15 +226,14 @@ class TestClientsThatLeave:
         eventually(lambda: running.metric("num_requests_running") == 0)
 
     def test_a_request_that_still_waits_can_be_left(self, running: Running) -> None:
-        """All slots are taken: the next one waits, leaves, and is forgotten; the others go on to their end."""
+        """All slots are taken: the next one waits, leaves, and is forgotten; the others go on."""
         aborted = running.metric("request_success_total", finished_reason="abort")
-        asked = {"prompt": "w" * 50, **FOREVER}
-        with ThreadPoolExecutor(MAX_NUM_SEQS) as pool:
-            taken = [pool.submit(running.post, **asked) for _ in range(MAX_NUM_SEQS)]
-            eventually(lambda: running.metric("num_requests_running") == MAX_NUM_SEQS)
-            with running.stream(**asked):
+        with ExitStack() as stack:
+            streams = [stack.enter_context(running.stream(prompt="w", **FOREVER)) for _ in range(MAX_NUM_SEQS)]
+            with running.stream(prompt="late", **FOREVER):
                 eventually(lambda: running.metric("num_requests_waiting") == 1)
-            answers = [future.result().json() for future in taken]
-        assert [answer["usage"] for answer in answers] == [usage(51, 200)] * MAX_NUM_SEQS
-        eventually(lambda: running.metric("request_success_total", finished_reason="abort") == aborted + 1)
-        assert running.metric("num_requests_waiting") == 0
+            eventually(lambda: running.metric("num_requests_waiting") == 0)
+            assert running.metric("num_requests_running") == MAX_NUM_SEQS
+            assert running.metric("request_success_total", finished_reason="abort") == aborted + 1
+            assert [next(stream)["choices"][0]["finish_reason"] for stream in streams] == [None] * MAX_NUM_SEQS
+        eventually(lambda: running.metric("request_success_total", finished_reason="abort") == aborted + 5)
