@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_imbalance(commands)
     _add_plot(commands)
+    doctor = commands.add_parser("doctor", help="what is here, what stands in the way, and the fix for each problem")
+    doctor.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
+    doctor.set_defaults(command=_doctor)
     init = commands.add_parser("init", help="write experiments.toml and the data sets into this directory")
     init.set_defaults(command=_init)
     return parser
@@ -152,6 +155,12 @@ def _attach(arguments: argparse.Namespace) -> int:
     from tui import app
 
     return app.attach(arguments.run_dir, ascii=arguments.ascii)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from core import doctor
+
+    return doctor.run(arguments.config)
 
 
 def _init(arguments: argparse.Namespace) -> int:

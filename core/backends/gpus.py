@@ -1,18 +1,20 @@
-"""Memory of the machine's GPUs, asked of NVIDIA's driver. Without one there are none."""
+"""Memory of the machine's GPUs, as nvidia-smi tells it. Without one there are none."""
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SLACK_BYTES = 512 << 20  # a driver keeps some for itself
+SLACK_MIB = 512  # a driver keeps some for itself
 POLL_S = 0.2
+QUERY = ["nvidia-smi", "--query-gpu=name,memory.used,memory.total", "--format=csv,noheader,nounits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """Bytes."""
+    """Memory in MiB."""
 
     name: str
     used: int
@@ -21,16 +23,12 @@ class Gpu:
 
 def seen() -> list[Gpu]:
     """Every GPU that the driver shows."""
-    import pynvml
-
     try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
-        memory = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
-        names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
-    except (pynvml.NVMLError, OSError):
+        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=10, check=True)
+        rows = [line.rsplit(", ", 2) for line in done.stdout.splitlines()]
+        return [Gpu(name, int(used), int(total)) for name, used, total in rows]
+    except (OSError, subprocess.SubprocessError, ValueError):
         return []
-    return [Gpu(str(n), int(m.used), int(m.total)) for n, m in zip(names, memory, strict=True)]
 
 
 def wait_free(before: Sequence[Gpu], timeout_s: float = 30.0) -> bool:
@@ -39,10 +37,7 @@ def wait_free(before: Sequence[Gpu], timeout_s: float = 30.0) -> bool:
     A process is gone before the driver has taken its memory back, and the next server would find it missing.
     """
     deadline = time.monotonic() + timeout_s
-    while before:
-        now = seen()
-        if all(gpu.used <= then.used + SLACK_BYTES for gpu, then in zip(now, before, strict=False)):
-            return True
+    while any(now.used > then.used + SLACK_MIB for now, then in zip(seen(), before, strict=False)):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from core.backends import gpus, serverlog
+from core.backends import gpus, serverlog, supervise
 from core.backends.gpus import Gpu
 from core.config import ConfigError
 
@@ -129,7 +129,7 @@ def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, 
     log_start = log.stat().st_size if log.is_file() else 0
     read_end, write_end = os.pipe()
     # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the library of that name).
-    supervisor = [sys.executable, "-P", "-m", "core.backends.supervise", str(read_end), *command]
+    supervisor = [sys.executable, "-P", supervise.__file__, str(read_end), *command]
     with open(log, "ab") as out:
         process = subprocess.Popen(
             supervisor,

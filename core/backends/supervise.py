@@ -1,8 +1,9 @@
 """A supervisor process between gatescope and a server: when gatescope goes, however it goes, the server's tree goes.
 
-Run as `python -m core.backends.supervise FD COMMAND…`. FD is the read end of a pipe whose write end only gatescope
-holds: end of file means that gatescope is gone. The supervisor is a child subreaper (Linux), so that workers which
-make sessions of their own, or lose their parent, still are its descendants. Standard library and psutil only.
+Run as `python supervise.py FD COMMAND…`, by its path: the interpreter need not find our packages. FD is the read end of
+a pipe whose write end only gatescope holds: end of file means that gatescope is gone. The supervisor is a child
+subreaper (Linux), so that workers which make sessions of their own, or lose their parent, still are its descendants.
+Standard library and psutil only.
 """
 
 from __future__ import annotations

@@ -28,7 +28,11 @@ place = pathlib.Path(spec.submodule_search_locations[0]) if spec and spec.submod
 text = (place / "_version.py").read_text() if place else ""
 found = re.search(r"__version__ = (?:version = )?['\\"]([^'\\"]+)", text)
 module = bool(place) and (place / "entrypoints/openai/api_server.py").exists()
-print(json.dumps({"version": found.group(1) if found else "", "module": module}))
+moe = place / "model_executor/layers/fused_moe" if place else pathlib.Path("/nowhere")
+sources = [(moe / name).read_text() for name in ("router/base_router.py", "layer.py") if (moe / name).exists()]
+hooks = ("set_capture_fn", "_compute_routing", "select_experts")
+hook = next((name for name in hooks if any("def " + name in text for text in sources)), "")
+print(json.dumps({"version": found.group(1) if found else "", "has_module": module, "hook": hook}))
 """
 
 
@@ -39,6 +43,7 @@ class Installed:
     python: str
     version: str
     has_module: bool = True  # `python -m vllm.entrypoints.openai.api_server`; else `vllm serve`'s own module
+    hook: str = ""  # how its routers are tapped
 
     @property
     def release(self) -> tuple[int, int]:
@@ -65,7 +70,7 @@ def _find(python: str) -> Installed | None:
         raise ConfigError(f"{python}: no such interpreter; python in [[backends]] names one that has vLLM") from None
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise ConfigError(f"{python}: not a working Python interpreter: {error}") from None
-    return Installed(python, told["version"], told["module"]) if told["version"] else None
+    return Installed(python, **told) if told["version"] else None
 
 
 def _safe_path() -> dict[str, str]:

@@ -122,11 +122,13 @@ class TestFinding:
         (package / "__init__.py").write_text("raise RuntimeError('imported')")
         (package / "_version.py").write_text("__version__ = version = '0.25.1'\n")
         (package / "entrypoints/openai/api_server.py").touch()
+        (package / "model_executor/layers/fused_moe/router").mkdir(parents=True)
+        (package / "model_executor/layers/fused_moe/router/base_router.py").write_text("def _compute_routing(")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         vllm._find.cache_clear()
         found = vllm.find(sys.executable)
         vllm._find.cache_clear()
-        assert found == Installed(sys.executable, "0.25.1", has_module=True)
+        assert found == Installed(sys.executable, "0.25.1", has_module=True, hook="_compute_routing")
         assert found.release == (0, 25)
 
 

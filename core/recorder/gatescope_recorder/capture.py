@@ -43,9 +43,9 @@ class Capture:
         return capture
 
     def _note_rows(self, rows: int) -> None:
-        from vllm.forward_context import get_forward_context
+        from vllm.forward_context import get_forward_context, is_forward_context_available
 
-        metadata = getattr(get_forward_context(), "dp_metadata", None)
+        metadata = get_forward_context().dp_metadata if is_forward_context_available() else None
         across = getattr(metadata, "num_tokens_across_dp_cpu", None)
         if across is not None and len(self.rows) < 4096:
             self.rows.append((rows, across.tolist()))

@@ -126,6 +126,8 @@ class Recorder:
                 torch.cuda.set_device(self._device)
             rest = 0.0
             while not self._stop.wait(POLL_S):
+                if self.capture.error:
+                    raise RuntimeError(f"a tap failed: {self.capture.error}")
                 rest = 0.0 if self._drain() else rest + POLL_S
                 if rest >= FLUSH_IDLE_S:
                     self._writer.flush()
@@ -163,8 +165,6 @@ class Recorder:
     def _note(self) -> None:
         """Keep the file beside the log up to date, and say it once where sums are wrong."""
         notes = self._writer.notes
-        if self.capture.error and "disabled" not in notes:
-            raise RuntimeError(f"a tap failed: {self.capture.error}")
         if self._writer.violations and "warned" not in notes:
             notes["warned"] = True
             log.error(

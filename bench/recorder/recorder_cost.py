@@ -1,0 +1,269 @@
+"""What recording the router costs: TPOT and tok/s of servers with and without the recorder, alternated.
+
+    PYTHONPATH=. python bench/recorder/recorder_cost.py --model FOLDER --out DIR [--variants off,on,control,naive]
+
+Variants, each a server of its own, started in the order given (name one twice to start it twice):
+
+    off       vLLM as it is                          on      with gatescope's recorder
+    control   off again: what two equal servers differ by
+    eager     off, without CUDA graphs               naive   eager, with logging as it is usually added by hand
+
+Each server gets one unmeasured and `--rounds` measured rounds of `--requests` prompts at once; the same rounds for all.
+Needs the packages of vLLM's own environment only, so it can run there. Results go to DIR/recorder_cost.json after each
+server; a server that would not fit into `--budget-s` any more is not started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from core import gatelog, metrics
+from core.backends import gpus, vllm
+from core.backends import server as servers
+from core.backends.server import Server
+from core.config import Backend, Model
+from core.dataset import Prompt
+from core.load import client
+from core.load.client import Load
+
+NAIVE = Path(__file__).parent / "naive"
+ROOT = Path(__file__).parents[2]
+VARIANTS = ("off", "on", "control", "eager", "naive")
+LETTERS = "etaoinshrdlu"
+
+
+def main() -> int:
+    """Run the servers one after the other, print the table; 1 where a server failed."""
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    began, results, failed = time.monotonic(), [], 0
+    for place, variant in enumerate(options.variants):
+        longest = max((r["server_s"] for r in results), default=0.0)
+        if time.monotonic() - began + longest > options.budget_s:
+            _tell(f"{variant}: not started, {options.budget_s} s would be passed")
+            continue
+        _tell(f"{variant}: starting")
+        try:
+            results.append(asyncio.run(_measured(options, variant, options.out / f"{place}-{variant}")))
+        except servers.ServerError as error:
+            failed += 1
+            _tell(f"{variant}: {error}", *error.log_tail)
+        _write(options, results)
+    print(_table(results))
+    return 1 if failed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--python", default=sys.executable, help="interpreter of the vLLM environment (this one)")
+    add("--model", required=True, help="a folder with config.json and a tokenizer")
+    add("--load-format", default="auto", help='"dummy": random weights')
+    add("--tp", type=int, default=1)
+    add("--variants", type=_variants, default=["off", "on", "control", "naive"])
+    add("--rounds", type=int, default=5)
+    add("--requests", type=int, default=32, help="prompts of a round, all in flight at once")
+    add("--input-words", type=int, default=96)
+    add("--output-len", type=int, default=128)
+    add("--max-model-len", type=int, default=2048)
+    add("--moe-backend", default="", help='"": left out')
+    add("--extra-arg", action="append", default=[], help="for the server, as it is; write --extra-arg=--flag")
+    add("--env", action="append", default=[], metavar="KEY=VALUE")
+    add("--start-s", type=float, default=400.0, help="longest wait for a server")
+    add("--budget-s", type=float, default=540.0, help="start no server that would end later")
+    add("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def _variants(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(VARIANTS):
+        raise argparse.ArgumentTypeError(f"unknown {sorted(unknown)}; known: {', '.join(VARIANTS)}")
+    return names
+
+
+async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> dict[str, Any]:
+    """Start the variant's server, send its rounds, stop it; all that was seen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    backend, logs = _backend(options, variant, folder)
+    model = Model(id=options.model, max_model_len=options.max_model_len, load_format=options.load_format)
+    launch = vllm.launch(backend, model, logs, 0)
+    server = servers.start(
+        variant, launch.command, port=backend.port, api_key="bench", log=folder / "server.log", env=launch.env
+    )
+    try:
+        ready_s = await server.wait_ready(options.start_s, lambda phase: _tell(f"{variant}: {phase}"))
+        ran = vllm.ran(await server.version(), server.log)
+        _tell(f"{variant}: ready after {ready_s:.0f} s")
+        rounds = [await _round(options, server, number) for number in range(options.rounds + 1)]
+        if logs:
+            await _wait_for(logs, sum(row["tokens"] for row in rounds))
+    finally:
+        server.stop()
+    return {
+        "variant": variant,
+        "command": launch.command,
+        "ran": ran,
+        "ready_s": ready_s,
+        "server_s": time.monotonic() - began,
+        "unmeasured": rounds[0],
+        "rounds": rounds[1:],
+        "gate_log": _logged(logs) if logs else None,
+    }
+
+
+def _backend(options: argparse.Namespace, variant: str, folder: Path) -> tuple[Backend, Path | None]:
+    env = {"PYTHONPATH": _path_without_us(), **dict(pair.split("=", 1) for pair in options.env)}
+    if variant == "naive":
+        path = filter(None, [str(NAIVE), env["PYTHONPATH"]])
+        env |= {"NAIVE_GATE_LOGS": str(folder / "naive_logs"), "PYTHONPATH": os.pathsep.join(path)}
+    backend = Backend(
+        name=variant,
+        port=_free_port(),
+        tensor_parallel=options.tp,
+        max_num_batched_tokens=max(2048, options.max_model_len),
+        max_num_seqs=options.requests,
+        moe_backend=options.moe_backend,
+        enforce_eager=variant in ("eager", "naive"),
+        python=options.python,
+        extra_args=options.extra_arg,
+        env=env,
+    )
+    if variant != "on":
+        return backend, None
+    logs = (folder / "gate_logs").resolve()
+    logs.mkdir()
+    return backend, logs
+
+
+def _path_without_us() -> str:
+    """vLLM is to find what it would find without us; our folder is on the path for the load workers."""
+    ours = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(entry for entry in ours if entry and Path(entry).resolve() != ROOT.resolve())
+
+
+async def _round(options: argparse.Namespace, server: Server, number: int) -> dict[str, float]:
+    """One batch of prompts, the same for every variant."""
+    draw = random.Random(number)
+    prompts = tuple(Prompt(id=str(n), text=_text(draw, options.input_words)) for n in range(options.requests))
+    load = Load(
+        base_url=server.base_url,
+        model=options.model,
+        label=f"{number:03d}",
+        prompts=prompts,
+        api_key=server.api_key,
+        output_len=options.output_len,
+        workers=1,
+    )
+    figures = metrics.summarise(await client.run(load))
+    if figures.completed < options.requests:
+        raise servers.ServerError(f"{options.requests - figures.completed} requests failed", server.log_tail())
+    assert figures.median_tpot_ms is not None
+    assert figures.median_ttft_ms is not None
+    return {
+        "tpot_ms": figures.median_tpot_ms,
+        "ttft_ms": figures.median_ttft_ms,
+        "output_tok_s": figures.output_throughput,
+        "tokens": figures.total_input_tokens + figures.total_output_tokens - figures.completed,
+    }
+
+
+def _text(draw: random.Random, words: int) -> str:
+    return " ".join("".join(draw.choices(LETTERS, k=draw.randint(2, 9))) for _ in range(words))
+
+
+async def _wait_for(logs: Path, tokens: float) -> None:
+    """The writer is a moment behind the server's answers, and vLLM kills its workers when it is stopped."""
+    deadline = time.monotonic() + 10.0
+    while gatelog.read_folder(logs).tokens.sum() < tokens and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+
+
+def _logged(folder: Path) -> dict[str, Any]:
+    """What the recorder wrote: enough to see that it recorded everything."""
+    log = gatelog.read_folder(folder)
+    decode = log.columns["prefill_tokens"] == 0
+    return {
+        "steps": len(log.tokens),
+        "tokens": int(log.tokens.sum()),
+        "exact_steps": int((log.loads.sum(axis=2) == log.top_k * log.tokens[:, None]).all(axis=1).sum()),
+        "median_decode_step_ms": statistics.median((log.columns["duration_ns"][decode] / 1e6).tolist()),
+        "problems": gatelog.problems(folder),
+        "bytes": sum(path.stat().st_size for path in folder.glob("*.gatelog")),
+    }
+
+
+def _write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    about = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "gpus": [gpu.name for gpu in gpus.seen()],
+        "cpus": os.cpu_count(),
+        "comparison": _comparison(results),
+        "servers": results,
+    }
+    (options.out / "recorder_cost.json").write_text(json.dumps(about, indent=1, default=str) + "\n")
+
+
+def _comparison(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per variant: medians over all its rounds, their spread, and the change of the medians against `off`."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant in dict.fromkeys(r["variant"] for r in results):
+        mine = [r for r in results if r["variant"] == variant]
+        entry: dict[str, Any] = {"servers": len(mine)}
+        for key in ("tpot_ms", "ttft_ms", "output_tok_s"):
+            values = [row[key] for r in mine for row in r["rounds"]]
+            entry[key] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+            entry[key]["server_medians"] = [statistics.median(row[key] for row in r["rounds"]) for r in mine]
+        found[variant] = entry
+    for entry in found.values():
+        if "off" in found:
+            for key in ("tpot_ms", "output_tok_s"):
+                entry[key]["vs_off"] = entry[key]["median"] / found["off"][key]["median"] - 1
+    return found
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    lines = [f"{'variant':<9}{'servers':>8}{'TPOT ms':>10}{'min – max':>17}{'vs off':>9}{'tok/s':>10}{'vs off':>9}"]
+    for variant, entry in _comparison(results).items():
+        tpot, rate = entry["tpot_ms"], entry["output_tok_s"]
+        lines.append(
+            f"{variant:<9}{entry['servers']:>8}{tpot['median']:>10.3f}{tpot['min']:>8.3f} –{tpot['max']:>7.3f}"
+            f"{_change(tpot):>9}{rate['median']:>10.1f}{_change(rate):>9}"
+        )
+    for result in results:
+        if logged := result["gate_log"]:
+            sent = sum(row["tokens"] for row in [result["unmeasured"], *result["rounds"]])
+            lines.append(
+                f"recorded {logged['tokens']} of {sent} tokens in {logged['steps']} steps, {logged['exact_steps']} of"
+                f" them exact; problems: {'; '.join(logged['problems']) or 'none'}"
+            )
+    return "\n".join(lines)
+
+
+def _change(figure: dict[str, Any]) -> str:
+    return f"{figure['vs_off']:+.1%}" if "vs_off" in figure else "–"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _tell(*lines: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} " + "\n    ".join(lines), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
