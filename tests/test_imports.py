@@ -68,7 +68,7 @@ def test_a_mistake_is_told_without_what_the_work_needs(arguments: list[str]) -> 
 
 @pytest.mark.parametrize("file", sources("core/recorder"), ids=module)
 def test_the_recorder_needs_only_what_every_vllm_environment_has(file: Path) -> None:
-    allowed = {"gatescope_recorder", "numpy", "torch", "vllm", "zstandard", *sys.stdlib_module_names}
+    allowed = {"gatescope_recorder", "numpy", "torch", "triton", "vllm", "zstandard", *sys.stdlib_module_names}
     assert imported_by(file) <= allowed
 
 
