@@ -14,7 +14,7 @@ import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
 Engine = Literal["auto", "vllm", "builtin"]
-Rate = Annotated[float, msgspec.Meta(gt=0)] | Literal["inf"]
+Rate = Annotated[float, msgspec.Meta(ge=1e-6)] | Literal["inf"]
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
 Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
@@ -26,7 +26,7 @@ Workers = Positive | Literal["auto"]
 
 EXPECTED: dict[Any, str] = {
     Name: "at most 80 letters, digits, '.', '_' and '-', starting with a letter or digit",
-    Rate: 'a number of requests per second above 0, or "inf"',
+    Rate: 'a number of requests per second, at least 0.000001, or "inf"',
     Workers: 'a whole number above 0, or "auto"',
     str | list[str]: "a glob, or a list of globs",
 }
@@ -50,9 +50,6 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def limits(self) -> dict[str, float]:
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
-
-
-EXPECTED[Slo] = "limits in ms above 0, by the names ttft_ms, tpot_ms and e2e_ms"
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,9 +128,9 @@ TITLES = {"experiment": "[experiment]", "model": "[model]", "backends": "[[backe
 def load(path: Path) -> Config:
     """Read and check one experiments.toml. ConfigError names the first mistake."""
     raw = _toml(path)
-    _known(path, "the top level", "table", raw, list(TABLES))
-    experiment = _table(path, "[experiment]", raw.get("experiment", {}), Experiment)
-    model = _table(path, "[model]", raw.get("model", {}), Model)
+    _known(f"{path}: the top level", "table", raw, list(TABLES))
+    experiment = _table(f"{path}: [experiment]", raw.get("experiment", {}), Experiment)
+    model = _table(f"{path}: [model]", raw.get("model", {}), Model)
     _check_lengths(path, experiment, model)
     backends = _backends(path, raw.get("backends"))
     datasets = _datasets(path, experiment.datasets)
@@ -178,35 +175,35 @@ def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
         raise ConfigError(f"{path}: [[backends]]: expected at least one [[backends]] table (in double brackets)")
     backends: list[Backend] = []
     for number, entry in enumerate(raw, 1):
-        table = f"[[backends]] number {number}"
-        backend = _table(path, table, entry, Backend)
+        where = f"{path}: [[backends]] number {number}"
+        backend = _table(where, entry, Backend)
         if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
-            raise ConfigError(
-                f"{path}: {table}, name: expected a name of its own, {backend.name!r} is taken; rename it"
-            )
+            raise ConfigError(f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it")
         if backend.max_num_batched_tokens < backend.max_num_seqs:
             raise ConfigError(
-                f"{path}: {table}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
+                f"{where}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
                 f" since a running request takes a token of every step, got {backend.max_num_batched_tokens}"
             )
         backends.append(backend)
     return tuple(backends)
 
 
-def _table(path: Path, table: str, raw: Any, kind: type[T]) -> T:
+def _table(where: str, raw: Any, kind: type[T]) -> T:
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: {table}: expected a table, got {_shown(raw)}")
+        raise ConfigError(f"{where}: expected a table, got {_shown(raw)}")
     hints = get_type_hints(kind, include_extras=True)
-    _known(path, table, "key", raw, list(hints))
-    values = {key: _value(f"{path}: {table}, {key}", raw[key], hints[key]) for key in raw}
+    _known(where, "key", raw, list(hints))
+    values = {key: _value(f"{where}, {key}", raw[key], hints[key]) for key in raw}
     missing = [f.name for f in msgspec.structs.fields(kind) if f.required and f.name not in values]
     if missing:
-        raise ConfigError(f"{path}: {table}, {missing[0]}: expected a value, the key is missing")
+        raise ConfigError(f"{where}, {missing[0]}: expected a value, the key is missing")
     return kind(**values)
 
 
 def _value(where: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`. A mistake inside a list or a table is named at its own place."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _table(where, value, kind)
     if isinstance(value, dict) and get_origin(kind) is dict:
         return {name: _variable(where, name, item) for name, item in value.items()}
     if isinstance(value, list) and list[str] in (kind, *get_args(kind)):
@@ -237,10 +234,10 @@ def _expected(kind: Any, said: str) -> str:
     return f"{TYPES.get(name, 'a table')} {limits}".rstrip()
 
 
-def _known(path: Path, table: str, noun: str, raw: dict[str, Any], names: list[str]) -> None:
+def _known(where: str, noun: str, raw: dict[str, Any], names: list[str]) -> None:
     for key in raw:
         if key not in names:
-            raise ConfigError(f"{path}: {table}, {_plain(key)}: unknown {noun}; {_hint(key, names)}")
+            raise ConfigError(f"{where}, {_plain(key)}: unknown {noun}; {_hint(key, names)}")
 
 
 def _hint(key: str, names: list[str]) -> str:

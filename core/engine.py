@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from core import control, events, plan
 from core.backends import server as servers
 from core.backends.launch import Launch, Launcher
@@ -26,7 +28,7 @@ from core.events import AnyEvent
 from core.gatelog import ServerLog
 from core.imbalance import WARMUP
 from core.load import client
-from core.load.client import Load
+from core.load.client import Load, LoadError
 from core.measurement import Measurement, RunError, Target, predicted
 from core.plan import Run
 from core.store import RunDirectory
@@ -242,7 +244,11 @@ class Engine:
         prompts = self._dataset(self._queue[0]).prompts
         count = self.config.experiment.warmup_requests
         warmup = Dataset(WARMUP, Path(), tuple(prompts[i % len(prompts)] for i in range(count)))
-        records = await client.run(self._load(serving, warmup, WARMUP, count))
+        try:
+            records = await client.run(self._load(serving, warmup, WARMUP, count))
+        except (LoadError, httpx.HTTPError) as error:
+            reason = f"server {serving.backend.name}: no warm-up was sent: {type(error).__name__}: {error}"
+            raise ServerError(reason, serving.server.log_tail()) from None
         # HTTP 400: the server does not take this prompt (a longer one than max_model_len). Its run will say so.
         if all(r.error and not r.error.startswith("HTTP 400") for r in records):
             reason = f"server {serving.backend.name}: every warm-up request failed: {records[0].error}"

@@ -18,7 +18,7 @@ from core.events import AnyEvent, Latency, RunFigures
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.imbalance import Imbalance
 from core.load import client
-from core.load.client import Load
+from core.load.client import Load, LoadError
 from core.load.record import Progress
 from core.metrics import Metrics, RequestRecord
 from core.plan import Run
@@ -68,6 +68,8 @@ class Measurement:
         watch = asyncio.create_task(self._watch())
         try:
             self.records = await client.run(self.load, self._on_done, self._on_progress)
+        except (LoadError, httpx.HTTPError) as error:
+            raise RunError(f"nothing was sent: {type(error).__name__}: {error}") from None
         finally:
             watch.cancel()
         self.directory.write_requests(self.run, self.records)

@@ -47,7 +47,20 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
         for repeat in range(1, config.experiment.repeats + 1)
         for index in _order(config, list(paths), repeat)
     ]
-    return Plan(read_datasets(paths), tuple(runs))
+    datasets = read_datasets(paths)
+    if config.experiment.arrival == "trace":
+        _check_timestamps(config, datasets)
+    return Plan(datasets, tuple(runs))
+
+
+def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
+    for data in datasets.values():
+        bare = [p.id for p in data.prompts[: config.experiment.num_prompts] if p.timestamp is None]
+        if bare:
+            raise ConfigError(
+                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since arrival is "trace";'
+                ' give every prompt one, or take arrival "poisson"'
+            )
 
 
 def label(index: str, repeat: int) -> str:

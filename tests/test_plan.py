@@ -93,6 +93,15 @@ def test_an_unknown_index_or_backend_is_refused_with_the_nearest(tmp_path: Path)
         plan.make(known, backends=["x"])
 
 
+def test_a_trace_needs_a_timestamp_in_every_prompt_that_is_sent(tmp_path: Path) -> None:
+    known = loaded(tmp_path, 'arrival = "trace"\nnum_prompts = 1', names=("001_0.1",))
+    with pytest.raises(ConfigError, match=r"001_0\.1\.jsonl: prompt 'a': expected a \"timestamp\" in seconds"):
+        plan.make(known)
+    timed = '{"id": "a", "text": "hello", "timestamp": 1.5}\n{"id": "b", "text": "not sent"}\n'
+    (tmp_path / "001_0.1.jsonl").write_text(timed)
+    assert plan.make(known).datasets["001"].prompts[0].timestamp == 1.5
+
+
 def test_a_bad_data_set_stops_the_plan_unless_it_is_not_wanted(tmp_path: Path) -> None:
     known = loaded(tmp_path)
     (tmp_path / "002_0.2.jsonl").write_text("{}\n")
