@@ -181,11 +181,11 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     serve.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     serve.add_argument("--engine", choices=("auto", "vllm", "builtin"))
     serve.add_argument("--model")
-    serve.add_argument("--port", type=int, metavar="P")
-    serve.add_argument("--batch-tokens", type=int, metavar="N", help="max_num_batched_tokens")
-    serve.add_argument("--max-seqs", type=int, metavar="N", help="max_num_seqs")
-    serve.add_argument("--max-model-len", type=int, metavar="N")
-    serve.add_argument("--ep-size", type=int, metavar="N", help="ranks: tensor or expert parallel size")
+    serve.add_argument("--port", type=_port, metavar="P")
+    serve.add_argument("--batch-tokens", type=_at_least(1), metavar="N", help="max_num_batched_tokens")
+    serve.add_argument("--max-seqs", type=_at_least(1), metavar="N", help="max_num_seqs")
+    serve.add_argument("--max-model-len", type=_at_least(1), metavar="N")
+    serve.add_argument("--ep-size", type=_at_least(1), metavar="N", help="ranks: tensor or expert parallel size")
     serve.set_defaults(command=_serve)
 
 
@@ -210,7 +210,7 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("dataset", type=Path, metavar="DATASET")
     where = bench.add_mutually_exclusive_group(required=True)
     where.add_argument("--base-url", metavar="URL")
-    where.add_argument("--port", type=int, metavar="P", help="of a server on this machine")
+    where.add_argument("--port", type=_port, metavar="P", help="of a server on this machine")
     bench.add_argument("--model", help="default: the first that /v1/models lists")
     bench.add_argument("--num-prompts", type=_at_least(1), default=30, metavar="N")
     bench.add_argument("--input-len", type=_at_least(0), default=0, metavar="N")
@@ -272,6 +272,12 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a port, 1 to 65535, got {text!r}")
+    return int(text)
 
 
 def _above_zero(text: str) -> float:

@@ -179,13 +179,18 @@ def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
         backend = _table(where, entry, Backend)
         if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
             raise ConfigError(f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it")
-        if backend.max_num_batched_tokens < backend.max_num_seqs:
-            raise ConfigError(
-                f"{where}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
-                f" since a running request takes a token of every step, got {backend.max_num_batched_tokens}"
-            )
+        check_budget(where, backend)
         backends.append(backend)
     return tuple(backends)
+
+
+def check_budget(where: str, backend: Backend) -> None:
+    """ConfigError where a step has no room for the requests that run: every engine refuses to start so."""
+    if backend.max_num_batched_tokens < backend.max_num_seqs:
+        raise ConfigError(
+            f"{where}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
+            f" since a running request takes a token of every step, got {backend.max_num_batched_tokens}"
+        )
 
 
 def _table(where: str, raw: Any, kind: type[T]) -> T:

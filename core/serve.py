@@ -39,6 +39,7 @@ def run(
     if ranks is not None:
         size = "data_parallel" if backend.expert_parallel else "tensor_parallel"
         backend = replace(backend, **{size: ranks})
+    config.check_budget(f"serve {name}", backend)
     changed = {"max_model_len": max_model_len, "id": model_id}
     model = replace(loaded.model, **{k: v for k, v in changed.items() if v})
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, [backend])

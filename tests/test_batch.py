@@ -501,6 +501,9 @@ def test_serve_refuses_a_taken_port_and_an_unknown_backend(place: Place) -> None
         answer = place.gatescope("serve", "baseline")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert f"[[backends]] baseline, port: {place.ports[0]} is not free" in answer.stderr
+    answer = place.gatescope("serve", "baseline", "--batch-tokens", "4")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("gatescope: serve baseline, max_num_batched_tokens: expected at least max_num_seqs")
     answer = place.gatescope("serve", "base")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith("gatescope: experiments.toml: no backend 'base'; known: baseline, all2all")

@@ -74,6 +74,15 @@ class TestUsage:
                 ["generate", "--target", "0.3,"],
                 "gatescope generate: argument --target: expected scores between 0 and 1",
             ),
+            (
+                ["serve", "baseline", "--port", "0"],
+                "gatescope serve: argument --port: expected a port, 1 to 65535, got '0'",
+            ),
+            (
+                ["serve", "baseline", "--ep-size", "0"],
+                "gatescope serve: argument --ep-size: expected a whole number of at",
+            ),
+            (["bench", "f.jsonl", "--port", "65536"], "gatescope bench: argument --port: expected a port, 1 to 65535"),
             (["bench", "f.jsonl"], "gatescope bench: one of the arguments --base-url --port is required"),
             (
                 ["bench", "f.jsonl", "--port", "1", "--request-rate", "nan"],
