@@ -88,6 +88,7 @@ ACTIONS = (
     Action("f", "follow", "follow", "Let Live and Imbalance follow the run in progress again", "pinned"),
     Action("w", "window", "window", "Show the load of the whole run, or of its last 64 steps", pane="imbalance"),
     Action("O", "worst_first", "worst first", "Order layers by excess CV, or by number", pane="imbalance"),
+    Action("v", "by_run", "by run", "Show the CVs of every run, or the layers of one", "points", "imbalance"),
     Action("p", "metric", "metric", "Plot the next metric", "points", "plots"),
     Action("i", "axis", "axis", "Plot against real, aggregated or predicted imbalance", "points", "plots"),
     Action("u", "outliers", "outliers", "Show outliers hollow, or leave them out", "points", "plots"),

@@ -230,6 +230,10 @@ class Gatescope(Commands, App[int]):
 
     # --- actions ----------------------------------------------------------------------------------------------------
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """A dialog has keys of its own: none of ours reaches past it."""
+        return action != "do" or len(self.screen_stack) == 1
+
     def action_do(self, name: str) -> None:
         """Do an action, or say why it cannot be done."""
         action = BY_NAME[name]
@@ -241,7 +245,8 @@ class Gatescope(Commands, App[int]):
             target = self.query_one(f"#{action.pane}", Pane)
             if action.focuses or not target.is_on_screen:
                 self.go_to(target)
-        if said := getattr(target, f"do_{name}")():
+        said = getattr(target, f"do_{name}")()
+        if isinstance(said, str):
             self.say(said)
         self.show()
 

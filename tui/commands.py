@@ -81,7 +81,7 @@ class Commands(App[int]):
     @work
     async def _ask_cancel(self, runs: list[str]) -> None:
         text = "Requests in flight are dropped; what has finished is kept as a partial result."
-        options = (BACK, Option("x", "cancel", f"cancel {_listed(runs)}"))
+        options = (BACK, Option("x", "cancel", f"end {_listed(runs)} here"))
         if await self.push_screen_wait(Choice(f"Cancel {_listed(runs)}?", (text,), options)) == "x":
             self.send(control.Cancel(runs), f"cancelled: {_listed(runs)}")
 
@@ -147,7 +147,7 @@ class Commands(App[int]):
             i for i, r in self.view.snapshot.runs.items() if r.run.backend == name and r.phase in ("queued", "running")
         ]
         text = f"This cancels {len(runs)} runs: {_listed(runs)}" if runs else "No run of it is left."
-        options = (BACK, Option("s", "stop", f"stop the server {name}"))
+        options = (BACK, Option("s", "stop", f"end {name} and cancel its runs"))
         if await self.push_screen_wait(Choice(f"Stop {name}?", (text,), options)) == "s":
             self.send(control.StopServer(name), f"stopping {name}")
 

@@ -41,7 +41,7 @@ class ServerScreen(Screen[None]):
     def __init__(self, name: str, server: BackendState, run_dir: Path | None) -> None:
         super().__init__()
         self._server_name, self._server = name, server
-        self.log_file = (run_dir or Path()) / server.log
+        self.log_file = (run_dir or Path()) / name / Path(server.log).name  # wherever the engine was started from
         self.rows: list[str] = []
         self._first: int | None = None  # row at the top; None follows the end
         self._words = ""

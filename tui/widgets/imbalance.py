@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from core.state import RunState
 from tui import table
 from tui.table import Column
 from tui.text import NONE, SHADES, Line, Span, fit, line, number
@@ -22,34 +23,51 @@ LAYERS = (
     Column("hot", 4, 7),
     Column("share", 6, 5),
 )
+RUNS = (
+    Column("run", 16, 9, right=False),
+    Column("predicted", 9, 5),
+    Column("per step", 8, 8),
+    Column("excess", 7, 8),
+    Column("aggregated", 10, 7),
+    Column("rank", 5, 4),
+)
 WHOLE, LEAST = 43, 28  # cells that all columns take, and those that must stay
 
 
 class Imbalance(Pane):
     NUMBER = 4
     NAME = "Imbalance"
-    KEYS: ClassVar[str] = " w window  O worst first "
+    KEYS: ClassVar[str] = " w window  O worst first  v by run "
 
     def __init__(self) -> None:
         super().__init__()
         self.worst_first = False
         self.recent = False
+        self.by_run = False
 
     def rows(self) -> tuple[LayerLoad, ...]:
         found = self.view.load.layers if self.view.load else ()
         return tuple(sorted(found, key=lambda x: -(x.excess or 0.0))) if self.worst_first else found
 
+    def runs(self) -> list[RunState]:
+        """Finished runs: what `by_run` lists."""
+        return [r for r in self.view.snapshot.runs.values() if r.figures]
+
     def count(self) -> int:
-        return len(self.rows())
+        return len(self.runs() if self.by_run else self.rows())
 
     def title(self) -> str:
         load = self.view.load
+        if self.by_run:
+            return "CV of expert load, by run"
         if load is None or not load.layers:
             return ""
         window = f"last {load.steps} steps" if load.recent else f"{load.steps} steps"
         return f"{load.run} · {window} · {load.tokens:,} tokens"
 
     def draw(self, width: int, height: int) -> list[Line]:
+        if self.by_run:
+            return self._runs(width, height)
         layers = self.rows()
         if not layers:
             return self._empty(width)
@@ -66,6 +84,9 @@ class Imbalance(Pane):
         self.recent = not self.recent
         return "load of the last steps" if self.recent else "load of the whole run"
 
+    def do_by_run(self) -> None:
+        self.by_run = not self.by_run
+
     def _empty(self, width: int) -> list[Line]:
         load = self.view.load
         if load and load.problem:
@@ -75,6 +96,28 @@ class Imbalance(Pane):
         if self.view.run and self.view.run.phase == "running":
             return empty("Waiting for the first steps in the gate log …")
         return empty("No gate log of this run.", "1  the queue: enter shows another run")
+
+    def _runs(self, width: int, height: int) -> list[Line]:
+        """Per-step and aggregated CV of every finished run."""
+        runs = self.runs()
+        columns = table.fitting(RUNS, width)
+        body = [table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i)) for i in self.window(height - 1)]
+        return [table.head(columns), *body]
+
+    def _of_run(self, run: RunState) -> dict[str, Span | str]:
+        figures = run.figures
+        assert figures is not None  # runs() holds finished runs
+        excess: Span = (number(figures.excess_cv, 3), "warn")
+        if figures.excess_cv is None:
+            excess = (f"{NONE} {figures.imbalance_reason or ''}".rstrip(), "dim")
+        return {
+            "run": (run.run.id, self.view.role(run.run.backend)),
+            "predicted": number(run.score, 4),
+            "per step": number(figures.cv, 3),
+            "excess": excess,
+            "aggregated": number(figures.aggregated_cv, 3),
+            "rank": number(figures.rank_imbalance, 2),
+        }
 
     def _summary(self, width: int) -> list[Line]:
         """The run's own figures, or the last second's while it runs."""

@@ -1,0 +1,424 @@
+"""Every key does what the help says of it. CHECKS has one check an action; an action without one fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from staged import Played, Screen, shown, stage
+
+from core import control
+from core.control import Add, Cancel, Move, Retry, StopServer
+from tui.actions import ACTIONS, BY_NAME, PANES, why_not
+from tui.screens.choice import Choice
+from tui.screens.help import Help, keys
+from tui.screens.log import ServerScreen
+from tui.screens.picker import Picker
+from tui.widgets.happenings import Events
+from tui.widgets.imbalance import Imbalance
+from tui.widgets.plots import Plots
+from tui.widgets.queue import Queue
+
+Check = Callable[[Screen, Played], Awaitable[None]]
+CHECKS: dict[str, tuple[str, Check]] = {}
+
+
+def check(action: str, of: str = "running") -> Callable[[Check], Check]:
+    def note(function: Check) -> Check:
+        CHECKS[action] = (of, function)
+        return function
+
+    return note
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_action_has_a_check() -> None:
+    assert set(CHECKS) == {a.name for a in ACTIONS}
+
+
+@pytest.mark.parametrize("name", [a.name for a in ACTIONS])
+def test_key_does_what_the_help_says(name: str) -> None:
+    of, function = CHECKS[name]
+    session = stage(Path(), of)
+
+    async def try_it() -> None:
+        async with shown(session) as screen:
+            await function(screen, session)
+
+    asyncio.run(try_it())
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+@check("run", "stopped")
+async def _run(screen: Screen, session: Played) -> None:
+    await screen.press("r")
+    await screen.app.workers.wait_for_complete()
+    assert session.started == 1
+
+
+@check("cancel")
+async def _cancel(screen: Screen, session: Played) -> None:
+    await screen.press("x")
+    assert isinstance(screen.app.screen, Choice)
+    await screen.press("enter")  # the harmless answer is the default
+    assert not session.sent
+    await screen.press("x")
+    await screen.press("x")
+    await screen.until(lambda: session.sent == [Cancel(["all2all/002"])])
+
+
+@check("next")
+async def _next(screen: Screen, session: Played) -> None:
+    await screen.press("n")
+    await screen.press("escape")
+    assert not session.sent
+    await screen.press("n")
+    await screen.press("x")
+    await screen.until(lambda: session.sent == [Cancel(["all2all/002"])])
+
+
+@check("retry", "cancelled")
+async def _retry(screen: Screen, session: Played) -> None:
+    await screen.press("R")
+    await screen.until(lambda: session.sent == [Retry(["baseline/002"])])
+
+
+@check("add")
+async def _add(screen: Screen, session: Played) -> None:
+    await screen.press("a")
+    await screen.until(lambda: isinstance(screen.app.screen, Picker))
+    await screen.press("down", "space", "down", "space", "enter")
+    await screen.until(lambda: session.sent == [Add(["002", "003"], ["baseline", "all2all"])])
+
+
+@check("stop_server")
+async def _stop_server(screen: Screen, session: Played) -> None:
+    await screen.press("s")
+    await screen.until(lambda: isinstance(screen.app.screen, Choice))
+    assert "This cancels 1 runs: all2all/002" in screen.text
+    await screen.press("s")
+    await screen.until(lambda: session.sent == [StopServer("all2all")])
+
+
+@check("later", "first")
+async def _later(screen: Screen, session: Played) -> None:
+    await screen.press("1", "down", "J")
+    await screen.until(lambda: session.sent == [Move(["baseline/002"], "all2all/002")])
+
+
+@check("sooner", "first")
+async def _sooner(screen: Screen, session: Played) -> None:
+    await screen.press("1", "end", "K")
+    await screen.until(lambda: session.sent == [Move(["all2all/002"], "all2all/001")])
+
+
+@check("quit")
+async def _quit(screen: Screen, session: Played) -> None:
+    await screen.press("q")
+    await screen.until(lambda: isinstance(screen.app.screen, Choice))
+    for word in ("back", "detach", "stop everything"):
+        assert word in screen.text
+    await screen.press("enter")
+    assert screen.app.is_running
+    assert not session.sent
+    await screen.press("q")
+    await screen.until(lambda: isinstance(screen.app.screen, Choice))
+    await screen.press("d")
+    await screen.until(lambda: screen.app.return_value == 0)
+    assert not session.sent
+
+
+# --- the display ------------------------------------------------------------------------------------------------------
+
+
+@check("pause")
+async def _pause(screen: Screen, session: Played) -> None:
+    await screen.press("space")
+    assert "display paused" in screen.text
+    before = screen.app.view
+    screen.app.tick()
+    assert screen.app.view is before
+    await screen.press("space")
+    assert not screen.app.paused
+
+
+@check("slower")
+async def _slower(screen: Screen, session: Played) -> None:
+    await screen.press("<")
+    assert " 1 Hz" in screen.text
+    await screen.press("<", "<")
+    assert screen.app.hz == 0.5
+
+
+@check("faster")
+async def _faster(screen: Screen, session: Played) -> None:
+    await screen.press(">", ">")
+    assert screen.app.hz == 4.0
+
+
+@check("filter")
+async def _filter(screen: Screen, session: Played) -> None:
+    await screen.press("1", "/", *"all2all", "enter")
+    queue = screen.app.query_one(Queue)
+    assert [r.run.id for r in queue.rows()] == ["all2all/001", "all2all/002"]
+    assert queue.has_focus
+    await screen.press("6", "/", *"ready", "enter")
+    assert all("ready" in h.text for h in screen.app.query_one(Events).rows())
+
+
+@check("back")
+async def _back(screen: Screen, session: Played) -> None:
+    await screen.press("1", "/", "z", "z")
+    assert "No run matches 'zz'" in screen.text
+    await screen.press("escape")
+    assert screen.app.query_one(Queue).count() == 4
+    await screen.press("home", "enter", "escape")
+    assert not screen.app.view.pinned
+
+
+@check("theme")
+async def _theme(screen: Screen, session: Played) -> None:
+    await screen.press("t")
+    assert not screen.app.current_theme.dark
+    await screen.press("t")
+    assert screen.app.current_theme.dark
+
+
+@check("maximise")
+async def _maximise(screen: Screen, session: Played) -> None:
+    await screen.press("4", "+")
+    shown = [pane.NAME for pane in screen.app.panes if pane.is_on_screen]
+    assert shown == ["Imbalance"]
+    await screen.press("+")
+    assert all(pane.is_on_screen for pane in screen.app.panes)
+
+
+@check("palette")
+async def _palette(screen: Screen, session: Played) -> None:
+    await screen.press(":")
+    await screen.press(*"worst")
+    await screen.until(lambda: "worst first" in screen.text)
+    await screen.press("enter")
+    await screen.until(lambda: screen.app.query_one(Imbalance).worst_first)
+
+
+@check("help")
+async def _help(screen: Screen, session: Played) -> None:
+    await screen.press("?")
+    assert isinstance(screen.app.screen, Help)
+    assert BY_NAME["run"].help in screen.text
+    await screen.press("escape")
+    assert not isinstance(screen.app.screen, Help)
+
+
+@check("next_pane")
+async def _next_pane(screen: Screen, session: Played) -> None:
+    await screen.press("1", "tab", "tab")
+    assert screen.app.active.NAME == "Servers"
+
+
+@check("previous_pane")
+async def _previous_pane(screen: Screen, session: Played) -> None:
+    await screen.press("1", "shift+tab")
+    assert screen.app.active.NAME == "Events"
+
+
+def _goes_to(number: int, pane: str) -> None:
+    @check(f"pane_{number}")
+    async def _go(screen: Screen, session: Played) -> None:
+        await screen.press("2" if number == 1 else "1", str(number))
+        assert pane == screen.app.active.NAME
+        assert screen.app.active.has_focus
+
+
+for _number, _pane in enumerate(PANES, 1):
+    _goes_to(_number, _pane)
+
+
+# --- panes ------------------------------------------------------------------------------------------------------------
+
+
+@check("mark", "first")
+async def _mark(screen: Screen, session: Played) -> None:
+    await screen.press("1", "end", "m", "up", "m")
+    assert screen.app.query_one(Queue).marked == {"all2all/001", "all2all/002"}
+    await screen.press("x")
+    await screen.until(lambda: session.sent == [Cancel(["all2all/001", "all2all/002"])])  # queued ones: no question
+
+
+@check("order", "finished")
+async def _order(screen: Screen, session: Played) -> None:
+    queue = screen.app.query_one(Queue)
+    await screen.press("o", "o", "o")
+    assert queue.order == "TTFT"
+    assert [r.run.id for r in queue.rows()] == ["baseline/001", "baseline/002", "all2all/001", "all2all/002"]
+    await screen.press("o", "o", "o", "o", "o")
+    assert queue.order == "queue"
+
+
+@check("pairs", "finished")
+async def _pairs(screen: Screen, session: Played) -> None:
+    await screen.press("d")
+    rows = [r.run.id for r in screen.app.query_one(Queue).rows()]
+    assert rows == ["baseline/001", "all2all/001", "baseline/002", "all2all/002"]
+    assert "-71%▼" in screen.text  # TTFT of all2all/001, 95.18 ms, against baseline's 328.4
+
+
+@check("open", "finished")
+async def _open(screen: Screen, session: Played) -> None:
+    await screen.press("1", "home", "enter")
+    assert screen.app.view.shown == "baseline/001"
+    assert "baseline · 001 · done · pinned" in screen.text
+    await screen.press("3", "enter")
+    assert isinstance(screen.app.screen, ServerScreen)
+    assert "core.builtin.server" in screen.text
+
+
+@check("follow")
+async def _follow(screen: Screen, session: Played) -> None:
+    await screen.press("1", "home", "enter", "f")
+    assert screen.app.view.shown == "all2all/002"
+
+
+@check("window")
+async def _window(screen: Screen, session: Played) -> None:
+    await screen.press("w")
+    await screen.settle()
+    load = screen.app.view.load
+    assert load is not None
+    assert load.recent
+    assert load.steps < 504
+    assert "last " in screen.text
+
+
+@check("worst_first")
+async def _worst_first(screen: Screen, session: Played) -> None:
+    await screen.press("O")
+    assert [x.layer for x in screen.app.query_one(Imbalance).rows()] == [2, 1, 3, 0]
+
+
+@check("by_run", "finished")
+async def _by_run(screen: Screen, session: Played) -> None:
+    await screen.press("v")
+    for figure in ("aggregated", "0.960", "1.225"):
+        assert figure in screen.text
+
+
+@check("metric", "finished")
+async def _metric(screen: Screen, session: Played) -> None:
+    await screen.press("p")
+    assert screen.app.query_one(Plots).metric == "mean_ttft_ms"
+    assert "mean TTFT, ms" in screen.text
+
+
+@check("axis", "finished")
+async def _axis(screen: Screen, session: Played) -> None:
+    await screen.press("i", "i")
+    assert screen.app.query_one(Plots).axis == "predicted"
+
+
+@check("outliers", "finished")
+async def _outliers(screen: Screen, session: Played) -> None:
+    await screen.press("u")
+    assert screen.app.query_one(Plots).hides_outliers
+    assert "outliers left out" in screen.text
+
+
+@check("export", "finished")
+async def _export(screen: Screen, session: Played) -> None:
+    await screen.press("e")
+    await screen.until(lambda: "wrote" in screen.text)
+    written = Path("runs/demo/graphs/mean_tpot_ms-real.csv").read_text().splitlines()
+    assert len(written) == 5
+    assert Path("runs/demo/graphs/mean_tpot_ms-real.png").read_bytes().startswith(b"\x89PNG")
+
+
+@check("log")
+async def _log(screen: Screen, session: Played) -> None:
+    await screen.press("l")
+    await screen.until(lambda: "ready: http://127.0.0.1:8012" in screen.text)
+    await screen.press("/", *"sigterm", "enter")
+    await screen.press("escape")
+    assert not isinstance(screen.app.screen, ServerScreen)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_key_once() -> None:
+    async def look() -> None:
+        async with shown(stage(Path(), "finished")) as screen:
+            listed = list(keys([*screen.app.BINDINGS]))
+            assert [text for _, text in listed] == [a.help for a in ACTIONS]
+
+    asyncio.run(look())
+
+
+def test_disabled_key_says_why() -> None:
+    async def look() -> None:
+        async with shown(stage(Path(), "finished")) as screen:
+            await screen.press("x")
+            assert "x cancel: no engine is running; r starts it" in screen.text
+            await screen.press("r")
+            assert "r run: every run is done" in screen.text
+            assert why_not(BY_NAME["stop_server"], screen.app.view) == "no engine is running; r starts it"
+
+    asyncio.run(look())
+
+
+def test_nothing_running_quits_at_once() -> None:
+    async def leave() -> None:
+        async with shown(stage(Path(), "finished")) as screen:
+            await screen.press("q")
+            await screen.until(lambda: screen.app.return_value == 0)
+
+    asyncio.run(leave())
+
+
+def test_ctrl_c_asks_and_a_second_one_stops_everything() -> None:
+    session = stage(Path(), "running")
+
+    async def leave() -> None:
+        async with shown(session) as screen:
+            await screen.press("ctrl+c")
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            assert not session.sent
+            await screen.press("ctrl+c")
+            await screen.until(lambda: session.sent == [control.Stop()])
+            session.live = False
+            await screen.until(lambda: screen.app.return_value == 0)
+
+    asyncio.run(leave())
+
+
+def test_cursor_keys_move_the_cursor() -> None:
+    async def move() -> None:
+        async with shown(stage(Path(), "finished")) as screen:
+            queue = screen.app.query_one(Queue)
+            await screen.press("1")
+            for pressed, at in (
+                ("down", 1),
+                ("j", 2),
+                ("up", 1),
+                ("k", 0),
+                ("end", 3),
+                ("home", 0),
+                ("G", 3),
+                ("g", 0),
+            ):
+                await screen.press(pressed)
+                assert queue.at == at, pressed
+            await screen.press("pagedown")
+            assert queue.at == 3
+            await screen.press("5", "right", "right", "left")
+            assert screen.app.query_one(Plots).at == 1
+
+    asyncio.run(move())
