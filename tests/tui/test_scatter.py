@@ -1,0 +1,48 @@
+"""Marks stand where their values say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.analysis import Points, Series
+from tui import scatter
+from tui.scatter import Dot
+
+
+def points() -> list[Dot]:
+    return [Dot(0, "a/1", 0.0, 0.0, False), Dot(1, "b/1", 1.0, 10.0, False), Dot(0, "a/2", 0.5, 5.0, True)]
+
+
+def test_low_values_are_at_the_lower_left() -> None:
+    rows = [line.plain for line in scatter.draw(points(), 40, 12)]
+    body = rows[:-2]
+    assert body.index(next(r for r in body if "▲" in r)) == 0
+    assert body.index(next(r for r in body if "●" in r)) == len(body) - 1
+    middle = next(r for r in body if "○" in r)
+    assert body.index(next(r for r in body if "●" in r)) > body.index(middle) > 0
+    assert next(r for r in body if "●" in r).index("●") < middle.index("○")
+    assert all(len(row) == 40 - 1 or len(row) == 40 for row in rows)
+
+
+def test_points_of_two_backends_in_a_cell_are_counted() -> None:
+    same = [Dot(0, "a/1", 1.0, 1.0, False), Dot(1, "b/1", 1.0, 1.0, False), Dot(0, "a/2", 2.0, 2.0, False)]
+    text = "\n".join(line.plain for line in scatter.draw(same, 40, 12))
+    assert "2" in text
+    assert "▲" not in text
+    chosen = scatter.draw(same, 40, 12, here="b/1")
+    assert any(("▲", "key") in line.spans for line in chosen)
+
+
+def test_one_point_and_no_room() -> None:
+    one = [Dot(0, "a/1", 3.0, 3.0, False)]
+    assert sum("●" in line.plain for line in scatter.draw(one, 40, 12)) == 1
+    assert "needs" in scatter.draw(one, 10, 3)[0].plain
+
+
+def test_outliers_are_hollow_or_left_out() -> None:
+    group = Points("a", ("1", "2"), np.array([1.0, 9.0]), np.array([1.0, 9.0]), np.array([False, True]))
+    series = Series("t", "x", "y", (group,))
+    assert [d.id for d in scatter.dots(series, outliers=False)] == ["a/1"]
+    assert [d.outlier for d in scatter.dots(series, outliers=True)] == [False, True]
+    assert "1 beyond 1.5 IQR hidden" in scatter.legend(series, outliers=False).plain
+    assert "○ 1 beyond 1.5 IQR" in scatter.legend(series, outliers=True).plain

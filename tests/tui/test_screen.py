@@ -1,0 +1,196 @@
+"""What the screen does by itself: sizes, redraws, problems, figures."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from staged import shown, stage
+
+from core import control, events
+from core.config import ConfigError
+from core.events import Gpu, Sampled, ServerLoad
+from tui import figures, session
+from tui.session import Ask, Session
+from tui.widgets.lines import Lines
+from tui.widgets.pane import Pane
+from tui.widgets.servers import gpus
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_resized_while_it_runs() -> None:
+    async def resize() -> None:
+        async with shown(stage(Path(), "running"), 140, 45) as screen:
+            for size in ((80, 24), (240, 70), (60, 15), (140, 45)):
+                await screen.pilot.resize_terminal(*size)
+                await screen.pilot.pause()
+                screen.app.show()
+                await screen.pilot.pause()
+                rows = screen.text.splitlines()
+                assert len(rows) == size[1]
+                assert "Live" in screen.text
+                on_screen = [pane for pane in screen.app.panes if pane.is_on_screen]
+                assert len(on_screen) == (6 if size[0] >= 120 and size[1] >= 36 else 1)
+
+    asyncio.run(resize())
+
+
+def test_only_changed_lines_are_repainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch() -> None:
+        async with shown(stage(Path(), "running")) as screen:
+            repainted: list[int] = []
+            refresh = Lines.refresh
+
+            def noted(self: Lines, *regions: object, **how: object) -> Lines:
+                repainted.append(len(regions))
+                return refresh(self, *regions, **how)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(Lines, "refresh", noted)
+            screen.app.tick()
+            assert repainted == []  # nothing happened, the clock stands: nothing is drawn
+            screen.app.session.clock = lambda: screen.app.view.now + 1.0
+            screen.app.tick()
+            assert 0 < sum(repainted) <= 4  # the seconds in the header and in Live
+
+    asyncio.run(watch())
+
+
+def test_hidden_panes_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch() -> None:
+        async with shown(stage(Path(), "running"), 80, 24) as screen:
+            drawn: list[str] = []
+            redraw = Pane.redraw
+
+            def noted(self: Pane) -> None:
+                drawn.append(self.NAME)
+                redraw(self)
+
+            monkeypatch.setattr(Pane, "redraw", noted)
+            screen.app.tick()
+            assert drawn == ["Live"]
+
+    asyncio.run(watch())
+
+
+def test_a_refused_command_is_said() -> None:
+    played = stage(Path(), "running")
+
+    def refuse(command: control.Command) -> None:
+        raise control.ControlError("all2all/002 has just ended")
+
+    played.send = refuse  # type: ignore[method-assign]
+
+    async def ask() -> None:
+        async with shown(played) as screen:
+            await screen.press("x")
+            await screen.press("x")
+            await screen.until(lambda: "not done: all2all/002 has just ended" in screen.text)
+
+    asyncio.run(ask())
+
+
+def test_a_start_that_fails_is_said() -> None:
+    played = stage(Path(), "stopped")
+
+    def refuse() -> Path:
+        raise ConfigError("[[backends]] baseline, port: 8000 is not free")
+
+    played.start = refuse  # type: ignore[method-assign]
+
+    async def ask() -> None:
+        async with shown(played) as screen:
+            await screen.press("r")
+            await screen.until(lambda: "not started: [[backends]] baseline, port: 8000 is not free" in screen.text)
+
+    asyncio.run(ask())
+
+
+def test_gpus_stand_beside_each_other_where_they_fit() -> None:
+    found = [
+        Gpu(index=i, memory_used_gib=128.4, memory_total_gib=141, utilisation_pct=88, power_w=640.2, temperature_c=74)
+        for i in range(2)
+    ]
+    assert gpus(found, 80) == ["gpu0 128/141 GiB  88% 640 W 74 °C  gpu1 128/141 GiB  88% 640 W 74 °C"]
+    assert len(gpus(found, 40)) == 2
+    assert gpus([], 80) == []
+
+
+def test_rates_are_of_one_run() -> None:
+    load = ServerLoad(running=1, waiting=0, kv_cache=0.5, preemptions=0)
+    kept = [
+        Sampled(at=at, backend="b", run=run, sent=1, first_tokens=1, output_tokens=tokens, finished=0, server=load)
+        for at, run, tokens in (
+            (0.0, "b/1", 0),
+            (1.0, "b/1", 50),
+            (3.0, "b/1", 250),
+            (4.0, "b/2", 10),
+            (5.0, "b/2", 20),
+        )
+    ]
+    assert figures.rates(kept, "output_tokens") == [50.0, 100.0, 10.0]
+
+
+def test_percentiles_are_linear() -> None:
+    found = figures.latency([4.0, 1.0, 3.0, 2.0])
+    assert found is not None
+    assert (found.n, found.mean, found.p50, found.max, found.p99) == (4, 2.5, 2.5, 4.0, None)
+    assert found.p90 == pytest.approx(3.7)
+    hundred = figures.latency([float(i) for i in range(101)])
+    assert hundred is not None
+    assert hundred.p99 == 99.0
+    assert figures.latency([]) is None
+
+
+def test_the_newest_engine_that_runs_is_found(tmp_path: Path) -> None:
+    assert session.newest_live(tmp_path / "runs") is None
+    dead = tmp_path / "runs" / "dead"
+    dead.mkdir(parents=True)
+    (dead / control.SOCKET).touch()
+    assert session.newest_live(tmp_path / "runs") is None
+
+
+def test_score_of_a_file_name() -> None:
+    assert session.score_in("datasets/001_0.7237.jsonl") == 0.7237
+    assert session.score_in("datasets/mine.jsonl") is None
+
+
+def test_a_journal_that_breaks_is_said() -> None:
+    played = stage(Path(), "running")
+
+    async def breaks() -> None:
+        async with shown(played) as screen:
+            assert played.run_dir is not None
+            with open(played.run_dir / "events.jsonl", "ab") as journal:
+                journal.write(b"{not an event}\n")
+            screen.app.tick()
+            await screen.until(lambda: "not an event" in screen.text)
+
+    asyncio.run(breaks())
+
+
+def test_new_events_are_folded_in() -> None:
+    played = stage(Path(), "running")
+
+    async def grows() -> None:
+        async with shown(played) as screen:
+            assert played.run_dir is not None
+            more = events.RunFailed(at=played.clock(), run="all2all/002", reason="the server died")
+            with open(played.run_dir / "events.jsonl", "ab") as journal:
+                journal.write(events.encode(more) + b"\n")
+            screen.app.tick()
+            await screen.until(lambda: "failed: the server died" in screen.text)
+
+    asyncio.run(grows())
+
+
+def test_a_run_directory_without_a_beginning(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    opened = Session(Ask(), tmp_path)
+    opened.open()
+    assert opened.stage == "failed"
+    assert "its journal says nothing yet" in opened.problem

@@ -1,0 +1,101 @@
+"""Text that comes from elsewhere cannot reach the terminal; text of ours fits its cells."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from staged import shown, stage
+
+from core import events, store
+from core.events import AnyEvent
+from tui.glyphs import STATES, ascii_only
+from tui.text import bar, clock, fit, number, safe, sparkline
+
+HOSTILE = {
+    "\x1b[2J\x1b[H owned": " owned",
+    "\x1b]0;title\x07after": "after",
+    "\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\": "link",
+    "\x1bPq#0;2;0;0;0\x1b\\sixel": "sixel",
+    "\x9b31mred\x9d0;t\x9c": "red",
+    "a\rb\nc\td": "a b c d",
+    "\u202eevil\u2066": "evil",
+    "bell\x07 back\x08\x7f": "bell back",
+    "cut off \x1b[": "cut off ",
+    "\x1bc reset": " reset",
+    "\x1b[?1049h\x1b[5;5Hx": "x",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_escape_sequences_are_stripped(text: str) -> None:
+    assert safe(text) == HOSTILE[text]
+
+
+@given(st.text())
+def test_nothing_unprintable_is_left(text: str) -> None:
+    assert safe(text).isprintable()
+
+
+@given(st.text(), st.integers(0, 40))
+def test_fit_is_as_wide_as_asked(text: str, width: int) -> None:
+    assert cell_len(fit(text, width)) == width
+    assert cell_len(fit(text, width, right=True)) == width
+
+
+@given(st.text())
+def test_ascii_is_ascii_and_as_long(text: str) -> None:
+    assert ascii_only(text).isascii()
+    assert len(ascii_only(text)) == len(text)
+
+
+def test_states_can_be_told_apart_without_colour() -> None:
+    assert all(word.strip() for word in STATES)
+    assert all(cell_len(symbol) == 1 for symbol, _ in STATES.values())
+
+
+def test_numbers_and_times() -> None:
+    assert (number(3412.4), number(13.94, 1), number(None, 2)) == ("3,412", "13.9", "–")
+    assert (clock(0), clock(187), clock(3787), clock(-1)) == ("00:00", "03:07", "1:03:07", "00:00")
+    assert sparkline([0, 1, 2], 5) == "▁▄█  "
+    assert sparkline([], 3) == "   "
+    assert bar(0.5, 4) == "██░░"
+
+
+def test_hostile_server_cannot_move_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reason, log lines, command and versions of a server that says what it likes; then its log itself."""
+    monkeypatch.chdir(tmp_path)
+    evil = "\x1b[2J\x1b]0;pwned\x07\x1b[31mEVIL\x9b1;1H\u202e"
+    session = stage(Path(), "failed")
+    assert session.run_dir is not None
+    kept: list[AnyEvent] = [e for e in store.read_events(session.run_dir) if not isinstance(e, events.BackendFailed)]
+    at = kept[-1].at
+    kept += [
+        events.BackendStarting(at=at, backend="all2all", port=1, pid=2, command=[evil], log=f"all2all/{evil}.log"),
+        events.BackendReady(at=at, backend="all2all", seconds=1.0, ran={evil: evil}, mismatches=[evil]),
+        events.BackendFailed(at=at, backend="all2all", reason=evil, log_tail=[evil]),
+    ]
+    (session.run_dir / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in kept))
+
+    async def look() -> list[str]:
+        async with shown(session) as screen:
+            seen = [screen.text]
+            await screen.press("3", "down", "enter")
+            await screen.press("escape")
+            return [*seen, screen.text]
+
+    for text in asyncio.run(look()):
+        assert "EVIL" in text
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_no_terminal_is_refused_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    from tui import app
+
+    assert app.run(Path("experiments.toml")) == 2
+    assert "gatescope --batch" in capsys.readouterr().err
