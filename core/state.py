@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -89,10 +90,17 @@ class Snapshot(Struct, frozen=True):
 
 
 def fold(stream: Iterable[AnyEvent], state: Snapshot | None = None) -> Snapshot:
-    """The state after all of `stream`, from `state` or from nothing."""
+    """The state after all of `stream`, from `state` or from nothing.
+
+    Requests that follow each other are taken together: what is known of a run is copied once for all of them.
+    """
     state = state or Snapshot()
-    for event in stream:
-        state = reduce(state, event)
+    for are_requests, group in itertools.groupby(stream, lambda e: isinstance(e, events.RequestFinished)):
+        if are_requests:
+            state = _requests(state, cast(Iterable[events.RequestFinished], group))
+        else:
+            for event in group:
+                state = reduce(state, event)
     return state
 
 
@@ -100,7 +108,7 @@ def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
     """The state after `event`. Events of requests and samples touch no run: the fold stays linear in the journal."""
     match event:
         case events.RequestFinished():
-            return _request(state, event)
+            return _requests(state, [event])
         case Sampled():
             return replace(state, samples=(*state.samples, event)[-SAMPLES_KEPT:])
         case events.RunStarted():
@@ -171,18 +179,19 @@ def _queued(run: RunState) -> RunState:
     return RunState(run.run, score=run.score)
 
 
-def _request(state: Snapshot, event: events.RequestFinished) -> Snapshot:
+def _requests(state: Snapshot, finished: Iterable[events.RequestFinished]) -> Snapshot:
     live = state.live
-    if live is None or live.run != event.run:
+    own = [e for e in finished if live and e.run == live.run]
+    if live is None or not own:
         return state
     names = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
-    values = {n: (*getattr(live, n), v) for n in names if (v := getattr(event, n)) is not None}
+    values = {n: (*getattr(live, n), *(v for e in own if (v := getattr(e, n)) is not None)) for n in names}
     live = replace(
         live,
-        finished=live.finished + 1,
-        errors=live.errors + bool(event.error),
-        input_tokens=live.input_tokens + event.input_tokens,
-        output_tokens=live.output_tokens + event.output_tokens,
+        finished=live.finished + len(own),
+        errors=live.errors + sum(bool(e.error) for e in own),
+        input_tokens=live.input_tokens + sum(e.input_tokens for e in own),
+        output_tokens=live.output_tokens + sum(e.output_tokens for e in own),
         **values,
     )
     return replace(state, live=live)

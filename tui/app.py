@@ -70,6 +70,9 @@ class Gatescope(Commands, App[int]):
         self._reads_loads = False
         self._said: tuple[float, Line] = (0.0, Line())
         self._timer: Timer | None = None
+        for one in (theme.DARK, theme.LIGHT):
+            self.register_theme(one)
+        self.theme = theme.DARK.name  # before the first style sheet is read: it is not read twice
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -83,9 +86,6 @@ class Gatescope(Commands, App[int]):
         yield Lines("keys")
 
     def on_mount(self) -> None:
-        for one in (theme.DARK, theme.LIGHT):
-            self.register_theme(one)
-        self.theme = theme.DARK.name
         self.screen.set_class(self.ascii, "-ascii")
         self.go_to(self.query_one(Queue))
         self._leave_by_signal()

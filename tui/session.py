@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -14,13 +15,14 @@ from msgspec import Struct
 from core import control, state
 from core.config import ConfigError
 from core.control import Command
+from core.events import AnyEvent, RequestFinished, Sampled
 from core.state import RunState, Snapshot
 from tui.view import Happened, Stage
 
 if TYPE_CHECKING:
     from core.store import Journal
 
-EVENTS_KEPT = 2000
+EVENTS_KEPT = 500
 
 
 class Ask(Struct, frozen=True):
@@ -120,19 +122,28 @@ class Session:
         return "stopped" if self.snapshot.interrupted else "engine gone"
 
 
-def folded(events: Sequence[object], snapshot: Snapshot | None = None) -> tuple[Snapshot, tuple[Happened, ...]]:
-    """The snapshot after `events`, and the last of the lines that tell of them."""
-    from collections import deque
-
+def folded(events: Sequence[AnyEvent], snapshot: Snapshot | None = None) -> tuple[Snapshot, tuple[Happened, ...]]:
+    """The snapshot after `events`, and the last of the lines that tell of them: only those are put into words."""
     from core import narrate
 
-    snapshot = snapshot or Snapshot()
-    told: deque[Happened] = deque(maxlen=EVENTS_KEPT)
-    for event in events:
-        snapshot = state.reduce(snapshot, event)  # type: ignore[arg-type]
-        if said := narrate.sentence(event, snapshot):  # type: ignore[arg-type]
-            told.extend(Happened(event.at, text) for text in said.splitlines())  # type: ignore[attr-defined]
-    return snapshot, tuple(told)
+    telling = [n for n, event in enumerate(events) if not is_quiet(event)]
+    first = telling[-EVENTS_KEPT] if len(telling) > EVENTS_KEPT else 0
+    snapshot = state.fold(events[:first], snapshot)
+    told: list[Happened] = []
+    for quiet, group in itertools.groupby(events[first:], is_quiet):
+        if quiet:
+            snapshot = state.fold(group, snapshot)
+            continue
+        for event in group:
+            snapshot = state.reduce(snapshot, event)
+            lines = (narrate.sentence(event, snapshot) or "").splitlines()
+            told += [Happened(event.at, text) for text in lines]
+    return snapshot, tuple(told[-EVENTS_KEPT:])
+
+
+def is_quiet(event: AnyEvent) -> bool:
+    """Events that come all the time, and that no line tells of."""
+    return isinstance(event, Sampled) or (isinstance(event, RequestFinished) and not event.error)
 
 
 def planned(ask: Ask) -> Snapshot:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from rich.style import Style
 from textual.theme import Theme
 
@@ -75,6 +77,7 @@ _BOTH = {
 }
 
 
-def roles(dark: bool) -> dict[str, Style]:
-    """Role → style."""
-    return _BOTH | (_DARK if dark else _LIGHT)
+@cache
+def roles(theme: str) -> dict[str, Style]:
+    """Role → style, in the theme of that name."""
+    return _BOTH | (_LIGHT if theme == LIGHT.name else _DARK)

@@ -42,7 +42,7 @@ class Lines(Widget):
     def render_line(self, y: int) -> Strip:
         text = self._lines[y] if y < len(self._lines) else Line()
         base = self.visual_style.rich_style
-        styles = roles(self.app.current_theme.dark)
+        styles = roles(self.app.theme)
         segments, used = [], 0
         for part, role in text.spans:
             shown = safe(part)

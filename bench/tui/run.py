@@ -1,0 +1,233 @@
+"""What the terminal UI costs: first paint against a minimal Textual app, a long journal, CPU while it follows a run.
+
+    uv run python bench/tui/run.py
+
+Every program runs on a pseudo-terminal of 140×45 whose output this script reads and counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from core import control, events, state, store
+from core.events import AnyEvent, LiveImbalance, RunFigures, Sampled, ServerLoad
+from core.plan import Run
+
+ROUNDS = 7
+MINIMAL = "from textual.app import App\nfrom textual.widgets import Static\nclass A(App):\n    def compose(self):\n"
+MINIMAL += "        yield Static('gatescope')\nA().run()"
+ATTACH = "import sys; from pathlib import Path; from tui.app import attach; attach(Path(sys.argv[1]))"
+REQUESTS = 100_000
+FOLLOWED_S = 20.0
+
+
+class Program:
+    """A Python program on a terminal of its own."""
+
+    def __init__(self, code: str, *arguments: str) -> None:
+        self.began = time.perf_counter()
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2])}
+            os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 45, 140, 0, 0))
+        self.written = 0
+
+    def until(self, shown: bytes, patience_s: float = 30.0) -> float:
+        """Seconds from the start until `shown` was written."""
+        seen = b""
+        while shown not in seen:
+            seen = (seen + self._read(patience_s))[-65536:]
+        return time.perf_counter() - self.began
+
+    def drain(self, seconds: float) -> None:
+        """Read what it writes for so long."""
+        deadline = time.perf_counter() + seconds
+        while (left := deadline - time.perf_counter()) > 0:
+            self._read(left, at_least=False)
+
+    def _read(self, patience_s: float, *, at_least: bool = True) -> bytes:
+        ready, _, _ = select.select([self.fd], [], [], patience_s)
+        if not ready:
+            if at_least:
+                raise TimeoutError("the program wrote nothing")
+            return b""
+        data = os.read(self.fd, 65536)
+        self.written += len(data)
+        return data
+
+    def end(self) -> None:
+        psutil.Process(self.pid).kill()
+        os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
+
+def first_paint(code: str, *arguments: str) -> float:
+    program = Program(code, *arguments)
+    try:
+        return program.until(b"gatescope")
+    finally:
+        program.end()
+
+
+def alternated(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[float, float]:
+    """Medians of runs that took turns, so that both meet the same machine."""
+    pairs = [(ours(), peer()) for _ in range(ROUNDS)]
+    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
+
+
+def journal(requests: int, per_run: int) -> list[AnyEvent]:
+    """`requests` finished requests in runs of `per_run`, and a sample for every tenth."""
+    at = 1.7e9
+    runs = [Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl") for n in range(requests // per_run)]
+    made: list[AnyEvent] = [events.ExperimentStarted(at=at, name="bench", engine="builtin", runs=runs)]
+    made.append(events.BackendStarting(at=at, backend="baseline", port=1, pid=1, command=["x"], log="x"))
+    made.append(events.BackendReady(at=at, backend="baseline", seconds=1.0, ran={}))
+    for number, run in enumerate(runs):
+        made.append(events.RunStarted(at=at + number, run=run.id, requests=per_run))
+        for index in range(per_run):
+            made.append(request(run.id, index, at + number))
+            if index % 10 == 0:
+                made.append(sample(run.id, index, at + number + index / per_run))
+        made.append(finished(run.id, per_run, at + number + 1))
+    return made
+
+
+def request(run: str, index: int, at: float) -> AnyEvent:
+    return events.RequestFinished(
+        at=at,
+        run=run,
+        index=index,
+        input_tokens=100,
+        output_tokens=50,
+        ttft_ms=20.0 + index % 7,
+        tpot_ms=10.0,
+        itl_ms=9.0,
+        e2e_ms=500.0,
+    )
+
+
+def sample(run: str, index: int, at: float) -> AnyEvent:
+    return Sampled(
+        at=at,
+        backend="baseline",
+        run=run,
+        sent=index + 32,
+        first_tokens=index + 20,
+        output_tokens=index * 50,
+        finished=index,
+        server=ServerLoad(running=30, waiting=index % 5, kv_cache=0.5, preemptions=0),
+        imbalance=LiveImbalance(
+            cv=0.5 + index % 9 / 10, excess_cv=0.3, rank_imbalance=1.4, layer=3, expert=1, share=0.2
+        ),
+    )
+
+
+def finished(run: str, requests: int, at: float) -> AnyEvent:
+    latency = events.Latency(n=requests, mean=20.0, p50=20.0, p90=25.0, p99=None, max=27.0)
+    figures = RunFigures(
+        completed=requests,
+        failed=0,
+        duration_s=1.0,
+        output_throughput=1000.0 + hash(run) % 100,
+        latencies=dict.fromkeys(("ttft", "tpot", "itl", "e2e"), latency),
+        score=0.5,
+        cv=0.5 + hash(run) % 100 / 100,
+        aggregated_cv=0.2,
+        excess_cv=0.3,
+    )
+    return events.RunFinished(at=at, run=run, figures=figures, result="baseline/results_json/x.json")
+
+
+def write(run_dir: Path, made: list[AnyEvent]) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in made))
+
+
+def opening(place: Path, requests: int, per_run: int) -> None:
+    run_dir = place / f"long-{per_run}"
+    write(run_dir, journal(requests, per_run))
+    began = time.perf_counter()
+    state.fold(store.read_events(run_dir))
+    folded = time.perf_counter() - began
+    program = Program(ATTACH, str(run_dir))
+    shown = program.until(b"run " + str(requests // per_run).encode())
+    program.end()
+    print(f"{requests:,} requests in runs of {per_run:,}: folded in {folded:.2f} s, on screen after {shown:.2f} s")
+
+
+def following(place: Path) -> None:
+    """CPU and bytes of the UI while a journal grows by 20 requests and a sample a second, 50 runs behind it."""
+    run_dir = place / "followed"
+    write(run_dir, journal(1500, 30))
+    with socket.socket(socket.AF_UNIX) as engine:  # so that the run counts as live
+        engine.bind(str(run_dir / control.SOCKET))
+        engine.listen(4096)
+        _idle_and_busy(run_dir)
+
+
+def _idle_and_busy(run_dir: Path) -> None:
+    program = Program(ATTACH, str(run_dir))
+    program.until(b"running")
+    program.drain(3.0)
+    print(f"idle: {_cpu(program, FOLLOWED_S / 2)}")
+    stop = threading.Event()
+    writer = threading.Thread(target=_grow, args=(run_dir, stop))
+    writer.start()
+    program.drain(2.0)
+    print(f"following a run at 2 Hz, 140×45: {_cpu(program, FOLLOWED_S)}")
+    stop.set()
+    writer.join()
+    program.end()
+
+
+def _cpu(program: Program, seconds: float) -> str:
+    process = psutil.Process(program.pid)
+    before, written = process.cpu_times(), program.written
+    program.drain(seconds)
+    after = process.cpu_times()
+    used = after.user + after.system - before.user - before.system
+    return f"{used / seconds:.1%} of a core, {(program.written - written) / seconds / 1e3:.1f} kB/s to the terminal"
+
+
+def _grow(run_dir: Path, stop: threading.Event) -> None:
+    run = "baseline/00049"
+    with open(run_dir / "events.jsonl", "ab", buffering=0) as file:
+        file.write(events.encode(events.RunStarted(run=run, requests=5000)) + b"\n")
+        for second in range(int(FOLLOWED_S * 3)):
+            for index in range(20):
+                file.write(events.encode(request(run, second * 20 + index, time.time())) + b"\n")
+            file.write(events.encode(sample(run, second * 20, time.time())) + b"\n")
+            if stop.wait(1.0):
+                return
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write(place / "small", journal(90, 30))
+        ours, minimal = alternated(lambda: first_paint(ATTACH, str(place / "small")), lambda: first_paint(MINIMAL))
+        print(f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s; {ours / minimal:.2f}×, medians of {ROUNDS}")
+        opening(place, REQUESTS, 30)
+        opening(place, REQUESTS, 5000)
+        following(place)
+
+
+if __name__ == "__main__":
+    main()
