@@ -222,8 +222,22 @@ class TestBatchMistakes:
                 ["--out", "datasets"],
                 "datasets: --out must be new or empty; to go on with an interrupted run use",
             ),
-            (CONFIG, ["--resume", "datasets"], "datasets"),
-            (CONFIG, ["--resume", "none"], "none"),
+            (
+                CONFIG,
+                ["--resume", "datasets"],
+                "datasets: not a run directory: run.json and events.jsonl are expected in",
+            ),
+            (CONFIG, ["--resume", "none"], "none: not a run directory: run.json and events.jsonl are expected in it"),
+            (
+                CONFIG,
+                ["--resume", "none", "--only", "001"],
+                "--resume goes on as the run was started; leave out --only",
+            ),
+            (
+                CONFIG.replace("port =", 'python = "/none/python"\nport ='),
+                ["--engine", "vllm"],
+                "/none/python: no such interpreter; python in [[backends]] names one that has vLLM",
+            ),
             (CONFIG.replace("engine", 'datasets = "bad/*"\nengine'), [], "bad/001.jsonl:2: expected "),
         ],
     )

@@ -65,6 +65,15 @@ def test_left_out_keys_and_tables_take_their_defaults(tmp_path: Path) -> None:
     assert loaded.dataset_paths == tuple(sorted((tmp_path / "datasets").iterdir()))
 
 
+def test_paths_are_absolute_so_that_a_run_resumes_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write(tmp_path, BACKEND).parent)
+    loaded = config.load(Path("experiments.toml"))
+    assert loaded.path == tmp_path / "experiments.toml"
+    assert loaded.dataset_paths == tuple(sorted((tmp_path / "datasets").iterdir()))
+
+
 def test_ranks_are_tensor_times_data_parallel() -> None:
     assert Backend(name="a", tensor_parallel=2, data_parallel=3).ranks == 6
 

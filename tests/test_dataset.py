@@ -114,7 +114,7 @@ def test_a_line_may_be_a_mebibyte_and_no_longer(tmp_path: Path) -> None:
     for more, ending in ((0, b""), (0, b"\n"), (0, b"\r\n")):
         line = b'{"id": "a", "text": "' + b"x" * (MAX_LINE_BYTES - frame + more) + b'"}'
         assert len(dataset.read(written(tmp_path, LINE + b"\n" + line + ending), "001").prompts) == 2
-    assert mistake(written(tmp_path, LINE + b"\n" + line + b" x")).startswith(
+    assert mistake(written(tmp_path, LINE + b"\n" + line + b"x")).startswith(
         f":2: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer"
     )
 
