@@ -126,7 +126,8 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
     lines = Lines(json=json, past=state.fold(store.read_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
-    label = builtin.ENGINE if job.kind == "builtin" else "vllm"
+    names = {run.backend for run in job.runs}
+    label = choice.label(job.kind, [backend for backend in job.config.backends if backend.name in names])
     if not (directory.path / "run.json").exists():
         directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
     first: AnyEvent = (
@@ -147,7 +148,7 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
         return 1
     groups = _results(directory.path)
     if any(group.by_label for group in groups):
-        report(directory.path, groups)
+        report(directory.path, groups, label)
     return code
 
 
@@ -178,7 +179,7 @@ def _results(path: Path) -> list[Results]:
     return []
 
 
-def report(path: Path, groups: Sequence[Results]) -> None:
+def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     """Write summary.csv, summary.json and the PNGs, and tell of them with a table and a scatter plot."""
     from core import plots
 
@@ -186,13 +187,13 @@ def report(path: Path, groups: Sequence[Results]) -> None:
     store.write_whole(path / "summary.csv", analysis.summary_csv(rows).encode())
     store.write_whole(path / "summary.json", store.formatted(rows))
     tell("")
-    tell(f"engine: {builtin.ENGINE}: its times say nothing about GPUs")
+    tell(f"engine: {engine}" + (": its times say nothing about GPUs" if engine == builtin.ENGINE else ""))
     tell(table(groups))
     files = []
     for metric in analysis.METRICS:
         for axis in ("real", "predicted"):
             with contextlib.suppress(ConfigError):  # a run of one data set may have no point on an axis
-                drawn = analysis.series(groups, metric, axis, builtin.ENGINE)
+                drawn = analysis.series(groups, metric, axis, engine)
                 files.append(plots.png(drawn, path / "graphs" / f"{metric}-{axis}.png"))
                 if (metric, axis) == ("mean_tpot_ms", "real"):
                     tell("")

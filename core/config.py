@@ -180,6 +180,9 @@ def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
         if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
             raise ConfigError(f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it")
         check_budget(where, backend)
+        if "/" in backend.python:  # as every path in the file: ~ is home, a relative one starts at the file
+            python = os.path.abspath(path.parent / Path(backend.python).expanduser())
+            backend = msgspec.structs.replace(backend, python=python)
         backends.append(backend)
     return tuple(backends)
 

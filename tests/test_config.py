@@ -78,6 +78,15 @@ def test_ranks_are_tensor_times_data_parallel() -> None:
     assert Backend(name="a", tensor_parallel=2, data_parallel=3).ranks == 6
 
 
+@pytest.mark.parametrize(
+    ("written", "resolved"),
+    [("../env/bin/python", "{folder}/env/bin/python"), ("/opt/p", "/opt/p"), ("python3", "python3")],
+)
+def test_an_interpreter_with_a_slash_is_a_path_from_the_file(tmp_path: Path, written: str, resolved: str) -> None:
+    file = write(tmp_path / "inner", f'{BACKEND}python = "{written}"')
+    assert config.load(file).backends[0].python == resolved.format(folder=tmp_path)
+
+
 def test_globs_are_relative_to_the_file_and_each_file_is_taken_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

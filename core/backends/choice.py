@@ -29,6 +29,13 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
     return vllm
 
 
+def label(kind: Kind, backends: Sequence[Backend]) -> str:
+    """The engine as it is shown on every screen and in every file. ConfigError as `launcher`."""
+    if kind == "builtin":
+        return builtin.ENGINE
+    return f"vllm {', '.join(dict.fromkeys(vllm.check(backend).version for backend in backends))}"
+
+
 def _vllm_everywhere(backends: Sequence[Backend]) -> bool:
     try:
         return all(vllm.find(backend.python) for backend in backends)

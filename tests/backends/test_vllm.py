@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from core.backends import vllm
+from core.backends import choice, gpus, vllm
+from core.backends.gpus import Gpu
 from core.backends.vllm import Installed
 from core.config import Backend, ConfigError, Model
 
+GPU = Gpu("H200", 0, 143771)
 MODEL = Model(id="mistralai/Mixtral-8x7B-v0.1", load_format="dummy")
 BASELINE = Backend(name="baseline", port=8001)
 ALL2ALL = Backend(
@@ -213,3 +215,39 @@ class TestWhatRan:
             more.write("non-default args: {}\n" + ENGINE.format(version="0.25.1", tp=2, dp=1, graphs="FULL"))
         ran = vllm.ran({"version": "0.25.1"}, log)
         assert (ran["tensor_parallel_size"], "moe_backend" in ran) == ("2", False)
+
+
+class TestChoice:
+    """Which engine serves."""
+
+    @pytest.fixture
+    def here(self, monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
+        """The GPUs of this machine."""
+        seen: list[Gpu] = []
+        monkeypatch.setattr(gpus, "seen", lambda: seen)
+        return seen
+
+    @pytest.fixture
+    def _vllm_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(vllm, "find", lambda python: Installed("python", "0.25.1") if python else None)
+
+    @pytest.mark.usefixtures("_vllm_here")
+    def test_auto_takes_vllm_where_it_and_enough_gpus_are(self, here: list[Gpu]) -> None:
+        backends = [Backend(name=n, python="/x", tensor_parallel=size) for n, size in (("a", 2), ("b", 1))]
+        assert choice.decide("auto", backends) == "builtin"
+        here.append(GPU)
+        assert choice.decide("auto", backends) == "builtin"
+        here.append(GPU)
+        assert choice.decide("auto", backends) == "vllm"
+        assert choice.decide("auto", [*backends, Backend(name="c", tensor_parallel=1)]) == "builtin"
+
+    def test_what_is_asked_for_is_taken(self) -> None:
+        assert choice.decide("vllm", [BASELINE]) == "vllm"
+        assert choice.decide("builtin", [BASELINE]) == "builtin"
+
+    @pytest.mark.usefixtures("_vllm_here")
+    def test_the_label_names_the_version(self) -> None:
+        assert choice.label("builtin", [BASELINE]) == "builtin (NumPy, CPU)"
+        assert choice.label("vllm", [Backend(name="a", python="/x"), Backend(name="b", python="/x")]) == "vllm 0.25.1"
+        with pytest.raises(ConfigError, match="has no vLLM"):
+            choice.label("vllm", [BASELINE])

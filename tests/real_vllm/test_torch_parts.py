@@ -6,27 +6,38 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from core import gatelog
 from core.backends import vllm
 
+Checked = tuple[subprocess.CompletedProcess[str], Path]
 CHECKS = Path(__file__).with_name("torch_parts.py")
 
 
-def test_torch_parts(vllm_python: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def checked(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    folder = tmp_path_factory.mktemp("torch-parts")
     done = subprocess.run(
-        [vllm_python, str(CHECKS), str(vllm.RECORDER), str(tmp_path)],
+        [vllm_python, str(CHECKS), str(vllm.RECORDER), str(folder)],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
+    return done, folder
+
+
+def test_every_check_passes(checked: Checked) -> None:
+    done, _ = checked
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("ok check_") == CHECKS.read_text().count("\ndef check_") - 1  # all but the shared one
 
 
-def test_the_log_of_the_checks_reads_back_without_dummies_and_padding(vllm_python: str, tmp_path: Path) -> None:
-    test_torch_parts(vllm_python, tmp_path)
-    log = gatelog.read(tmp_path / "steps.gatelog")
+def test_the_log_reads_back_without_dummies_and_padding(
+    checked: Checked,
+) -> None:
+    log = gatelog.read(checked[1] / "steps.gatelog")
     assert log.columns["index"].tolist() == [0, 1, 2]
     assert log.tokens.tolist() == [4, 0, 3]
     assert log.loads.sum(axis=2).tolist() == [[8, 8], [0, 0], [6, 6]]

@@ -21,6 +21,7 @@ TMP = Path(sys.argv[2])
 
 from gatescope_recorder import histogram, routers  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.capture import Capture  # type: ignore[import-not-found]  # noqa: E402
+from gatescope_recorder.eplb import MapLog  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.gatelog import Header  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.place import Place, RefusedError  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.recorder import Recorder  # type: ignore[import-not-found]  # noqa: E402
@@ -273,6 +274,24 @@ def check_a_failing_recorder_does_not_reach_the_worker() -> None:
     attachment.guard(attachment.rebind)
     attachment.guard(attachment.start)
     assert "ZeroDivisionError" in sidecar(TMP / "broken" / "dp0_pp0.gatelog")["refused"]
+
+
+def check_eplb_maps_are_logged_when_they_change() -> None:
+    router = Router20()
+    (layer,) = routers.find(model_of(moe(router)))
+    log = MapLog(TMP / "dp0_pp0.eplb.jsonl", [layer])
+    log.poll(0)  # before vLLM has set the state
+    assert not log.path.exists()
+    state = types.SimpleNamespace(logical_to_physical_map=torch.tensor([[0, 2], [1, -1]]))
+    router.eplb_state = state  # type: ignore[attr-defined]
+    for index, moved in ((5, 2), (6, 2), (9, 3)):
+        state.logical_to_physical_map[0, 1] = moved
+        log.poll(index)
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [(line["index"], line["logical_to_physical"]) for line in lines] == [
+        (5, [[[0, 2], [1, -1]]]),
+        (9, [[[0, 3], [1, -1]]]),
+    ]
 
 
 def check_rows_of_other_ranks_are_noticed() -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .ring import Clock, Ring, Slot
 
 SLOTS = 512
 POLL_S = 0.02
-FLUSH_IDLE_S = 0.2
+FLUSH_IDLE_S = 0.1
 IDLE = Batch(0, 0, 0, {})
 
 log = logging.getLogger("vllm.gatescope_recorder")
@@ -43,6 +44,7 @@ class Recorder:
 
     def __init__(self, path: Path, header: Header, capture: Capture) -> None:
         self.capture = capture
+        self.each_second: Callable[[int], None] = lambda index: None  # called by the writer with the next step's index
         self.dropped = self.idle = 0
         self.is_on = False
         cuda = capture.ids.device.type == "cuda"
@@ -124,7 +126,7 @@ class Recorder:
         try:
             if self._device is not None:
                 torch.cuda.set_device(self._device)
-            rest = 0.0
+            rest, looked_at = 0.0, 0.0
             while not self._stop.wait(POLL_S):
                 if self.capture.error:
                     raise RuntimeError(f"a tap failed: {self.capture.error}")
@@ -132,6 +134,9 @@ class Recorder:
                 if rest >= FLUSH_IDLE_S:
                     self._writer.flush()
                 self._note()
+                if time.monotonic() - looked_at >= 1.0:
+                    looked_at = time.monotonic()
+                    self.each_second(self._index)
             time.sleep(POLL_S)  # what was launched last may still be on its way
             self._drain()
         except Exception as error:

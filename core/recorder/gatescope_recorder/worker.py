@@ -10,6 +10,7 @@ from typing import Any
 
 from . import place, routers
 from .capture import Capture
+from .eplb import MapLog
 from .gatelog import Header
 from .place import Place, RefusedError
 from .recorder import Recorder, write_refusal
@@ -57,6 +58,8 @@ class Attachment:
             raise RuntimeError(f"a tap failed during warm-up: {self.capture.error}")
         header = self._header()
         self.recorder = Recorder(self.path, header, self.capture)
+        if place.has_eplb(self.config) and self.here.dp == 0:
+            self.recorder.each_second = MapLog(self.path.with_suffix(".eplb.jsonl"), self.layers).poll
         self.recorder.start()
         log.info(
             "gatescope recorder: records %d layers x %d experts, top-%d, dp %d of %d, pp %d of %d, hook %s",

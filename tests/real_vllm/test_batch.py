@@ -1,0 +1,150 @@
+"""The whole way on real vLLM: two backends, two data sets, `gatescope --batch`; then `serve` by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import string
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from core.config import Model
+from real_vllm.cpu_server import CPU, CPU_ALL2ALL, START_S, free_port
+
+CONFIG = """
+[experiment]
+engine = "vllm"
+datasets = "*.jsonl"
+num_prompts = 6
+output_len = 12
+warmup_requests = 2
+[model]
+id = "{model}"
+max_model_len = 2048
+[[backends]]
+name = "baseline"
+port = {ports[0]}
+tensor_parallel = 1
+{common}
+[[backends]]
+name = "all2all"
+port = {ports[1]}
+tensor_parallel = 1
+data_parallel = 2
+{common}
+"""
+COMMON = """
+python = "{python}"
+moe_backend = ""
+max_num_batched_tokens = 2048
+enforce_eager = true
+startup_timeout_s = {start_s}
+extra_args = ["--dtype", "bfloat16"]
+env = {{ VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "0|1", PYTHONPATH = "{all2all}" }}
+"""
+
+
+def gatescope(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "core.cli", *arguments]
+
+
+@pytest.fixture(scope="module")
+def experiment(vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with experiments.toml and two data sets: one letter over and over, and all that there are."""
+    folder = tmp_path_factory.mktemp("experiment")
+    common = COMMON.format(python=vllm_python, start_s=START_S, all2all=CPU_ALL2ALL)
+    config = CONFIG.format(model=tiny_mixtral.id, ports=(free_port(), free_port()), common=common)
+    (folder / "experiments.toml").write_text(config)
+    texts = ["a" * 200] * 6, [string.printable[n * 15 : n * 15 + 15] * 13 for n in range(6)]
+    for number, prompts in enumerate(texts, 1):
+        lines = "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(prompts))
+        (folder / f"00{number}_0.5.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(experiment: Path) -> Path:
+    done = subprocess.run(
+        gatescope("--batch", "--config", str(experiment / "experiments.toml"), "--out", str(experiment / "run")),
+        capture_output=True,
+        text=True,
+        timeout=2 * START_S,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return experiment / "run"
+
+
+def result(run: Path, backend: str, label: str) -> dict[str, Any]:
+    return dict(json.loads((run / backend / "results_json" / f"{label}.json").read_text()))
+
+
+@pytest.mark.parametrize("backend", ["baseline", "all2all"])
+@pytest.mark.parametrize("label", ["001", "002"])
+def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label: str) -> None:
+    got = result(run, backend, label)
+    assert got["completed"] == 6
+    assert got["engine"].startswith("vllm 0.")
+    log = got["gate_log"]
+    assert log["tokens_seen"] == log["tokens_due"] == got["total_input_tokens"] + got["total_output_tokens"] - 6
+
+
+@pytest.mark.parametrize("backend", ["baseline", "all2all"])
+def test_one_letter_over_and_over_skews_the_router_more_than_all_of_them(run: Path, backend: str) -> None:
+    same, different = (result(run, backend, label)["measured_imbalance"] for label in ("001", "002"))
+    assert same["layer_cv"] > different["layer_cv"]
+
+
+def test_both_layouts_route_alike(run: Path) -> None:
+    """The same prompts to the same weights: prefill routes the same, so all but the drawn tokens agree."""
+    one, two = (result(run, backend, "002")["measured_imbalance"] for backend in ("baseline", "all2all"))
+    assert one["layer_cv"] == pytest.approx(two["layer_cv"], rel=0.1)
+
+
+def test_what_ran_is_in_run_json(run: Path) -> None:
+    about = json.loads((run / "run.json").read_text())
+    ran = {name: server["ran"] for name, server in _servers(about).items()}
+    assert ran["baseline"]["moe_backend"] == ran["all2all"]["moe_backend"] == "CPU"
+    assert (ran["baseline"]["data_parallel_size"], ran["all2all"]["data_parallel_size"]) == ("1", "2")
+    assert ran["all2all"]["recorder"].startswith("records 4 layers x 8 experts")
+    assert [server["mismatches"] for server in _servers(about).values()] == [[], []]
+
+
+def _servers(about: dict[str, Any]) -> dict[str, Any]:
+    """A backend's note is its last start, or a list of them."""
+    found = about["servers"]
+    return {name: note[-1] if isinstance(note, list) else note for name, note in found.items()}
+
+
+def test_serve_answers_and_leaves_nothing_behind(experiment: Path, run: Path) -> None:
+    """After `run`, so that both do not fight over the cores."""
+    config = (experiment / "experiments.toml").read_text()
+    port = int(re.findall(r"port = (\d+)", config)[0])
+    command = gatescope("serve", "baseline", "--config", str(experiment / "experiments.toml"), "--max-seqs", "4")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **CPU, "VLLM_API_KEY": "key"})
+    try:
+        models = _when_ready(port, process)
+        assert models.status_code == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+
+
+def _when_ready(port: int, process: subprocess.Popen[bytes]) -> httpx.Response:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            headers = {"Authorization": "Bearer key"}
+            return httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers, trust_env=False)
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError(f"serve was not ready, exit code {process.poll()}")
