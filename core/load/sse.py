@@ -25,17 +25,13 @@ class EventParser:
         self._after_cr = False
         self._first = True
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not (self._held or self._data or self._after_cr or self._first)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that `chunk` completes. EventTooLong where a line or an event passes 4 MiB."""
-        if (  # one whole event, as servers send them
-            chunk[:6] == b"data: "
-            and chunk[-2:] == b"\n\n"
-            and not (self._held or self._data)
-            and chunk.find(b"\n") == len(chunk) - 2
-            and b"\r" not in chunk
-        ):
-            self._after_cr = self._first = False
-            return [chunk[6:-2]]
         return [event for line in self._lines(chunk) if (event := self._line(line)) is not None]
 
     def _lines(self, chunk: bytes) -> list[bytes]:

@@ -47,6 +47,7 @@ class TokenStream:
 
     __slots__ = (
         "_counted",
+        "_is_between",
         "_parser",
         "completion_tokens",
         "error",
@@ -60,6 +61,7 @@ class TokenStream:
 
     def __init__(self) -> None:
         self._parser = EventParser()
+        self._is_between = True  # the next byte begins an event
         self._counted = 0  # by the usage of the last token event
         self.stamps: list[int] = []
         self.tokens: list[int] = []
@@ -72,6 +74,15 @@ class TokenStream:
 
     def feed(self, chunk: bytes, at: int) -> None:
         """Bytes that arrived at `at` (ns)."""
+        if self._is_between and chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n"):
+            try:  # one whole event, as servers send them; what is more, or less, is no JSON value
+                self._take(_decode(chunk[6:-2]), at)
+                return
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass
+        self._parse(chunk, at)
+
+    def _parse(self, chunk: bytes, at: int) -> None:
         try:
             for payload in self._parser.feed(chunk):
                 if payload == b"[DONE]":
@@ -82,6 +93,7 @@ class TokenStream:
             self._fail(f"{type(error).__name__}: {error}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._fail(f"not the expected JSON: {error}")
+        self._is_between = self._parser.is_between
 
     def _take(self, event: _Event, at: int) -> None:
         if event.error is not None:
