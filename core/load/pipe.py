@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
+from dataclasses import replace
 
 import msgspec
 
@@ -52,7 +54,26 @@ class Advanced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    record: RequestRecord
+    """A request has ended. Its stamps and event tokens travel as 64-bit integers: a million tokens are 16 MB."""
+
+    bare: RequestRecord  # without them
+    stamps: bytes
+    tokens: bytes
+
+    @classmethod
+    def of(cls, record: RequestRecord) -> Done:
+        stamps, tokens = (array("q", numbers).tobytes() for numbers in (record.stamps_ns, record.event_tokens))
+        return cls(replace(record, stamps_ns=(), event_tokens=()), stamps, tokens)
+
+    @property
+    def record(self) -> RequestRecord:
+        return replace(self.bare, stamps_ns=_numbers(self.stamps), event_tokens=_numbers(self.tokens))
+
+
+def _numbers(data: bytes) -> array[int]:
+    numbers = array("q")
+    numbers.frombytes(data)
+    return numbers
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):

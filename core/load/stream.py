@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import msgspec
@@ -63,8 +64,8 @@ class TokenStream:
         self._parser = EventParser()
         self._is_between = True  # the next byte begins an event
         self._counted = 0  # by the usage of the last token event
-        self.stamps: list[int] = []
-        self.tokens: list[int] = []
+        self.stamps = array("q")
+        self.tokens = array("q")
         self.texts: list[str] = []
         self.received = 0  # tokens so far
         self.prompt_tokens = 0
@@ -112,12 +113,12 @@ class TokenStream:
             self.received += count
             self.texts.append(text)
 
-    def event_tokens(self) -> tuple[int, ...]:
+    def event_tokens(self) -> array[int]:
         """Tokens of each event."""
         events, total = len(self.tokens), self.completion_tokens
         if self._counted or not events or total < 2 * events:
-            return tuple(self.tokens)
-        return tuple((i + 1) * total // events - i * total // events for i in range(events))
+            return self.tokens
+        return array("q", ((i + 1) * total // events - i * total // events for i in range(events)))
 
     def closing_error(self) -> str:
         """What is wrong with the answer now that it has ended; "" where nothing is."""

@@ -56,7 +56,7 @@ class Request:
             t_sent_ns=self.times.sent,
             t_done_ns=now(),
             t_first_byte_ns=self.times.first_byte,
-            stamps_ns=tuple(stream.stamps),
+            stamps_ns=stream.stamps,
             event_tokens=tokens,
             prompt_tokens=stream.prompt_tokens,
             output_tokens=stream.completion_tokens or sum(tokens),
@@ -161,7 +161,7 @@ class Worker:
         self._tokens += sum(record.event_tokens)
         self._done += record.ok
         self._errors += not record.ok
-        self._say(Done(record))
+        self._say(Done.of(record))
 
     # --- beside the requests
 

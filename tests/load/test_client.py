@@ -77,7 +77,7 @@ def test_times_are_in_order_and_hold_what_the_server_knows(truth: Truth) -> None
 def test_several_tokens_an_event_are_counted_and_their_gaps_divided(truth: Truth) -> None:
     truth.control(per_event=4, itl_ms=8.0)
     record = run(load(truth, 1, output_len=12))[0]
-    assert (record.event_tokens, record.output_tokens, record.text) == ((4, 4, 4), 12, alphabet(12, 4))
+    assert (tuple(record.event_tokens), record.output_tokens, record.text) == ((4, 4, 4), 12, alphabet(12, 4))
     assert len(record.itls_s) == 8
     assert metrics.summarise([record]).shared_events == 3
 

@@ -1,0 +1,75 @@
+"""What a client says it saw, against what truth_server.py knows it sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TOGETHER_MS = 0.05  # Python clients stamp the events of one read a few µs apart
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request as a client reports it, in seconds. `key`: its prompt, or the number at the end of its request id."""
+
+    key: str | int
+    ttft: float
+    itl: list[float]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Absolute errors in ms: (median, p99). TTFT: what the client adds to arrival of the request → first send.
+
+    `ttft`: from when the server's kernel had the request. `ttft_read`: from when the server had read it, so that the
+    server's own queue in a burst counts as the client's fault. `itl_own`: gaps between events that were each read alone.
+    """
+
+    requests: int
+    missing: int
+    ttft: tuple[float, float]
+    ttft_read: tuple[float, float]
+    itl: tuple[float, float]
+    itl_own: tuple[float, float]
+    shared_share: float  # events that were read together with a later one
+
+
+def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
+    """Match and compare. A stream that the client did not see whole counts as missing."""
+    sent: dict[str | int, dict[str, Any]] = {}
+    for row in truth:
+        if row["end"] == "done":
+            sent[row["prompt_head"]] = row
+            if row["id"] and row["id"].startswith("bench-"):
+                sent[int(row["id"].rsplit("-")[-1])] = row
+    ttft, ttft_read, itl, own, shared = [], [], [], [], []
+    for row in rows:
+        server = sent.get(row.key if isinstance(row.key, int) else row.key[:64])
+        if server is None or len(row.itl) != len(server["t_send"]) - 1:
+            continue
+        first = server["t_send"][0]
+        ttft.append(row.ttft * 1e3 - (first - server["t_arrived"]) / 1e6)
+        ttft_read.append(row.ttft * 1e3 - (first - server["t_request"]) / 1e6)
+        gaps = np.diff(np.array(server["t_send"])) / 1e6
+        mine = np.array(row.itl) * 1e3
+        together = np.append(mine < TOGETHER_MS, False)  # event k was read with event k + 1
+        itl.append(np.abs(mine - gaps))
+        own.append(np.abs(mine - gaps)[~together[:-1] & ~together[1:]])
+        shared.append(together.mean())
+    return Errors(
+        requests=len(ttft),
+        missing=len(rows) - len(ttft),
+        ttft=_quantiles(np.array(ttft)),
+        ttft_read=_quantiles(np.array(ttft_read)),
+        itl=_quantiles(np.concatenate([[], *itl])),
+        itl_own=_quantiles(np.concatenate([[], *own])),
+        shared_share=float(np.mean(shared)) if shared else float("nan"),
+    )
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, float]:
+    if not values.size:
+        return float("nan"), float("nan")
+    return float(np.median(np.abs(values))), float(np.percentile(np.abs(values), 99))

@@ -1,0 +1,160 @@
+"""The clients under test: how each is started on a file of prompts, and how its result is read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from errors import Row
+
+HERE = Path(__file__).parent
+VLLM_PYTHON = (
+    "from vllm.benchmarks.serve import add_cli_args, main;"
+    "from vllm.utils.argparse_utils import FlexibleArgumentParser;"
+    "p = FlexibleArgumentParser(); add_cli_args(p); main(p.parse_args())"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """`count` requests of `tokens` tokens, `concurrency` at a time; the answer goes into the folder `out`."""
+
+    url: str
+    prompts: Path  # JSONL of {"prompt": …}
+    count: int
+    concurrency: int
+    tokens: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    command: Callable[[Task], list[str]]
+    rows: Callable[[Task], list[Row]]
+
+
+def gatescope() -> Peer:
+    """`gatescope bench`, as a user runs it."""
+
+    def command(t: Task) -> list[str]:
+        flags = [
+            "--model",
+            "truth",
+            "--num-prompts",
+            t.count,
+            "--output-len",
+            t.tokens,
+            "--max-concurrency",
+            t.concurrency,
+        ]
+        where = ["--base-url", t.url, "--result-dir", t.out]
+        return [sys.executable, "-P", "-m", "core.cli", "bench", str(t.prompts), *map(str, [*flags, *where])]
+
+    def rows(t: Task) -> list[Row]:
+        prompts = [json.loads(line)["prompt"] for line in t.prompts.read_text().splitlines()][: t.count]
+        result = json.loads(next(t.out.glob("*.json")).read_text())
+        return [
+            Row(p, ttft, itl) for p, ttft, itl in zip(prompts, result["ttfts"], result["itls"], strict=True) if ttft
+        ]
+
+    return Peer("gatescope", command, rows)
+
+
+def vllm_rs(binary: Path) -> Peer:
+    """vLLM's Rust client."""
+    return Peer("vllm-rs", lambda t: [str(binary), "bench", "serve", *_vllm_flags(t)], _vllm_rows)
+
+
+def vllm_bench(python: Path) -> Peer:
+    """`vllm bench serve` in Python."""
+    return Peer("vllm (Python)", lambda t: [str(python), "-c", VLLM_PYTHON, *_vllm_flags(t)], _vllm_rows)
+
+
+def with_aiohttp(way: str, python: Path) -> Peer:
+    """aiohttp_client.py."""
+
+    def command(t: Task) -> list[str]:
+        numbers = [str(n) for n in (t.count, t.concurrency, t.tokens)]
+        return [
+            str(python),
+            str(HERE / "aiohttp_client.py"),
+            way,
+            t.url,
+            str(t.prompts),
+            *numbers,
+            str(t.out / "r.json"),
+        ]
+
+    def rows(t: Task) -> list[Row]:
+        return [Row(r["prompt"], r["ttft"], r["itl"]) for r in json.loads((t.out / "r.json").read_text())]
+
+    return Peer(f"aiohttp ({way})", command, rows)
+
+
+def aiperf(binary: Path) -> Peer:
+    """aiperf; gaps from its raw records."""
+
+    def command(t: Task) -> list[str]:
+        flags = {
+            "--url": t.url,
+            "--endpoint-type": "completions",
+            "--input-file": t.prompts.with_suffix(".aiperf.jsonl"),
+            "--custom-dataset-type": "single_turn",
+            "--dataset-sampling-strategy": "sequential",
+            "--request-count": t.count,
+            "--concurrency": t.concurrency,
+            "--tokenizer": t.prompts.parent / "tokenizer",
+            "--extra-inputs": f"max_tokens:{t.tokens}",
+            "--artifact-dir": t.out,
+            "--export-level": "raw",
+            "--ui": "none",
+        }
+        pairs = [str(part) for pair in flags.items() for part in pair]
+        return [str(binary), "profile", "-m", "truth", "--streaming", *pairs]
+
+    def rows(t: Task) -> list[Row]:
+        lines = next(t.out.rglob("*raw*.jsonl")).read_text().splitlines()
+        return [_aiperf_row(json.loads(line)) for line in lines]
+
+    return Peer("aiperf", command, rows)
+
+
+def _aiperf_row(record: dict) -> Row:
+    start = record["start_perf_ns"]
+    stamps = []
+    for response in record["responses"]:
+        text = json.dumps(response)
+        if "[DONE]" not in text and '\\"choices\\": []' not in text and '\\"choices\\":[]' not in text:
+            stamps.append(response["perf_ns"])
+    gaps = [(later - earlier) / 1e9 for earlier, later in pairwise(stamps)]
+    return Row(record["payload"]["prompt"], (stamps[0] - start) / 1e9, gaps)
+
+
+def _vllm_flags(t: Task) -> list[str]:
+    flags = {
+        "--backend": "openai",
+        "--base-url": t.url,
+        "--endpoint": "/v1/completions",
+        "--model": "truth",
+        "--tokenizer": t.prompts.parent / "tokenizer",
+        "--dataset-name": "random",
+        "--random-input-len": 16,
+        "--random-output-len": t.tokens,
+        "--request-id-prefix": "bench-",
+        "--num-prompts": t.count,
+        "--max-concurrency": t.concurrency,
+        "--result-dir": t.out,
+        "--result-filename": "r.json",
+    }
+    pairs = [str(part) for pair in flags.items() for part in pair]
+    return [*pairs, "--ignore-eos", "--disable-tqdm", "--save-result", "--save-detailed"]
+
+
+def _vllm_rows(t: Task) -> list[Row]:
+    result = json.loads((t.out / "r.json").read_text())
+    return [Row(i, ttft, itl) for i, (ttft, itl) in enumerate(zip(result["ttfts"], result["itls"], strict=True))]
