@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 TOGETHER_MS = 0.05  # Python clients stamp the events of one read a few µs apart
 
@@ -16,7 +17,7 @@ class Row:
 
     key: str | int
     ttft: float
-    itl: list[float]
+    itl: list[float] | None  # None: it keeps no gaps
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Errors:
     """Absolute errors in ms: (median, p99). TTFT: what the client adds to arrival of the request → first send.
 
     `ttft`: from when the server's kernel had the request. `ttft_read`: from when the server had read it, so that the
-    server's own queue in a burst counts as the client's fault. `itl_own`: gaps between events that were each read alone.
+    server's own queue in a burst counts as the client's fault. `itl_own`: gaps between events that were read alone.
     """
 
     requests: int
@@ -47,11 +48,13 @@ def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
     ttft, ttft_read, itl, own, shared = [], [], [], [], []
     for row in rows:
         server = sent.get(row.key if isinstance(row.key, int) else row.key[:64])
-        if server is None or len(row.itl) != len(server["t_send"]) - 1:
+        if server is None or (row.itl is not None and len(row.itl) != len(server["t_send"]) - 1):
             continue
         first = server["t_send"][0]
         ttft.append(row.ttft * 1e3 - (first - server["t_arrived"]) / 1e6)
         ttft_read.append(row.ttft * 1e3 - (first - server["t_request"]) / 1e6)
+        if row.itl is None:
+            continue
         gaps = np.diff(np.array(server["t_send"])) / 1e6
         mine = np.array(row.itl) * 1e3
         together = np.append(mine < TOGETHER_MS, False)  # event k was read with event k + 1
@@ -69,7 +72,7 @@ def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
     )
 
 
-def _quantiles(values: np.ndarray) -> tuple[float, float]:
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:
     if not values.size:
         return float("nan"), float("nan")
     return float(np.median(np.abs(values))), float(np.percentile(np.abs(values), 99))

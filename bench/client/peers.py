@@ -124,6 +124,28 @@ def aiperf(binary: Path) -> Peer:
     return Peer("aiperf", command, rows)
 
 
+def guidellm(binary: Path) -> Peer:
+    """guidellm; its report holds TTFT but no gaps."""
+
+    def command(t: Task) -> list[str]:
+        flags = {
+            "--backend": f"kind=openai_http,target={t.url},model=truth,request_format=/v1/completions",
+            "--profile": f"kind=concurrent,streams={t.concurrency}",
+            "--constraint": f"kind=max_requests,count={t.count}",
+            "--data": f"kind=synthetic_text,prompt_tokens=16,output_tokens={t.tokens}",
+            "--tokenizer": f"kind=hf_auto,model={t.prompts.parent / 'tokenizer'}",
+            "--output": f"kind=json,path={t.out / 'r.json'}",
+        }
+        return [str(binary), "run", "--disable-console", *(part for pair in flags.items() for part in pair)]
+
+    def rows(t: Task) -> list[Row]:
+        done = json.loads((t.out / "r.json").read_text())["benchmarks"][0]["requests"]["successful"]
+        prompts = [json.loads(r["request_args"])["body"]["prompt"] for r in done]
+        return [Row(p, r["time_to_first_token_ms"] / 1e3, None) for p, r in zip(prompts, done, strict=True)]
+
+    return Peer("guidellm", command, rows)
+
+
 def _aiperf_row(record: dict) -> Row:
     start = record["start_perf_ns"]
     stamps = []

@@ -1,6 +1,6 @@
 """gatescope's load client against its peers: capacity, accuracy, a stalled worker. One command, one run, one machine.
 
-    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON --aiperf aiperf [--rounds 3] [-o F.json]
+    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON --aiperf aiperf --guidellm guidellm
 
 The truth server has one core to itself, each client (its whole process tree) another one. Clients take turns in every
 round, so that what else the machine does hits all alike; the table holds medians over rounds.
@@ -176,24 +176,25 @@ def table(results: dict[str, dict[str, list[Any]]]) -> list[str]:
     """Markdown: a line a client, medians over rounds."""
     names = list(next(iter(results.values())))
     lines = [
-        "| client | " + " | ".join(f"CPU s / 1e6, {title}" for title in CAPACITY) + " | start to first request, s |"
+        "| client | " + " | ".join(f"CPU s / 1e6 tokens, {t}" for t in CAPACITY) + " | start to first request, s |"
     ]
     lines.append("|---" * (len(CAPACITY) + 2) + "|")
     for name in names:
         costs = [_median(results[title][name]) for title in CAPACITY]
         starts = _median([r["start_to_first_request_s"] for r in results["32 streams"][name]])
         lines.append(f"| {name} | " + " | ".join(f"{c:.2f}" for c in costs) + f" | {starts:.2f} |")
-    lines += [
-        "",
-        "| |error| ms, median / p99 | " + " | ".join(f"{t}: TTFT | ITL | read together" for t in SCENARIOS) + " |",
-    ]
-    lines.append("|---" * (1 + 3 * len(SCENARIOS)) + "|")
-    for name in names:
-        cells = []
-        for title in SCENARIOS:
+    for title in SCENARIOS:
+        lines += [
+            "",
+            f"{title}: absolute errors in ms, median / p99",
+            "",
+            "| client | TTFT | ITL | events read together |",
+        ]
+        lines.append("|---|---|---|---|")
+        for name in names:
             runs = [r["errors"] for r in results[title][name]]
-            cells += [_pair(runs, "ttft"), _pair(runs, "itl"), f"{_median([r['shared_share'] for r in runs]):.1%}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            together = _median([r["shared_share"] for r in runs])
+            lines.append(f"| {name} | {_pair(runs, 'ttft')} | {_pair(runs, 'itl')} | {together:.1%} |")
     return lines
 
 
@@ -254,6 +255,7 @@ def main() -> None:
     parser.add_argument("--vllm", type=Path, help="the interpreter of a vLLM environment")
     parser.add_argument("--aiohttp", type=Path, help="an interpreter that has aiohttp")
     parser.add_argument("--aiperf", type=Path, help="the aiperf command")
+    parser.add_argument("--guidellm", type=Path, help="the guidellm command")
     parser.add_argument("--nice", type=int, default=0, help="of server and clients alike; below 0 needs root")
     parser.add_argument("-o", dest="out", type=Path, help="every round's values as JSON")
     a = parser.parse_args()
@@ -262,6 +264,7 @@ def main() -> None:
     clients += [peers.vllm_bench(a.vllm)] if a.vllm else []
     clients += [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")] if a.aiohttp else []
     clients += [peers.aiperf(a.aiperf)] if a.aiperf else []
+    clients += [peers.guidellm(a.guidellm)] if a.guidellm else []
     results = measure(clients, a.rounds, a.nice)
     if a.out:
         a.out.write_text(json.dumps(results, indent=1))
