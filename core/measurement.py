@@ -85,7 +85,7 @@ class Measurement:
 
     def keep_partial(self) -> int:
         """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in it."""
-        done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
+        self.records = done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
         if done:
             result = self._result(metrics.summarise(done, self.load.slo), None, "the run was cancelled")
             self.directory.write_json(f"{self.run.backend}/results_json/{self.run.label}.partial.json", result)
