@@ -172,6 +172,8 @@ class Gatescope(Commands, App[int]):
             return line(
                 (f" ! the engine is gone: r goes on with what is missing; its last words are in {words}", "bad")
             )
+        if self.session.stage == "not started" and self.view.snapshot.runs:
+            return line((f" r  starts these {len(self.view.snapshot.runs)} runs", "note"))
         events = self.query_one(Events)
         if events.is_on_screen or not self.view.happened:
             return Line()

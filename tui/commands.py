@@ -158,10 +158,10 @@ class Commands(App[int]):
             return
         options = (
             BACK,
-            Option("d", "detach", "leave; the run goes on, and gatescope attach takes it up again"),
+            Option("d", "detach", "leave; the run goes on"),
             Option("k", "stop everything", "end the run and its servers, then leave"),
         )
-        text = f"The engine runs on by itself in {self.view.run_dir}."
+        text = f"Detached, the run goes on; take it up again with: gatescope attach {self.view.run_dir}"
         match await self.push_screen_wait(Choice("Quit?", (text,), options, interrupt="k")):
             case "d":
                 self.exit(0, message=f"detached; take it up again with: gatescope attach {self.view.run_dir}")

@@ -121,7 +121,7 @@ class Totals:
         mean = float(self.above[i]) / n
         variance = max(0.0, float(self.above_squared[i]) / n - mean**2) * n / (n - 1)
         if mean <= np.sqrt(variance / n):
-            return None, f"not above chance in {n} steps"
+            return None, f"not above chance in {n} steps of two tokens or more"
         return float(np.sqrt(mean)), ""
 
 

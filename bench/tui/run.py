@@ -93,13 +93,13 @@ def alternated(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[fl
 
 
 def journal(requests: int, per_run: int) -> list[AnyEvent]:
-    """`requests` finished requests in runs of `per_run`, and a sample for every tenth."""
+    """`requests` finished requests in runs of `per_run`, a sample for every tenth, and one more run queued."""
     at = 1.7e9
-    runs = [Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl") for n in range(requests // per_run)]
+    runs = [Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl") for n in range(requests // per_run + 1)]
     made: list[AnyEvent] = [events.ExperimentStarted(at=at, name="bench", engine="builtin", runs=runs)]
     made.append(events.BackendStarting(at=at, backend="baseline", port=1, pid=1, command=["x"], log="x"))
     made.append(events.BackendReady(at=at, backend="baseline", seconds=1.0, ran={}))
-    for number, run in enumerate(runs):
+    for number, run in enumerate(runs[:-1]):
         made.append(events.RunStarted(at=at + number, run=run.id, requests=per_run))
         for index in range(per_run):
             made.append(request(run.id, index, at + number))
@@ -207,7 +207,7 @@ def _cpu(program: Program, seconds: float) -> str:
 
 
 def _grow(run_dir: Path, stop: threading.Event) -> None:
-    run = "baseline/00049"
+    run = "baseline/00050"
     with open(run_dir / "events.jsonl", "ab", buffering=0) as file:
         file.write(events.encode(events.RunStarted(run=run, requests=5000)) + b"\n")
         for second in range(int(FOLLOWED_S * 3)):

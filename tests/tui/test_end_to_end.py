@@ -110,12 +110,13 @@ def test_a_session(terminal: Terminal) -> None:
 
 
 def test_a_lost_terminal_leaves_the_run_going(terminal: Terminal) -> None:
-    terminal.open("--out", "run")
+    """And gatescope without a word more finds it."""
+    terminal.open()
     terminal.until(lambda t: "not started" in t)
     terminal.press("r")
-    terminal.until(lambda t: "running in run" in t)
+    terminal.until(lambda t: "running in runs/" in t)
     terminal.close()  # SIGHUP
-    terminal.open("attach", "run")
+    terminal.open()
     terminal.until(lambda t: "▶ running" in t)
     terminal.press("q")
     terminal.until(lambda t: "stop everything" in t)
