@@ -109,10 +109,10 @@ def _x_axis(xs: tuple[float, float], margin: int, columns: int) -> list[Line]:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """The range drawn: the values', a twentieth wider on both sides."""
+    """The range drawn: the values', a twentieth wider on both sides, but not below 0 for what cannot be."""
     low, high = min(values), max(values)
     edge = (high - low) / 20 or abs(low) / 10 or 1.0
-    return low - edge, high + edge
+    return max(low - edge, 0.0) if low >= 0 else low - edge, high + edge
 
 
 def _at(span: tuple[float, float], share: float) -> float:

@@ -95,7 +95,9 @@ def alternated(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[fl
 def journal(requests: int, per_run: int) -> list[AnyEvent]:
     """`requests` finished requests in runs of `per_run`, a sample for every tenth, and one more run queued."""
     at = 1.7e9
-    runs = [Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl") for n in range(requests // per_run + 1)]
+    runs = [
+        Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl") for n in range(requests // per_run + 1)
+    ]
     made: list[AnyEvent] = [events.ExperimentStarted(at=at, name="bench", engine="builtin", runs=runs)]
     made.append(events.BackendStarting(at=at, backend="baseline", port=1, pid=1, command=["x"], log="x"))
     made.append(events.BackendReady(at=at, backend="baseline", seconds=1.0, ran={}))

@@ -23,6 +23,8 @@ class Terminal:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.socket = f"gatescope-test-{os.getpid()}"
+        # A second session keeps the tmux server up while the first is closed and opened again.
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "exec sleep 600")
 
     def tmux(self, *words: str) -> str:
         done = subprocess.run(["tmux", "-L", self.socket, *words], capture_output=True, text=True, check=False)
@@ -33,7 +35,7 @@ class Terminal:
         command = " ".join([sys.executable, "-m", "core.cli", *words])
         where = f"cd {self.place} && unset COLUMNS LINES && export PYTHONPATH={Path(__file__).parents[2]}"
         script = f"{where} && {command}; echo ended $?; exec sleep 600"
-        self.tmux("-f", "/dev/null", "new-session", "-d", "-s", "t", "-x", "140", "-y", "45", f"sh -c '{script}'")
+        self.tmux("new-session", "-d", "-s", "t", "-x", "140", "-y", "45", f"sh -c '{script}'")
 
     def close(self) -> None:
         self.tmux("kill-session", "-t", "t")

@@ -75,7 +75,9 @@ class Imbalance(Pane):
         head = self._summary(width)
         shown = self.window(height - len(head) - 2)
         body = [self._layer(columns, layers[i], cell, width, cursor=self.is_cursor(i)) for i in shown]
-        return [*head, self._heads(columns, len(layers[0].shares), cell, width), *body, self._detail(layers, width)]
+        heads = self._heads(columns, len(layers[0].shares), cell, width)
+        lines = [*head, heads, *body, self._detail(layers, width)]
+        return [*lines, *self._same_data_set(width)] if height - len(lines) > len(self.view.backends) + 1 else lines
 
     def do_worst_first(self) -> None:
         self.worst_first = not self.worst_first
@@ -96,6 +98,13 @@ class Imbalance(Pane):
         if self.view.run and self.view.run.phase == "running":
             return empty("Waiting for the first steps in the gate log …")
         return empty("No gate log of this run.", "1  the queue: enter shows another run")
+
+    def _same_data_set(self, width: int) -> list[Line]:
+        """What the run's data set came to at each backend, where there is room for it."""
+        shown = self.view.run
+        same = [r for r in self.runs() if shown and r.run.label == shown.run.label]
+        columns = table.fitting(RUNS, width)
+        return [Line(), table.head(columns), *(table.row(columns, self._of_run(r)) for r in same)] if same else []
 
     def _runs(self, width: int, height: int) -> list[Line]:
         """Per-step and aggregated CV of every finished run."""

@@ -58,7 +58,8 @@ class Plots(Pane):
         from core.analysis import AXES as AXIS_LABELS
         from core.analysis import METRICS as METRIC_LABELS
 
-        return f"{METRIC_LABELS.get(self.metric, self.metric)} ↑ against {AXIS_LABELS[self.axis]} →"
+        metric, axis = METRIC_LABELS.get(self.metric, self.metric), AXIS_LABELS[self.axis]
+        return f"{metric} ↑  {axis.removesuffix(' of expert load')} →"
 
     def draw(self, width: int, height: int) -> list[Line]:
         if not self.points():

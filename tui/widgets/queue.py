@@ -10,6 +10,7 @@ from tui import table
 from tui.glyphs import STATES
 from tui.table import Column
 from tui.text import NONE, Line, Span, number
+from tui.view import View
 from tui.widgets.pane import Pane, empty
 
 RUNS = (
@@ -60,6 +61,13 @@ class Queue(Pane):
         self.order = "queue"
         self.by_dataset = False
         self.marked: frozenset[str] = frozenset()
+
+    def show(self, view: View) -> None:
+        """Without the focus, its cursor goes with the run that is shown, so that this one is in sight."""
+        if not self.has_focus and view.shown != self.view.shown:
+            ids = [r.run.id for r in self.rows()]
+            self.at = ids.index(view.shown) if view.shown in ids else self.at
+        super().show(view)
 
     def rows(self) -> list[RunState]:
         """The runs as they stand here: filtered and in order."""
