@@ -256,6 +256,8 @@ def problems(folder: Path) -> list[str]:
             for key, what in (("dropped", "were dropped"), ("violations", "do not add up to top_k × tokens"))
             if totals.get(key)
         ]
+        if totals.get("silent"):
+            found.append(f"{rank}: routers that were not seen in every step: {', '.join(totals['silent'])}")
     return found
 
 

@@ -224,7 +224,7 @@ def check_steps_dummies_and_padding() -> None:
     run_step(recorder, capture, [chosen(3, 8), chosen(3, 9)])
     recorder.close()
     side = sidecar(path)
-    assert (side["closed"], side["tokens"], side["idle"], side["violations"]) == (True, 7, 1, 0), side
+    assert (side["closed"], side["steps"], side["tokens"], side["idle"], side["violations"]) == (True, 3, 7, 1, 0), side
     print("log", path)
 
 
@@ -238,7 +238,7 @@ def check_a_router_that_is_not_called_is_a_violation_and_not_the_last_steps_choi
     capture.tap(0)(chosen(3, 10))  # layer 1 stays silent
     recorder.end(output, slot)
     recorder.close()
-    assert sidecar(path)["violations"] == 1
+    assert (sidecar(path)["violations"], sidecar(path)["silent"]) == (1, ["layer 1"])
 
 
 def check_a_full_ring_drops_and_counts_and_never_waits() -> None:

@@ -56,6 +56,9 @@ class Recorder:
         self._requests, self._clock = Requests(), Clock()
         self._empty = np.zeros((header.layers, header.experts), np.int32)
         self._index = 0
+        self._layer_names = header.layer_names or tuple(f"layer {n}" for n in range(header.layers))
+        self._silent: set[str] = set()  # layers whose router did not write a row that it should have
+        self._noted = (0, 0, 0)  # steps, dropped, idle: as last written beside the log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write, name="gatescope-recorder", daemon=True)
 
@@ -139,6 +142,7 @@ class Recorder:
                     self.each_second(self._index)
             time.sleep(POLL_S)  # what was launched last may still be on its way
             self._drain()
+            self._writer.flush()
         except Exception as error:
             self.fail(error)
         finally:
@@ -161,7 +165,9 @@ class Recorder:
         batch = self._requests.read(pending.scheduled)
         if pending.slot is None:
             return  # no tokens, or dropped
-        counts = pending.slot.counts.numpy()[:, :-1].copy()
+        whole = pending.slot.counts.numpy()
+        counts = whole[:, :-1].copy()
+        self._silent |= {self._layer_names[n] for n in np.flatnonzero(whole[:, -1])}
         start_ns, duration_ns, free = self._clock.read(pending.slot)
         if free is not None:
             self._ring.give(free)
@@ -171,13 +177,15 @@ class Recorder:
         """Keep the file beside the log up to date, and say it once where sums are wrong."""
         notes = self._writer.notes
         if self._writer.violations and "warned" not in notes:
-            notes["warned"] = True
+            notes["warned"], notes["silent"] = True, sorted(self._silent)
             log.error(
-                "gatescope recorder: the counts of a step do not add up to top_k × tokens; some router was not seen"
+                "gatescope recorder: the counts of a step do not add up to top_k x tokens; layers not seen: %s",
+                ", ".join(sorted(self._silent)) or "none",
             )
-        changed = {"dropped": self.dropped, "idle": self.idle, "steps": self._writer.steps}
-        if any(notes.get(key) != value for key, value in changed.items()):
-            notes.update(changed)
+        seen = (self._writer.steps, self.dropped, self.idle)
+        if seen != self._noted:
+            self._noted = seen
+            notes.update(dropped=self.dropped, idle=self.idle)
             self._writer.write_totals()
 
 
