@@ -1,0 +1,87 @@
+"""Signals, and what is done after them: nothing is left running, nothing done is lost, `--resume` does the rest."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from place import Place, Running, is_closed
+
+from core import events
+
+
+def gone(batch: Running, timeout_s: float) -> bool:
+    assert len(batch.tree) >= 2  # a supervisor and a server at least
+    return not psutil.wait_procs(batch.tree, timeout=timeout_s)[1]
+
+
+def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_path: Path) -> None:
+    place = Place(tmp_path, pause_s=60.0)
+    with place.running("--backend", "baseline") as batch:
+        batch.until(events.RunFinished)
+        second = place.gatescope("--batch", "--resume", "made")
+        assert batch.end(signal.SIGINT) == 130
+        assert gone(batch, 0)
+    assert second.returncode == 2
+    assert f"made: in use by another gatescope, process {batch.me.pid}; wait for it or stop it" in second.stderr
+    assert is_closed(place.ports[0])
+    assert place.journal[-1] == events.ExperimentInterrupted(at=place.journal[-1].at, by="SIGINT")
+    assert place.phases() == {"baseline/001": "done", "baseline/002": "queued"}
+    first = place.results()["baseline/results_json/001.json"]
+
+    again = place.gatescope("--batch", "--out", "made", "--backend", "baseline")
+    assert again.returncode == 2
+    assert "made: --out must be new or empty; to go on with an interrupted run use: --resume made" in again.stderr
+
+    (tmp_path / "experiments.toml").unlink()  # the run directory knows what it was started with
+    answer = place.gatescope("--resume", place.made, "--batch", cwd=tmp_path.parent)
+    assert answer.returncode == 0, answer.stderr
+    assert "resuming: 1 of 2 runs are missing" in answer.stderr
+    assert set(place.phases().values()) == {"done"}
+    assert [e.run for e in place.told(events.RunStarted)] == ["baseline/001", "baseline/002"]
+    assert place.results()["baseline/results_json/001.json"] == first
+    mapping = json.loads((place.made / "baseline_real_imbalance.json").read_bytes())
+    assert list(mapping) == ["gates_logs_01", "gates_logs_02"]
+
+
+@pytest.mark.parametrize(
+    ("number", "moment", "code"),
+    [
+        (signal.SIGTERM, events.BackendStarting, 143),
+        (signal.SIGINT, events.RequestFinished, 130),
+        (signal.SIGHUP, events.RunStarted, 129),
+    ],
+    ids=["SIGTERM while a server starts", "SIGINT while requests end", "SIGHUP while a run runs"],
+)
+def test_a_signal_leaves_no_process(
+    tmp_path: Path, number: signal.Signals, moment: type[events.Event], code: int
+) -> None:
+    place = Place(tmp_path, output_len=500, max_concurrency=1)
+    with place.running("--backend", "all2all") as batch:
+        batch.until(moment)
+        assert batch.end(number) == code
+        assert not [p for p in batch.tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert is_closed(place.ports[1])
+    assert set(place.phases().values()) == {"queued"}
+    said = (tmp_path / "stderr.txt").read_text()
+    assert f"stopped by {number.name}; what was done is kept" in said
+    assert "Traceback" not in said
+
+
+def test_when_gatescope_is_killed_its_servers_go_and_its_run_can_be_resumed(tmp_path: Path) -> None:
+    place = Place(tmp_path, output_len=200)
+    with place.running("--backend", "all2all") as batch:
+        batch.until(events.RunFinished)
+        batch.until(events.RunStarted)
+        assert batch.end(signal.SIGKILL) == -signal.SIGKILL
+        assert gone(batch, 15)
+    assert is_closed(place.ports[1])
+    with open(place.made / "events.jsonl", "ab") as journal:
+        journal.write(b'{"event":"RunFin')  # what a full disk or a power cut leaves
+    answer = place.gatescope("--batch", "--resume", "made")
+    assert answer.returncode == 0, answer.stderr
+    assert place.phases() == {"all2all/001": "done", "all2all/002": "done"}
+    assert [e.run for e in place.told(events.RunStarted)] == ["all2all/001", "all2all/002", "all2all/002"]
