@@ -89,7 +89,7 @@ async def run(
         t0 = now() + START_MARGIN_NS
         following = [asyncio.ensure_future(w.follow(t0, i, gathered)) for i, w in enumerate(crew)]
         try:
-            await asyncio.wait(following)
+            await asyncio.wait(following, return_when=asyncio.FIRST_EXCEPTION)
         except asyncio.CancelledError:
             for worker in crew:
                 worker.tell(Stop())
@@ -97,7 +97,7 @@ async def run(
             raise
     finally:
         await asyncio.gather(*(worker.end() for worker in crew))
-    health = [h for task in following if (h := task.result()) is not None]
+    health = [h for h in await asyncio.gather(*following) if h is not None]  # or what a callback raised
     records = [gathered.records.get(i) or _lost(load, i, t0, crew) for i in range(len(load.prompts))]
     return Records(await _counted(load, records), health)
 

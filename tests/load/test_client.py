@@ -228,6 +228,17 @@ def test_cancellation_ends_workers_and_sockets_and_tells_what_there_was(truth: T
     assert all(row["end"] == "gone" for row in truth.rows().values())
 
 
+def test_what_a_callback_raises_ends_the_load(truth: Truth) -> None:
+    truth.control(ttft_ms=60_000.0)
+
+    def fail(progress: Progress) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        run(load(truth, 4, workers=2), on_progress=fail)
+    assert workers_of(os.getpid()) == []
+
+
 def test_a_worker_that_falls_is_told(truth: Truth) -> None:
     truth.control(itl_ms=20.0)
 

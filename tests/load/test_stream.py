@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.load.stream import TokenStream
 
@@ -90,3 +94,22 @@ def test_what_is_no_json_is_named() -> None:
 def test_how_an_answer_ended_too_soon_is_told() -> None:
     assert read((1, sse(token("a")))).closing_error() == "stream cut: the server closed it before [DONE]"
     assert read((1, sse("[DONE]"))).closing_error() == "empty stream: the server ended it without a token"
+
+
+PAYLOADS = st.sampled_from([token("a", 1), token("", 2), token("Σ\n\n", 5), chat(content="hi"), usage(9), "[DONE]"])
+FRAMES = st.sampled_from(
+    ["data: {}\n\n", "data: {}\r\n\r\n", "data:{}\n\n", ": ping\n\ndata: {}\n\n", "event: x\ndata: {}\n\n"]
+)
+
+
+@given(st.lists(st.tuples(PAYLOADS, FRAMES), max_size=8), st.data())
+def test_where_reads_are_cut_changes_no_token(events: list[tuple[Any, str]], data: st.DataObject) -> None:
+    texts = [p if isinstance(p, str) else json.dumps(p, ensure_ascii=False) for p, _ in events]
+    raw = "".join(frame.format(text) for text, (_, frame) in zip(texts, events, strict=True)).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
+    cut = read(*((end, raw[start:end]) for start, end in pairwise([0, *cuts, len(raw)])))
+    whole = read((len(raw), raw))
+    for name in ("texts", "tokens", "prompt_tokens", "completion_tokens", "finished", "error"):
+        assert getattr(cut, name) == getattr(whole, name)
+    assert all(at in (*cuts, len(raw)) for at in cut.stamps)
+    assert cut.error == ""

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.load import connection
+from core.load.clock import now
 from core.load.connection import MAX_HEAD_BYTES, Connection, Times
 from core.load.transport import Transport, wire_bytes
 
@@ -289,6 +291,20 @@ def test_tls(tmp_path: Path) -> None:
             async with client() as (http, _):
                 with pytest.raises(httpx.ConnectError, match="certificate"):
                     await http.get(f"https://{address}/")
+
+    run(scenario())
+
+
+def test_without_kernel_stamps_reads_are_stamped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "request_stamps", lambda sock: False)
+
+    async def scenario() -> None:
+        async with serving(answering(OK)) as (address, _), client() as (http, own):
+            before = now()
+            response = await http.get(f"http://{address}/", extensions={"times": (times := Times())})
+            assert response.text == "ok"
+            assert own.clock.reads > 0 == own.clock.stamped_reads
+            assert before < times.sent < times.first_byte < now()
 
     run(scenario())
 
