@@ -10,7 +10,8 @@ Variants, each a server of its own, started in the order given (name one twice t
 
 Each server gets one unmeasured and `--rounds` measured rounds of `--requests` prompts at once; the same rounds for all.
 Needs the packages of vLLM's own environment only, so it can run there. Results go to DIR/recorder_cost.json after each
-server; a server that would not fit into `--budget-s` any more is not started.
+server, and a second call with the same DIR adds to them. A server that would not fit into `--budget-s` any more is not
+started.
 """
 
 from __future__ import annotations
@@ -46,21 +47,27 @@ def main() -> int:
     """Run the servers one after the other, print the table; 1 where a server failed."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    began, results, failed = time.monotonic(), [], 0
-    for place, variant in enumerate(options.variants):
+    began, results, failed = time.monotonic(), _earlier(options.out), 0
+    for variant in options.variants:
         longest = max((r["server_s"] for r in results), default=0.0)
         if time.monotonic() - began + longest > options.budget_s:
             _tell(f"{variant}: not started, {options.budget_s} s would be passed")
             continue
         _tell(f"{variant}: starting")
         try:
-            results.append(asyncio.run(_measured(options, variant, options.out / f"{place}-{variant}")))
+            results.append(asyncio.run(_measured(options, variant, options.out / f"{len(results)}-{variant}")))
         except servers.ServerError as error:
             failed += 1
             _tell(f"{variant}: {error}", *error.log_tail)
         _write(options, results)
     print(_table(results))
     return 1 if failed else 0
+
+
+def _earlier(out: Path) -> list[dict[str, Any]]:
+    """The servers that calls before this one measured."""
+    file = out / "recorder_cost.json"
+    return list(json.loads(file.read_text())["servers"]) if file.exists() else []
 
 
 def _options() -> argparse.Namespace:

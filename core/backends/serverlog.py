@@ -16,7 +16,8 @@ PHASES = (
     (re.compile(r"Using cache directory: .*torch_compile|Start compiling|Dynamo bytecode transform"), "compiling"),
     (re.compile(r"Warming up model for the compilation"), "compiling"),
     (re.compile(r"Capturing (CUDA )?graphs?|CUDA graph(s)? captur|Profiling CUDA graph"), "capturing graphs"),
-    (re.compile(r"Graph capturing finished|init engine \(|warm.?up done|Warming up"), "warming up"),
+    (re.compile(r"Graph capturing finished|Warming up"), "warming up"),
+    (re.compile(r"init engine \("), "starting the API server"),
 )
 
 # A worker's failure comes first; what its parents then say is only the echo of it.
@@ -53,7 +54,7 @@ class PhaseFollower:
                 data = file.read()
         except OSError:  # a log that cannot be read back (a terminal) shows no phases
             return
-        whole = data[: data.rfind(b"\n") + 1]
+        whole = data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]  # a progress bar ends its lines with \r
         self.offset += len(whole)
         for line in re.split(r"[\r\n]+", whole.decode(errors="replace")):
             phase = phase_of(line)

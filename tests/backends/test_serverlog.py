@@ -71,6 +71,9 @@ def test_phases_are_told_once_as_the_log_grows(tmp_path: Path) -> None:
     assert list(phases.read()) == ["loading weights"]
     with open(log, "a") as more:
         more.write("ensors checkpoint shards: 100%\n[backends.py:1] Start compiling function\n")
-        more.write("Capturing CUDA graphs (decode, FULL):  50%|##\rCapturing CUDA graphs: 100%\n")
+        more.write("Capturing CUDA graphs (decode, FULL):  50%|##\rCapturing CUDA gra")
     assert list(phases.read()) == ["compiling", "capturing graphs"]
+    with open(log, "a") as more:
+        more.write("phs: 100%\nGraph capturing finished in 9 secs\ninit engine (profile, create kv cache) took 3 s\n")
+    assert list(phases.read()) == ["warming up", "starting the API server"]
     assert list(phases.read()) == []
