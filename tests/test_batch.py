@@ -229,10 +229,17 @@ def test_a_reader_of_the_events_may_go_away(place: Place) -> None:
     assert place.phases() == {"baseline/001": "done"}
 
 
-def test_closed_standard_streams_are_not_mistaken_for_files(place: Place) -> None:
+def test_closed_standard_streams_are_not_mistaken_for_files(tmp_path: Path) -> None:
     """Else the journal, or the lock, is given stderr's number, and the talk goes into it."""
+    place = Place(tmp_path, repeats=2)
     command = [*GATESCOPE, "--batch", "--json", "--only", "001", "--backend", "baseline", "--out", "made"]
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=place.folder, timeout=LIMIT_S)
     assert done.returncode == 0
     assert (place.made / ".lock").read_text().strip().isdigit()
-    assert place.phases() == {"baseline/001": "done"}
+    assert place.phases() == {"baseline/001": "done", "baseline/001-r2": "done"}
+    found = place.results()
+    first, second = (json.loads(found[f"baseline/results_json/{label}.json"]) for label in ("001", "001-r2"))
+    assert (first["dataset_name"], second["dataset_name"]) == ("001", "001-r2")
+    assert first["generated_texts"] == second["generated_texts"]
+    mapping = json.loads((place.made / "baseline_real_imbalance.json").read_bytes())
+    assert list(mapping) == ["gates_logs_01", "gates_logs_01-r2"]

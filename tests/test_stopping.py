@@ -19,7 +19,7 @@ def gone(batch: Running, timeout_s: float) -> bool:
 
 
 def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_path: Path) -> None:
-    place = Place(tmp_path, pause_s=60.0)
+    place = Place(tmp_path, pause_s=60.0, input_len=16, request_rate=100)
     with place.running("--backend", "baseline") as batch:
         batch.until(events.RunFinished)
         second = place.gatescope("--batch", "--resume", "made")
@@ -43,6 +43,8 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
     assert set(place.phases().values()) == {"done"}
     assert [e.run for e in place.told(events.RunStarted)] == ["baseline/001", "baseline/002"]
     assert place.results()["baseline/results_json/001.json"] == first
+    for result in map(json.loads, place.results().values()):
+        assert (result["input_lens"], result["request_rate"], result["completed"]) == ([16] * 5, 100, 5)
     mapping = json.loads((place.made / "baseline_real_imbalance.json").read_bytes())
     assert list(mapping) == ["gates_logs_01", "gates_logs_02"]
 
