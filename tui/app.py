@@ -23,6 +23,7 @@ from textual.widgets import Input
 from core.config import ConfigError
 from tui import theme
 from tui.actions import BY_NAME, HINTS, LAST_HINTS, PANES, bindings, why_not
+from tui.client import Client, client
 from tui.commands import Commands
 from tui.glyphs import AsciiFilter
 from tui.screens.palette import Actions
@@ -151,7 +152,11 @@ class Gatescope(Commands, App[int]):
         )
         shown = pinned or view.running or _last_ended(view)
         load = self._load if self._load and self._load.run == shown else None
-        return msgspec.structs.replace(view, shown=shown, load=load)
+        return msgspec.structs.replace(view, shown=shown, load=load, client=self._client(shown))
+
+    def _client(self, shown: str) -> Client | None:
+        run = self.session.snapshot.runs.get(shown)
+        return client(self.session.run_dir / run.result) if run and run.result and self.session.run_dir else None
 
     def _show_bars(self) -> None:
         width = self.size.width

@@ -10,6 +10,7 @@ from core.state import RunState, Snapshot
 from tui.theme import BACKENDS
 
 if TYPE_CHECKING:
+    from tui.client import Client
     from tui.loads import Load
 
 Stage = Literal["reading", "not started", "running", "finished", "stopped", "engine gone", "failed"]
@@ -36,6 +37,7 @@ class View(Struct, frozen=True):
     hz: float = 2.0
     happened: tuple[Happened, ...] = ()
     load: Load | None = None
+    client: Client | None = None  # of the run shown, once it has ended
 
     @property
     def run(self) -> RunState | None:

@@ -15,6 +15,7 @@ from tui import figures, session
 from tui.session import Ask, Session
 from tui.widgets.lines import Lines
 from tui.widgets.pane import Pane
+from tui.widgets.queue import Queue
 from tui.widgets.servers import gpus
 
 
@@ -194,3 +195,36 @@ def test_a_run_directory_without_a_beginning(tmp_path: Path) -> None:
     opened.open()
     assert opened.stage == "failed"
     assert "its journal says nothing yet" in opened.problem
+
+
+def test_a_run_that_its_client_limited_says_so() -> None:
+    played = stage(Path(), "finished")
+    assert played.run_dir is not None
+    result = played.run_dir / "all2all" / "results_json" / "002.json"
+    result.parent.mkdir()
+    result.write_text(
+        '{"ttfts": [1], "client": {"loop_lag": {"p99_ms": 16.18}, "warnings": ["limited by the client"]}}'
+    )
+
+    async def look() -> str:
+        async with shown(played) as screen:
+            return screen.text
+
+    text = asyncio.run(look())
+    assert "client lag p99 16.2 ms" in text
+    assert "! limited by the client" in text
+
+
+def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:
+    played = stage(Path(), "running")
+
+    async def look() -> None:
+        async with shown(played) as screen:
+            queue = screen.app.query_one(Queue)
+            assert not queue.has_focus
+            assert queue.selected() == played.snapshot.runs["all2all/002"]
+            await screen.press("1", "home")
+            screen.app.tick()
+            assert queue.at == 0  # with the focus it stays where it was put
+
+    asyncio.run(look())

@@ -104,13 +104,19 @@ class Live(Pane):
         if figures is None:
             return line((f"{symbol} {run.phase}", role))
         failed: Span = (f"{figures.failed} failed", "bad" if figures.failed else "dim")
+        client = self.view.client
+        lag = f"   client lag p99 {number(client.loop_lag.p99_ms, 1)} ms" if client else ""
         return line(
             (f"{symbol} {run.phase}  ", role),
             f"{figures.completed} requests in {figures.duration_s:.1f} s  ",
             failed,
+            (lag, "dim"),
         )
 
     def _reason(self, run: RunState, width: int) -> list[Line]:
+        """Why it ended as it did; what its client has to say against its figures."""
+        if self.view.client and self.view.client.warnings:
+            return [line(("! " + fit(text, width - 2), "warn")) for text in self.view.client.warnings[:2]]
         if not run.reason:
             return []
         rows = wrapped(run.reason, width - 2)[:3]

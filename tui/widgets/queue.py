@@ -61,12 +61,15 @@ class Queue(Pane):
         self.order = "queue"
         self.by_dataset = False
         self.marked: frozenset[str] = frozenset()
+        self._followed = ""
 
     def show(self, view: View) -> None:
         """Without the focus, its cursor goes with the run that is shown, so that this one is in sight."""
-        if not self.has_focus and view.shown != self.view.shown:
+        self.view = view
+        if not self.has_focus and view.shown != self._followed:
             ids = [r.run.id for r in self.rows()]
             self.at = ids.index(view.shown) if view.shown in ids else self.at
+            self._followed = view.shown
         super().show(view)
 
     def rows(self) -> list[RunState]:
