@@ -50,7 +50,8 @@ class ReceiveClock:
         """The kernel's stamp in perf_counter ns; never later than the read itself."""
         self.stamped_reads += 1
         seconds, nanoseconds = TIMESPEC.unpack(timespec)
-        return min(read_at, int(seconds * 1_000_000_000 + nanoseconds + self.offset_ns))
+        at: int = seconds * 1_000_000_000 + nanoseconds + self.offset_ns
+        return at if at < read_at else read_at
 
     @staticmethod
     def _offset() -> int:

@@ -1,44 +1,23 @@
-"""One HTTP/1.1 connection whose bytes come stamped: plain TCP by own sockets, TLS by asyncio."""
+"""One HTTP/1.1 connection whose bytes come stamped."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import httptools
 import httpx
 
-from core.load.clock import ANCILLARY_BYTES, ReceiveClock, now, request_stamps
+from core.load.clock import ReceiveClock, now
+from core.load.wire import PlainWire, Times, TlsWire, Wire
 
-READ_BYTES = 1 << 16
 MAX_HEAD_BYTES = 1 << 16
 MAX_QUEUED_BYTES = 1 << 20
 
 Sink = Callable[[bytes, int], None]
-
-
-class Times:
-    """Filled in as a request goes on: ns, 0 before it came so far."""
-
-    __slots__ = ("first_byte", "sent")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.first_byte = 0
-
-
-class Wire(Protocol):
-    """Moves bytes. It calls `Connection.received` and `Connection.lost`."""
-
-    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Connection:
@@ -224,126 +203,6 @@ class Connection:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class PlainWire:
-    """TCP by a socket of our own, so that reads bring the kernel's stamps."""
-
-    def __init__(self, sock: socket.socket, clock: ReceiveClock, connection: Connection) -> None:
-        self._sock, self._clock, self._connection = sock, clock, connection
-        self._loop = asyncio.get_running_loop()
-        self._ancillary = ANCILLARY_BYTES if request_stamps(sock) else 0
-        self._rest = memoryview(b"")
-        self._paused = True
-        self.resume()
-
-    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
-        """Send all of it, now or as the peer takes it; `times.sent` is set before the send of the last byte."""
-        self._rest, self._times, self._flushed = memoryview(data), times, flushed
-        self._write()
-        if self._rest:
-            self._loop.add_writer(self._sock, self._writable)
-
-    def _write(self) -> None:
-        at = now()
-        try:
-            self._rest = self._rest[self._sock.send(self._rest) :]
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._rest = memoryview(b"")
-            self._connection.lost(error)
-            return
-        if not self._rest:
-            self._times.sent = at
-            self._flushed()
-
-    def _writable(self) -> None:
-        self._write()
-        if not self._rest and self._sock.fileno() >= 0:
-            self._loop.remove_writer(self._sock)
-
-    def _readable(self) -> None:
-        try:
-            data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, self._ancillary)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._connection.lost(error)
-            return
-        at = now()
-        if not data:
-            self._connection.lost(None)
-            return
-        self._clock.reads += 1
-        if ancillary:
-            at = self._clock.arrival(ancillary[0][2], at)
-        self._connection.received(data, at)
-
-    def pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._loop.remove_reader(self._sock)
-
-    def resume(self) -> None:
-        if self._paused and self._sock.fileno() >= 0:
-            self._paused = False
-            self._loop.add_reader(self._sock, self._readable)
-
-    def close(self) -> None:
-        if self._sock.fileno() < 0:
-            return
-        self.pause()
-        self._loop.remove_writer(self._sock)
-        self._sock.close()
-
-
-class TlsWire(asyncio.Protocol):
-    """TLS by asyncio; stamps are taken when the event loop hands the bytes over."""
-
-    def __init__(self, clock: ReceiveClock, connection: Connection) -> None:
-        self._clock, self._connection = clock, connection
-        self._flushed: Callable[[], None] | None = None
-        self._full = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
-        times.sent = now()
-        self._transport.write(data)
-        if self._full:
-            self._flushed = flushed
-        else:
-            flushed()
-
-    def pause_writing(self) -> None:
-        self._full = True
-
-    def resume_writing(self) -> None:
-        self._full = False
-        if self._flushed:
-            self._flushed()
-
-    def data_received(self, data: bytes) -> None:
-        at = now()
-        self._clock.reads += 1
-        self._connection.received(data, at)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.lost(exc if isinstance(exc, OSError) else None)
-
-    def pause(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._transport.resume_reading()
-
-    def close(self) -> None:
-        self._transport.abort()
 
 
 async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock) -> Connection:

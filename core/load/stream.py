@@ -84,6 +84,8 @@ class TokenStream:
         self._parse(chunk, at)
 
     def _parse(self, chunk: bytes, at: int) -> None:
+        if self.error:  # what follows is of no use, and may never end
+            return
         try:
             for payload in self._parser.feed(chunk):
                 if payload == b"[DONE]":

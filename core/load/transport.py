@@ -12,7 +12,8 @@ import httpx
 
 from core.load import connection
 from core.load.clock import ReceiveClock
-from core.load.connection import Connection, Times
+from core.load.connection import Connection
+from core.load.wire import Times
 
 Origin = tuple[str, str, int]
 

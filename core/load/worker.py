@@ -22,11 +22,11 @@ import httpx
 
 from core.load import pipe
 from core.load.clock import now
-from core.load.connection import Times
 from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
 from core.load.record import Progress, RequestRecord, WorkerHealth
 from core.load.stream import MAX_ERROR_TEXT, TokenStream
 from core.load.transport import Transport, wire_bytes
+from core.load.wire import Times
 
 TICK_S = 0.01
 PROGRESS_S = 1.0
@@ -129,7 +129,7 @@ class Worker:
         except httpx.HTTPError as failure:
             error = f"{type(failure).__name__}: {failure}"
         except asyncio.CancelledError as cancelled:
-            if not cancelled.args:  # else by _end_stalled
+            if not cancelled.args:  # else by _end_hopeless
                 raise
             error = str(cancelled.args[0])
         finally:
@@ -177,14 +177,18 @@ class Worker:
             self._transport.clock.sample()
             if at >= next_stall_check:
                 next_stall_check = at + int(stall_check_s * 1e9)
-                self._end_stalled(at)
+                self._end_hopeless(at)
             if at >= next_progress:
                 next_progress = at + int(PROGRESS_S * 1e9)
                 self._say(Advanced(self._progress()))
 
-    def _end_stalled(self, at: int) -> None:
+    def _end_hopeless(self, at: int) -> None:
+        """End requests whose answer is wrong, or has stalled."""
         limit = self._job.stall_timeout_s
         for request in self._active:
+            if request.stream.error and request.task:
+                request.task.cancel(request.stream.error)
+                continue
             last = request.stream.stamps[-1] if request.stream.stamps else request.times.sent or request.start
             if at - last > limit * 1e9 and request.task:
                 request.task.cancel(f"stalled: no token for {limit:g} s")

@@ -102,6 +102,23 @@ def test_cuts_failures_and_silence_are_told_and_the_rest_goes_on(truth: Truth) -
     assert records[1].text == alphabet(4)  # what came before is kept
 
 
+def test_an_answer_that_turns_out_wrong_is_not_waited_for() -> None:
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {oops\n\n")
+        await reader.read()
+        writer.close()
+
+    async def scenario() -> Records:
+        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        async with server:
+            return await client.run(Load(f"http://{host}:{port}", "m", "007", [Prompt("a", "text")]))
+
+    records = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert records[0].error.startswith("not the expected JSON: ")
+
+
 def test_no_server_is_an_error_of_each_request(truth: Truth) -> None:
     gone = Truth()
     gone.stop()

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.load import connection
+from core.load import wire
 from core.load.clock import now
-from core.load.connection import MAX_HEAD_BYTES, Connection, Times
+from core.load.connection import MAX_HEAD_BYTES, Connection
 from core.load.transport import Transport, wire_bytes
+from core.load.wire import Times
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CHUNKED_OK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -296,7 +297,7 @@ def test_tls(tmp_path: Path) -> None:
 
 
 def test_without_kernel_stamps_reads_are_stamped_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "request_stamps", lambda sock: False)
+    monkeypatch.setattr(wire, "request_stamps", lambda sock: False)
 
     async def scenario() -> None:
         async with serving(answering(OK)) as (address, _), client() as (http, own):
