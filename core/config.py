@@ -134,7 +134,17 @@ def load(path: Path) -> Config:
     _check_lengths(path, experiment, model)
     backends = _backends(path, raw.get("backends"))
     datasets = _datasets(path, experiment.datasets)
+    for file in (path.absolute(), *datasets):
+        check_name(file)
     return Config(path=path.absolute(), experiment=experiment, model=model, backends=backends, dataset_paths=datasets)
+
+
+def check_name(path: Path) -> None:
+    """ConfigError for a path that is not UTF-8: JSON could not name it, nor could a result."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{str(path)!a}: expected a path in UTF-8; rename it") from None
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from core import events
-from core.config import Config, ConfigError
+from core.config import Config, ConfigError, check_name
 from core.events import AnyEvent
 from core.metrics import RequestRecord
 from core.plan import Run
@@ -60,6 +60,7 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
         """A new directory, 0700. ConfigError where it is not empty or cannot be made."""
+        check_name(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):

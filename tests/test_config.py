@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ def test_paths_are_absolute_so_that_a_run_resumes_from_anywhere(
     loaded = config.load(Path("experiments.toml"))
     assert loaded.path == tmp_path / "experiments.toml"
     assert loaded.dataset_paths == tuple(sorted((tmp_path / "datasets").iterdir()))
+
+
+def test_a_path_that_json_cannot_name_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, BACKEND)
+    odd = os.fsencode(tmp_path / "datasets") + b"/003_\xff.jsonl"
+    Path(os.fsdecode(odd)).write_text("")
+    with pytest.raises(ConfigError, match=r"003_\\udcff\.jsonl': expected a path in UTF-8; rename it$"):
+        config.load(file)
 
 
 def test_ranks_are_tensor_times_data_parallel() -> None:

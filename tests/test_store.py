@@ -49,6 +49,10 @@ class TestCreation:
         with pytest.raises(ConfigError, match=r"--out must be new or empty; .* use: --resume "):
             RunDirectory.create(tmp_path)
 
+    def test_refuses_a_name_that_json_cannot_hold(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"expected a path in UTF-8; rename it$"):
+            RunDirectory.create(tmp_path / os.fsdecode(b"\xff"))
+
     def test_says_why_it_cannot(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(ConfigError, match=r"file: cannot be written: File exists$"):
