@@ -73,17 +73,12 @@ def test_a_signal_leaves_no_process(
     assert "Traceback" not in said
 
 
-def test_when_gatescope_is_killed_its_servers_go_and_its_run_can_be_resumed(tmp_path: Path) -> None:
-    place = Place(tmp_path, output_len=200)
+def test_when_gatescope_is_killed_its_servers_go(tmp_path: Path) -> None:
+    """What a resume makes of it: see test_kill."""
+    place = Place(tmp_path, output_len=500, max_concurrency=1)
     with place.running("--backend", "all2all") as batch:
-        batch.until(events.RunFinished)
         batch.until(events.RunStarted)
         assert batch.end(signal.SIGKILL) == -signal.SIGKILL
         assert gone(batch, 15)
     assert is_closed(place.ports[1])
-    with open(place.made / "events.jsonl", "ab") as journal:
-        journal.write(b'{"event":"RunFin')  # what a full disk or a power cut leaves
-    answer = place.gatescope("--batch", "--resume", "made")
-    assert answer.returncode == 0, answer.stderr
-    assert place.phases() == {"all2all/001": "done", "all2all/002": "done"}
-    assert [e.run for e in place.told(events.RunStarted)] == ["all2all/001", "all2all/002", "all2all/002"]
+    assert place.phases() == {"all2all/001": "running", "all2all/002": "queued"}
