@@ -151,4 +151,5 @@ def _lacks(need: str, view: View) -> str:
 def _busy(view: View, phases: set[Phase]) -> str:
     if view.stage in ("running", "reading"):
         return "it is running already" if view.stage == "running" else "still reading"
-    return "every run is done; start anew with: gatescope --out DIR" if phases == {"done"} else ""
+    left = phases - {"done", "cancelled"}
+    return "nothing is left to run; start anew with: gatescope --out DIR" if phases and not left else ""

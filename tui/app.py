@@ -68,7 +68,7 @@ class Gatescope(Commands, App[int]):
         self.view = View()
         self._loads: Loads | None = None
         self._load: Load | None = None
-        self._reads_loads = False
+        self._looks = False
         self._said: tuple[float, Line] = (0.0, Line())
         self._timer: Timer | None = None
         for one in (theme.DARK, theme.LIGHT):
@@ -121,7 +121,7 @@ class Gatescope(Commands, App[int]):
 
     def tick(self) -> None:
         self.session.poll()
-        self._read_loads()
+        self._look()
         if not self.paused:
             self.show()
 
@@ -190,14 +190,14 @@ class Gatescope(Commands, App[int]):
         always = [_hint(n) for n in LAST_HINTS]
         return [*bars.that_fit(able, self.size.width - bars.room(always)), *always]
 
-    def _read_loads(self) -> None:
-        """Follow the gate logs in a thread, one read at a time."""
-        if self.session.run_dir and not self._reads_loads:
-            self._reads_loads = True
+    def _look(self) -> None:
+        """Follow the gate logs, and see whether the engine is there: in a thread, one at a time."""
+        if self.session.run_dir and not self._looks:
+            self._looks = True
             recent = self.query_one(Imbalance).recent
-            self.run_worker(lambda: self._loads_read(self.view.shown, recent), thread=True)
+            self.run_worker(lambda: self._looked(self.view.shown, recent), thread=True)
 
-    def _loads_read(self, run: str, recent: bool) -> None:
+    def _looked(self, run: str, recent: bool) -> None:
         from tui.loads import Loads
 
         run_dir = self.session.run_dir
@@ -205,10 +205,11 @@ class Gatescope(Commands, App[int]):
             if self._loads is None or self._loads.run_dir != run_dir:
                 assert run_dir is not None  # looked at before the thread began
                 self._loads = Loads(run_dir)
+            self.session.look()
             self._loads.read()
             self._load = self._loads.of(run, recent=recent)
         finally:
-            self._reads_loads = False
+            self._looks = False
 
     # --- panes ------------------------------------------------------------------------------------------------------
 

@@ -55,8 +55,8 @@ def draw(points: Sequence[Dot], width: int, height: int, here: str = "") -> list
         return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
     xs, ys = _span([p.x for p in points]), _span([p.y for p in points])
     rows = height - 2
-    y_ticks = {round(i / (TICKS - 1) * (rows - 1)): _at(ys, 1 - i / (TICKS - 1)) for i in range(TICKS)}
-    labels = {row: _label(value, ys) for row, value in y_ticks.items()}
+    ticks = (round(i / (TICKS - 1) * (rows - 1)) for i in range(TICKS))
+    labels = {row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks}  # what the row itself stands for
     margin = max(len(text) for text in labels.values())
     columns = width - margin - 2
     cells = _cells(points, xs, ys, columns, rows, here)

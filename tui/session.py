@@ -46,6 +46,7 @@ class Session:
         self.happened: tuple[Happened, ...] = ()
         self.stage: Stage = "reading"
         self.problem = ""
+        self.alive = False  # whether the engine answered when it was last looked for
         self._journal: Journal | None = None
 
     def open(self) -> None:
@@ -68,7 +69,12 @@ class Session:
             raise ConfigError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
         self.run_dir, self._journal = run_dir, journal
         self.snapshot, self.happened, self.problem = snapshot, happened, ""
+        self.look()
         self.stage = self._stage()
+
+    def look(self) -> None:
+        """See whether the engine is there."""
+        self.alive = self.is_live()
 
     def poll(self) -> None:
         """Take in what has happened since; quick."""
@@ -115,7 +121,7 @@ class Session:
         return plan.select_datasets(loaded, ())
 
     def _stage(self) -> Stage:
-        if self.is_live():
+        if self.alive:
             return "running"
         if self.snapshot.finished:
             return "finished"

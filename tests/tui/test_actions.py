@@ -368,7 +368,7 @@ def test_disabled_key_says_why() -> None:
             await screen.press("x")
             assert "x cancel: no engine is running; r starts it" in screen.text
             await screen.press("r")
-            assert "r run: every run is done" in screen.text
+            assert "r run: nothing is left to run" in screen.text
             assert why_not(BY_NAME["stop_server"], screen.app.view) == "no engine is running; r starts it"
 
     asyncio.run(look())

@@ -150,8 +150,8 @@ class Live(Pane):
     def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
         if not known and run.phase == "running":
             return "latencies of finished requests; none has finished yet"
-        against = f"vs {other.run.id}" if other else f"vs: {run.run.label} has not run at another backend"
-        return f"{against}; p99 from n = 100" + ("" if run.figures else "; ITL: medians of requests")
+        against = f"vs {other.run.id}" if other else f"vs: {run.run.label} not run elsewhere yet"
+        return f"{against}; p99 from n=100" + ("" if run.figures else "; ITL: request medians")
 
     def _throughput(self, run: RunState, width: int) -> list[Line]:
         samples = self.view.snapshot.samples
