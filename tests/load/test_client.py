@@ -229,7 +229,7 @@ def test_cancellation_ends_workers_and_sockets_and_tells_what_there_was(truth: T
         moving = asyncio.Event()
 
         def look(progress: Progress) -> None:
-            if progress.output_tokens:
+            if progress.first_tokens == 2:
                 moving.set()
 
         task = asyncio.ensure_future(client.run(load(truth, 2, output_len=5000), told.append, look))

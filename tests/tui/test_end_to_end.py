@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from watched import edit
 
 PATIENCE_S = 60.0
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -57,7 +58,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(experiment: Path) -> Iterator[Terminal]:
-    experiment.write_text(experiment.read_text().replace("[experiment]", "[experiment]\nrepeats = 20"))  # it lasts
+    edit(experiment, repeats=20, output_len=900)  # long enough runs for a hand on the keys
     made = Terminal(experiment.parent)
     yield made
     made.tmux("kill-server")
