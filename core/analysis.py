@@ -76,7 +76,7 @@ class Results:
 
     def x(self, label: str, axis: Axis) -> float | None:
         if axis == "predicted":
-            return _number(self.by_label[label].get("imbalance_score"))
+            return number(self.by_label[label].get("imbalance_score"))
         return (self.per_step if axis == "real" else self.aggregated).get(label)
 
 
@@ -114,7 +114,7 @@ def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "")
     """`metric` of each result against an imbalance axis. ConfigError where no result has that metric as a number."""
     points = tuple(_points(group, metric, axis) for group in groups)
     if not any(len(p.labels) for p in points):
-        known = sorted({k for g in groups for r in g.by_label.values() for k in r if _number(r[k]) is not None})
+        known = sorted({k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None})
         raise ConfigError(
             f"no result has both {metric!r} as a number and a {axis} imbalance; numeric results: {', '.join(known)}"
         )
@@ -127,7 +127,7 @@ def _points(group: Results, metric: str, axis: Axis) -> Points:
     rows = [
         (label, x, y)
         for label, result in group.by_label.items()
-        if (x := group.x(label, axis)) is not None and (y := _number(result.get(metric))) is not None
+        if (x := group.x(label, axis)) is not None and (y := number(result.get(metric))) is not None
     ]
     xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
     return Points(group.name, tuple(r[0] for r in rows), xs, ys, iqr_outliers(xs) | iqr_outliers(ys))
@@ -192,9 +192,9 @@ def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
 def backend_medians(group: Results) -> dict[str, float | None]:
     """Medians over a backend's runs, for the summary table."""
     keys = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
-    table = {k: _median([_number(r.get(k)) for r in group.by_label.values()]) for k in keys}
+    table = {k: _median([number(r.get(k)) for r in group.by_label.values()]) for k in keys}
     for key in ("per_step_cv", "noise_floor", "excess_cv", "rank_imbalance"):
-        table[key] = _median([_number((r.get("measured_imbalance") or {}).get(key)) for r in group.by_label.values()])
+        table[key] = _median([number((r.get("measured_imbalance") or {}).get(key)) for r in group.by_label.values()])
     return table
 
 
@@ -203,7 +203,8 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """A finite number as a float, else None."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
     return float(value) if usable else None
 
@@ -214,7 +215,7 @@ def _mapping(file: Path | None) -> dict[str, float]:
         return {}
     try:
         raw = json.loads(file.read_text())
-        return {_label(name): number for name, value in raw.items() if (number := _number(value)) is not None}
+        return {_label(name): cv for name, value in raw.items() if (cv := number(value)) is not None}
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{file}: not a readable imbalance mapping: {error}") from None
 

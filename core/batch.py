@@ -180,8 +180,8 @@ def _results(path: Path) -> list[Results]:
 
 
 def report(path: Path, groups: Sequence[Results], engine: str) -> None:
-    """Write summary.csv, summary.json and the PNGs, and tell of them with a table and a scatter plot."""
-    from core import plots
+    """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
+    from core import findings, plots
 
     rows = analysis.summary_rows(groups)
     store.write_whole(path / "summary.csv", analysis.summary_csv(rows).encode())
@@ -189,6 +189,10 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     tell("")
     tell(f"engine: {engine}" + (": its times say nothing about GPUs" if engine == builtin.ENGINE else ""))
     tell(table(groups))
+    found = findings.find(groups, engine)
+    store.write_whole(path / "findings.json", store.formatted(found))
+    for line in found.headlines:
+        tell(printable(f"  {line}"))
     files = []
     for metric in analysis.METRICS:
         for axis in ("real", "predicted"):
@@ -199,8 +203,9 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
                     tell("")
                     tell(plots.text(drawn, min(terminal_columns(), 110), 22, colour=sys.stderr.isatty()))
     tell("")
-    for file in (*files, path / "summary.csv"):
+    for file in (*files, path / "summary.csv", path / "findings.json"):
         tell(f"wrote {file}")
+    tell(f"to read it all: gatescope report {path}")
     for group in groups:
         tell(f"results: {path / group.name / 'results_json'} ({len(group.by_label)} runs)")
 

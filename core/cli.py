@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_imbalance(commands)
     _add_plot(commands)
+    report = commands.add_parser("report", help="report.md and report.html of a run directory, findings in words")
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    report.set_defaults(command=_report)
     doctor = commands.add_parser("doctor", help="what is here, what stands in the way, and the fix for each problem")
     doctor.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     doctor.set_defaults(command=_doctor)
@@ -527,6 +530,14 @@ def _plot(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         return _refuse(f"{arguments.out}: cannot be written: {error}")
     print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from core import report
+
+    for file in report.write(arguments.run_dir):
+        print(f"wrote {file}", file=sys.stderr)
     return 0
 
 

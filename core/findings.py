@@ -1,0 +1,153 @@
+"""What a run directory's results say: association with imbalance for each backend, backends compared, in words."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from core import analysis, association, comparison
+from core.analysis import Results
+from core.association import Association
+from core.backends import builtin
+from core.bootstrap import Floats
+from core.comparison import Comparison
+from core.estimate import Estimate
+
+NAMES = {"mean_ttft_ms": ("TTFT", "ms"), "mean_tpot_ms": ("TPOT", "ms"), "output_throughput": ("throughput", "tok/s")}
+HEADLINE = "mean_tpot_ms"
+TOKENS = ("total_input_tokens", "total_output_tokens")
+PER = 0.1  # of excess CV: what slopes are told in
+ORDER = "Backends ran one after the other, so a drift of the machine over time would show as a difference between them."
+BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about GPUs."
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and untested."""
+
+    backend: str
+    metric: str
+    association: Association
+    fenced: Association
+
+    def in_words(self) -> str:
+        """One sentence with intervals and n."""
+        name, unit = NAMES[self.metric]
+        found = self.association
+        if found.spearman.value is None:
+            return f"{self.backend} {name} against excess CV: {found.spearman.reason}"
+        p = f"p = {found.p_holm:.2g} after Holm" if found.p_holm is not None else f"p = {found.p:.2g}"
+        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; slope {_slope(found)} {unit} per {PER} of excess CV"
+        if not found.is_seen:
+            return f"no association of {self.backend} {name} with excess CV is seen ({facts}; n = {found.n} data sets)"
+        way = "rises" if found.spearman.value > 0 else "falls"
+        explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
+        return (
+            f"{self.backend} {name} {way} with excess CV ({facts}; {explained}; n = {found.n} data sets){_held(found)}"
+        )
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """`left_out`: runs without an excess CV, which no association counts. Intervals are 95 %."""
+
+    engine: str
+    associations: list[Row]
+    comparisons: list[Comparison]
+    left_out: dict[str, str]
+    caveats: list[str]
+    sentences: list[str]
+
+    @property
+    def headlines(self) -> list[str]:
+        """The sentences about TPOT: what is said at the end of a batch."""
+        metrics = [*(row.metric for row in self.associations), *(pair.metric for pair in self.comparisons)]
+        return [s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE]
+
+
+def find(groups: Sequence[Results], engine: str) -> Findings:
+    """Repeats are averaged first: the unit of all that is said is the data set, n counts data sets."""
+    tables = {group.name: _by_dataset(group) for group in groups}
+    rows = _corrected([_row(name, metric, table) for name, table in tables.items() for metric in NAMES])
+    pairs = [
+        comparison.compare(metric, one, other, (_column(tables[one], metric), _column(tables[other], metric)))
+        for one, other in itertools.combinations(tables, 2)
+        for metric in NAMES
+    ]
+    caveats = [ORDER] * bool(pairs) + [BUILTIN] * (engine == builtin.ENGINE)
+    sentences = [*(row.in_words() for row in rows), *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs)]
+    return Findings(
+        engine=engine,
+        associations=rows,
+        comparisons=pairs,
+        left_out=_left_out(groups),
+        caveats=caveats,
+        sentences=sentences,
+    )
+
+
+def _slope(found: Association) -> str:
+    return found.slope.scaled(PER).shown("+.3g")
+
+
+def _held(found: Association) -> str:
+    """What is left of an association once token counts are held fixed."""
+    held: Estimate = found.partial
+    if held.value is None:
+        return f"; not told apart from length: {held.reason}"
+    left = "it stays" if held.excludes_zero else "length may account for it"
+    return f"; with token counts held fixed {left}: partial Spearman {held.shown('.2f')}"
+
+
+def _by_dataset(group: Results) -> dict[str, dict[str, float]]:
+    """Data set → means over its repeats of the metrics, the token counts and excess_cv, each where known."""
+    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for label, result in group.by_label.items():
+        for key, value in _figures(result).items():
+            seen[label.partition("-")[0]][key].append(value)
+    return {name: {key: float(np.mean(values)) for key, values in of.items()} for name, of in seen.items()}
+
+
+def _figures(result: dict[str, Any]) -> dict[str, float]:
+    found = {key: analysis.number(result.get(key)) for key in (*NAMES, *TOKENS)}
+    found["excess_cv"] = analysis.number((result.get("measured_imbalance") or {}).get("excess_cv"))
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _column(table: dict[str, dict[str, float]], key: str) -> dict[str, float]:
+    return {name: row[key] for name, row in table.items() if key in row}
+
+
+def _row(backend: str, metric: str, table: dict[str, dict[str, float]]) -> Row:
+    keys = ("excess_cv", metric, *TOKENS)
+    points = np.array([[row[k] for k in keys] for row in table.values() if all(k in row for k in keys)])
+    points = points.reshape(-1, len(keys))
+    kept = ~(analysis.iqr_outliers(points[:, 0]) | analysis.iqr_outliers(points[:, 1]))
+    return Row(backend=backend, metric=metric, association=_associate(points), fenced=_associate(points[kept]))
+
+
+def _associate(points: Floats) -> Association:
+    x, y, *tokens = points.T
+    return association.associate(x, y, tokens)
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    """Holm's correction over every backend and metric."""
+    adjusted = association.holm([row.association.p for row in rows])
+    replace = msgspec.structs.replace
+    return [replace(row, association=replace(row.association, p_holm=p)) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _left_out(groups: Sequence[Results]) -> dict[str, str]:
+    """Run id → why it has no excess CV."""
+    reasons = {}
+    for group in groups:
+        for label, result in group.by_label.items():
+            measured = result.get("measured_imbalance") or {}
+            if analysis.number(measured.get("excess_cv")) is None:
+                why = measured.get("excess_cv_reason") or result.get("measured_imbalance_reason")
+                reasons[f"{group.name}/{label}"] = str(why or "no imbalance was measured")
+    return reasons

@@ -1,0 +1,170 @@
+"""`gatescope report`: report.md and report.html of a run directory, from what its files say."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core import analysis, document, findings, plots, state, store
+from core.analysis import Results
+from core.association import Association
+from core.backends import builtin
+from core.config import Config, ConfigError
+from core.document import Code, Heading, Items, Part, Picture, Table, Text
+from core.findings import Findings, Row
+from core.narrate import shown
+from core.state import Snapshot
+
+QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew cost latency?"
+METHOD = (
+    "n counts data sets; repeats are averaged first. "
+    "Square brackets hold 95 % intervals: bootstrap over data sets, Sen's for slopes. "
+    "p is by permutation of Spearman's correlation, corrected by Holm over all backends and metrics. "
+    "Excess CV is the CV of expert load beyond what as many tokens routed evenly at random would show. "
+    "A result that is not seen may still be there, as large as its interval allows."
+)
+SELECTED = "Data sets without an excess CV are in no association: it speaks for the measurably skewed ones only."
+NO_GPU = "nvidia-smi saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
+Json = dict[str, Any]
+
+
+def write(path: Path) -> list[Path]:
+    """report.md, report.html and their PNGs. ConfigError where `path` holds no results or cannot be written."""
+    groups, engine = analysis.of_run_directory(path)
+    if not groups:
+        raise ConfigError(f"{path}: no run is done yet: there is nothing to report")
+    about, past = store.read_json(path / "run.json"), state.fold(store.read_events(path))
+    try:
+        parts = _parts(path, groups, findings.find(groups, engine), (about, past, store.read_about(path).config))
+        made = {
+            "report.md": document.markdown(parts),
+            "report.html": document.page(f"gatescope: {path.name}", parts, path),
+        }
+        for name, text in made.items():
+            store.write_whole(path / name, text.encode(errors="replace"))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    return [path / name for name in made]
+
+
+def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Json, Snapshot, Config]) -> list[Part]:
+    about, past, config = run
+    return [
+        Heading(f"gatescope: {config.experiment.name}", 1),
+        Text(QUESTION),
+        *_answer(found, about),
+        *_set_up(about, config),
+        *_results(groups),
+        *_associations(found.associations),
+        *_left_out(found, past),
+        *_pictures(path, groups, found.engine),
+        *_repeat(about, config),
+    ]
+
+
+def _answer(found: Findings, about: Json) -> list[Part]:
+    unseen = [NO_GPU] * (not about["gpus"] and found.engine != builtin.ENGINE)
+    return [Heading("Findings"), Items([*found.sentences, *found.caveats, *unseen]), Text(METHOD)]
+
+
+def _set_up(about: Json, config: Config) -> list[Part]:
+    e, host = config.experiment, about["host"]
+    facts = [
+        f"engine: {about['engine']}; model: {config.model.id}; started {about['started']}",
+        f"host: {host['system']}, {host['cpus']} CPUs; GPUs: {'; '.join(about['gpus']) or 'none seen'}",
+        f"{e.num_prompts} prompts a data set, {e.output_len} output tokens, request rate {e.request_rate}, "
+        f"max concurrency {e.max_concurrency or 'unlimited'}, {e.repeats} repeats, seed {e.seed}, "
+        f"data sets {'shuffled' if e.shuffle else 'in order'}",
+        "versions: " + ", ".join(f"{name} {v}" for name, v in about["versions"].items()),
+    ]
+    return [Heading("What ran"), Items([*facts, *(_server(n, s) for n, s in about["servers"].items())])]
+
+
+def _server(name: str, server: Json) -> str:
+    """What the server said of itself, and where that is not what it was asked to be."""
+    ran = ", ".join(f"{key} {value}" for key, value in server.get("ran", {}).items()) or "it told nothing of itself"
+    different = "; ".join(server.get("mismatches", [])) or "none"
+    return f"{name}: {ran}. Asked but not run: {different}"
+
+
+def _results(groups: Sequence[Results]) -> list[Part]:
+    forms = {"mean_ttft_ms": ".1f", "mean_tpot_ms": ".2f", "output_throughput": ".1f", "per_step_cv": ".3f"}
+    forms |= {"noise_floor": ".3f", "excess_cv": ".3f", "rank_imbalance": ".2f"}
+    rows = []
+    for group in groups:
+        medians = analysis.backend_medians(group)
+        rows.append([group.name, str(len(group.by_label)), *(shown(medians[key], form) for key, form in forms.items())])
+    head = ["backend", "runs", "TTFT ms", "TPOT ms", "tok/s", "CV", "noise floor", "excess CV", "rank max/mean"]
+    return [Heading("Results"), Table(head, rows), Text("Medians over runs. Every run: summary.csv.")]
+
+
+def _associations(rows: Sequence[Row]) -> list[Part]:
+    head = [
+        "backend",
+        "metric",
+        "points",
+        "n",
+        "Spearman",
+        "Pearson",
+        "slope per 0.1",
+        "variance, %",
+        "partial",
+        "p (Holm)",
+    ]
+    lines = [
+        _association(row, of, which)
+        for row in rows
+        for which, of in (("all", row.association), ("within 1.5 IQR", row.fenced))
+    ]
+    note = "partial: Spearman with prompt and output token counts held fixed. Only all points are tested."
+    return [Heading("Against excess CV"), Table(head, lines), Text(note)]
+
+
+def _association(row: Row, of: Association, which: str) -> list[str]:
+    name, unit = findings.NAMES[row.metric]
+    slope = of.slope.scaled(findings.PER).shown("+.3g")
+    figures = [of.spearman.shown(".2f"), of.pearson.shown(".2f"), slope, of.explained.scaled(100).shown(".0f")]
+    return [
+        row.backend,
+        f"{name}, {unit}",
+        which,
+        str(of.n),
+        *figures,
+        of.partial.shown(".2f"),
+        shown(of.p_holm, ".2g"),
+    ]
+
+
+def _left_out(found: Findings, past: Snapshot) -> list[Part]:
+    undone = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in past.runs.items() if r.phase != "done"]
+    unmeasured = [f"{run}: no excess CV: {why}" for run, why in found.left_out.items()]
+    told: list[Part] = [Items([*undone, *unmeasured] or ["none"])]
+    return [Heading("Left out, and why"), *told, *([Text(SELECTED)] if unmeasured else [])]
+
+
+def _pictures(path: Path, groups: Sequence[Results], engine: str) -> list[Part]:
+    drawn: list[Part] = []
+    for metric in analysis.METRICS:
+        try:
+            series = analysis.series(groups, metric, "real", engine)
+        except ConfigError:  # no run has both
+            continue
+        file = plots.png(series, path / "graphs" / f"{metric}-real.png")
+        drawn.append(Picture(file.relative_to(path).as_posix(), series.title))
+    return [Heading("Plots"), *(drawn or [Text("No run has both a metric and an imbalance.")])]
+
+
+def _repeat(about: Json, config: Config) -> list[Part]:
+    git = about.get("git") or {}
+    command = ["gatescope", "--batch", "--config", str(config.path)]
+    used = {run["dataset"] for run in about["runs"]}
+    if len(used) < len(config.dataset_paths):
+        command += ["--only", ",".join(sorted(used))]
+    if len(about["backends"]) < len(config.backends):
+        command += ["--backend", ",".join(about["backends"])]
+    changed = f", {git.get('changed_files')} changed files" if git.get("changed_files") else ""
+    state_of = f"The config's directory was at git commit {git['commit']}{changed}." if git.get("commit") else ""
+    note = f"run.json holds the whole configuration that was run. {state_of}".strip()
+    return [Heading("To repeat it"), Code(shlex.join(command)), Text(note)]
