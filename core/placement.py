@@ -1,0 +1,133 @@
+"""Where experts could live: placements on EP ranks, and the rank imbalance that each would have shown.
+
+- linear: expert e on rank e // (E / ranks), as vLLM does by default.
+- packed: the same number of experts on every rank, the heaviest first to the lightest rank that has room.
+- replicated: EPLB as DeepSeek published it (github.com/deepseek-ai/EPLB), written from its description. Hot experts get
+  replicas, one after the other to the expert with the most load per replica; replicas are then packed. The global
+  policy does so over all ranks; the hierarchical one first packs groups of experts onto nodes, then replicates and packs
+  inside each node, so that a token's group stays on one node.
+A replica takes an equal share of its expert's tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`share[l, e, r]`: the part of expert e's tokens in layer l that rank r computes; sums to 1 over ranks."""
+
+    name: str
+    share: Floats
+
+    @property
+    def ranks(self) -> int:
+        return int(self.share.shape[-1])
+
+    def rank_loads(self, loads: Floats) -> Floats:
+        """[steps, layers, ranks] of `loads` [steps, layers, experts]."""
+        by_layer = np.matmul(loads.transpose(1, 0, 2), self.share)
+        return np.asarray(by_layer.transpose(1, 0, 2))
+
+
+def linear(layers: int, experts: int, ranks: int) -> Placement:
+    """Neighbouring experts together."""
+    _divides(ranks, experts, "experts")
+    slots = np.tile(np.arange(experts), (layers, 1))
+    return _placed("linear", slots, experts, ranks)
+
+
+def packed(weight: Floats, ranks: int) -> Placement:
+    """No replicas; `weight` [layers, experts] is the load to balance."""
+    _divides(ranks, weight.shape[1], "experts")
+    pack, place = balanced_packing(weight, ranks)
+    return _placed("packed", _slots(pack, place, weight.shape[1] // ranks, ranks), weight.shape[1], ranks)
+
+
+def replicated(weight: Floats, ranks: int, replicas: int, *, groups: int = 1, nodes: int = 1) -> Placement:
+    """EPLB: `replicas` physical experts in all. Hierarchical where `nodes` divides `groups`, else global."""
+    hierarchical = nodes > 1 and groups % nodes == 0
+    name = f"EPLB {'hierarchical' if hierarchical else 'global'}, {replicas - weight.shape[1]} spare"
+    slots = eplb(weight, replicas, groups if hierarchical else 1, nodes if hierarchical else 1, ranks)
+    return _placed(name, slots, weight.shape[1], ranks)
+
+
+def eplb(weight: Floats, replicas: int, groups: int, nodes: int, ranks: int) -> Ints:
+    """The expert in each physical slot [layers, replicas]; slot s is on rank s // (replicas / ranks).
+
+    `weight` [layers, experts]; `groups` of neighbouring experts stay on one of the `nodes`. ValueError where the numbers
+    do not divide.
+    """
+    layers, experts = weight.shape
+    for whole, name, by in (
+        *((experts, "experts", groups), (groups, "groups", nodes), (ranks, "ranks", nodes)),
+        (replicas, "replicas", ranks),
+    ):
+        _divides(by, whole, name)
+    size, node_experts = experts // groups, experts // nodes
+    pack, place = balanced_packing(weight.reshape(layers, groups, size).sum(axis=-1), nodes)
+    group_at = _slots(pack, place, groups // nodes, nodes)  # groups in the order of the nodes
+    order = (group_at[:, :, None] * size + np.arange(size)).reshape(layers, experts)
+    on_node = np.take_along_axis(weight, order, axis=1).reshape(layers * nodes, node_experts)
+    copy_of, count = replicate(on_node, replicas // nodes)
+    per_copy = np.take_along_axis(on_node / count, copy_of, axis=1)
+    pack, place = balanced_packing(per_copy, ranks // nodes)
+    slot = _slots(pack, place, replicas // ranks, ranks // nodes)
+    local = np.take_along_axis(copy_of, slot, axis=1).reshape(layers, nodes, -1)
+    return np.take_along_axis(order, (local + np.arange(nodes)[:, None] * node_experts).reshape(layers, -1), axis=1)
+
+
+def balanced_packing(weight: Floats, packs: int) -> tuple[Ints, Ints]:
+    """Each row's items into `packs` of equal size, the heaviest first to the lightest pack with room.
+
+    The pack of every item, and its place in the pack, both [rows, items].
+    """
+    rows, items = weight.shape
+    room, all_rows = items // packs, np.arange(rows)
+    pack, place = np.zeros((rows, items), np.int64), np.zeros((rows, items), np.int64)
+    load, filled = np.zeros((rows, packs)), np.zeros((rows, packs), np.int64)
+    for item in np.argsort(-weight, axis=1, kind="stable").T:
+        lightest = np.where(filled < room, load, np.inf).argmin(axis=1)
+        pack[all_rows, item], place[all_rows, item] = lightest, filled[all_rows, lightest]
+        load[all_rows, lightest] += weight[all_rows, item]
+        filled[all_rows, lightest] += 1
+    return pack, place
+
+
+def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
+    """One copy of every item, and spare ones to whichever has the most weight a copy: items [rows, replicas], counts."""
+    rows, items = weight.shape
+    copy_of = np.tile(np.arange(replicas) % items, (rows, 1))
+    count, all_rows = np.ones((rows, items)), np.arange(rows)
+    for spare in range(items, replicas):
+        heaviest = (weight / count).argmax(axis=1)
+        copy_of[:, spare] = heaviest
+        count[all_rows, heaviest] += 1
+    return copy_of, count
+
+
+def _slots(pack: Ints, place: Ints, room: int, packs: int) -> Ints:
+    """Items in the order of packs and places: the inverse of (pack, place) → item."""
+    slots = np.empty((len(pack), room * packs), np.int64)
+    np.put_along_axis(slots, pack * room + place, np.tile(np.arange(pack.shape[1]), (len(pack), 1)), axis=1)
+    return slots
+
+
+def _placed(name: str, slots: Ints, experts: int, ranks: int) -> Placement:
+    layers, size = slots.shape
+    share = np.zeros((layers, experts, ranks))
+    rank = np.arange(size) // (size // ranks)
+    np.add.at(share, (np.arange(layers)[:, None], slots, rank[None, :]), 1.0)
+    return Placement(name, share / share.sum(axis=-1, keepdims=True))
+
+
+def _divides(by: int, whole: int, name: str) -> None:
+    if whole % by:
+        raise ValueError(f"{whole} {name} cannot be divided by {by}")
