@@ -2,10 +2,10 @@
 
 - linear: expert e on rank e // (E / ranks), as vLLM does by default.
 - packed: the same number of experts on every rank, the heaviest first to the lightest rank that has room.
-- replicated: EPLB as DeepSeek published it (github.com/deepseek-ai/EPLB), written from its description. Hot experts get
-  replicas, one after the other to the expert with the most load per replica; replicas are then packed. The global
-  policy does so over all ranks; the hierarchical one first packs groups of experts onto nodes, then replicates and packs
-  inside each node, so that a token's group stays on one node.
+- replicated: EPLB as DeepSeek published it (github.com/deepseek-ai/EPLB), written from its description. Hot experts
+  get replicas, one after the other to the expert with the most load per replica; replicas are then packed. The global
+  policy does so over all ranks; the hierarchical one first packs groups of experts onto nodes, then replicates and
+  packs inside each node, so that a token's group stays on one node.
 A replica takes an equal share of its expert's tokens.
 """
 
@@ -62,8 +62,8 @@ def replicated(weight: Floats, ranks: int, replicas: int, *, groups: int = 1, no
 def eplb(weight: Floats, replicas: int, groups: int, nodes: int, ranks: int) -> Ints:
     """The expert in each physical slot [layers, replicas]; slot s is on rank s // (replicas / ranks).
 
-    `weight` [layers, experts]; `groups` of neighbouring experts stay on one of the `nodes`. ValueError where the numbers
-    do not divide.
+    `weight` [layers, experts]; `groups` of neighbouring experts stay on one of the `nodes`. ValueError where the
+    numbers do not divide.
     """
     layers, experts = weight.shape
     for whole, name, by in (
@@ -102,7 +102,7 @@ def balanced_packing(weight: Floats, packs: int) -> tuple[Ints, Ints]:
 
 
 def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
-    """One copy of every item, and spare ones to whichever has the most weight a copy: items [rows, replicas], counts."""
+    """One copy of every item, spare ones to whichever has the most weight a copy: items [rows, replicas], counts."""
     rows, items = weight.shape
     copy_of = np.tile(np.arange(replicas) % items, (rows, 1))
     count, all_rows = np.ones((rows, items)), np.arange(rows)

@@ -58,7 +58,7 @@ def test_numbers_that_do_not_divide_are_refused() -> None:
 @given(seed=st.integers(0, 1000), ranks=st.sampled_from([2, 4, 8]), spare=st.sampled_from([0, 1, 2]))
 def test_every_placement_keeps_all_load_and_eplb_is_no_worse_than_linear(seed: int, ranks: int, spare: int) -> None:
     rng = np.random.default_rng(seed)
-    weight = rng.pareto(1.5, (3, 16)) + 0.1
+    weight = np.asarray(rng.pareto(1.5, (3, 16)) + 0.1, dtype=np.float64)
     options = [
         placement.linear(3, 16, ranks),
         placement.packed(weight, ranks),
