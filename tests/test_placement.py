@@ -45,7 +45,7 @@ def test_replicas_go_to_the_most_load_a_copy() -> None:
 
 
 def test_a_linear_placement_is_vllms() -> None:
-    loads = np.arange(8.0).reshape(1, 1, 8)
+    loads: placement.Floats = np.arange(8, dtype=np.float64).reshape(1, 1, 8)
     assert placement.linear(1, 8, 4).rank_loads(loads).tolist() == [[[1, 5, 9, 13]]]
 
 
