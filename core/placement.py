@@ -11,8 +11,10 @@ A replica takes an equal share of its expert's tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -111,6 +113,42 @@ def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
         copy_of[:, spare] = heaviest
         count[all_rows, heaviest] += 1
     return copy_of, count
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A placement on `ranks`: mean over steps and layers of max/mean rank load, and of max - mean in tokens."""
+
+    ranks: int
+    name: str
+    ratio: float
+    extra: float
+
+
+def what_if(loads: Floats, gpus: Sequence[int] = (2, 4, 8)) -> list[Outcome]:
+    """Every placement of `loads` [steps, layers, experts]: made from the first half of steps, judged on the rest."""
+    half, (layers, experts) = len(loads) // 2, loads.shape[1:]
+    weight, later = loads[:half].sum(axis=0), loads[half:]
+    outcomes = []
+    for ranks in (n for n in gpus if half and experts % n == 0):
+        spare = experts + ranks
+        options = [linear(layers, experts, ranks), packed(weight, ranks), replicated(weight, ranks, spare)]
+        if ranks >= 4 and experts % 2 == 0:
+            options.append(replicated(weight, ranks, spare, groups=experts, nodes=2))
+        outcomes += [_judged(option, later) for option in options]
+    return outcomes
+
+
+def _judged(option: Placement, loads: Floats) -> Outcome:
+    by_rank = option.rank_loads(loads)
+    mean = by_rank.mean(axis=-1)
+    busy = mean > 0
+    peak = by_rank.max(axis=-1)[busy]
+    return Outcome(
+        ranks=option.ranks,
+        name=option.name,
+        ratio=float((peak / mean[busy]).mean()),
+        extra=float((peak - mean[busy]).mean()),
+    )
 
 
 def _slots(pack: Ints, place: Ints, room: int, packs: int) -> Ints:
