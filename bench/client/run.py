@@ -224,8 +224,9 @@ def ratios(results: dict[str, dict[str, list[Any]]]) -> list[str]:
 
 
 def _claim(what: str, values: dict[str, float], aims: list[tuple[str, float]]) -> list[str]:
-    """A line for each peer that is there; PYTHON stands for the best of those in Python."""
-    in_python = {n: v for n, v in values.items() if n not in ("gatescope", "vllm-rs") and v == v}
+    """A line for each peer that is there; PYTHON stands for the best tool in Python (bare aiohttp is none)."""
+    others = ("gatescope", "vllm-rs", "aiohttp (raw)")
+    in_python = {n: v for n, v in values.items() if n not in others and v == v}
     if in_python:
         best = min(in_python, key=lambda n: in_python[n])
         aims = [(best if peer == PYTHON else peer, aim) for peer, aim in aims]
