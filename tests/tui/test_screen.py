@@ -6,13 +6,17 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from staged import shown, stage
 
 from core import control, events
 from core.config import ConfigError
 from core.events import Gpu, Sampled, ServerLoad
 from tui import figures, session
+from tui.loads import LayerLoad, Load
 from tui.session import Ask, Session
+from tui.view import View
+from tui.widgets.imbalance import Imbalance
 from tui.widgets.lines import Lines
 from tui.widgets.pane import Pane
 from tui.widgets.queue import Queue
@@ -228,3 +232,19 @@ def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:
             assert queue.at == 0  # with the focus it stays where it was put
 
     asyncio.run(look())
+
+
+@pytest.mark.parametrize("width", [40, 60, 78, 138, 198])
+@pytest.mark.parametrize("experts", [4, 8, 64, 128, 256])
+def test_the_heat_map_fits_whatever_the_model(width: int, experts: int) -> None:
+    shares = tuple([2 / experts] + [(1 - 2 / experts) / (experts - 1)] * (experts - 1))
+    layers = tuple(
+        LayerLoad(layer=i, cv=0.5, floor=0.1, excess=0.4, reason="", rank=1.2, shares=shares) for i in range(60)
+    )
+    pane = Imbalance()
+    pane.view = View(load=Load("a/001", 10, 100, layers))
+    lines = pane.draw(width, 20)
+    assert len(lines) == 20
+    assert all(cell_len(line.plain) <= width for line in lines)
+    assert "L00" in lines[1].plain
+    assert "e0" in lines[0].plain

@@ -151,13 +151,14 @@ class Imbalance(Pane):
         for cell, least in ((4, WHOLE), (3, WHOLE), (4, LEAST), (3, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
                 return table.fitting(LAYERS, width - experts * cell - 1), cell
-        return table.fitting(LAYERS, LEAST), 1
+        is_free = _folded(experts, width - WHOLE) == _folded(experts, width - LEAST)  # the columns cost no cell
+        return table.fitting(LAYERS, WHOLE if is_free else LEAST), 1
 
     def _heads(self, columns: tuple[Column, ...], experts: int, cell: int, width: int) -> Line:
         names = "".join(f"e{e}".rjust(cell) for e in range(experts))
         if cell == 1:
             each = _folded(experts, width - _width(columns))
-            names = f"e0 … e{experts - 1}" + (f", hottest of {each}" if each > 1 else "")
+            names = fit(f"e0 … e{experts - 1}" + f", hottest of {each}" * (each > 1), width - _width(columns))
         return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
 
     def _layer(self, columns: tuple[Column, ...], layer: LayerLoad, cell: int, width: int, *, cursor: bool) -> Line:
