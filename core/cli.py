@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="report.md and report.html of a run directory, findings in words")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.set_defaults(command=_report)
+    export = commands.add_parser("export", help="a run directory in upstream's layout, or as Parquet tables")
+    export.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    export.add_argument("--layout", choices=("upstream", "parquet"), required=True)
+    export.add_argument("-o", dest="out", type=Path, metavar="DIR", help="default: RUN_DIR/export")
+    export.set_defaults(command=_export)
     doctor = commands.add_parser("doctor", help="what is here, what stands in the way, and the fix for each problem")
     doctor.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     doctor.set_defaults(command=_doctor)
@@ -537,6 +542,15 @@ def _report(arguments: argparse.Namespace) -> int:
     from core import report
 
     for file in report.write(arguments.run_dir):
+        print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from core import export
+
+    write = export.upstream if arguments.layout == "upstream" else export.parquet
+    for file in write(arguments.run_dir, arguments.out or arguments.run_dir / "export"):
         print(f"wrote {file}", file=sys.stderr)
     return 0
 
