@@ -214,7 +214,7 @@ async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock) -
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, address)  # type: ignore[arg-type]
+            await loop.sock_connect(sock, address)  # type: ignore[arg-type]  # getaddrinfo's own address
         except OSError as error:
             sock.close()
             failure = error

@@ -26,8 +26,8 @@ class Actions(Provider):
         return f"{action.label}  ({action.key_text})"
 
     def _help(self, action: Action) -> str:
-        reason = why_not(action, self.app.view)  # type: ignore[attr-defined]
+        reason = why_not(action, self.app.view)  # type: ignore[attr-defined]  # our own App
         return f"{action.help}; not now: {reason}" if reason else action.help
 
     def _do(self, action: Action) -> None:
-        self.app.action_do(action.name)  # type: ignore[attr-defined]
+        self.app.action_do(action.name)  # type: ignore[attr-defined]  # our own App

@@ -38,7 +38,7 @@ def register() -> None:
         _attach(self, Path(folder))
         return result
 
-    recorded.recorded = True  # type: ignore[attr-defined]
+    recorded.recorded = True  # type: ignore[attr-defined]  # a mark on a function
     WorkerWrapperBase.init_device = recorded
 
 

@@ -126,7 +126,7 @@ def _chained(before: Tap | None, capture: Tap) -> Tap:
         before(ids)
         capture(ids)
 
-    both.chain = (*_chain(before), capture)  # type: ignore[attr-defined]
+    both.chain = (*_chain(before), capture)  # type: ignore[attr-defined]  # a mark on a function
     return both
 
 

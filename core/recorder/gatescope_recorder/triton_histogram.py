@@ -9,7 +9,7 @@ import triton.language as tl
 BLOCK = 1024
 
 
-@triton.jit(do_not_specialize=["n"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["n"])  # type: ignore[untyped-decorator]  # Triton is untyped
 def _count(  # type: ignore[no-untyped-def]
     ids, counts, n, layer_stride, EXPERTS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr
 ):
