@@ -6,14 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from core import store
+from core import dose, store
 from core.config import ConfigError
 
 Axis = Literal["real", "aggregated", "predicted"]
@@ -67,12 +67,16 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One backend's results by label, with its real imbalance by the same labels where that is known."""
+    """One backend's results by label, with its real imbalance by the same labels where that is known.
+
+    `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced: never mixed.
+    """
 
     name: str
     by_label: dict[str, dict[str, Any]]
     per_step: dict[str, float]
     aggregated: dict[str, float]
+    forced: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def x(self, label: str, axis: Axis) -> float | None:
         if axis == "predicted":
@@ -104,10 +108,12 @@ def of_folders(name: str, results: Path, per_step: Path | None = None, aggregate
     """A folder of result files and, where given, upstream's {"gates_logs_01": CV} mappings."""
     if not results.is_dir():
         raise ConfigError(f"{results}: not a folder of results")
-    by_label = store.results(results)
-    if not by_label:
+    found = store.results(results)
+    if not found:
         raise ConfigError(f"{results}: holds no results (001.json, 002.json, …)")
-    return Results(name, by_label, _mapping(per_step), _mapping(aggregated))
+    forced = {label: result for label, result in found.items() if dose.of_label(label)}
+    natural = {label: result for label, result in found.items() if label not in forced}
+    return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced)
 
 
 def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "") -> Series:

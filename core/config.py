@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import msgspec
 
+from core.dose import Dose, Pattern
+
 T = TypeVar("T", bound=msgspec.Struct)
 Engine = Literal["auto", "vllm", "builtin"]
 Rate = Annotated[float, msgspec.Meta(ge=1e-6)] | Literal["inf"]
@@ -23,12 +25,14 @@ Deadline = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=80)]
 Workers = Positive | Literal["auto"]
+Level = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
 EXPECTED: dict[Any, str] = {
     Name: "at most 80 letters, digits, '.', '_' and '-', starting with a letter or digit",
     Rate: 'a number of requests per second, at least 0.000001, or "inf"',
     Workers: 'a whole number above 0, or "auto"',
     str | list[str]: "a glob, or a list of globs",
+    Level: "a CV of expert load, a number of at least 0",
 }
 # msgspec's names of types, as a writer of TOML knows them.
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "array": "a list"}
@@ -78,6 +82,20 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
 
 
+class Forcing(msgspec.Struct, frozen=True, kw_only=True):
+    """[dose]: every data set once with its natural routing, and once at each of these CVs of expert load with routing
+    forced to it, in each pattern."""
+
+    levels: list[Level] = msgspec.field(default_factory=lambda: [0.0, 0.25, 0.5, 1.0, 1.5])
+    patterns: list[Pattern] = msgspec.field(default_factory=lambda: ["hot-experts"])
+    rotate_steps: Positive = 64
+
+    @property
+    def doses(self) -> list[Dose]:
+        """All of them, each once."""
+        return list(dict.fromkeys(Dose(pattern, level) for pattern in self.patterns for level in self.levels))
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """[model]: what vLLM serves. The built-in engine has a model of its own and takes only `max_model_len`."""
 
@@ -119,10 +137,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model: Model
     backends: tuple[Backend, ...]
     dataset_paths: tuple[Path, ...]
+    dose: Forcing | None = None
 
 
-TABLES = {"experiment": Experiment, "model": Model, "backends": Backend}
-TITLES = {"experiment": "[experiment]", "model": "[model]", "backends": "[[backends]]"}
+TABLES = {"experiment": Experiment, "model": Model, "backends": Backend, "dose": Forcing}
+TITLES = {"experiment": "[experiment]", "model": "[model]", "backends": "[[backends]]", "dose": "[dose]"}
 
 
 def load(path: Path) -> Config:
@@ -136,7 +155,36 @@ def load(path: Path) -> Config:
     datasets = _datasets(path, experiment.datasets)
     for file in (path.absolute(), *datasets):
         check_name(file)
-    return Config(path=path.absolute(), experiment=experiment, model=model, backends=backends, dataset_paths=datasets)
+    dose = _table(f"{path}: [dose]", raw["dose"], Forcing) if "dose" in raw else None
+    if dose:
+        check_doses(f"{path}: [dose]", dose)
+    return Config(
+        path=path.absolute(),
+        experiment=experiment,
+        model=model,
+        backends=backends,
+        dataset_paths=datasets,
+        dose=dose,
+    )
+
+
+def with_doses(loaded: Config, levels: list[float], patterns: list[Pattern]) -> Config:
+    """The same with what --dose and --pattern name in place of [dose]'s, where they name any. ConfigError as `load`."""
+    if not levels and not patterns:
+        return loaded
+    given = {key: value for key, value in (("levels", levels), ("patterns", patterns)) if value}
+    dose: Forcing = msgspec.structs.replace(loaded.dose or Forcing(), **given)
+    check_doses("--dose", dose)
+    return msgspec.structs.replace(loaded, dose=dose)
+
+
+def check_doses(where: str, forcing: Forcing) -> None:
+    """ConfigError for a level that a run's label could not name."""
+    if not forcing.doses:
+        raise ConfigError(f"{where}: expected at least one level and one pattern, got none")
+    for dose in forcing.doses:
+        if round(dose.level, 4) != dose.level:
+            raise ConfigError(f"{where}, levels: expected at most 4 decimals, got {_shown(dose.level)}")
 
 
 def check_name(path: Path) -> None:
@@ -224,8 +272,8 @@ def _value(where: str, value: Any, kind: Any) -> Any:
         return _table(where, value, kind)
     if isinstance(value, dict) and get_origin(kind) is dict:
         return {name: _variable(where, name, item) for name, item in value.items()}
-    if isinstance(value, list) and list[str] in (kind, *get_args(kind)):
-        return [_value(f"{where}, item {place}", item, str) for place, item in enumerate(value, 1)]
+    if isinstance(value, list) and (items := _items(kind)):
+        return [_value(f"{where}, item {place}", item, items) for place, item in enumerate(value, 1)]
     if kind == Rate and value == math.inf:
         return "inf"
     if isinstance(value, str) and "\0" in value:  # no process takes one in its arguments or environment
@@ -234,6 +282,12 @@ def _value(where: str, value: Any, kind: Any) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: expected {_expected(kind, str(error))}, got {_shown(value)}") from None
+
+
+def _items(kind: Any) -> Any:
+    """What a list of this kind holds; None where it is no list."""
+    lists = [part for part in (kind, *get_args(kind)) if get_origin(part) is list]
+    return get_args(lists[0])[0] if lists else None
 
 
 def _variable(where: str, name: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from core import analysis, gatelog, imbalance
+from core import analysis, dose, gatelog, imbalance
 from core.config import ConfigError
 from core.gatelog import GateLogError
 
@@ -59,7 +59,8 @@ def _write_logs(logs: Path, out: Path) -> None:
     log = gatelog.read_folder(logs)
     for label in log.segments:
         own = log.of(label)
-        if label not in ("", imbalance.WARMUP) and len(own.tokens):
+        is_natural = label not in ("", imbalance.WARMUP) and not dose.of_label(label)  # upstream knows no other
+        if is_natural and len(own.tokens):
             index, dash, repeat = label.partition("-")
             name = f"{int(index):02d}" if index.isdigit() else index
             gatelog.write_json(own, out / f"gates_logs_{name}{dash}{repeat}")

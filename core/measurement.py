@@ -167,6 +167,7 @@ class Measurement:
             "tokenizer_id": self.target.tokenizer,
             "dataset_name": self.run.label,
             "dataset_path": self.run.file,
+            "forced_routing": self.run.dose,
             "request_rate": self.load.request_rate,
             **metrics.as_result(self.records, figures),
             **(prediction.as_result() if prediction else {"imbalance_score": None}),
@@ -181,7 +182,9 @@ class Measurement:
         }
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:
-        """Upstream's two mappings of a backend, with this run's value in them."""
+        """Upstream's two mappings of a backend, with this run's value in them where its routing was its own."""
+        if self.run.dose:
+            return
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
             name = f"{self.run.backend}_real_imbalance{suffix}.json"
             file = self.directory.path / name

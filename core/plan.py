@@ -12,15 +12,18 @@ import msgspec
 from core import dataset
 from core.config import Config, ConfigError
 from core.dataset import Dataset
+from core.dose import Dose
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One data set at one backend, once. `label` ("001", "001-r2") names its files and its gate-log segment."""
+    """One data set at one backend, once. `label` ("001", "001-r2") names its files and its gate-log segment; where
+    routing is forced, it ends with the dose ("001~hot-rank~0.5")."""
 
     backend: str
     dataset: str
     label: str
     file: str
+    dose: Dose | None = None
 
     @property
     def id(self) -> str:
@@ -42,10 +45,10 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
     """The plan, narrowed to some data set indices and backends. Reads every data set, so a bad one stops the start."""
     paths = select_datasets(config, only)
     runs = [
-        Run(backend, index, label(index, repeat), str(paths[index]))
+        Run(backend, index, label(index, repeat, dose), str(paths[index]), dose)
         for backend in select_backends(config, backends)
         for repeat in range(1, config.experiment.repeats + 1)
-        for index in _order(config, list(paths), repeat)
+        for index, dose in _order(config, list(paths), repeat)
     ]
     datasets = read_datasets(paths)
     if config.experiment.arrival == "trace":
@@ -63,9 +66,9 @@ def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
             )
 
 
-def label(index: str, repeat: int) -> str:
-    """`001`, and `001-r2` from the second repeat on."""
-    return index if repeat == 1 else f"{index}-r{repeat}"
+def label(index: str, repeat: int, dose: Dose | None = None) -> str:
+    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is forced."""
+    return (index if repeat == 1 else f"{index}-r{repeat}") + (f"~{dose.label}" if dose else "")
 
 
 def again(config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]) -> list[Run]:
@@ -82,11 +85,14 @@ def again(config: Config, known: Collection[str], datasets: Collection[str], bac
     ]
 
 
-def _order(config: Config, indices: list[str], repeat: int) -> list[str]:
-    """The same order for every backend, so that a drift over time hits both alike."""
+def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, Dose | None]]:
+    """Every data set, with its natural routing and at each dose. The same order for every backend, so that a drift over
+    time hits both alike."""
+    doses: list[Dose | None] = [None, *(config.dose.doses if config.dose else ())]
+    order = [(index, dose) for index in indices for dose in doses]
     if config.experiment.shuffle:
-        random.Random(f"{config.experiment.seed}/{repeat}").shuffle(indices)
-    return indices
+        random.Random(f"{config.experiment.seed}/{repeat}").shuffle(order)
+    return order
 
 
 def select_backends(config: Config, names: Collection[str]) -> list[str]:

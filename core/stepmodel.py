@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from core import bootstrap, estimate, steps
+from core import bootstrap, dose, estimate, steps
 from core.bootstrap import Floats
 from core.estimate import Estimate
 from core.gatelog import GateLog, ServerLog
@@ -105,13 +105,13 @@ def read(folders: Sequence[Path]) -> StepSample:
 
 
 def _rows(log: GateLog, runs: dict[str, int]) -> Floats:
-    """[steps, COLUMNS]; run -1 where a step is no run's own."""
+    """[steps, COLUMNS]; run -1 where a step is no run's own, or its routing was forced."""
     figures, _ = steps.measure(log.loads, log.tokens, log.top_k, log.placement, np.zeros((len(log.tokens), 0)))
     units = max(log.placement) + 1 if log.placement else log.loads.shape[2]
     layers = np.maximum(figures.layers, 1)
     run = np.full(len(log.tokens), -1.0)
     for label, own in log.segments.items():
-        if label not in ("", WARMUP):
+        if label not in ("", WARMUP) and not dose.of_label(label):
             run[(own == log.tokens) & (own > 0)] = runs.setdefault(label, len(runs))
     extra = (figures.rank_extra if log.placement else figures.expert_extra) / layers
     c = log.columns

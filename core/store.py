@@ -15,12 +15,13 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from core import events
+from core import dose, events
 from core.config import Config, ConfigError, check_name
 from core.events import AnyEvent
 from core.metrics import RequestRecord
 from core.plan import Run
 
+LABEL = re.compile(r"[0-9]{3,}(-r[0-9]+)?")
 SYNCED = (
     events.ExperimentStarted,
     events.RunFinished,
@@ -206,9 +207,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Label → result of every `<label>.json` in a results folder."""
-    found = {p.stem: p for p in folder.glob("*.json") if re.fullmatch(r"[0-9]{3,}(-r[0-9]+)?", p.stem)}
-    return {label: read_json(found[label]) for label in sorted(found)}
+    """Label → result of every `<label>.json` in a results folder, forced routing included."""
+    found = {p.stem: p for p in folder.glob("*.json") if LABEL.fullmatch(p.stem.partition("~")[0])}
+    whole = {label: path for label, path in found.items() if "~" not in label or dose.of_label(label)}
+    return {label: read_json(whole[label]) for label in sorted(whole)}
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

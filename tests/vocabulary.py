@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
@@ -23,6 +23,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return plain[kind]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return st.builds(kind, **{name: values(hint) for name, hint in get_type_hints(kind).items()})
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
     inner = [values(part) for part in get_args(kind)]
     if get_origin(kind) is list:
         return st.lists(inner[0], max_size=2)

@@ -35,6 +35,7 @@ def scheduled(
         ("seg.001.0", "001"),
         ("cmpl-seg.001-r2.17-0-9f3a", "001-r2"),
         ("chatcmpl-seg.a.b.3", "a.b"),
+        ("cmpl-seg.001~hot-rank~0.5.3-0-9f3a", "001~hot-rank~0.5"),
         ("cmpl-5f", ""),
     ],
 )

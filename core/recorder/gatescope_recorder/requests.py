@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-SEGMENT = re.compile(r"seg\.(.+?)\.\d+")  # the client's X-Request-Id, somewhere inside vLLM's request id
+SEGMENT = re.compile(r"seg\.(.+)\.\d+")  # the client's X-Request-Id, somewhere inside vLLM's request id
 
 
 @dataclass(frozen=True, slots=True)

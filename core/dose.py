@@ -1,0 +1,40 @@
+"""The dose: a run whose routing is forced to a chosen imbalance, so that skew is set and nothing else changes.
+
+`Dose.level` is the population CV over experts of the expected counts. The distribution itself is in the recorder's
+package, since vLLM's workers need it too.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from core.recorder.gatescope_recorder import dose as forced
+
+Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating"]
+NAME = "forced routing"
+
+
+class Dose(msgspec.Struct, frozen=True):
+    """Routing forced to `level`, the CV of expert load aimed at, with the heat where `pattern` says."""
+
+    pattern: Pattern
+    level: float
+
+    @property
+    def label(self) -> str:
+        """`hot-rank~0.5`: behind another `~`, the end of a run's label."""
+        return f"{self.pattern}~{self.level:g}"
+
+    def __str__(self) -> str:
+        return f"{NAME}: {self.pattern}, CV {self.level:g}"
+
+
+def of_label(label: str) -> Dose | None:
+    """The dose of a run's label or its gate-log segment; None where its routing was natural."""
+    found = forced.dose_of(label)
+    if not found:
+        return None
+    pattern, level = forced.parse(found)
+    return Dose(msgspec.convert(pattern, Pattern), level)
