@@ -1,4 +1,4 @@
-"""Results joined with imbalance → the Series that plots, tables and exports draw."""
+"""Results joined with their imbalance: what plots, tables and exports are made of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,53 +16,7 @@ import numpy.typing as npt
 from core import dose, store
 from core.config import ConfigError
 
-Axis = Literal["real", "aggregated", "predicted"]
-AXES: dict[str, str] = {
-    "real": "per-step CV of expert load",
-    "aggregated": "aggregated CV of expert load",
-    "predicted": "predicted imbalance score",
-}
-METRICS: dict[str, str] = {
-    "mean_ttft_ms": "mean TTFT, ms",
-    "mean_tpot_ms": "mean TPOT, ms",
-    "output_throughput": "output throughput, tok/s",
-}
 IQR_FACTOR = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Points:
-    """One backend's points; `labels` name the data sets. `outlier` marks those beyond 1.5 IQR on either axis."""
-
-    name: str
-    labels: tuple[str, ...]
-    x: npt.NDArray[np.float64]
-    y: npt.NDArray[np.float64]
-    outlier: npt.NDArray[np.bool_]
-
-    @property
-    def kept(self) -> npt.NDArray[np.bool_]:
-        return ~self.outlier
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """All that a scatter plot shows, whoever draws it."""
-
-    title: str
-    x_label: str
-    y_label: str
-    groups: tuple[Points, ...]
-    engine: str = ""
-
-    @property
-    def removed(self) -> int:
-        return sum(int(g.outlier.sum()) for g in self.groups)
-
-    @property
-    def note(self) -> str:
-        shown = sum(int(g.kept.sum()) for g in self.groups)
-        return f"n = {shown}; {self.removed} outside 1.5 IQR on either axis left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +32,13 @@ class Results:
     aggregated: dict[str, float]
     forced: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def x(self, label: str, axis: Axis) -> float | None:
+    def x(self, label: str, axis: str) -> float | None:
+        """The imbalance of one result: "excess", "real" (per step), "aggregated" or "predicted"; None where unknown."""
+        result = self.by_label[label]
         if axis == "predicted":
-            return number(self.by_label[label].get("imbalance_score"))
+            return number(result.get("imbalance_score"))
+        if axis == "excess":
+            return number((result.get("measured_imbalance") or {}).get("excess_cv"))
         return (self.per_step if axis == "real" else self.aggregated).get(label)
 
 
@@ -114,29 +72,6 @@ def of_folders(name: str, results: Path, per_step: Path | None = None, aggregate
     forced = {label: result for label, result in found.items() if dose.of_label(label)}
     natural = {label: result for label, result in found.items() if label not in forced}
     return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced)
-
-
-def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "") -> Series:
-    """`metric` of each result against an imbalance axis. ConfigError where no result has that metric as a number."""
-    points = tuple(_points(group, metric, axis) for group in groups)
-    if not any(len(p.labels) for p in points):
-        known = sorted({k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None})
-        raise ConfigError(
-            f"no result has both {metric!r} as a number and a {axis} imbalance; numeric results: {', '.join(known)}"
-        )
-    y_label = METRICS.get(metric, metric)
-    title = f"{y_label.split(',')[0]} against {AXES[axis].split(' of ')[0]}" + (f" · {engine}" if engine else "")
-    return Series(title, AXES[axis], y_label, points, engine)
-
-
-def _points(group: Results, metric: str, axis: Axis) -> Points:
-    rows = [
-        (label, x, y)
-        for label, result in group.by_label.items()
-        if (x := group.x(label, axis)) is not None and (y := number(result.get(metric))) is not None
-    ]
-    xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
-    return Points(group.name, tuple(r[0] for r in rows), xs, ys, iqr_outliers(xs) | iqr_outliers(ys))
 
 
 def iqr_outliers(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

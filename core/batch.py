@@ -181,7 +181,9 @@ def _results(path: Path) -> list[Results]:
 
 def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
-    from core import findings, plots
+    from core import findings
+    from core.plots import png, scatter, text
+    from core.plots.scatter import Axis
 
     rows = analysis.summary_rows(groups)
     store.write_whole(path / "summary.csv", analysis.summary_csv(rows).encode())
@@ -194,14 +196,15 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     for line in found.headlines:
         tell(printable(f"  {line}"))
     files = []
-    for metric in analysis.METRICS:
-        for axis in ("real", "predicted"):
+    axes: tuple[Axis, ...] = ("excess", "real", "predicted")
+    for metric in scatter.METRICS:
+        for axis in axes:
             with contextlib.suppress(ConfigError):  # a run of one data set may have no point on an axis
-                drawn = analysis.series(groups, metric, axis, engine)
-                files.append(plots.png(drawn, path / "graphs" / f"{metric}-{axis}.png"))
+                drawn = scatter.series(groups, metric, axis, engine, found.associations)
+                files.append(png.write(drawn, path / "graphs" / f"{metric}-{axis}.png"))
                 if (metric, axis) == ("mean_tpot_ms", "real"):
                     tell("")
-                    tell(plots.text(drawn, min(terminal_columns(), 110), 22, colour=sys.stderr.isatty()))
+                    tell(text.draw(drawn, min(terminal_columns(), 110), 24, colour=sys.stderr.isatty()))
     tell("")
     for file in (*files, path / "summary.csv", path / "findings.json"):
         tell(f"wrote {file}")

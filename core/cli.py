@@ -8,11 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from core.analysis import Axis
-    from core.imbalance import Imbalance
+from core.commands import imbalance, plot
 
 BAD_USAGE = 2
 SIGPIPE_CODE = 128 + 13
@@ -88,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_generate(commands)
     _add_predict(commands)
-    _add_imbalance(commands)
-    _add_plot(commands)
+    imbalance.add(commands)
+    plot.add(commands)
     report = commands.add_parser("report", help="report.md and report.html of a run directory, findings in words")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.set_defaults(command=_report)
@@ -368,7 +366,8 @@ def _scores(text: str) -> list[float]:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from core import batch, generate, plots, starter
+    from core import batch, generate, starter
+    from core.plots import histogram, png, text
 
     try:
         queries = generate.load_queries(starter.queries_file(arguments.out))
@@ -380,10 +379,10 @@ def _generate(arguments: argparse.Namespace) -> int:
         else:
             made = generate.generate(queries, count=arguments.count, seed=arguments.seed)
         files = generate.write(made, arguments.out)
-        scores = [d.score for d in made]
         columns = min(batch.terminal_columns(), 100)
-        print(plots.histogram_text(scores, columns, "predicted imbalance score"), file=sys.stderr)
-        picture = plots.histogram_png(scores, Path("graphs") / "score_distribution.png", "predicted imbalance score")
+        drawn = histogram.of([d.score for d in made], "predicted imbalance score", "data sets")
+        print(text.draw(drawn, columns, 30, colour=sys.stderr.isatty()), file=sys.stderr)
+        picture = png.write(drawn, Path("graphs") / "score_distribution.png")
     except ValueError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -425,117 +424,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     return BAD_USAGE if not found else 1 if failed else 0
 
 
-# --- imbalance and plot -------------------------------------------------------------------------------------------
-
-
-def _add_imbalance(commands: argparse._SubParsersAction[_Parser]) -> None:
-    imbalance = commands.add_parser("imbalance", help="load imbalance of gate logs, ours and upstream's JSON")
-    imbalance.add_argument("folder", type=Path, metavar="DIR", help="a folder of gate logs, or of such folders")
-    imbalance.add_argument("--method", choices=("per-step", "aggregated"), help="default: all measures")
-    imbalance.add_argument("--json", action="store_true", help="JSON on stdout")
-    imbalance.add_argument("-o", dest="out", type=Path, metavar="OUT.json")
-    imbalance.set_defaults(command=_imbalance)
-
-
-def _imbalance(arguments: argparse.Namespace) -> int:
-    import msgspec
-
-    from core import imbalance, store
-
-    if not arguments.folder.is_dir():
-        return _refuse(f"{arguments.folder}: not a folder")
-    found, problems = imbalance.measure_folder(arguments.folder)
-    for problem in problems:
-        print(f"gatescope: {problem}", file=sys.stderr)
-    if arguments.method:
-        key = "per_step_cv" if arguments.method == "per-step" else "aggregated_cv"
-        data: dict[str, object] = {name: getattr(m, key) for name, m in found.items()}
-    else:
-        data = {name: msgspec.to_builtins(m) for name, m in found.items()}
-    if arguments.out:
-        try:
-            store.write_whole(arguments.out, store.formatted(data))
-        except OSError as error:
-            return _refuse(f"{arguments.out}: cannot be written: {error.strerror}")
-    if arguments.json:
-        sys.stdout.write(store.formatted(data).decode())
-    else:
-        for name, measured in found.items():
-            print("\n".join(_imbalance_lines(name, measured)))
-    return 1 if problems else 0
-
-
-def _imbalance_lines(name: str, m: Imbalance) -> list[str]:
-    """What one folder shows, for a reader; 95 % intervals in square brackets."""
-
-    def number(value: float | None, reason: str | None = "", ends: tuple[float, float] | None = None) -> str:
-        if value is None:
-            return f"– ({reason})" if reason else "–"
-        return f"{value:.4f}" + (f" [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
-
-    ends = m.intervals.get
-    total = sum(m.expert_loads) or 1.0
-    skipped = ", ".join(f"{n} {reason}" for reason, n in m.left_out.items()) or "none"
-    lines = [
-        f"{name}: {m.files} files, {m.layers} layers, {m.steps} steps used, left out: {skipped}; {m.tokens} tokens",
-        f"  per-step CV    {number(m.per_step_cv, ends=ends('per_step_cv'))}   noise floor {number(m.noise_floor)}"
-        f"   excess {number(m.excess_cv, m.excess_cv_reason, ends('excess_cv'))}",
-        f"  aggregated CV  {number(m.aggregated_cv, ends=ends('aggregated_cv'))}"
-        f"   noise floor {number(m.aggregated_noise_floor)}"
-        f"   excess {number(m.aggregated_excess_cv, m.aggregated_excess_cv_reason, ends('aggregated_excess_cv'))}",
-        f"  layer CV       {number(m.layer_cv, ends=ends('layer_cv'))}"
-        f"   rank max/mean {number(m.rank_imbalance, 'no expert parallelism', ends('rank_imbalance'))}",
-        f"  experts        max/min {number(m.max_min_ratio, 'an expert got no token')}"
-        f"   hottest {number(m.hottest_share)} of a layer   {m.dead_experts} dead"
-        f"   entropy {number(m.entropy)}   Gini {number(m.gini)}",
-    ]
-    lines += [
-        f"  {phase:<15}{of.steps} steps, {of.tokens} tokens, per-step CV {of.per_step_cv:.4f},"
-        f" excess {number(of.excess_cv, of.excess_cv_reason, of.excess_cv_interval)}"
-        for phase, of in (("prefill", m.prefill), ("decode", m.decode))
-        if of
-    ]
-    loads = "  ".join(f"e{e} {x:.0f} ({x / total:.1%})" for e, x in enumerate(m.expert_loads))
-    return [*lines, f"  loads          {loads}"]
-
-
-def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
-    plot = commands.add_parser("plot", help="a metric against imbalance, in the terminal and as PNG")
-    plot.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR")
-    for backend in ("baseline", "all2all"):
-        plot.add_argument(f"--{backend}-results", type=Path, metavar="D")
-        plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
-    plot.add_argument("--metric", default="mean_ttft_ms", help="any numeric key of the results")
-    plot.add_argument("--against", choices=("real", "aggregated", "predicted"), help="default: real where known")
-    plot.add_argument("-o", dest="out", type=Path, metavar="F.png")
-    plot.set_defaults(command=_plot)
-
-
-def _plot(arguments: argparse.Namespace) -> int:
-    from core import analysis, batch, plots
-
-    flags = [
-        (b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in ("baseline", "all2all")
-    ]
-    given = [(name, results, mapping) for name, results, mapping in flags if results]
-    if bool(arguments.run_dir) == bool(given):
-        return _refuse("plot takes a RUN_DIR, or --baseline-results and --all2all-results")
-    if arguments.run_dir:
-        groups, engine = analysis.of_run_directory(arguments.run_dir)
-        has_real = True
-    else:
-        groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
-        has_real = all(m for _, _, m in given)
-    axis: Axis = arguments.against or ("real" if has_real else "predicted")
-    series = analysis.series(groups, arguments.metric, axis, engine)
-    print(plots.text(series, min(batch.terminal_columns(), 110), 22, colour=sys.stdout.isatty()))
-    folder = arguments.run_dir / "graphs" if arguments.run_dir else Path("graphs")
-    try:
-        file = plots.png(series, arguments.out or folder / f"{arguments.metric}-{axis}.png")
-    except (OSError, ValueError) as error:
-        return _refuse(f"{arguments.out}: cannot be written: {error}")
-    print(f"wrote {file}", file=sys.stderr)
-    return 0
+# --- run directories ----------------------------------------------------------------------------------------------
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import analysis, document, findings, placement, plots, state, stepmodel, store
+from core import analysis, document, findings, placement, state, stepmodel, store
 from core.analysis import Results
 from core.association import Association
 from core.backends import builtin
@@ -16,6 +16,7 @@ from core.document import Code, Heading, Items, Part, Picture, Table, Text
 from core.findings import Findings, Row
 from core.gatelog import GateLogError
 from core.narrate import shown
+from core.plots import png, scatter
 from core.state import Snapshot
 from core.stepmodel import StepModel, StepSample
 
@@ -186,12 +187,12 @@ def _left_out(found: Findings, past: Snapshot) -> list[Part]:
 
 def _pictures(path: Path, groups: Sequence[Results], engine: str) -> list[Part]:
     drawn: list[Part] = []
-    for metric in analysis.METRICS:
+    for metric in scatter.METRICS:
         try:
-            series = analysis.series(groups, metric, "real", engine)
+            series = scatter.series(groups, metric, "real", engine)
         except ConfigError:  # no run has both
             continue
-        file = plots.png(series, path / "graphs" / f"{metric}-real.png")
+        file = png.write(series, path / "graphs" / f"{metric}-real.png")
         drawn.append(Picture(file.relative_to(path).as_posix(), series.title))
     return [Heading("Plots"), *(drawn or [Text("No run has both a metric and an imbalance.")])]
 

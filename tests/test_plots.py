@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import analysis, cli, plots
+from core import analysis, cli
 from core.analysis import Results
+from core.plots import png, scatter, text, ticks
 
 
 def results(name: str, x: list[float], y: list[float]) -> Results:
@@ -34,17 +35,17 @@ def png_size(file: Path) -> tuple[int, int]:
 
 class TestScatter:
     def test_text_names_units_n_engine_and_what_the_filter_removed(self) -> None:
-        series = analysis.series(two_backends(), "mean_tpot_ms", "real", "builtin (NumPy, CPU)")
-        drawn = plots.text(series, 80, 20, colour=False)
+        series = scatter.series(two_backends(), "mean_tpot_ms", "real", "builtin (NumPy, CPU)")
+        drawn = text.draw(series, 80, 20, colour=False)
         for part in ("mean TPOT, ms", "per-step CV", "n = 24", "1 outside 1.5 IQR", "engine: builtin", "baseline"):
             assert part in drawn
         assert max(len(line) for line in drawn.splitlines()) <= 80
-        assert len(drawn.splitlines()) <= 24
+        assert len(drawn.splitlines()) <= 20
         assert "\x1b" not in drawn
 
     def test_png_is_written_whole_with_its_folder(self, tmp_path: Path) -> None:
-        series = analysis.series(two_backends(), "mean_tpot_ms", "real")
-        file = plots.png(series, tmp_path / "graphs" / "a.png")
+        series = scatter.series(two_backends(), "mean_tpot_ms", "real")
+        file = png.write(series, tmp_path / "graphs" / "a.png")
         width, height = png_size(file)
         assert width >= 800
         assert height >= 500
@@ -52,10 +53,26 @@ class TestScatter:
     def test_the_filter_is_tukeys_fences_on_either_axis(self) -> None:
         values = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 100])
         assert analysis.iqr_outliers(values).tolist() == [False] * 8 + [True]
-        assert analysis.series(two_backends(), "mean_tpot_ms", "real").removed == 1
+        assert scatter.series(two_backends(), "mean_tpot_ms", "real").removed == 1
 
     def test_too_small_a_pane_says_so(self) -> None:
-        assert "needs" in plots.text(analysis.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False)
+        assert "needs" in text.draw(scatter.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False)
+
+
+class TestTicks:
+    def test_they_are_round_and_within_the_range(self) -> None:
+        places, labels = ticks.even(0.31, 0.44, 8)
+        assert labels == ["0.32", "0.34", "0.36", "0.38", "0.40", "0.42", "0.44"]
+        assert places == pytest.approx([float(label) for label in labels])
+        assert ticks.even(0, 2600, 3) == ([0, 1000, 2000], ["0", "1,000", "2,000"])
+        assert ticks.even(-0.5, 0.5, 5)[1] == ["-0.4", "-0.2", "0.0", "0.2", "0.4"]
+
+    def test_one_value_is_its_own_tick(self) -> None:
+        assert ticks.even(3.25, 3.25, 5) == ([3.25], ["3.25"])
+
+    def test_decades_hold_1_2_and_5(self) -> None:
+        assert ticks.decades(4, 130) == ([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        assert len(ticks.decades(11, 19)[0]) >= 3
 
 
 class TestPlotCommand:

@@ -90,7 +90,7 @@ ACTIONS = (
     Action("O", "worst_first", "worst first", "Order layers by excess CV, or by number", pane="imbalance"),
     Action("v", "by_run", "by run", "Show the CVs of every run, or the layers of one", "points", "imbalance"),
     Action("p", "metric", "metric", "Plot the next metric", "points", "plots"),
-    Action("i", "axis", "axis", "Plot against real, aggregated or predicted imbalance", "points", "plots"),
+    Action("i", "axis", "axis", "Plot against per-step, excess, aggregated or predicted imbalance", "points", "plots"),
     Action("u", "outliers", "outliers", "Show outliers hollow, or leave them out", "points", "plots"),
     Action("e", "export", "export", "Write the plot as it is shown, as PNG and CSV, and say where", "points", "plots"),
     Action("l", "log", "log", "Read and search the log of the server chosen in Servers, else of the newest", "log"),

@@ -10,7 +10,7 @@ from tui.text import Line, Span, fit, line
 from tui.theme import BACKENDS, HOLLOW, MARKS
 
 if TYPE_CHECKING:
-    from core.analysis import Series
+    from core.plots.figure import Series
 
 TICKS = 5
 LEAST = (24, 6)  # columns and rows

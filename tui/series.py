@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core import analysis
-from core.analysis import Axis, Results, Series
+from core.analysis import Results
+from core.plots import scatter
+from core.plots.figure import Series
+from core.plots.scatter import Axis
 from core.state import RunState, Snapshot
 
 
@@ -14,7 +16,7 @@ def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
     runs = [r for r in snapshot.runs.values() if r.figures]
     names = list(dict.fromkeys(r.run.backend for r in runs))
     groups = [_results(name, [r for r in runs if r.run.backend == name]) for name in names]
-    return analysis.series(groups, metric, axis, snapshot.engine)
+    return scatter.series(groups, metric, axis, snapshot.engine)
 
 
 def csv_text(series: Series) -> str:
@@ -36,6 +38,7 @@ def _results(name: str, runs: Sequence[RunState]) -> Results:
         {
             label: {
                 "imbalance_score": f.score,
+                "measured_imbalance": {"excess_cv": f.excess_cv},
                 "output_throughput": f.output_throughput,
                 **{f"mean_{m}_ms": latency.mean for m, latency in f.latencies.items()},
                 **{f"median_{m}_ms": latency.p50 for m, latency in f.latencies.items()},

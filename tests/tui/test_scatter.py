@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.analysis import Points, Series
+from core.plots.figure import Points, Series
 from tui import scatter
 from tui.scatter import Dot
 

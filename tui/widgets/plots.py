@@ -16,10 +16,11 @@ from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import mean, ms
 
 if TYPE_CHECKING:
-    from core.analysis import Axis, Series
+    from core.plots.figure import Series
+    from core.plots.scatter import Axis
 
 METRIC_KEYS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
-AXES: tuple[Axis, ...] = ("real", "aggregated", "predicted")
+AXES: tuple[Axis, ...] = ("real", "excess", "aggregated", "predicted")
 
 
 class Plots(Pane):
@@ -55,8 +56,8 @@ class Plots(Pane):
     def title(self) -> str:
         if not self.points():
             return ""
-        from core.analysis import AXES as AXIS_LABELS
-        from core.analysis import METRICS as METRIC_LABELS
+        from core.plots.scatter import AXES as AXIS_LABELS
+        from core.plots.scatter import METRICS as METRIC_LABELS
 
         metric, axis = METRIC_LABELS.get(self.metric, self.metric), AXIS_LABELS[self.axis]
         return f"{metric} ↑  {axis.removesuffix(' of expert load')} →"
@@ -90,13 +91,14 @@ class Plots(Pane):
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import plots, store
+        from core import store
+        from core.plots import png
         from tui import series
 
         file = Path(self.view.run_dir) / "graphs" / f"{self.metric}-{self.axis}.png"
         try:
             drawn = self.series()
-            plots.png(drawn, file)
+            png.write(drawn, file)
             store.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
         except (OSError, ConfigError) as error:
             self.app.call_from_thread(self.post_message, self.Exported(f"not written: {error}"))

@@ -1,0 +1,112 @@
+"""What a plot shows, whoever draws it: a Series of points and curves, a HeatMap, or Bars. Data only.
+
+Every figure has a title, labels with units, `note` (n, and what was left out) and the engine that it was measured on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from core.plots.palette import Stroke
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """One backend's points; `labels` name the data sets. `outlier` marks those beyond 1.5 IQR on either axis.
+
+    `x_interval` and `y_interval` [n, 2]: the 95 % intervals, nan where there is none; None where none is known.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    x: Floats
+    y: Floats
+    outlier: Bools
+    x_interval: Floats | None = None
+    y_interval: Floats | None = None
+
+    @property
+    def kept(self) -> Bools:
+        return ~self.outlier
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line through (x, y) [n]; `low` and `high` [n] are its band, or with stroke "bars" the ends of an interval at
+    each point. `place` in the palette: a backend's own."""
+
+    name: str
+    x: Floats
+    y: Floats
+    place: int
+    stroke: Stroke = "line"
+    low: Floats | None = None
+    high: Floats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points and curves over two axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    groups: tuple[Points, ...] = ()
+    engine: str = ""
+    note: str = ""
+    curves: tuple[Curve, ...] = ()
+    log_x: bool = False
+
+    @property
+    def removed(self) -> int:
+        """Points that the filter takes for outliers."""
+        return sum(int(g.outlier.sum()) for g in self.groups)
+
+    @property
+    def shown(self) -> tuple[Floats, Floats]:
+        """All x and y that are drawn: what the axes have to reach."""
+        none = np.zeros(0)
+        xs = [g.x[g.kept] for g in self.groups] + [c.x for c in self.curves]
+        ys = [g.y[g.kept] for g in self.groups] + [c.y for c in self.curves]
+        return np.concatenate([none, *xs]), np.concatenate([none, *ys])
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """`values` [rows, columns], from 0 to as much as there is; `unit` says what 1 means."""
+
+    title: str
+    x_label: str
+    y_label: str
+    values: Floats
+    unit: str
+    engine: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A bar a name, from 0; `low` and `high` [n]: the 95 % interval, nan where there is none. `lines`: levels to hold
+    the bars against, by what they mean; `form`: how values are written."""
+
+    title: str
+    x_label: str
+    y_label: str
+    names: tuple[str, ...]
+    values: Floats
+    place: int = 0
+    low: Floats | None = None
+    high: Floats | None = None
+    lines: tuple[tuple[str, float], ...] = ()
+    form: str = ".2f"
+    engine: str = ""
+    note: str = ""
+
+
+Figure = Series | HeatMap | Bars

@@ -1,0 +1,80 @@
+"""Latency of single requests, from a result's own lists; and how it is distributed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from core import bootstrap
+from core.analysis import Results
+from core.bootstrap import Interval
+from core.config import ConfigError
+from core.plots.figure import Curve, Floats, Series
+
+NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
+LOG_FROM = 20.0  # of largest/smallest
+
+
+def per_request(result: Mapping[str, Any], name: str) -> Floats:
+    """TTFT, TPOT or E2E of each completed request, in ms; empty where the result's lists do not give its own mean.
+
+    (Older results begin a request's list of gaps with its TTFT: no TPOT can be had from those.)
+    """
+    ttfts, itls, lens = (result.get(key) or [] for key in ("ttfts", "itls", "output_lens"))
+    done = [(t, gaps, n) for t, gaps, n in zip(ttfts, itls, lens) if t is not None and n]  # noqa: B905
+    seconds = {
+        "ttft": [t for t, _, _ in done],
+        "tpot": [sum(gaps) / (n - 1) for _, gaps, n in done if n > 1],
+        "e2e": [t + sum(gaps) for t, gaps, _ in done],
+    }[name]
+    values, told = np.array(seconds, dtype=float) * 1e3, result.get(f"mean_{name}_ms")
+    agrees = len(values) and told is not None and math.isclose(values.mean(), told, rel_tol=1e-3)
+    return values if agrees else np.zeros(0)
+
+
+def mean_interval(values: Floats) -> Interval | None:
+    """95 % of the mean over requests, by Student's t; None below two."""
+    n = len(values)
+    if n < 2:
+        return None
+    reach = bootstrap.t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def ecdf(groups: Sequence[Results], name: str, engine: str = "", label: str = "") -> Series:
+    """The share of requests that took at most x ms, by backend; of one run's `label`, else of all runs.
+
+    Bands hold the whole curve with 95 % (Dvoretzky, Kiefer, Wolfowitz; Massart's constant), were requests independent.
+    ConfigError where no result lists its requests.
+    """
+    found = [(place, g.name, _of_group(g, name, label)) for place, g in enumerate(groups)]
+    curves = tuple(_curve(values, backend, place) for place, backend, values in found if len(values))
+    if not curves:
+        raise ConfigError(f"no result lists the {NAMES[name]} of its requests")
+    xs = np.concatenate([curve.x for curve in curves])
+    return Series(
+        f"{NAMES[name]} of single requests" + (f", data set {label}" if label else ""),
+        f"{NAMES[name]}, ms",
+        "share of requests at or below",
+        engine=engine,
+        note="n = " + ", ".join(f"{len(values):,}" for _, _, values in found if len(values)) + " requests",
+        curves=curves,
+        log_x=bool(xs.min() > 0 and xs.max() > LOG_FROM * xs.min()),
+    )
+
+
+def _of_group(group: Results, name: str, label: str) -> Floats:
+    results = [r for key, r in group.by_label.items() if not label or key == label]
+    return np.concatenate([np.zeros(0), *(per_request(r, name) for r in results)])
+
+
+def _curve(values: Floats, backend: str, place: int) -> Curve:
+    x = np.sort(values)
+    y = np.arange(1, len(x) + 1) / len(x)
+    reach = math.sqrt(math.log(2 / (1 - bootstrap.LEVEL)) / (2 * len(x)))
+    p50, p90 = np.percentile(x, [50, 90])
+    named = f"{backend}: p50 {p50:.4g}, p90 {p90:.4g} ms"
+    return Curve(named, x, y, place, "steps", np.clip(y - reach, 0, 1), np.clip(y + reach, 0, 1))

@@ -1,0 +1,48 @@
+"""Colours and marks, the same in every plot: Okabe-Ito, which the colour-blind tell apart; marks that do without.
+
+A place in a palette belongs to one backend (or phase) throughout; places beyond the last start again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Stroke = Literal["line", "dotted", "fit", "steps", "bars"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # blue, vermillion, green, purple
+TERMINAL_COLOURS = (74, 208, 36, 175)  # of 256, their like that reads on dark and on light
+PNG_MARKS = ("o", "x", "s", "^")
+TEXT_MARKS = ("o", "x", "#", "^")
+PNG_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 1)))
+TEXT_STROKES: dict[Stroke, str] = {
+    "line": "ox#^",
+    "steps": "ox#^",
+    "bars": "ox#^",
+    "dotted": ".,:'",
+    "fit": "-=~+",
+}
+# Cividis-like, from little to much: lightness rises evenly, so grey print and colour-blind eyes read it too.
+HEAT = ("#0b2340", "#1f3b63", "#3f5270", "#5d6877", "#7d7f78", "#a09771", "#c4b15f", "#ead54a")
+SHADES = " ░▒▓█"
+HEAT_MAP = "cividis"
+
+
+def colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def terminal_colour(place: int) -> int:
+    return TERMINAL_COLOURS[place % len(TERMINAL_COLOURS)]
+
+
+def png_mark(place: int) -> str:
+    return PNG_MARKS[place % len(PNG_MARKS)]
+
+
+def text_mark(place: int) -> str:
+    return TEXT_MARKS[place % len(TEXT_MARKS)]
+
+
+def text_stroke(stroke: Stroke, place: int) -> str:
+    """The character that a curve is drawn with in a terminal."""
+    return TEXT_STROKES[stroke][place % len(TEXT_MARKS)]

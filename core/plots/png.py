@@ -1,0 +1,149 @@
+"""Figures → a PNG, side by side as panels. matplotlib is imported where it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.plots import palette
+from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Series
+
+DPI = 120
+PANEL = (8.0, 5.4)  # inches
+MANY = 300  # points from here on are drawn small and faint
+ANNOTATED = 400  # cells up to here show their number
+
+
+def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
+    """Write the PNG, with title and note in its metadata; its folder is made where missing. OSError where it cannot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    figures = [panels] if isinstance(panels, Series | HeatMap | Bars) else list(panels)
+    shrink = 1.0 if len(figures) == 1 else 0.8
+    size = (PANEL[0] * shrink * len(figures), max(_height(f) for f in figures))
+    canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(canvas)
+    for figure, axes in zip(figures, np.atleast_1d(canvas.subplots(1, len(figures))), strict=True):
+        _draw(figure, axes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    about = {"Title": "; ".join(_title(f) for f in figures), "Description": "; ".join(f.note for f in figures)}
+    canvas.savefig(file, metadata={**about, "Software": "gatescope"})
+    return file
+
+
+def _height(figure: Figure) -> float:
+    """A heat map of many layers grows; everything else has the same height."""
+    return max(PANEL[1], 1.6 + 0.16 * len(figure.values)) if isinstance(figure, HeatMap) else PANEL[1]
+
+
+def _title(figure: Figure) -> str:
+    return f"{figure.title} · {figure.engine}" if figure.engine else figure.title
+
+
+def _draw(figure: Figure, axes: Any) -> None:
+    axes.set_title(figure.title + (f"\n{figure.engine}" if figure.engine else ""), fontsize=11)
+    axes.set_xlabel(f"{figure.x_label}\n{figure.note}" if figure.note else figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    match figure:
+        case HeatMap():
+            _draw_heat_map(figure, axes)
+        case Bars():
+            _draw_bars(figure, axes)
+        case Series():
+            _draw_series(figure, axes)
+
+
+def _draw_series(series: Series, axes: Any) -> None:
+    for place, group in enumerate(series.groups):
+        if group.kept.any():
+            _draw_points(group, place, axes)
+    for curve in series.curves:
+        _draw_curve(curve, axes)
+    if series.log_x:
+        _log_x(series, axes)
+    axes.grid(alpha=0.3)
+    if series.groups or series.curves:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, borderaxespad=0.1)
+        axes.set_title(axes.get_title(), fontsize=11, pad=10 + 16 * -(-len(axes.get_legend().get_texts()) // 2))
+
+
+def _draw_points(group: Points, place: int, axes: Any) -> None:
+    x, y, many = group.x[group.kept], group.y[group.kept], group.kept.sum() > MANY
+    colour = palette.colour(place)
+    bars = [_error(values, ends, group) for values, ends in ((x, group.x_interval), (y, group.y_interval))]
+    if not many and any(b is not None for b in bars):
+        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35)
+    axes.scatter(
+        x,
+        y,
+        s=5 if many else 30,
+        marker=palette.png_mark(place),
+        color=colour,
+        label=f"{group.name} (n = {int(group.kept.sum()):,})",
+        alpha=0.25 if many else 0.85,
+        linewidths=0.5 if many else None,
+        rasterized=many,
+    )
+
+
+def _error(values: Floats, ends: Floats | None, group: Points) -> Floats | None:
+    """[2, n]: how far an interval reaches below and above; nothing where it is unknown."""
+    if ends is None:
+        return None
+    kept = ends[group.kept]
+    return np.asarray(np.nan_to_num(np.abs(np.stack([values - kept[:, 0], kept[:, 1] - values]))))
+
+
+def _draw_curve(curve: Curve, axes: Any) -> None:
+    colour = palette.colour(curve.place)
+    dash = ":" if curve.stroke == "dotted" else palette.PNG_DASHES[curve.place % len(palette.PNG_DASHES)]
+    drawn = {"color": colour, "label": curve.name}
+    if curve.stroke == "bars":
+        reach = None if curve.low is None or curve.high is None else [curve.y - curve.low, curve.high - curve.y]
+        axes.errorbar(curve.x, curve.y, yerr=reach, fmt=palette.png_mark(curve.place), capsize=3, zorder=4, **drawn)
+        return
+    where = {"drawstyle": "steps-post"} if curve.stroke == "steps" else {}
+    axes.plot(curve.x, curve.y, linestyle=dash, linewidth=1.6, zorder=3, **where, **drawn)
+    if curve.low is not None and curve.high is not None:
+        step = {"step": "post"} if curve.stroke == "steps" else {}
+        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0, **step)
+
+
+def _log_x(series: Series, axes: Any) -> None:
+    from core.plots import ticks
+
+    xs, _ = series.shown
+    axes.set_xscale("log")
+    axes.set_xticks(*ticks.decades(float(xs.min()), float(xs.max())))
+    axes.minorticks_off()
+
+
+def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
+    top = float(figure.values.max(initial=0.0)) or 1.0
+    image = axes.imshow(figure.values, cmap=palette.HEAT_MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label=figure.unit)
+    for axis, count in ((axes.yaxis, figure.values.shape[0]), (axes.xaxis, figure.values.shape[1])):
+        axis.set_ticks(range(0, count, max(1, -(-count // 32))))
+    if figure.values.size <= ANNOTATED:
+        for (row, column), value in np.ndenumerate(figure.values):
+            dark = value / top < 0.55
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+
+
+def _draw_bars(figure: Bars, axes: Any) -> None:
+    reach = None
+    if figure.low is not None and figure.high is not None:
+        reach = np.nan_to_num([figure.values - figure.low, figure.high - figure.values])
+    places = np.arange(len(figure.values))
+    axes.bar(places, figure.values, color=palette.colour(figure.place), yerr=reach, capsize=3, width=0.75)
+    axes.set_xticks(places, figure.names, rotation=90 if len(places) > 16 else 0)
+    for place, (name, level) in enumerate(figure.lines):
+        axes.axhline(level, color="black", linestyle=palette.PNG_DASHES[place % 4], label=f"{name}: {level:.2f}")
+    axes.grid(axis="y", alpha=0.3)
+    if figure.lines:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, borderaxespad=0.1)
+        axes.set_title(axes.get_title(), fontsize=11, pad=28)

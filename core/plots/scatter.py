@@ -1,0 +1,135 @@
+"""A metric of every run against an imbalance, with intervals; a line where the findings see an association."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from core import bootstrap
+from core.analysis import Results, iqr_outliers, number
+from core.bootstrap import Interval
+from core.config import ConfigError
+from core.plots.figure import Curve, Floats, Points, Series
+from core.plots.latency import mean_interval, per_request
+
+if TYPE_CHECKING:
+    from core.findings import Row
+
+Axis = Literal["excess", "real", "aggregated", "predicted"]
+AXES: dict[Axis, str] = {
+    "excess": "excess CV of expert load",
+    "real": "per-step CV of expert load",
+    "aggregated": "aggregated CV of expert load",
+    "predicted": "predicted imbalance score",
+}
+METRICS: dict[str, str] = {
+    "mean_ttft_ms": "mean TTFT, ms",
+    "mean_tpot_ms": "mean TPOT, ms",
+    "output_throughput": "output throughput, tok/s",
+}
+OVER_REQUESTS = {"mean_ttft_ms": "ttft", "mean_tpot_ms": "tpot", "mean_e2e_ms": "e2e"}
+MEASURED = {"excess": "excess_cv", "real": "per_step_cv", "aggregated": "aggregated_cv"}
+PER = 0.1
+GRID = 40  # places along x where a line's band is worked out
+
+
+def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "", rows: Sequence[Row] = ()) -> Series:
+    """`metric` of each result against an imbalance axis. ConfigError where no result has both as numbers.
+
+    `rows`: what the findings say, which is about excess CV: the line of a backend whose association is seen is drawn
+    on that axis.
+    """
+    points = tuple(_points(group, metric, axis) for group in groups)
+    if not any(len(p.labels) for p in points):
+        known = sorted({k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None})
+        raise ConfigError(
+            f"no result has both {metric!r} as a number and a {axis} imbalance; numeric results: {', '.join(known)}"
+        )
+    y_label = METRICS.get(metric, metric)
+    seen = {row.backend: row for row in rows if axis == "excess" and row.metric == metric and row.association.is_seen}
+    fits = (_fit(p, place, seen[p.name]) for place, p in enumerate(points) if p.name in seen)
+    return Series(
+        f"{y_label.split(',')[0]} against {AXES[axis].split(' of ')[0]}",
+        AXES[axis],
+        y_label,
+        points,
+        engine,
+        _note(points, sum(len(g.by_label) for g in groups)),
+        tuple(fits),
+    )
+
+
+def _note(points: Sequence[Points], results: int) -> str:
+    shown, removed = sum(int(p.kept.sum()) for p in points), sum(int(p.outlier.sum()) for p in points)
+    lacking = results - shown - removed
+    return (
+        f"n = {shown}; {removed} outside 1.5 IQR on either axis left out"
+        + f"; {lacking} without both values" * bool(lacking)
+    )
+
+
+def _points(group: Results, metric: str, axis: Axis) -> Points:
+    rows = [
+        (label, x, y)
+        for label, result in group.by_label.items()
+        if (x := group.x(label, axis)) is not None and (y := number(result.get(metric))) is not None
+    ]
+    xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+    results = [group.by_label[label] for label, _, _ in rows]
+    return Points(
+        group.name,
+        tuple(r[0] for r in rows),
+        xs,
+        ys,
+        iqr_outliers(xs) | iqr_outliers(ys),
+        _intervals([_of_blocks(r, axis) for r in results]),
+        _intervals([_of_requests(r, metric) for r in results]),
+    )
+
+
+def _intervals(ends: Sequence[Interval | None]) -> Floats | None:
+    return np.array([e or (np.nan, np.nan) for e in ends]) if any(ends) else None
+
+
+def _of_blocks(result: dict[str, Any], axis: Axis) -> Interval | None:
+    """The interval that the run's own block bootstrap gave its imbalance."""
+    ends = ((result.get("measured_imbalance") or {}).get("intervals") or {}).get(MEASURED.get(axis, ""))
+    return (ends[0], ends[1]) if ends else None
+
+
+def _of_requests(result: dict[str, Any], metric: str) -> Interval | None:
+    return mean_interval(per_request(result, OVER_REQUESTS[metric])) if metric in OVER_REQUESTS else None
+
+
+def _fit(points: Points, place: int, row: Row) -> Curve:
+    """The Theil-Sen line through the medians of all points, outliers too; its band by the bootstrap over data sets."""
+    x, y = _by_dataset(points)
+    grid = np.linspace(points.x[points.kept].min(), points.x[points.kept].max(), GRID)
+    line = _theil_sen(x[None], y[None], grid)[0]
+    drawn = np.random.default_rng(0).integers(0, len(x), (bootstrap.RESAMPLES, len(x)))
+    lines = _theil_sen(x[drawn], y[drawn], grid)
+    ends = [bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan) for i in range(GRID)]
+    unit = row.metric.rsplit("_", 1)[-1] if row.metric.endswith("_ms") else "tok/s"
+    name = f"{points.name}: {row.association.slope.scaled(PER).shown('+.2g')} {unit} per {PER}"
+    return Curve(name, grid, line, place, "fit", *np.array(ends).T)
+
+
+def _by_dataset(points: Points) -> tuple[Floats, Floats]:
+    """Means over the repeats of each data set, as the findings take them."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for i, label in enumerate(points.labels):
+        found[label.partition("-")[0]].append(i)
+    means = [(points.x[i].mean(), points.y[i].mean()) for i in found.values()]
+    return np.array([m[0] for m in means]), np.array([m[1] for m in means])
+
+
+def _theil_sen(x: Floats, y: Floats, grid: Floats) -> Floats:
+    """[resamples, grid]: the line of the median slope over pairs, through the medians, of each resample [., n]."""
+    one, other = np.triu_indices(x.shape[1], 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slopes = (y[:, other] - y[:, one]) / (x[:, other] - x[:, one])
+    slope = np.nanmedian(np.where(np.isfinite(slopes), slopes, np.nan), axis=1, keepdims=True)
+    return np.asarray(np.median(y, axis=1, keepdims=True) + slope * (grid - np.median(x, axis=1, keepdims=True)))

@@ -1,0 +1,127 @@
+"""A figure → text for a terminal, legend and facts above the plot so that they cover no point. plotext is imported
+where it draws."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from core.plots import bars_text, heat_text, palette, ticks
+from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Series
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+MIN_COLUMNS, MIN_ROWS = 20, 9
+Entry = tuple[str, str, int]  # of a legend: mark, name, place in the palette
+
+
+def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
+    """The figure as text of at most `columns` × `rows` cells, its heading included; ANSI colours if `colour`."""
+    if columns < MIN_COLUMNS or rows < MIN_ROWS:
+        return f"{figure.title}: needs {MIN_COLUMNS}×{MIN_ROWS} cells"
+    head = _heading(figure, columns, colour=colour)
+    room = max(rows - len(head), MIN_ROWS - 3)
+    match figure:
+        case HeatMap():
+            body = heat_text.rows(figure, columns, room, colour=colour)
+        case Bars():
+            body = bars_text.rows(figure, columns, room, colour=colour)
+        case Series():
+            body = _plot(figure, columns, room, colour=colour)
+    return "\n".join([*head, *body])
+
+
+def legend(series: Series) -> list[Entry]:
+    """Groups with how many points are drawn, then curves."""
+    points = [
+        (palette.text_mark(i), f"{g.name} (n = {int(g.kept.sum())})", i)
+        for i, g in enumerate(series.groups)
+        if g.kept.any()
+    ]
+    return [*points, *((palette.text_stroke(c.stroke, c.place), c.name, c.place) for c in series.curves)]
+
+
+def _heading(figure: Figure, columns: int, *, colour: bool) -> list[str]:
+    facts = " · ".join(part for part in (figure.note, figure.engine and f"engine: {figure.engine}") if part)
+    texts = [figure.title, facts]
+    if isinstance(figure, Series):
+        texts.insert(1, f"{figure.y_label} (up) against {figure.x_label} (right)")
+    lines = [row for text in texts if text for row in textwrap.wrap(text, columns)]
+    return [*lines, *_legend_rows(legend(figure), columns, colour=colour)] if isinstance(figure, Series) else lines
+
+
+def _legend_rows(entries: Sequence[Entry], columns: int, *, colour: bool) -> list[str]:
+    rows: list[list[Entry]] = [[]]
+    used = 0
+    for entry in entries:
+        width = len(entry[1]) + 5
+        if rows[-1] and used + width > columns:
+            rows.append([])
+            used = 0
+        rows[-1].append(entry)
+        used += width
+    return ["   ".join(_painted(f"{m} {name}", place, colour=colour) for m, name, place in row) for row in rows if row]
+
+
+def _painted(text: str, place: int, *, colour: bool) -> str:
+    return f"\x1b[38;5;{palette.terminal_colour(place)}m{text}\x1b[0m" if colour else text
+
+
+def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]:
+    import plotext
+
+    xs, ys = series.shown
+    if not len(xs):
+        return ["nothing to draw"]
+    plotext.terminal.limit(False, False)
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(columns, rows)
+    figure.theme("simple" if colour else "colorless")
+    for curve in series.curves:
+        _draw_curve(plotext, curve, series)
+    for place, group in enumerate(series.groups):
+        _draw_points(plotext, group, place, series)
+    _set_ruler(figure.ruler("x"), xs, columns // 9, log=series.log_x)
+    _set_ruler(figure.ruler("y"), ys, rows // 3, log=False)
+    drawn = str(figure.build().string()).rstrip("\n")
+    return [row.rstrip() for row in (drawn if colour else ANSI.sub("", drawn)).split("\n")]
+
+
+def _draw_curve(plotext: Any, curve: Curve, series: Series) -> None:
+    xs, ys = _stepped(curve) if curve.stroke == "steps" else (curve.x, curve.y)
+    signal = _signal(plotext, _along_x(xs, series), ys, palette.text_stroke(curve.stroke, curve.place), curve.place)
+    plotext.figure.draw(signal if curve.stroke == "bars" else signal.lines())
+
+
+def _draw_points(plotext: Any, group: Points, place: int, series: Series) -> None:
+    if group.kept.any():
+        x, y = group.x[group.kept], group.y[group.kept]
+        signal = _signal(plotext, _along_x(x, series), y, palette.text_mark(place), place)
+        plotext.figure.draw(signal)
+
+
+def _signal(plotext: Any, x: Floats, y: Floats, mark: str, place: int) -> Any:
+    marker = plotext.marker(mark, palette.terminal_colour(place))
+    return plotext.figure.signal(x.tolist(), y.tolist(), marker=marker)
+
+
+def _along_x(x: Floats, series: Series) -> Floats:
+    return np.log10(x) if series.log_x else x
+
+
+def _stepped(curve: Curve) -> tuple[Floats, Floats]:
+    """The corners of a staircase that rises at each x."""
+    return np.repeat(curve.x, 2)[1:], np.repeat(curve.y, 2)[:-1]
+
+
+def _set_ruler(ruler: Any, values: Floats, most: int, *, log: bool) -> None:
+    low, high = float(values.min()), float(values.max())
+    places, labels = ticks.decades(low, high) if log else ticks.even(low, high, max(most, 2))
+    at = np.log10(places).tolist() if log else places
+    if high > low:
+        ruler.lim(*(np.log10([low, high]).tolist() if log else (low, high)))
+    ruler.ticks(at, labels)
