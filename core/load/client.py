@@ -24,6 +24,9 @@ now = time.perf_counter_ns
 STREAMS_PER_WORKER = 64
 START_MARGIN_NS = 5_000_000
 STOP_S = 1.0
+ANSWER_BYTES, TOKEN_BYTES = 2 << 20, 4 << 10  # an answer may have so many, and so many for each token asked
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+MAX_TOKENS = 1 << 17  # of an answer that no limit is asked of
 EARLY_S = 1.0  # connections for what is due so soon are opened beforehand
 
 
@@ -59,6 +62,12 @@ class Load:
     def slots(self) -> int:
         """Requests in flight at most."""
         return min(self.max_concurrency or len(self.prompts), len(self.prompts))
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens asked of each answer at most."""
+        asked = {"max_tokens": self.output_len, **self.extra_body}
+        return max([n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)], default=MAX_TOKENS)
 
     @property
     def is_closed_loop(self) -> bool:
@@ -214,6 +223,8 @@ def _job(
         closed_loop=load.is_closed_loop,
         connections=min(concurrency, sum(row.due_ns < EARLY_S * 1e9 for row in rows)),
         stall_timeout_s=load.stall_timeout_s,
+        max_tokens=load.max_tokens,
+        max_answer_bytes=ANSWER_BYTES + load.max_tokens * TOKEN_BYTES,
     )
 
 

@@ -35,10 +35,14 @@ class Connection:
 
     # --- one request
 
-    async def request(self, data: bytes, times: Times, *, read_s: float | None, write_s: float | None) -> None:
-        """Send `data`, return once the head of the answer is here. httpx's errors."""
+    async def request(
+        self, data: bytes, times: Times, max_bytes: float, *, read_s: float | None, write_s: float | None
+    ) -> None:
+        """Send `data`, return when the answer's head is here. httpx's errors; a longer answer than `max_bytes` too."""
         loop = asyncio.get_running_loop()
-        self.status, self.headers, self._head_bytes = 0, [], 0
+        self.status, self.headers = 0, []
+        self._max_bytes = self._left = max_bytes
+        self._head_left = MAX_HEAD_BYTES
         self._sink: Sink | None = None
         self._until_closed = False
         self._queue: deque[tuple[bytes, int]] = deque()
@@ -99,6 +103,11 @@ class Connection:
         """Close the socket now, whatever is under way."""
         self._close(httpx.ReadError("the connection was closed here"))
 
+    def poll(self, silent_since: int) -> None:
+        """See whether the connection still stands, if nothing has come since `silent_since` (ns)."""
+        if self._busy and self._last < silent_since:
+            self.wire.poll()
+
     # --- from the wire
 
     def received(self, data: bytes, at: int) -> None:
@@ -110,15 +119,18 @@ class Connection:
         if not times.first_byte:
             times.first_byte = at
         self._at = self._last = at
-        if not self._head.done():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.status:
-                self._close(httpx.RemoteProtocolError(f"a response head of over {MAX_HEAD_BYTES} bytes"))
-                return
+        self._left -= len(data)
+        if self._left < 0:  # endless chunks, comments, trailers: no callback of the parser sees them all
+            self._close(httpx.RemoteProtocolError(f"over {self._max_bytes} bytes came, more than an answer may have"))
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._close(httpx.RemoteProtocolError(f"not HTTP/1.1: {error}"))
+            self._close(httpx.RemoteProtocolError(f"not HTTP/1.1: {error.__context__ or error}"))
+        if not self.status:
+            self._head_left -= len(data)
+            if self._head_left < 0:
+                self._close(httpx.RemoteProtocolError(f"a response head of over {MAX_HEAD_BYTES} bytes"))
 
     def lost(self, error: OSError | None) -> None:
         """The connection ended."""
@@ -139,6 +151,8 @@ class Connection:
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if not self._busy:
+            raise ValueError("a second answer to one request")
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self.headers = []

@@ -33,6 +33,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     closed_loop: bool
     connections: int  # opened beforehand
     stall_timeout_s: float
+    max_tokens: int  # asked of each answer
+    max_answer_bytes: int
 
 
 class Go(msgspec.Struct, frozen=True, tag=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_EVENT_BYTES = 1 << 22
+MAX_EVENT_BYTES = 1 << 20
 BOM = b"\xef\xbb\xbf"
 
 
@@ -31,7 +31,7 @@ class EventParser:
         return not (self._held or self._data or self._after_cr or self._first)
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that `chunk` completes. EventTooLong where a line or an event passes 4 MiB."""
+        """The events that `chunk` completes. EventTooLong where a line or an event passes 1 MiB."""
         return [event for line in self._lines(chunk) if (event := self._line(line)) is not None]
 
     def _lines(self, chunk: bytes) -> list[bytes]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from core.load.sse import EventParser, EventTooLong
 
 MAX_ERROR_TEXT = 300
+MORE_THAN_ASKED = 2
+"""Times as many tokens as asked for are not believed: rates would be what the server likes."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
+    prompt_tokens: Count | None = 0
+    completion_tokens: Count | None = 0
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -34,6 +38,7 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode = msgspec.json.Decoder(_Event).decode
 
 
@@ -48,7 +53,9 @@ class TokenStream:
 
     __slots__ = (
         "_counted",
+        "_events_at_end",
         "_is_between",
+        "_max_tokens",
         "_parser",
         "completion_tokens",
         "error",
@@ -60,7 +67,8 @@ class TokenStream:
         "tokens",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
         self._parser = EventParser()
         self._is_between = True  # the next byte begins an event
         self._counted = 0  # by the usage of the last token event
@@ -71,6 +79,7 @@ class TokenStream:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finished = False
+        self._events_at_end = 0
         self.error = ""
 
     def feed(self, chunk: bytes, at: int) -> None:
@@ -79,7 +88,7 @@ class TokenStream:
             try:  # one whole event, as servers send them; what is more, or less, is no JSON value
                 self._take(_decode(chunk[6:-2]), at)
                 return
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except NOT_JSON:
                 pass
         self._parse(chunk, at)
 
@@ -89,12 +98,13 @@ class TokenStream:
         try:
             for payload in self._parser.feed(chunk):
                 if payload == b"[DONE]":
+                    self._events_at_end = self._events_at_end if self.finished else len(self.stamps)
                     self.finished = True
                 elif payload:
                     self._take(_decode(payload), at)
         except EventTooLong as error:
             self._fail(f"{type(error).__name__}: {error}")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             self._fail(f"not the expected JSON: {error}")
         self._is_between = self._parser.is_between
 
@@ -128,7 +138,18 @@ class TokenStream:
             return self.error
         if not self.finished:
             return "stream cut: the server closed it before [DONE]"
-        return "" if self.stamps else "empty stream: the server ended it without a token"
+        if not self.stamps:
+            return "empty stream: the server ended it without a token"
+        if len(self.stamps) != self._events_at_end:
+            return "tokens after the end: the server went on after [DONE]"
+        return self.more_than_asked()
+
+    def more_than_asked(self) -> str:
+        """What is wrong with the number of tokens so far; "" where nothing is."""
+        told = max(self.received, self.completion_tokens)
+        if told <= MORE_THAN_ASKED * self._max_tokens:
+            return ""
+        return f"wrong usage: {told} tokens, and {self._max_tokens} were asked for"
 
     def _fail(self, error: str) -> None:
         self.error = self.error or error

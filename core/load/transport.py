@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -21,11 +22,15 @@ Origin = tuple[str, str, int]
 class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they are sent in one go).
 
+    An answer of more than `max_answer_bytes`, head, framing and trailers included, is httpx.RemoteProtocolError.
     A request's extensions may hold "wire" (its bytes, from `wire_bytes`, made beforehand) and "times" (a Times that is
     filled in). The response's extensions hold "connection": `connection.attach(sink)` takes the body with its stamps.
     """
 
-    def __init__(self, *, max_connections: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, max_connections: int = 0, tls: ssl.SSLContext | None = None, max_answer_bytes: float = math.inf
+    ) -> None:
+        self._max_answer_bytes = max_answer_bytes
         self._tls = tls
         self._idle: dict[Origin, list[Connection]] = {}
         self._all: set[Connection] = set()
@@ -65,6 +70,11 @@ class Transport(httpx.AsyncBaseTransport):
             request=request,
         )
 
+    def poll(self, silent_since: int) -> None:
+        """Find the connections that were reset unnoticed, among those that brought nothing since (ns)."""
+        for live in list(self._all):
+            live.poll(silent_since)
+
     async def aclose(self) -> None:
         """Close every socket, those under way too."""
         for live in list(self._all):
@@ -87,7 +97,9 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _asked(self, live: Connection, data: bytes, times: Times, timeout: dict[str, Any]) -> Connection:
         try:
-            await live.request(data, times, read_s=timeout.get("read"), write_s=timeout.get("write"))
+            await live.request(
+                *(data, times, self._max_answer_bytes), read_s=timeout.get("read"), write_s=timeout.get("write")
+            )
         except BaseException:
             self._drop(live)
             raise

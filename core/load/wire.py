@@ -37,6 +37,7 @@ class Wire(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
+    def poll(self) -> None: ...
 
 
 class PlainWire:
@@ -103,6 +104,11 @@ class PlainWire:
             self._paused = False
             self._loop.add_reader(self._sock, self._readable)
 
+    def poll(self) -> None:
+        """Read now: of a reset that comes together with data, uvloop tells the data only."""
+        if not self._paused:
+            self._readable()
+
     def close(self) -> None:
         if self._sock.fileno() < 0:
             return
@@ -154,6 +160,9 @@ class TlsWire(asyncio.Protocol):
     def resume(self) -> None:
         with contextlib.suppress(RuntimeError):
             self._transport.resume_reading()
+
+    def poll(self) -> None:
+        """Nothing to do: asyncio tells a reset."""
 
     def close(self) -> None:
         self._transport.abort()

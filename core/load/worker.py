@@ -31,6 +31,7 @@ from core.load.wire import Times
 TICK_S = 0.01
 PROGRESS_S = 1.0
 MAX_ERROR_BYTES = 1 << 16
+STREAM_TYPES = ("text/event-stream", "text/plain")  # the second is what servers say that were told nothing
 STOPPED = "cancelled: the load was stopped"
 
 
@@ -39,9 +40,9 @@ class Request:
 
     __slots__ = ("due", "httpx", "row", "start", "stream", "task", "times")
 
-    def __init__(self, row: Row, request: httpx.Request, times: Times) -> None:
+    def __init__(self, row: Row, request: httpx.Request, times: Times, max_tokens: int) -> None:
         self.row, self.httpx, self.times = row, request, times
-        self.stream = TokenStream()
+        self.stream = TokenStream(max_tokens)
         self.due = self.start = 0
         self.task: asyncio.Task[None] | None = None
 
@@ -62,7 +63,7 @@ class Request:
             output_tokens=stream.completion_tokens or sum(tokens),
             output_tokens_from="usage" if stream.completion_tokens else "events",
             text="".join(stream.texts),
-            error=error,
+            error=error[:MAX_ERROR_TEXT],
         )
 
 
@@ -71,7 +72,7 @@ class Worker:
 
     def __init__(self, job: Job, tell: asyncio.WriteTransport) -> None:
         self._job, self._pipe = job, tell
-        self._transport = Transport()
+        self._transport = Transport(max_answer_bytes=job.max_answer_bytes)
         self._slots = asyncio.Semaphore(job.concurrency)
         self._freed = deque([0] * job.concurrency)  # since when each free slot is free
         self._active: set[Request] = set()
@@ -87,7 +88,7 @@ class Worker:
             times = Times()
             request = httpx.Request("POST", url, headers=headers, content=row.body, extensions={"times": times})
             request.extensions["wire"] = wire_bytes(request)
-            self._waiting.append(Request(row, request, times))
+            self._waiting.append(Request(row, request, times, self._job.max_tokens))
         with contextlib.suppress(httpx.TransportError):
             await self._transport.open(url, self._job.connections)
         gc.collect()
@@ -143,7 +144,10 @@ class Worker:
                 return f"HTTP {response.status_code}: {await _text(response)}"
             encoding = response.headers.get("content-encoding", "identity")
             if encoding != "identity":
-                return f"content-encoding {encoding}: not asked for, and it would blur the times"
+                return f"content-encoding: {encoding} was not asked for, and would blur the times"
+            kind = response.headers.get("content-type", "")
+            if kind and not kind.lower().startswith(STREAM_TYPES):
+                return f"content-type: {kind} is no event stream: {await _text(response)}"
             await response.extensions["connection"].attach(request.stream.feed)
             return request.stream.closing_error()
         except httpx.RemoteProtocolError as failure:
@@ -177,6 +181,7 @@ class Worker:
             self._transport.clock.sample()
             if at >= next_stall_check:
                 next_stall_check = at + int(stall_check_s * 1e9)
+                self._transport.poll(at - int(stall_check_s * 1e9))
                 self._end_hopeless(at)
             if at >= next_progress:
                 next_progress = at + int(PROGRESS_S * 1e9)
@@ -186,8 +191,8 @@ class Worker:
         """End requests whose answer is wrong, or has stalled."""
         limit = self._job.stall_timeout_s
         for request in self._active:
-            if request.stream.error and request.task:
-                request.task.cancel(request.stream.error)
+            if (wrong := request.stream.error or request.stream.more_than_asked()) and request.task:
+                request.task.cancel(wrong)
                 continue
             last = request.stream.stamps[-1] if request.stream.stamps else request.times.sent or request.start
             if at - last > limit * 1e9 and request.task:
@@ -233,7 +238,7 @@ class Worker:
 async def _text(response: httpx.Response) -> str:
     """The start of an error's body."""
     body = b""
-    async for piece in response.aiter_bytes():
+    async for piece in response.aiter_raw():  # as it came: nobody asked for a compressed one
         body += piece
         if len(body) > MAX_ERROR_BYTES:
             break

@@ -32,7 +32,7 @@ def usage(tokens: int) -> dict[str, Any]:
 
 
 def read(*feeds: tuple[int, bytes]) -> TokenStream:
-    stream = TokenStream()
+    stream = TokenStream(50)
     for at, chunk in feeds:
         stream.feed(chunk, at)
     return stream

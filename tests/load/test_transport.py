@@ -328,6 +328,7 @@ class _NoWire:
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
+    def poll(self) -> None: ...
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -343,7 +344,7 @@ def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list
     async def scenario() -> list[tuple[bytes, int]]:
         connection, got = Connection(), []
         connection.wire = _NoWire()
-        asking = asyncio.ensure_future(connection.request(b"", Times(), read_s=None, write_s=None))
+        asking = asyncio.ensure_future(connection.request(b"", Times(), 1e6, read_s=None, write_s=None))
         await asyncio.sleep(0)
         places = [0, *sorted(set(cuts)), len(ANSWER)]
         for start, end in pairwise(places):
