@@ -15,8 +15,7 @@ from pathlib import Path
 
 from core import analysis, config, events, plan, provenance, state, store
 from core.analysis import Results
-from core.backends import builtin, choice
-from core.backends import server as servers
+from core.backends import builtin, choice, ports, supervise
 from core.backends.choice import Kind
 from core.config import Config, ConfigError
 from core.engine import Engine
@@ -90,6 +89,7 @@ def run(
                 "--resume goes on as the run was started; leave out --only, --backend, --engine and --out"
             )
         with RunDirectory.reopen(resume) as directory:
+            _end_leftovers(directory)
             return _run_in(directory, _resumed(resume), json=json)
     job = _new(config.load(config_path), only, backends, engine)
     with RunDirectory.create(out or store.new_path(job.config.experiment.name)) as directory:
@@ -101,6 +101,15 @@ def _new(loaded: Config, only: Sequence[str], backends: Sequence[str], engine: s
     used = [b for b in loaded.backends if b.name in made.backends]
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
     return _checked(Job(loaded, kind, list(made.runs), {}, resumed=False))
+
+
+def _end_leftovers(directory: RunDirectory) -> None:
+    """The lock is ours, so servers of this directory have nobody left: an earlier gatescope was killed with all that
+    would have ended them. They hold ports and GPUs that are wanted now."""
+    if left := supervise.marked(directory.mark):
+        pids = ", ".join(str(p.pid) for p in left)
+        tell(f"! ending {len(left)} process{'es' * (len(left) > 1)} that an earlier start left: {pids}")
+        supervise.end(lambda: supervise.marked(directory.mark))
 
 
 def _resumed(path: Path) -> Job:
@@ -118,7 +127,7 @@ def _checked(job: Job) -> Job:
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
     for backend in used:
-        servers.check_port(backend.name, backend.port)
+        ports.check(backend.name, backend.port)
     return job
 
 
@@ -158,9 +167,8 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
     caught: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
-        if not caught:
-            caught.append(number)
-            task.cancel()
+        caught.append(number)
+        engine.stop(number.name)
 
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
@@ -168,7 +176,6 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
     try:
         return 0 if await task else 1
     except asyncio.CancelledError:
-        engine.interrupted(caught[0].name if caught else "stop")
         return 128 + caught[0] if caught else 1
 
 

@@ -12,8 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from core import config
-from core.backends import builtin, choice, gpus, vllm
-from core.backends import server as servers
+from core.backends import builtin, choice, gpus, ports, vllm
 from core.config import Backend, Config, ConfigError
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
@@ -116,7 +115,7 @@ def _tokenizer(model: str, *, needed: bool) -> Finding:
 
 def _port(backend: Backend) -> Finding:
     try:
-        servers.check_port(backend.name, backend.port)
+        ports.check(backend.name, backend.port)
     except ConfigError as error:
         return _problem(f"port {backend.port}", error)
     return Finding(f"port {backend.port}", f"free, for {backend.name}")

@@ -100,8 +100,14 @@ class Engine:
         """Whether the whole experiment is being interrupted: its current run is then queued again on resume."""
         return self._main is not None and self._main.cancelling() > 0
 
-    def interrupted(self, by: str) -> None:
-        self._emit(events.ExperimentInterrupted(by=by))
+    def stop(self, by: str) -> None:
+        """Interrupt the whole experiment. The journal says so at once: whoever sent a signal may send SIGKILL next
+        (Slurm does), and ending a server takes seconds."""
+        assert self._main
+        if not self._is_stopping:
+            self._main.cancel()
+            with contextlib.suppress(OSError):  # a full disk must not keep the servers up
+                self._emit(events.ExperimentInterrupted(by=by))
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -210,6 +216,7 @@ class Engine:
             api_key=secrets.token_hex(16),
             log=log,
             env=launch.env,
+            owner=self.directory.mark,
         )
         self._emit(
             events.BackendStarting(
@@ -262,8 +269,8 @@ class Engine:
         try:
             self._emit(events.BackendStopping(backend=serving.backend.name))
         finally:  # a full disk must not leave a server behind
-            await asyncio.shield(asyncio.to_thread(serving.server.stop))
-        self._emit(events.BackendStopped(backend=serving.backend.name))
+            left = await asyncio.shield(asyncio.to_thread(serving.server.stop))
+        self._emit(events.BackendStopped(backend=serving.backend.name, left=left))
 
     def _load(self, serving: Serving, dataset: Dataset, label: str, count: int) -> Load:
         wanted = self.config.experiment
@@ -305,8 +312,7 @@ class Engine:
                     raise ControlError(f"{command.backend} has nothing to run, so no server")
                 self._cancel(runs)
             case control.Stop():
-                assert self._main
-                self._main.cancel()
+                self.stop("stop")
 
     def _known(self, ids: list[str]) -> list[Run]:
         if missing := [i for i in ids if i not in self._runs]:

@@ -131,6 +131,7 @@ class BackendStopping(Event, frozen=True, kw_only=True):
 
 class BackendStopped(Event, frozen=True, kw_only=True):
     backend: str
+    left: list[str] = []  # what is still there: GPU memory, a process that cannot be ended; a sentence each
 
 
 class RunStarted(Event, frozen=True, kw_only=True):

@@ -76,7 +76,7 @@ def _backend(
         case events.BackendStopping():
             return None
         case events.BackendStopped():
-            return f"○ {event.backend}: stopped"
+            return f"○ {event.backend}: stopped" + "".join(f"\n! {event.backend}: {left}" for left in event.left)
 
 
 def figures_line(figures: RunFigures) -> str:

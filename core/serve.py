@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from core import config
-from core.backends import choice
+from core.backends import choice, ports
 from core.backends import server as servers
 from core.backends.launch import Launch
 from core.config import Backend, ConfigError
@@ -43,7 +43,7 @@ def run(
     changed = {"max_model_len": max_model_len, "id": model_id}
     model = replace(loaded.model, **{k: v for k, v in changed.items() if v})
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, [backend])
-    servers.check_port(backend.name, backend.port)
+    ports.check(backend.name, backend.port)
     launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
     return asyncio.run(_serve(backend, launch))
 
@@ -64,4 +64,5 @@ async def _serve(backend: Backend, launch: Launch) -> int:
             return 1
         return 128 + caught[0]
     finally:
-        server.stop()
+        for left in server.stop():
+            print(f"! {left}", file=sys.stderr)

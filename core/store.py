@@ -90,6 +90,13 @@ class RunDirectory:
         self._journal.close()
         self._lock.close()
 
+    @property
+    def mark(self) -> str:
+        """What tells this directory's servers from all other processes (see core.backends.supervise): its lock file's
+        device and inode, which stay as they are where the directory is renamed, and are others' where it is copied."""
+        about = os.fstat(self._lock.fileno())
+        return f"{about.st_dev:x}-{about.st_ino:x}."
+
     def append(self, event: AnyEvent) -> None:
         """Append one event; on disk before this returns where a run ended. OSError where that fails."""
         if not os.fstat(self._journal.fileno()).st_nlink:

@@ -1,11 +1,12 @@
-"""A running server: started under a supervisor, waited for, and ended with its whole tree."""
+"""A running server: started under a supervisor, waited for, known to be ours, and ended with its whole tree."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 
-from core.backends import gpus, serverlog, supervise
+from core.backends import gpus, ports, serverlog, supervise
 from core.backends.gpus import Gpu
-from core.config import ConfigError
 
 POLL_S = 0.05
 DEATH_S = 5.0  # that a dying server tree may take
+STOP_S = supervise.GRACE_S + supervise.KILL_S + 2.0  # after which a supervisor is taken to hang itself
 
 
 class ServerError(Exception):
@@ -43,6 +43,7 @@ class Server:
     process: subprocess.Popen[bytes]
     pipe: int  # closing it, as our death does, ends the server
     started: float
+    mark: str  # in the environment of every process of it
     log_start: int = 0  # where this start's lines begin in the log
     gpus_before: tuple[Gpu, ...] = ()
 
@@ -65,7 +66,7 @@ class Server:
     async def wait_ready(self, timeout_s: float, on_phase: Callable[[str], None] = lambda phase: None) -> float:
         """Seconds from start to the first good /health; `on_phase` is told of each start-up phase that the log shows.
 
-        ServerError where it ends or the deadline passes.
+        ServerError where it ends, the deadline passes, or another process answers on its port.
         """
         phases = serverlog.PhaseFollower(self.log, self.log_start)
         async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
@@ -74,18 +75,29 @@ class Server:
                     on_phase(phase)
                 if self.has_ended:
                     raise ServerError(self.death(), self.log_tail())
-                if await self._is_healthy(client):
+                if await self._is_healthy(client, check=True):
                     return time.monotonic() - self.started
                 await asyncio.sleep(POLL_S)
         last = f", last seen {phases.phase}" if phases.phase else ""
         reason = f"server {self.name} not ready after {timeout_s:g} s (startup_timeout_s){last}"
         raise ServerError(reason, self.log_tail())
 
-    async def _is_healthy(self, client: httpx.AsyncClient) -> bool:
+    async def _is_healthy(self, client: httpx.AsyncClient, *, check: bool = False) -> bool:
+        """With `check`, ServerError where whatever answers is not ours: it gets neither our key nor our requests."""
+        status = 0
         try:
-            return (await client.get(f"{self.base_url}/health")).status_code == 200
-        except httpx.TransportError:
+            status = (await client.get(f"{self.base_url}/health")).status_code
+        except httpx.ConnectError:
             return False
+        except httpx.TransportError:
+            pass  # something listens, and does not speak HTTP
+        if check and (other := ports.foreigner(self.port, self._pids())):
+            reason = f"server {self.name}: port {self.port} was taken by {other} while it started; end that process"
+            raise ServerError(f"{reason}, or choose another port", self.log_tail())
+        return status == 200
+
+    def _pids(self) -> set[int]:
+        return {process.pid for process in supervise.marked(self.mark)}
 
     async def is_up(self) -> bool:
         """Whether it answers now. If not, it has had a moment to end: `has_ended` can be believed."""
@@ -100,9 +112,13 @@ class Server:
     def death(self) -> str:
         """How it ended, and the line of its log that says why."""
         code, took = self.process.returncode, time.monotonic() - self.started
+        if code < 0:
+            return f"the supervisor of server {self.name} was killed by {signal.Signals(-code).name} after {took:.1f} s"
         if code > 128 and code - 128 in signal.valid_signals():
             return f"server {self.name} was killed by {signal.Signals(code - 128).name} after {took:.1f} s"
         cause = self.root_cause()
+        if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
+            cause = f"{cause}: port {self.port} is held by {other}"
         return f"server {self.name} exited with code {code} after {took:.1f} s" + (f": {cause}" if cause else "")
 
     async def version(self) -> dict[str, str]:
@@ -112,24 +128,39 @@ class Server:
             answer = (await client.get(f"{self.base_url}/version", headers=headers)).json()
         return {str(k): str(v) for k, v in answer.items()}
 
-    def stop(self) -> None:
-        """End the tree and wait for it, and for the GPUs' memory. A second call does nothing."""
+    def stop(self) -> list[str]:
+        """End the tree and wait for it, and for the GPUs' memory: what is still there after that, a sentence each.
+
+        A second call does nothing.
+        """
         if self.pipe < 0:
-            return
+            return []
         os.close(self.pipe)
         self.pipe = -1
-        self.process.wait()
-        gpus.wait_free(self.gpus_before)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_S)
+        left = supervise.end(lambda: supervise.marked(self.mark))  # of a supervisor that was killed, or hangs
+        self.process.poll()
+        stuck = [f"process {process.pid} of server {self.name} cannot be ended" for process in left]
+        return stuck + gpus.wait_free(self.gpus_before)
 
 
-def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, env: dict[str, str]) -> Server:
-    """Start `command` under a supervisor. The API key travels in the environment, never in argv."""
+def start(
+    name: str, command: list[str], *, port: int, api_key: str, log: Path, env: dict[str, str], owner: str = ""
+) -> Server:
+    """Start `command` under a supervisor. The API key travels in the environment, never in argv.
+
+    `owner`: what the mark of its processes begins with (`RunDirectory.mark`).
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     before = tuple(gpus.seen())
     log_start = log.stat().st_size if log.is_file() else 0
+    mark = owner + secrets.token_hex(8)
     read_end, write_end = os.pipe()
     # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the library of that name).
     supervisor = [sys.executable, "-P", supervise.__file__, str(read_end), *command]
+    # SPT_NOENV: else setproctitle, which names vLLM's processes, writes over the environment that /proc shows.
+    marks = {supervise.MARK: mark, "SPT_NOENV": "1"}
     with open(log, "ab") as out:
         process = subprocess.Popen(
             supervisor,
@@ -138,29 +169,7 @@ def start(name: str, command: list[str], *, port: int, api_key: str, log: Path, 
             stderr=subprocess.STDOUT,
             pass_fds=[read_end],
             start_new_session=True,
-            env={**os.environ, "VLLM_API_KEY": api_key, **env},
+            env={**os.environ, "VLLM_API_KEY": api_key, **env, **marks},
         )
     os.close(read_end)
-    return Server(name, port, api_key, log, process, write_end, time.monotonic(), log_start, before)
-
-
-def check_port(name: str, port: int) -> None:
-    """ConfigError, naming the owner where the system tells, if something listens on 127.0.0.1:port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(
-                f"[[backends]] {name}, port: {port} is not free ({error.strerror}){_owner(port)}; choose another port"
-            ) from None
-
-
-def _owner(port: int) -> str:
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                return f", held by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    except psutil.Error:
-        pass
-    return ""
+    return Server(name, port, api_key, log, process, write_end, time.monotonic(), mark, log_start, before)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,22 +16,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.backends import gpus
+from core.backends import gpus, ports, supervise
 from core.backends import server as servers
 from core.backends.server import Server, ServerError
 from core.config import ConfigError
 
-# Starts a child in a session of its own that ignores SIGTERM, as a hung worker does, and writes both pids.
+# Starts a child in a session of its own, and writes both pids. With a second argument the child ignores SIGTERM, as a
+# hung worker does.
 TREE = """
 import subprocess, sys, time
 child = '''
 import os, signal, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[2:]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open(sys.argv[1] + ".tmp", "w").write(f"{os.getppid()} {os.getpid()}")
 os.rename(sys.argv[1] + ".tmp", sys.argv[1])
 time.sleep(600)
 '''
-subprocess.Popen([sys.executable, "-c", child, sys.argv[1]], start_new_session=True)
+subprocess.Popen([sys.executable, "-c", child, *sys.argv[1:]], start_new_session=True)
 time.sleep(600)
 """
 
@@ -43,6 +46,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 print("Starting to load model tiny...", flush=True)
 print("Capturing CUDA graphs: 100%", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+SILENT = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listening:
+    print("listening", flush=True)
+    while True:
+        listening.accept()[0].close()
+"""
+
+SHARING = """
+import socket, sys, time
+with socket.socket() as listening:
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind(("127.0.0.1", int(sys.argv[1])))
+    listening.listen()
+    print("listening", flush=True)
+    time.sleep(600)
 """
 
 
@@ -70,6 +92,11 @@ def pids_of(file: Path) -> list[int]:
     while not file.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     return [int(word) for word in file.read_text().split()]
+
+
+def supervisors(mark: str) -> list[int]:
+    """Pids of a server's supervisor and of its watcher, from a mark."""
+    return [p.pid for p in supervise.marked(mark) if any(supervise.__file__ in word for word in p.cmdline())]
 
 
 def is_alive(pid: int) -> bool:
@@ -111,41 +138,140 @@ def test_a_server_that_is_not_ready_in_time_says_how_far_it_came(tmp_path: Path,
 
 
 def test_stop_ends_workers_in_sessions_of_their_own(tmp_path: Path, port: int) -> None:
-    server = start(tmp_path, port, TREE, str(tmp_path / "pids"))
+    server = start(tmp_path, port, TREE, str(tmp_path / "pids"), "hangs")
     pids = pids_of(tmp_path / "pids")
     server.stop()
     assert [pid for pid in pids if is_alive(pid)] == []
     server.stop()  # a second call does nothing
 
 
-def test_the_tree_goes_when_we_are_killed(tmp_path: Path, port: int) -> None:
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        " from core.backends import server as s;"
-        " s.start('t', [sys.executable, '-c', sys.argv[2], sys.argv[3]], port=1, api_key='', log=Path(sys.argv[4]),"
-        " env={}); time.sleep(600)"
+OURS = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from core.backends import server as s
+command = [sys.executable, "-c", sys.argv[2], sys.argv[3]]
+s.start("t", command, port=1, api_key="", log=Path(sys.argv[4]), env={}, owner=sys.argv[5])
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("killed", ["gatescope", "its supervisor too", "both and the watcher"])
+def test_the_tree_goes_when_we_are_killed(tmp_path: Path, killed: str) -> None:
+    """What then is left to nobody is ended when the run directory is resumed: see test_stopping."""
+    root, mark = str(Path(__file__).parents[2]), f"{tmp_path}."
+    ours = subprocess.Popen(
+        [sys.executable, "-c", OURS, root, TREE, str(tmp_path / "pids"), str(tmp_path / "log"), mark]
     )
-    root = str(Path(__file__).parents[2])
-    ours = subprocess.Popen([sys.executable, "-c", code, root, TREE, str(tmp_path / "pids"), str(tmp_path / "log")])
-    pids = pids_of(tmp_path / "pids")
-    os.kill(ours.pid, signal.SIGKILL)
+    server, worker = pids_of(tmp_path / "pids")
+    supervisor, watcher = supervisors(mark)
+    last = [supervisor, watcher][: ["gatescope", "its supervisor too", "both and the watcher"].index(killed)]
+    for pid in [ours.pid, *last]:
+        os.kill(pid, signal.SIGSTOP)  # so that they die as one
+    for pid in [ours.pid, *last]:
+        os.kill(pid, signal.SIGKILL)
     ours.wait()
-    assert wait_gone(pids) == []
+    assert wait_gone([server, supervisor, watcher]) == []
+    if killed == "both and the watcher":
+        assert [p.pid for p in supervise.marked(mark)] == [worker]
+        supervise.end(lambda: supervise.marked(mark), grace_s=0.0)
+    assert wait_gone([worker]) == []
+    assert supervise.marked(mark) == []
 
 
-def test_a_taken_port_names_its_owner(healthy: Server) -> None:
-    asyncio.run(healthy.wait_ready(30.0))
-    with pytest.raises(ConfigError, match=rf"\[\[backends\]\] b, port: {healthy.port} is not free .* held by process"):
-        servers.check_port("b", healthy.port)
+def test_a_killed_supervisor_is_named_and_what_it_left_is_ended(tmp_path: Path, port: int) -> None:
+    server = start(tmp_path, port, TREE, str(tmp_path / "pids"))
+    pids = pids_of(tmp_path / "pids")
+    for pid in supervisors(server.mark):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ServerError, match=r"^the supervisor of server tiny was killed by SIGKILL after"):
+        asyncio.run(server.wait_ready(30.0))
+    assert server.stop() == []
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
+def test_a_process_that_writes_over_its_environment_keeps_its_mark(tmp_path: Path, port: int) -> None:
+    """setproctitle does, and vLLM calls it; SPT_NOENV stops it."""
+    code = "import os; assert os.environ['SPT_NOENV'] == '1'; import time; print('checked', flush=True); time.sleep(9)"
+    server = start(tmp_path, port, code)
+    try:
+        deadline = time.monotonic() + 30
+        while not server.log_tail():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert server.log_tail() == ["checked"]
+    finally:
+        server.stop()
+
+
+class TestPort:
+    def test_a_taken_port_names_its_owner(self, healthy: Server) -> None:
+        asyncio.run(healthy.wait_ready(30.0))
+        found = r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*; choose another port"
+        with pytest.raises(ConfigError, match=found.format(healthy.port)):
+            ports.check("b", healthy.port)
+
+    @pytest.mark.parametrize("other", [HEALTHY, SILENT], ids=["a server in good health", "no HTTP server"])
+    def test_another_process_on_the_port_ends_the_start_at_once(self, tmp_path: Path, port: int, other: str) -> None:
+        foreign = subprocess.Popen([sys.executable, "-c", other, str(port)], stdout=subprocess.PIPE)
+        try:
+            assert foreign.stdout
+            foreign.stdout.readline()
+            server = start(tmp_path, port, "import time; time.sleep(600)")
+            named = rf"^server tiny: port {port} was taken by process {foreign.pid} \(.*python.* while it started; end"
+            with pytest.raises(ServerError, match=named):
+                asyncio.run(server.wait_ready(600.0))
+            server.stop()
+        finally:
+            foreign.kill()
+            foreign.communicate()
+
+    def test_a_listener_on_all_addresses_is_passed_over_where_ours_is_nearer(self, healthy: Server) -> None:
+        asyncio.run(healthy.wait_ready(30.0))
+        assert ports.foreigner(healthy.port, [p.pid for p in supervise.marked(healthy.mark)]) == ""
+        assert f"process {os.getpid()} (" not in ports.foreigner(healthy.port, [])
+
+    def test_one_that_shares_the_port_with_ours_is_found(self, port: int) -> None:
+        """SO_REUSEPORT, which vLLM sets: either may get a connection."""
+        with socket.socket() as mine:
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            mine.bind(("127.0.0.1", port))
+            mine.listen()
+            other = subprocess.Popen([sys.executable, "-c", SHARING, str(port)], stdout=subprocess.PIPE)
+            assert other.stdout
+            other.stdout.readline()
+            try:
+                assert ports.foreigner(port, [os.getpid()]).startswith(f"process {other.pid} (")
+                assert ports.foreigner(port, [os.getpid(), other.pid]) == ""
+            finally:
+                other.kill()
+                other.communicate()
+
+    def test_a_server_that_finds_its_port_taken_says_by_whom(self, tmp_path: Path, healthy: Server) -> None:
+        asyncio.run(healthy.wait_ready(30.0))
+        code = "raise OSError('[Errno 98] error while attempting to bind: address already in use')"
+        late = servers.start(
+            "late", [sys.executable, "-c", code], port=healthy.port, api_key="k", log=tmp_path / "late.log", env={}
+        )
+        late.process.wait(30)
+        assert f"address already in use: port {healthy.port} is held by process" in late.death()
+        late.stop()
 
 
 class TestGpuMemory:
     @pytest.fixture
     def used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A machine of one GPU, whose used MiB are in this file."""
+        """A machine of one GPU, whose used MiB are in this file; process 4242 has them."""
         file = tmp_path / "used"
         script = tmp_path / "nvidia-smi"
-        script.write_text(f'#!/bin/sh\necho "NVIDIA H200, $(cat {file}), 143771"\n')
+        script.write_text(
+            f"""#!/bin/sh
+case "$1" in
+--query-gpu=*) echo "NVIDIA H200, $(cat {file}), 143771" ;;
+--query-compute-apps=*) echo "4242, /usr/bin/python3, $(cat {file})" ;;
+esac
+"""
+        )
         script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         file.write_text("500")
@@ -156,12 +282,37 @@ class TestGpuMemory:
 
     def test_is_waited_for_until_it_is_free_again(self, used: Path) -> None:
         before = gpus.seen()
-        used.write_text("90000")
-        assert not gpus.wait_free(before, timeout_s=0.0)
         used.write_text("700")
-        assert gpus.wait_free(before, timeout_s=0.0)
+        assert gpus.wait_free(before, timeout_s=0.0) == []
+
+    def test_that_stays_taken_is_told_with_who_has_it(self, used: Path) -> None:
+        before = gpus.seen()
+        used.write_text("90500")
+        assert gpus.wait_free(before, timeout_s=0.0) == [
+            "GPU 0 still holds 90000 MiB more than before the server started; memory is held by"
+            " process 4242 (/usr/bin/python3, 90500 MiB)"
+        ]
+
+    def test_of_a_gpu_that_is_no_longer_shown_is_not_taken_to_be_free(self, used: Path) -> None:
+        before = gpus.seen()
+        used.unlink()
+        (told,) = gpus.wait_free(before, timeout_s=0.0)
+        assert told.startswith("nvidia-smi shows 0 GPUs of 1 that were there before the server started")
+
+    def test_is_seen_free_before_a_stop_returns(self, tmp_path: Path, used: Path, port: int) -> None:
+        """The fake server takes 90000 MiB; the driver has them back a moment after its end."""
+        taking = f"open({str(used)!r}, 'w').write('90500'); import time; time.sleep(600)"
+        server = start(tmp_path, port, taking)
+        deadline = time.monotonic() + 30
+        while used.read_text() != "90500":
+            assert time.monotonic() < deadline
+        slow_driver = threading.Timer(1.0, used.write_text, ["500"])
+        slow_driver.start()
+        assert server.stop() == []
+        assert used.read_text() == "500"
+        slow_driver.join()
 
     def test_of_a_machine_without_gpus_is_not_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         assert gpus.seen() == []
-        assert gpus.wait_free([])
+        assert gpus.wait_free([]) == []
