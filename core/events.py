@@ -40,6 +40,7 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv: float | None
     rank_imbalance: float | None = None
     imbalance_reason: str | None = None  # why a figure of the imbalance is null
+    decode_step_ms: float | None = None  # median engine step without prompt tokens, from the gate log
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):

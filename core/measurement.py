@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -80,7 +80,7 @@ class Measurement:
         result = self._result(figures, measured, reason)
         name = self.directory.write_result(self.run, result)
         self._write_imbalances(measured)
-        told = _run_figures(self.records, figures, result["imbalance_score"], measured, reason)
+        told = _run_figures(self.records, figures, result, measured, reason)
         self.emit(events.RunFinished(run=self.run.id, result=name, figures=told))
 
     def keep_partial(self) -> int:
@@ -173,6 +173,7 @@ class Measurement:
             **(prediction.as_result() if prediction else {"imbalance_score": None}),
             "measured_imbalance": measured,
             "measured_imbalance_reason": reason,
+            "decode_step_ms": decode_step_ms(self.parts, self.load.label),
             "gate_log": {
                 "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 "segment": self.load.label,
@@ -235,8 +236,23 @@ def latency(seconds: list[float]) -> Latency | None:
     )
 
 
+def decode_step_ms(parts: Sequence[GateLog], label: str) -> float | None:
+    """Median duration, in ms, of the steps that are all this run's and hold no prompt token; None of no such step."""
+    took = [
+        part.columns["duration_ns"][(own == part.tokens) & (own > 0) & (part.columns["prefill_tokens"] == 0)]
+        for part in parts
+        if (own := part.segments.get(label)) is not None
+    ]
+    steps = np.concatenate(took) if took else np.zeros(0)
+    return float(np.median(steps)) / 1e6 if len(steps) else None
+
+
 def _run_figures(
-    records: list[RequestRecord], figures: Metrics, score: float | None, measured: Imbalance | None, reason: str | None
+    records: list[RequestRecord],
+    figures: Metrics,
+    result: dict[str, Any],
+    measured: Imbalance | None,
+    reason: str | None,
 ) -> RunFigures:
     done = [r for r in records if r.ok]
     values = {
@@ -251,12 +267,13 @@ def _run_figures(
         duration_s=figures.duration,
         output_throughput=figures.output_throughput,
         latencies={name: found for name, seconds in values.items() if (found := latency(seconds))},
-        score=score,
+        score=result["imbalance_score"],
         cv=measured.per_step_cv if measured else None,
         aggregated_cv=measured.aggregated_cv if measured else None,
         excess_cv=measured.excess_cv if measured else None,
         rank_imbalance=measured.rank_imbalance if measured else None,
         imbalance_reason=measured.excess_cv_reason if measured else reason,
+        decode_step_ms=result["decode_step_ms"],
     )
 
 
