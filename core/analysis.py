@@ -16,6 +16,7 @@ import numpy.typing as npt
 from core import dose, store
 from core.config import ConfigError
 
+NAMES = {"mean_ttft_ms": ("TTFT", "ms"), "mean_tpot_ms": ("TPOT", "ms"), "output_throughput": ("throughput", "tok/s")}
 IQR_FACTOR = 1.5
 
 

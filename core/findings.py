@@ -11,14 +11,13 @@ import msgspec
 import numpy as np
 
 from core import analysis, association, comparison
-from core.analysis import Results
+from core.analysis import NAMES, Results
 from core.association import Association
 from core.backends import builtin
 from core.bootstrap import Floats
 from core.comparison import Comparison
 from core.estimate import Estimate
 
-NAMES = {"mean_ttft_ms": ("TTFT", "ms"), "mean_tpot_ms": ("TPOT", "ms"), "output_throughput": ("throughput", "tok/s")}
 HEADLINE = "mean_tpot_ms"
 TOKENS = ("total_input_tokens", "total_output_tokens")
 PER = 0.1  # of excess CV: what slopes are told in

@@ -135,7 +135,7 @@ def _associations(rows: Sequence[Row]) -> list[Part]:
 
 
 def _association(row: Row, of: Association, which: str) -> list[str]:
-    name, unit = findings.NAMES[row.metric]
+    name, unit = analysis.NAMES[row.metric]
     slope = of.slope.scaled(findings.PER).shown("+.3g")
     figures = [of.spearman.shown(".2f"), of.pearson.shown(".2f"), slope, of.explained.scaled(100).shown(".0f")]
     return [
