@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import analysis, config, events, plan, provenance, state, store
+from core import analysis, config, dose, events, plan, provenance, state, store
 from core.analysis import Results
 from core.backends import builtin, choice, ports, supervise
 from core.backends.choice import Kind
@@ -156,7 +156,7 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
         )
         return 1
     groups = _results(directory.path)
-    if any(group.by_label for group in groups):
+    if any(group.by_label or group.forced for group in groups):
         report(directory.path, groups, label)
     return code
 
@@ -188,7 +188,7 @@ def _results(path: Path) -> list[Results]:
 
 def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
-    from core import findings
+    from core import dosereport, findings
     from core.plots import png, scatter, text
     from core.plots.scatter import Axis
 
@@ -200,6 +200,8 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     tell(table(groups))
     found = findings.find(groups, engine)
     store.write_whole(path / "findings.json", store.formatted(found))
+    if found.forced.curves:
+        tell(f"{dose.NAME}: means of each dose\n{dosereport.table(found.forced)}")
     for line in found.headlines:
         tell(printable(f"  {line}"))
     files = []

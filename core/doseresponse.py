@@ -31,6 +31,7 @@ HIGHER_IS_BETTER = {"output_throughput"}
 RESAMPLES = 2_000
 MIN_FREEDOM = 6  # runs beyond the first of each data set and level
 PER = 0.1  # of CV, and of max/mean: what slopes are told in
+NO_DATASET = "no data set ran every level"
 FLAT = 0.01  # a skew that varies by less gives no slope
 
 
@@ -38,12 +39,16 @@ class DoseRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `pattern`: "" where routing was natural. `cv`, `rank`: as recorded; `values` by metric."""
 
     backend: str
-    dataset: str
+    label: str
     pattern: str = ""
     level: float = 0.0
     cv: float | None
     rank: float | None = None
     values: dict[str, float]
+
+    @property
+    def dataset(self) -> str:
+        return self.label.partition("~")[0].partition("-")[0]
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +188,10 @@ def respond(
         and (levels is None or r.level in levels)
         and (datasets is None or r.dataset in datasets)
     ]
-    own, steps, complete = _balanced(own)
+    own, steps, complete = balanced(own)
+    if not own:
+        nothing = np.zeros(0)
+        return Response(nothing, nothing, nothing, nothing.astype(int), nothing, np.zeros((0, 0)), 0, 0, NO_DATASET)
     table = _Table(own, steps, complete, [r.values[metric] for r in own])
     drawn, units, reason = _drawn(table, seed=zlib.crc32(f"{backend}/{pattern}/{metric}".encode()))
     return Response(
@@ -214,8 +222,10 @@ def at_same_doses(
 
 def slope(response: Response, skew: Floats, name: str) -> Estimate:
     """Of the least squares line through the levels' values, per 0.1 of `skew` [levels]."""
-    if len(skew) < 2 or not np.isfinite(skew).all():
-        return estimate.none("one level" if len(skew) == 1 else f"no {name} was recorded")
+    if len(skew) < 2:
+        return estimate.none(response.reason or "one level gives no slope")
+    if not np.isfinite(skew).all():
+        return estimate.none(f"no {name} was recorded")
     if np.ptp(skew) < FLAT:
         return estimate.none(f"{name} is the same at every level")
     off = skew - skew.mean()
@@ -246,7 +256,7 @@ def levels_of(response: Response) -> list[Level]:
     ]
 
 
-def _balanced(runs: Sequence[DoseRun]) -> tuple[list[DoseRun], list[float], list[str]]:
+def balanced(runs: Sequence[DoseRun]) -> tuple[list[DoseRun], list[float], list[str]]:
     """The runs of the data sets that ran every level, those levels, those data sets."""
     levels = sorted({r.level for r in runs})
     ran: dict[str, set[float]] = {}
@@ -275,8 +285,6 @@ class _Table:
 def _drawn(table: _Table, seed: int) -> tuple[Floats, int, str | None]:
     """Replicates [resamples, levels] of the levels' values, the units of their intervals, or why there are none."""
     datasets, levels = table.shape
-    if not datasets:
-        return np.zeros((0, 0)), 0, "no data set ran every level"
     if datasets >= MIN_DATASETS:
         return bootstrap.weights(datasets, RESAMPLES) @ table.means / datasets, datasets, None
     freedom = len(table.values) - datasets * levels

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from core import analysis, association, comparison
+from core import analysis, association, comparison, dosefindings
 from core.analysis import NAMES, Results
 from core.association import Association
 from core.backends import builtin
 from core.bootstrap import Floats
 from core.comparison import Comparison
+from core.dosefindings import DoseFindings
 from core.estimate import Estimate
 
 HEADLINE = "mean_tpot_ms"
@@ -51,7 +52,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """`left_out`: runs without an excess CV, which no association counts. Intervals are 95 %."""
+    """`left_out`: runs without an excess CV, which no association counts. Intervals are 95 %.
+
+    All but `forced` is about runs whose routing was natural.
+    """
 
     engine: str
     associations: list[Row]
@@ -59,12 +63,14 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, str]
     caveats: list[str]
     sentences: list[str]
+    forced: DoseFindings
 
     @property
     def headlines(self) -> list[str]:
         """The sentences about TPOT: what is said at the end of a batch."""
         metrics = [*(row.metric for row in self.associations), *(pair.metric for pair in self.comparisons)]
-        return [s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE]
+        natural = [s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE]
+        return [*natural, *self.forced.headlines]
 
 
 def find(groups: Sequence[Results], engine: str) -> Findings:
@@ -85,6 +91,7 @@ def find(groups: Sequence[Results], engine: str) -> Findings:
         left_out=_left_out(groups),
         caveats=caveats,
         sentences=sentences,
+        forced=dosefindings.find(groups),
     )
 
 

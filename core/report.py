@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import analysis, document, findings, placement, state, stepmodel, store
+from core import analysis, document, dosereport, findings, placement, state, stepmodel, store
 from core.analysis import Results
 from core.association import Association
 from core.backends import builtin
@@ -69,6 +69,7 @@ def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Js
         *_set_up(about, config),
         *_results(groups),
         *_associations(found.associations),
+        *dosereport.parts(found.forced),
         *_steps(path, groups),
         *_left_out(found, past),
         *_pictures(path, groups, found.engine),

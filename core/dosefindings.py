@@ -1,0 +1,116 @@
+"""What the forced-routing runs of a run directory say: curves, crossings, hot-rank against spread, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from core import analysis, dose, dosepairs, doseresponse
+from core.analysis import Results
+from core.dosepairs import Crossing, RankWait
+from core.doseresponse import METRICS, Curve, DoseRun, Level
+
+HEADLINE = "mean_tpot_ms"
+ROTATING = "rotating"
+
+
+class Natural(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend's metric where routing was its own, on the data sets of its curves: a reference, in no fit."""
+
+    backend: str
+    metric: str
+    at: Level
+
+
+class DoseFindings(msgspec.Struct, frozen=True, kw_only=True):
+    """`left_out`: forced runs that no curve counts. Intervals are 95 %, each on its own."""
+
+    curves: list[Curve] = []
+    crossings: list[Crossing] = []
+    rank_waits: list[RankWait] = []
+    natural: list[Natural] = []
+    left_out: dict[str, str] = {}
+    sentences: list[str] = []
+
+    @property
+    def headlines(self) -> list[str]:
+        """The sentences about TPOT: what is said at the end of a batch."""
+        return self.sentences_about([HEADLINE])
+
+    def sentences_about(self, metrics: Collection[str]) -> list[str]:
+        return [f"{dose.NAME}, {one.in_words()}" for one in _by_metric(self) if one.metric in metrics]
+
+
+def find(groups: Sequence[Results]) -> DoseFindings:
+    """Empty where no run's routing was forced."""
+    return of_runs([run for group in groups for run in runs_of(group)])
+
+
+def of_runs(runs: Sequence[DoseRun]) -> DoseFindings:
+    found = DoseFindings(
+        curves=doseresponse.curves(runs),
+        crossings=dosepairs.crossings(runs),
+        rank_waits=dosepairs.rank_waits(runs),
+        natural=_natural(runs),
+        left_out=_left_out(runs),
+    )
+    return msgspec.structs.replace(found, sentences=found.sentences_about(METRICS))
+
+
+def runs_of(group: Results) -> list[DoseRun]:
+    """A backend's forced runs, and its natural ones."""
+    return [
+        _run(group.name, label, result)
+        for results in (group.forced, group.by_label if group.forced else {})
+        for label, result in results.items()
+    ]
+
+
+def _by_metric(found: DoseFindings) -> list[Curve | Crossing | RankWait]:
+    every: tuple[Curve | Crossing | RankWait, ...] = (*found.curves, *found.crossings, *found.rank_waits)
+    return [one for metric in METRICS for one in every if one.metric == metric]
+
+
+def _run(backend: str, label: str, result: Mapping[str, Any]) -> DoseRun:
+    forced = dose.of_label(label)
+    measured = result.get("measured_imbalance") or {}
+    values = {metric: value for metric in METRICS if (value := analysis.number(result.get(metric))) is not None}
+    return DoseRun(
+        backend=backend,
+        label=label,
+        pattern=forced.pattern if forced else "",
+        level=forced.level if forced else 0.0,
+        cv=_recorded_cv(forced, measured),
+        rank=analysis.number(measured.get("rank_imbalance")),
+        values=values,
+    )
+
+
+def _recorded_cv(forced: dose.Dose | None, measured: Mapping[str, Any]) -> float | None:
+    """The aggregated CV; where the heat moves within a run, which evens that out, the excess CV of its steps."""
+    moves = forced is not None and forced.pattern == ROTATING and forced.level > 0
+    return analysis.number(measured.get("excess_cv" if moves else "aggregated_cv"))
+
+
+def _natural(runs: Sequence[DoseRun]) -> list[Natural]:
+    found = []
+    for backend in dict.fromkeys(r.backend for r in runs):
+        used = {r.dataset for r in runs if r.pattern and r.backend == backend}
+        for metric in METRICS:
+            levels = doseresponse.levels_of(doseresponse.respond(runs, backend, "", metric, datasets=used))
+            found += [Natural(backend=backend, metric=metric, at=level) for level in levels]
+    return found
+
+
+def _left_out(runs: Sequence[DoseRun]) -> dict[str, str]:
+    """Run id → why no curve counts it."""
+    forced = [r for r in runs if r.pattern]
+    reasons = {f"{r.backend}/{r.label}": "no CV of its load was recorded" for r in forced if r.cv is None}
+    for backend, pattern in dict.fromkeys((r.backend, r.pattern) for r in forced):
+        own = [r for r in forced if (r.backend, r.pattern) == (backend, pattern) and r.cv is not None]
+        counted = {r.dataset for r in doseresponse.balanced(own)[0]}
+        why = f"its data set lacks a level of {pattern}"
+        reasons |= {f"{backend}/{r.label}": why for r in own if r.dataset not in counted}
+    return reasons

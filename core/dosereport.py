@@ -1,0 +1,111 @@
+"""Forced routing in a report and at the end of a batch: the section, and a table of every dose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.document import Heading, Items, Part, Table, Text
+from core.dosefindings import DoseFindings
+from core.doseresponse import HIGHER_IS_BETTER, METRICS, PER, Level
+from core.narrate import shown
+
+TITLE = "What imposed skew costs (forced routing)"
+WHAT = (
+    "In these runs the router was overruled: each token's experts were drawn so that expert load has the CV of the "
+    "level, and the input stayed the same. So skew was set, and did not come along with something else. The text that "
+    "such runs generate means nothing. They are in none of the other sections."
+)
+METHOD = (
+    "Skew is as recorded: aggregated CV of expert load (under rotating, whose heat moves, the steps' excess CV). "
+    "Square brackets hold 95 % intervals, each on its own: of many, one in twenty misses. With fewer than 8 data sets "
+    "they rest on the spread between repeats and speak for these data sets; from 8 on they rest on the data sets. "
+    "Natural routing stands beside as a reference and is in no fit."
+)
+NATURAL = "natural"
+TOLD = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
+
+
+def parts(found: DoseFindings) -> list[Part]:
+    """The section, or nothing where no routing was forced."""
+    if not found.curves and not found.left_out:
+        return []
+    head, rows = levels(found, intervals=True)
+    tables: list[Part] = [Table(head, rows), _slopes(found)]
+    tables += [_crossings(found)] * bool(found.crossings) + [_waits(found)] * bool(found.rank_waits)
+    left_out = [f"left out: {run}: {why}" for run, why in found.left_out.items()]
+    return [
+        Heading(TITLE),
+        Text(WHAT),
+        Items([*found.sentences_about(TOLD), *left_out]),
+        *tables,
+        Text(METHOD),
+    ]
+
+
+def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Every dose of every backend with what it came to, natural routing beside it: a table's head and its rows."""
+    head = ["pattern", "backend", "level", "CV", "rank max/mean", "runs", *(", ".join(n) for n in METRICS.values())]
+    cells: dict[tuple[str, str, str], dict[str, Level]] = {}
+    for pattern, backend, metric, level in _told(found):
+        aimed = "" if pattern == NATURAL else f"{level.level:g}"
+        cells.setdefault((pattern, backend, aimed), {})[metric] = level
+    return head, [[*key, *_level(of, intervals=intervals)] for key, of in cells.items()]
+
+
+def table(found: DoseFindings) -> str:
+    """`levels` in columns of text."""
+    head, rows = levels(found)
+    width = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    text = [[c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, width))] for r in [head, *rows]]  # noqa: B905
+    return "\n".join("  ".join(row).rstrip() for row in text)
+
+
+def _told(found: DoseFindings) -> Iterator[tuple[str, str, str, Level]]:
+    yield from ((NATURAL, n.backend, n.metric, n.at) for n in found.natural)
+    yield from ((c.pattern, c.backend, c.metric, level) for c in found.curves for level in c.levels)
+
+
+def _level(of: dict[str, Level], *, intervals: bool) -> list[str]:
+    one = next(iter(of.values()))
+    values = [of[m].value if m in of else None for m in METRICS]
+    told = ["–" if v is None else v.shown(".4g") if intervals else shown(v.value, ".4g") for v in values]
+    return [f"{one.cv:.3f}", shown(one.rank, ".2f"), str(max(level.n for level in of.values())), *told]
+
+
+def _slopes(found: DoseFindings) -> Table:
+    head = ["pattern", "backend", "metric", "runs", f"per {PER} of CV", f"per {PER} of rank max/mean", "shape"]
+    return Table(
+        head,
+        [
+            [
+                *(c.pattern, c.backend, ", ".join(METRICS[c.metric]), str(c.n)),
+                *(c.per_cv.shown("+.3g"), c.per_rank.shown("+.3g")),
+                "bends" if c.bends else "straight, as far as is seen" if c.per_cv.value is not None else "–",
+            ]
+            for c in found.curves
+        ],
+    )
+
+
+def _crossings(found: DoseFindings) -> Table:
+    better = {metric: "more" if metric in HIGHER_IS_BETTER else "less" for metric in METRICS}
+    return Table(
+        ["pattern", "metric (the better)", "backend", "against", "outcome", "crosses at a CV of"],
+        [
+            [
+                *(c.pattern, f"{METRICS[c.metric][0]} ({better[c.metric]})", c.other, c.reference),
+                *(c.verdict, c.at.shown(".2f")),
+            ]
+            for c in found.crossings
+        ],
+    )
+
+
+def _waits(found: DoseFindings) -> Table:
+    return Table(
+        ["backend", "metric", "hot-rank less spread", "spread over level 0"],
+        [
+            [w.backend, ", ".join(METRICS[w.metric]), w.mean.shown("+.3g"), w.spread.shown("+.3g")]
+            for w in found.rank_waits
+        ],
+    )
