@@ -106,7 +106,8 @@ class RankWait(msgspec.Struct, frozen=True, kw_only=True):
         assert self.cvs is not None  # in_words has looked
         low, high = sorted(self.cvs)
         heated = sum(d.level > 0 for d in self.differences)
-        told = f"mean over {heated} level{'s' * (heated != 1)} above 0, recorded CV {self.cvs[0]:.2f} against {self.cvs[1]:.2f}"
+        told = f"mean over {heated} level{'s' * (heated != 1)} above 0"
+        told += f", recorded CV {self.cvs[0]:.2f} against {self.cvs[1]:.2f}"
         told += ", which is not the same" * (high - low > EQUAL_CV * high)
         if self.ranks is None:
             return f"{told}; no EP ranks to wait for: a control"
