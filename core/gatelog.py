@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import re
 import struct
@@ -30,6 +31,7 @@ Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
+PART_COUNTS = 1 << 18  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
 JSON_LAYER = re.compile(r"gate_logs_(\d+)\.json$")
 
 
@@ -41,7 +43,7 @@ class GateLogError(Exception):
 class GateLog:
     """Steps of one log. `loads[s, l, e]`: tokens that expert e of layer l got in step s."""
 
-    loads: Counts  # [steps, layers, experts], in the file's unsigned type: widen before arithmetic
+    loads: Counts  # [steps, layers, experts], in the narrowest unsigned type that holds them: widen before arithmetic
     columns: dict[str, Ints]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
     segments: dict[str, Ints]  # label → tokens of that label in each step
     top_k: int
@@ -85,18 +87,23 @@ class Follower:
     place: int = 0  # bytes read so far
     lost: str = field(default="")
 
-    def read(self, most: int | None = None) -> GateLog:
-        """The new whole blocks, at most `most`. GateLogError where it is not a gate log, or a block is corrupt."""
+    def read(self, enough: float = math.inf) -> GateLog:
+        """The new whole blocks, until `enough` counts are read.
+
+        GateLogError where it is not a gate log, or a block is corrupt.
+        """
         with open(self.path, "rb") as file:
             if self.header is None:
-                self.header, self.place = _read_header(self.path, file.read(MAX_HEADER_BYTES))
+                self.header, self.place = _read_header(self.path, file)
             file.seek(self.place)
             blocks: list[_Block] = []
-            while (most is None or len(blocks) < most) and (block := _read_block(self.path, file, self.header)):
+            counts = 0
+            while counts < enough and (block := _read_block(self.path, file, self.header)):
                 blocks.append(block)
+                counts += block.loads.size
                 self.place += block.size
             more = file.seek(0, os.SEEK_END) - self.place
-        self.lost = f"{more} bytes after the last whole block" if more and len(blocks) != most else ""
+        self.lost = f"{more} bytes after the last whole block" if more and counts < enough else ""
         return _joined(blocks, self.header, self.lost)
 
 
@@ -118,7 +125,7 @@ class ServerLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.incomplete = 0
-        self._most: int | None = None  # blocks of one read
+        self._enough = math.inf  # counts of one read
         self._followers: dict[Path, Follower] = {}
         self._pending: dict[Path, list[GateLog]] = {}
         self._last: dict[Path, int] = {}
@@ -128,9 +135,9 @@ class ServerLog:
         self._open()
         behind = min(self._last.values())
         for path, follower in self._followers.items():
-            if self._most and self._last[path] > behind:  # the others have to catch up first
+            if self._enough < math.inf and self._last[path] > behind:  # the others have to catch up first
                 continue
-            new = follower.read(self._most)
+            new = follower.read(self._enough)
             if len(new.tokens):
                 self._pending[path].append(new)
                 self._last[path] = int(new.columns["index"][-1])
@@ -139,8 +146,8 @@ class ServerLog:
         return self._merged(ranks)
 
     def blocks(self) -> Iterator[GateLog]:
-        """The same steps in parts of about one block, so that a log of any size fits in memory."""
-        self._most = 1
+        """The same steps in parts of a block or a few, so that a log of any size fits in memory."""
+        self._enough = PART_COUNTS
         while True:
             before = self._read_up_to
             part = self.read()
@@ -162,7 +169,7 @@ class ServerLog:
         for path in sorted(self.folder.glob("*.gatelog")):
             if path not in self._followers:
                 self._followers[path] = Follower(path)
-                self._pending[path] = [self._followers[path].read(self._most)]
+                self._pending[path] = [self._followers[path].read(self._enough)]
                 self._last[path] = max([-1, *self._pending[path][0].columns["index"][-1:].tolist()])
         headers = [f.header for f in self._followers.values() if f.header]
         expected = headers[0].dp_size * headers[0].pp_size if headers else 1
@@ -177,6 +184,9 @@ class ServerLog:
         return rank.where(due)
 
     def _merged(self, ranks: dict[Path, GateLog]) -> GateLog:
+        if len(ranks) == 1:
+            (rank,) = ranks.values()
+            return rank.where(rank.tokens > 0)
         indices = [rank.columns["index"] for rank in ranks.values()]
         common = functools.reduce(np.intersect1d, indices)
         self.incomplete += len(functools.reduce(np.union1d, indices)) - len(common)
@@ -191,8 +201,6 @@ class ServerLog:
 
 def _summed(ranks: list[list[GateLog]]) -> GateLog:
     """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token in."""
-    if len(ranks) == len(ranks[0]) == 1:
-        return ranks[0][0].where(ranks[0][0].tokens > 0)
     first = [stages[0] for stages in ranks]
     loads = np.sum([np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0)
     columns = {name: np.sum([rank.columns[name] for rank in first], axis=0) for name in COLUMNS}
@@ -270,14 +278,17 @@ class _Block:
     size: int  # bytes in the file
 
 
-def _read_header(path: Path, data: bytes) -> tuple[Header, int]:
-    if data[:8] != MAGIC:
+def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
+    """The header, and where the first block starts."""
+    head = file.read(12)
+    if head[:8] != MAGIC:
         raise GateLogError(f"{path}: not a gate log: it does not start with {MAGIC.decode()}")
-    if len(data) < 12 or len(data) < 12 + struct.unpack_from("<I", data, 8)[0]:
+    length = int.from_bytes(head[8:], "little")
+    text = file.read(min(length, MAX_HEADER_BYTES))
+    if len(head) < 12 or len(text) < length:
         raise GateLogError(f"{path}: the header is cut off")
-    end = 12 + struct.unpack_from("<I", data, 8)[0]
     try:
-        fields = json.loads(data[12:end])
+        fields = json.loads(text)
         if fields.get("schema") != 1:
             raise GateLogError(f"{path}: schema {fields.get('schema')}, this version reads schema 1")
         lists = {name: tuple(fields.get(name, ())) for name in ("placement", "layer_names")}
@@ -287,7 +298,7 @@ def _read_header(path: Path, data: bytes) -> tuple[Header, int]:
     sizes = (header.layers, header.experts, header.top_k)
     if not all(isinstance(n, int) and 0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
         raise GateLogError(f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count")
-    return header, end
+    return header, len(head) + length
 
 
 def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
@@ -330,20 +341,30 @@ def _decode(raw: bytes, steps: int, header: Header, size: int) -> _Block:
     place += columns.nbytes
     segments = np.frombuffer(raw, "<i8", len(labels) * steps, place).reshape(len(labels), steps)
     place += segments.nbytes
-    planes = np.frombuffer(raw, np.uint8, -1, place).reshape(header.count_bytes, -1)
-    counts = planes[-1].astype(f"<u{header.count_bytes}")
-    for plane in planes[-2::-1]:
-        counts <<= 8
-        counts |= plane
+    counts = _counts(np.frombuffer(raw, np.uint8, -1, place).reshape(header.count_bytes, -1))
     loads = counts.reshape(header.experts, header.layers, steps).transpose(2, 1, 0)
     return _Block(columns.astype(np.int64), labels, segments.astype(np.int64), loads, size)
+
+
+def _counts(planes: npt.NDArray[np.uint8]) -> Counts:
+    """Counts from their bytes [bytes of a count, counts], low bytes first; high bytes that are all zero count not."""
+    width = len(planes)
+    while width > 1 and not planes[width - 1].max(initial=0):
+        width -= 1
+    counts: Counts = planes[width - 1]
+    if width > 1:
+        counts = counts.astype("<u2" if width == 2 else "<u4")
+    for plane in planes[: width - 1][::-1]:
+        counts <<= 8
+        counts |= plane
+    return counts
 
 
 def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
     steps = sum(b.columns.shape[1] for b in blocks)
     columns = np.concatenate([np.empty((len(COLUMNS), 0), np.int64), *(b.columns for b in blocks)], axis=1)
-    none = np.empty((0, header.layers, header.experts), f"<u{header.count_bytes}")
-    loads = blocks[0].loads if len(blocks) == 1 else np.concatenate([none, *(b.loads for b in blocks)])
+    none = np.empty((0, header.layers, header.experts), np.uint8)
+    loads = [b.loads for b in blocks] or [none]
     segments: dict[str, Ints] = {}
     place = 0
     for block in blocks:
@@ -351,7 +372,8 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
             segments.setdefault(label, np.zeros(steps, np.int64))[place : place + len(tokens)] = tokens
         place += block.columns.shape[1]
     named = dict(zip(COLUMNS, columns, strict=True))
-    return GateLog(loads, named, segments, header.top_k, header.placement if header.ranks > 1 else (), lost)
+    whole = loads[0] if len(loads) == 1 else np.concatenate(loads)
+    return GateLog(whole, named, segments, header.top_k, header.placement if header.ranks > 1 else (), lost)
 
 
 # --- upstream's layout: a folder of gate_logs_<layer>.json --------------------------------------------------------

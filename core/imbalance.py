@@ -29,7 +29,7 @@ from core.bootstrap import Interval
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.meter import MAX_AGGREGATED_TOKENS, SUMS, Meter, RunBlocks
 from core.meter import WARMUP as WARMUP
-from core.steps import Floats, Ints
+from core.steps import CHUNK, Floats, Ints
 from core.steps import cv as cv
 from core.steps import floor_squared as floor_squared
 
@@ -99,8 +99,8 @@ def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: i
         raise GateLogError("no step of its own with tokens")
     whole = _Sums(run.rows.sum(axis=0), run.counts.sum(axis=0), run.small.sum(axis=0), run.top_k)
     blocks = run.grouped()
-    drawn = _resampled(blocks, run.top_k)
-    estimates, replicates, count = whole.figures(), drawn.figures(), len(blocks[0])
+    drawn, replicates = _resampled(blocks, run.top_k)
+    estimates, count = whole.figures(), len(blocks[0])
     intervals = {name: bootstrap.interval(float(v), replicates[name], count) for name, v in estimates.items()}
     excess = judged(whole.excess_squared(), drawn.excess_squared(), count)
     aggregated = judged(whole.aggregated_excess_squared(), drawn.aggregated_excess_squared(), count)
@@ -193,13 +193,22 @@ def gini(loads: Floats) -> Floats:
         return np.asarray((np.sort(loads, axis=-1) * place).sum(axis=-1) / experts / loads.sum(axis=-1))
 
 
-def _resampled(blocks: tuple[Floats, Floats, Floats], top_k: float) -> _Sums:
-    """The sums of every resample of the blocks; float32 is plenty for the spread of what comes of the counts."""
+def _resampled(blocks: tuple[Floats, Floats, Floats], top_k: float) -> tuple[_Sums, dict[str, Floats]]:
+    """The sums of every resample of the blocks, but those by layer, and the measures that have an interval.
+
+    Resamples are taken a few at a time, so that their counts by layer and expert stay in a processor's cache; float32
+    is plenty for the spread of what comes of those.
+    """
     rows, counts, small = blocks
     draws = bootstrap.weights(len(rows))
-    flat = counts.reshape(len(rows), -1).astype(np.float32)
-    drawn = (draws.astype(np.float32) @ flat).reshape(len(draws), *counts.shape[1:])
-    return _Sums(draws @ rows, drawn, draws @ small, top_k)  # type: ignore[arg-type]
+    sums = _Sums(draws @ rows, np.zeros((len(draws), 0, 0)), draws @ small, top_k)
+    flat, narrow = counts.reshape(len(rows), -1).astype(np.float32), draws.astype(np.float32)
+    few = max(1, CHUNK // flat.shape[1])
+    parts = []
+    for some in (slice(place, place + few) for place in range(0, len(draws), few)):
+        by_layer = (narrow[some] @ flat).reshape(-1, *counts.shape[1:])
+        parts.append(_Sums(sums.rows[some], by_layer, sums.small[some], top_k).figures())  # type: ignore[arg-type]
+    return sums, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def judged(squared: Floats, replicates: Floats, blocks: int) -> Excess:

@@ -107,9 +107,10 @@ class Meter:
         tokens = log.tokens if layer_tokens is None else layer_tokens
         figures, sums = steps.measure(log.loads, tokens, log.top_k, log.placement, columns)
         table = _table(log, figures, log.tokens if layer_tokens is None else layer_tokens.sum(axis=1))
+        summed = _Summed(log, figures, table, columns, sums, small)
         place = 0
         for part in parts:
-            place = _add_part(part, log, figures, table, sums, small, place)
+            place = _add_part(part, summed, place)
         return figures
 
     def _parts(self, log: GateLog) -> Iterator[_Part]:
@@ -117,7 +118,9 @@ class Meter:
             if label in ("", WARMUP) or not own.any():
                 continue
             _, layers, experts = log.loads.shape
-            run = self.runs.setdefault(label, RunBlocks(layers, experts, log.top_k, log.placement))
+            if label not in self.runs:
+                self.runs[label] = RunBlocks(layers, experts, log.top_k, log.placement)
+            run = self.runs[label]
             run.shared += int(((own > 0) & (own < log.tokens)).sum())
             places = np.flatnonzero((own == log.tokens) & (own > 0))
             if len(places):
@@ -149,43 +152,47 @@ def _table(log: GateLog, figures: StepFigures, layer_tokens: Ints) -> Floats:
         [
             *(np.ones(len(log.tokens)), log.tokens, figures.layers, figures.cv, figures.supported),
             *(figures.cv_squared, figures.floor_squared, figures.expert_ratio, figures.rank_ratio),
-            *(figures.rank_extra, np.where(small, whole, 0), log.columns["start_ns"]),
+            *(figures.rank_extra, np.where(small, whole, 0), log.columns["start_ns"] - log.columns["start_ns"][:1]),
         ]
     )
     return np.hstack([table, np.where((log.columns["prefill_tokens"] > 0)[:, None], table, 0.0)])
 
 
-def _add_part(
-    part: _Part,
-    log: GateLog,
-    figures: StepFigures,
-    table: Floats,
-    sums: Floats,
-    small: npt.NDArray[np.bool_],
-    place: int,
-) -> int:
-    """Put one part's sums, which start at `place`, where they belong; the place after them."""
-    run, first, last = part.run, int(part.blocks[0]), int(part.blocks[-1]) + 1
+@dataclass(frozen=True, slots=True)
+class _Summed:
+    """One part of the log with its figures, and the sums of its loads that `columns` picked."""
+
+    log: GateLog
+    figures: StepFigures
+    table: Floats
+    columns: Floats
+    sums: Floats
+    small: npt.NDArray[np.bool_]
+
+
+def _add_part(part: _Part, of: _Summed, place: int) -> int:
+    """Put one run's sums, which start at `place`, where they belong; the place after them."""
+    run, log, first, last = part.run, of.log, int(part.blocks[0]), int(part.blocks[-1]) + 1
     width = last - first
     if not run.steps:
         run.start_ns = int(log.columns["start_ns"][part.steps[0]])
         run.first = log.loads[part.steps[0]].astype(np.float64)
-    rows = table[part.steps]
-    rows[:, [SUMS.index("time")]] -= run.start_ns
-    np.add.at(run.rows, part.blocks, rows)
-    counts = sums[place : place + width]
+    added = (of.columns[:, place : place + width].T @ of.table).reshape(width, 2, len(SUMS))
+    added[..., SUMS.index("time")] += added[..., 0] * float(log.columns["start_ns"][0] - run.start_ns)
+    run.rows[first:last] += added.reshape(width, -1)
+    counts = of.sums[place : place + width]
     run.counts[first:last] += counts
     run.small[first:last] += counts.sum(axis=1)
     place += width
-    if not small[part.steps].all():
-        run.small[first:last] -= sums[place : place + width].sum(axis=1)
+    if not of.small[part.steps].all():
+        run.small[first:last] -= of.sums[place : place + width].sum(axis=1)
         place += width
     if (log.columns["prefill_tokens"][part.steps] > 0).any():
-        run.prefill_counts += sums[place]
+        run.prefill_counts += of.sums[place]
         place += 1
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
     run.one_token += int((log.tokens[part.steps] == 1).sum())
-    run.violations += int(figures.violations[part.steps].sum())
+    run.violations += int(of.figures.violations[part.steps].sum())
     run.steps += len(part.steps)
     return place

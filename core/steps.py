@@ -1,8 +1,8 @@
 """What one engine step shows: CV, noise floor and max/mean of its loads, for many steps at once.
 
-The work is done expert by expert on slabs [layers, steps], which is how a gate log stores them and what fits a
-processor's cache. Variances come from Σx and Σx² of whole numbers, which are exact: in float32 while both stay below
-2^24, else in float64.
+The work is done on a few experts at a time, [experts, layers, steps], which is how a gate log stores them and what
+fits a processor's cache. Variances come from Σx and Σx² of whole numbers, which are exact: in float32 while both stay
+below 2^24, else in float64.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 EPSILON = 1e-10  # upstream's: keeps an empty mean from dividing by zero
+CHUNK = 1 << 17  # counts at a time
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,64 +49,88 @@ def measure(
     The sums are [sums, layers, experts].
     """
     by_expert = np.ascontiguousarray(loads.transpose(2, 1, 0))
+    totals, sums = _totals(by_expert, placement, columns)
+    n = np.asarray(tokens, np.float64).reshape(len(loads), -1).T
+    return _figures(len(by_expert), top_k, n, totals), np.ascontiguousarray(sums.transpose(2, 1, 0), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Over the experts of each layer and step, [layers, steps]; `ranks` [EP ranks, layers, steps]."""
+
+    total: Floats
+    squares: Floats
+    peak: Floats
+    ranks: Floats
+
+
+def _totals(
+    by_expert: npt.NDArray[Any], placement: tuple[int, ...], columns: Floats
+) -> tuple[_Totals, npt.NDArray[Any]]:
+    """And the sums over steps that `columns` picks, [experts, layers, sums]. One pass, a few experts at a time."""
     experts, layers, steps = by_expert.shape
-    ranks = max(placement) + 1 if placement else 0
-    kind = _exact(loads, tokens, top_k)
-    total, squares, peak, slab, square = (np.zeros((layers, steps), kind) for _ in range(5))
-    rank_loads = np.zeros((ranks, layers, steps), kind)
+    kind = _exact(by_expert)
+    few = max(1, CHUNK // max(layers * steps, 1))
+    total, squares = np.zeros((2, layers * steps), kind)
+    ranks = np.zeros((max(placement, default=-1) + 1, layers * steps), kind)
     sums, columns = np.empty((experts, layers, columns.shape[1]), kind), columns.astype(kind)
-    for e in range(experts):
-        slab[...] = by_expert[e]
-        total += slab
-        np.multiply(slab, slab, out=square)
-        squares += square
-        np.maximum(peak, slab, out=peak)
-        np.matmul(slab, columns, out=sums[e])
-        if ranks:
-            rank_loads[placement[e]] += slab
-    n = np.broadcast_to(np.asarray(tokens, dtype=np.float64).T, (layers, steps))
-    wide = (a.astype(np.float64) for a in (total, squares, peak, rank_loads))
-    return _figures(experts, top_k, n, *wide), np.ascontiguousarray(sums.transpose(2, 1, 0), np.float64)
+    room, ones = np.empty((min(few, experts), layers, steps), kind), np.ones(few, kind)
+    for first in range(0, experts, few):
+        slab = room[: experts - first]
+        slab[...] = by_expert[first : first + few]
+        flat, one = slab.reshape(len(slab), -1), ones[: len(slab)]
+        total += one @ flat
+        sums[first : first + few] = (slab.reshape(-1, steps) @ columns).reshape(len(slab), layers, -1)
+        for expert, rank in zip(flat, placement[first : first + few], strict=False):
+            ranks[rank] += expert
+        np.multiply(flat, flat, out=flat)
+        squares += one @ flat
+    peak = by_expert.max(axis=0, initial=0).astype(np.float64)
+    wide = [a.astype(np.float64).reshape(-1, layers, steps) for a in (total, squares, ranks)]
+    return _Totals(wide[0][0], wide[1][0], peak, wide[2]), sums
 
 
-def _exact(loads: npt.NDArray[Any], tokens: npt.NDArray[Any], top_k: float) -> type[np.floating[Any]]:
-    """float32 where Σx² of a step, at most (Σx)², and Σx over steps are whole numbers below 2^24."""
-    largest = float(np.max(tokens, initial=0)) * top_k
-    whole = np.issubdtype(loads.dtype, np.integer) and loads.max(initial=0) <= largest
-    return np.float32 if whole and max(largest**2, largest * len(loads)) < 1 << 24 else np.float64
+def _exact(loads: npt.NDArray[Any]) -> type[np.floating[Any]]:
+    """float32 where Σx² over experts and Σx over steps are whole numbers below 2^24."""
+    if not np.issubdtype(loads.dtype, np.integer):
+        return np.float64
+    largest, (experts, _, steps) = int(loads.max(initial=0)), loads.shape
+    return np.float32 if max(experts * largest**2, steps * largest) < 1 << 24 else np.float64
 
 
-def _figures(
-    experts: int, top_k: float, n: Floats, total: Floats, squares: Floats, peak: Floats, rank_loads: Floats
-) -> StepFigures:
-    seen, supported = n > 0, n >= 2
-    mean = total / experts
-    variance = np.maximum(experts * squares - total * total, 0.0) / experts**2
-    cv = np.where(seen, np.sqrt(variance) / (mean + EPSILON), 0.0)
-    floor = np.where(supported, _floor_squared(experts, top_k, n, total, squares), 0.0)
+def _figures(experts: int, top_k: float, n: Floats, of: _Totals) -> StepFigures:
+    """`n` [1 or layers, steps]. What is the same for every layer is worked out once a step."""
+    total = of.total[:1] if (of.total == of.total[:1]).all() else of.total
+    layers, _ = of.total.shape
+    seen, supported, mean = n > 0, n >= 2, total / experts
     busy = seen & (total > 0)
-    expert_ratio, expert_extra = _over_mean(peak, mean, busy)
-    rank_ratio = rank_extra = np.zeros(n.shape[1])
-    if len(rank_loads):
-        rank_ratio, rank_extra = _over_mean(rank_loads.max(axis=0), total / len(rank_loads), busy)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(busy, 1 / mean, 0.0)
+        square = np.where(supported, experts / top_k**2 / (n * n * (n - 1)), 0.0)
+    scale = np.where(seen, 1 / (experts * (mean + EPSILON)), 0.0)
+    variance = np.maximum(experts * of.squares - total * total, 0.0)  # × experts²
+    ranks = len(of.ranks)
+    busiest = of.ranks.max(axis=0) if ranks else of.total
+    whole = np.ones((layers, 1))
     return StepFigures(
-        layers=seen.sum(axis=0).astype(np.float64),
-        cv=cv.sum(axis=0),
-        supported=supported.sum(axis=0).astype(np.float64),
-        cv_squared=np.where(supported, cv * cv, 0.0).sum(axis=0),
-        floor_squared=floor.sum(axis=0),
-        expert_ratio=expert_ratio,
-        expert_extra=expert_extra,
-        rank_ratio=rank_ratio,
-        rank_extra=rank_extra,
+        layers=_over_layers(whole, seen),
+        cv=_over_layers(np.sqrt(variance), scale),
+        supported=_over_layers(whole, supported),
+        cv_squared=_over_layers(variance, scale * scale * supported),
+        floor_squared=_over_layers(total * n - of.squares, square),
+        expert_ratio=_over_layers(of.peak, inverse),
+        expert_extra=_over_layers(of.peak - mean, busy),
+        rank_ratio=_over_layers(busiest, inverse * ranks / experts),
+        rank_extra=_over_layers(busiest - total / max(ranks, 1), busy),
         violations=(total != top_k * n).any(axis=0),
     )
 
 
-def _over_mean(peak: Floats, mean: Floats, busy: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Σ over layers of peak/mean, and of peak - mean."""
-    ratio = np.divide(peak, mean, out=np.zeros_like(peak), where=busy)
-    return ratio.sum(axis=0), np.where(busy, peak - mean, 0.0).sum(axis=0)
+def _over_layers(values: Floats, weight: npt.NDArray[Any]) -> Floats:
+    """Σ over layers of values × weight, each [1 or layers, steps], at least one of them with every layer."""
+    if len(weight) == 1:
+        return np.asarray(values.sum(axis=0) * weight[0])
+    return np.asarray((values * weight).sum(axis=0))
 
 
 def _floor_squared(experts: int, top_k: float, n: Floats, total: Floats, squares: Floats) -> Floats:

@@ -38,6 +38,14 @@ class TestOneFile:
         assert read.columns["start_ns"].tolist() == [5, 15]
         assert {k: v.tolist() for k, v in read.segments.items()} == {"001": [4, 0], "002": [0, 2]}
 
+    @pytest.mark.parametrize("largest", [255, 256, 65_535, 65_536, 1 << 20])
+    def test_counts_of_any_width_come_back(self, tmp_path: Path, largest: int) -> None:
+        log = GateLogWriter(tmp_path / "dp0_pp0.gatelog", Header("test", "tiny", 1, 2, 1, count_bytes=4))
+        loads = np.array([[largest, 1]], dtype=np.uint32)
+        log.append(Step(0, 0, 10, largest + 1, 0, largest + 1, 1, {"001": largest + 1}, loads))
+        log.close()
+        assert gatelog.read(log.path).loads.tolist() == [[[largest, 1]]]
+
     def test_a_follower_gives_each_block_once(self, tmp_path: Path) -> None:
         log = writer(tmp_path)
         follower = Follower(log.path)
@@ -90,7 +98,8 @@ class TestOneFile:
 
 
 class TestServerLogInParts:
-    def test_parts_are_what_one_read_gives(self, tmp_path: Path) -> None:
+    def test_parts_are_what_one_read_gives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gatelog, "PART_COUNTS", 600)
         ranks = [writer(tmp_path, dp, dp_size=2) for dp in (0, 1)]
         for index in range(1, 700):
             for dp, log in enumerate(ranks):
