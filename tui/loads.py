@@ -68,7 +68,8 @@ class Totals:
         if not len(log.tokens):
             return
         self._sum(log)
-        self.recent = [*self.recent, log]
+        steps = len(log.tokens)
+        self.recent = [*self.recent, log.where(np.arange(steps) >= steps - RECENT_STEPS)]
         while sum(len(p.tokens) for p in self.recent[1:]) >= RECENT_STEPS:
             self.recent.pop(0)
 
