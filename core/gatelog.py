@@ -162,15 +162,31 @@ class ServerLog:
         return "; ".join(f"{path}: {f.lost}" for path, f in self._followers.items() if f.lost)
 
     @property
+    def left_out(self) -> str:
+        """Which steps are not in what was read, since some rank has no part of them: true once the log has ended; while
+        it grows, they may only wait for a rank that is behind."""
+        told = []
+        if self.incomplete:
+            told.append(f"{self.incomplete} steps that a rank lost")
+        parts = [part for pending in self._pending.values() for part in pending]
+        if waiting := {i for part in parts for i in part.columns["index"][part.tokens > 0].tolist()}:
+            first = min(self._last, key=self._last.__getitem__)
+            told.append(f"{len(waiting)} steps after forward pass {self._last[first]}, where {first.stem} ends")
+        return f"{self.folder}: left out: {'; '.join(told)}" if told else ""
+
+    @property
     def _read_up_to(self) -> int:
         return sum(follower.place for follower in self._followers.values())
 
     def _open(self) -> None:
         for path in sorted(self.folder.glob("*.gatelog")):
             if path not in self._followers:
-                self._followers[path] = Follower(path)
-                self._pending[path] = [self._followers[path].read(self._enough)]
-                self._last[path] = max([-1, *self._pending[path][0].columns["index"][-1:].tolist()])
+                follower = Follower(path)
+                first = follower.read(
+                    self._enough
+                )  # raises where its header is still being written: met anew next time
+                self._followers[path], self._pending[path] = follower, [first]
+                self._last[path] = max([-1, *first.columns["index"][-1:].tolist()])
         headers = [f.header for f in self._followers.values() if f.header]
         expected = headers[0].dp_size * headers[0].pp_size if headers else 1
         if len(headers) < expected:
@@ -281,7 +297,7 @@ class _Block:
 def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
     """The header, and where the first block starts."""
     head = file.read(12)
-    if head[:8] != MAGIC:
+    if not MAGIC.startswith(head[:8]):
         raise GateLogError(f"{path}: not a gate log: it does not start with {MAGIC.decode()}")
     length = int.from_bytes(head[8:], "little")
     text = file.read(min(length, MAX_HEADER_BYTES))

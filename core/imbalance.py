@@ -392,6 +392,8 @@ def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
         problems.append(str(error))
     if log.lost:
         problems.append(f"{log.lost}: cut off; what was whole is used")
+    if log.left_out:
+        problems.append(log.left_out)
     found: dict[str, Imbalance] = {}
     for label, run in sorted(meter.runs.items()):
         try:

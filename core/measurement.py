@@ -179,6 +179,7 @@ class Measurement:
                 "segment": self.load.label,
                 "tokens_due": _due(figures),
                 "tokens_seen": self._seen(),
+                "left_out": self.target.log.left_out if self._seen() < _due(figures) else "",
             },
         }
 

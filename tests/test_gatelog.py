@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import gatelog
+from core import gatelog, imbalance
 from core.gatelog import Follower, GateLogError, ServerLog
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 
@@ -168,6 +168,39 @@ class TestServerLog:
         log = ServerLog(tmp_path)
         assert log.read().columns["index"].tolist() == [0, 2]
         assert log.incomplete == 1
+
+    def test_ranks_that_end_at_different_steps_are_told(self, tmp_path: Path) -> None:
+        """A rank that was killed loses its last block: the sums of those steps would be too small."""
+        one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
+        for index in range(5):
+            one.append(step(index, [1, 0] if index != 3 else [0, 0]))
+        for index in range(2):
+            two.append(step(index, [0, 1]))
+        one.close()
+        two.close()
+        log = ServerLog(tmp_path)
+        assert [i for part in log.blocks() for i in part.columns["index"]] == [0, 1]
+        assert log.left_out == (f"{tmp_path}: left out: 2 steps after forward pass 1, where dp1_pp0 ends")
+        assert imbalance.measure_folder(tmp_path)[1] == [log.left_out]
+
+    def test_a_log_met_while_its_header_is_written_is_read_once_it_is_whole(self, tmp_path: Path) -> None:
+        """Of two ranks, the second is met at every length that its first write can have."""
+        one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
+        header = two.path.stat().st_size
+        for rank in (one, two):
+            rank.append(step(0, [1, 0]))
+            rank.close()
+        whole = two.path.read_bytes()
+        log = ServerLog(tmp_path)
+        for size in range(header):
+            two.path.write_bytes(whole[:size])
+            with pytest.raises(GateLogError, match=r"dp1_pp0\.gatelog: the header is cut off"):
+                log.read()
+        two.path.write_bytes(whole[:header])
+        assert not len(log.read().tokens)
+        two.path.write_bytes(whole)
+        assert log.read().loads.tolist() == [[[2, 0]]]
+        assert log.left_out == ""
 
     def test_a_missing_rank_is_an_error_that_says_why(self, tmp_path: Path) -> None:
         writer(tmp_path, 0, dp_size=2).close()

@@ -154,8 +154,6 @@ class Loads:
                 self._problems.pop(backend, None)
             except (GateLogError, OSError) as error:
                 self._problems[backend] = str(error)
-                if not any(run.startswith(f"{backend}/") for run in self._totals):
-                    del self._logs[folder]  # it may have been met half written: look at it anew
 
     def of(self, run: str, *, recent: bool = False) -> Load:
         """What is known of a run (its id is backend/label)."""
