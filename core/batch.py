@@ -18,10 +18,12 @@ from core.analysis import Results
 from core.backends import builtin, choice, ports, supervise
 from core.backends.choice import Kind
 from core.config import Config, ConfigError
+from core.dose import Pattern
 from core.engine import Engine
 from core.events import AnyEvent
 from core.narrate import printable, sentence, shown
 from core.plan import Run
+from core.recorder.gatescope_recorder.dose import DoseError, Order
 from core.store import RunDirectory
 
 HEARTBEAT_S = 30.0
@@ -81,17 +83,21 @@ def run(
     engine: str | None,
     resume: Path | None,
     json: bool,
+    levels: Sequence[float] = (),
+    patterns: Sequence[Pattern] = (),
 ) -> int:
     """The whole batch; its exit code. ConfigError before anything is started."""
     if resume:
-        if only or backends or engine or out:
+        if only or backends or engine or out or levels or patterns:
             raise ConfigError(
-                "--resume goes on as the run was started; leave out --only, --backend, --engine and --out"
+                "--resume goes on as the run was started; leave out --only, --backend, --engine, --dose, --pattern"
+                " and --out"
             )
         with RunDirectory.reopen(resume) as directory:
             _end_leftovers(directory)
             return _run_in(directory, _resumed(resume), json=json)
-    job = _new(config.load(config_path), only, backends, engine)
+    loaded = config.with_doses(config.load(config_path), list(levels), list(patterns))
+    job = _new(loaded, only, backends, engine)
     with RunDirectory.create(out or store.new_path(job.config.experiment.name)) as directory:
         return _run_in(directory, job, json=json)
 
@@ -126,9 +132,18 @@ def _checked(job: Job) -> Job:
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
+    if order := _order(job):
+        choice.check_doses(job.kind, used, job.config.model, order)
     for backend in used:
         ports.check(backend.name, backend.port)
     return job
+
+
+def _order(job: Job) -> Order | None:
+    try:
+        return dose.order(job.config, [run.dose for run in job.runs if run.dose])
+    except DoseError as error:
+        raise ConfigError(f"{job.config.path}: [dose]: {error}") from None
 
 
 def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
@@ -219,7 +234,7 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
         tell(f"wrote {file}")
     tell(f"to read it all: gatescope report {path}")
     for group in groups:
-        tell(f"results: {path / group.name / 'results_json'} ({len(group.by_label)} runs)")
+        tell(f"results: {path / group.name / 'results_json'} ({len(group.by_label) + len(group.forced)} runs)")
 
 
 def table(groups: Sequence[Results]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from core.commands import imbalance, plot
 
 BAD_USAGE = 2
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")  # core.dose.Pattern, which would import NumPy
 SIGPIPE_CODE = 128 + 13
 EXIT_CODES = "exit codes: 0 all done; 1 some run, file or item failed; 2 bad usage, config or input; 128+n by signal n"
 
@@ -77,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_listed, default=[], metavar="001,007", help="these data sets only")
     parser.add_argument("--backend", type=_listed, default=[], metavar="NAME", help="these backends only")
     parser.add_argument("--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's")
+    parser.add_argument(
+        "--dose", type=_levels, action="extend", default=[], metavar="0,0.5", help="CVs that routing is forced to"
+    )
+    parser.add_argument(
+        "--pattern", type=_patterns, action="extend", default=[], metavar="NAME", help=f"of them: {', '.join(PATTERNS)}"
+    )
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="run what is missing in this run directory")
     parser.add_argument("--ascii", action="store_true", help="the terminal UI without characters beyond ASCII")
@@ -111,6 +118,23 @@ def _listed(text: str) -> list[str]:
     return parts
 
 
+def _levels(text: str) -> list[float]:
+    try:
+        levels = [float(part) for part in text.split(",")]
+    except ValueError:
+        levels = []
+    if not levels or not all(0 <= level <= 100 for level in levels):
+        raise argparse.ArgumentTypeError(f"expected CVs of expert load such as 0,0.25,1.5, got {text!r}")
+    return levels
+
+
+def _patterns(text: str) -> list[str]:
+    patterns = _listed(text)
+    if not set(patterns) <= set(PATTERNS):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PATTERNS)}, got {text!r}")
+    return patterns
+
+
 def _refuse(message: str) -> int:
     print(f"gatescope: {message}", file=sys.stderr)
     return BAD_USAGE
@@ -132,6 +156,8 @@ def _experiment(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
         resume=arguments.resume,
         json=arguments.json,
+        levels=arguments.dose,
+        patterns=arguments.pattern,
     )
 
 
@@ -146,6 +172,8 @@ def _screen(arguments: argparse.Namespace) -> int:
         arguments.only,
         arguments.backend,
         arguments.engine,
+        levels=arguments.dose,
+        patterns=arguments.pattern,
         ascii=arguments.ascii,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core import config, control, store
 from core.config import ConfigError
+from core.dose import Pattern
 
 START_S = 30.0
 POLL_S = 0.05
@@ -23,12 +24,15 @@ def start(
     only: Sequence[str] = (),
     backends: Sequence[str] = (),
     engine: str | None = None,
+    levels: Sequence[float] = (),
+    patterns: Sequence[Pattern] = (),
     resume: Path | None = None,
 ) -> Path:
     """The run directory, once the engine listens there. ConfigError with what the engine said if it does not start."""
     run_dir = resume or out or store.new_path(config.load(config_path).experiment.name)
     command = [sys.executable, "-P", "-m", "core.cli", "--batch", "--config", str(config_path)]
-    command += ["--resume", str(resume)] if resume else ["--out", str(run_dir), *_selection(only, backends, engine)]
+    chosen = [*_selection(only, backends, engine), *_doses(levels, patterns)]
+    command += ["--resume", str(resume)] if resume else ["--out", str(run_dir), *chosen]
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     said = run_dir.with_name(f".{run_dir.name}.log")  # beside it: --out must be new or empty
     with open(said, "wb") as log:
@@ -53,4 +57,11 @@ def _selection(only: Sequence[str], backends: Sequence[str], engine: str | None)
         *(("--only", ",".join(only)) if only else ()),
         *(("--backend", ",".join(backends)) if backends else ()),
         *(("--engine", engine) if engine else ()),
+    ]
+
+
+def _doses(levels: Sequence[float], patterns: Sequence[Pattern]) -> list[str]:
+    return [
+        *(("--dose", ",".join(map(str, levels))) if levels else ()),
+        *(("--pattern", ",".join(patterns)) if patterns else ()),
     ]

@@ -11,13 +11,13 @@ import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from core import control, events, plan
+from core import control, dose, events, plan
 from core.backends import server as servers
 from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
@@ -31,6 +31,7 @@ from core.load import client
 from core.load.client import Load, LoadError
 from core.measurement import Measurement, RunError, Target, predicted
 from core.plan import Run
+from core.recorder.gatescope_recorder.dose import VARIABLE, Order
 from core.store import RunDirectory
 
 Listener = Callable[[AnyEvent], None]
@@ -68,6 +69,7 @@ class Engine:
         self._serving: Serving | None = None
         self._starts: Counter[str] = Counter()  # of each backend's server
         self._tries: Counter[str] = Counter()  # of each run
+        self._order: Order | None = None  # what the servers may be asked to force
         self._main: asyncio.Task[Any] | None = None
 
     async def run(self, runs: Iterable[Run], ended: Mapping[str, str]) -> bool:
@@ -77,6 +79,7 @@ class Engine:
         """
         self._runs = {run.id: run for run in runs}
         self._queue = [run for run in self._runs.values() if run.id not in ended]
+        self._order = dose.order(self.config, [run.dose for run in self._runs.values() if run.dose])
         self._ended = dict(ended)
         self._main = asyncio.current_task()
         scoring = asyncio.create_task(self._predict())
@@ -148,7 +151,9 @@ class Engine:
         wanted = self.config.experiment
         self._tries[run.id] += 1
         load = self._load(serving, self._dataset(run), segment(run, self._tries[run.id]), wanted.num_prompts)
-        measurement = Measurement(serving.target, run, load, self.directory, self._emit, wanted.max_error_rate)
+        measurement = Measurement(
+            serving.target, run, load, self.directory, self._emit, wanted.max_error_rate, self._order
+        )
         try:
             await measurement.take()
             self._ended[run.id] = "done"
@@ -200,6 +205,8 @@ class Engine:
         gate_logs = self.directory.gate_logs(name).resolve()
         gate_logs.mkdir(parents=True)
         launch = self.launcher.launch(backend, self.config.model, gate_logs, self.config.experiment.seed)
+        if self._order:
+            launch = replace(launch, env=launch.env | {VARIABLE: self._order.encode()})
         server = self._start(backend, launch)
         # Known before it is ready, so that whatever ends the wait also ends the server.
         target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, ServerLog(gate_logs))
@@ -242,6 +249,9 @@ class Engine:
         self.directory.note_server(backend.name, {"command": launch.command, "ran": ran, "mismatches": mismatches})
         if mismatches and self.config.experiment.strict:
             raise ServerError(f"asked ≠ ran, and strict = true: {'; '.join(mismatches)}", server.log_tail())
+        if self._order and not ran.get("forced_routing", "").startswith("on "):
+            why = ran.get("forced_routing", "the server does not say that it can be")
+            raise ServerError(f"server {backend.name}: routing cannot be forced: {why}", server.log_tail())
         if self.config.experiment.warmup_requests:
             tell("warming up")
             await self._warm_up(serving)

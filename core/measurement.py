@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from core import events, imbalance, metrics, predict, sample, store
+from core import dose, events, imbalance, metrics, predict, sample, store
 from core.events import AnyEvent, Latency, RunFigures
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.imbalance import Imbalance
@@ -22,6 +22,7 @@ from core.load.client import Load, LoadError
 from core.load.record import Progress
 from core.metrics import Metrics, RequestRecord
 from core.plan import Run
+from core.recorder.gatescope_recorder.dose import Order
 from core.store import RunDirectory
 
 LOG_WAIT_S = 3.0
@@ -58,6 +59,7 @@ class Measurement:
     directory: RunDirectory
     emit: Callable[[AnyEvent], None]
     max_error_rate: float
+    order: Order | None = None  # what the server may be asked to force
     records: list[RequestRecord] = field(default_factory=list)
     parts: list[GateLog] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -77,6 +79,7 @@ class Measurement:
         figures = metrics.summarise(self.records, self.load.slo)
         await self._settle(figures)
         measured, reason = self._imbalance()
+        self._check_routing()
         result = self._result(figures, measured, reason)
         name = self.directory.write_result(self.run, result)
         self._write_imbalances(measured)
@@ -133,6 +136,11 @@ class Measurement:
                 f"{len(errors)} of {len(self.records)} requests failed, the first with: {errors[0]}",
                 stalled=all(e.startswith("stalled") for e in errors),
             )
+
+    def _check_routing(self) -> None:
+        """RunError where routing was not what this run is told by: forced to its dose, or natural throughout."""
+        if self.order and (wrong := dose.why_not_forced(self.run.dose, self.load.label, self.parts, self.order)):
+            raise RunError(wrong)
 
     async def _settle(self, figures: Metrics) -> None:
         """Read the log until it holds all of the run's tokens: a server may write its last block a moment late."""

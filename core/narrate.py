@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core import events
+from core import dose, events
 from core.events import AnyEvent, RunFigures
 from core.state import Snapshot
 
@@ -43,6 +43,8 @@ def _run(event: events.RunFinished | events.RunFailed | events.RunCancelled, sna
     place = f"run {ended:>{len(str(total))}} of {total} {event.run:<14}"
     eta = snapshot.eta_s()
     left = "" if eta is None else f"  ETA {clock(eta)}"
+    if dose.of_label(event.run):
+        place = f"{place} {dose.NAME} "
     match event:
         case events.RunFinished():
             return f"✓ {place} {figures_line(event.figures)}{left}"

@@ -21,6 +21,7 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from core.config import ConfigError
+from core.dose import Pattern
 from tui import theme
 from tui.actions import BY_NAME, HINTS, LAST_HINTS, PANES, bindings, why_not
 from tui.client import Client, client
@@ -399,11 +400,13 @@ def run(
     backends: Sequence[str] = (),
     engine: str | None = None,
     *,
+    levels: Sequence[float] = (),
+    patterns: Sequence[Pattern] = (),
     ascii: bool = False,
 ) -> int:
     """The UI over a new experiment; or, where one is running under runs/, over that. Its exit code."""
-    found = None if out or only or backends else newest_live()
-    return _show(Session(Ask(config_path, out, only, backends, engine), found), ascii=ascii)
+    found = None if out or only or backends or levels or patterns else newest_live()
+    return _show(Session(Ask(config_path, out, only, backends, engine, levels, patterns), found), ascii=ascii)
 
 
 def attach(run_dir: Path, *, ascii: bool = False) -> int:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from core import control, state
 from core.config import ConfigError
 from core.control import Command
+from core.dose import Pattern
 from core.events import AnyEvent, RequestFinished, Sampled
 from core.state import RunState, Snapshot
 from tui.view import Happened, Stage
@@ -33,6 +34,8 @@ class Ask(Struct, frozen=True):
     only: Sequence[str] = ()
     backends: Sequence[str] = ()
     engine: str | None = None
+    levels: Sequence[float] = ()  # of forced routing
+    patterns: Sequence[Pattern] = ()
 
 
 class Session:
@@ -99,7 +102,13 @@ class Session:
             run_dir = detached.start(ask.config_path, resume=self.run_dir)
         else:
             run_dir = detached.start(
-                ask.config_path, out=ask.out, only=ask.only, backends=ask.backends, engine=ask.engine
+                ask.config_path,
+                out=ask.out,
+                only=ask.only,
+                backends=ask.backends,
+                engine=ask.engine,
+                levels=ask.levels,
+                patterns=ask.patterns,
             )
         self.follow(run_dir)
         return run_dir
@@ -156,7 +165,7 @@ def planned(ask: Ask) -> Snapshot:
     """What would be run, with the scores that the data sets' file names state. ConfigError where nothing can be."""
     from core import config, plan
 
-    loaded = config.load(ask.config_path)
+    loaded = config.with_doses(config.load(ask.config_path), list(ask.levels), list(ask.patterns))
     made = plan.make(loaded, ask.only, ask.backends)
     runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
     return Snapshot(name=loaded.experiment.name, engine=ask.engine or loaded.experiment.engine, runs=runs)

@@ -20,7 +20,11 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
     """What really ran, from /version; the log adds nothing."""
-    return {key: version[key] for key in ("engine", "version", "parallel", "ranks", *LAYOUT) if key in version}
+    return {
+        key: version[key]
+        for key in ("engine", "version", "parallel", "ranks", *LAYOUT, "forced_routing")
+        if key in version
+    }
 
 
 def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:

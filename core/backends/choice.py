@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from core import dose
 from core.backends import builtin, gpus, vllm
 from core.backends.launch import Launcher
-from core.config import Backend, ConfigError
+from core.builtin.weights import Shape
+from core.config import Backend, ConfigError, Model
+from core.recorder.gatescope_recorder.dose import DoseError, Order
 
 Kind = Literal["vllm", "builtin"]
 
@@ -27,6 +30,22 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
     for backend in backends:
         vllm.check(backend)
     return vllm
+
+
+def check_doses(kind: Kind, backends: Sequence[Backend], model: Model, order: Order) -> None:
+    """ConfigError where a server could not force what `order` asks for; of a model whose sizes are not known before it
+    is loaded, its server will say so."""
+    if kind == "builtin":
+        shape: tuple[int, int] | None = (Shape().experts, Shape().top_k)
+    else:
+        for backend in backends:
+            vllm.check_forcing(backend)
+        shape = vllm.moe_shape(model.id)
+    try:
+        if shape:
+            dose.check(order, *shape)
+    except DoseError as error:
+        raise ConfigError(f"[dose]: {error}; take other levels or patterns") from None
 
 
 def label(kind: Kind, backends: Sequence[Backend]) -> str:

@@ -19,6 +19,8 @@ RECORDER = Path(__file__).parents[1] / "recorder"  # put on PYTHONPATH: a packag
 GATE_LOGS = "GATESCOPE_GATE_LOGS"
 PLUGIN = "gatescope_recorder"
 OLDEST = (0, 11)
+FORCED = ("set_capture_fn", "_compute_routing")  # router hooks of versions whose routers can be forced: 0.15 on
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in a model's config.json
 
 # Runs in the other interpreter. Looks for vLLM without importing it, which would take ten seconds.
 QUERY = """
@@ -107,6 +109,35 @@ def check(backend: Backend) -> Installed:
     return installed
 
 
+def check_forcing(backend: Backend) -> None:
+    """ConfigError where routing cannot be forced in this backend's vLLM; else as `check`."""
+    installed = check(backend)
+    if installed.hook not in FORCED:
+        raise ConfigError(
+            f"[[backends]] {backend.name}: vLLM {installed.version} has no router whose choice could be replaced;"
+            " forced routing needs 0.15 or newer"
+        )
+
+
+def moe_shape(model: str) -> tuple[int, int] | None:
+    """Experts of a layer and how many a token gets, from the config.json of a model that is on this machine."""
+    for file in (Path(model) / "config.json", *_cached(model)):
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        about = about.get("text_config", about)
+        experts = next((about[key] for key in EXPERTS if about.get(key)), None)
+        if experts and about.get("num_experts_per_tok"):
+            return int(experts), int(about["num_experts_per_tok"])
+    return None
+
+
+def _cached(model: str) -> list[Path]:
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
+    return sorted((cache / f"models--{model.replace('/', '--')}").glob("snapshots/*/config.json"))
+
+
 def _program(installed: Installed, model: str) -> list[str]:
     if installed.has_module:
         return [installed.python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
@@ -185,10 +216,14 @@ LINES = {
     "cudagraph_mode": re.compile(r"V1 LLM engine .*?'?cudagraph_mode'?[:=] ?<?(?:CUDAGraphMode\.)?(\w+)"),
     "expert_parallel_size": re.compile(r"\[EP Rank \d+/(\d+)\] Expert parallelism is enabled"),
     "recorder": re.compile(r"gatescope recorder: (.+)"),
+    "forced_routing": re.compile(r"gatescope forced routing: (on .+)"),
 }
 OLD_FLASHINFER = re.compile(r"Enabling FlashInfer CUTLASS MoE")  # 0.11 to 0.15, which name no other kernel
 START = re.compile(r"non-default args")  # a log may hold earlier starts: what they ran is forgotten
-TROUBLE = re.compile(r"gatescope recorder: ((?:refused|disabled): .+)")
+TROUBLE = {
+    "recorder": re.compile(r"gatescope recorder: ((?:refused|disabled): .+)"),
+    "forced_routing": re.compile(r"gatescope forced routing: (refused: .+)"),  # by any rank
+}
 MANAGERS = {
     "allgather_reducescatter": ("agrs", "allgatherreducescatter"),
     "naive": ("naive",),
@@ -218,8 +253,9 @@ def ran(version: dict[str, str], log: Path) -> dict[str, str]:
                     found[key] = hit.group(1).strip()
             if OLD_FLASHINFER.search(line):
                 found["moe_backend"] = "FlashInfer CUTLASS"
-            if hit := TROUBLE.search(line):
-                found["recorder"] = hit.group(1).strip()
+            for key, pattern in TROUBLE.items():
+                if hit := pattern.search(line):
+                    found[key] = hit.group(1).strip()
     if "moe_backend" not in found and _release(found.get("version", "")) <= (0, 15):
         found["moe_backend"] = "TRITON (this version's default; it logs no name)"
     found.setdefault("expert_parallel_size", "1")

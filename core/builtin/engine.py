@@ -12,12 +12,14 @@ from queue import SimpleQueue
 from time import perf_counter, perf_counter_ns
 
 from core.builtin.batch import Batch, Span
+from core.builtin.forcing import Forcing
 from core.builtin.metrics import Metrics
 from core.builtin.model import Model, Output
 from core.builtin.parallel import RankDiedError
 from core.builtin.sampler import draw
 from core.builtin.scheduler import Chunk, Request, Scheduler, Sequence, Step
 from core.builtin.tokenizer import EOS, PIECES
+from core.builtin.weights import Ints
 from core.recorder.gatescope_recorder import gatelog
 
 
@@ -38,8 +40,14 @@ class Engine:
     a client that has its last token can read the whole log.
     """
 
-    def __init__(self, model: Model, scheduler: Scheduler, log: gatelog.GateLogWriter | None) -> None:
-        self.model, self.scheduler, self.log = model, scheduler, log
+    def __init__(
+        self,
+        model: Model,
+        scheduler: Scheduler,
+        log: gatelog.GateLogWriter | None,
+        forcing: Forcing | None = None,
+    ) -> None:
+        self.model, self.scheduler, self.log, self.forcing = model, scheduler, log, forcing
         self.metrics = Metrics()
         self.is_alive = False
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -117,8 +125,9 @@ class Engine:
         self._observe_load()
 
     def _run(self, step: Step) -> None:
+        forced = self._forced(step)
         start_ns = perf_counter_ns()
-        output = self.model.forward(Batch.of([_span(chunk) for chunk in step]))
+        output = self.model.forward(Batch.of([_span(chunk) for chunk in step]), forced)
         duration_ns = perf_counter_ns() - start_ns
         record = _record(self._steps, start_ns, duration_ns, step, output)
         self._steps += 1
@@ -129,6 +138,12 @@ class Engine:
         if self.scheduler.is_idle:
             self._rest()
         self._deliver(deltas)
+
+    def _forced(self, step: Step) -> Ints | None:
+        if self.forcing is None:
+            return None
+        segments = (chunk.sequence.request.segment for chunk in step)
+        return self.forcing.experts(segments, sum(chunk.tokens for chunk in step))
 
     def _draw(self, step: Step, output: Output) -> list[Delta]:
         """Move the step's sequences on; those that are due get a token."""

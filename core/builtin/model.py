@@ -40,8 +40,11 @@ class Model:
         self.shape, self.weights, self.cache, self.experts = shape, weights, cache, experts
         self._cos, self._sin = rope_tables(shape, cache.length)
 
-    def forward(self, batch: Batch) -> Output:
-        """Run every token of the batch through all layers; its keys and values stay in the cache."""
+    def forward(self, batch: Batch, forced: Ints | None = None) -> Output:
+        """Run every token of the batch through all layers; its keys and values stay in the cache.
+
+        `forced` [layers, n, top_k]: distinct experts that take the place of the router's own, under its weights.
+        """
         w, s = self.weights, self.shape
         x = w.embedding[batch.tokens]
         counts = np.empty((s.layers, s.experts), np.int64)
@@ -50,6 +53,8 @@ class Model:
             x += self._attention(layer, h, batch) @ w.attention_out[layer]
             h = rms_norm(x, w.expert_norm[layer], s.norm_eps)
             chosen, mix = route(h @ w.router[layer], s.top_k)
+            if forced is not None:
+                chosen = forced[layer]
             counts[layer] = np.bincount(chosen.ravel(), minlength=s.experts)
             x += self.experts(layer, h, chosen, mix)
         return Output(rms_norm(x[batch.last], w.final_norm, s.norm_eps) @ w.head, counts)

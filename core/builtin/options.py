@@ -35,7 +35,8 @@ def parse(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m core.builtin.server",
         description="A tiny Mixtral-shaped model in NumPy behind vLLM's HTTP API.",
-        epilog="VLLM_API_KEY in the environment: the key that clients must send.",
+        epilog="In the environment: VLLM_API_KEY, the key that clients must send; GATESCOPE_FORCED_ROUTING, the doses"
+        " that a request's label may ask for.",
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1")

@@ -17,7 +17,7 @@ def main() -> None:
     os.environ.update(ONE_THREAD)
     from core.builtin.serving import serve
 
-    sys.exit(serve(options, os.environ.get("VLLM_API_KEY", "")))
+    sys.exit(serve(options, os.environ.get("VLLM_API_KEY", ""), os.environ.get("GATESCOPE_FORCED_ROUTING", "")))
 
 
 if __name__ == "__main__":

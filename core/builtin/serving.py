@@ -14,6 +14,7 @@ import uvicorn
 
 from core.builtin.app import App, Service
 from core.builtin.engine import Engine
+from core.builtin.forcing import Forcing
 from core.builtin.kv_cache import KVCache
 from core.builtin.model import Model
 from core.builtin.options import Options
@@ -21,6 +22,7 @@ from core.builtin.parallel import Layout, Ranks, Split
 from core.builtin.protocol import Json
 from core.builtin.scheduler import Scheduler
 from core.builtin.weights import Shape, Weights
+from core.recorder.gatescope_recorder.dose import Order
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header
 
 ENGINE = "builtin (NumPy, CPU)"
@@ -30,18 +32,18 @@ SWITCH_INTERVAL_S = 1e-4
 """Python's 5 ms would let the web side hold up a whole step."""
 
 
-def serve(options: Options, api_key: str) -> int:
-    """Run the server; its exit code."""
+def serve(options: Options, api_key: str, forced_routing: str = "") -> int:
+    """Run the server; its exit code. `forced_routing`: an encoded Order, of what its requests may ask for."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        engine, ranks = _build(options)
+        engine, ranks = _build(options, Order.decode(forced_routing) if forced_routing else None)
     except MemoryError as error:
         print(f"error: {error}; lower --max-num-seqs or --max-model-len", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    version = _version(options, engine.model.shape, ranks.layout)
+    version = _version(options, engine.model.shape, ranks.layout, engine.forcing)
     print(", ".join(f"{key} {value}" for key, value in version.items()), flush=True)
     service = Service(options.served_model_name, options.max_model_len, api_key, version)
     server = Server(options, service, engine)
@@ -53,17 +55,19 @@ def serve(options: Options, api_key: str) -> int:
     return server.exit_code
 
 
-def _build(options: Options) -> tuple[Engine, Ranks]:
+def _build(options: Options, order: Order | None) -> tuple[Engine, Ranks]:
     """What computes. ValueError, OSError or MemoryError where it cannot be as asked."""
     shape = Shape()
     layout = Layout(Split.EXPERT if options.enable_expert_parallel else Split.TENSOR, options.ranks)
     layout.check(shape)
     weights = Weights.seeded(shape, options.seed)
+    forcing = Forcing(order, shape, options.max_num_batched_tokens) if order else None
     cache = KVCache(shape, options.max_num_seqs, options.max_model_len)
     # Before there are threads, files or sockets: the ranks would inherit them.
     ranks = Ranks(shape, weights, layout, options.max_num_batched_tokens)
     scheduler = Scheduler(options.max_num_seqs, options.max_num_batched_tokens)
-    return Engine(Model(shape, weights, cache, ranks), scheduler, _open_log(options, shape, layout)), ranks
+    log = _open_log(options, shape, layout)
+    return Engine(Model(shape, weights, cache, ranks), scheduler, log, forcing), ranks
 
 
 def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter | None:
@@ -82,7 +86,7 @@ def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter |
     return GateLogWriter(options.gate_log, header)
 
 
-def _version(options: Options, shape: Shape, layout: Layout) -> Json:
+def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | None) -> Json:
     """What really runs."""
     return {
         "version": VERSION,
@@ -97,6 +101,7 @@ def _version(options: Options, shape: Shape, layout: Layout) -> Json:
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "seed": options.seed,
         "shape": asdict(shape),
+        **({"forced_routing": f"on for {', '.join(forcing.order.labels)}"} if forcing else {}),
     }
 
 

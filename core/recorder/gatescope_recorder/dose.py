@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -36,8 +37,8 @@ class DoseError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one server may be asked to force. `labels` are those of doses ("hot-rank~0.5"); `ranks`: EP ranks that
-    hot-rank and spread refer to; a rotating hot set moves every `rotate_steps` steps."""
+    """What one server may be asked to force. `labels` are those of doses ("hot-rank~0.5"); `ranks`: expert-parallel
+    ranks that hot-rank and spread refer to; a rotating hot set moves on every `rotate_steps` steps."""
 
     labels: tuple[str, ...]
     ranks: int = 1
@@ -165,3 +166,47 @@ def _subsets(draw: np.random.Generator, count: int, of: int, size: int) -> npt.N
     first = np.argsort(draw.random((cycles, of)), axis=1)[:, :size]
     shifted = (first[:, None, :] + np.arange(of)[None, :, None]) % of
     return draw.permutation(shifted.reshape(-1, size)[:count])
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one step takes from a pool: in layer l, row r is `pool[start + l * stagger + r]`, each id moved on by
+    `shift`, modulo the number of experts."""
+
+    dose: str
+    start: int
+    shift: int
+
+
+class Course:
+    """The way of one server through its pools. Every layer and data-parallel rank reads from a place of its own, on and
+    on, so that a long run takes every row equally often. All tensor-parallel ranks see the same steps, and so agree.
+    """
+
+    def __init__(
+        self, order: Order, experts: int, top_k: int, layers: int, max_tokens: int, dp: int = 0, dp_size: int = 1
+    ) -> None:
+        """`max_tokens`: of one step at most. DoseError where a dose cannot be had."""
+        self.order, self.experts, self.stagger = order, experts, ROWS // layers
+        size = 2 * ROWS + max_tokens, top_k
+        self.pools = {
+            label: np.resize(pool(label, experts, top_k, order.ranks, order.seed), size) for label in order.labels
+        }
+        self._moved = {
+            label: len(hot_experts(pattern, experts, top_k, order.ranks)) if pattern == "rotating" else 0
+            for label in order.labels
+            for pattern, _ in [parse(label)]
+        }
+        self._steps, self._place = 0, dp * (self.stagger // dp_size)
+
+    def next(self, doses: Iterable[str], tokens: int) -> Cut | None:
+        """The cut of the next step; None where routing is natural. `doses`: of the requests in it ("": natural). A step
+        that mixes doses is routed naturally: whoever reads the log sees whose tokens they were."""
+        found = set(doses)
+        start, steps = self._place % ROWS, self._steps
+        self._place += tokens
+        self._steps += 1
+        label = found.pop() if len(found) == 1 else ""
+        if label not in self.pools:
+            return None
+        return Cut(label, start, steps // self.order.rotate_steps * self._moved[label] % self.experts)

@@ -80,3 +80,23 @@ def placement(config: Any, experts: int) -> tuple[int, ...]:
     share, more = divmod(experts, ranks)
     sizes = [share + (rank < more) for rank in range(ranks)]
     return tuple(rank for rank, size in enumerate(sizes) for _ in range(size))
+
+
+def redundant_experts(config: Any) -> int:
+    """Physical experts that EPLB added."""
+    added = getattr(getattr(config.parallel_config, "eplb_config", None), "num_redundant_experts", 0)
+    return int(added or 0) if has_eplb(config) else 0
+
+
+def max_rows(config: Any) -> int:
+    """Rows of the largest forward pass: a step's tokens, or a captured graph's."""
+    sizes = getattr(config.compilation_config, "cudagraph_capture_sizes", None) or [0]
+    return max(int(config.scheduler_config.max_num_batched_tokens), *(int(size) for size in sizes))
+
+
+def mark_compilation(config: Any, device: Any, name: str) -> None:
+    """On a CPU what we wrap is traced into the compiled graph, so that graph must not be taken from, or go into, the
+    cache of an engine without it. On a GPU the MoE op is opaque and the cache is shared."""
+    extra = getattr(config, "additional_config", None)
+    if device.type == "cpu" and isinstance(extra, dict):
+        extra[name] = True

@@ -11,7 +11,10 @@ import functools
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dose import Order
 
 FOLDER = "GATESCOPE_GATE_LOGS"
 
@@ -42,10 +45,24 @@ def register() -> None:
     WorkerWrapperBase.init_device = recorded
 
 
+def _order() -> Order | None:
+    """What may be forced; nothing where the variable is not set."""
+    from .dose import VARIABLE, Order
+
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    try:
+        return Order.decode(text)
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("gatescope forced routing: refused: %s is not readable: %s", VARIABLE, error)
+        return None
+
+
 def _attach(wrapper: Any, folder: Path) -> None:
     from .worker import attach
 
     try:
-        attach(wrapper.worker, wrapper.vllm_config, folder)
+        attach(wrapper.worker, wrapper.vllm_config, folder, _order())
     except Exception:  # the server must come up all the same
         log.exception("gatescope recorder: disabled: it could not attach to the worker")

@@ -10,7 +10,9 @@ from typing import Any
 
 from . import place, routers
 from .capture import Capture
+from .dose import Order
 from .eplb import MapLog
+from .forcing import Forcing
 from .gatelog import Header
 from .place import Place, RefusedError
 from .recorder import Recorder, write_refusal
@@ -32,15 +34,13 @@ class Attachment:
     def bind(self) -> None:
         """After the weights are loaded: find the routers, make the buffer, tap. Before any compilation or capture."""
         place.check(self.config)
-        parallel = self.config.parallel_config
-        redundant = int(getattr(getattr(parallel, "eplb_config", None), "num_redundant_experts", 0) or 0)
-        self.layers = routers.find(self.worker.get_model(), redundant if place.has_eplb(self.config) else 0)
-        first = self.layers[0]
-        capture = Capture(len(self.layers), _max_rows(self.config), first.top_k, first.experts, self.worker.device)
+        self.layers = routers.find(self.worker.get_model(), place.redundant_experts(self.config))
+        first, rows = self.layers[0], place.max_rows(self.config)
+        capture = Capture(len(self.layers), rows, first.top_k, first.experts, self.worker.device)
         self.taps = [capture.tap(n) for n in range(len(self.layers))]
         for layer, tap in zip(self.layers, self.taps, strict=True):
             routers.tap(layer, tap)
-        _mark_compilation(self.config, self.worker.device)
+        place.mark_compilation(self.config, self.worker.device, "gatescope_recorder")
         self.capture = capture
 
     def rebind(self) -> None:
@@ -77,7 +77,7 @@ class Attachment:
             layers=len(self.layers),
             experts=first.experts,
             top_k=first.top_k,
-            count_bytes=2 if _max_rows(self.config) < 1 << 16 else 4,
+            count_bytes=2 if place.max_rows(self.config) < 1 << 16 else 4,
             ranks=place.expert_ranks(self.config),
             placement=place.placement(self.config, first.experts),
             dp=self.here.dp,
@@ -120,12 +120,24 @@ class Attachment:
             log.error("gatescope recorder: %s cannot be written: %s", self.path, error)
 
 
-def attach(worker: Any, config: Any, folder: Path) -> None:
-    """Wrap the worker's methods. Tensor-parallel ranks but the first are left alone: all ranks route alike."""
+def attach(worker: Any, config: Any, folder: Path, order: Order | None) -> None:
+    """Wrap the worker's methods: to record, and where `order` asks for it to force what is routed.
+
+    All tensor-parallel ranks route alike, so the first one records; every rank must be forced.
+    """
     here = Place.here(config)
-    if here.tp != 0:
-        return
-    attachment = Attachment(worker, config, folder, here)
+    forcing = Forcing(worker, config, here, order) if order else None
+    if forcing:
+        _wrap(worker, "load_model", after=forcing.bind)  # before the recorder's: it taps what was forced
+        _wrap(worker, "compile_or_warm_up_model", after=forcing.start)
+    if here.tp == 0:
+        _record(worker, Attachment(worker, config, folder, here))
+    if forcing:
+        _wrap(worker, "execute_dummy_batch", before=forcing.dummy)
+        _wrap_step(worker, forcing)  # outside the recorder's: what it times is the step alone
+
+
+def _record(worker: Any, attachment: Attachment) -> None:
     _wrap(worker, "load_model", after=lambda: attachment.guard(attachment.bind))
     _wrap(
         worker,
@@ -156,6 +168,17 @@ def _wrap(
     setattr(worker, name, wrapped)
 
 
+def _wrap_step(worker: Any, forcing: Forcing) -> None:
+    original = worker.execute_model
+
+    @functools.wraps(original)
+    def execute_model(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+        forcing.step(scheduled)
+        return original(scheduled, *args, **kwargs)
+
+    worker.execute_model = execute_model
+
+
 def _wrap_execute_model(worker: Any, attachment: Attachment) -> None:
     original = worker.execute_model
 
@@ -170,17 +193,3 @@ def _wrap_execute_model(worker: Any, attachment: Attachment) -> None:
         return result
 
     worker.execute_model = execute_model
-
-
-def _max_rows(config: Any) -> int:
-    """Rows of the largest forward pass: a step's tokens, or a captured graph's."""
-    sizes = getattr(config.compilation_config, "cudagraph_capture_sizes", None) or [0]
-    return max(int(config.scheduler_config.max_num_batched_tokens), *(int(size) for size in sizes))
-
-
-def _mark_compilation(config: Any, device: Any) -> None:
-    """On a CPU the taps are traced into the compiled graph, so that graph must not be taken from, or go into, the cache
-    of an engine without them. On a GPU the MoE op is opaque and the cache is shared."""
-    extra = getattr(config, "additional_config", None)
-    if device.type == "cpu" and isinstance(extra, dict):
-        extra["gatescope_recorder"] = True

@@ -1,0 +1,147 @@
+"""Forces what the routers of one vLLM worker choose, by the dose that the requests of a step ask for.
+
+Each router's `_compute_routing` is wrapped: its weights stay, and in the rows of a forced step its ids are replaced.
+What is chosen for a step lies in static tensors that are filled before the step, on the same stream: a CUDA graph
+replays the reads, and the step that is still running has read them already. Rows beyond the step's tokens, and every
+row of a natural step, keep the ids that vLLM chose, bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import place, routers
+from .dose import Course, Order, dose_of
+from .place import Place, RefusedError
+from .requests import segment_of
+
+HOOKS = ("set_capture_fn", "_compute_routing")  # those of versions whose routers have _compute_routing
+
+log = logging.getLogger("vllm.gatescope_recorder")
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def dose_of_request(request: str) -> str:
+    """The dose that a request asks for; empty for natural routing."""
+    return dose_of(segment_of(request))
+
+
+class Tables:
+    """ids [layers, rows, top_k] that a forced step routes to, and `forced` [rows, 1]: which rows it forces."""
+
+    def __init__(self, course: Course, shape: tuple[int, int, int], device: torch.device) -> None:
+        self.course = course
+        self.error = ""
+        layers, tokens, top_k = shape
+        rows = tokens + 1  # more than any pass has: torch.compile would fix a full buffer's size
+        self.ids = torch.arange(top_k, dtype=torch.int32, device=device).repeat(layers, rows, 1)
+        self.forced = torch.zeros(rows, 1, dtype=torch.bool, device=device)
+        self._rows = torch.arange(rows, device=device).unsqueeze(1)
+        self._pools = {label: torch.from_numpy(rows).to(device) for label, rows in course.pools.items()}
+        self._count = 0
+
+    def fill(self, doses: set[str], tokens: int) -> None:
+        """Before a step of so many tokens. Never waits for the device."""
+        cut = self.course.next(doses, tokens)
+        if cut:
+            layers, _, top_k = self.ids.shape
+            source = self._pools[cut.dose].as_strided(
+                (layers, tokens, top_k), (self.course.stagger * top_k, top_k, 1), cut.start * top_k
+            )
+            ids = self.ids[:, :tokens]
+            ids.copy_(source)
+            if cut.shift:
+                ids.add_(cut.shift).remainder_(self.course.experts)
+        count = tokens if cut else 0
+        if count != self._count:
+            torch.lt(self._rows, count, out=self.forced)
+            self._count = count
+
+    def wrap(self, layer: int, route: Callable[..., Any]) -> Callable[..., Any]:
+        """`route` returns (weights, ids, …). Traceable, as a tap is."""
+        mine, forced = self.ids[layer], self.forced
+
+        def replaced(ids: torch.Tensor) -> torch.Tensor:
+            n = ids.shape[0]
+            return torch.where(forced[:n], mine[:n].to(ids.dtype), ids)
+
+        def routed(*args: Any, **kwargs: Any) -> Any:
+            weights, ids, *rest = route(*args, **kwargs)
+            if torch.compiler.is_compiling():
+                return weights, replaced(ids), *rest
+            try:
+                return weights, replaced(ids), *rest
+            except Exception as error:  # in a warm-up, before anything was promised: `Forcing.start` refuses
+                self.error = self.error or f"layer {layer}: {type(error).__name__}: {error}"
+                return weights, ids, *rest
+
+        return routed
+
+
+class Forcing:
+    """One worker's forced routing. After a refusal nothing is forced, and the log says so."""
+
+    def __init__(self, worker: Any, config: Any, here: Place, order: Order) -> None:
+        self.worker, self.config, self.here, self.order = worker, config, here, order
+        self.tables: Tables | None = None
+        self._warned = False
+
+    def bind(self) -> None:
+        """After the weights are loaded, and before the routers are tapped: what is recorded is what was forced."""
+        try:
+            self.tables = self._tables()
+        except (RefusedError, ValueError) as error:
+            self._refuse(str(error))
+        except Exception as error:
+            log.exception("gatescope forced routing: it could not attach to the routers")
+            self._refuse(f"{type(error).__name__}: {error}")
+
+    def _tables(self) -> Tables:
+        place.check(self.config)
+        layers = routers.find(self.worker.get_model(), place.redundant_experts(self.config))
+        first, rows = layers[0], place.max_rows(self.config)
+        if any(layer.hook not in HOOKS for layer in layers):
+            raise RefusedError("the routers of this vLLM have no _compute_routing; use 0.15 or newer")
+        course = Course(self.order, first.experts, first.top_k, len(layers), rows, self.here.dp, self.here.dp_size)
+        tables = Tables(course, (len(layers), rows, first.top_k), self.worker.device)
+        for number, layer in enumerate(layers):
+            layer.router._compute_routing = tables.wrap(number, layer.router._compute_routing)
+        place.mark_compilation(self.config, self.worker.device, "gatescope_forced_routing")
+        return tables
+
+    def start(self) -> None:
+        """After the warm-up: say that routing can be forced from here on, or why not."""
+        if self.tables is None:
+            return
+        if self.tables.error:
+            self._refuse(self.tables.error)
+            return
+        log.info(
+            "gatescope forced routing: on for %s; %d ranks, seed %d",
+            *(", ".join(self.order.labels), self.order.ranks, self.order.seed),
+        )
+
+    def step(self, scheduled: Any) -> None:
+        """Before a forward pass. What it raises ends the server: no token may silently be routed at another level."""
+        tokens = scheduled.total_num_scheduled_tokens
+        if self.tables is None or not tokens:
+            return
+        doses = {dose_of_request(request) for request in scheduled.num_scheduled_tokens}
+        if len(doses) > 1 and not self._warned:
+            self._warned = True
+            log.error("gatescope forced routing: a step mixes doses and is routed naturally: %s", sorted(doses))
+        self.tables.fill(doses, tokens)
+
+    def dummy(self) -> None:
+        """Before a dummy batch, which other ranks may have tokens beside: it counts as a step."""
+        if self.tables is not None:
+            self.tables.course.next((), 0)
+
+    def _refuse(self, reason: str) -> None:
+        self.tables = None
+        log.error("gatescope forced routing: refused: %s", reason)
