@@ -57,7 +57,7 @@ def order(config: Config, doses: Sequence[Dose]) -> Order | None:
     """What every server of this experiment may be asked to force; None where that is nothing."""
     if not doses:
         return None
-    labels = tuple(dict.fromkeys(dose.label for dose in doses))
+    labels = tuple(dose.label for dose in sorted(set(doses), key=lambda d: (d.pattern, d.level)))
     rotate_steps = config.dose.rotate_steps if config.dose else 64
     return Order(labels, ranks(config.backends), rotate_steps, config.experiment.seed)
 
