@@ -282,7 +282,8 @@ def measure_segments(parts: Sequence[GateLog], label: str) -> Imbalance:
     """As `measure_segment`, of a log that was read in several parts. GateLogError where no step is the run's own."""
     meter = Meter()
     for part in parts:
-        meter.add(part)
+        if len(part.tokens):  # a look at the log between two blocks finds no step
+            meter.add(part)
     if label not in meter.runs:
         raise GateLogError(f"no step of {label} in the gate log")
     run = meter.runs[label]
