@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from core.load.record import Records
+from core.load.record import Records, events_per_read, itls_s
 from core.load.record import RequestRecord as RequestRecord
 
 MIN_FOR_P99 = 100
@@ -87,7 +88,7 @@ def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None 
     end = max((r.stamps_ns[-1] for r in done), default=start)
     duration = (end - start) / 1e9
     inputs, outputs = sum(r.prompt_tokens for r in done), sum(r.output_tokens for r in done)
-    per_read = [n for r in done for n in r.events_per_read]
+    per_read = events_per_read(done)
 
     def rate(amount: int) -> float:
         return amount / duration if duration > 0 else 0.0
@@ -103,12 +104,12 @@ def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None 
         output_throughput=rate(outputs),
         **_centre("ttft", [r.ttft_s for r in done]),
         **_centre("tpot", [t for r in done if (t := r.tpot_s) is not None]),
-        **_centre("itl", [g for r in done for g in r.itls_s]),
+        **_centre("itl", itls_s(done)),
         **_centre("e2e", [r.e2e_s for r in done]),
         **_centre("ttft_from_due", [r.ttft_from_due_s for r in done]),
         **_centre("e2e_from_due", [r.e2e_from_due_s for r in done]),
-        shared_events=sum(n > 1 for r in done for n in r.event_tokens),
-        shared_reads_share=sum(n > 1 for n in per_read) / len(per_read) if per_read else None,
+        shared_events=sum(int(np.count_nonzero(np.asarray(r.event_tokens) > 1)) for r in done),
+        shared_reads_share=float((per_read > 1).mean()) if per_read.size else None,
         request_goodput=rate(sum(_is_good(r, slo) for r in done)) if slo else None,
         output_tokens_from=dict(Counter(r.output_tokens_from for r in done)),
         errors_by_kind=dict(sorted(Counter(r.error.split(":")[0] for r in records if r.error).items())),
@@ -140,10 +141,10 @@ def _is_good(record: RequestRecord, slo: Mapping[str, float]) -> bool:
     return all(measured[name] * 1e3 <= limit for name, limit in slo.items())
 
 
-def _centre(name: str, seconds: Sequence[float]) -> dict[str, Any]:
+def _centre(name: str, seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
     """Mean, median, p99 (linear interpolation, as NumPy and upstream) and maximum in milliseconds."""
     n = len(seconds)
-    ms = np.array(seconds) * 1e3
+    ms = np.asarray(seconds) * 1e3
     return {
         f"mean_{name}_ms": float(ms.mean()) if n else None,
         f"median_{name}_ms": float(np.median(ms)) if n else None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import metrics
-from core.load.record import KERNEL_STAMPS, USER_STAMPS, Lag, Records, RequestRecord, WorkerHealth
+from core.load.record import (
+    KERNEL_STAMPS,
+    USER_STAMPS,
+    Lag,
+    Records,
+    RequestRecord,
+    WorkerHealth,
+    events_per_read,
+    itls_s,
+)
 from core.load.trust import Trust, trust
 from core.metrics import Metrics, as_result, summarise
 
@@ -49,6 +59,27 @@ def test_one_request() -> None:
     assert r.itls_s == pytest.approx([0.010, 0.020, 0.005])
     assert r.e2e_s == pytest.approx(0.085)
     assert r.e2e_from_due_s == pytest.approx(0.091)
+
+
+REQUESTS = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=6), max_size=5)
+
+
+@given(REQUESTS)
+def test_gaps_and_reads_of_many_requests_are_those_of_each_in_turn(requests: list[list[tuple[int, int]]]) -> None:
+    records = [
+        record(i, at=tuple(accumulate((step for step, _ in events), initial=20))[1:])
+        for i, events in enumerate(requests)
+    ]
+    records = [
+        replace(r, event_tokens=tuple(n for _, n in events)) for r, events in zip(records, requests, strict=True)
+    ]
+    gaps, reads = [], []
+    for r in records:
+        for earlier, later, tokens in zip(r.stamps_ns, r.stamps_ns[1:], r.event_tokens[1:], strict=False):
+            gaps += [(later - earlier) / 1e9 / tokens] * tokens
+        reads += [len(list(group)) for _, group in groupby(r.stamps_ns)]
+    assert itls_s(records).tolist() == pytest.approx(gaps) == [gap for r in records for gap in r.itls_s]
+    assert events_per_read(records).tolist() == reads == [n for r in records for n in r.events_per_read]
 
 
 def test_a_gap_is_divided_by_the_tokens_its_event_carried() -> None:

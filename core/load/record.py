@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 KERNEL_STAMPS = "kernel receive time (SO_TIMESTAMPNS)"
 USER_STAMPS = "user space, at read"
@@ -70,13 +75,43 @@ class RequestRecord:
     @property
     def events_per_read(self) -> list[int]:
         """Token events of each read, from their stamps: events of one read share one stamp."""
-        import numpy as np
-
-        if not self.stamps_ns:
-            return []
-        begins = np.flatnonzero(np.diff(self.stamps_ns, prepend=-1))
-        counts: list[int] = np.diff(begins, append=len(self.stamps_ns)).tolist()
+        counts: list[int] = events_per_read([self]).tolist()
         return counts
+
+
+def itls_s(records: Sequence[RequestRecord]) -> NDArray[np.float64]:
+    """RequestRecord.itls_s of many records in one go, one record after the other."""
+    import numpy as np
+
+    stamps, begins = _stamps(records)
+    tokens = _joined([r.event_tokens for r in records])[~begins]
+    gaps = np.diff(stamps)[~begins[1:]]
+    return np.repeat(gaps / 1e9 / tokens, tokens)
+
+
+def events_per_read(records: Sequence[RequestRecord]) -> NDArray[np.int64]:
+    """Token events of each read of many records."""
+    import numpy as np
+
+    stamps, begins = _stamps(records)
+    begins[1:] |= np.diff(stamps) != 0
+    return np.diff(np.flatnonzero(begins), append=len(stamps))
+
+
+def _stamps(records: Sequence[RequestRecord]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Every stamp, and whether it is the first of its record."""
+    import numpy as np
+
+    stamps = _joined([r.stamps_ns for r in records])
+    begins = np.zeros(len(stamps), dtype=np.bool_)
+    begins[np.cumsum([0, *(len(r.stamps_ns) for r in records if r.stamps_ns)])[:-1]] = True
+    return stamps, begins
+
+
+def _joined(numbers: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    import numpy as np
+
+    return np.concatenate([np.zeros(0, np.int64), *(np.asarray(n, np.int64) for n in numbers)])
 
 
 @dataclass(frozen=True, slots=True)
