@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import analysis, document, dosereport, findings, placement, state, stepmodel, store
+from core import analysis, document, dosereport, findings, placement, state, stepmodel, stepsample, store
 from core.analysis import Results
 from core.association import Association
 from core.backends import builtin
@@ -18,7 +18,8 @@ from core.gatelog import GateLogError
 from core.narrate import shown
 from core.plots import png, scatter
 from core.state import Snapshot
-from core.stepmodel import StepModel, StepSample
+from core.stepmodel import StepModel
+from core.stepsample import StepSample
 
 QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew cost latency?"
 METHOD = (
@@ -156,7 +157,7 @@ def _steps(path: Path, groups: Sequence[Results]) -> list[Part]:
     tables: list[Part] = []
     for group in groups:
         try:
-            sample = stepmodel.read(sorted(p for p in (path / group.name).glob("gate_logs*") if p.is_dir()))
+            sample = stepsample.of_backend(path, group.name)
         except (GateLogError, OSError) as error:
             sentences.append(f"{group.name}: its gate logs are not readable: {error}")
             continue

@@ -9,40 +9,18 @@ a balanced router saves m · extra at most, if extra is what causes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from core import bootstrap, dose, estimate, steps
+from core import bootstrap, estimate
 from core.bootstrap import Floats
 from core.estimate import Estimate
-from core.gatelog import GateLog, ServerLog
-from core.meter import WARMUP
+from core.stepsample import StepSample
 
-MAX_STEPS = 1 << 16  # more are thinned evenly
-MAX_LOADS = 1 << 22  # counts kept for placements
 MIN_STEPS = 50
 MIN_RUNS = 8
 HUBER = 1.345
-
-COLUMNS = ("duration_us", "tokens", "prefill_tokens", "requests", "extra", "mean_load", "run")
-
-
-@dataclass(frozen=True, slots=True)
-class StepSample:
-    """`rows` [steps, COLUMNS]; `loads` [decode steps, layers, experts] in order of time; `ranks`: EP ranks, or 1."""
-
-    rows: Floats
-    loads: Floats
-    ranks: int
-
-    @property
-    def unit(self) -> str:
-        return "rank" if self.ranks > 1 else "expert"
 
 
 class StepModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,80 +57,45 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read(folders: Sequence[Path]) -> StepSample:
-    """The steps of a backend's gate logs, in bounded memory. GateLogError as `ServerLog.read`."""
-    rows: list[Floats] = []
-    loads: list[Floats] = []
-    runs: dict[str, int] = {}
-    ranks, stride, loads_stride, seen = 1, 1, 1, 0
-    for folder in folders:
-        for part in ServerLog(folder).blocks():
-            ranks = max(part.placement, default=0) + 1
-            place = np.arange(seen, seen + len(part.tokens))
-            seen += len(place)
-            made = _rows(part, runs)
-            own = made[:, -1] >= 0
-            rows.append(made[own & (place % stride == 0)])
-            decode = own & (part.columns["prefill_tokens"] == 0)
-            loads.append(part.loads[decode & (place % loads_stride == 0)].astype(np.float64))
-            while sum(map(len, rows)) > MAX_STEPS:
-                rows, stride = [np.concatenate(rows)[::2]], stride * 2
-            while sum(a.size for a in loads) > MAX_LOADS:
-                loads, loads_stride = [np.concatenate(loads)[::2]], loads_stride * 2
-    if not rows:
-        return StepSample(np.zeros((0, len(COLUMNS))), np.zeros((0, 1, 1)), ranks)
-    return StepSample(np.concatenate(rows), np.concatenate(loads), ranks)
-
-
-def _rows(log: GateLog, runs: dict[str, int]) -> Floats:
-    """[steps, COLUMNS]; run -1 where a step is no run's own, or its routing was forced."""
-    figures, _ = steps.measure(log.loads, log.tokens, log.top_k, log.placement, np.zeros((len(log.tokens), 0)))
-    units = max(log.placement) + 1 if log.placement else log.loads.shape[2]
-    layers = np.maximum(figures.layers, 1)
-    run = np.full(len(log.tokens), -1.0)
-    for label, own in log.segments.items():
-        if label not in ("", WARMUP) and not dose.of_label(label):
-            run[(own == log.tokens) & (own > 0)] = runs.setdefault(label, len(runs))
-    extra = (figures.rank_extra if log.placement else figures.expert_extra) / layers
-    c = log.columns
-    return np.column_stack(
-        [
-            *(c["duration_ns"] / 1e3, log.tokens, c["prefill_tokens"], c["requests"]),
-            *(extra, log.tokens * log.top_k / units, run),
-        ]
-    )
-
-
 def fit(sample: StepSample, phase: str) -> StepModel:
     """`phase`: "decode" (steps without prompt tokens) or "prefill" (with)."""
-    rows = sample.rows[(sample.rows[:, 2] > 0) == (phase == "prefill")]
-    y, extra, mean_load = rows[:, 0], rows[:, 4], rows[:, 5]
-    if len(rows) < MIN_STEPS or not np.ptp(extra):
-        reason = f"n = {len(rows)} steps, {MIN_STEPS} are needed" if len(rows) < MIN_STEPS else "the load never varies"
+    of = sample.of_phase(phase)
+    y, extra, n = of["duration_us"], of["extra"], len(of.rows)
+    if n < MIN_STEPS or not np.ptp(extra):
+        reason = f"n = {n} steps, {MIN_STEPS} are needed" if n < MIN_STEPS else "the load never varies"
         null = estimate.none(reason)
-        return StepModel(phase=phase, n=len(rows), unit=sample.unit, per_token=null, marginal=null, saved=null)
-    design = _design(rows)
+        return StepModel(phase=phase, n=n, unit=sample.unit, per_token=null, marginal=null, saved=null)
+    design = _design(of)
     weight = _huber(design, y)
-    groups, count = _groups(rows[:, -1])
+    groups, count = _groups(of["run"])
     cost = _coefficient(design, y, weight, groups, count)
     return StepModel(
         phase=phase,
-        n=len(rows),
+        n=n,
         unit=sample.unit,
         per_token=cost,
-        marginal=cost.scaled(0.1 * float(mean_load.mean())),
+        marginal=cost.scaled(0.1 * float(of["mean_load"].mean())),
         saved=cost.scaled(100 * float(extra.mean()) / float(np.median(y))),
     )
 
 
-def _design(rows: Floats) -> Floats:
-    """Intercept, the confounders that vary and are not each other, and last the extra load; unit spread each."""
+def held_fixed(sample: StepSample) -> Floats:
+    """[steps]: step time, in µs, as it would be at the mean tokens, prompt tokens and requests of these steps."""
+    design, y = _design(sample), sample["duration_us"]
+    root = np.sqrt(_huber(design, y))
+    fitted = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
+    confounders = design[:, 1:-1]
+    return np.asarray(y - (confounders - confounders.mean(axis=0)) @ fitted[1:-1])
+
+
+def _design(sample: StepSample) -> Floats:
+    """Intercept, the confounders that vary and are not each other, and last the extra load."""
     columns: list[Floats] = []
-    for column in rows[:, 1:4].T:
+    for name in ("tokens", "prefill_tokens", "requests"):
+        column = sample[name]
         if np.ptp(column) and not any(np.array_equal(column, known) for known in columns):
             columns.append(column)
-    columns.append(rows[:, 4])
-    return np.column_stack([np.ones(len(rows)), *columns])
+    return np.column_stack([np.ones(len(sample.rows)), *columns, sample["extra"]])
 
 
 def _huber(design: Floats, y: Floats) -> Floats:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from synthetic import routed, write_log
 
-from core import stepmodel
+from core import stepmodel, stepsample
 
 
-def decode_log(folder: Path, cost_us: float, seed: int = 0) -> stepmodel.StepSample:
+def decode_log(folder: Path, cost_us: float, seed: int = 0) -> stepsample.StepSample:
     """600 decode steps of 12 runs, 2 ranks: 1000 µs + 5 µs a token + `cost_us` a token of the busiest rank's extra."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(8, 33, 600)
@@ -28,7 +28,7 @@ def decode_log(folder: Path, cost_us: float, seed: int = 0) -> stepmodel.StepSam
         ranks=2,
         placement=(0, 0, 1, 1),
     )
-    return stepmodel.read([folder])
+    return stepsample.read([folder])
 
 
 def test_a_planted_cost_lies_in_its_interval(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from core.plots.palette import Stroke
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+CLOUD_FROM = 300  # points
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Points:
     @property
     def kept(self) -> Bools:
         return ~self.outlier
+
+    @property
+    def is_cloud(self) -> bool:
+        """So many points that only where they are dense can be seen: they are drawn faintly, and behind curves."""
+        return int(self.kept.sum()) > CLOUD_FROM
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from core.config import ConfigError
 from core.plots.figure import Curve, Floats, Series
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
-LOG_FROM = 20.0  # of largest/smallest
+LOG_FROM = 8.0  # of largest/smallest
 
 
 def per_request(result: Mapping[str, Any], name: str) -> Floats:
@@ -60,7 +60,9 @@ def ecdf(groups: Sequence[Results], name: str, engine: str = "", label: str = ""
         f"{NAMES[name]}, ms",
         "share of requests at or below",
         engine=engine,
-        note="n = " + ", ".join(f"{len(values):,}" for _, _, values in found if len(values)) + " requests",
+        note="n = "
+        + ", ".join(f"{len(values):,}" for _, _, values in found if len(values))
+        + " requests; bands: 95 % of the whole curve",
         curves=curves,
         log_x=bool(xs.min() > 0 and xs.max() > LOG_FROM * xs.min()),
     )

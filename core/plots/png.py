@@ -13,7 +13,7 @@ from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Seri
 
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
-MANY = 300  # points from here on are drawn small and faint
+FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number
 
 
@@ -72,7 +72,7 @@ def _draw_series(series: Series, axes: Any) -> None:
 
 
 def _draw_points(group: Points, place: int, axes: Any) -> None:
-    x, y, many = group.x[group.kept], group.y[group.kept], group.kept.sum() > MANY
+    x, y, many = group.x[group.kept], group.y[group.kept], group.is_cloud
     colour = palette.colour(place)
     bars = [_error(values, ends, group) for values, ends in ((x, group.x_interval), (y, group.y_interval))]
     if not many and any(b is not None for b in bars):
@@ -107,7 +107,17 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
         axes.errorbar(curve.x, curve.y, yerr=reach, fmt=palette.png_mark(curve.place), capsize=3, zorder=4, **drawn)
         return
     where = {"drawstyle": "steps-post"} if curve.stroke == "steps" else {}
-    axes.plot(curve.x, curve.y, linestyle=dash, linewidth=1.6, zorder=3, **where, **drawn)
+    marked = curve.stroke == "line" and len(curve.x) <= FEW
+    axes.plot(
+        *(curve.x, curve.y),
+        linestyle=dash,
+        linewidth=1.6,
+        zorder=3,
+        marker=palette.png_mark(curve.place) if marked else None,
+        markersize=4,
+        **where,
+        **drawn,
+    )
     if curve.low is not None and curve.high is not None:
         step = {"step": "post"} if curve.stroke == "steps" else {}
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0, **step)

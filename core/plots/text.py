@@ -15,6 +15,7 @@ from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Seri
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MIN_COLUMNS, MIN_ROWS = 20, 9
+CLOUD = "·"
 Entry = tuple[str, str, int]  # of a legend: mark, name, place in the palette
 
 
@@ -37,11 +38,13 @@ def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
 def legend(series: Series) -> list[Entry]:
     """Groups with how many points are drawn, then curves."""
     points = [
-        (palette.text_mark(i), f"{g.name} (n = {int(g.kept.sum())})", i)
-        for i, g in enumerate(series.groups)
-        if g.kept.any()
+        (_mark(g, i), f"{g.name} (n = {int(g.kept.sum()):,})", i) for i, g in enumerate(series.groups) if g.kept.any()
     ]
     return [*points, *((palette.text_stroke(c.stroke, c.place), c.name, c.place) for c in series.curves)]
+
+
+def _mark(group: Points, place: int) -> str:
+    return CLOUD if group.is_cloud else palette.text_mark(place)
 
 
 def _heading(figure: Figure, columns: int, *, colour: bool) -> list[str]:
@@ -81,10 +84,15 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
     figure.clear()
     figure.plot_size(columns, rows)
     figure.theme("simple" if colour else "colorless")
+    points = [(place, group) for place, group in enumerate(series.groups) if group.kept.any()]
+    for place, group in points:
+        if group.is_cloud:
+            _draw_points(plotext, group, place, series)
     for curve in series.curves:
         _draw_curve(plotext, curve, series)
-    for place, group in enumerate(series.groups):
-        _draw_points(plotext, group, place, series)
+    for place, group in points:
+        if not group.is_cloud:
+            _draw_points(plotext, group, place, series)
     _set_ruler(figure.ruler("x"), xs, columns // 9, log=series.log_x)
     _set_ruler(figure.ruler("y"), ys, rows // 3, log=False)
     drawn = str(figure.build().string()).rstrip("\n")
@@ -98,10 +106,8 @@ def _draw_curve(plotext: Any, curve: Curve, series: Series) -> None:
 
 
 def _draw_points(plotext: Any, group: Points, place: int, series: Series) -> None:
-    if group.kept.any():
-        x, y = group.x[group.kept], group.y[group.kept]
-        signal = _signal(plotext, _along_x(x, series), y, palette.text_mark(place), place)
-        plotext.figure.draw(signal)
+    x, y = group.x[group.kept], group.y[group.kept]
+    plotext.figure.draw(_signal(plotext, _along_x(x, series), y, _mark(group, place), place))
 
 
 def _signal(plotext: Any, x: Floats, y: Floats, mark: str, place: int) -> Any:

@@ -1,0 +1,84 @@
+"""Step time against the busiest rank's load: as it was, and with the number of tokens held fixed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from core import stepmodel
+from core.config import ConfigError
+from core.plots.figure import Curve, Floats, Points, Series
+from core.stepmodel import MIN_STEPS
+from core.stepsample import StepSample
+
+MAX_POINTS = 2_000  # more are thinned evenly
+BINS = 10
+SHOWN_BELOW = 99.0  # percentile of step time: a few slow steps would flatten all others
+
+
+def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series]:
+    """Two panels of decode steps: time against max/mean load; against the extra load, at the mean number of tokens.
+
+    Steps with few tokens are both quick and uneven, which the first panel shows and the second takes out.
+    ConfigError below 50 decode steps.
+    """
+    decode = sample.of_phase("decode")
+    if len(decode.rows) < MIN_STEPS:
+        raise ConfigError(f"{backend}: {len(decode.rows)} decode steps in its gate log: {MIN_STEPS} are needed")
+    ms = decode["duration_us"] / 1e3
+    ratio = 1 + decode["extra"] / decode["mean_load"]
+    over = f"max/mean load over {sample.unit}s, mean over layers"
+    raw = _panel(f"Decode step time: {backend}", engine, (ratio, over), ms)
+    held = stepmodel.held_fixed(decode) / 1e3
+    fixed = _panel(
+        f"The same at {decode['tokens'].mean():.1f} tokens a step: {backend}",
+        engine,
+        (decode["extra"], f"extra load of the busiest {sample.unit}, tokens, mean over layers"),
+        held,
+        _model_line(sample, decode["extra"], held),
+    )
+    return [raw, fixed]
+
+
+def _panel(title: str, engine: str, along: tuple[Floats, str], y: Floats, *curves: Curve | None) -> Series:
+    x, x_label = along
+    thin = slice(None, None, -(-len(x) // MAX_POINTS))
+    cloud_x, cloud_y = x[thin], y[thin]
+    slow = cloud_y > np.percentile(y, SHOWN_BELOW)
+    points = Points("steps", (), cloud_x, cloud_y, slow)
+    note = f"n = {len(x):,} decode steps; {int((~slow).sum()):,} drawn, without the slowest {100 - SHOWN_BELOW:.0f} %"
+    bins = binned_medians(x, y)
+    return Series(title, x_label, "step time, ms", (points,), engine, note, (bins, *(c for c in curves if c)))
+
+
+def binned_medians(x: Floats, y: Floats) -> Curve:
+    """Medians of y in bins of equally many x; with the 95 % interval of the median by order statistics."""
+    order = np.argsort(x, kind="stable")
+    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    ends = np.array([median_interval(y[part]) for part in parts])
+    middle_x, middle_y = (np.array([np.median(v[part]) for part in parts]) for v in (x, y))
+    return Curve("median of a tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1])
+
+
+def median_interval(values: Floats) -> tuple[float, float]:
+    """95 % of the median: the order statistics n/2 ∓ 0.98 √n (normal approximation), were values independent."""
+    n, ordered = len(values), np.sort(values)
+    reach = 1.96 * math.sqrt(n) / 2
+    low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + 1 + reach)  # counted from 1
+    return float(ordered[max(low, 1) - 1]), float(ordered[min(high, n) - 1])
+
+
+def _model_line(sample: StepSample, extra: Floats, held_ms: Floats) -> Curve | None:
+    """What the step model says, where it sees a cost."""
+    model = stepmodel.fit(sample, "decode")
+    cost = model.per_token
+    if not model.sees_a_cost or cost.value is None or cost.interval is None:
+        return None
+    x = np.array([extra.min(), extra.max()])
+    line, low, high = (
+        np.median(held_ms) + slope / 1e3 * (x - np.median(extra)) for slope in (cost.value, *cost.interval)
+    )
+    return Curve(
+        f"step model: {cost.shown('.3g')} µs a token", x, line, 2, "fit", np.minimum(low, high), np.maximum(low, high)
+    )
