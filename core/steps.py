@@ -50,7 +50,7 @@ def measure(
     """
     by_expert = np.ascontiguousarray(loads.transpose(2, 1, 0))
     totals, sums = _totals(by_expert, placement, columns)
-    n = np.asarray(tokens, np.float64).reshape(len(loads), -1).T
+    n = np.atleast_2d(np.asarray(tokens, np.float64).T)
     return _figures(len(by_expert), top_k, n, totals), np.ascontiguousarray(sums.transpose(2, 1, 0), np.float64)
 
 
@@ -80,14 +80,15 @@ def _totals(
         slab[...] = by_expert[first : first + few]
         flat, one = slab.reshape(len(slab), -1), ones[: len(slab)]
         total += one @ flat
-        sums[first : first + few] = (slab.reshape(-1, steps) @ columns).reshape(len(slab), layers, -1)
+        picked = slab.reshape(len(slab) * layers, steps) @ columns
+        sums[first : first + few] = picked.reshape(len(slab), layers, columns.shape[1])
         for expert, rank in zip(flat, placement[first : first + few], strict=False):
             ranks[rank] += expert
         np.multiply(flat, flat, out=flat)
         squares += one @ flat
     peak = by_expert.max(axis=0, initial=0).astype(np.float64)
-    wide = [a.astype(np.float64).reshape(-1, layers, steps) for a in (total, squares, ranks)]
-    return _Totals(wide[0][0], wide[1][0], peak, wide[2]), sums
+    wide = [a.astype(np.float64).reshape(*a.shape[:-1], layers, steps) for a in (total, squares, ranks)]
+    return _Totals(wide[0], wide[1], peak, wide[2]), sums
 
 
 def _exact(loads: npt.NDArray[Any]) -> type[np.floating[Any]]:

@@ -71,3 +71,11 @@ def test_a_whole_model_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
     for name in whole[0].__slots__:
         assert getattr(whole[0], name).tolist() == getattr(pieces[0], name).tolist()
     assert whole[1].tolist() == pieces[1].tolist()
+
+
+def test_a_part_without_steps_is_empty() -> None:
+    none = np.zeros((0, 2, 4), np.uint16)
+    figures, sums = steps.measure(none, np.zeros(0, np.int64), 2, (0, 0, 1, 1), np.zeros((0, 3)))
+    assert figures.cv.shape == figures.rank_extra.shape == (0,)
+    assert sums.shape == (3, 2, 4)
+    assert not sums.any()
