@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
-from core import dataset, dataset_formats, metrics, predict, store
+from core import dataset, dataset_formats, fetch, metrics, predict, store
 from core.config import ConfigError
 from core.load import client
 from core.load.client import Load, LoadError
 from core.load.record import Progress, Records
 from core.load.trust import Trust, trust
 from core.metrics import Metrics
+from core.narrate import printable
 
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
 TELL_EVERY_S = 10.0
+MODELS_S = 10.0
 
 
 def run(
@@ -134,17 +137,30 @@ def _lines(figures: Metrics, verdict: Trust) -> list[str]:
     ]
 
 
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
 def _first_model(base_url: str, api_key: str, headers: tuple[tuple[str, str], ...]) -> str:
     url = base_url + "/v1/models"
     key = [("Authorization", f"Bearer {api_key}")] if api_key else []
+
+    async def asked() -> _Models:
+        async with httpx.AsyncClient(trust_env=False, timeout=MODELS_S) as client:
+            answer = await fetch.whole(client, "GET", url, within_s=MODELS_S, headers=[*key, *headers])
+            return fetch.decoded(answer, _Models)
+
     try:
-        answer = httpx.get(url, headers=[*key, *headers], timeout=10, trust_env=False).raise_for_status().json()
-        return str(answer["data"][0]["id"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
+        return asyncio.run(asked()).data[0].id
+    except (httpx.HTTPError, httpx.InvalidURL, LookupError) as error:
         raise ConfigError(
             f"{url}: no model named there ({type(error).__name__}: {error}); name one with --model"
         ) from None
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):  # its reader has left (`| head`): end as the signal would
             return SIGPIPE_CODE
-        print(f"gatescope: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     except Exception as error:
         if type(error).__name__ not in ("ConfigError", "DatasetError"):
@@ -136,8 +136,15 @@ def _patterns(text: str) -> list[str]:
 
 
 def _refuse(message: str) -> int:
-    print(f"gatescope: {message}", file=sys.stderr)
+    _complain(message)
     return BAD_USAGE
+
+
+def _complain(message: str) -> None:
+    """What is wrong may quote a server, a file or a data set: none of them moves the cursor."""
+    from core.narrate import printable
+
+    print(f"gatescope: {printable(message)}", file=sys.stderr)
 
 
 # --- the experiment -----------------------------------------------------------------------------------------------
@@ -437,7 +444,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             prompts = dataset.read(file, dataset.index_of(file, place)).prompts
             found[str(file)] = predict.predict([p.text for p in prompts])
         except (dataset.DatasetError, ValueError) as error:
-            print(f"gatescope: {error}", file=sys.stderr)
+            _complain(str(error))
             failed += 1
     if arguments.json:
         whole = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -10,11 +12,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from core import imbalance
+from core import fetch, imbalance
 from core.events import Gpu, LiveImbalance, ServerLoad
 from core.gatelog import GateLog, GateLogError
 
 GIB = 1 << 30
+MAX_METRICS_BYTES = 1 << 21  # vLLM's are 50 kB
 METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([-+0-9.eE]+)$", re.MULTILINE)
 KV_CACHE = ("kv_cache_usage_perc", "gpu_cache_usage_perc")  # its name until vLLM 0.11, and now
 
@@ -22,12 +25,19 @@ KV_CACHE = ("kv_cache_usage_perc", "gpu_cache_usage_perc")  # its name until vLL
 async def server_load(client: httpx.AsyncClient, base_url: str) -> ServerLoad | None:
     """Counts from GET /metrics, summed over the server's engines; None where it does not answer in time."""
     try:
-        text = (await client.get(f"{base_url}/metrics", timeout=0.5)).text
+        text = (await fetch.whole(client, "GET", f"{base_url}/metrics", within_s=0.5, max_bytes=MAX_METRICS_BYTES)).text
     except httpx.HTTPError:
         return None
+    return read_metrics(text)
+
+
+def read_metrics(text: str) -> ServerLoad:
+    """The counts in Prometheus' text format; what is no finite number there is left out."""
     values: dict[str, list[float]] = {}
-    for name, value in METRIC.findall(text):
-        values.setdefault(name, []).append(float(value))
+    for name, written in METRIC.findall(text):
+        with contextlib.suppress(ValueError):
+            if math.isfinite(value := float(written)):
+                values.setdefault(name, []).append(value)
     usage = next((values[n] for n in KV_CACHE if n in values), [0.0])
     return ServerLoad(
         running=round(sum(values.get("num_requests_running", []))),

@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from core import fetch
 from core.backends import gpus, ports, serverlog, supervise
 from core.backends.gpus import Gpu
 
 POLL_S = 0.05
+HEALTH_S = 2.0  # that an answer may take
+VERSION_S = 10.0
 DEATH_S = 5.0  # that a dying server tree may take
 STOP_S = supervise.GRACE_S + supervise.KILL_S + 2.0  # after which a supervisor is taken to hang itself
 
@@ -69,7 +73,7 @@ class Server:
         ServerError where it ends, the deadline passes, or another process answers on its port.
         """
         phases = serverlog.PhaseFollower(self.log, self.log_start)
-        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=HEALTH_S) as client:
             while time.monotonic() - self.started < timeout_s:
                 for phase in phases.read():
                     on_phase(phase)
@@ -86,10 +90,10 @@ class Server:
         """With `check`, ServerError where whatever answers is not ours: it gets neither our key nor our requests."""
         status = 0
         try:
-            status = (await client.get(f"{self.base_url}/health")).status_code
+            status = (await fetch.whole(client, "GET", f"{self.base_url}/health", within_s=HEALTH_S)).status_code
         except httpx.ConnectError:
             return False
-        except httpx.TransportError:
+        except httpx.HTTPError:
             pass  # something listens, and does not speak HTTP
         if check and (other := ports.foreigner(self.port, self._pids())):
             reason = f"server {self.name}: port {self.port} was taken by {other} while it started; end that process"
@@ -101,7 +105,7 @@ class Server:
 
     async def is_up(self) -> bool:
         """Whether it answers now. If not, it has had a moment to end: `has_ended` can be believed."""
-        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=HEALTH_S) as client:
             if not self.has_ended and await self._is_healthy(client):
                 return True
         deadline = time.monotonic() + DEATH_S
@@ -122,11 +126,16 @@ class Server:
         return f"server {self.name} exited with code {code} after {took:.1f} s" + (f": {cause}" if cause else "")
 
     async def version(self) -> dict[str, str]:
-        """What the server says of itself at /version."""
-        headers = {"Authorization": f"Bearer {self.api_key}"}
-        async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
-            answer = (await client.get(f"{self.base_url}/version", headers=headers)).json()
-        return {str(k): str(v) for k, v in answer.items()}
+        """What the server says of itself at /version. ServerError where that is no JSON object."""
+        key = ("Authorization", f"Bearer {self.api_key}")
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=VERSION_S) as client:
+                answer = await fetch.whole(client, "GET", f"{self.base_url}/version", within_s=VERSION_S, headers=[key])
+                return {k: str(v) for k, v in fetch.decoded(answer, dict[str, Any]).items()}
+        except httpx.HTTPError as error:
+            raise ServerError(
+                f"server {self.name}: /version: {type(error).__name__}: {error}", self.log_tail()
+            ) from None
 
     def stop(self) -> list[str]:
         """End the tree and wait for it, and for the GPUs' memory: what is still there after that, a sentence each.

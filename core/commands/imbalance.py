@@ -25,12 +25,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from core import imbalance, store
     from core.config import ConfigError
+    from core.narrate import printable
 
     if not arguments.folder.is_dir():
         raise ConfigError(f"{arguments.folder}: not a folder")
     found, problems = imbalance.measure_folder(arguments.folder)
     for problem in problems:
-        print(f"gatescope: {problem}", file=sys.stderr)
+        print(f"gatescope: {printable(problem)}", file=sys.stderr)
     if arguments.method:
         key = "per_step_cv" if arguments.method == "per-step" else "aggregated_cv"
         data: dict[str, object] = {name: getattr(m, key) for name, m in found.items()}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import httpx
 import msgspec
 
+from core import fetch
 from core.dataset import Prompt
 from core.load import pipe, schedule
 from core.load.pipe import Advanced, Done, Down, Finished, Go, Job, Ready, Row, Stop
@@ -264,7 +265,7 @@ async def _bodies(load: Load) -> list[bytes]:
     if load.chat:
         raise LoadError("input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0")
     async with _client(load) as client:
-        return [_body(load, _cut(await _tokens(client, load, p.text), load.input_len)) for p in load.prompts]
+        return [_body(load, _cut(await _tokens(client, load, p.text), load.input_len, p.id)) for p in load.prompts]
 
 
 def _body(load: Load, prompt: str | list[int]) -> bytes:
@@ -282,26 +283,36 @@ def _body(load: Load, prompt: str | list[int]) -> bytes:
     return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
 
 
-def _cut(tokens: list[int], length: int) -> list[int]:
+def _cut(tokens: list[int], length: int, prompt: str) -> list[int]:
     """Cut or repeated to `length` tokens."""
+    if not tokens:
+        raise LoadError(
+            f"/tokenize: the server finds no token in prompt {prompt}, so it cannot be brought to input_len"
+        )
     return (tokens * (length // len(tokens) + 1))[:length]
 
 
 # --- what is counted ----------------------------------------------------------------------------------------------
 
 
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
 def _client(load: Load) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        transport=Transport(), base_url=load.base_url, headers=_headers(load), timeout=load.stall_timeout_s
+        transport=Transport(max_answer_bytes=fetch.MAX_BYTES),
+        base_url=load.base_url,
+        headers=_headers(load),
+        timeout=load.stall_timeout_s,
     )
 
 
 async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
     """The text's tokens by the server's own tokenizer (vLLM's POST /tokenize), without special ones."""
-    response = await client.post("/tokenize", json={"model": load.model, "prompt": text, "add_special_tokens": False})
-    response.raise_for_status()
-    tokens: list[int] = response.json()["tokens"]
-    return tokens
+    wanted = {"model": load.model, "prompt": text, "add_special_tokens": False}
+    answer = await fetch.whole(client, "POST", "/tokenize", within_s=load.stall_timeout_s, json=wanted)
+    return fetch.decoded(answer, _Tokens).tokens
 
 
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
@@ -309,8 +320,8 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
     uncounted = [r for r in records if r.ok and r.output_tokens_from == "events"]
     counts: dict[int, int] = {}
     if uncounted:
-        with contextlib.suppress(httpx.HTTPError, ValueError, LookupError, TypeError):
-            async with _client(load) as client:
+        with contextlib.suppress(httpx.HTTPError, TimeoutError):
+            async with _client(load) as client, asyncio.timeout(load.stall_timeout_s):
                 for record in uncounted:
                     counts[record.index] = len(await _tokens(client, load, record.text))
     return [

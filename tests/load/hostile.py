@@ -228,7 +228,7 @@ def _prompt(peer: socket.socket) -> str:
             return ""
         data += more
     head, _, body = data.partition(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    while len(body) < length:
+    lengths = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < sum(lengths):
         body += peer.recv(BLOCK)
-    return str(json.loads(body)["prompt"])
+    return str(json.loads(body)["prompt"]) if body else "a question without a prompt"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from core import metrics
+from core import cli, metrics
 from core.dataset import Prompt
 from core.load import client
 from core.load.client import Load
@@ -61,6 +63,23 @@ def test_figures_are_made_of_good_answers_only(records: Records) -> None:
 
 def test_a_model_s_text_is_kept_as_it_is(records: Records) -> None:
     assert next(r for r in records if r.prompt_id == "escapes in a text").text == ESCAPES
+
+
+def test_no_escape_sequence_of_a_server_reaches_the_terminal(
+    hostile: Hostile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [name for name in ATTACKS if name.startswith(("escapes", "gzip"))]
+    lines = [json.dumps({"id": name, "text": name}) for name in [*names, "good"]]
+    (tmp_path / "001_0.5.jsonl").write_text("\n".join(lines))
+    command = ["bench", str(tmp_path / "001_0.5.jsonl"), "--base-url", hostile.url, "--model", "m\x1b[31m"]
+    assert cli.main([*command, "--output-len", str(ASKED), "--result-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "2 of 6 requests" in said
+    assert [c for c in said if not c.isprintable() and c != "\n"] == []
+    result = json.loads((tmp_path / "001.json").read_text())
+    assert result["generated_texts"][names.index("escapes in a text")] == ESCAPES
+    assert cli.main([*command[:-2], "--header", "a: b"]) == 2  # no model is named at /v1/models
+    assert [c for c in capsys.readouterr().err if not c.isprintable() and c != "\n"] == []
 
 
 def test_a_server_that_resets_every_connection_fails_each_request() -> None:

@@ -1,0 +1,71 @@
+"""Small questions to a server: whatever it answers, a bounded part is read, in a bounded time, and told as an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import httpx
+import msgspec
+import pytest
+from load.hostile import ATTACKS, Hostile
+
+from core import fetch, sample
+from core.load.transport import Transport
+
+READ_AT_MOST = 8 << 20
+
+
+class Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[Hostile]:
+    server = Hostile()
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    "transport", [lambda: Transport(max_answer_bytes=2 << 20), httpx.AsyncHTTPTransport], ids=["ours", "httpx"]
+)
+def test_every_attack_is_refused_within_size_and_time(
+    transport: Callable[[], httpx.AsyncBaseTransport], hostile: Hostile
+) -> None:
+    async def asked(client: httpx.AsyncClient, attack: str, turn: asyncio.Semaphore) -> str:
+        try:
+            async with turn:
+                answer = await fetch.whole(
+                    client, "POST", "/", within_s=1.0, max_bytes=1 << 20, json={"prompt": attack}
+                )
+            return f"taken: {fetch.decoded(answer, Tokens)}"
+        except httpx.HTTPError as error:
+            return str(error)
+
+    async def scenario() -> list[str]:
+        turn = asyncio.Semaphore(6)
+        async with httpx.AsyncClient(transport=transport(), base_url=hostile.url) as client:
+            return await asyncio.gather(*(asked(client, attack, turn) for attack in ATTACKS))
+
+    said = dict(zip(ATTACKS, asyncio.run(asyncio.wait_for(scenario(), 60)), strict=True))
+    assert not [attack for attack, text in said.items() if text.startswith("taken")]
+    assert said["gzip bomb"] == "content-encoding gzip was not asked for"
+    assert said["endless tokens"] == said["HTML"] == "an answer of over 1048576 bytes"
+    assert said["dribbled head"] == said["dribbled end"] == "no whole answer within 1 s"
+    assert max(len(text) for text in said.values()) < 400
+    assert max(hostile.sent.values()) < READ_AT_MOST
+
+
+METRICS = """# HELP vllm:num_requests_running of one engine
+vllm:num_requests_running{engine="0"} 2.0
+vllm:num_requests_running{engine="1"} 1e1
+vllm:num_requests_waiting{engine="0"} -e+.
+vllm:kv_cache_usage_perc{engine="0"} 1e999
+vllm:num_preemptions_total 1.2.3
+"""
+
+
+def test_metrics_that_are_no_numbers_are_left_out() -> None:
+    load = sample.read_metrics(METRICS)
+    assert (load.running, load.waiting, load.kv_cache, load.preemptions) == (12, 0, 0.0, 0)
