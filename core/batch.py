@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import analysis, config, dose, events, plan, provenance, state, store
 from core.analysis import Results
@@ -25,6 +26,9 @@ from core.narrate import printable, sentence, shown
 from core.plan import Run
 from core.recorder.gatescope_recorder.dose import DoseError, Order
 from core.store import RunDirectory
+
+if TYPE_CHECKING:
+    from core.findings import Findings
 
 HEARTBEAT_S = 30.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -203,7 +207,7 @@ def _results(path: Path) -> list[Results]:
 
 def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
-    from core import dosereport, findings
+    from core import findings
     from core.plots import png, scatter, text
     from core.plots.scatter import Axis
 
@@ -215,11 +219,9 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     tell(table(groups))
     found = findings.find(groups, engine)
     store.write_whole(path / "findings.json", store.formatted(found))
-    if found.forced.curves:
-        tell(f"{dose.NAME}: means of each dose\n{dosereport.table(found.forced)}")
+    files = _report_forced(path, groups, found)
     for line in found.headlines:
         tell(printable(f"  {line}"))
-    files = []
     axes: tuple[Axis, ...] = ("excess", "real", "predicted")
     for metric in scatter.METRICS:
         for axis in axes:
@@ -234,7 +236,26 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
         tell(f"wrote {file}")
     tell(f"to read it all: gatescope report {path}")
     for group in groups:
-        tell(f"results: {path / group.name / 'results_json'} ({len(group.by_label) + len(group.forced)} runs)")
+        forced = f", {len(group.forced)} of them {dose.NAME}" * bool(group.forced)
+        runs = len(group.by_label) + len(group.forced)
+        tell(f"results: {path / group.name / 'results_json'} ({runs} runs{forced})")
+
+
+def _report_forced(path: Path, groups: Sequence[Results], found: Findings) -> list[Path]:
+    """What was forced, in tables and plots of its own; the files that it is in."""
+    if not any(group.forced for group in groups):
+        return []
+    from core import dosereport
+    from core.plots import dose as figure
+    from core.plots import text
+
+    rows = analysis.summary_rows([Results(group.name, group.forced, {}, {}) for group in groups])
+    store.write_whole(path / "summary-forced.csv", analysis.summary_csv(rows).encode())
+    tell(f"\n{dose.NAME}: means of each dose\n{dosereport.table(found.forced)}")
+    with contextlib.suppress(ConfigError):  # no TPOT of a dose
+        drawn = figure.series(found.forced, "mean_tpot_ms", engine=found.engine)
+        tell("\n" + text.draw(drawn, min(terminal_columns(), 110), 26, colour=sys.stderr.isatty()))
+    return [*(file for file, _ in dosereport.pictures(found.forced, path, found.engine)), path / "summary-forced.csv"]
 
 
 def table(groups: Sequence[Results]) -> str:

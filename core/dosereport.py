@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
-from core.document import Heading, Items, Part, Table, Text
+from core.config import ConfigError
+from core.document import Heading, Items, Part, Picture, Table, Text
 from core.dosefindings import DoseFindings
 from core.doseresponse import HIGHER_IS_BETTER, METRICS, PER, Level
 from core.narrate import shown
@@ -25,8 +28,8 @@ NATURAL = "natural"
 TOLD = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
 
 
-def parts(found: DoseFindings) -> list[Part]:
-    """The section, or nothing where no routing was forced."""
+def parts(found: DoseFindings, path: Path, engine: str) -> list[Part]:
+    """The section, its PNGs drawn under `path`; nothing where no routing was forced. OSError where they cannot be."""
     if not found.curves and not found.left_out:
         return []
     head, rows = levels(found, intervals=True)
@@ -37,9 +40,21 @@ def parts(found: DoseFindings) -> list[Part]:
         Heading(TITLE),
         Text(WHAT),
         Items([*found.sentences_about(TOLD), *left_out]),
+        *(Picture(file.relative_to(path).as_posix(), title) for file, title in pictures(found, path, engine)),
         *tables,
         Text(METHOD),
     ]
+
+
+def pictures(found: DoseFindings, path: Path, engine: str) -> Iterator[tuple[Path, str]]:
+    """graphs/<metric>-forced-<axis>.png against CV and, where there are ranks, their load; and the title of each."""
+    from core.plots import dose, png
+
+    for metric in METRICS:
+        for axis in dose.AXES:
+            with contextlib.suppress(ConfigError):  # no dose has both
+                drawn = dose.series(found, metric, axis, engine)
+                yield png.write(drawn, path / "graphs" / f"{dose.name(metric, axis)}.png"), drawn.title
 
 
 def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:

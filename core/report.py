@@ -70,7 +70,7 @@ def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Js
         *_set_up(about, config),
         *_results(groups),
         *_associations(found.associations),
-        *dosereport.parts(found.forced),
+        *dosereport.parts(found.forced, path, found.engine),
         *_steps(path, groups),
         *_left_out(found, past),
         *_pictures(path, groups, found.engine),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -105,8 +106,8 @@ class TestFindings:
 
 
 class TestReportSection:
-    def test_it_says_forced_routing_and_shows_every_dose(self, groups: list[Results]) -> None:
-        text = document.markdown(dosereport.parts(dosefindings.find(groups)))
+    def test_it_says_forced_routing_and_shows_every_dose(self, groups: list[Results], tmp_path: Path) -> None:
+        text = document.markdown(dosereport.parts(dosefindings.find(groups), tmp_path, "test"))
         assert text.startswith("## What imposed skew costs (forced routing)")
         assert "The text that such runs generate means nothing." in text
         rows = [line for line in text.splitlines() if line.startswith(("| hot-rank | all2all | ", "| natural |"))]
@@ -114,12 +115,14 @@ class TestReportSection:
         assert any(row.startswith("| hot-rank | all2all | 1.5 | 1.520 | 2.50 | 3 | 106 [") for row in rows)
         assert "| hot-rank | TPOT (less) | all2all | baseline | loses above | 0.5" in text
 
-    def test_nothing_forced_says_nothing(self, groups: list[Results]) -> None:
-        assert dosereport.parts(dosefindings.find([Results("a", groups[0].by_label, {}, {})])) == []
+    def test_nothing_forced_says_nothing(self, groups: list[Results], tmp_path: Path) -> None:
+        natural = dosefindings.find([Results("a", groups[0].by_label, {}, {})])
+        assert dosereport.parts(natural, tmp_path, "test") == []
+        assert not list(tmp_path.iterdir())
 
-    def test_one_repeat_is_shown_without_intervals(self) -> None:
+    def test_one_repeat_is_shown_without_intervals(self, tmp_path: Path) -> None:
         found = dosefindings.find([backend("all2all", 10, 4, ranks=True, repeats=1)])
-        text = document.markdown(dosereport.parts(found))
+        text = document.markdown(dosereport.parts(found, tmp_path, "test"))
         assert "too few runs to say: 1 data set at 4 levels need 3 repeats of each, or 8 data sets" in text
         assert "[" not in next(line for line in text.splitlines() if line.startswith("| hot-rank | all2all | 1.5"))
 

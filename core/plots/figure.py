@@ -44,8 +44,9 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line through (x, y) [n]; `low` and `high` [n] are its band, or with stroke "bars" the ends of an interval at
-    each point. `place` in the palette: a backend's own."""
+    """A line through (x, y) [n]; `low` and `high` [n] are its band, or with stroke "bars" or "doses" the ends of an
+    interval at each point, nan where there is none. `place` in the palette: a backend's own; `mark` where its curves
+    need one each."""
 
     name: str
     x: Floats
@@ -54,6 +55,7 @@ class Curve:
     stroke: Stroke = "line"
     low: Floats | None = None
     high: Floats | None = None
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class Series:
         none = np.zeros(0)
         xs = [g.x[g.kept] for g in self.groups] + [c.x for c in self.curves]
         ys = [g.y[g.kept] for g in self.groups] + [c.y for c in self.curves]
-        return np.concatenate([none, *xs]), np.concatenate([none, *ys])
+        ends = [e for c in self.curves if c.stroke == "doses" for e in (c.low, c.high) if e is not None]
+        return np.concatenate([none, *xs]), np.concatenate([none, *ys, *(e[np.isfinite(e)] for e in ends)])
 
 
 @dataclass(frozen=True, slots=True)

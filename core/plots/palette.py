@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-Stroke = Literal["line", "dotted", "fit", "steps", "bars"]
+Stroke = Literal["line", "dotted", "fit", "steps", "bars", "doses"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # blue, vermillion, green, purple
 TERMINAL_COLOURS = (74, 208, 36, 175)  # of 256, their like that reads on dark and on light
 PNG_MARKS = ("o", "x", "s", "^")
 TEXT_MARKS = ("o", "x", "#", "^")
+DOSE_MARKS = ("o", "X", "s", "^", "D", "P", "v", "*", "<", ">")
 PNG_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 1)))
 TEXT_STROKES: dict[Stroke, str] = {
     "line": "ox#^",
     "steps": "ox#^",
     "bars": "ox#^",
+    "doses": "ox#^*+%@=&",  # a mark a curve
     "dotted": ".,:'",
     "fit": "-=~+",
 }
@@ -45,4 +47,10 @@ def text_mark(place: int) -> str:
 
 def text_stroke(stroke: Stroke, place: int) -> str:
     """The character that a curve is drawn with in a terminal."""
-    return TEXT_STROKES[stroke][place % len(TEXT_MARKS)]
+    marks = TEXT_STROKES[stroke]
+    return marks[place % len(marks)]
+
+
+def dose_mark(place: int) -> str:
+    """Of a curve of doses, in print."""
+    return DOSE_MARKS[place % len(DOSE_MARKS)]

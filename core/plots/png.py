@@ -102,6 +102,9 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
     colour = palette.colour(curve.place)
     dash = ":" if curve.stroke == "dotted" else palette.PNG_DASHES[curve.place % len(palette.PNG_DASHES)]
     drawn = {"color": colour, "label": curve.name}
+    if curve.stroke == "doses":
+        _draw_doses(curve, axes)
+        return
     if curve.stroke == "bars":
         reach = None if curve.low is None or curve.high is None else [curve.y - curve.low, curve.high - curve.y]
         axes.errorbar(curve.x, curve.y, yerr=reach, fmt=palette.png_mark(curve.place), capsize=3, zorder=4, **drawn)
@@ -121,6 +124,28 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
     if curve.low is not None and curve.high is not None:
         step = {"step": "post"} if curve.stroke == "steps" else {}
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0, **step)
+
+
+def _draw_doses(curve: Curve, axes: Any) -> None:
+    """Levels joined by a line, each with its interval; a single level is drawn hollow."""
+    mark, alone = curve.place if curve.mark is None else curve.mark, len(curve.x) == 1
+    reach = None
+    if curve.low is not None and curve.high is not None and np.isfinite(curve.low).any():
+        reach = np.nan_to_num([curve.y - curve.low, curve.high - curve.y])
+    axes.errorbar(
+        curve.x,
+        curve.y,
+        yerr=reach,
+        fmt=palette.dose_mark(mark),
+        color=palette.colour(curve.place),
+        linestyle="none" if alone else palette.PNG_DASHES[mark % len(palette.PNG_DASHES)],
+        markerfacecolor="none" if alone else None,
+        markersize=9 if alone else 6,
+        linewidth=1.4,
+        capsize=3,
+        label=curve.name,
+        zorder=4,
+    )
 
 
 def _log_x(series: Series, axes: Any) -> None:

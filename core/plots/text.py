@@ -40,7 +40,11 @@ def legend(series: Series) -> list[Entry]:
     points = [
         (_mark(g, i), f"{g.name} (n = {int(g.kept.sum()):,})", i) for i, g in enumerate(series.groups) if g.kept.any()
     ]
-    return [*points, *((palette.text_stroke(c.stroke, c.place), c.name, c.place) for c in series.curves)]
+    return [*points, *((_stroke(c), c.name, c.place) for c in series.curves)]
+
+
+def _stroke(curve: Curve) -> str:
+    return palette.text_stroke(curve.stroke, curve.place if curve.mark is None else curve.mark)
 
 
 def _mark(group: Points, place: int) -> str:
@@ -89,6 +93,8 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
         if group.is_cloud:
             _draw_points(plotext, group, place, series)
     for curve in series.curves:
+        _draw_reach(plotext, curve)
+    for curve in series.curves:
         _draw_curve(plotext, curve, series)
     for place, group in points:
         if not group.is_cloud:
@@ -101,8 +107,19 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
 
 def _draw_curve(plotext: Any, curve: Curve, series: Series) -> None:
     xs, ys = _stepped(curve) if curve.stroke == "steps" else (curve.x, curve.y)
-    signal = _signal(plotext, _along_x(xs, series), ys, palette.text_stroke(curve.stroke, curve.place), curve.place)
-    plotext.figure.draw(signal if curve.stroke == "bars" else signal.lines())
+    signal = _signal(plotext, _along_x(xs, series), ys, _stroke(curve), curve.place)
+    plotext.figure.draw(signal if curve.stroke in ("bars", "doses") else signal.lines())
+
+
+def _draw_reach(plotext: Any, curve: Curve) -> None:
+    """Of doses the line that joins them and their intervals: under all marks."""
+    if curve.stroke != "doses" or curve.low is None or curve.high is None:
+        return
+    plotext.figure.draw(_signal(plotext, curve.x, curve.y, ".", curve.place).lines())
+    for x, low, high in zip(curve.x, curve.low, curve.high, strict=True):
+        if np.isfinite(low):
+            ends = _signal(plotext, np.array([x, x]), np.array([low, high]), "|", curve.place)
+            plotext.figure.draw(ends.lines())
 
 
 def _draw_points(plotext: Any, group: Points, place: int, series: Series) -> None:
