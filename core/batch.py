@@ -76,6 +76,7 @@ class Job:
     runs: list[Run]
     ended: dict[str, str]  # run id → done, or cancelled by command
     resumed: bool
+    requeued: Sequence[str] = ()  # runs cancelled in an earlier session, that are to be run now
 
 
 def run(
@@ -86,6 +87,7 @@ def run(
     backends: Sequence[str],
     engine: str | None,
     resume: Path | None,
+    retry_cancelled: bool = False,
     json: bool,
     levels: Sequence[float] = (),
     patterns: Sequence[Pattern] = (),
@@ -99,7 +101,7 @@ def run(
             )
         with RunDirectory.reopen(resume) as directory:
             _end_leftovers(directory)
-            return _run_in(directory, _resumed(resume), json=json)
+            return _run_in(directory, _resumed(resume, retry_cancelled=retry_cancelled), json=json)
     loaded = config.with_doses(config.load(config_path), list(levels), list(patterns))
     job = _new(loaded, only, backends, engine)
     with RunDirectory.create(out or store.new_path(job.config.experiment.name)) as directory:
@@ -122,12 +124,18 @@ def _end_leftovers(directory: RunDirectory) -> None:
         supervise.end(lambda: supervise.marked(directory.mark))
 
 
-def _resumed(path: Path) -> Job:
+def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     """The journal rules on what is run, run.json on how; experiments.toml may have changed meanwhile."""
     about, past = store.read_about(path), state.fold(store.read_events(path))
     runs = [r.run for r in past.runs.values()] or about.runs  # killed before the first event
     done = dict.fromkeys(store.done_runs(path), "done")
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
+    if retry_cancelled:
+        runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
+        return _checked(Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled)))
+    if cancelled:
+        are = "runs stay as they are" if len(cancelled) > 1 else "run stays as it is"
+        tell(f"· {len(cancelled)} cancelled {are}; --retry-cancelled runs {'them' if len(cancelled) > 1 else 'it'} too")
     return _checked(Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs)))
 
 
@@ -163,8 +171,9 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
         if job.resumed
         else events.ExperimentStarted(name=job.config.experiment.name, engine=label, runs=job.runs)
     )
-    directory.append(first)
-    lines(first)
+    for event in (first, *(events.RunRequeued(run=i) for i in job.requeued)):
+        directory.append(event)
+        lines(event)
     try:
         code = asyncio.run(_until_done_or_signal(engine, job))
     except OSError as error:

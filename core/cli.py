@@ -85,7 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         "--pattern", type=_patterns, action="extend", default=[], metavar="NAME", help=f"of them: {', '.join(PATTERNS)}"
     )
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="run what is missing in this run directory")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="run what this run directory lacks: what is queued, was cut off or failed",
+    )
+    parser.add_argument("--retry-cancelled", action="store_true", help="with --resume: what was cancelled, too")
     parser.add_argument("--ascii", action="store_true", help="the terminal UI without characters beyond ASCII")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_attach(commands)
@@ -151,6 +157,8 @@ def _complain(message: str) -> None:
 
 
 def _experiment(arguments: argparse.Namespace) -> int:
+    if arguments.retry_cancelled and not arguments.resume:
+        return _refuse("--retry-cancelled goes with --resume DIR")
     if not (arguments.batch or arguments.resume):
         return _screen(arguments)
     from core import batch
@@ -162,6 +170,7 @@ def _experiment(arguments: argparse.Namespace) -> int:
         backends=arguments.backend,
         engine=arguments.engine,
         resume=arguments.resume,
+        retry_cancelled=arguments.retry_cancelled,
         json=arguments.json,
         levels=arguments.dose,
         patterns=arguments.pattern,

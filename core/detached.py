@@ -27,12 +27,14 @@ def start(
     levels: Sequence[float] = (),
     patterns: Sequence[Pattern] = (),
     resume: Path | None = None,
+    retry_cancelled: bool = False,
 ) -> Path:
     """The run directory, once the engine listens there. ConfigError with what the engine said if it does not start."""
     run_dir = resume or out or store.new_path(config.load(config_path).experiment.name)
     command = [sys.executable, "-P", "-m", "core.cli", "--batch", "--config", str(config_path)]
     chosen = [*_selection(only, backends, engine), *_doses(levels, patterns)]
     command += ["--resume", str(resume)] if resume else ["--out", str(run_dir), *chosen]
+    command += ["--retry-cancelled"] * retry_cancelled
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     said = run_dir.with_name(f".{run_dir.name}.log")  # beside it: --out must be new or empty
     with open(said, "wb") as log:

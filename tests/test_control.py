@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from place import Place
 from watched import Watched
 
-from core import control, detached, store
+from core import control, detached, events, store
 from core.config import ConfigError
 from core.control import Add, Cancel, Command, ControlError, Move, Retry, Stop, StopServer
 
@@ -68,6 +69,26 @@ def test_a_cancelled_run_keeps_the_requests_that_were_answered(engine: Watched) 
     assert ended.reason == f"{partial['completed']} requests kept"
     assert not (results / "001.json").exists()
     assert store.results(results) == {}
+
+
+def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: Path) -> None:
+    place = Place(tmp_path, output_len=100, max_concurrency=1)
+    with place.running("--backend", "baseline") as batch:
+        batch.until(events.RunStarted)
+        control.send(place.made, Cancel(["baseline/002"]))
+        assert batch.drain() == 1
+    assert place.phases() == {"baseline/001": "done", "baseline/002": "cancelled"}
+
+    plain = place.gatescope("--resume", "made")
+    assert plain.returncode == 1
+    assert "· 1 cancelled run stays as it is; --retry-cancelled runs it too\n" in plain.stderr
+    assert place.phases() == {"baseline/001": "done", "baseline/002": "cancelled"}
+
+    asked = place.gatescope("--resume", "made", "--retry-cancelled")
+    assert asked.returncode == 0, asked.stderr
+    assert "· baseline/002 queued again\n" in asked.stderr
+    assert place.phases() == {"baseline/001": "done", "baseline/002": "done"}
+    assert place.gatescope("--retry-cancelled").returncode == 2
 
 
 def test_an_engine_outlives_the_one_who_started_it_and_is_in_a_session_of_its_own(engine: Watched) -> None:

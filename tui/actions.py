@@ -43,7 +43,13 @@ ACTIONS = (
         "live",
     ),
     Action("n", "next", "next run", "Cancel the run in progress, keep what it has, and go on with the next", "running"),
-    Action("R", "retry", "retry", "Queue the marked runs again; else all that failed or were cancelled", "live ended"),
+    Action(
+        "R",
+        "retry",
+        "retry",
+        "Queue the marked runs again; else all that failed or were cancelled, also where the engine has ended",
+        "ended",
+    ),
     Action("a", "add", "add", "Choose data sets to run once more at every backend", "live"),
     Action(
         "s",
@@ -152,4 +158,8 @@ def _busy(view: View, phases: set[Phase]) -> str:
     if view.stage in ("running", "reading"):
         return "it is running already" if view.stage == "running" else "still reading"
     left = phases - {"done", "cancelled"}
-    return "nothing is left to run; start anew with: gatescope --out DIR" if phases and not left else ""
+    if not phases or left:
+        return ""
+    if "cancelled" in phases:
+        return "only cancelled runs are left; R runs them"
+    return "nothing is left to run; start anew with: gatescope --out DIR"

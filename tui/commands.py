@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import work
@@ -34,12 +35,16 @@ class Commands(App[int]):
     # --- run --------------------------------------------------------------------------------------------------------
 
     def do_run(self) -> None:
-        self.say("starting the engine …")
-        self.run_worker(self._start, thread=True, group="start", exclusive=True)
+        self._start()
 
-    def _start(self) -> None:
+    def _start(self, *, retry_cancelled: bool = False) -> None:
+        self.say("starting the engine …")
+        start = partial(self._in_thread, retry_cancelled)
+        self.run_worker(start, thread=True, group="start", exclusive=True)
+
+    def _in_thread(self, retry_cancelled: bool) -> None:
         try:
-            run_dir = self.session.start()
+            run_dir = self.session.start(retry_cancelled=retry_cancelled)
         except ConfigError as error:
             self.session.problem = str(error)
             self.call_from_thread(self.say, f"not started: {error}", "bad")
@@ -94,6 +99,11 @@ class Commands(App[int]):
         runs = [i for i in ended if i in marked] if marked else ended
         if not runs:
             return "none of the marked runs has failed or was cancelled"
+        if self.view.stage != "running" and set(runs) != set(ended):
+            return "no engine is running: without marks this starts it, with all that failed or were cancelled"
+        if self.view.stage != "running":
+            self._start(retry_cancelled=True)
+            return None
         self.send(control.Retry(runs), f"queued again: {_listed(runs)}")
         return None
 

@@ -93,13 +93,14 @@ class Session:
             self.happened = (*self.happened, *new)[-EVENTS_KEPT:]
         self.stage = self._stage()
 
-    def start(self) -> Path:
-        """Start the engine, or go on with what is missing; the run directory. ConfigError says why not."""
+    def start(self, *, retry_cancelled: bool = False) -> Path:
+        """Start the engine, or go on with what is missing, and with `retry_cancelled` with what was cancelled; the run
+        directory. ConfigError says why not."""
         from core import detached
 
         ask = self.ask
         if self.run_dir:
-            run_dir = detached.start(ask.config_path, resume=self.run_dir)
+            run_dir = detached.start(ask.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled)
         else:
             run_dir = detached.start(
                 ask.config_path,

@@ -31,6 +31,7 @@ class Played(Session):
         self.live = live
         self.sent: list[Command] = []
         self.started = 0
+        self.retried = False
 
     def is_live(self) -> bool:
         return self.live
@@ -38,8 +39,9 @@ class Played(Session):
     def send(self, command: Command) -> None:
         self.sent.append(command)
 
-    def start(self) -> Path:
+    def start(self, *, retry_cancelled: bool = False) -> Path:
         self.started += 1
+        self.retried = retry_cancelled
         return Path("runs/demo")
 
     def datasets(self) -> dict[str, Path]:

@@ -91,6 +91,21 @@ async def _retry(screen: Screen, session: Played) -> None:
     await screen.until(lambda: session.sent == [Retry(["baseline/002"])])
 
 
+def test_retry_starts_an_engine_that_has_ended(tmp_path: Path) -> None:
+    """What was cancelled stays cancelled under `r`: this is the way to have it after all."""
+    session = stage(tmp_path, "cancelled")
+    session.live = False
+
+    async def try_it() -> None:
+        async with shown(session) as screen:
+            await screen.press("R")
+            await screen.until(lambda: session.started == 1)
+
+    asyncio.run(try_it())
+    assert session.retried
+    assert not session.sent
+
+
 @check("add")
 async def _add(screen: Screen, session: Played) -> None:
     await screen.press("a")

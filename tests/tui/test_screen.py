@@ -102,7 +102,7 @@ def test_a_refused_command_is_said() -> None:
 def test_a_start_that_fails_is_said() -> None:
     played = stage(Path(), "stopped")
 
-    def refuse() -> Path:
+    def refuse(*, retry_cancelled: bool = False) -> Path:
         raise ConfigError("[[backends]] baseline, port: 8000 is not free")
 
     played.start = refuse  # type: ignore[method-assign]
