@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from core import fetch
 from core.backends import gpus, ports, serverlog, supervise
@@ -25,6 +26,9 @@ POLL_S = 0.05
 HEALTH_S = 2.0  # that an answer may take
 VERSION_S = 10.0
 DEATH_S = 5.0  # that a dying server tree may take
+BUILD_POLL_S = 5.0
+COMPILERS = {"ninja", "nvcc", "cicc", "ptxas"}
+BUILDING = "building CUDA kernels, which the first start does once and which can take many minutes"
 STOP_S = supervise.GRACE_S + supervise.KILL_S + 2.0  # after which a supervisor is taken to hang itself
 
 
@@ -73,10 +77,16 @@ class Server:
         ServerError where it ends, the deadline passes, or another process answers on its port.
         """
         phases = serverlog.PhaseFollower(self.log, self.log_start)
+        looked = self.started
         async with httpx.AsyncClient(trust_env=False, timeout=HEALTH_S) as client:
             while time.monotonic() - self.started < timeout_s:
                 for phase in phases.read():
                     on_phase(phase)
+                if time.monotonic() - looked > BUILD_POLL_S:
+                    looked = time.monotonic()
+                    if phases.phase != BUILDING and self._is_building():
+                        phases.phase = BUILDING
+                        on_phase(BUILDING)
                 if self.has_ended:
                     raise ServerError(self.death(), self.log_tail())
                 if await self._is_healthy(client, check=True):
@@ -99,6 +109,12 @@ class Server:
             reason = f"server {self.name}: port {self.port} was taken by {other} while it started; end that process"
             raise ServerError(f"{reason}, or choose another port", self.log_tail())
         return status == 200
+
+    def _is_building(self) -> bool:
+        """Whether a compiler runs in its tree: FlashInfer says nothing of it in the log."""
+        with contextlib.suppress(psutil.Error):
+            return any(process.name() in COMPILERS for process in supervise.marked(self.mark))
+        return False
 
     def _pids(self) -> set[int]:
         return {process.pid for process in supervise.marked(self.mark)}

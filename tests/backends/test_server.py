@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,23 @@ def test_a_server_that_is_not_ready_in_time_says_how_far_it_came(tmp_path: Path,
     finally:
         server.stop()
     assert server.has_ended
+
+
+def test_a_start_that_builds_kernels_says_so(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Exception):
+        pass
+
+    def tell(phase: str) -> None:
+        raise Told(phase)
+
+    monkeypatch.setattr(servers, "BUILD_POLL_S", 0.1)
+    compiler = str(shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "nvcc"))
+    server = start(tmp_path, port, "import subprocess, sys; subprocess.run([sys.argv[1], '600'])", compiler)
+    try:
+        with pytest.raises(Told, match="building CUDA kernels"):
+            asyncio.run(server.wait_ready(60.0, tell))
+    finally:
+        server.stop()
 
 
 def test_stop_ends_workers_in_sessions_of_their_own(tmp_path: Path, port: int) -> None:
