@@ -1,6 +1,7 @@
 """How one figure goes with another over data sets: rank and linear correlation, slope, and what length explains.
 
 - Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh); Spearman's p by permutation.
+  Pearson's (and what it explains) are too narrow where noise has heavy tails: Spearman and slope are what is relied on.
 - slope: Theil-Sen, the median over pairs, with Sen's (1968) interval.
 - explained: Pearson's r², the part of the variance that a straight line takes up.
 - partial: Spearman's between what is left of both after a linear fit of their ranks on the covariates' ranks.

@@ -1,9 +1,9 @@
 """95 % intervals by the bootstrap over blocks of neighbouring steps, or over points.
 
-Steps that follow each other resemble each other, so blocks are drawn, not steps (Künsch 1989; blocks of about n^(1/3)
-steps). Intervals are expanded percentile intervals (Hesterberg 2015): percentiles are narrow where blocks are few, and
-are widened by √(B/(B-1)) · t/z. They are put about the estimate by the replicates' own mean, which takes out the
-upward bias that resampling gives to anything with a square in it, a CV among them.
+Steps that follow each other resemble each other, so blocks are drawn, not steps (Künsch 1989): of n^(1/3) steps or
+more, see `RunBlocks.grouped`. Intervals are expanded percentile intervals (Hesterberg 2015): percentiles are narrow
+where blocks are few, and are widened by √(B/(B-1)) · t/z. They are put about the estimate by the replicates' own mean,
+which takes out the upward bias that resampling gives to anything with a square in it, a CV among them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ Interval = tuple[float, float]
 def block_length(steps: int) -> float:
     """Steps of one block: n^(1/3)."""
     return math.cbrt(max(steps, 1))
+
+
+def lag_one(values: Floats) -> float:
+    """Correlation of neighbours in `values` [n], less the -1/n that independent ones show; 0 where nothing varies."""
+    left = values - values.mean()
+    spread = float(left @ left)
+    return float(left[1:] @ left[:-1]) / spread + 1 / len(values) if spread > 0 else 0.0
 
 
 def weights(blocks: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:

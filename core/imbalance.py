@@ -12,7 +12,8 @@ Definitions, with x[s, l, e] the tokens that expert e of layer l got in step s, 
 - rank imbalance: mean over (s, l) of max/mean load over EP ranks; expert imbalance: the same over experts.
 - entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead experts: of all
   layers × experts, those that got no token.
-- intervals: 95 %, over blocks of steps (core.bootstrap): what other steps of the same traffic might have shown.
+- intervals: 95 %, over blocks of steps (core.bootstrap): what other steps of the same traffic might have shown. Steps
+  share their requests, so blocks are made long enough that neighbours no longer go together.
 """
 
 from __future__ import annotations

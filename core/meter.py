@@ -17,6 +17,8 @@ from core.gatelog import GateLog
 from core.steps import Floats, Ints, StepFigures
 
 MAX_BLOCKS = 64
+FEW_BLOCKS = 8  # are not joined for the likeness of neighbours
+ALIKE = 0.05  # correlation of neighbours from which on they are joined
 MAX_AGGREGATED_TOKENS = 1000
 WARMUP = "warmup"  # the segment of warm-up requests: never measured
 
@@ -66,13 +68,20 @@ class RunBlocks:
         return (self.steps + np.arange(count)) // self.length
 
     def grouped(self) -> tuple[Floats, Floats, Floats]:
-        """Rows, counts and small counts in blocks of at least n^(1/3) steps."""
-        parts: tuple[Floats, ...] = (self.rows, self.counts, self.small)
-        used, length = self.used, float(self.length)
-        while length < bootstrap.block_length(self.steps) and used > 2:
-            parts = tuple(part[0::2] + part[1::2] for part in parts)
-            used, length = -(-used // 2), length * 2
-        return parts[0][:used], parts[1][:used], parts[2][:used]
+        """Rows, counts and small counts in the blocks that intervals draw.
+
+        They have at least n^(1/3) steps, and as many as it takes until neighbours no longer go together: decode steps
+        share their requests, so that a few long blocks know more of the spread than many short ones.
+        """
+        rows, counts, small = (part[: self.used] for part in (self.rows, self.counts, self.small))
+        length = float(self.length)
+        while len(rows) > 2 and (
+            length < bootstrap.block_length(self.steps) or (len(rows) > FEW_BLOCKS and _alike(rows, counts) > ALIKE)
+        ):
+            pairs = np.arange(0, len(rows), 2)
+            rows, counts, small = (np.add.reduceat(part, pairs, axis=0) for part in (rows, counts, small))
+            length *= 2
+        return rows, counts, small
 
     def _join_neighbours(self) -> None:
         half = MAX_BLOCKS // 2
@@ -80,6 +89,18 @@ class RunBlocks:
             part[:half] = part[0::2] + part[1::2]
             part[half:] = 0
         self.length *= 2
+
+
+def _alike(rows: Floats, counts: Floats) -> float:
+    """How much neighbouring blocks go together: in CV, in CV² over the floor, or in how they favour what all favour."""
+    of = {name: rows[:, place] for place, name in enumerate(SUMS)}
+    whole = counts.sum(axis=0)
+    favour = whole - whole.mean(axis=-1, keepdims=True)
+    return max(
+        bootstrap.lag_one(of["cv"] / np.maximum(of["layers"], 1)),
+        bootstrap.lag_one((of["cv_squared"] - of["floor_squared"]) / np.maximum(of["supported"], 1)),
+        bootstrap.lag_one(np.tensordot(counts, favour, 2) / np.maximum(counts.sum(axis=(1, 2)), 1)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 time = a + b · tokens + c · prompt tokens + d · requests + m · extra, where extra is the busiest rank's load less the
 mean over ranks (experts, without expert parallelism), in tokens, mean over layers; 0 for a perfectly balanced router.
-Fitted by Huber's weighted least squares, since a few steps are slow for reasons of their own; intervals by the
-bootstrap over runs, or over blocks of neighbouring steps where runs are few. It is an association within the log:
-a balanced router saves m · extra at most, if extra is what causes it.
+Fitted by Huber's M-estimator, since a few steps are slow for reasons of their own; intervals by the bootstrap over
+runs, or over blocks of neighbouring steps where runs are few: each resample takes one Newton step of Huber's equations
+from the estimate, so that it weighs the steps anew. It is an association within the log: a balanced router saves
+m · extra at most, if extra is what causes it.
 """
 
 from __future__ import annotations
@@ -65,25 +66,21 @@ def fit(sample: StepSample, phase: str) -> StepModel:
         reason = f"n = {n} steps, {MIN_STEPS} are needed" if n < MIN_STEPS else "the load never varies"
         null = estimate.none(reason)
         return StepModel(phase=phase, n=n, unit=sample.unit, per_token=null, marginal=null, saved=null)
-    design = _design(of)
-    weight = _huber(design, y)
-    groups, count = _groups(of["run"])
-    cost = _coefficient(design, y, weight, groups, count)
+    count, drawn = _resampled(of)
     return StepModel(
         phase=phase,
         n=n,
         unit=sample.unit,
-        per_token=cost,
-        marginal=cost.scaled(0.1 * float(of["mean_load"].mean())),
-        saved=cost.scaled(100 * float(extra.mean()) / float(np.median(y))),
+        per_token=_estimate(drawn[:, 0], count),
+        marginal=_estimate(0.1 * drawn[:, 0] * drawn[:, 2], count),
+        saved=_estimate(100 * drawn[:, 0] * drawn[:, 1] / float(np.median(y)), count),
     )
 
 
 def held_fixed(sample: StepSample) -> Floats:
     """[steps]: step time, in µs, as it would be at the mean tokens, prompt tokens and requests of these steps."""
     design, y = _design(sample), sample["duration_us"]
-    root = np.sqrt(_huber(design, y))
-    fitted = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
+    fitted, _ = _huber(design, y)
     confounders = design[:, 1:-1]
     return np.asarray(y - (confounders - confounders.mean(axis=0)) @ fitted[1:-1])
 
@@ -98,16 +95,16 @@ def _design(sample: StepSample) -> Floats:
     return np.column_stack([np.ones(len(sample.rows)), *columns, sample["extra"]])
 
 
-def _huber(design: Floats, y: Floats) -> Floats:
-    """Huber's weights after ten rounds, the scale from the median absolute residual."""
-    weight = np.ones(len(y))
+def _huber(design: Floats, y: Floats) -> tuple[Floats, float]:
+    """Huber's M-estimate of the coefficients after ten rounds, and the residual from which on a step counts as slow."""
+    weight, limit = np.ones(len(y)), np.inf
     for _ in range(10):
         root = np.sqrt(weight)
-        left = y - design @ np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
-        size = abs(left)
-        scale = max(float(np.median(size)) / 0.6745, 1e-9)
-        weight = np.minimum(1.0, HUBER * scale / np.maximum(size, 1e-12))
-    return weight
+        found = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
+        size = abs(y - design @ found)
+        limit = HUBER * max(float(np.median(size)) / 0.6745, 1e-9)
+        weight = np.minimum(1.0, limit / np.maximum(size, 1e-12))
+    return np.asarray(found), limit
 
 
 def _groups(run: Floats) -> tuple[npt.NDArray[np.int64], int]:
@@ -118,15 +115,31 @@ def _groups(run: Floats) -> tuple[npt.NDArray[np.int64], int]:
     return group, int(group.max()) + 1
 
 
-def _coefficient(design: Floats, y: Floats, weight: Floats, group: npt.NDArray[np.int64], count: int) -> Estimate:
-    """The last column's coefficient."""
+def _resampled(of: StepSample) -> tuple[int, Floats]:
+    """How many groups are drawn; [1 + resamples]: cost, mean extra load, mean load, those of all steps first."""
+    design, y = _design(of), of["duration_us"]
+    group, count = _groups(of["run"])
     scale = np.maximum(abs(design).max(axis=0), 1e-12)
     x = design / scale
+    found, limit = _huber(x, y)
+    left = y - x @ found
+    per_step = np.column_stack(
+        [
+            *((abs(left) <= limit) * x[:, i] * x[:, j] for i in range(x.shape[1]) for j in range(x.shape[1])),
+            *(np.clip(left, -limit, limit) * column for column in x.T),
+            *(np.ones(len(y)), of["extra"], of["mean_load"]),
+        ]
+    )
+    sums = np.zeros((count, per_step.shape[1]))
+    np.add.at(sums, group, per_step)
+    drawn = np.vstack([np.ones(count), bootstrap.weights(count)]) @ sums
     width = x.shape[1]
-    squares, products = np.zeros((count, width, width)), np.zeros((count, width))
-    np.add.at(squares, group, weight[:, None, None] * x[:, :, None] * x[:, None, :])
-    np.add.at(products, group, (weight * y)[:, None] * x)
-    draws = np.vstack([np.ones(count), bootstrap.weights(count)])
-    drawn = np.einsum("rc,cij->rij", draws, squares), draws @ products
-    found = (np.linalg.pinv(drawn[0], hermitian=True) @ drawn[1][..., None])[:, -1, 0] / scale[-1]
-    return estimate.of(float(found[0]), bootstrap.interval(float(found[0]), found[1:], count))
+    slopes, pulls = drawn[:, : width**2].reshape(-1, width, width), drawn[:, width**2 : -3]
+    moved = found + (np.linalg.pinv(slopes, hermitian=True) @ pulls[..., None])[..., 0]
+    moved[0] = found
+    return count, np.column_stack([moved[:, -1] / scale[-1], drawn[:, -2:] / drawn[:, -3:-2]])
+
+
+def _estimate(drawn: Floats, count: int) -> Estimate:
+    """Of all steps, with what the resamples make of its interval."""
+    return estimate.of(float(drawn[0]), bootstrap.interval(float(drawn[0]), drawn[1:], count))
