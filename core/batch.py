@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from core import analysis, config, dose, events, plan, provenance, state, store
 from core.analysis import Results
 from core.backends import builtin, choice, ports, supervise
@@ -29,6 +31,7 @@ from core.store import RunDirectory
 
 if TYPE_CHECKING:
     from core.findings import Findings
+    from core.validity.problem import Validity
 
 HEARTBEAT_S = 30.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -185,7 +188,10 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
         return 1
     groups = _results(directory.path)
     if any(group.by_label or group.forced for group in groups):
-        report(directory.path, groups, label)
+        validity = report(directory.path, groups, label)
+        if validity.is_invalid and job.config.experiment.strict:
+            tell("! strict = true, and results are invalid: see validity above")
+            return code or 1
     return code
 
 
@@ -214,11 +220,12 @@ def _results(path: Path) -> list[Results]:
     return []
 
 
-def report(path: Path, groups: Sequence[Results], engine: str) -> None:
+def report(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
     from core import findings
     from core.plots import png, scatter, text
     from core.plots.scatter import Axis
+    from core.validity import verdict
 
     rows = analysis.summary_rows(groups)
     store.write_whole(path / "summary.csv", analysis.summary_csv(rows).encode())
@@ -226,10 +233,11 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
     tell("")
     tell(f"engine: {engine}" + (": its times say nothing about GPUs" if engine == builtin.ENGINE else ""))
     tell(table(groups))
-    found = findings.find(groups, engine)
-    store.write_whole(path / "findings.json", store.formatted(found))
+    validity, found = verdict.of_run_directory(path, groups), findings.find(groups, engine)
+    kept = {"validity": validity, **msgspec.structs.asdict(found)}
+    store.write_whole(path / "findings.json", store.formatted(kept))
     files = _report_forced(path, groups, found)
-    for line in found.headlines:
+    for line in (*validity.in_words(), *found.headlines):
         tell(printable(f"  {line}"))
     axes: tuple[Axis, ...] = ("excess", "real", "predicted")
     for metric in scatter.METRICS:
@@ -248,6 +256,7 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> None:
         forced = f", {len(group.forced)} of them {dose.NAME}" * bool(group.forced)
         runs = len(group.by_label) + len(group.forced)
         tell(f"results: {path / group.name / 'results_json'} ({runs} runs{forced})")
+    return validity
 
 
 def _report_forced(path: Path, groups: Sequence[Results], found: Findings) -> list[Path]:

@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add(commands)
     report = commands.add_parser("report", help="report.md and report.html of a run directory, findings in words")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    report.add_argument("--strict", action="store_true", help="exit code 1 where results are invalid")
     report.set_defaults(command=_report)
     export = commands.add_parser("export", help="a run directory in upstream's layout, or as Parquet tables")
     export.add_argument("run_dir", type=Path, metavar="RUN_DIR")
@@ -473,10 +474,12 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from core import report
+    from core.narrate import printable
 
-    for file in report.write(arguments.run_dir):
-        print(f"wrote {file}", file=sys.stderr)
-    return 0
+    files, validity = report.write(arguments.run_dir)
+    for line in (*validity.in_words(), *(f"wrote {file}" for file in files)):
+        print(printable(line), file=sys.stderr)
+    return 1 if arguments.strict and validity.is_invalid else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

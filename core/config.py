@@ -74,6 +74,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     slo: Slo = Slo()
     repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     shuffle: bool = True
+    interleave: bool = False
     seed: Natural = 0
     warmup_requests: Natural = 8
     pause_s: Seconds = 0.0

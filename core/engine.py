@@ -197,6 +197,8 @@ class Engine:
         """The ready server of a backend. ServerError where it does not come up, or has died too often."""
         if self._serving and self._serving.backend.name == name and not self._serving.server.has_ended:
             return self._serving
+        if self._serving and not self._serving.server.has_ended:  # it worked: its next start is no restart
+            self._starts[self._serving.backend.name] = 0
         await self._put_down()
         if self._starts[name] > MAX_RESTARTS:
             raise ServerError(f"server {name} died {self._starts[name]} times; not started again", [])

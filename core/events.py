@@ -44,14 +44,16 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment."""
+    """One GPU at one moment; null where it does not tell, as a MIG slice. `throttled`: what holds its clocks back."""
 
     index: int
     memory_used_gib: float
     memory_total_gib: float
-    utilisation_pct: int
-    power_w: float
-    temperature_c: int
+    utilisation_pct: int | None = None
+    power_w: float | None = None
+    temperature_c: int | None = None
+    sm_clock_mhz: int | None = None
+    throttled: list[str] | None = None
 
 
 class ServerLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,7 @@ class ServerLoad(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     kv_cache: float  # share in use, 0 to 1
     preemptions: int
+    prefix_cache_hits: int = 0  # prompt tokens that were not computed
 
 
 class LiveImbalance(msgspec.Struct, frozen=True, kw_only=True):

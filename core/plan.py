@@ -31,7 +31,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is run, in order: backend by backend, since a server start is what costs."""
+    """What is run, in order: backend by backend, since a server start is what costs; or interleaved."""
 
     datasets: dict[str, Dataset]
     runs: tuple[Run, ...]
@@ -46,8 +46,7 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
     paths = select_datasets(config, only)
     runs = [
         Run(backend, index, label(index, repeat, dose), str(paths[index]), dose)
-        for backend in select_backends(config, backends)
-        for repeat in range(1, config.experiment.repeats + 1)
+        for backend, repeat in _passes(config, select_backends(config, backends))
         for index, dose in _order(config, list(paths), repeat)
     ]
     datasets = read_datasets(paths)
@@ -83,6 +82,15 @@ def again(config: Config, known: Collection[str], datasets: Collection[str], bac
         for backend in select_backends(config, backends)
         for index, path in paths.items()
     ]
+
+
+def _passes(config: Config, backends: list[str]) -> list[tuple[str, int]]:
+    """Backend and repeat of each pass over the data sets. Interleaved they go A B, B A, A B: a steady drift over time
+    then hits both backends alike, and the neighbours share a server."""
+    repeats = range(1, config.experiment.repeats + 1)
+    if config.experiment.interleave:
+        return [(backend, repeat) for repeat in repeats for backend in (backends if repeat % 2 else backends[::-1])]
+    return [(backend, repeat) for backend in backends for repeat in repeats]
 
 
 def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, Dose | None]]:

@@ -20,6 +20,8 @@ from core.plots import png, scatter
 from core.state import Snapshot
 from core.stepmodel import StepModel
 from core.stepsample import StepSample
+from core.validity import verdict
+from core.validity.problem import Validity
 
 QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew cost latency?"
 METHOD = (
@@ -42,14 +44,20 @@ NO_GPU = "nvidia-smi saw no GPU on this host: if a CPU served, the times say not
 Json = dict[str, Any]
 
 
-def write(path: Path) -> list[Path]:
-    """report.md, report.html and their PNGs. ConfigError where `path` holds no results or cannot be written."""
+def write(path: Path) -> tuple[list[Path], Validity]:
+    """report.md, report.html and their PNGs, and the verdict on what they tell of.
+
+    ConfigError where `path` holds no results or cannot be written.
+    """
     groups, engine = analysis.of_run_directory(path)
     if not groups:
         raise ConfigError(f"{path}: no run is done yet: there is nothing to report")
     about, past = store.read_json(path / "run.json"), state.fold(store.read_events(path))
+    validity = verdict.of_run_directory(path, groups)
     try:
-        parts = _parts(path, groups, findings.find(groups, engine), (about, past, store.read_about(path).config))
+        config = store.read_about(path).config
+        found = findings.find(groups, engine)
+        parts = [*_opening(config, validity), *_parts(path, groups, found, (about, past, config))]
         made = {
             "report.md": document.markdown(parts),
             "report.html": document.page(f"gatescope: {path.name}", parts, path),
@@ -58,14 +66,27 @@ def write(path: Path) -> list[Path]:
             store.write_whole(path / name, text.encode(errors="replace"))
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
-    return [path / name for name in made]
+    return [path / name for name in made], validity
+
+
+def _opening(config: Config, validity: Validity) -> list[Part]:
+    """The question, and what is wrong: nothing below may be read without it."""
+    head, *problems = (line.strip() for line in validity.in_words())
+    told: list[Part] = [Items(problems)] if problems else []
+    unseen = f" Nothing to judge by: {', '.join(validity.unchecked)}." if validity.unchecked else ""
+    return [
+        Heading(f"gatescope: {config.experiment.name}", 1),
+        Text(QUESTION),
+        Heading("Validity"),
+        Text(head),
+        *told,
+        Text(f"Checked: {', '.join(validity.checked)}.{unseen}"),
+    ]
 
 
 def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Json, Snapshot, Config]) -> list[Part]:
     about, past, config = run
     return [
-        Heading(f"gatescope: {config.experiment.name}", 1),
-        Text(QUESTION),
         *_answer(found, about),
         *_set_up(about, config),
         *_results(groups),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -16,9 +16,20 @@ from core import fetch, imbalance
 from core.events import Gpu, LiveImbalance, ServerLoad
 from core.gatelog import GateLog, GateLogError
 
+T = TypeVar("T")
 GIB = 1 << 30
 MAX_METRICS_BYTES = 1 << 21  # vLLM's are 50 kB
+POWER_CAP = "the power limit"
+# Bits of nvmlDeviceGetCurrentClocksThrottleReasons (nvml.h, nvmlClocksEventReason*).
+THROTTLES = {
+    0x4: POWER_CAP,
+    0x8: "the hardware",
+    0x20: "heat (driver)",
+    0x40: "heat (hardware)",
+    0x80: "the power brake",
+}
 METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([-+0-9.eE]+)$", re.MULTILINE)
+PREFIX_HITS = ("prefix_cache_hits_total", "gpu_prefix_cache_hits_total")
 KV_CACHE = ("kv_cache_usage_perc", "gpu_cache_usage_perc")  # its name until vLLM 0.11, and now
 
 
@@ -44,12 +55,14 @@ def read_metrics(text: str) -> ServerLoad:
         waiting=round(sum(values.get("num_requests_waiting", []))),
         kv_cache=sum(usage) / len(usage),
         preemptions=round(sum(values.get("num_preemptions_total", []))),
+        prefix_cache_hits=round(sum(sum(values.get(name, [])) for name in PREFIX_HITS)),
     )
 
 
 def gpus() -> list[Gpu]:
     """Every GPU that NVML shows; none where there is no driver."""
-    return list(_gpus(_nvml())) if _nvml() else []
+    nvml = _nvml()
+    return [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())] if nvml else []
 
 
 @cache
@@ -64,18 +77,31 @@ def _nvml() -> Any:
     return pynvml
 
 
-def _gpus(nvml: Any) -> Iterator[Gpu]:
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        yield Gpu(
-            index=index,
-            memory_used_gib=memory.used / GIB,
-            memory_total_gib=memory.total / GIB,
-            utilisation_pct=nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-            power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            temperature_c=nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-        )
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+
+    def told(ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except nvml.NVMLError:  # not supported here
+            return None
+
+    return Gpu(
+        index=index,
+        memory_used_gib=memory.used / GIB,
+        memory_total_gib=memory.total / GIB,
+        utilisation_pct=told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        power_w=told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+        temperature_c=told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        sm_clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        throttled=told(lambda: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+    )
+
+
+def throttles(bits: int) -> list[str]:
+    """NVML's clock event reasons in words; idle and clocks that a person set are none."""
+    return [name for bit, name in THROTTLES.items() if bits & bit]
 
 
 def live_imbalance(log: GateLog, label: str) -> LiveImbalance | None:

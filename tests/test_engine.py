@@ -43,6 +43,17 @@ def test_a_server_that_hangs_is_started_again(experiment: Path, tmp_path: Path) 
     engine.wait()
 
 
+def test_interleaved_backends_take_turns_as_often_as_it_takes(experiment: Path, tmp_path: Path) -> None:
+    """A server that was put down for the other's turn is no failed one, however often."""
+    edit(experiment, repeats=6, interleave="true", output_len=2)
+    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001"]))
+    ended: Snapshot = engine.until(lambda s: s.finished)
+    assert {r.phase for r in ended.runs.values()} == {"done"}
+    starts = [e.backend for e in store.read_events(engine.run_dir) if isinstance(e, events.BackendStarting)]
+    assert starts == [*["baseline", "all2all"] * 3, "baseline"]
+    engine.wait()
+
+
 def test_a_server_that_never_starts_fails_its_backends_runs_only(experiment: Path, tmp_path: Path) -> None:
     text = experiment.read_text()
     experiment.write_text(text.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-option"]'))

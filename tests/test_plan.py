@@ -62,6 +62,13 @@ def test_repeats_are_numbered_from_the_second(tmp_path: Path) -> None:
     assert {run.dataset for run in made.runs} == {"001", "002"}
 
 
+def test_interleaved_backends_take_turns_and_neighbours_share_a_server(tmp_path: Path) -> None:
+    made = plan.make(loaded(tmp_path, "shuffle = false\nrepeats = 3\ninterleave = true", names=("001_0.1",)))
+    passes = ("baseline/001", "all2all/001", "all2all/001-r2", "baseline/001-r2", "baseline/001-r3", "all2all/001-r3")
+    assert ids(made) == list(passes)
+    assert made.backends == ["baseline", "all2all"]
+
+
 def test_the_order_is_drawn_from_the_seed_anew_for_every_repeat_and_alike_for_every_backend(tmp_path: Path) -> None:
     names = tuple(f"{i:03d}_0.5" for i in range(1, 21))
     first = loaded(tmp_path, "repeats = 2", names=names)

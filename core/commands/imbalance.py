@@ -17,6 +17,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     imbalance.add_argument("--method", choices=("per-step", "aggregated"), help="default: all measures")
     imbalance.add_argument("--json", action="store_true", help="JSON on stdout")
     imbalance.add_argument("-o", dest="out", type=Path, metavar="OUT.json")
+    imbalance.add_argument("--strict", action="store_true", help="exit code 1 where gate logs are invalid")
     imbalance.set_defaults(command=run)
 
 
@@ -26,12 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
     from core import imbalance, store
     from core.config import ConfigError
     from core.narrate import printable
+    from core.validity import verdict
 
     if not arguments.folder.is_dir():
         raise ConfigError(f"{arguments.folder}: not a folder")
     found, problems = imbalance.measure_folder(arguments.folder)
     for problem in problems:
         print(f"gatescope: {printable(problem)}", file=sys.stderr)
+    validity = verdict.of_gate_logs(arguments.folder, found)
+    for wrong in validity.problems:
+        print(f"gatescope: {printable(wrong.in_words())}", file=sys.stderr)
     if arguments.method:
         key = "per_step_cv" if arguments.method == "per-step" else "aggregated_cv"
         data: dict[str, object] = {name: getattr(m, key) for name, m in found.items()}
@@ -47,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
-    return 1 if problems else 0
+    return 1 if problems or (arguments.strict and validity.is_invalid) else 0
 
 
 def _lines(name: str, m: Imbalance) -> list[str]:

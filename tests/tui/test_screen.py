@@ -216,7 +216,7 @@ def test_a_run_that_its_client_limited_says_so() -> None:
 
     text = asyncio.run(look())
     assert "client lag p99 16.2 ms" in text
-    assert "! limited by the client" in text
+    assert "! client limits: limited by the client" in text
 
 
 def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from core.events import Gpu, Sampled, ServerLoad
 from core.state import BackendState
 from tui.glyphs import STATES
-from tui.text import Line, Span, fit, line, wrapped
+from tui.text import Line, Span, fit, line, number, wrapped
 from tui.widgets.pane import Pane, empty
 
 RAN_ROWS = 3
@@ -115,8 +115,8 @@ def _load(load: ServerLoad) -> list[Span]:
 def gpus(found: list[Gpu], width: int) -> list[str]:
     """One cell a GPU, as many beside each other as fit."""
     cells = [
-        f"gpu{g.index} {g.memory_used_gib:.0f}/{g.memory_total_gib:.0f} GiB {g.utilisation_pct:>3}%"
-        f" {g.power_w:.0f} W {g.temperature_c} °C"
+        f"gpu{g.index} {g.memory_used_gib:.0f}/{g.memory_total_gib:.0f} GiB {number(g.utilisation_pct):>3}%"
+        f" {number(g.power_w)} W {number(g.temperature_c)} °C"
         for g in found
     ]
     if not cells:

@@ -1,0 +1,148 @@
+"""Rules about time: the machine is the same from the first run to the last, so that backends, which run one after the
+other, are compared on the same machine."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from core import dose
+from core.events import Gpu
+from core.sample import POWER_CAP
+from core.validity.evidence import Evidence
+from core.validity.problem import Problem, problems
+
+BUSY_PCT = 10  # utilisation, below which a sample says nothing about a GPU under load
+THROTTLED = 0.01  # share of samples: more than a stray one of a long experiment
+CAPPED = 0.1  # share of samples at the power limit, which heavy prefill may touch now and then
+CLOCK_DRIFT = 0.03  # as large as the differences that backends are compared for
+WARMING_C = 10.0  # over which leakage, and with it the boost clock at a given power, changes visibly
+TPOT_DRIFT = 0.03  # as CLOCK_DRIFT
+TREND = 3.29  # standard errors of Spearman's rho on Fisher's scale: p < 0.001, since every experiment is looked at
+MIN_RUNS = 10  # of a backend, for a trend: thirds of at least three runs
+
+Floats = npt.NDArray[np.float64]
+Shift = tuple[float, float, str]  # before, after, and what was before what
+
+
+def throttled_gpus(seen: Evidence) -> list[Problem] | None:
+    """No GPU was held back: by heat or a power brake, or for a good part of the time by its power limit."""
+    reasons: dict[str, list[Sequence[str]]] = defaultdict(list)
+    for sample in seen.journal.samples:
+        for gpu in sample.gpus:
+            if _is_busy(gpu) and gpu.throttled is not None:
+                reasons[f"{sample.backend}/gpu{gpu.index}"].append(gpu.throttled)
+
+    def wrong(samples: list[Sequence[str]]) -> str:
+        shares = {r: sum(r in s for s in samples) / len(samples) for r in sorted({r for s in samples for r in s})}
+        over = [
+            f"{share:.0%} by {r}" for r, share in shares.items() if share > (CAPPED if r == POWER_CAP else THROTTLED)
+        ]
+        return f"held back in {', '.join(over)} of {len(samples)} samples" if over else ""
+
+    return problems("doubtful", reasons, wrong, "cool the machine or lock the clocks (nvidia-smi -lgc), and run again")
+
+
+def gpu_clocks(seen: Evidence) -> list[Problem] | None:
+    """The SM clock under load is the same in the first runs and the last, and for every backend."""
+
+    def wrong(shift: Shift) -> str:
+        before, after, what = shift
+        moved = after / before - 1
+        return f"SM clock {before:.0f} → {after:.0f} MHz {what}" if abs(moved) > CLOCK_DRIFT else ""
+
+    shifts = _shifts(seen, lambda gpu: gpu.sm_clock_mhz)
+    return problems("doubtful", shifts, wrong, "lock the clocks (nvidia-smi -lgc), or repeat with interleave = true")
+
+
+def gpu_temperatures(seen: Evidence) -> list[Problem] | None:
+    """No GPU was cold when measuring began."""
+
+    def wrong(shift: Shift) -> str:
+        before, after, what = shift
+        return f"{before:.0f} → {after:.0f} °C {what}" if abs(after - before) > WARMING_C else ""
+
+    shifts = _shifts(seen, lambda gpu: gpu.temperature_c)
+    return problems("doubtful", shifts, wrong, "warm up longer (warmup_requests), or repeat with interleave = true")
+
+
+def drift_over_time(seen: Evidence) -> list[Problem] | None:
+    """TPOT does not go with the order of a backend's runs. Not judged where that is the order of the data sets."""
+    if not seen.config or not (seen.config.experiment.shuffle or seen.config.experiment.repeats > 1):
+        return None
+    interleaved = seen.config.experiment.interleave
+    series = {name: runs for name, runs in _in_order(seen).items() if len(runs) >= MIN_RUNS}
+    order = "" if interleaved else ", and backends ran one after the other: their difference may hold as much"
+
+    def wrong(runs: list[tuple[str, float]]) -> str:
+        levels, freedom = _levels(runs)
+        rho = float(np.corrcoef(np.arange(len(levels)), levels.argsort().argsort())[0, 1])
+        before, after = _thirds(levels)
+        moved = float(np.expm1(after - before))
+        told = f"TPOT moves by {moved:+.1%} from its first runs to its last (Spearman {rho:.2f}, n = {len(runs)})"
+        errors = abs(float(np.arctanh(np.clip(rho, -0.999, 0.999)))) * max(freedom - 2, 0) ** 0.5
+        return told + order if errors > TREND and abs(moved) > TPOT_DRIFT else ""
+
+    turns = "" if interleaved else "take repeats = 2 and interleave = true, and "
+    return problems("doubtful", series, wrong, f"{turns}look for other load, heat and clocks")
+
+
+def _in_order(seen: Evidence) -> dict[str, list[tuple[str, float]]]:
+    """Backend → data sets and TPOT of its runs with natural routing, in order of time."""
+    series: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for run in sorted(seen.journal.started, key=lambda run: seen.journal.started[run]):
+        result = None if dose.of_label(run) else seen.results.get(run)
+        if result and result.mean_tpot_ms:
+            backend, _, label = run.partition("/")
+            series[backend].append((label.partition("-")[0], result.mean_tpot_ms))
+    return series
+
+
+def _levels(runs: Sequence[tuple[str, float]]) -> tuple[Floats, int]:
+    """Logarithms of TPOT in order of time, less their data set's mean where it ran several times; and how many of
+    them are free."""
+    logs = np.log([tpot for _, tpot in runs])
+    names, group = np.unique([name for name, _ in runs], return_inverse=True)
+    if len(names) == len(runs):
+        return logs, len(runs) - 1
+    means = np.bincount(group, logs) / np.bincount(group)
+    return logs - means[group], len(runs) - len(names)
+
+
+def _shifts(seen: Evidence, of: Callable[[Gpu], float | None]) -> dict[str, Shift]:
+    """What a value of each GPU under load was in a backend's first runs and last, and at the first backend and this."""
+    series = _by_gpu(seen, of)
+    shifts: dict[str, Shift] = {}
+    first: dict[str, tuple[str, float]] = {}
+    for name, runs in series.items():
+        backend, _, gpu = name.partition("/")
+        values = np.array([np.median(samples) for samples in runs.values()])
+        if len(values) >= MIN_RUNS:
+            shifts[name] = (*_thirds(values), "from its first runs to its last")
+        other, level = first.setdefault(gpu, (backend, float(np.median(values))))
+        if other != backend:
+            shifts[f"{name} against {other}"] = (level, float(np.median(values)), "from the one to the other")
+    return shifts
+
+
+def _by_gpu(seen: Evidence, of: Callable[[Gpu], float | None]) -> dict[str, dict[str, list[float]]]:
+    """`baseline/gpu0` → run → the samples of its value under load; in order of time."""
+    series: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for sample in seen.journal.samples:
+        for gpu in sample.gpus:
+            if _is_busy(gpu) and (value := of(gpu)) is not None:
+                series[f"{sample.backend}/gpu{gpu.index}"][sample.run].append(value)
+    return series
+
+
+def _is_busy(gpu: Gpu) -> bool:
+    return gpu.utilisation_pct is not None and gpu.utilisation_pct >= BUSY_PCT
+
+
+def _thirds(values: Floats) -> tuple[float, float]:
+    """Medians of the first third and of the last."""
+    third = len(values) // 3
+    return float(np.median(values[:third])), float(np.median(values[-third:]))

@@ -1,0 +1,99 @@
+"""A problem that a rule found, and the verdict over all rules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from core.validity.evidence import Evidence
+
+T = TypeVar("T")
+Severity = Literal["invalid", "doubtful"]
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """One thing that is wrong. invalid: figures are not what they are called; doubtful: they may be off.
+
+    `where`: runs, backends, GPUs or folders; where there are several, `sentence` speaks of the first.
+    """
+
+    severity: Severity
+    where: list[str]
+    sentence: str
+    remedy: str
+    rule: str = ""  # filled in by `check`
+
+    def in_words(self) -> str:
+        """One line."""
+        word = "INVALID " if self.severity == "invalid" else ""
+        return f"{word}{self.rule}: {shown(self.where)}: {self.sentence}; {self.remedy}"
+
+
+# What is wrong, or None where there is nothing to judge by.
+Rule = Callable[[Evidence], Iterable[Problem] | None]
+
+
+class Validity(Struct, frozen=True, kw_only=True):
+    """`checked`: rules that had something to look at; `unchecked`: those that had not."""
+
+    problems: list[Problem]
+    checked: list[str]
+    unchecked: list[str]
+
+    @property
+    def is_invalid(self) -> bool:
+        return any(problem.severity == "invalid" for problem in self.problems)
+
+    def in_words(self) -> list[str]:
+        """`validity: 20 checks, none failed`; or how many failed, and a line for each problem."""
+        failed = len({problem.rule for problem in self.problems})
+        head = f"validity: {len(self.checked)} checks, {f'{failed} failed' if failed else 'none failed'}"
+        return [head, *(f"  {problem.in_words()}" for problem in self.problems)]
+
+
+def check(evidence: Evidence, rules: Sequence[Rule]) -> Validity:
+    """A rule is called by its function's name. Problems of one rule and severity are joined, the worst come first."""
+    wrong: list[Problem] = []
+    checked: list[str] = []
+    unchecked: list[str] = []
+    for rule in rules:
+        name = rule.__name__.replace("_", " ")
+        found = rule(evidence)
+        (unchecked if found is None else checked).append(name)
+        wrong += [replace(problem, rule=name) for problem in found or ()]
+    return Validity(problems=_joined(wrong), checked=checked, unchecked=unchecked)
+
+
+def problems(
+    severity: Severity | Callable[[T], Severity], over: Mapping[str, T], wrong: Callable[[T], str], remedy: str
+) -> list[Problem] | None:
+    """A problem for each of `over` that `wrong` has a sentence for; None where there is nothing to judge."""
+    if not over:
+        return None
+    found = [(name, what, text) for name, what in over.items() if (text := wrong(what))]
+    return [
+        Problem(severity=severity(what) if callable(severity) else severity, where=[name], sentence=text, remedy=remedy)
+        for name, what, text in found
+    ]
+
+
+def shown(where: Sequence[str]) -> str:
+    """`baseline/001 and 2 more, all2all/001`: the first of each backend."""
+    by_backend: dict[str, list[str]] = defaultdict(list)
+    for place in where:
+        by_backend[place.partition("/")[0] if "/" in place else ""].append(place)
+    return ", ".join(f"{first}{f' and {len(more)} more' if more else ''}" for first, *more in by_backend.values())
+
+
+def _joined(problems: Iterable[Problem]) -> list[Problem]:
+    joined: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        key = (problem.rule, problem.severity)
+        first = joined.setdefault(key, problem)
+        if first is not problem:
+            joined[key] = replace(first, where=[*first.where, *problem.where])
+    return sorted(joined.values(), key=lambda problem: problem.severity != "invalid")

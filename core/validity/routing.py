@@ -1,0 +1,132 @@
+"""Rules about gate logs: whether their steps can be those of the traffic, and whether all of it is in them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from core.validity.evidence import Evidence, Routing, RunResult
+from core.validity.problem import Problem, Severity, problems
+
+MIN_STEPS = 30  # a CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
+MIN_CONSTANT = 5  # steps: two or three steps of one repeated word may be alike by chance
+TOKENS_LOST = 0.01  # share: losing more can be losing a kind of step, such as prefill
+
+OWN_RECORDER = "record again with one file a rank and without dummy batches, as gatescope's recorder does"
+
+
+def one_token_steps(seen: Evidence) -> list[Problem] | None:
+    """Steps of one token each, though prompts have more: what an idle data-parallel rank's dummy batches look like."""
+    single = {run for run, r in seen.results.items() if r.total_input_tokens <= r.completed}
+
+    def wrong(log: Routing) -> str:
+        cv = f" (here {log.per_step_cv:.3f})" if log.per_step_cv is not None else ""
+        told = (
+            f"each of its {log.steps} steps has a single token, so no prompt was computed in them: they are the dummy"
+            f" batches of an idle rank, whose CV is √(E/k - 1) whatever is sent{cv}"
+        )
+        return told if log.tokens == log.steps else ""
+
+    return problems(
+        "invalid", {run: log for run, log in seen.routing.items() if run not in single}, wrong, OWN_RECORDER
+    )
+
+
+def constant_loads(seen: Evidence) -> list[Problem] | None:
+    """The same loads in every step."""
+
+    def wrong(log: Routing) -> str:
+        stands_still = log.constant_loads and log.steps >= MIN_CONSTANT
+        return f"all {log.steps} steps have the same loads: that is not live traffic" if stands_still else ""
+
+    return problems("invalid", seen.natural, wrong, OWN_RECORDER)
+
+
+def sums_of_loads(seen: Evidence) -> list[Problem] | None:
+    """Σ over experts is top_k × tokens in every layer of every step."""
+
+    def wrong(log: Routing) -> str:
+        what = "the loads of a layer do not add up to top_k × tokens"
+        return f"in {log.violations} of {log.steps} steps {what}" if log.violations else ""
+
+    remedy = "do not use these counts; the files beside the gate logs name the layers that were not seen"
+    return problems("invalid", seen.routing, wrong, remedy)
+
+
+def number_of_steps(seen: Evidence) -> list[Problem] | None:
+    """Enough steps for an interval."""
+
+    def wrong(log: Routing) -> str:
+        few = f"n = {log.steps} steps, and {MIN_STEPS} are needed for an interval of a CV that can be relied on"
+        return few if log.steps < MIN_STEPS else ""
+
+    return problems("doubtful", seen.routing, wrong, "raise output_len or num_prompts")
+
+
+def missing_layers(seen: Evidence) -> list[Problem] | None:
+    """As many layers in every run, and no gap in the numbers of layer files."""
+    whole = max((log.layers for log in seen.routing.values()), default=0)
+
+    def fewer(log: Routing) -> str:
+        return f"{log.layers} layers are in its gate log, {whole} in others" if log.layers < whole else ""
+
+    def gaps(numbers: Sequence[int]) -> str:
+        stride = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
+        lost = sorted({*range(numbers[0], numbers[-1], max(stride, 1))} - {*numbers})
+        return f"there is no log of layer {', '.join(map(str, lost))}" if lost else ""
+
+    counts = problems("invalid", seen.routing, fewer, "compare runs of one model only, with every layer recorded")
+    files = problems("invalid", seen.layers, gaps, "copy all files of the folder")
+    return None if counts is None else [*counts, *(files or [])]
+
+
+def missing_ranks(seen: Evidence) -> list[Problem] | None:
+    """Every expert-parallel rank got tokens."""
+
+    def wrong(log: Routing) -> str:
+        idle = [rank for rank, load in enumerate(log.rank_loads) if not load]
+        return f"rank {idle[0]} of {len(log.rank_loads)} got no token in the whole run" if idle else ""
+
+    with_ranks = {run: log for run, log in seen.natural.items() if log.rank_loads}
+    return problems("doubtful", with_ranks, wrong, "see its log: a rank that serves gets tokens")
+
+
+def recorded_tokens(seen: Evidence) -> list[Problem] | None:
+    """Every token of a run is in the gate log, once."""
+    known = {run: r for run, r in seen.results.items() if r.gate_log and r.measured_imbalance}
+
+    def wrong(result: RunResult) -> str:
+        due, got = _tokens(result)
+        if got < due:
+            return f"{got} of {due} tokens are in the gate log"
+        if got > due and result.completed == result.num_prompts:  # what failed was computed too
+            return f"{got} tokens are in the gate log, {due} were due: some were computed twice, or are not this run's"
+        return ""
+
+    def severity(result: RunResult) -> Severity:
+        due, got = _tokens(result)
+        return "invalid" if got < (1 - TOKENS_LOST) * due else "doubtful"
+
+    remedy = "see server.log and the files beside the gate logs for cached prompts, preemptions, retries, dropped steps"
+    return problems(severity, known, wrong, remedy)
+
+
+def _tokens(result: RunResult) -> tuple[int, int]:
+    """Due and seen."""
+    assert result.gate_log
+    return result.gate_log.tokens_due, result.gate_log.tokens_seen
+
+
+def recorder_reports(seen: Evidence) -> list[Problem] | None:
+    """The recorder had nothing to report: no refusal, no failure of its own, no dropped step, no silent router."""
+    return problems("doubtful", seen.recorders, "; ".join, "mend that and run again: a part of the routing is missing")
+
+
+def measured_routing(seen: Evidence) -> list[Problem] | None:
+    """Every run has a measured imbalance."""
+    ours = {run: r for run, r in seen.results.items() if r.gate_log}
+
+    def wrong(result: RunResult) -> str:
+        return "" if result.measured_imbalance else result.measured_imbalance_reason or "no imbalance was measured"
+
+    return problems("invalid", ours, wrong, "its times stand, but say nothing about skew; gatescope doctor tells more")

@@ -1,0 +1,53 @@
+"""Rules about servers: what ran is what was asked for, computed every token once, and was the same at every start."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from core.validity.evidence import Evidence
+from core.validity.problem import Problem, problems
+
+
+def as_asked(seen: Evidence) -> list[Problem] | None:
+    """Every server ran what it was asked for."""
+    told: dict[str, list[str]] = defaultdict(list)
+    for ready in seen.journal.ready:
+        told[ready.backend] += [m for m in ready.mismatches if m not in told[ready.backend]]
+    remedy = "results are named for what was asked: rename the backend, or mend its settings (strict = true stops it)"
+    return problems("invalid", told, "; ".join, remedy)
+
+
+def one_version(seen: Evidence) -> list[Problem] | None:
+    """The same engine and version at every start of every server."""
+    versions: dict[str, list[str]] = defaultdict(list)
+    for ready in seen.journal.ready:
+        said = f"{ready.ran.get('engine', '?')} {ready.ran.get('version', '?')}"
+        if said not in versions[ready.backend]:
+            versions[ready.backend].append(said)
+    usual = next(iter(versions.values()), [])[:1]
+
+    def wrong(said: list[str]) -> str:
+        return f"it ran {' and then '.join(said)}; the first server was {usual[0]}" if said != usual else ""
+
+    return problems("doubtful", versions, wrong, "compare backends of one version, unless the version is the question")
+
+
+def prefix_caching(seen: Evidence) -> list[Problem] | None:
+    """Off, and no prompt token came out of a cache: what is cached is not computed, so routing and TTFT miss it."""
+    on = {r.backend: "its log says that it is on" * (r.ran.get("prefix_caching") == "True") for r in seen.journal.ready}
+    for sample in seen.journal.samples:
+        if sample.server and (hits := sample.server.prefix_cache_hits):
+            on[sample.backend] = f"{hits} prompt tokens came out of the cache"
+    return problems(
+        "invalid", on, str, "take --enable-prefix-caching out of extra_args; repeated prompts vanish with it"
+    )
+
+
+def preemptions(seen: Evidence) -> list[Problem] | None:
+    """No request lost its place in the KV cache: it would be computed a second time."""
+    most: dict[str, int] = {}
+    for sample in seen.journal.samples:
+        if sample.server:
+            most[sample.backend] = max(most.get(sample.backend, 0), sample.server.preemptions)
+    remedy = "lower max_concurrency or max_num_seqs, or give the server more memory"
+    return problems("doubtful", most, lambda n: f"{n} requests were preempted and computed again" if n else "", remedy)

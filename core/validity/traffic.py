@@ -1,0 +1,96 @@
+"""Rules about requests: whether all were answered in full, alike by every backend, long enough, and not held up by
+the client."""
+
+from __future__ import annotations
+
+from core.validity.evidence import Evidence, LoadClient, RunResult
+from core.validity.problem import Problem, Severity, problems
+
+MIN_WINDOW_S = 0.25  # a pause of 10 ms (a garbage collection, a slice of another process) is 4 % of it
+UNEQUAL = 0.01  # share of tokens: beyond it the work differs by as much as the effects that are looked for
+
+
+def readable_results(seen: Evidence) -> list[Problem] | None:
+    """Every result file is one."""
+    every = {**dict.fromkeys(seen.results, ""), **seen.unreadable}
+    return problems("invalid", every, lambda why: why and f"not a result: {why}", "delete the file and --resume")
+
+
+def failed_runs(seen: Evidence) -> list[Problem] | None:
+    """Every run that was started ended well."""
+    started = {run: seen.journal.failed.get(run, "") for run in {**seen.journal.started, **seen.journal.failed}}
+    remedy = "what is compared lacks these; mend the cause and: gatescope --resume RUN_DIR"
+    return problems("doubtful", started, lambda why: why and f"failed: {why}", remedy)
+
+
+def failed_requests(seen: Evidence) -> list[Problem] | None:
+    """Every request of a run was answered: those that fail are seldom a random part of all."""
+
+    def wrong(result: RunResult) -> str:
+        failed = result.num_prompts - result.completed
+        return f"{failed} of {result.num_prompts} requests failed, and no figure counts them" if failed > 0 else ""
+
+    return problems("doubtful", seen.results, wrong, "errors in its result file say why")
+
+
+def answer_lengths(seen: Evidence) -> list[Problem] | None:
+    """Every answer has the asked number of tokens."""
+    asked = seen.config.experiment.output_len if seen.config else 0
+
+    def wrong(result: RunResult) -> str:
+        if not result.completed or result.total_output_tokens == asked * result.completed:
+            return ""
+        return f"{result.total_output_tokens / result.completed:.1f} tokens an answer, {asked} were asked for"
+
+    remedy = "look at whether the server heeds ignore_eos, and at max_model_len"
+    return problems("doubtful", seen.results if asked else {}, wrong, remedy)
+
+
+def equal_work(seen: Evidence) -> list[Problem] | None:
+    """The same prompt and output tokens of a data set at every backend."""
+    first: dict[str, RunResult] = {}  # of each label, at the backend that ran it first
+    pairs: dict[str, tuple[RunResult, RunResult]] = {}
+    for run, result in seen.results.items():
+        label = run.partition("/")[2]
+        if label in first:
+            pairs[run] = first[label], result
+        first.setdefault(label, result)
+
+    def wrong(pair: tuple[RunResult, RunResult]) -> str:
+        one, other = map(_tokens, pair)
+        return f"{_shown(other)}, at the first backend {_shown(one)}" if one != other else ""
+
+    def severity(pair: tuple[RunResult, RunResult]) -> Severity:
+        apart = max(abs(a - b) / max(a, b, 1) for a, b in zip(*map(_tokens, pair), strict=True))
+        return "invalid" if apart > UNEQUAL else "doubtful"
+
+    remedy = "do not compare the backends on these; look at failed requests, tokenizers, max_model_len"
+    return problems(severity, pairs, wrong, remedy)
+
+
+def _tokens(result: RunResult) -> tuple[int, int]:
+    return result.total_input_tokens, result.total_output_tokens
+
+
+def _shown(tokens: tuple[int, int]) -> str:
+    return f"{tokens[0]} prompt and {tokens[1]} output tokens"
+
+
+def window(seen: Evidence) -> list[Problem] | None:
+    """The measured time is long enough."""
+
+    def wrong(duration: float) -> str:
+        return f"it lasted {duration:.2f} s, under {MIN_WINDOW_S:g} s" if duration < MIN_WINDOW_S else ""
+
+    durations = {run: r.duration for run, r in seen.results.items() if r.duration is not None}
+    return problems("doubtful", durations, wrong, "raise num_prompts or output_len")
+
+
+def client_limits(seen: Evidence) -> list[Problem] | None:
+    """The server, not the load client, made the figures what they are, and no clock jumped."""
+    clients = {run: r.client for run, r in seen.results.items() if r.client}
+
+    def wrong(client: LoadClient) -> str:
+        return client.warnings[0] if client.warnings else ""
+
+    return problems("doubtful", clients, wrong, "give the client cores of its own, or send less at once")

@@ -1,0 +1,53 @@
+"""The rules in the order in which they are told, and the verdict on a run directory, a result, or gate logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from core.analysis import Results
+from core.imbalance import Imbalance
+from core.validity import drift, evidence, problem, routing, servers, traffic
+from core.validity.problem import Rule, Validity
+
+RULES: tuple[Rule, ...] = (
+    servers.as_asked,
+    servers.one_version,
+    servers.prefix_caching,
+    servers.preemptions,
+    traffic.readable_results,
+    traffic.failed_runs,
+    traffic.failed_requests,
+    traffic.answer_lengths,
+    traffic.equal_work,
+    traffic.window,
+    traffic.client_limits,
+    routing.measured_routing,
+    routing.recorder_reports,
+    routing.recorded_tokens,
+    routing.one_token_steps,
+    routing.constant_loads,
+    routing.sums_of_loads,
+    routing.number_of_steps,
+    routing.missing_layers,
+    routing.missing_ranks,
+    drift.throttled_gpus,
+    drift.gpu_clocks,
+    drift.gpu_temperatures,
+    drift.drift_over_time,
+)
+
+
+def of_run_directory(path: Path, groups: Sequence[Results]) -> Validity:
+    """ConfigError as `evidence.of_run_directory`."""
+    return problem.check(evidence.of_run_directory(path, groups), RULES)
+
+
+def of_result(run: str, data: bytes) -> Validity:
+    """One run's result file by itself. msgspec.DecodeError where it is none."""
+    return problem.check(evidence.of_result(run, data), RULES)
+
+
+def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Validity:
+    """What core.imbalance.measure_folder found in `folder`, ours or upstream's."""
+    return problem.check(evidence.of_gate_logs(folder, found), RULES)
