@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from core import analysis, dose, dosepairs, doseresponse
+from core import analysis, association, dose, dosepairs, doseresponse
 from core.analysis import Results
 from core.dosepairs import Crossing, RankWait
 from core.doseresponse import METRICS, Curve, DoseRun, Level
@@ -25,7 +26,7 @@ class Natural(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DoseFindings(msgspec.Struct, frozen=True, kw_only=True):
-    """`left_out`: forced runs that no curve counts. Intervals are 95 %, each on its own."""
+    """`left_out`: forced runs that no curve counts. Intervals are 95 %, each on its own; p is corrected."""
 
     curves: list[Curve] = []
     crossings: list[Crossing] = []
@@ -56,7 +57,16 @@ def of_runs(runs: Sequence[DoseRun]) -> DoseFindings:
         natural=_natural(runs),
         left_out=_left_out(runs),
     )
-    return msgspec.structs.replace(found, sentences=found.sentences_about(METRICS))
+    found = _corrected(found)
+    return replace(found, sentences=found.sentences_about(METRICS))
+
+
+def _corrected(found: DoseFindings) -> DoseFindings:
+    """Holm's correction over every slope and every difference of hot-rank to spread."""
+    ps = association.holm([*(c.p for c in found.curves), *(w.p for w in found.rank_waits)])
+    curves = [replace(curve, p_holm=p) for curve, p in zip(found.curves, ps[: len(found.curves)], strict=True)]
+    waits = [replace(wait, p_holm=p) for wait, p in zip(found.rank_waits, ps[len(curves) :], strict=True)]
+    return replace(found, curves=curves, rank_waits=waits)
 
 
 def runs_of(group: Results) -> list[DoseRun]:

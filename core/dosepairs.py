@@ -18,7 +18,7 @@ import numpy as np
 
 from core import bootstrap, doseresponse, estimate
 from core.bootstrap import Floats
-from core.doseresponse import HIGHER_IS_BETTER, METRICS, DoseRun, Level, Response, counted
+from core.doseresponse import HIGHER_IS_BETTER, METRICS, DoseRun, Level, Response, counted, is_seen, tested
 from core.estimate import Estimate
 
 HOT_RANK, SPREAD = "hot-rank", "spread"
@@ -71,7 +71,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 class RankWait(msgspec.Struct, frozen=True, kw_only=True):
     """hot-rank less spread of one backend's metric, by level and as the `mean` over levels above 0.
 
-    `spread`: what spread costs over its level 0, mean over the same levels. `cvs`, `ranks`: recorded, of the two.
+    `p`: two-sided, that the mean is 0; `p_holm` corrected. `spread`: what spread costs over its level 0, mean over the
+    same levels. `cvs`, `ranks`: recorded, of the two.
     """
 
     backend: str
@@ -80,6 +81,8 @@ class RankWait(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[Level]
     mean: Estimate
     spread: Estimate
+    p: float | None = None
+    p_holm: float | None = None
     cvs: tuple[float, float] | None = None
     ranks: tuple[float, float] | None = None
 
@@ -90,8 +93,9 @@ class RankWait(msgspec.Struct, frozen=True, kw_only=True):
         if self.mean.value is None or self.cvs is None:
             return f"{who}: not compared: {self.mean.reason}"
         amount = f"{self.mean.shown('+.3g')} {unit}"
-        facts = f"({self._recorded()}; {counted(sum(d.n for d in self.differences), self.datasets)})"
-        if not self.mean.excludes_zero:
+        n = counted(sum(d.n for d in self.differences), self.datasets)
+        facts = f"({tested(self.p_holm)}{self._recorded()}; {n})"
+        if not is_seen(self.mean, self.p_holm):
             return f"{who}: no difference is seen at the same doses: {amount} {facts}{self._kernel(unit)}"
         way = "higher" if self.mean.value > 0 else "lower"
         cause = ": what the ranks' waiting for each other adds" if self._is_waiting else ""
@@ -209,6 +213,7 @@ def rank_wait(runs: Sequence[DoseRun], backend: str, metric: str) -> RankWait:
         datasets=difference.datasets,
         differences=doseresponse.levels_of(difference),
         mean=difference.contrast(heated),
+        p=difference.p(heated),
         spread=spread.contrast(heated - at_zero) if at_zero.any() else no_zero,
         cvs=(float(hot.cv @ heated), float(spread.cv @ heated)),
         ranks=ranks if np.isfinite(ranks).all() else None,

@@ -20,8 +20,9 @@ WHAT = (
 )
 METHOD = (
     "Skew is as recorded: aggregated CV of expert load (under rotating, whose heat moves, the steps' excess CV). "
-    "Square brackets hold 95 % intervals, each on its own: of many, one in twenty misses. With fewer than 8 data sets "
-    "they rest on the spread between repeats and speak for these data sets; from 8 on they rest on the data sets. "
+    "Square brackets hold 95 % intervals, each on its own. With fewer than 8 data sets they rest on the spread between "
+    "repeats and speak for these data sets; from 8 on they rest on the data sets. p is Student's, corrected by Holm "
+    "over all slopes and all differences of hot-rank to spread; an effect is said to be seen where both agree. "
     "Natural routing stands beside as a reference and is in no fit."
 )
 NATURAL = "natural"
@@ -88,13 +89,22 @@ def _level(of: dict[str, Level], *, intervals: bool) -> list[str]:
 
 
 def _slopes(found: DoseFindings) -> Table:
-    head = ["pattern", "backend", "metric", "runs", f"per {PER} of CV", f"per {PER} of rank max/mean", "shape"]
+    head = [
+        "pattern",
+        "backend",
+        "metric",
+        "runs",
+        f"per {PER} of CV",
+        "p (Holm)",
+        f"per {PER} of rank max/mean",
+        "shape",
+    ]
     return Table(
         head,
         [
             [
                 *(c.pattern, c.backend, ", ".join(METRICS[c.metric]), str(c.n)),
-                *(c.per_cv.shown("+.3g"), c.per_rank.shown("+.3g")),
+                *(c.per_cv.shown("+.3g"), shown(c.p_holm, ".2g"), c.per_rank.shown("+.3g")),
                 "bends" if c.bends else "straight, as far as is seen" if c.per_cv.value is not None else "–",
             ]
             for c in found.curves
@@ -118,9 +128,12 @@ def _crossings(found: DoseFindings) -> Table:
 
 def _waits(found: DoseFindings) -> Table:
     return Table(
-        ["backend", "metric", "hot-rank less spread", "spread over level 0"],
+        ["backend", "metric", "hot-rank less spread", "p (Holm)", "spread over level 0"],
         [
-            [w.backend, ", ".join(METRICS[w.metric]), w.mean.shown("+.3g"), w.spread.shown("+.3g")]
+            [
+                *(w.backend, ", ".join(METRICS[w.metric]), w.mean.shown("+.3g")),
+                *(shown(w.p_holm, ".2g"), w.spread.shown("+.3g")),
+            ]
             for w in found.rank_waits
         ],
     )

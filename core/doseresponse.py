@@ -7,7 +7,8 @@
 - From 8 data sets on, intervals are by the bootstrap over data sets: they speak for data sets like these. Below, over
   runs: the residuals of runs about the mean of their data set and level are pooled and drawn, widened to as many
   degrees of freedom as there are runs beyond the first of each data set and level: they speak for these data sets.
-- The slope is the least squares line's through the levels' values: the mean slope over the doses.
+- The slope is the least squares line's through the levels' values: the mean slope over the doses. Its p is Student's,
+  with the interval's degrees of freedom; Holm's correction is over all slopes and differences told side by side.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from core import bootstrap, estimate
 from core.analysis import NAMES
+from core.association import ALPHA
 from core.bootstrap import Floats
 from core.estimate import MIN_DATASETS, Estimate
 
@@ -30,9 +32,8 @@ METRICS = NAMES | {"decode_step_ms": ("decode step", "ms")}
 HIGHER_IS_BETTER = {"output_throughput"}
 RESAMPLES = 2_000
 MIN_FREEDOM = 6  # runs beyond the first of each data set and level
-PER = 0.1  # of CV, and of max/mean: what slopes are told in
+PER = 0.1  # of CV, and of max/mean: what slopes are told in; a skew that varies by less gives none
 NO_DATASET = "no data set ran every level"
-FLAT = 0.01  # a skew that varies by less gives no slope
 
 
 class DoseRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of one backend under one pattern. Slopes are per 0.1 of CV and of max/mean over ranks.
 
+    `p`: two-sided, that the slope against CV is 0; `p_holm` the same, corrected for all that is tested beside it.
     `bends`: the levels do not lie on a straight line, by the interval of the quadratic part.
     """
 
@@ -74,7 +76,13 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     levels: list[Level]
     per_cv: Estimate
     per_rank: Estimate
+    p: float | None = None
+    p_holm: float | None = None
     bends: bool = False
+
+    @property
+    def is_seen(self) -> bool:
+        return is_seen(self.per_cv, self.p_holm)
 
     @property
     def n(self) -> int:
@@ -88,8 +96,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
             return f"{who}: no slope against imposed skew: {self.per_cv.reason}"
         slope = f"{self.per_cv.shown('+.3g')} {unit} per {PER} of recorded CV"
         first, last = self.levels[0], self.levels[-1]
-        facts = f"doses {first.cv:.2f} to {last.cv:.2f}, {counted(self.n, self.datasets)}"
-        if not self.per_cv.excludes_zero:
+        facts = f"{tested(self.p_holm)}doses {first.cv:.2f} to {last.cv:.2f}, {counted(self.n, self.datasets)}"
+        if not self.is_seen:
             return f"{who}: no effect of imposed skew is seen ({slope}; {facts})"
         way = "rises" if self.per_cv.value > 0 else "falls"
         ends = f"from {first.value.value:.4g} to {last.value.value:.4g} {unit}"
@@ -120,6 +128,15 @@ class Response:
             return estimate.none(self.reason)
         return _estimate(float(self.mean @ weights), self.drawn @ weights, self.units)
 
+    def p(self, weights: Floats) -> float | None:
+        """Two-sided, that this contrast is 0, by Student's t; None where n supports none."""
+        error = bootstrap.standard_error(self.drawn @ weights, self.units)
+        if self.reason or not error > 0:
+            return None
+        from scipy import stats
+
+        return float(2 * stats.t.sf(abs(float(self.mean @ weights)) / error, self.units - 1))
+
     def less(self, other: Response) -> Response:
         """The difference to another response at the same levels and data sets; its skew is the mean of the two.
 
@@ -144,6 +161,15 @@ class Response:
         return [Estimate(float(v)) if self.reason else self.contrast(w) for v, w in zip(self.mean, at, strict=True)]
 
 
+def is_seen(effect: Estimate, p_holm: float | None) -> bool:
+    """Whether it is told apart from 0, by its interval and beside all others that are tested."""
+    return effect.excludes_zero and (p_holm is None or p_holm < ALPHA)
+
+
+def tested(p_holm: float | None) -> str:
+    return "" if p_holm is None else f"p = {p_holm:.2g} after Holm; "
+
+
 def counted(runs: int, datasets: int) -> str:
     return f"n = {runs} runs of {datasets} data set{'s' * (datasets != 1)}"
 
@@ -157,14 +183,16 @@ def curves(runs: Sequence[DoseRun]) -> list[Curve]:
 
 def curve(runs: Sequence[DoseRun], backend: str, pattern: str, metric: str) -> Curve:
     response = respond(runs, backend, pattern, metric)
+    per_cv = slope(response, response.cv, "recorded CV")
     return Curve(
         backend=backend,
         pattern=pattern,
         metric=metric,
         datasets=response.datasets,
         levels=levels_of(response),
-        per_cv=slope(response, response.cv, "recorded CV"),
+        per_cv=per_cv,
         per_rank=slope(response, response.rank, "max/mean over ranks"),
+        p=None if per_cv.value is None else response.p(_line(response.cv)),
         bends=_bends(response),
     )
 
@@ -226,16 +254,21 @@ def slope(response: Response, skew: Floats, name: str) -> Estimate:
         return estimate.none(response.reason or "one level gives no slope")
     if not np.isfinite(skew).all():
         return estimate.none(f"no {name} was recorded")
-    if np.ptp(skew) < FLAT:
-        return estimate.none(f"{name} is the same at every level")
+    if np.ptp(skew) < PER:
+        return estimate.none(f"{name} varies by less than {PER} over the levels")
+    return response.contrast(_line(skew))
+
+
+def _line(skew: Floats) -> Floats:
+    """The weights of the least squares slope, per 0.1."""
     off = skew - skew.mean()
-    return response.contrast(PER * off / (off @ off))
+    return np.asarray(PER * off / (off @ off))
 
 
 def _bends(response: Response) -> bool:
     """Whether the quadratic part, over the line, is told apart from 0."""
     x = response.cv
-    if len(x) < 3 or np.ptp(x) < FLAT:
+    if len(x) < 3 or np.ptp(x) < PER:
         return False
     line = np.column_stack([np.ones(len(x)), x])
     left = x**2 - line @ np.linalg.lstsq(line, x**2, rcond=None)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dosed
 import msgspec
 import numpy as np
 import pytest
@@ -69,6 +70,19 @@ class TestFindings:
         assert "forced routing, hot-rank against spread: all2all TPOT is higher at the same doses: +3" in told
         assert "a control" in told
         assert all(line.startswith("forced routing, ") for line in told.splitlines())
+
+    def test_what_chance_alone_shows_among_many_is_not_called_an_effect(self) -> None:
+        told = []
+        for seed in range(40):
+            made = [
+                run
+                for backend in ("baseline", "all2all")
+                for pattern in ("hot-rank", "spread")
+                for run in dosed.runs(lambda _: 10.0, backend=backend, pattern=pattern, noise=1.0, seed=seed)
+            ]
+            found = dosefindings.of_runs(made)
+            told.append(any(c.is_seen for c in found.curves) or " is higher" in "".join(found.sentences))
+        assert sum(told) <= 5  # 5 % of 40, and chance
 
     def test_natural_runs_are_a_reference_of_the_same_data_sets_and_in_no_fit(self, groups: list[Results]) -> None:
         found = dosefindings.find(groups)

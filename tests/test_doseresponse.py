@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dosed import LEVELS, TPOT, runs
+from scipy import stats
 
 from core import bootstrap, doseresponse
 from core.doseresponse import Curve, DoseRun
@@ -90,6 +91,15 @@ class TestPlanted:
         assert false / 200 <= 0.08
         assert bends / 200 <= 0.08
 
+    def test_p_is_students(self) -> None:
+        made = runs(lambda cv: 10 + 0.3 * cv, noise=0.3, repeats=5, seed=4)
+        at = {level: [r.values[TPOT] for r in made if r.level == level] for level in LEVELS}
+        off = np.array(LEVELS) - np.mean(LEVELS)
+        slope = sum(d * np.mean(at[level]) for d, level in zip(off, LEVELS, strict=True)) / (off @ off)
+        spread = np.mean([np.var(at[level], ddof=1) for level in LEVELS])
+        t = slope / np.sqrt(spread / 5 / (off @ off))
+        assert curve(made).p == pytest.approx(2 * stats.t.sf(abs(t), 20), rel=0.25)  # 2 000 resamples: to a few %
+
     def test_the_slope_against_rank_load(self) -> None:
         found = curve(runs(lambda cv: 10 + 4 * cv, noise=0.1, rank=lambda cv: 1 + cv / 2, seed=1))
         low, high = found.per_rank.interval or (0.0, 0.0)
@@ -133,7 +143,7 @@ class TestWhatNCannotSupport:
     def test_one_level_and_no_skew_give_no_slope(self) -> None:
         assert curve(runs(lambda _: 1.0, levels=(0.5,), repeats=9)).per_cv.reason == "one level gives no slope"
         same = curve([r for v in (0.0, 1.0) for r in of_values({v: [1.0] * 9}, cv=0.3)])
-        assert same.per_cv.reason == "recorded CV is the same at every level"
+        assert same.per_cv.reason == "recorded CV varies by less than 0.1 over the levels"
 
     def test_without_ranks_there_is_no_slope_against_their_load(self) -> None:
         found = curve(runs(lambda cv: 10 + cv))

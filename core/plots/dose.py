@@ -69,12 +69,12 @@ def _on(levels: Sequence[Level], axis: DoseAxis) -> list[Level]:
 
 
 def _points(levels: Sequence[Level], axis: DoseAxis) -> tuple[Floats, Floats, Floats, Floats]:
-    """x, y, low, high in the order of x."""
+    """x, y, low, high."""
     rows = [
         (level.cv if axis == "cv" else level.rank, level.value.value, *(level.value.interval or (np.nan, np.nan)))
         for level in levels
     ]
-    x, y, low, high = np.array(sorted(rows, key=lambda row: row[0] or 0.0), dtype=float).T
+    x, y, low, high = np.array(rows, dtype=float).T
     return x, y, low, high
 
 

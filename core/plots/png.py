@@ -142,6 +142,7 @@ def _draw_doses(curve: Curve, axes: Any) -> None:
         markerfacecolor="none" if alone else None,
         markersize=9 if alone else 6,
         linewidth=1.4,
+        elinewidth=0.9,
         capsize=3,
         label=curve.name,
         zorder=4,
