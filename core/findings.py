@@ -27,12 +27,16 @@ BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and untested."""
+    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and untested.
+
+    A point is a data set at the mean of its repeats, of which `repeats` counts the fewest and the most.
+    """
 
     backend: str
     metric: str
     association: Association
     fenced: Association
+    repeats: tuple[int, int] = (1, 1)
 
     def in_words(self) -> str:
         """One sentence with intervals and n."""
@@ -43,12 +47,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         p = f"p = {found.p_holm:.2g} after Holm" if found.p_holm is not None else f"p = {found.p:.2g}"
         facts = f"Spearman {found.spearman.shown('.2f')}, {p}; slope {_slope(found)} {unit} per {PER} of excess CV"
         if not found.is_seen:
-            return f"no association of {self.backend} {name} with excess CV is seen ({facts}; n = {found.n} data sets)"
+            return f"no association of {self.backend} {name} with excess CV is seen ({facts}; {self._of})"
         way = "rises" if found.spearman.value > 0 else "falls"
         explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
-        return (
-            f"{self.backend} {name} {way} with excess CV ({facts}; {explained}; n = {found.n} data sets){_held(found)}"
-        )
+        return f"{self.backend} {name} {way} with excess CV ({facts}; {explained}; {self._of}){_held(found)}"
+
+    @property
+    def _of(self) -> str:
+        return f"n = {self.association.n} data sets{comparison.repeated(self.repeats)}"
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,14 +80,9 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(groups: Sequence[Results], engine: str) -> Findings:
-    """Repeats are averaged first: the unit of all that is said is the data set, n counts data sets."""
-    tables = {group.name: _by_dataset(group) for group in groups}
-    rows = _corrected([_row(name, metric, table) for name, table in tables.items() for metric in NAMES])
-    pairs = [
-        comparison.compare(metric, one, other, (_column(tables[one], metric), _column(tables[other], metric)))
-        for one, other in itertools.combinations(tables, 2)
-        for metric in NAMES
-    ]
+    """The unit of all that is said is the data set: n counts data sets."""
+    rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
+    pairs = [_compared(one, other, metric) for one, other in itertools.combinations(groups, 2) for metric in NAMES]
     caveats = [ORDER] * bool(pairs) + [BUILTIN] * (engine == builtin.ENGINE)
     sentences = [*(row.in_words() for row in rows), *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs)]
     return Findings(
@@ -108,31 +109,41 @@ def _held(found: Association) -> str:
     return f"; with token counts held fixed {left}: partial Spearman {held.shown('.2f')}"
 
 
-def _by_dataset(group: Results) -> dict[str, dict[str, float]]:
-    """Data set → means over its repeats of the metrics, the token counts and excess_cv, each where known."""
-    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
+    """Data set → the `keys` of each of its repeats that has them all, [repeats, keys]."""
+    seen: dict[str, list[list[float]]] = defaultdict(list)
     for label, result in group.by_label.items():
-        for key, value in _figures(result).items():
-            seen[label.partition("-")[0]][key].append(value)
-    return {name: {key: float(np.mean(values)) for key, values in of.items()} for name, of in seen.items()}
+        figures = [_figure(result, key) for key in keys]
+        known = [value for value in figures if value is not None]
+        if len(known) == len(keys):
+            seen[label.partition("-")[0]].append(known)
+    return {name: np.array(rows) for name, rows in seen.items()}
 
 
-def _figures(result: dict[str, Any]) -> dict[str, float]:
-    found = {key: analysis.number(result.get(key)) for key in (*NAMES, *TOKENS)}
-    found["excess_cv"] = analysis.number((result.get("measured_imbalance") or {}).get("excess_cv"))
-    return {key: value for key, value in found.items() if value is not None}
+def _figure(result: dict[str, Any], key: str) -> float | None:
+    if key == "excess_cv":
+        return analysis.number((result.get("measured_imbalance") or {}).get(key))
+    return analysis.number(result.get(key))
 
 
-def _column(table: dict[str, dict[str, float]], key: str) -> dict[str, float]:
-    return {name: row[key] for name, row in table.items() if key in row}
+def _compared(one: Results, other: Results, metric: str) -> Comparison:
+    sides = [{name: rows[:, 0].tolist() for name, rows in _by_dataset(of, (metric,)).items()} for of in (one, other)]
+    return comparison.compare(metric, one.name, other.name, sides)
 
 
-def _row(backend: str, metric: str, table: dict[str, dict[str, float]]) -> Row:
+def _row(group: Results, metric: str) -> Row:
     keys = ("excess_cv", metric, *TOKENS)
-    points = np.array([[row[k] for k in keys] for row in table.values() if all(k in row for k in keys)])
-    points = points.reshape(-1, len(keys))
+    repeats = list(_by_dataset(group, keys).values())
+    counts = [len(rows) for rows in repeats] or [1]
+    points = np.array([rows.mean(axis=0) for rows in repeats]).reshape(-1, len(keys))
     kept = ~(analysis.iqr_outliers(points[:, 0]) | analysis.iqr_outliers(points[:, 1]))
-    return Row(backend=backend, metric=metric, association=_associate(points), fenced=_associate(points[kept]))
+    return Row(
+        backend=group.name,
+        metric=metric,
+        association=_associate(points),
+        fenced=_associate(points[kept]),
+        repeats=(min(counts), max(counts)),
+    )
 
 
 def _associate(points: Floats) -> Association:

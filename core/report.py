@@ -25,7 +25,7 @@ from core.validity.problem import Validity
 
 QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew cost latency?"
 METHOD = (
-    "n counts data sets; repeats are averaged first. "
+    "n counts data sets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over data sets, Sen's for slopes. "
     "p is by permutation of Spearman's correlation, corrected by Holm over all backends and metrics. "
     "Excess CV is the CV of expert load beyond what as many tokens routed evenly at random would show. "

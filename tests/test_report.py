@@ -113,7 +113,25 @@ class TestReport:
             folder = run_dir / backend / "results_json"
             shutil.copy(folder / "001.json", folder / "001-r2.json")
         assert ran.gatescope("report", run_dir).returncode == 0
-        assert "baseline TPOT against excess CV: n = 7: too few to say" in (run_dir / "report.md").read_text()
+        text = (run_dir / "report.md").read_text()
+        assert "baseline TPOT against excess CV: n = 7: too few to say" in text
+        assert "n = 7 data sets run by both: too few to say; 8 are needed, or repeats" in text
+
+    def test_two_data_sets_that_were_repeated_are_compared_as_these_only(self, ran: Place, tmp_path: Path) -> None:
+        run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.18, n=2)
+        for backend, factor in (("baseline", 1.0), ("all2all", 1.18)):
+            for file in list((run_dir / backend / "results_json").glob("00[12].json")):
+                result = json.loads(file.read_text())
+                for repeat in (2, 3, 4):
+                    again = result | {"mean_tpot_ms": result["mean_tpot_ms"] + 0.1 * factor * repeat}
+                    file.with_name(f"{file.stem}-r{repeat}.json").write_text(json.dumps(again))
+        assert ran.gatescope("report", run_dir).returncode == 0
+        told = re.search(
+            r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, of these 2 data sets only × 4 repeats",
+            (run_dir / "report.md").read_text(),
+        )
+        assert told
+        assert float(told[1]) <= 18 <= float(told[2])
 
     def test_what_is_no_run_directory_is_refused(self, ran: Place, tmp_path: Path) -> None:
         done = ran.gatescope("report", tmp_path)

@@ -91,13 +91,23 @@ def heavy_tails(seed: int) -> Found:
     return associated(seed, heavy=True)
 
 
-def compared(seed: int, n: int = 20) -> Found:
-    """The other backend takes 1.18 × as long, give or take 5 % a data set."""
+def compared(seed: int, n: int = 20, repeats: int = 1, between: float = 0.05) -> Found:
+    """The other backend takes 1.18 × as long, give or take `between` a data set; repeats differ by 5 %."""
     rng = np.random.default_rng(seed)
-    before = {f"{i:03d}": float(v) for i, v in enumerate(rng.uniform(10, 20, n))}
-    after = {name: v * 1.18 * math.exp(rng.normal(0, 0.05)) for name, v in before.items()}
-    found = comparison.compare("mean_tpot_ms", "a", "b", (before, after))
+    level = np.random.default_rng(0).uniform(10, 20, n)
+    factors = np.array([np.ones(n), 1.18 * np.exp(rng.normal(0, between, n))])
+    drawn = (level * factors)[..., None] * np.exp(rng.normal(0, 0.05, (2, n, repeats)))
+    sides = [{f"{i:03d}": row.tolist() for i, row in enumerate(side)} for side in drawn]
+    found = comparison.compare("mean_tpot_ms", "a", "b", sides)
     return {name: ((e := getattr(found, name)).value, e.interval) for name in ("ratio", "difference")}
+
+
+def repeated(seed: int) -> Found:
+    return compared(seed, repeats=3)
+
+
+def few_datasets(seed: int) -> Found:
+    return compared(seed, n=3, repeats=4, between=0.0)
 
 
 def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -> Found:
@@ -137,6 +147,8 @@ CASES = (
     Case("association, n = 25", associated, {"slope": 5.0, "pearson": R, "explained": R**2}),
     Case("association, t(3) noise", heavy_tails, {"slope": 5.0, "pearson": R, "explained": R**2}),
     Case("comparison, n = 20", compared, {"ratio": 1.18}),
+    Case("20 data sets × 3 repeats", repeated, {"ratio": 1.18}),
+    Case("these 3 only, × 4 repeats", few_datasets, {"ratio": 1.18}),
     Case("step model, 12 runs", stepped, {"per_token": 10.0}),
     Case("step model, wild noise", wild_steps, {"per_token": 10.0}),
     Case("step model, 4 runs, wild", few_runs, {"per_token": 10.0}),
