@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,11 +45,7 @@ class Results:
 
 def of_run_directory(path: Path) -> tuple[list[Results], str]:
     """Every backend's results of a run directory, in the order that they were run, and the engine's name."""
-    try:
-        about = json.loads((path / "run.json").read_text())
-        names, engine = list(about["backends"]), str(about["engine"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a run directory: run.json: {error}") from None
+    names, engine = store.read_names(path)
     found = [
         of_folders(
             name,
@@ -147,19 +143,19 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def number(value: Any) -> float | None:
     """A finite number as a float, else None."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    return float(value) if usable else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond every float
+        return None
 
 
 def _mapping(file: Path | None) -> dict[str, float]:
     """{"gates_logs_01": CV} → {"001": CV}; labels as the results have them."""
     if file is None:
         return {}
-    try:
-        raw = json.loads(file.read_text())
-        return {_label(name): cv for name, value in raw.items() if (cv := number(value)) is not None}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{file}: not a readable imbalance mapping: {error}") from None
+    return {_label(name): cv for name, value in store.read_json(file).items() if (cv := number(value)) is not None}
 
 
 def _label(name: str) -> str:

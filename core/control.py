@@ -84,7 +84,7 @@ def send(run_dir: Path, command: Command) -> None:
         reply = _replies.decode(answer)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError(f"no engine is running in {run_dir}; go on with: gatescope --resume {run_dir}") from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ControlError(f"the engine of {run_dir} did not answer: {error}") from None
     if reply.error:
         raise ControlError(reply.error)
@@ -129,7 +129,7 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
 def _reply(line: bytes, obey: Obey) -> Reply:
     try:
         obey(_commands.decode(line))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Reply(f"not a command: {error}")
     except ControlError as error:
         return Reply(str(error))

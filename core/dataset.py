@@ -12,6 +12,10 @@ import msgspec
 
 MAX_LINE_BYTES = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+HALF_A_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 
 
 class DatasetError(Exception):
@@ -55,24 +59,34 @@ def read(path: Path, index: str) -> Dataset:
 
 
 def _prompts(path: Path, file: BinaryIO) -> Iterator[Prompt]:
-    """The prompts of the lines that are not blank; never more than one line in memory."""
-    lines = iter(lambda: file.readline(MAX_LINE_BYTES + 2), b"")
-    for number, line in enumerate(lines, 1):
+    for number, line in lines(path, file):
+        yield _prompt(f"{path}:{number}", line)
+
+
+def lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, stripped, with their numbers; never more than one in memory."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 2), b""), 1):
         stripped = line.removeprefix(BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
         if len(stripped) > MAX_LINE_BYTES:
             raise DatasetError(f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer")
         if stripped:
-            yield _prompt(f"{path}:{number}", stripped)
+            yield number, stripped
 
 
 def _prompt(where: str, line: bytes) -> Prompt:
     try:
         prompt = _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DatasetError(f'{where}: expected {{"id": …, "text": …, "category": …}}: {error}') from None
+    except NOT_JSON as error:
+        raise DatasetError(f'{where}: expected {{"id": …, "text": …, "category": …}}: {why(line, error)}') from None
     if not prompt.text.strip():
         raise DatasetError(f"{where}: expected a text, it is blank")
     return prompt
+
+
+def why(line: bytes, error: Exception) -> str:
+    """What is wrong with JSON that was refused: msgspec takes half a surrogate pair for the end of the input."""
+    half = HALF_A_PAIR.search(line)
+    return f"{half.group().decode()} is half a character: no text can hold it" if half else str(error)
 
 
 _decoder = msgspec.json.Decoder(Prompt)

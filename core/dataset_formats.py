@@ -57,17 +57,18 @@ def _first_line(path: Path) -> bytes:
 def _has_prompt(line: bytes) -> bool:
     try:
         fields = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except dataset.NOT_JSON:
         return False
     return isinstance(fields, dict) and "prompt" in fields and "text" not in fields
 
 
 def _sharegpt(path: Path) -> tuple[Prompt, ...]:
+    data = path.read_bytes()
     try:
-        conversations = msgspec.json.decode(path.read_bytes(), type=list[_Conversation])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        conversations = msgspec.json.decode(data, type=list[_Conversation])
+    except dataset.NOT_JSON as error:
         raise DatasetError(
-            f'{path}: expected ShareGPT\'s [{{"conversations": [{{"value": …}}, …]}}, …]: {error}'
+            f'{path}: expected ShareGPT\'s [{{"conversations": [{{"value": …}}, …]}}, …]: {dataset.why(data, error)}'
         ) from None
     return tuple(
         Prompt(str(talk.id or place), talk.conversations[0].value)
@@ -84,13 +85,11 @@ def _with_prompt(path: Path) -> tuple[Prompt, ...]:
     decoder = msgspec.json.Decoder(_Line)
     prompts = []
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+        for number, line in dataset.lines(path, file):
             try:
                 fields = decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise DatasetError(f'{path}:{number}: expected {{"prompt": …}}: {error}') from None
+            except dataset.NOT_JSON as error:
+                raise DatasetError(f'{path}:{number}: expected {{"prompt": …}}: {dataset.why(line, error)}') from None
             if not fields.prompt.strip():
                 raise DatasetError(f"{path}:{number}: expected a prompt, it is blank")
             prompts.append(Prompt(str(fields.id or number), fields.prompt, timestamp=fields.timestamp))

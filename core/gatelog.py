@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,8 +31,10 @@ from core.recorder.gatescope_recorder.gatelog import (
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
+MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any, and its square is no trouble
 MAX_BLOCK_BYTES = 1 << 30
 PART_COUNTS = 1 << 18  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 JSON_LAYER = re.compile(r"gate_logs_(\d+)\.json$")
 
 
@@ -88,22 +91,27 @@ class Follower:
     lost: str = field(default="")
 
     def read(self, enough: float = math.inf) -> GateLog:
-        """The new whole blocks, until `enough` counts are read.
+        """The new whole blocks, until `enough` counts are read. `lost` says what follows them that is not readable.
 
-        GateLogError where it is not a gate log, or a block is corrupt.
+        GateLogError where it is not a gate log, or where the next block is corrupt: what follows it is never read.
         """
         with open(self.path, "rb") as file:
             if self.header is None:
                 self.header, self.place = _read_header(self.path, file)
             file.seek(self.place)
             blocks: list[_Block] = []
-            counts = 0
-            while counts < enough and (block := _read_block(self.path, file, self.header)):
-                blocks.append(block)
-                counts += block.loads.size
-                self.place += block.size
+            counts, corrupt = 0, ""
+            try:
+                while counts < enough and (block := _read_block(self.path, file, self.header)):
+                    blocks.append(block)
+                    counts += block.loads.size
+                    self.place += block.size
+            except GateLogError as error:
+                if not blocks:
+                    raise
+                corrupt = f" ({str(error).removeprefix(f'{self.path}: ')})"
             more = file.seek(0, os.SEEK_END) - self.place
-        self.lost = f"{more} bytes after the last whole block" if more and counts < enough else ""
+        self.lost = f"{more} bytes after the last whole block{corrupt}" if more and counts < enough else ""
         return _joined(blocks, self.header, self.lost)
 
 
@@ -150,7 +158,12 @@ class ServerLog:
         self._enough = PART_COUNTS
         while True:
             before = self._read_up_to
-            part = self.read()
+            try:
+                part = self.read()
+            except GateLogError:
+                if self.lost:  # said there: what was whole has been given out
+                    return
+                raise
             if len(part.tokens):
                 yield part
             if self._read_up_to == before:
@@ -269,8 +282,8 @@ def problems(folder: Path) -> list[str]:
     found = []
     for side in sorted(folder.glob("*.gatelog.json")):
         try:
-            totals = json.loads(side.read_text())
-        except (OSError, ValueError) as error:
+            totals = msgspec.json.decode(side.read_bytes(), type=dict[str, Any])
+        except (OSError, *NOT_JSON) as error:
             found.append(f"{side.name}: not readable: {error}")
             continue
         rank = side.name.removesuffix(".gatelog.json")
@@ -281,7 +294,8 @@ def problems(folder: Path) -> list[str]:
             if totals.get(key)
         ]
         if totals.get("silent"):
-            found.append(f"{rank}: routers that were not seen in every step: {', '.join(totals['silent'])}")
+            silent = ", ".join(map(str, totals["silent"])) if isinstance(totals["silent"], list) else totals["silent"]
+            found.append(f"{rank}: routers that were not seen in every step: {silent}")
     return found
 
 
@@ -298,23 +312,36 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
     """The header, and where the first block starts."""
     head = file.read(12)
     if not MAGIC.startswith(head[:8]):
-        raise GateLogError(f"{path}: not a gate log: it does not start with {MAGIC.decode()}")
+        known = MAGIC.decode()
+        found = f"version {head[7:8]!r} of the format" if head[:7] == MAGIC[:7] else "not a gate log"
+        raise GateLogError(f"{path}: {found}: it does not start with {known}")
     length = int.from_bytes(head[8:], "little")
-    text = file.read(min(length, MAX_HEADER_BYTES))
+    if length > MAX_HEADER_BYTES:
+        raise GateLogError(f"{path}: a header of {length} bytes: damaged, or written in another byte order")
+    text = file.read(length)
     if len(head) < 12 or len(text) < length:
         raise GateLogError(f"{path}: the header is cut off")
     try:
-        fields = json.loads(text)
-        if fields.get("schema") != 1:
-            raise GateLogError(f"{path}: schema {fields.get('schema')}, this version reads schema 1")
-        lists = {name: tuple(fields.get(name, ())) for name in ("placement", "layer_names")}
-        header = Header(**{**fields, **lists})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if (schema := msgspec.json.decode(text, type=_Schema).schema) != 1:
+            raise GateLogError(f"{path}: schema {schema}, this version reads schema 1")
+        header = msgspec.json.decode(text, type=Header)
+    except NOT_JSON as error:
         raise GateLogError(f"{path}: the header is not readable: {error}") from None
-    sizes = (header.layers, header.experts, header.top_k)
-    if not all(isinstance(n, int) and 0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
-        raise GateLogError(f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count")
+    _check(path, header)
     return header, len(head) + length
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def _check(path: Path, header: Header) -> None:
+    sizes = (header.layers, header.experts, header.top_k, header.ranks, header.dp_size, header.pp_size)
+    if not all(0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
+        raise GateLogError(f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count")
+    placed = header.placement if header.ranks > 1 else ()
+    if len(placed) not in (0, header.experts) or not all(0 <= rank < header.ranks for rank in placed):
+        raise GateLogError(f"{path}: the header places {len(placed)} of {header.experts} experts on ranks it has not")
 
 
 def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
@@ -323,7 +350,7 @@ def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
     if len(head) < BLOCK_HEAD.size:
         return None
     magic, steps, raw_len, packed_len, crc, codec = BLOCK_HEAD.unpack(head)
-    if magic != BLOCK_MAGIC or raw_len > MAX_BLOCK_BYTES:
+    if magic != BLOCK_MAGIC or max(raw_len, packed_len) > MAX_BLOCK_BYTES:
         raise GateLogError(f"{path}: corrupt: no block where one should start")
     packed = file.read(packed_len)
     if len(packed) < packed_len:
@@ -332,7 +359,7 @@ def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
         raise GateLogError(f"{path}: corrupt: a block of {steps} steps has a wrong checksum")
     try:
         return _decode(_unpacked(packed, raw_len, codec), steps, header, len(head) + packed_len)
-    except (ValueError, struct.error, zlib.error, TypeError) as error:
+    except (ValueError, struct.error, zlib.error, *NOT_JSON) as error:
         raise GateLogError(f"{path}: corrupt: a block of {steps} steps does not decode: {error}") from None
 
 
@@ -344,6 +371,8 @@ def _unpacked(packed: bytes, raw_len: int, codec: int) -> bytes:
     import zstandard
 
     try:
+        if (size := zstandard.frame_content_size(packed)) > raw_len:
+            raise ValueError(f"{size} bytes, and {raw_len} are announced")
         return zstandard.decompress(packed, max_output_size=raw_len)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
@@ -351,12 +380,14 @@ def _unpacked(packed: bytes, raw_len: int, codec: int) -> bytes:
 
 def _decode(raw: bytes, steps: int, header: Header, size: int) -> _Block:
     (names_len,) = struct.unpack_from("<I", raw)
-    labels = tuple(json.loads(raw[4 : 4 + names_len]))
+    labels = msgspec.json.decode(raw[4 : 4 + names_len], type=tuple[str, ...])
     place = 4 + names_len
     columns = np.frombuffer(raw, "<i8", len(COLUMNS) * steps, place).reshape(len(COLUMNS), steps)
     place += columns.nbytes
     segments = np.frombuffer(raw, "<i8", len(labels) * steps, place).reshape(len(labels), steps)
     place += segments.nbytes
+    if min(columns[3:].min(initial=0), segments.min(initial=0)) < 0:
+        raise ValueError("a negative number of tokens")
     counts = _counts(np.frombuffer(raw, np.uint8, -1, place).reshape(header.count_bytes, -1))
     loads = counts.reshape(header.experts, header.layers, steps).transpose(2, 1, 0)
     return _Block(columns.astype(np.int64), labels, segments.astype(np.int64), loads, size)
@@ -409,12 +440,12 @@ def read_json_layer(path: Path) -> JsonLayer:
         data: dict[str, Any] = json.loads(path.read_text())
         loads = np.array(data["expert_loads"], dtype=np.float64)
         tokens = np.array(data["num_tokens"], dtype=np.int64)
-    except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise GateLogError(f"{path}: not a readable gate log: {type(error).__name__}: {error}") from None
-    if loads.ndim != 2 or len(loads) != len(tokens) or not len(loads):
+    if loads.ndim != 2 or tokens.ndim != 1 or len(loads) != len(tokens) or not loads.size:
         raise GateLogError(f"{path}: expected one row of expert loads a step, got {loads.shape} for {tokens.shape}")
-    if not np.isfinite(loads).all() or (loads < 0).any() or (tokens < 0).any():
-        raise GateLogError(f"{path}: holds negative or non-finite loads")
+    if not ((loads >= 0) & (loads <= MAX_LOAD)).all() or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all():
+        raise GateLogError(f"{path}: holds negative or non-finite loads, or some above {MAX_LOAD}")
     return JsonLayer(loads, tokens)
 
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from core import dose, events
-from core.config import Config, ConfigError, check_name
+from core.config import Config, ConfigError, Name, check_name
 from core.events import AnyEvent
 from core.metrics import RequestRecord
 from core.plan import Run
@@ -199,7 +199,7 @@ def done_runs(path: Path) -> set[str]:
     return {
         event.run
         for event in read_events(path)
-        if isinstance(event, events.RunFinished) and _is_whole(path / event.result)
+        if isinstance(event, events.RunFinished) and _is_inside(path, event.result) and _is_whole(path / event.result)
     }
 
 
@@ -213,11 +213,86 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: not a JSON object: {error}") from None
 
 
+class _Measured(msgspec.Struct):
+    """The part of a result's imbalance that readers take apart."""
+
+    excess_cv_reason: str | None = None
+    rank_imbalance: float | None = None
+    rank_loads: list[float] | None = None
+    intervals: dict[str, tuple[float, float] | None] | None = None
+
+
+class _Result(msgspec.Struct):
+    """The part of a result file that readers take apart; what stands alone is taken as a number, or as none."""
+
+    mean_ttft_ms: float | None = None
+    mean_tpot_ms: float | None = None
+    mean_e2e_ms: float | None = None
+    ttfts: list[float | None] | None = None
+    itls: list[list[float]] | None = None
+    output_lens: list[int] | None = None
+    measured_imbalance: _Measured | None = None
+
+
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Label → result of every `<label>.json` in a results folder, forced routing included."""
+    """Label → result of every `<label>.json` in a results folder, forced routing included. ConfigError for a file that
+    is no result."""
     found = {p.stem: p for p in folder.glob("*.json") if LABEL.fullmatch(p.stem.partition("~")[0])}
     whole = {label: path for label, path in found.items() if "~" not in label or dose.of_label(label)}
-    return {label: read_json(whole[label]) for label in sorted(whole)}
+    return {label: _checked(whole[label], _Result) for label in sorted(whole)}
+
+
+class _Host(msgspec.Struct):
+    system: str
+    cpus: int | None
+
+
+class _Server(msgspec.Struct):
+    ran: dict[str, str] = {}
+    mismatches: list[str] = []
+
+
+class _Facts(msgspec.Struct):
+    """The part of run.json that a report takes apart."""
+
+    engine: str
+    backends: list[Name]
+    started: str
+    versions: dict[str, str]
+    host: _Host
+    gpus: list[str]
+    servers: dict[str, _Server]
+    runs: list[Run]
+    git: dict[str, str | int | None] | None = None
+
+
+class _Names(msgspec.Struct):
+    engine: str
+    backends: list[Name]
+
+
+def read_names(path: Path) -> tuple[list[str], str]:
+    """The backends that run.json says were run, in order, and the engine's name. ConfigError where it does not."""
+    try:
+        found = _checked(path / "run.json", _Names)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: not a run directory: {error}") from None
+    return list(found["backends"]), str(found["engine"])
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """run.json of a run directory as it stands. ConfigError where it does not hold what a report tells."""
+    return _checked(path / "run.json", _Facts)
+
+
+def _checked(file: Path, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """A JSON object that has the shape of `kind`, whatever else is in it."""
+    found = read_json(file)
+    try:
+        msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: not as gatescope writes it: {error}") from None
+    return found
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,9 +307,16 @@ def read_about(path: Path) -> About:
     """run.json of a run directory. ConfigError where it is not one."""
     raw = read_json(path / "run.json")
     try:
-        return msgspec.convert(raw, About, dec_hook=lambda kind, value: kind(value))
+        return msgspec.convert(raw, About, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path / 'run.json'}: does not say what was run: {error}") from None
+
+
+def _path(kind: type[Path], value: Any) -> Path:
+    """What is no JSON type in a config is a path, written as a text."""
+    if not isinstance(value, str):
+        raise ValueError(f"Expected a path, got {value!r}")
+    return kind(value)
 
 
 def formatted(value: Any) -> bytes:
@@ -256,6 +338,11 @@ def write_whole(file: Path, data: bytes) -> None:
 def _private(name: str, flags: int) -> int:
     """Opens for the owner only: run.json holds the servers' environment."""
     return os.open(name, flags, 0o600)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether the path that a journal names stays in its run directory."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _is_whole(file: Path) -> bool:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
 from watched import Watched, free_port
 
 from core import control, detached
 from core.control import Stop
+
+# Property tests, quick in the suite; `GATESCOPE_FUZZ=nightly uv run pytest -m fuzz` is the long way.
+settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("nightly", settings.get_profile("quick"), max_examples=10_000)
+settings.load_profile(os.environ.get("GATESCOPE_FUZZ", "quick"))
 
 
 @pytest.fixture

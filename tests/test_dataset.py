@@ -91,14 +91,15 @@ def test_texts_may_hold_any_character(tmp_path: Path, line: bytes, text: str) ->
         (b'{"id": "a", "text": null}', "Expected `str`, got `null` - at `$.text`"),
         (b'{"id": "a", "text": "b\xff"}', "'utf-8' codec can't decode byte 0xff"),
         (b'{"id": "a", "text": "\xed\xa0\x80"}', "'utf-8' codec can't decode byte 0xed"),
-        (b'{"id": "a", "text": "\\ud800"}', "Input data was truncated"),
+        (b'{"id": "a", "text": "\\ud800"}', "\\ud800 is half a character: no text can hold it"),
+        (b'{"id": "a", "text": "\\ud83d\\ude00\\uDC00"}', "\\uDC00 is half a character: no text can hold it"),
         (b'{"id": "a", "text": "b\0"}', "JSON is malformed: invalid character"),
         (
             b'{"id": "a", "text": "b", "c": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
             "maximum recursion depth exceeded",
         ),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: bytes, said: str) -> None:
     found = mistake(written(tmp_path, LINE + b"\n\n" + line + b"\n"))
