@@ -30,11 +30,14 @@ place = pathlib.Path(spec.submodule_search_locations[0]) if spec and spec.submod
 text = (place / "_version.py").read_text() if place else ""
 found = re.search(r"__version__ = (?:version = )?['\\"]([^'\\"]+)", text)
 module = bool(place) and (place / "entrypoints/openai/api_server.py").exists()
+flags = place / "engine/arg_utils.py" if place else pathlib.Path("/nowhere")
+has_moe_flag = flags.exists() and '"--moe-backend"' in flags.read_text()
 moe = place / "model_executor/layers/fused_moe" if place else pathlib.Path("/nowhere")
 sources = [(moe / name).read_text() for name in ("router/base_router.py", "layer.py") if (moe / name).exists()]
 hooks = ("set_capture_fn", "_compute_routing", "select_experts")
 hook = next((name for name in hooks if any("def " + name in text for text in sources)), "")
-print(json.dumps({"version": found.group(1) if found else "", "has_module": module, "hook": hook}))
+version = found.group(1) if found else ""
+print(json.dumps({"version": version, "has_module": module, "has_moe_flag": has_moe_flag, "hook": hook}))
 """
 
 
@@ -45,6 +48,7 @@ class Installed:
     python: str
     version: str
     has_module: bool = True  # `python -m vllm.entrypoints.openai.api_server`; else `vllm serve`'s own module
+    has_moe_flag: bool = True  # --moe-backend came between 0.15 and 0.20
     hook: str = ""  # how its routers are tapped
 
     @property
@@ -167,10 +171,10 @@ def arguments(backend: Backend, model: Model, seed: int, installed: Installed) -
 
 
 def _moe_backend(backend: Backend, installed: Installed) -> tuple[str, ...]:
-    """--moe-backend came after 0.15; before, FlashInfer was asked for by the environment and Triton was the default."""
+    """Before --moe-backend, FlashInfer was asked for by the environment and Triton was the default."""
     if not backend.moe_backend:
         return ()
-    if installed.release > (0, 15):
+    if installed.has_moe_flag:
         return "--moe-backend", backend.moe_backend
     if backend.moe_backend not in ("auto", "triton", "flashinfer_cutlass"):
         raise ConfigError(
@@ -186,7 +190,7 @@ def environment(
     """What is added to `ours`, the environment the server inherits. The user's own `env` rules over all but PYTHONPATH
     and VLLM_PLUGINS, which are added to."""
     added = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
-    if backend.moe_backend == "flashinfer_cutlass" and installed.release <= (0, 15):
+    if backend.moe_backend == "flashinfer_cutlass" and not installed.has_moe_flag:
         added |= {"VLLM_USE_FLASHINFER_MOE_FP16": "1", "VLLM_FLASHINFER_MOE_BACKEND": "throughput"}
     added |= backend.env
     if gate_logs is None:
@@ -203,10 +207,10 @@ def environment(
 
 # name in run.json → the log line that says it, 0.11 to 0.32; the first hit counts.
 LINES = {
-    "moe_backend": re.compile(r"Using '?([\w ]+?)'? \w+ MoE backend"),
+    "moe_backend": re.compile(r"Using '?([\w ]+?)'? (?:\w+ MoE backend|backend for Unquantized MoE)"),
     "moe_prepare_finalize": re.compile(r"Using (\w*PrepareAndFinalize\w*)"),
     "all2all_backend": re.compile(r"Using (\w+) all2all manager"),
-    "attention_backend": re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z_]+) (?:attention )?backend\b"),
+    "attention_backend": re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z_]+) (?:attention )?backend\b(?! for)"),
     "dtype": re.compile(r"V1 LLM engine .*?\bdtype=torch\.(\w+)"),
     "tensor_parallel_size": re.compile(r"V1 LLM engine .*?\btensor_parallel_size=(\d+)"),
     "pipeline_parallel_size": re.compile(r"V1 LLM engine .*?\bpipeline_parallel_size=(\d+)"),
@@ -218,7 +222,7 @@ LINES = {
     "recorder": re.compile(r"gatescope recorder: (.+)"),
     "forced_routing": re.compile(r"gatescope forced routing: (on .+)"),
 }
-OLD_FLASHINFER = re.compile(r"Enabling FlashInfer CUTLASS MoE")  # 0.11 to 0.15, which name no other kernel
+OLD_FLASHINFER = re.compile(r"Enabling FlashInfer CUTLASS MoE")  # 0.11, which names no other kernel
 START = re.compile(r"non-default args")  # a log may hold earlier starts: what they ran is forgotten
 TROUBLE = {
     "recorder": re.compile(r"gatescope recorder: ((?:refused|disabled): .+)"),

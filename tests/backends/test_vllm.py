@@ -29,8 +29,12 @@ COMMON = [
 ]
 
 
+def installed(version: str) -> Installed:
+    return Installed("python", version, has_moe_flag=version not in ("0.11.2", "0.15.1"))
+
+
 def arguments(backend: Backend, version: str) -> list[str]:
-    return vllm.arguments(backend, MODEL, 7, Installed("python", version))
+    return vllm.arguments(backend, MODEL, 7, installed(version))
 
 
 def tail(backend: Backend, version: str) -> str:
@@ -56,7 +60,7 @@ class TestCommandLine:
             "--tensor-parallel-size 1 --data-parallel-size 4 --enable-expert-parallel"
             " --all2all-backend allgather_reducescatter"
         )
-        env = vllm.environment(ALL2ALL, None, Installed("python", version), {})
+        env = vllm.environment(ALL2ALL, None, installed(version), {})
         assert env["VLLM_USE_FLASHINFER_MOE_FP16"] == "1"
         assert "VLLM_USE_FLASHINFER_MOE_FP16" not in vllm.environment(ALL2ALL, None, Installed("p", "0.25.1"), {})
 
@@ -124,14 +128,22 @@ class TestFinding:
         (package / "__init__.py").write_text("raise RuntimeError('imported')")
         (package / "_version.py").write_text("__version__ = version = '0.25.1'\n")
         (package / "entrypoints/openai/api_server.py").touch()
+        (package / "engine").mkdir()
+        (package / "engine/arg_utils.py").write_text('add_argument("--all2all-backend")')
         (package / "model_executor/layers/fused_moe/router").mkdir(parents=True)
         (package / "model_executor/layers/fused_moe/router/base_router.py").write_text("def _compute_routing(")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         vllm._find.cache_clear()
         found = vllm.find(sys.executable)
         vllm._find.cache_clear()
-        assert found == Installed(sys.executable, "0.25.1", has_module=True, hook="_compute_routing")
-        assert found.release == (0, 25)
+        expected = Installed(sys.executable, "0.25.1", has_module=True, has_moe_flag=False, hook="_compute_routing")
+        assert found == expected
+        assert expected.release == (0, 25)
+        (package / "engine/arg_utils.py").write_text('moe_group.add_argument("--moe-backend")')
+        newer = vllm.find(sys.executable)
+        vllm._find.cache_clear()
+        assert newer is not None
+        assert newer.has_moe_flag
 
 
 ENGINE = (
@@ -198,6 +210,19 @@ class TestWhatRan:
         with open(log, "a") as more:
             more.write("INFO [unquantized.py] Enabling FlashInfer CUTLASS MoE for UnquantizedFusedMoEMethod\n")
         assert vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log)) == []
+
+    def test_the_kernels_line_of_015_is_not_taken_for_the_attentions(self, tmp_path: Path) -> None:
+        log = log_of(
+            tmp_path,
+            "INFO [unquantized.py:103] Using FlashInfer CUTLASS backend for Unquantized MoE\n",
+            "INFO [cuda.py:364] Using FLASH_ATTN attention backend out of potential backends: ('FLASH_ATTN',)\n",
+            version="0.15.1",
+        )
+        ran = vllm.ran({"version": "0.15.1"}, log)
+        assert (ran["moe_backend"], ran["attention_backend"]) == ("FlashInfer CUTLASS", "FLASH_ATTN")
+        log = log_of(tmp_path, "INFO [unquantized.py:103] Using TRITON backend for Unquantized MoE\n", version="0.15.1")
+        ran = vllm.ran({"version": "0.15.1"}, log)
+        assert (ran["moe_backend"], "attention_backend" in ran) == ("TRITON", False)
 
     def test_missing_graphs_and_a_router_that_is_not_recorded_are_told(self, tmp_path: Path) -> None:
         log = log_of(

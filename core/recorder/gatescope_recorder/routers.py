@@ -5,6 +5,12 @@
 - 0.11: `select_experts` of each layer object is wrapped.
 
 All three give logical expert ids. Nothing here may raise inside a forward pass.
+
+What was checked of the versions that were not served with: in the sources of 0.11.2 and 0.15.1, the worker wrapper that
+loads general plugins before `init_device`, the five worker methods that are wrapped, the fields of the scheduler's
+output, the parallel settings in `place`, the forward context's `dp_metadata`, the launcher's flags and log lines; and
+these taps were run on their real `FusedMoE` and routers, on a CPU and without their kernels. Both gather the tokens of
+all data-parallel ranks before they route, unless an all2all kernel does: then `Capture.foreign_rows` refuses.
 """
 
 from __future__ import annotations
