@@ -10,7 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from core.eplb import Maps
 from core.recorder.gatescope_recorder.gatelog import (
     BLOCK_HEAD,
     BLOCK_MAGIC,
@@ -28,6 +29,7 @@ from core.recorder.gatescope_recorder.gatelog import (
     Header,
 )
 
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
@@ -50,24 +52,38 @@ class GateLog:
     columns: dict[str, Ints]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
     segments: dict[str, Ints]  # label → tokens of that label in each step
     top_k: int
-    placement: tuple[int, ...] = ()  # EP rank of each expert; empty without expert parallelism
+    placement: tuple[int, ...] = ()  # EP rank of each expert; empty without expert parallelism, and under EPLB
     lost: str = ""  # what was not readable at the end of the file
+    by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads by EPLB's map of the moment
+    moved: bool = False  # EPLB placed the experts
 
     @property
     def tokens(self) -> Ints:
         return self.columns["tokens"]
 
+    @property
+    def ranks(self) -> int:
+        """EP ranks whose loads are known; 0 where there are none."""
+        return max(self.placement, default=-1) + 1 if self.by_rank is None else self.by_rank.shape[-1]
+
+    @property
+    def placed(self) -> str:
+        """How experts were placed on ranks: linear, round robin, EPLB, or nothing without expert parallelism."""
+        if self.moved:
+            return "EPLB" if self.by_rank is not None else "EPLB, but no map of it was logged"
+        linear = self.placement == tuple(sorted(self.placement))
+        return ("linear" if linear else "round robin") if self.placement else ""
+
     def where(self, mask: npt.NDArray[np.bool_]) -> GateLog:
         """The steps that `mask` [steps] marks."""
         if mask.all():
             return self
-        return GateLog(
-            self.loads[mask],
-            {k: v[mask] for k, v in self.columns.items()},
-            {k: v[mask] for k, v in self.segments.items()},
-            self.top_k,
-            self.placement,
-            self.lost,
+        return replace(
+            self,
+            loads=self.loads[mask],
+            columns={k: v[mask] for k, v in self.columns.items()},
+            segments={k: v[mask] for k, v in self.segments.items()},
+            by_rank=None if self.by_rank is None else self.by_rank[mask],
         )
 
     def of(self, label: str) -> GateLog:
@@ -137,6 +153,7 @@ class ServerLog:
         self._followers: dict[Path, Follower] = {}
         self._pending: dict[Path, list[GateLog]] = {}
         self._last: dict[Path, int] = {}
+        self._maps: list[Maps] = []  # by pipeline stage, where EPLB moves experts
 
     def read(self) -> GateLog:
         """The steps that became whole since the last read. GateLogError where a rank's log is missing or corrupt."""
@@ -151,7 +168,7 @@ class ServerLog:
                 self._last[path] = int(new.columns["index"][-1])
         whole_up_to = min(self._last.values())
         ranks = {path: self._take(path, whole_up_to) for path in self._followers}
-        return self._merged(ranks)
+        return self._mapped(self._merged(ranks))
 
     def blocks(self) -> Iterator[GateLog]:
         """The same steps in parts of a block or a few, so that a log of any size fits in memory."""
@@ -227,6 +244,24 @@ class ServerLog:
             stages.setdefault(header.dp, {})[header.pp] = whole
         return _summed([[by_pp[pp] for pp in sorted(by_pp)] for _, by_pp in sorted(stages.items())])
 
+    def _mapped(self, log: GateLog) -> GateLog:
+        """With the loads by rank, where EPLB moves experts and its maps were logged."""
+        if not log.moved:
+            return log
+        headers = {path: f.header for path, f in self._followers.items() if f.header and f.header.dp == 0}
+        stages = sorted((header.pp, path, header) for path, header in headers.items())
+        self._maps = self._maps or [Maps(path.with_suffix(".eplb.jsonl"), header.ranks) for _, path, header in stages]
+        edges = np.cumsum([header.layers for _, _, header in stages])[:-1]
+        found = []
+        for maps, loads in zip(self._maps, np.split(log.loads, edges, axis=1), strict=True):
+            try:
+                maps.read()
+                found.append(maps.rank_loads(loads, log.columns["index"]))
+            except ValueError as error:
+                raise GateLogError(str(error)) from None
+        known = [by_rank for by_rank in found if by_rank is not None]
+        return replace(log, by_rank=np.concatenate(known, axis=1)) if len(known) == len(found) else log
+
 
 def _summed(ranks: list[list[GateLog]]) -> GateLog:
     """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token in."""
@@ -241,7 +276,7 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
         label: np.asarray(np.sum([rank.segments.get(label, none) for rank in first], axis=0)) for label in labels
     }
     lost = "; ".join(stage.lost for stages in ranks for stage in stages if stage.lost)
-    merged = GateLog(np.asarray(loads), columns, segments, first[0].top_k, first[0].placement, lost)
+    merged = replace(first[0], loads=np.asarray(loads), columns=columns, segments=segments, lost=lost)
     return merged.where(merged.tokens > 0)
 
 
@@ -259,16 +294,17 @@ def _concatenated(parts: list[GateLog]) -> GateLog:
     if len(parts) == 1:
         return parts[0]
     labels = sorted({label for part in parts for label in part.segments})
-    return GateLog(
-        np.concatenate([p.loads for p in parts]),
-        {name: np.concatenate([p.columns[name] for p in parts]) for name in COLUMNS},
-        {
+    by_rank = [p.by_rank for p in parts if p.by_rank is not None]
+    return replace(
+        parts[0],
+        loads=np.concatenate([p.loads for p in parts]),
+        columns={name: np.concatenate([p.columns[name] for p in parts]) for name in COLUMNS},
+        segments={
             label: np.concatenate([p.segments.get(label, np.zeros(len(p.tokens), np.int64)) for p in parts])
             for label in labels
         },
-        parts[0].top_k,
-        parts[0].placement,
-        parts[-1].lost,
+        lost=parts[-1].lost,
+        by_rank=np.concatenate(by_rank) if len(by_rank) == len(parts) else None,
     )
 
 
@@ -420,7 +456,9 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
         place += block.columns.shape[1]
     named = dict(zip(COLUMNS, columns, strict=True))
     whole = loads[0] if len(loads) == 1 else np.concatenate(loads)
-    return GateLog(whole, named, segments, header.top_k, header.placement if header.ranks > 1 else (), lost)
+    placement = header.placement if header.ranks > 1 else ()
+    moved = header.ranks > 1 and not header.placement
+    return GateLog(whole, named, segments, header.top_k, placement, lost, moved=moved)
 
 
 # --- upstream's layout: a folder of gate_logs_<layer>.json --------------------------------------------------------

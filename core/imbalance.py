@@ -9,7 +9,8 @@ Definitions, with x[s, l, e] the tokens that expert e of layer l got in step s, 
   k distinct experts, so each x_e is a sum of n draws with variance p(1-p); n-1 makes the estimate unbiased.
 - excess CV = √max(0, mean(CV²) - mean(floor²)): means before the root, so that a fair router's tends to 0. It is null,
   with a reason, where its square does not rise above its own standard error.
-- rank imbalance: mean over (s, l) of max/mean load over EP ranks; expert imbalance: the same over experts.
+- rank imbalance: mean over (s, l) of max/mean load over EP ranks, under the placement of the moment (`placement`: as
+  vLLM starts, or by EPLB's logged maps, replicas sharing evenly: core.eplb); expert imbalance: the same over experts.
 - entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead experts: of all
   layers × experts, those that got no token.
 - intervals: 95 %, over blocks of steps (core.bootstrap): what other steps of the same traffic might have shown. Steps
@@ -86,6 +87,7 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     dead_experts: int = 0
     layer_cvs: list[float] = []
     rank_loads: list[float] = []
+    placement: str | None = None  # of experts on EP ranks, when these steps ran; null without expert parallelism
     intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
     prefill: Phase | None = None
     decode: Phase | None = None
@@ -109,7 +111,7 @@ def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: i
         excess = Excess(None, ONE_TOKEN)
     if not whole["small_tokens"]:
         aggregated = Excess(None, f"no step of {MAX_AGGREGATED_TOKENS} tokens or fewer")
-    has_ranks, has_small = bool(run.placement), bool(whole["small_tokens"])
+    has_ranks, has_small = run.ranks > 0, bool(whole["small_tokens"])
     loads = whole.counts.sum(axis=0)
     prefill, decode = _phases(run, blocks, drawn)
     return Imbalance(
@@ -136,7 +138,8 @@ def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: i
         hottest_share=float(estimates["hottest_share"]),
         dead_experts=int((whole.counts == 0).sum()),
         layer_cvs=cv(whole.counts).tolist(),
-        rank_loads=_rank_loads(loads, run.placement),
+        rank_loads=run.rank_loads.tolist() if has_ranks else [],
+        placement=run.placed or None,
         intervals=_shown(intervals, excess, aggregated, has_ranks=has_ranks, has_small=has_small),
         prefill=prefill,
         decode=decode,
@@ -262,12 +265,8 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
         excess_cv_reason=excess.reason,
         excess_cv_interval=excess.interval,
         layer_cv=float(cv(sums.counts).mean()),
-        rank_imbalance=float(sums.ratio("rank_ratio", "layers")) if run.placement else None,
+        rank_imbalance=float(sums.ratio("rank_ratio", "layers")) if run.ranks else None,
     )
-
-
-def _rank_loads(loads: Floats, placement: tuple[int, ...]) -> list[float]:
-    return np.bincount(placement, weights=loads).tolist() if placement else []
 
 
 def _root(squared: Floats) -> float | None:

@@ -36,7 +36,8 @@ class RunBlocks:
     layers: int
     experts: int
     top_k: float
-    placement: tuple[int, ...] = ()
+    ranks: int = 0  # EP ranks, 0 where their loads are not known
+    placed: str = ""  # how experts are placed on them
     length: int = 1  # steps of one block
     steps: int = 0
     shared: int = 0  # steps left out because another run's tokens are in them
@@ -48,6 +49,7 @@ class RunBlocks:
     counts: Floats = field(init=False)
     small: Floats = field(init=False)  # [blocks, experts]: over layers and steps of at most 1000 tokens
     prefill_counts: Floats = field(init=False)  # [layers, experts]
+    rank_loads: Floats = field(init=False)  # [ranks]
     first: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class RunBlocks:
         self.counts = np.zeros((MAX_BLOCKS, self.layers, self.experts))
         self.small = np.zeros((MAX_BLOCKS, self.experts))
         self.prefill_counts = np.zeros((self.layers, self.experts))
+        self.rank_loads = np.zeros(self.ranks)
 
     @property
     def used(self) -> int:
@@ -126,7 +129,7 @@ class Meter:
         parts = list(self._parts(log))
         columns, small = _columns(parts, log)
         tokens = log.tokens if layer_tokens is None else layer_tokens
-        figures, sums = steps.measure(log.loads, tokens, log.top_k, log.placement, columns)
+        figures, sums = steps.measure(log.loads, tokens, log.top_k, log.placement, columns, log.by_rank)
         table = _table(log, figures, log.tokens if layer_tokens is None else layer_tokens.sum(axis=1))
         summed = _Summed(log, figures, table, columns, sums, small)
         place = 0
@@ -140,8 +143,10 @@ class Meter:
                 continue
             _, layers, experts = log.loads.shape
             if label not in self.runs:
-                self.runs[label] = RunBlocks(layers, experts, log.top_k, log.placement)
+                self.runs[label] = RunBlocks(layers, experts, log.top_k, log.ranks, log.placed)
             run = self.runs[label]
+            if run.placed != log.placed:  # a map was logged too late for some steps
+                run.ranks, run.placed = 0, "EPLB, but not every map of it was logged"
             run.shared += int(((own > 0) & (own < log.tokens)).sum())
             places = np.flatnonzero((own == log.tokens) & (own > 0))
             if len(places):
@@ -211,6 +216,8 @@ def _add_part(part: _Part, of: _Summed, place: int) -> int:
     if (log.columns["prefill_tokens"][part.steps] > 0).any():
         run.prefill_counts += of.sums[place]
         place += 1
+    if run.ranks:
+        run.rank_loads += of.figures.rank_loads[:, part.steps].sum(axis=1)
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
     run.one_token += int((log.tokens[part.steps] == 1).sum())

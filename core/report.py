@@ -38,7 +38,8 @@ STEP_METHOD = (
 )
 WHAT_IF = (
     "Placements are made from the first half of the decode steps and judged on the second. EPLB has one spare slot a "
-    "GPU; hierarchical takes 2 nodes. A saving is told where a cost is seen, for the number of ranks that ran."
+    "GPU; hierarchical takes 2 nodes. A saving is told where a cost is seen, for the number of ranks that ran, over "
+    "the placement that ran: linear, or EPLB's logged maps."
 )
 NO_GPU = "nvidia-smi saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
 Json = dict[str, Any]
@@ -132,7 +133,17 @@ def _results(groups: Sequence[Results]) -> list[Part]:
         medians = analysis.backend_medians(group)
         rows.append([group.name, str(len(group.by_label)), *(shown(medians[key], form) for key, form in forms.items())])
     head = ["backend", "runs", "TTFT ms", "TPOT ms", "tok/s", "CV", "noise floor", "excess CV", "rank max/mean"]
-    return [Heading("Results"), Table(head, rows), Text("Medians over runs. Every run: summary.csv.")]
+    return [Heading("Results"), Table(head, rows), Text(f"Medians over runs. Every run: summary.csv.{_placed(groups)}")]
+
+
+def _placed(groups: Sequence[Results]) -> str:
+    """What the rank imbalance is of."""
+    told = []
+    for group in groups:
+        measured = [result.get("measured_imbalance") or {} for result in group.by_label.values()]
+        if ways := sorted({m["placement"] for m in measured if m.get("placement")}):
+            told.append(f"{group.name}: {', '.join(ways)}")
+    return f" Experts on ranks – {'; '.join(told)}." if told else ""
 
 
 def _associations(rows: Sequence[Row]) -> list[Part]:
@@ -191,14 +202,26 @@ def _steps(path: Path, groups: Sequence[Results]) -> list[Part]:
 
 def _what_if(backend: str, sample: StepSample, model: StepModel) -> Table:
     outcomes = placement.what_if(sample.loads)
-    linear = {o.ranks: o.extra for o in outcomes if o.name == "linear"}
+    if sample.placed == "EPLB":
+        outcomes.append(_as_it_ran(sample))
+    ran = "as it ran" if sample.placed == "EPLB" else "linear"
+    base = next((o.extra for o in outcomes if (o.ranks, o.name) == (sample.ranks, ran)), None)
     head = [f"{backend}: GPUs", "placement", "rank max/mean", "decode step saved, µs"]
     rows = []
     for o in outcomes:
-        known = model.sees_a_cost and o.ranks == sample.ranks and o.name != "linear"
-        saved = model.per_token.scaled(linear[o.ranks] - o.extra).shown("+.3g") if known else "–"
+        known = base is not None and model.sees_a_cost and o.ranks == sample.ranks and o.name != ran
+        saved = model.per_token.scaled((base or 0.0) - o.extra).shown("+.3g") if known else "–"
         rows.append([str(o.ranks), o.name, f"{o.ratio:.3f}", saved])
     return Table(head, rows)
+
+
+def _as_it_ran(sample: StepSample) -> placement.Outcome:
+    """EPLB's placements as they were, over the steps that the others are judged on."""
+    decode = sample.of_phase("decode")
+    later = slice(len(decode.rows) // 2, None)
+    extra, mean = decode["extra"][later], decode["mean_load"][later]
+    ratio = float((1 + extra / mean).mean())
+    return placement.Outcome(ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean()))
 
 
 def _left_out(found: Findings, past: Snapshot) -> list[Part]:

@@ -7,7 +7,7 @@ below 2^24, else in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """Each [steps]. A sum or mean over layers takes the layers that saw tokens in that step."""
+    """Each [steps], but for `rank_loads`. A sum or mean over layers takes the layers that saw tokens in that step."""
 
     layers: Floats  # layers that saw tokens
     cv: Floats  # Σ over layers of the CV of expert load
@@ -33,6 +33,7 @@ class StepFigures:
     expert_extra: Floats  # Σ over layers of max - mean load over experts, in tokens
     rank_ratio: Floats  # Σ over layers of max/mean load over EP ranks; 0 without expert parallelism
     rank_extra: Floats  # Σ over layers of max - mean load over EP ranks, in tokens
+    rank_loads: Floats  # [EP ranks, steps]: Σ over layers
     violations: npt.NDArray[np.bool_]  # Σ over experts is not top_k × tokens in some layer
 
 
@@ -42,14 +43,17 @@ def measure(
     top_k: float,
     placement: tuple[int, ...],
     columns: Floats,
+    by_rank: Floats | None = None,
 ) -> tuple[StepFigures, Floats]:
     """Figures of `loads` [steps, layers, experts], and the sums of loads that `columns` [steps, sums] picks.
 
-    `tokens` is [steps], or [steps, layers] where layers hold different steps; `placement[e]` the EP rank of expert e.
-    The sums are [sums, layers, experts].
+    `tokens` is [steps], or [steps, layers] where layers hold different steps; `placement[e]` the EP rank of expert e,
+    or empty where `by_rank` [steps, layers, ranks] says what each rank computed. The sums are [sums, layers, experts].
     """
     by_expert = np.ascontiguousarray(loads.transpose(2, 1, 0))
     totals, sums = _totals(by_expert, placement, columns)
+    if by_rank is not None:
+        totals = replace(totals, ranks=by_rank.transpose(2, 1, 0))
     n = np.atleast_2d(np.asarray(tokens, np.float64).T)
     return _figures(len(by_expert), top_k, n, totals), np.ascontiguousarray(sums.transpose(2, 1, 0), np.float64)
 
@@ -123,6 +127,7 @@ def _figures(experts: int, top_k: float, n: Floats, of: _Totals) -> StepFigures:
         expert_extra=_over_layers(of.peak - mean, busy),
         rank_ratio=_over_layers(busiest, inverse * ranks / experts),
         rank_extra=_over_layers(busiest - total / max(ranks, 1), busy),
+        rank_loads=of.ranks.sum(axis=1),
         violations=(total != top_k * n).any(axis=0),
     )
 

@@ -4,7 +4,7 @@ placements are tried on, and what is drawn of the router over time."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ COLUMNS = (
 class StepSample:
     """`rows` [steps, COLUMNS] in order of time; `loads` [decode steps, layers, experts]; `ranks`: EP ranks, or 1.
 
-    `labels`: the run of each start of the server; `counts[i]` [layers, experts]: the load of the whole run i.
+    `labels`: the run of each start of the server; `counts[i]` [layers, experts]: the load of the whole run i;
+    `placed`: how experts were on ranks, as `GateLog.placed`.
     """
 
     rows: Floats
@@ -36,6 +37,7 @@ class StepSample:
     ranks: int
     labels: tuple[str, ...] = ()
     counts: tuple[Floats, ...] = ()
+    placed: str = ""
 
     @property
     def unit(self) -> str:
@@ -54,10 +56,10 @@ class StepSample:
         if last < 0:
             raise ValueError(f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}")
         whole = self._where(self["run"] == last)
-        return StepSample(whole.rows, whole.loads, whole.ranks, (label,), (self.counts[last],))
+        return replace(whole, labels=(label,), counts=(self.counts[last],))
 
     def _where(self, mask: np.typing.NDArray[np.bool_]) -> StepSample:
-        return StepSample(self.rows[mask], self.loads, self.ranks, self.labels, self.counts)
+        return replace(self, rows=self.rows[mask])
 
 
 def of_backend(run_dir: Path, backend: str) -> StepSample:
@@ -85,6 +87,7 @@ class _Reading:
     counts: list[Floats] = field(default_factory=list)
     start: dict[str, int] = field(default_factory=dict)  # label → its run in this start of the server
     ranks: int = 1
+    placed: str = ""
     seen: int = 0
     stride: int = 1
     loads_stride: int = 1
@@ -93,7 +96,7 @@ class _Reading:
         self.start = {}
 
     def add(self, part: GateLog) -> None:
-        self.ranks = max(part.placement, default=0) + 1
+        self.ranks, self.placed = max(part.ranks, 1), part.placed
         place = np.arange(self.seen, self.seen + len(part.tokens))
         self.seen += len(place)
         rows = self._rows(part)
@@ -110,7 +113,7 @@ class _Reading:
         if not self.rows:
             return StepSample(np.zeros((0, len(COLUMNS))), np.zeros((0, 1, 1)), self.ranks)
         rows, loads = np.concatenate(self.rows), np.concatenate(self.loads)
-        return StepSample(rows, loads, self.ranks, tuple(self.labels), tuple(self.counts))
+        return StepSample(rows, loads, self.ranks, tuple(self.labels), tuple(self.counts), self.placed)
 
     def _rows(self, log: GateLog) -> Floats:
         """[steps, COLUMNS]; run -1 where a step is no run's own. Adds up the runs' counts."""
@@ -118,14 +121,14 @@ class _Reading:
         own = {label: (n == log.tokens) & (n > 0) for label, n in natural.items()}
         runs = {self._run(label, log): mask for label, mask in own.items() if mask.any()}
         picks = np.column_stack([np.zeros((len(log.tokens), 0)), *runs.values()]).astype(np.float64)
-        figures, sums = steps.measure(log.loads, log.tokens, log.top_k, log.placement, picks)
+        figures, sums = steps.measure(log.loads, log.tokens, log.top_k, log.placement, picks, log.by_rank)
         run = np.full(len(log.tokens), -1.0)
         for (place, mask), counts in zip(runs.items(), sums, strict=True):
             run[mask] = place
             self.counts[place] += counts
-        units = self.ranks if log.placement else log.loads.shape[2]
+        units = log.ranks or log.loads.shape[2]
         layers, supported = np.maximum(figures.layers, 1), np.where(figures.supported > 0, figures.supported, np.nan)
-        extra = figures.rank_extra if log.placement else figures.expert_extra
+        extra = figures.rank_extra if log.ranks else figures.expert_extra
         c = log.columns
         return np.column_stack(
             [

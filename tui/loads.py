@@ -94,9 +94,9 @@ class Totals:
         self.above = self.above + above.sum(axis=0)
         self.above_squared = self.above_squared + (above**2).sum(axis=0)
         self.floored += int(enough.sum())
-        if log.placement:
+        if log.ranks:
             self.has_ranks = True
-            self.rank = self.rank + _rank_max_mean(loads, log.placement).sum(axis=0)
+            self.rank = self.rank + _rank_max_mean(log, loads).sum(axis=0)
 
     def layers(self) -> tuple[LayerLoad, ...]:
         return tuple(self._layer(i) for i in range(len(self.loads))) if self.steps else ()
@@ -126,10 +126,12 @@ class Totals:
         return float(np.sqrt(mean)), ""
 
 
-def _rank_max_mean(loads: Floats, placement: tuple[int, ...]) -> Floats:
+def _rank_max_mean(log: GateLog, loads: Floats) -> Floats:
     """[steps, layers]: the most loaded rank over the mean of all."""
-    ranks = np.array(placement)
-    by_rank = np.stack([loads[:, :, ranks == r].sum(axis=-1) for r in range(int(ranks.max()) + 1)], axis=-1)
+    ranks = np.array(log.placement)
+    by_rank = log.by_rank
+    if by_rank is None:
+        by_rank = np.stack([loads[:, :, ranks == r].sum(axis=-1) for r in range(log.ranks)], axis=-1)
     mean = by_rank.mean(axis=-1)
     return np.asarray(np.where(mean > 0, by_rank.max(axis=-1) / np.where(mean > 0, mean, 1.0), 1.0))
 

@@ -74,7 +74,8 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         f"   noise floor {number(m.aggregated_noise_floor)}"
         f"   excess {number(m.aggregated_excess_cv, m.aggregated_excess_cv_reason, ends('aggregated_excess_cv'))}",
         f"  layer CV       {number(m.layer_cv, ends=ends('layer_cv'))}"
-        f"   rank max/mean {number(m.rank_imbalance, 'no expert parallelism', ends('rank_imbalance'))}",
+        f"   rank max/mean {number(m.rank_imbalance, m.placement or 'no expert parallelism', ends('rank_imbalance'))}"
+        + (f" ({m.placement})" if m.rank_imbalance is not None else ""),
         f"  experts        max/min {number(m.max_min_ratio, 'an expert got no token')}"
         f"   hottest {number(m.hottest_share)} of a layer   {m.dead_experts} dead"
         f"   entropy {number(m.entropy)}   Gini {number(m.gini)}",

@@ -1,0 +1,81 @@
+"""Where EPLB had put the experts when a step ran: the maps that the recorder notes beside a gate log.
+
+A line of `dp0_pp0.eplb.jsonl` holds the forward index from which on a map was seen, and the physical slots of each
+layer's logical experts (-1: none). Slot p of P lies on rank p // (P / ranks). The counts of a gate log are by logical
+expert: one with several replicas is taken to share its tokens among them evenly, as vLLM spreads them. The recorder
+looks once a second, so that steps up to a second after a change count under the map before it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Maps:
+    """The maps of one pipeline stage, followed while they are written. `ranks`: EP ranks that the slots lie on."""
+
+    path: Path
+    ranks: int
+    starts: list[int] = field(default_factory=list)
+    slots: list[Ints] = field(default_factory=list)  # each [layers, experts, replicas]
+    place: int = 0  # bytes read so far
+
+    def read(self) -> None:
+        """Take in the whole lines that are new. ValueError where one is not a map."""
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self.place)
+            lines = file.read().splitlines(keepends=True)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return  # still being written
+            start, slots = _parsed(line, self.path)
+            self.starts.append(start)
+            self.slots.append(slots)
+            self.place += len(line)
+
+    def rank_loads(self, loads: npt.NDArray[Any], index: Ints) -> Floats | None:
+        """[steps, layers, ranks] of `loads` [steps, layers, experts], by the map of each step; None before any.
+
+        `index` [steps]: the steps' forward indices, which never fall from one call to the next: maps that are past are
+        forgotten. Steps before the first map count under that.
+        """
+        if not self.starts or not len(index):
+            return None if not self.starts else np.zeros((0, loads.shape[1], self.ranks))
+        used = np.maximum(np.searchsorted(self.starts, index, side="right") - 1, 0)
+        by_rank = np.empty((*loads.shape[:2], self.ranks))
+        for place in np.unique(used):
+            steps = used == place
+            by_layer = np.matmul(loads[steps].transpose(1, 0, 2), self._share(self.slots[place]))
+            by_rank[steps] = by_layer.transpose(1, 0, 2)
+        past = int(used[-1])
+        del self.starts[:past], self.slots[:past]
+        return by_rank
+
+    def _share(self, slots: Ints) -> Floats:
+        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes."""
+        physical = -(-(int(slots.max()) + 1) // self.ranks)  # slots of a rank
+        share = np.stack([(slots // physical == rank).sum(axis=-1) for rank in range(self.ranks)], axis=-1)
+        return np.asarray(share / share.sum(axis=-1, keepdims=True))
+
+
+def _parsed(line: bytes, path: Path) -> tuple[int, Ints]:
+    try:
+        fields = json.loads(line)
+        slots = np.array(fields["logical_to_physical"], dtype=np.int64)
+        if slots.ndim != 3 or (slots < 0).all(axis=-1).any():
+            raise ValueError("an expert has no slot")
+        return int(fields["index"]), slots
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: a line is not a map of experts: {error}") from None
