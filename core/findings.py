@@ -83,7 +83,7 @@ def find(groups: Sequence[Results], engine: str) -> Findings:
     """The unit of all that is said is the data set: n counts data sets."""
     rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
     pairs = [_compared(one, other, metric) for one, other in itertools.combinations(groups, 2) for metric in NAMES]
-    caveats = [ORDER] * bool(pairs) + [BUILTIN] * (engine == builtin.ENGINE)
+    caveats = [ORDER] * _one_after_the_other(groups) + [BUILTIN] * (engine == builtin.ENGINE)
     sentences = [*(row.in_words() for row in rows), *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs)]
     return Findings(
         engine=engine,
@@ -94,6 +94,12 @@ def find(groups: Sequence[Results], engine: str) -> Findings:
         sentences=sentences,
         forced=dosefindings.find(groups),
     )
+
+
+def _one_after_the_other(groups: Sequence[Results]) -> bool:
+    """Whether two backends never took turns, by the dates of their results."""
+    dates = [sorted(str(r.get("date")) for r in group.by_label.values()) for group in groups if group.by_label]
+    return any(one[-1] <= other[0] or other[-1] <= one[0] for one, other in itertools.combinations(dates, 2))
 
 
 def _slope(found: Association) -> str:

@@ -63,9 +63,12 @@ vllm:num_requests_running{engine="1"} 1e1
 vllm:num_requests_waiting{engine="0"} -e+.
 vllm:kv_cache_usage_perc{engine="0"} 1e999
 vllm:num_preemptions_total 1.2.3
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 32.0
+vllm:prefix_cache_hits_total{engine="1",model_name="m"} 16.0
 """
 
 
 def test_metrics_that_are_no_numbers_are_left_out() -> None:
     load = sample.read_metrics(METRICS)
     assert (load.running, load.waiting, load.kv_cache, load.preemptions) == (12, 0, 0.0, 0)
+    assert load.prefix_cache_hits == 48

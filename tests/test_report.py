@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from place import Place
 
+from core import analysis, findings
+
 Planted = Callable[[float], float]
 
 
@@ -132,6 +134,15 @@ class TestReport:
         )
         assert told
         assert float(told[1]) <= 18 <= float(told[2])
+
+    def test_backends_that_took_turns_are_not_said_to_have_run_one_after_the_other(
+        self, ran: Place, tmp_path: Path
+    ) -> None:
+        run_dir = planted(ran, tmp_path / "run", lambda _: 10.0, 1.0, n=9)
+        assert findings.ORDER in findings.find(analysis.of_run_directory(run_dir)[0], "vllm").caveats
+        file = run_dir / "baseline" / "results_json" / "009.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "date": "99991231-235959"}))
+        assert findings.find(analysis.of_run_directory(run_dir)[0], "vllm").caveats == []
 
     def test_what_is_no_run_directory_is_refused(self, ran: Place, tmp_path: Path) -> None:
         done = ran.gatescope("report", tmp_path)

@@ -20,7 +20,7 @@ from test_imbalance import ORACLE, needs_oracle, write_layers
 from core import analysis, cli, events, imbalance, sample, store
 from core.events import AnyEvent, Gpu, Sampled, ServerLoad
 from core.validity import verdict
-from core.validity.problem import Validity
+from core.validity.problem import Validity, rule_name
 
 BACKENDS = ("baseline", "all2all")
 RUNS = 12
@@ -88,6 +88,8 @@ def grown(batch: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
             tpot = 10 * float(np.exp(rng.normal(0, 0.02)))
             made.edit(run, mean_tpot_ms=tpot, duration=2.0, client={"warnings": []})
             told += _run(run, 100.0 * place + number)
+        cvs = {f"gates_logs_{number:02d}": 0.4 + number / 100 for number in range(1, RUNS + 1)}
+        (made.path / f"{backend}_real_imbalance.json").write_text(json.dumps(cvs))
     (made.path / "events.jsonl").write_bytes(b"".join(events.encode(event) + b"\n" for event in told))
     return made.path
 
@@ -171,6 +173,11 @@ def ran(**changes: str) -> Break:
 def failed(made: Made) -> None:
     with open(made.path / "events.jsonl", "ab") as journal:
         journal.write(events.encode(events.RunFailed(run=ONE, reason="5 of 5 requests failed")) + b"\n")
+
+
+def alike(made: Made) -> None:
+    cvs = {f"gates_logs_{n:02d}": 3**0.5 for n in range(1, RUNS + 1)}
+    (made.path / "all2all_real_imbalance.json").write_text(json.dumps(cvs))
 
 
 def recorder(made: Made) -> None:
@@ -276,6 +283,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         routing(constant_loads=True),
         *("constant loads", "invalid", [ONE], " steps have the same loads: that is not live traffic"),
     ),
+    "one CV": (alike, "same CV", "invalid", ["all2all"], "all 12 data sets have a CV of 1.732"),
     "wrong sums": (
         routing(violations=2, steps=44),
         *("sums of loads", "invalid", [ONE], "in 2 of 44 steps the loads of a layer do not add up to top_k × tokens"),
@@ -291,23 +299,23 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     ),
     "heat": (
         throttled("heat (hardware)", 1),
-        *("throttled gpus", "doubtful", ["all2all/gpu1"], "held back in 8% by heat (hardware) of 24 samples"),
+        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 8% by heat (hardware) of 24 samples"),
     ),
     "power": (
         throttled(sample.POWER_CAP, 2),
-        *("throttled gpus", "doubtful", ["all2all/gpu1"], "held back in 17% by the power limit of 24 samples"),
+        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 17% by the power limit of 24 samples"),
     ),
     "falling clocks": (
         clock(lambda n: 1980 if n < 8 else 1900),
-        *("gpu clocks", "doubtful", ["all2all/gpu1"], "SM clock 1980 → 1900 MHz from its first runs to its last"),
+        *("GPU clocks", "doubtful", ["all2all/gpu1"], "SM clock 1980 → 1900 MHz from its first runs to its last"),
     ),
     "other clocks": (
         clock(lambda n: 1500),
-        *("gpu clocks", "doubtful", ["all2all/gpu1 against baseline"], "SM clock 1980 → 1500 MHz"),
+        *("GPU clocks", "doubtful", ["all2all/gpu1 against baseline"], "SM clock 1980 → 1500 MHz"),
     ),
     "cold": (
         heat(lambda n: 40 if n < 5 else 60),
-        *("gpu temperatures", "doubtful", ["baseline/gpu1"], "40 → 60 °C from its first runs to its last"),
+        *("GPU temperatures", "doubtful", ["baseline/gpu1"], "40 → 60 °C from its first runs to its last"),
     ),
     "drift": (
         drifting,
@@ -334,7 +342,7 @@ def test_a_broken_directory_is_named_by_its_rule(made: Made, name: str) -> None:
 
 
 def test_every_rule_is_broken_once() -> None:
-    assert {rule for _, rule, *_ in BREAKS.values()} == {rule.__name__.replace("_", " ") for rule in verdict.RULES}
+    assert {rule for _, rule, *_ in BREAKS.values()} == {rule_name(rule) for rule in verdict.RULES}
 
 
 # --- what is no problem ---------------------------------------------------------------------------------------------
@@ -430,6 +438,18 @@ class TestGateLogs:
         assert "INVALID constant loads: gates_logs_01 and 1 more: all 10 steps have the same loads" in told
         assert cli.main([*arguments, "--strict"]) == 1
 
+    def test_a_plot_of_upstreams_mappings_says_what_is_wrong_with_them(
+        self, grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mapping = tmp_path / "all2all.json"
+        mapping.write_text(json.dumps({f"gates_logs_{n:02d}": 3**0.5 for n in range(1, RUNS + 1)}))
+        flags = ["--baseline-imbalance", str(grown / "baseline_real_imbalance.json")]
+        for backend in BACKENDS:
+            flags += [f"--{backend}-results", str(grown / backend / "results_json")]
+        assert cli.main(["plot", *flags, "--all2all-imbalance", str(mapping), "-o", str(tmp_path / "a.png")]) == 0
+        told = capsys.readouterr().err
+        assert "INVALID same CV: all2all: all 12 data sets have a CV of 1.732: it is not of their traffic" in told
+
     @needs_oracle
     def test_upstreams_own_logs_are_only_too_short(self) -> None:
         folder = ORACLE / "gate_logs"
@@ -520,7 +540,7 @@ class TestBatch:
         assert place.phases() == dict.fromkeys(("baseline/001", "all2all/001"), "done")
         assert "INVALID equal work: all2all/001: " in done.stderr
         assert "failed requests: all2all/001: 1 of 2 requests failed" in done.stderr
-        assert "throttled gpus: baseline/gpu0" in done.stderr
+        assert "throttled GPUs: baseline/gpu0" in done.stderr
         assert "! strict = true, and results are invalid" in done.stderr
         strict = place.gatescope("report", "made", "--strict")
         assert strict.returncode == 1

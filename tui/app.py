@@ -156,8 +156,8 @@ class Gatescope(Commands, App[int]):
         return msgspec.structs.replace(view, shown=shown, load=load, client=self._client(shown))
 
     def _client(self, shown: str) -> Client | None:
-        run = self.session.snapshot.runs.get(shown)
-        return client(self.session.run_dir / run.result) if run and run.result and self.session.run_dir else None
+        run, run_dir = self.session.snapshot.runs.get(shown), self.session.run_dir
+        return client(run_dir, shown, run.result) if run and run.result and run_dir else None
 
     def _show_bars(self) -> None:
         width = self.size.width

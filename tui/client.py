@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+FINDINGS = "findings.json"
+
 
 class Lag(Struct, frozen=True):
     p99_ms: float | None = None
@@ -24,23 +26,54 @@ class Result(Struct, frozen=True):
     client: Client | None = None
 
 
-_results = msgspec.json.Decoder(Result)
+class Problem(Struct, frozen=True):
+    """See core.validity.problem."""
+
+    rule: str
+    where: tuple[str, ...]
+    sentence: str
+
+    def concerns(self, run: str) -> bool:
+        """Whether it is about the run, or about the whole of its backend."""
+        backend = run.partition("/")[0]
+        whole = (place.partition("/") for place in self.where)
+        return run in self.where or any(b == backend and not label[:1].isdigit() for b, _, label in whole)
 
 
-def client(result: Path) -> Client | None:
-    """The client of one result file; None where it is none."""
+class Validity(Struct, frozen=True):
+    problems: tuple[Problem, ...] = ()
+
+
+class Findings(Struct, frozen=True):
+    validity: Validity | None = None
+
+
+def client(run_dir: Path, run: str, result: str) -> Client | None:
+    """The client of a run, by its result file, and what is wrong with the run; None where there is no such file."""
+    file, findings = (run_dir / result).resolve(), (run_dir / FINDINGS).resolve()
     try:
-        return _read(result.resolve())
+        alone, written_ns = _read(file, run), file.stat().st_mtime_ns
+        judged_ns = findings.stat().st_mtime_ns if findings.exists() else 0
+        whole = _judged(findings, judged_ns) if judged_ns >= written_ns else None  # else the experiment goes on
     except (OSError, msgspec.DecodeError):
         return None
+    if whole is None:
+        return alone
+    return Client(alone.loop_lag, tuple(f"{p.rule}: {p.sentence}" for p in whole.problems if p.concerns(run)))
 
 
 @lru_cache(64)
-def _read(result: Path) -> Client:
+def _read(result: Path, run: str) -> Client:
     """A result is written once, so it is read once."""
     from core.validity import verdict
 
     data = result.read_bytes()
-    problems = verdict.of_result(result.stem, data).problems
-    told = _results.decode(data).client or Client()
+    problems = verdict.of_result(run, data).problems
+    told = msgspec.json.decode(data, type=Result).client or Client()
     return Client(told.loop_lag, tuple(f"{problem.rule}: {problem.sentence}" for problem in problems))
+
+
+@lru_cache(4)
+def _judged(findings: Path, at_ns: int) -> Validity | None:
+    """The verdict on the whole run directory, as it was at that time."""
+    return msgspec.json.decode(findings.read_bytes(), type=Findings).validity

@@ -28,7 +28,9 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from core import analysis, batch, findings
     from core.config import ConfigError
+    from core.narrate import printable
     from core.plots import png, scatter, text
+    from core.validity import verdict
 
     flags = [
         (b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in ("baseline", "all2all")
@@ -42,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
         has_real = all(m for _, _, m in given)
+    validity = verdict.of_run_directory(arguments.run_dir, groups) if arguments.run_dir else verdict.of_results(groups)
+    for problem in validity.problems:
+        print(f"gatescope: {printable(problem.in_words())}", file=sys.stderr)
     axis: Axis = arguments.against or ("real" if has_real else "predicted")
     rows = findings.find(groups, engine).associations if axis == "excess" else []
     series = scatter.series(groups, arguments.metric, axis, engine, rows)

@@ -73,6 +73,7 @@ class Evidence:
     results: Mapping[str, RunResult] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)  # results that are none → why
     routing: Mapping[str, Routing] = field(default_factory=dict)
+    cvs: Mapping[str, Sequence[float]] = field(default_factory=dict)  # backend, or folder → per-step CV of its runs
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)  # numbers of the layers that have a log file
     recorders: Mapping[str, Sequence[str]] = field(default_factory=dict)  # gate-log folder → what the recorder reports
     config: Config | None = None
@@ -92,10 +93,18 @@ def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
         results=results,
         unreadable=unreadable,
         routing=_routing(results),
+        cvs={group.name: [*group.per_step.values()] for group in groups},
         recorders={f"{f.parent.name}/{f.name}": gatelog.problems(f) for f in folders},
         config=store.read_about(path).config,
         journal=_journal(store.read_events(path)),
     )
+
+
+def of_results(groups: Sequence[Results]) -> Evidence:
+    """Folders of results with upstream's imbalance mappings, whoever wrote them."""
+    results, unreadable = _results(groups)
+    cvs = {group.name: [*group.per_step.values()] for group in groups}
+    return Evidence(results=results, unreadable=unreadable, routing=_routing(results), cvs=cvs)
 
 
 def of_result(run: str, data: bytes) -> Evidence:
@@ -109,7 +118,11 @@ def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
     routing = {name: msgspec.convert(measured, Routing, from_attributes=True) for name, measured in found.items()}
     places = {place.name: place for place in (folder.resolve(), *folder.iterdir()) if place.is_dir()}
     layers = {name: _layer_numbers(places[name]) for name in found if name in places}
-    return Evidence(routing=routing, layers={name: numbers for name, numbers in layers.items() if numbers})
+    return Evidence(
+        routing=routing,
+        cvs={folder.resolve().name: [measured.per_step_cv for measured in found.values()]},
+        layers={name: numbers for name, numbers in layers.items() if numbers},
+    )
 
 
 def _journal(told: Iterable[AnyEvent]) -> Journal:

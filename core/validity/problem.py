@@ -33,6 +33,7 @@ class Problem(Struct, frozen=True, kw_only=True):
         return f"{word}{self.rule}: {shown(self.where)}: {self.sentence}; {self.remedy}"
 
 
+UPPER = {"gpu": "GPU", "gpus": "GPUs", "cv": "CV"}
 # What is wrong, or None where there is nothing to judge by.
 Rule = Callable[[Evidence], Iterable[Problem] | None]
 
@@ -61,11 +62,16 @@ def check(evidence: Evidence, rules: Sequence[Rule]) -> Validity:
     checked: list[str] = []
     unchecked: list[str] = []
     for rule in rules:
-        name = rule.__name__.replace("_", " ")
+        name = rule_name(rule)
         found = rule(evidence)
         (unchecked if found is None else checked).append(name)
         wrong += [replace(problem, rule=name) for problem in found or ()]
     return Validity(problems=_joined(wrong), checked=checked, unchecked=unchecked)
+
+
+def rule_name(rule: Rule) -> str:
+    """`gpu_clocks` → "GPU clocks"."""
+    return " ".join(UPPER.get(word, word) for word in rule.__name__.split("_"))
 
 
 def problems(

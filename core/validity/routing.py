@@ -10,6 +10,8 @@ from core.validity.problem import Problem, Severity, problems
 
 MIN_STEPS = 30  # a CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
 MIN_CONSTANT = 5  # steps: two or three steps of one repeated word may be alike by chance
+MIN_CVS = 3  # data sets: two may be alike by chance, or be the same prompts
+SAME_CV = 1e-6  # relative: far below what chance leaves between two samples of traffic, however many steps they have
 TOKENS_LOST = 0.01  # share: losing more can be losing a kind of step, such as prefill
 
 OWN_RECORDER = "record again with one file a rank and without dummy batches, as gatescope's recorder does"
@@ -40,6 +42,17 @@ def constant_loads(seen: Evidence) -> list[Problem] | None:
         return f"all {log.steps} steps have the same loads: that is not live traffic" if stands_still else ""
 
     return problems("invalid", seen.natural, wrong, OWN_RECORDER)
+
+
+def same_cv(seen: Evidence) -> list[Problem] | None:
+    """Data sets differ in CV, as no two samples of traffic are alike."""
+
+    def wrong(cvs: Sequence[float]) -> str:
+        alike = max(cvs) - min(cvs) <= SAME_CV * max(cvs)
+        return f"all {len(cvs)} data sets have a CV of {cvs[0]:.3f}: it is not of their traffic" if alike else ""
+
+    known = {name: cvs for name, cvs in seen.cvs.items() if len(cvs) >= MIN_CVS}
+    return problems("invalid", known, wrong, OWN_RECORDER)
 
 
 def sums_of_loads(seen: Evidence) -> list[Problem] | None:

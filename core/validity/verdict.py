@@ -27,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     routing.recorded_tokens,
     routing.one_token_steps,
     routing.constant_loads,
+    routing.same_cv,
     routing.sums_of_loads,
     routing.number_of_steps,
     routing.missing_layers,
@@ -41,6 +42,11 @@ RULES: tuple[Rule, ...] = (
 def of_run_directory(path: Path, groups: Sequence[Results]) -> Validity:
     """ConfigError as `evidence.of_run_directory`."""
     return problem.check(evidence.of_run_directory(path, groups), RULES)
+
+
+def of_results(groups: Sequence[Results]) -> Validity:
+    """Folders of results with upstream's imbalance mappings, whoever wrote them."""
+    return problem.check(evidence.of_results(groups), RULES)
 
 
 def of_result(run: str, data: bytes) -> Validity:

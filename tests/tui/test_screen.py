@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,20 @@ def test_a_run_that_its_client_limited_says_so() -> None:
     text = asyncio.run(look())
     assert "client lag p99 16.2 ms" in text
     assert "! client limits: limited by the client" in text
+    problems = [
+        {"rule": rule, "where": where, "sentence": f"{rule} is told"}
+        for rule, where in (
+            ("window", ["all2all/001"]),
+            ("drift over time", ["all2all"]),
+            ("GPU clocks", ["baseline/gpu0"]),
+            ("equal work", ["all2all/001", "all2all/002"]),
+        )
+    ]
+    (played.run_dir / "findings.json").write_text(json.dumps({"validity": {"problems": problems}}))
+    text = asyncio.run(look())
+    assert "! drift over time: drift over time is told" in text
+    assert "! equal work: equal work is told" in text
+    assert not any(rule in text for rule in ("window is told", "GPU clocks is told", "limited by the client"))
 
 
 def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:
