@@ -17,7 +17,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "recorder"))
 
-from gatescope_recorder import histogram
 from gatescope_recorder.capture import Capture
 
 SHAPES = ((1, 32, 8, 2), (32, 32, 8, 2), (2048, 32, 8, 2), (32, 58, 256, 8))  # tokens, layers, experts, top-k
@@ -38,7 +37,7 @@ def _shape(tokens: int, layers: int, experts: int, top_k: int) -> int:
     device = torch.device("cuda")
     capture = Capture(layers, 8192, top_k, experts, device)
     capture.warming_up = False
-    count = histogram.on(capture.ids, experts)
+    count = capture.histogram
     weights = torch.rand(layers, tokens, experts, device=device)
     chosen = weights.topk(top_k).indices.to(torch.int32)
     scratch = torch.empty_like(chosen)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from . import histogram
 from .routers import Tap
 
 
@@ -21,6 +22,7 @@ class Capture:
         self.experts = experts
         # A row more than any pass has: where a pass fills the buffer, torch.compile would fix its size to that.
         self.ids = torch.full((layers, tokens + 1, top_k), experts, dtype=torch.int32, device=device)
+        self.histogram = histogram.on(self.ids, experts)  # before the warm-up: vLLM warns of kernels built after it
         self.rows: list[tuple[int, Any]] = []  # (rows seen, DP metadata) of the warm-up's forward passes
         self.warming_up = True
         self.error = ""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import histogram
 from .capture import Capture
 from .gatelog import GateLogWriter, Header, Step
 from .requests import Batch, Requests
@@ -50,7 +49,6 @@ class Recorder:
         cuda = capture.ids.device.type == "cuda"
         self._device = capture.ids.device if cuda else None
         self._ring = Ring(SLOTS, header.layers, header.experts, cuda)
-        self._histogram = histogram.on(capture.ids, header.experts)
         self._writer = GateLogWriter(path, header)
         self._queue: deque[Pending] = deque()
         self._requests, self._clock = Requests(), Clock()
@@ -63,10 +61,10 @@ class Recorder:
         self._thread = threading.Thread(target=self._write, name="gatescope-recorder", daemon=True)
 
     def start(self) -> None:
-        """After warm-up: build the kernel, forget what the warm-up wrote, and record from here on."""
+        """After warm-up: forget what the warm-up wrote, and record from here on."""
         slot = self._ring.take()
         assert slot is not None
-        self._histogram(slot.counts, self.capture.ids.shape[1])
+        self.capture.histogram(slot.counts, self.capture.ids.shape[1])
         slot.start()
         slot.end()
         slot.copied()
@@ -95,7 +93,7 @@ class Recorder:
         tokens = scheduled.total_num_scheduled_tokens
         if slot is not None:
             slot.end()
-            self._histogram(slot.counts, tokens)
+            self.capture.histogram(slot.counts, tokens)
             slot.copied()
         elif tokens:
             self.dropped += 1
