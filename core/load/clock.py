@@ -18,6 +18,8 @@ TIMESPEC = struct.Struct("@ll")
 ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size) if sys.platform != "win32" else 0
 STEP_NS = 1_000_000
 
+_timespec = TIMESPEC.unpack
+
 
 def request_stamps(sock: socket.socket) -> bool:
     """Ask the kernel to stamp what `sock` receives; false where it cannot."""
@@ -46,10 +48,14 @@ class ReceiveClock:
         self.steps += abs(offset - self.offset_ns) > STEP_NS
         self.offset_ns = offset
 
-    def arrival(self, timespec: bytes, read_at: int) -> int:
-        """The kernel's stamp in perf_counter ns; never later than the read itself."""
+    def arrival(self, ancillary: list[tuple[int, int, bytes]]) -> int:
+        """When what has just been read arrived, in perf_counter ns: the kernel's stamp where `recvmsg` brought one."""
+        read_at = now()
+        self.reads += 1
+        if not ancillary:
+            return read_at
         self.stamped_reads += 1
-        seconds, nanoseconds = TIMESPEC.unpack(timespec)
+        seconds, nanoseconds = _timespec(ancillary[0][2])
         at: int = seconds * 1_000_000_000 + nanoseconds + self.offset_ns
         return at if at < read_at else read_at
 

@@ -91,6 +91,10 @@ class Connection:
             self.wire.resume()
         return piece
 
+    def header(self, name: bytes) -> str:
+        """A header of the answer, by its name in lower case; "" where there is none."""
+        return next((value.decode("latin-1") for known, value in self.headers if known.lower() == name), "")
+
     def finish(self) -> bool:
         """The caller is done with the answer; true if the connection can carry another."""
         if self._busy or not self._times.sent:  # an answer that came before its request was sent whole

@@ -62,11 +62,6 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     stamps: bytes
     tokens: bytes
 
-    @classmethod
-    def of(cls, record: RequestRecord) -> Done:
-        stamps, tokens = (array("q", numbers).tobytes() for numbers in (record.stamps_ns, record.event_tokens))
-        return cls(replace(record, stamps_ns=(), event_tokens=()), stamps, tokens)
-
     @property
     def record(self) -> RequestRecord:
         return replace(self.bare, stamps_ns=_numbers(self.stamps), event_tokens=_numbers(self.tokens))

@@ -57,14 +57,13 @@ class TokenStream:
         "_is_between",
         "_max_tokens",
         "_parser",
+        "_several",
         "completion_tokens",
         "error",
         "finished",
         "prompt_tokens",
-        "received",
         "stamps",
         "texts",
-        "tokens",
     )
 
     def __init__(self, max_tokens: int) -> None:
@@ -73,9 +72,8 @@ class TokenStream:
         self._is_between = True  # the next byte begins an event
         self._counted = 0  # by the usage of the last token event
         self.stamps = array("q")
-        self.tokens = array("q")
+        self._several: dict[int, int] = {}  # tokens of the events that carried more than one
         self.texts: list[str] = []
-        self.received = 0  # tokens so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.finished = False
@@ -111,26 +109,34 @@ class TokenStream:
     def _take(self, event: _Event, at: int) -> None:
         if event.error is not None:
             self._fail(f"server error: {str(event.error)[:MAX_ERROR_TEXT]}")
-        usage = event.usage
+        used, usage = 0, event.usage
         if usage is not None:
             self.prompt_tokens = usage.prompt_tokens or self.prompt_tokens
-            self.completion_tokens = usage.completion_tokens or self.completion_tokens
-        if event.choices and (text := _text(event.choices[0])):
-            count = 1
-            if usage is not None and usage.completion_tokens:
-                count = max(1, usage.completion_tokens - self._counted)
-                self._counted = usage.completion_tokens
+            used = usage.completion_tokens or 0
+            self.completion_tokens = used or self.completion_tokens
+        choices = event.choices
+        if choices and (text := choices[0].text or _said(choices[0].delta)):
+            if used:
+                if used > self._counted + 1:
+                    self._several[len(self.stamps)] = used - self._counted
+                self._counted = used
             self.stamps.append(at)
-            self.tokens.append(count)
-            self.received += count
             self.texts.append(text)
+
+    @property
+    def received(self) -> int:
+        """Tokens so far."""
+        return len(self.stamps) - len(self._several) + sum(self._several.values())
 
     def event_tokens(self) -> array[int]:
         """Tokens of each event."""
-        events, total = len(self.tokens), self.completion_tokens
-        if self._counted or not events or total < 2 * events:
-            return self.tokens
-        return array("q", ((i + 1) * total // events - i * total // events for i in range(events)))
+        events, total = len(self.stamps), self.completion_tokens
+        if not self._counted and events and total >= 2 * events:
+            return array("q", ((i + 1) * total // events - i * total // events for i in range(events)))
+        tokens = array("q", [1]) * events
+        for place, count in self._several.items():
+            tokens[place] = count
+        return tokens
 
     def closing_error(self) -> str:
         """What is wrong with the answer now that it has ended; "" where nothing is."""
@@ -155,8 +161,5 @@ class TokenStream:
         self.error = self.error or error
 
 
-def _text(choice: _Choice) -> str | None:
-    if choice.text:
-        return choice.text
-    delta = choice.delta
+def _said(delta: _Delta | None) -> str | None:
     return (delta.content or delta.reasoning_content or delta.reasoning) if delta else None

@@ -6,8 +6,7 @@ import asyncio
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
@@ -23,8 +22,8 @@ class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they are sent in one go).
 
     An answer of more than `max_answer_bytes`, head, framing and trailers included, is httpx.RemoteProtocolError.
-    A request's extensions may hold "wire" (its bytes, from `wire_bytes`, made beforehand) and "times" (a Times that is
-    filled in). The response's extensions hold "connection": `connection.attach(sink)` takes the body with its stamps.
+    A request's extensions may hold "times" (a Times that is filled in). The response's extensions hold "connection":
+    `connection.attach(sink)` takes the body with its stamps.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def open(self, url: httpx.URL, count: int) -> None:
         """Have `count` connections ready before they are needed. httpx.ConnectError, httpx.ConnectTimeout."""
-        origin = _origin(url)
+        origin = origin_of(url)
         limit = asyncio.Semaphore(64)  # a listen queue may be short
 
         async def one() -> Connection:
@@ -52,23 +51,39 @@ class Transport(httpx.AsyncBaseTransport):
         self._idle.setdefault(origin, []).extend(await asyncio.gather(*(one() for _ in range(count))))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        extensions = request.extensions
+        origin, extensions = origin_of(request.url), request.extensions
         timeout = extensions.get("timeout", {})
-        data = extensions.get("wire") or wire_bytes(request)
-        times = extensions.get("times") or Times()
         await self._slot(timeout.get("pool"))
         try:
-            live = await self._answered(_origin(request.url), data, times, timeout)
+            live = await self.answered(origin, wire_bytes(request), extensions.get("times") or Times(), timeout)
         except BaseException:
-            self._free_slot()
+            self.free_slot()
             raise
         return httpx.Response(
             live.status,
             headers=live.headers,
-            stream=_Body(self, live, _origin(request.url)),
+            stream=_Body(self, live, origin),
             extensions={"http_version": b"HTTP/1.1", "connection": live},
             request=request,
         )
+
+    async def answered(
+        self, origin: Origin, data: bytes, times: Times, timeout: Mapping[str, float | None]
+    ) -> Connection:
+        """Send `data` and return when the head of its answer is here; `release` the connection after the body.
+
+        `timeout` as in httpx. A kept connection found closed, with no byte come, is replaced once. httpx's errors.
+        """
+        kept = self._kept(origin)
+        if kept is not None:
+            try:
+                return await self._asked(kept, data, times, timeout)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                if times.first_byte:
+                    raise
+                self.retries += 1
+                times.sent = 0
+        return await self._asked(await self._connect(origin, timeout.get("connect")), data, times, timeout)
 
     def poll(self, silent_since: int) -> None:
         """Find the connections that were reset unnoticed, among those that brought nothing since (ns)."""
@@ -82,20 +97,9 @@ class Transport(httpx.AsyncBaseTransport):
         self._all.clear()
         self._idle.clear()
 
-    async def _answered(self, origin: Origin, data: bytes, times: Times, timeout: dict[str, Any]) -> Connection:
-        """A connection with the answer's head; a kept one found closed, with no byte come, is replaced once."""
-        kept = self._kept(origin)
-        if kept is not None:
-            try:
-                return await self._asked(kept, data, times, timeout)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                if times.first_byte:
-                    raise
-                self.retries += 1
-                times.sent = 0
-        return await self._asked(await self._connect(origin, timeout.get("connect")), data, times, timeout)
-
-    async def _asked(self, live: Connection, data: bytes, times: Times, timeout: dict[str, Any]) -> Connection:
+    async def _asked(
+        self, live: Connection, data: bytes, times: Times, timeout: Mapping[str, float | None]
+    ) -> Connection:
         try:
             await live.request(
                 *(data, times, self._max_answer_bytes), read_s=timeout.get("read"), write_s=timeout.get("write")
@@ -147,7 +151,7 @@ class Transport(httpx.AsyncBaseTransport):
         except TimeoutError:
             raise httpx.PoolTimeout(f"no free connection within {timeout_s:g} s") from None
 
-    def _free_slot(self) -> None:
+    def free_slot(self) -> None:
         if self._slots is not None:
             self._slots.release()
 
@@ -157,7 +161,6 @@ class Transport(httpx.AsyncBaseTransport):
             self._idle.setdefault(origin, []).append(live)
         else:
             self._drop(live)
-        self._free_slot()
 
     def _drop(self, live: Connection) -> None:
         live.close()
@@ -177,6 +180,7 @@ class _Body(httpx.AsyncByteStream):
         if not self._released:
             self._released = True
             self._transport.release(self._live, self._origin)
+            self._transport.free_slot()
 
 
 def wire_bytes(request: httpx.Request) -> bytes:
@@ -188,7 +192,8 @@ def wire_bytes(request: httpx.Request) -> bytes:
     return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, head, request.content)
 
 
-def _origin(url: httpx.URL) -> Origin:
+def origin_of(url: httpx.URL) -> Origin:
+    """Where connections for `url` lead. httpx.UnsupportedProtocol."""
     if url.scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol(f"{url}: expected http:// or https://")
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)

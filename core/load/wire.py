@@ -85,14 +85,10 @@ class PlainWire:
         except OSError as error:
             self._receiver.lost(error)
             return
-        at = now()
-        if not data:
+        if data:
+            self._receiver.received(data, self._clock.arrival(ancillary))
+        else:
             self._receiver.lost(None)
-            return
-        self._clock.reads += 1
-        if ancillary:
-            at = self._clock.arrival(ancillary[0][2], at)
-        self._receiver.received(data, at)
 
     def pause(self) -> None:
         if not self._paused:
@@ -146,9 +142,7 @@ class TlsWire(asyncio.Protocol):
             self._flushed()
 
     def data_received(self, data: bytes) -> None:
-        at = now()
-        self._clock.reads += 1
-        self._receiver.received(data, at)
+        self._receiver.received(data, self._clock.arrival([]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._receiver.lost(exc if isinstance(exc, OSError) else None)

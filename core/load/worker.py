@@ -22,10 +22,11 @@ import httpx
 
 from core.load import pipe
 from core.load.clock import now
+from core.load.connection import Connection
 from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
 from core.load.record import Progress, RequestRecord, WorkerHealth
 from core.load.stream import MAX_ERROR_TEXT, TokenStream
-from core.load.transport import Transport, wire_bytes
+from core.load.transport import Transport, origin_of, wire_bytes
 from core.load.wire import Times
 
 TICK_S = 0.01
@@ -38,18 +39,20 @@ STOPPED = "cancelled: the load was stopped"
 class Request:
     """One request under way."""
 
-    __slots__ = ("due", "httpx", "row", "start", "stream", "task", "times")
+    __slots__ = ("due", "row", "start", "stream", "task", "times", "wire")
 
-    def __init__(self, row: Row, request: httpx.Request, times: Times, max_tokens: int) -> None:
-        self.row, self.httpx, self.times = row, request, times
+    def __init__(self, row: Row, wire: bytes, max_tokens: int) -> None:
+        self.row, self.wire = row, wire
         self.stream = TokenStream(max_tokens)
+        self.times = Times()
         self.due = self.start = 0
         self.task: asyncio.Task[None] | None = None
 
-    def record(self, error: str) -> RequestRecord:
+    def done(self, error: str) -> Done:
+        """What it came to."""
         stream = self.stream
         tokens = stream.event_tokens()
-        return RequestRecord(
+        bare = RequestRecord(
             index=self.row.index,
             prompt_id=self.row.prompt_id,
             t_due_ns=self.due,
@@ -57,14 +60,13 @@ class Request:
             t_sent_ns=self.times.sent,
             t_done_ns=now(),
             t_first_byte_ns=self.times.first_byte,
-            stamps_ns=stream.stamps,
-            event_tokens=tokens,
             prompt_tokens=stream.prompt_tokens,
             output_tokens=stream.completion_tokens or sum(tokens),
             output_tokens_from="usage" if stream.completion_tokens else "events",
             text="".join(stream.texts),
             error=error[:MAX_ERROR_TEXT],
         )
+        return Done(bare, stream.stamps.tobytes(), tokens.tobytes())
 
 
 class Worker:
@@ -83,12 +85,11 @@ class Worker:
     async def prepare(self) -> None:
         """Build every request and open connections. A server that is not there is left for the requests to tell."""
         url = httpx.URL(self._job.url)
+        self._origin = origin_of(url)
         for row in reversed(self._job.rows):
             headers = [*self._job.headers, ("X-Request-Id", row.request_id)]
-            times = Times()
-            request = httpx.Request("POST", url, headers=headers, content=row.body, extensions={"times": times})
-            request.extensions["wire"] = wire_bytes(request)
-            self._waiting.append(Request(row, request, times, self._job.max_tokens))
+            wire = wire_bytes(httpx.Request("POST", url, headers=headers, content=row.body))
+            self._waiting.append(Request(row, wire, self._job.max_tokens))
         with contextlib.suppress(httpx.TransportError):
             await self._transport.open(url, self._job.connections)
         gc.collect()
@@ -138,34 +139,34 @@ class Worker:
 
     async def _answer(self, request: Request) -> str:
         """Stream one answer; what was wrong with it."""
-        response = await self._transport.handle_async_request(request.httpx)
+        live = await self._transport.answered(self._origin, request.wire, request.times, {})
         try:
-            if response.status_code != 200:
-                return f"HTTP {response.status_code}: {await _text(response)}"
-            encoding = response.headers.get("content-encoding", "identity")
-            if encoding != "identity":
+            if live.status != 200:
+                return f"HTTP {live.status}: {await _text(live)}"
+            encoding = live.header(b"content-encoding")
+            if encoding not in ("", "identity"):
                 return f"content-encoding: {encoding} was not asked for, and would blur the times"
-            kind = response.headers.get("content-type", "")
+            kind = live.header(b"content-type")
             if kind and not kind.lower().startswith(STREAM_TYPES):
-                return f"content-type: {kind} is no event stream: {await _text(response)}"
-            await response.extensions["connection"].attach(request.stream.feed)
+                return f"content-type: {kind} is no event stream: {await _text(live)}"
+            await live.attach(request.stream.feed)
             return request.stream.closing_error()
         except httpx.RemoteProtocolError as failure:
             return request.stream.error or f"stream cut: {failure}"
         finally:
-            await response.aclose()
+            self._transport.release(live, self._origin)
 
     def _ended(self, request: Request, error: str) -> None:
-        record = request.record(error)
+        done = request.done(error)
         self._active.discard(request)
-        self._freed.append(record.t_done_ns)
+        self._freed.append(done.bare.t_done_ns)
         self._slots.release()
-        self._sent += record.t_sent_ns > 0
-        self._first_tokens += bool(record.stamps_ns)
-        self._tokens += sum(record.event_tokens)
-        self._done += record.ok
-        self._errors += not record.ok
-        self._say(Done.of(record))
+        self._sent += request.times.sent > 0
+        self._first_tokens += bool(request.stream.stamps)
+        self._tokens += request.stream.received
+        self._done += done.bare.ok
+        self._errors += not done.bare.ok
+        self._say(done)
 
     # --- beside the requests
 
@@ -235,13 +236,11 @@ class Worker:
         self._pipe.write(pipe.frame(message))
 
 
-async def _text(response: httpx.Response) -> str:
-    """The start of an error's body."""
+async def _text(live: Connection) -> str:
+    """The start of an error's body, as it came: nobody asked for a compressed one."""
     body = b""
-    async for piece in response.aiter_raw():  # as it came: nobody asked for a compressed one
+    while len(body) <= MAX_ERROR_BYTES and (piece := await live.next_piece()) is not None:
         body += piece
-        if len(body) > MAX_ERROR_BYTES:
-            break
     return body.decode(errors="replace")[:MAX_ERROR_TEXT]
 
 

@@ -109,7 +109,8 @@ def test_where_reads_are_cut_changes_no_token(events: list[tuple[Any, str]], dat
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
     cut = read(*((end, raw[start:end]) for start, end in pairwise([0, *cuts, len(raw)])))
     whole = read((len(raw), raw))
-    for name in ("texts", "tokens", "prompt_tokens", "completion_tokens", "finished", "error"):
+    assert cut.event_tokens() == whole.event_tokens()
+    for name in ("texts", "prompt_tokens", "completion_tokens", "finished", "error"):
         assert getattr(cut, name) == getattr(whole, name)
     assert all(at in (*cuts, len(raw)) for at in cut.stamps)
     assert cut.error == ""
