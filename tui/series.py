@@ -12,8 +12,8 @@ from core.state import RunState, Snapshot
 
 
 def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
-    """`metric` of every finished run against `axis`. ConfigError where no run has both."""
-    runs = [r for r in snapshot.runs.values() if r.figures]
+    """`metric` of every finished run whose routing was natural against `axis`. ConfigError where no run has both."""
+    runs = [r for r in snapshot.runs.values() if r.figures and not r.run.dose]
     names = list(dict.fromkeys(r.run.backend for r in runs))
     groups = [_results(name, [r for r in runs if r.run.backend == name]) for name in names]
     return scatter.series(groups, metric, axis, snapshot.engine)

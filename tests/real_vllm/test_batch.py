@@ -23,9 +23,13 @@ CONFIG = """
 [experiment]
 engine = "vllm"
 datasets = "*.jsonl"
-num_prompts = 6
+num_prompts = 24
 output_len = 12
 warmup_requests = 2
+max_concurrency = 1
+[dose]
+levels = [1.0]
+patterns = ["spread"]
 [model]
 id = "{model}"
 max_model_len = 2048
@@ -52,18 +56,22 @@ env = {{ VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "0|1", PYTHON
 """
 
 
+PROMPTS = [string.printable[n * 15 : n * 15 + 15] * 13 for n in range(6)]
+
+
 def gatescope(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "core.cli", *arguments]
 
 
 @pytest.fixture(scope="module")
 def experiment(vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with experiments.toml and two data sets: one letter over and over, and all that there are."""
+    """A folder with experiments.toml and three data sets: one letter over and over, all that there are, and 24 long
+    prompts. One request at a time, so that the same prompt gives the same text."""
     folder = tmp_path_factory.mktemp("experiment")
     common = COMMON.format(python=vllm_python, start_s=START_S, all2all=CPU_ALL2ALL)
     config = CONFIG.format(model=tiny_mixtral.id, ports=(free_port(), free_port()), common=common)
     (folder / "experiments.toml").write_text(config)
-    texts = ["a" * 200] * 6, [string.printable[n * 15 : n * 15 + 15] * 13 for n in range(6)]
+    texts = ["a" * 200] * 6, PROMPTS, [string.printable[n : n + 30] * 30 for n in range(24)]
     for number, prompts in enumerate(texts, 1):
         lines = "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(prompts))
         (folder / f"00{number}_0.5.jsonl").write_text(lines)
@@ -117,14 +125,27 @@ def test_what_ran_is_in_run_json(run: Path) -> None:
     assert [server["mismatches"] for server in _servers(about).values()] == [[], []]
 
 
+@pytest.mark.parametrize("backend", ["baseline", "all2all"])
+def test_forced_routing_is_recorded_as_it_was_asked_for(run: Path, backend: str) -> None:
+    got = result(run, backend, "003~spread~1")
+    assert got["forced_routing"] == {"pattern": "spread", "level": 1.0}
+    measured = got["measured_imbalance"]
+    assert measured["tokens"] == got["gate_log"]["tokens_due"] > 20_000
+    assert measured["aggregated_cv"] == pytest.approx(1.0, rel=0.02)
+    loads = measured["expert_loads"]
+    assert set(sorted(range(8), key=lambda e: -loads[e])[:2]) == {0, 4}  # one expert on each of two ranks
+    assert result(run, backend, "003")["forced_routing"] is None
+    assert "on for spread~1" in _servers(json.loads((run / "run.json").read_text()))[backend]["ran"]["forced_routing"]
+
+
 def _servers(about: dict[str, Any]) -> dict[str, Any]:
     """A backend's note is its last start, or a list of them."""
     found = about["servers"]
     return {name: note[-1] if isinstance(note, list) else note for name, note in found.items()}
 
 
-def test_serve_answers_and_leaves_nothing_behind(experiment: Path, run: Path) -> None:
-    """After `run`, so that both do not fight over the cores."""
+def test_serve_answers_as_the_recorded_server_did_and_leaves_nothing_behind(experiment: Path, run: Path) -> None:
+    """After `run`, so that both do not fight over the cores. `serve` loads no plugin: natural text is the same."""
     config = (experiment / "experiments.toml").read_text()
     port = int(re.findall(r"port = (\d+)", config)[0])
     command = gatescope("serve", "baseline", "--config", str(experiment / "experiments.toml"), "--max-seqs", "4")
@@ -132,11 +153,21 @@ def test_serve_answers_and_leaves_nothing_behind(experiment: Path, run: Path) ->
     try:
         models = _when_ready(port, process)
         assert models.status_code == 200
+        texts = [_completed(port, models.json()["data"][0]["id"], prompt) for prompt in PROMPTS]
+        assert texts == result(run, "baseline", "002")["generated_texts"]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+
+
+def _completed(port: int, model: str, prompt: str) -> str:
+    body = {"model": model, "prompt": prompt, "max_tokens": 12, "ignore_eos": True, "temperature": 0}
+    headers = {"Authorization": "Bearer key"}
+    url = f"http://127.0.0.1:{port}/v1/completions"
+    answer = httpx.post(url, json=body, headers=headers, timeout=120.0, trust_env=False).raise_for_status()
+    return str(answer.json()["choices"][0]["text"])
 
 
 def _when_ready(port: int, process: subprocess.Popen[bytes]) -> httpx.Response:

@@ -21,7 +21,9 @@ TMP = Path(sys.argv[2])
 
 from gatescope_recorder import histogram, routers  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.capture import Capture  # type: ignore[import-not-found]  # noqa: E402
+from gatescope_recorder.dose import Course, Order  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.eplb import MapLog  # type: ignore[import-not-found]  # noqa: E402
+from gatescope_recorder.forcing import Forcing, Tables  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.gatelog import Header  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.place import Place, RefusedError  # type: ignore[import-not-found]  # noqa: E402
 from gatescope_recorder.recorder import Recorder  # type: ignore[import-not-found]  # noqa: E402
@@ -300,6 +302,87 @@ def check_rows_of_other_ranks_are_noticed() -> None:
     assert "saw 16 rows where this rank's batch has 8" in capture.foreign_rows(1)
     capture.rows = [(8, [8, 8])]
     assert capture.foreign_rows(0) == ""
+
+
+LAYERS, MOST = 3, 64
+ORDER = Order(("hot-rank~1", "rotating~1.5", "spread~0"), ranks=2, rotate_steps=2)
+
+
+def forced_model() -> tuple[Any, list[Any]]:
+    """Tables for LAYERS routers that are wrapped by them; and the routers."""
+    tables = Tables(Course(ORDER, EXPERTS, 2, LAYERS, MOST), (LAYERS, MOST, 2), CPU)
+    made = [Router15() for _ in range(LAYERS)]
+    for number, router in enumerate(made):
+        router._compute_routing = tables.wrap(number, router._compute_routing)  # type: ignore[method-assign]
+    return tables, made
+
+
+def from_pool(course: Any, cut: Any, layer: int, tokens: int) -> Any:
+    start = cut.start + layer * course.stagger
+    return (course.pools[cut.dose][start : start + tokens] + cut.shift) % EXPERTS
+
+
+def check_forced_rows_come_from_the_pool_and_all_others_stay_bit_for_bit() -> None:
+    tables, made = forced_model()
+    twin = Course(ORDER, EXPERTS, 2, LAYERS, MOST)
+    steps = [({""}, 5), ({"hot-rank~1"}, 7), ({"rotating~1.5"}, 4), ({"rotating~1.5"}, 64), ({"hot-rank~1", ""}, 6)]
+    for kind in (torch.int32, torch.int64):
+        for doses, tokens in steps:
+            tables.fill(doses, tokens)
+            cut = twin.next(doses, tokens)
+            for layer, router in enumerate(made):
+                ids = torch.cat([chosen(tokens, 20 + layer), torch.full((1, 2), -1)]).to(kind)  # the last is padding
+                got = router.route(ids)
+                assert got.dtype == kind
+                assert torch.equal(got[tokens:], ids[tokens:])
+                want = ids[:tokens].numpy() if cut is None else from_pool(twin, cut, layer, tokens)
+                assert np.array_equal(got[:tokens].numpy(), want), (doses, layer)
+    assert tables.error == ""
+    assert twin.next({"rotating~1.5"}, 1).shift == 2 * (10 // 2) % EXPERTS
+
+
+def check_forcing_survives_compilation() -> None:
+    """As on a CPU, where the router is traced: what is forced is decided by tensors, never by the trace."""
+    tables, made = forced_model()
+    compiled = torch.compile(made[1]._compute_routing, fullgraph=True, dynamic=True, backend="eager")
+    for doses in ({""}, {"hot-rank~1"}, {""}, {"spread~0"}):
+        tables.fill(doses, 9)
+        ids = chosen(11, 3)
+        assert torch.equal(compiled(ids)[1], made[1]._compute_routing(ids)[1])
+        assert torch.equal(compiled(ids)[1], ids) == (doses == {""})
+
+
+def check_a_choice_of_another_width_is_noticed_and_left_alone() -> None:
+    tables, made = forced_model()
+    ids = torch.zeros(4, 7, dtype=torch.int32)
+    assert made[2].route(ids) is ids
+    assert tables.error.startswith("layer 2: RuntimeError")
+
+
+def check_what_cannot_be_forced_is_refused() -> None:
+    config = types.SimpleNamespace(
+        parallel_config=types.SimpleNamespace(),
+        scheduler_config=types.SimpleNamespace(max_num_batched_tokens=MOST),
+        compilation_config=types.SimpleNamespace(),
+        additional_config={},
+    )
+    for model, order, reason in (
+        (model_of(Layer11()), ORDER, "no _compute_routing; use 0.15 or newer"),
+        (model_of(moe(Router15())), Order(("hot-rank~1.8",), 2), "1.732 is the most"),
+        (model_of(moe(Router15())), Order(("spread~1",), 1), "spread needs 2 or more"),
+        (model_of(torch.nn.Linear(2, 2)), ORDER, "no router was found"),
+    ):
+        said: list[str] = []
+        worker = types.SimpleNamespace(get_model=lambda model=model: model, device=CPU)
+        forcing = Forcing(worker, config, Place(0, 1, 0, 1, 0, 1), order)
+        forcing._refuse = said.append
+        forcing.bind()
+        assert reason in said[0], said
+
+
+def check_two_data_parallel_ranks_read_from_places_of_their_own() -> None:
+    cuts = [Course(ORDER, EXPERTS, 2, LAYERS, MOST, dp, 2).next({"spread~0"}, 3) for dp in (0, 1)]
+    assert cuts[0].start != cuts[1].start
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from staged import GOLDEN, STAGES, UPDATE, shown, stage
 
-from core.plan import Run
+from core.dose import Dose
+from core.plan import Run, label
 from core.state import RunState, Snapshot
 from tui import session
 from tui.session import Ask, Session
@@ -80,6 +81,24 @@ def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
             return screen.text
 
     agree(f"not-started-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
+def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(ask: Ask) -> Snapshot:
+        doses = None, Dose("hot-rank", 0.25), Dose("hot-experts", 1.5)
+        made = [Run("baseline", "001", label("001", 1, dose), "datasets/001_0.5.jsonl", dose) for dose in doses]
+        return Snapshot(name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made})
+
+    monkeypatch.setattr(session, "planned", planned)
+
+    async def look() -> str:
+        async with shown(Session(Ask()), 140, 45) as screen:
+            await screen.press("1")
+            return screen.text
+
+    text = asyncio.run(look())
+    for pattern, level in (("hot-rank", "0.25"), ("hot-experts", "1.5")):
+        assert f"001      {pattern} {level}" in text
 
 
 def test_a_configuration_that_cannot_be_run() -> None:

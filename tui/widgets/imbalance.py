@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from core.state import RunState
-from tui import table
+from tui import doses, table
 from tui.table import Column
 from tui.text import NONE, SHADES, Line, Span, fit, line, number
 from tui.theme import HEAT
@@ -103,13 +103,13 @@ class Imbalance(Pane):
         """What the run's data set came to at each backend, where there is room for it."""
         shown = self.view.run
         same = [r for r in self.runs() if shown and r.run.label == shown.run.label]
-        columns = table.fitting(RUNS, width)
+        columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
         return [Line(), table.head(columns), *(table.row(columns, self._of_run(r)) for r in same)] if same else []
 
     def _runs(self, width: int, height: int) -> list[Line]:
         """Per-step and aggregated CV of every finished run."""
         runs = self.runs()
-        columns = table.fitting(RUNS, width)
+        columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
         body = [table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i)) for i in self.window(height - 1)]
         return [table.head(columns), *body]
 
@@ -120,7 +120,7 @@ class Imbalance(Pane):
         if figures.excess_cv is None:
             excess = (f"{NONE} {figures.imbalance_reason or ''}".rstrip(), "dim")
         return {
-            "run": (run.run.id, self.view.role(run.run.backend)),
+            **doses.cells(run, "run", run.run.id, self.view.role(run.run.backend)),
             "predicted": number(run.score, 4),
             "per step": number(figures.cv, 3),
             "excess": excess,

@@ -45,7 +45,8 @@ class Live(Pane):
         if run is None:
             return ""
         pinned = " · pinned, f follows the run in progress" if self.view.pinned else ""
-        return f"{run.run.backend} · {run.run.label} · {run.phase}{pinned}"
+        forced = f" · {run.run.dose}" if run.run.dose else ""
+        return f"{run.run.backend} · {run.run.label.partition('~')[0]}{forced} · {run.phase}{pinned}"
 
     def draw(self, width: int, height: int) -> list[Line]:
         run = self.view.run

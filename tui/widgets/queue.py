@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from core.state import RunState
-from tui import table
+from tui import doses, table
 from tui.glyphs import STATES
 from tui.table import Column
 from tui.text import NONE, Line, Span, number
@@ -103,7 +103,7 @@ class Queue(Pane):
         rows = self.rows()
         if not rows:
             return self._empty()
-        columns = table.fitting(PAIRS if self.by_dataset else RUNS, width)
+        columns = table.fitting(doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "data set"), width)
         draw = self._pair if self.by_dataset else self._run
         places = {id: n for n, id in enumerate(self.view.snapshot.runs, 1)}
         shown = self.window(height - 1)
@@ -129,7 +129,7 @@ class Queue(Pane):
             "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
             "#": (str(place), "dim"),
             "backend": (run.run.backend, self.view.role(run.run.backend)),
-            "data set": run.run.label,
+            **doses.cells(run, "data set", run.run.label),
             "score": number(run.score, 4),
             "state": (self._state(run), role),
             **_figures(run),
@@ -151,7 +151,7 @@ class Queue(Pane):
         first = run.run.backend == self.view.backends[0]
         symbol, role = STATES[self._word(run)]
         cells: dict[str, Span | str] = {
-            "data set": run.run.label if first else "",
+            **(doses.cells(run, "data set", run.run.label) if first else {}),
             "score": number(run.score, 4) if first else "",
             "backend": (run.run.backend, self.view.role(run.run.backend)),
             **_figures(run),
