@@ -26,7 +26,6 @@ from core.engine import Engine
 from core.events import AnyEvent
 from core.narrate import printable, sentence, shown
 from core.plan import Run
-from core.recorder.gatescope_recorder.dose import DoseError, Order
 from core.store import RunDirectory
 
 if TYPE_CHECKING:
@@ -147,18 +146,10 @@ def _checked(job: Job) -> Job:
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
-    if order := _order(job):
-        choice.check_doses(job.kind, used, job.config.model, order)
+    choice.check_doses(job.kind, used, job.config, [run.dose for run in job.runs if run.dose])
     for backend in used:
         ports.check(backend.name, backend.port)
     return job
-
-
-def _order(job: Job) -> Order | None:
-    try:
-        return dose.order(job.config, [run.dose for run in job.runs if run.dose])
-    except DoseError as error:
-        raise ConfigError(f"{job.config.path}: [dose]: {error}") from None
 
 
 def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core import config
+from core import config, dose
 from core.backends import builtin, choice, gpus, ports, vllm
+from core.backends.choice import Kind
 from core.config import Backend, Config, ConfigError
+from core.dose import NAME
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 
@@ -79,12 +81,26 @@ def _engine(loaded: Config) -> Iterator[Finding]:
     if kind == "builtin":
         why = "" if wanted == "builtin" else ': engine = "auto", and vLLM or enough GPUs for it are not here'
         yield Finding("engine", f"{builtin.ENGINE}{why}")
-        if wanted == "builtin":
-            return
     else:
         yield Finding("engine", "vllm")
+    if loaded.dose:
+        yield _doses(loaded, kind)
+    if wanted == "builtin":
+        return
     yield from (_vllm(backend, needed=kind == "vllm") for backend in loaded.backends)
     yield _tokenizer(loaded.model.id, needed=kind == "vllm")
+
+
+def _doses(loaded: Config, kind: Kind) -> Finding:
+    """Whether what [dose] asks for can be forced."""
+    assert loaded.dose
+    try:
+        choice.check_doses(kind, loaded.backends, loaded, loaded.dose.doses)
+    except ConfigError as error:
+        return _problem(NAME, error)
+    levels = ", ".join(f"{level:g}" for level in loaded.dose.levels)
+    ranks = f"over {dose.ranks(loaded.backends)} ranks"
+    return Finding(NAME, f"{', '.join(loaded.dose.patterns)} {ranks}, at a CV of {levels}, beside natural routing")
 
 
 def _vllm(backend: Backend, *, needed: bool) -> Finding:

@@ -9,8 +9,9 @@ from core import dose
 from core.backends import builtin, gpus, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
-from core.config import Backend, ConfigError, Model
-from core.recorder.gatescope_recorder.dose import DoseError, Order
+from core.config import Backend, Config, ConfigError
+from core.dose import Dose
+from core.recorder.gatescope_recorder.dose import DoseError
 
 Kind = Literal["vllm", "builtin"]
 
@@ -32,20 +33,23 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
     return vllm
 
 
-def check_doses(kind: Kind, backends: Sequence[Backend], model: Model, order: Order) -> None:
-    """ConfigError where a server could not force what `order` asks for; of a model whose sizes are not known before it
-    is loaded, its server will say so."""
+def check_doses(kind: Kind, backends: Sequence[Backend], config: Config, doses: Sequence[Dose]) -> None:
+    """ConfigError where one of these backends could not force one of these doses; of a model whose sizes are not known
+    before it is loaded, its server will say so."""
+    if not doses:
+        return
     if kind == "builtin":
         shape: tuple[int, int] | None = (Shape().experts, Shape().top_k)
     else:
         for backend in backends:
             vllm.check_forcing(backend)
-        shape = vllm.moe_shape(model.id)
+        shape = vllm.moe_shape(config.model.id)
     try:
-        if shape:
+        order = dose.order(config, doses)
+        if order and shape:
             dose.check(order, *shape)
     except DoseError as error:
-        raise ConfigError(f"[dose]: {error}; take other levels or patterns") from None
+        raise ConfigError(f"{config.path}: [dose]: {error}; take other levels or patterns") from None
 
 
 def label(kind: Kind, backends: Sequence[Backend]) -> str:
