@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from core import fetch
-from core.backends import gpus, ports, serverlog, supervise
+from core.backends import gpus, ports, rootcause, serverlog, supervise
 from core.backends.gpus import Gpu
 
 POLL_S = 0.05
@@ -66,10 +66,6 @@ class Server:
     def log_tail(self) -> list[str]:
         """The last lines of what this server wrote."""
         return serverlog.tail(self.log, self.log_start)
-
-    def root_cause(self) -> str:
-        """The line of the log that says why the server died."""
-        return serverlog.root_cause(self.log, self.log_start)
 
     async def wait_ready(self, timeout_s: float, on_phase: Callable[[str], None] = lambda phase: None) -> float:
         """Seconds from start to the first good /health; `on_phase` is told of each start-up phase that the log shows.
@@ -130,13 +126,13 @@ class Server:
         return False
 
     def death(self) -> str:
-        """How it ended, and the line of its log that says why."""
+        """How it ended, and why, as its log says it."""
         code, took = self.process.returncode, time.monotonic() - self.started
         if code < 0:
             return f"the supervisor of server {self.name} was killed by {signal.Signals(-code).name} after {took:.1f} s"
         if code > 128 and code - 128 in signal.valid_signals():
             return f"server {self.name} was killed by {signal.Signals(code - 128).name} after {took:.1f} s"
-        cause = self.root_cause()
+        cause = rootcause.find(serverlog.lines(self.log, self.log_start))
         if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
             cause = f"{cause}: port {self.port} is held by {other}"
         return f"server {self.name} exited with code {code} after {took:.1f} s" + (f": {cause}" if cause else "")

@@ -1,4 +1,4 @@
-"""A server's log, read as it grows: which phase of the start-up it shows, and why a server died."""
+"""A server's log, read as it grows, and which phase of the start-up it shows."""
 
 from __future__ import annotations
 
@@ -18,23 +18,6 @@ PHASES = (
     (re.compile(r"Capturing (CUDA )?graphs?|CUDA graph(s)? captur|Profiling CUDA graph"), "capturing graphs"),
     (re.compile(r"Graph capturing finished|Warming up"), "warming up"),
     (re.compile(r"init engine \("), "starting the API server"),
-)
-
-# A worker's failure comes first; what its parents then say is only the echo of it.
-ECHOES = re.compile(
-    r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|EngineCore encountered|"
-    r"Engine process failed to start|Executor failed|CancelledError|BrokenPipeError|ConnectionResetError|SystemExit"
-)
-PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:.,]+ \[[^\]]*\]\s?)?")
-EXCEPTION = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Failure|Exit)\b: \S")
-KNOWN = (
-    re.compile(r"out of memory", re.IGNORECASE),
-    re.compile(r"Free memory on device .* is less than desired"),
-    re.compile(r"No available memory for the cache blocks"),
-    re.compile(r"address already in use", re.IGNORECASE),
-    re.compile(r"error: (unrecognized arguments|argument |the following arguments)"),
-    re.compile(r"No module named|No such file or directory: .*python"),
-    re.compile(r"Cannot find any model weights|is not a local folder and is not a valid model identifier"),
 )
 
 
@@ -70,28 +53,11 @@ def phase_of(line: str) -> str:
 
 def tail(log: Path, offset: int = 0) -> list[str]:
     """The last lines of the log that were written since `offset`."""
-    return list(deque(_lines(log, offset), TAIL_LINES))
+    return list(deque(lines(log, offset), TAIL_LINES))
 
 
-def root_cause(log: Path, offset: int = 0) -> str:
-    """The line that says why the server died: a known failure, else the first exception that is not an echo of
-    another, else the last line. Empty where the log is."""
-    first, last = "", ""
-    for line in _lines(log, offset):
-        text = PREFIX.sub("", line).strip()
-        if not text:
-            continue
-        last = text
-        if ECHOES.search(text):
-            continue
-        if "error" in text.lower() and any(known.search(text) for known in KNOWN):
-            return text
-        if not first and EXCEPTION.match(text):
-            first = text
-    return first or last
-
-
-def _lines(log: Path, offset: int) -> Iterator[str]:
+def lines(log: Path, offset: int = 0) -> Iterator[str]:
+    """Every line that was written since `offset`; none where the log cannot be read."""
     try:
         with open(log, "rb") as file:
             file.seek(offset)

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core import control, metrics, sample
-from core.backends import serverlog
+from core.backends import rootcause, serverlog
 from core.load.connection import Connection
 from core.load.record import RequestRecord
 from core.load.sse import EventParser, EventTooLong
@@ -207,7 +207,7 @@ def test_any_server_log(tmp_path_factory: pytest.TempPathFactory, data: bytes, o
     file.write_bytes(data)
     assert all(isinstance(phase, str) for phase in serverlog.PhaseFollower(file, offset).read())
     assert len(serverlog.tail(file, offset)) <= serverlog.TAIL_LINES
-    assert "\n" not in serverlog.root_cause(file, offset)
+    assert "\n" not in rootcause.find(serverlog.lines(file, offset))
 
 
 @given(text=near(b"vllm:num_requests_running", b'{engine="0"}', b" 1e999", b" NaN", b" -e", b" 7\n", b"\n", b"# HELP "))
