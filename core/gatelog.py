@@ -491,15 +491,3 @@ def json_layers(folder: Path) -> list[Path]:
     """The layer files of an upstream folder, in layer order."""
     found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := JSON_LAYER.match(p.name))]
     return [p for _, p in sorted(found)]
-
-
-def write_json(log: GateLog, folder: Path) -> None:
-    """Export in upstream's layout: one `gate_logs_<layer>.json` a layer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for layer in range(log.loads.shape[1]):
-        data = {
-            "step": log.columns["index"].tolist(),
-            "num_tokens": log.tokens.tolist(),
-            "expert_loads": log.loads[:, layer].astype(float).tolist(),
-        }
-        (folder / f"gate_logs_{layer}.json").write_text(json.dumps(data, indent=2))

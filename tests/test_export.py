@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
+import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from synthetic import routed, write_log
 
-from core import cli
+from core import cli, export, gatelog
 
 
 @pytest.fixture
@@ -41,13 +43,64 @@ def test_upstreams_layout_measures_as_the_run_did(run_dir: Path, capsys: pytest.
     assert both[0] == pytest.approx(both[1])
 
 
-def test_parquet_or_what_it_needs(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path / "tables")])
-    if importlib.util.find_spec("pyarrow"):
-        assert code == 0
-        assert (tmp_path / "tables" / "steps.parquet").is_file()
-    else:
-        assert code == 2
+def test_a_long_log_is_exported_in_bounded_memory(run_dir: Path, tmp_path: Path) -> None:
+    """Peak memory is that of a part: four times the steps take no more of it."""
+    peaks = []
+    for steps in (1500, 6000):
+        loads = np.random.default_rng(1).integers(0, 9, (steps, 2, 16))
+        logs, out = run_dir / "baseline" / "gate_logs", tmp_path / str(steps)
+        (logs / "dp0_pp0.gatelog").unlink()
+        write_log(logs / "dp0_pp0.gatelog", loads, tokens=[9] * steps)
+        with mock.patch.object(gatelog, "PART_COUNTS", 1 << 14):
+            tracemalloc.start()
+            export.upstream(run_dir, out)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        layer = json.loads((out / "baseline/gate_logs/gates_logs_01/gate_logs_1.json").read_text())
+        assert layer["step"] == list(range(steps))
+        assert np.array_equal(layer["expert_loads"], loads[:, 1])
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+class TestParquet:
+    def test_tables_hold_what_the_log_does(self, run_dir: Path, tmp_path: Path) -> None:
+        files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
+        runs, steps, loads = (
+            files.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("runs", "steps", "loads")
+        )
+        assert [(r["backend"], r["dataset"], r["mean_tpot_ms"]) for r in runs] == [
+            ("baseline", "001", 12.5),
+            ("baseline", "002-r2", 12.5),
+        ]
+        log = gatelog.read_folder(run_dir / "baseline" / "gate_logs")
+        assert [(s["dataset"], s["index"], s["tokens"]) for s in steps] == [
+            *(("001", i, 8) for i in (1, 2, 3)),
+            *(("002-r2", i, 8) for i in (4, 5)),
+        ]
+        x = log.loads.astype(float)
+        cv = (x.std(axis=-1) / x.mean(axis=-1)).mean(axis=1)
+        assert [s["cv"] for s in steps] == pytest.approx(cv[1:])
+        assert [s["expert_max_mean"] for s in steps] == pytest.approx(
+            (x.max(axis=-1) / x.mean(axis=-1)).mean(axis=1)[1:]
+        )
+        assert [s["rank_max_mean"] for s in steps] == [None] * 5
+        assert [r["loads"] for r in loads] == log.loads[1:].reshape(10, 4).tolist()
+        assert [(r["index"], r["layer"]) for r in loads] == [(i, layer) for i in range(1, 6) for layer in range(2)]
+
+    def test_a_run_that_was_begun_anew_is_the_later_starts(self, run_dir: Path, tmp_path: Path) -> None:
+        files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        again = routed(np.random.default_rng(2), [9] * 3, 2, np.ones(4))
+        write_log(run_dir / "baseline" / "gate_logs-start2" / "dp0_pp0.gatelog", again, labels=["002-r2"] * 3)
+        assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
+        steps = files.read_table(tmp_path / "steps.parquet").to_pylist()
+        assert [(s["dataset"], s["tokens"]) for s in steps] == [("001", 8)] * 3 + [("002-r2", 9)] * 3
+
+    def test_what_it_needs_is_said(
+        self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        assert cli.main(["export", str(run_dir), "--layout", "parquet"]) == 2
         assert "needs pyarrow" in capsys.readouterr().err
 
 

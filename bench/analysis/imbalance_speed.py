@@ -29,7 +29,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import zstandard
 
-from core import gatelog, imbalance
+from core import imbalance
 from core.gatelog import ServerLog
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, GateLogWriter, Header, Step
 
@@ -46,6 +46,18 @@ def write(folder: Path, steps: int, layers: int, experts: int, top_k: int) -> Pa
         writer.append(Step(s, s * 10**7, 10**7, TOKENS, 0, TOKENS, TOKENS, {"001": TOKENS}, pool[s * 7919 % 512]))
     writer.close()
     return writer.path
+
+
+def write_json(folder: Path, out: Path, least: int) -> int:
+    """The first part of the log in upstream's layout, as upstream writes it, repeated to at least so many steps."""
+    first = next(iter(ServerLog(folder).blocks()))
+    times = -(-least // len(first.tokens))
+    out.mkdir()
+    for layer in range(first.loads.shape[1]):
+        rows = first.loads[:, layer].astype(float).tolist() * times
+        data = {"step": list(range(len(rows))), "num_tokens": [TOKENS] * len(rows), "expert_loads": rows}
+        (out / f"gate_logs_{layer}.json").write_text(json.dumps(data, indent=2))
+    return times * len(first.tokens)
 
 
 def upstreams_way(folder: Path) -> float:
@@ -106,10 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, upstream = Path(name) / "log", Path(name) / "json"
         file = write(folder, a.steps, a.layers, a.experts, a.top_k)
-        first = next(iter(ServerLog(folder).blocks()))
-        parts = [first.where(np.arange(len(first.tokens)) < a.json_steps)] * (a.json_steps // len(first.tokens) + 1)
-        json_steps = sum(len(p.tokens) for p in parts)
-        gatelog.write_json(gatelog._concatenated(parts), upstream)
+        json_steps = write_json(folder, upstream, a.json_steps)
         scale = a.steps / json_steps
         ours, read, theirs, unpacked = [], [], [], []
         for _ in range(a.rounds):
