@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from core.validity.problem import Validity
 
 HEARTBEAT_S = 30.0
+TRUSTED = "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -168,6 +169,9 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     for event in (first, *(events.RunRequeued(run=i) for i in job.requeued)):
         directory.append(event)
         lines(event)
+    for backend in job.config.backends:
+        if backend.name in names and backend.trusts_remote_code:
+            tell(f"! {backend.name}: {TRUSTED}")
     try:
         code = asyncio.run(_until_done_or_signal(engine, job))
     except OSError as error:

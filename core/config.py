@@ -129,6 +129,10 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
         """GPUs (for the built-in engine, rank processes) that one server spans."""
         return self.tensor_parallel * self.data_parallel
 
+    @property
+    def trusts_remote_code(self) -> bool:
+        return any(word.startswith(("--trust-remote-code", "--trust_remote_code")) for word in self.extra_args)
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, defaults filled in, and the data set files that its globs match; every path is absolute."""

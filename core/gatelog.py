@@ -157,10 +157,10 @@ class ServerLog:
 
     def read(self) -> GateLog:
         """The steps that became whole since the last read. GateLogError where a rank's log is missing or corrupt."""
-        self._open()
+        opened = self._open()
         behind = min(self._last.values())
         for path, follower in self._followers.items():
-            if self._enough < math.inf and self._last[path] > behind:  # the others have to catch up first
+            if path in opened or (self._enough < math.inf and self._last[path] > behind):  # others have to catch up
                 continue
             new = follower.read(self._enough)
             if len(new.tokens):
@@ -208,7 +208,9 @@ class ServerLog:
     def _read_up_to(self) -> int:
         return sum(follower.place for follower in self._followers.values())
 
-    def _open(self) -> None:
+    def _open(self) -> set[Path]:
+        """Read the first of each log that is new; which those are."""
+        opened = set()
         for path in sorted(self.folder.glob("*.gatelog")):
             if path not in self._followers:
                 follower = Follower(path)
@@ -216,12 +218,14 @@ class ServerLog:
                     self._enough
                 )  # raises where its header is still being written: met anew next time
                 self._followers[path], self._pending[path] = follower, [first]
+                opened.add(path)
                 self._last[path] = max([-1, *first.columns["index"][-1:].tolist()])
         headers = [f.header for f in self._followers.values() if f.header]
         expected = headers[0].dp_size * headers[0].pp_size if headers else 1
         if len(headers) < expected:
             reasons = "; ".join(problems(self.folder)) or "is the server still starting?"
             raise GateLogError(f"{self.folder}: {len(headers)} of {expected} gate logs are there: {reasons}")
+        return opened
 
     def _take(self, path: Path, last: int) -> GateLog:
         rank = _concatenated(self._pending[path])

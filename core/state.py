@@ -16,6 +16,7 @@ from core.plan import Run
 Phase = Literal["queued", "running", "done", "failed", "cancelled"]
 BackendPhase = Literal["starting", "ready", "stopping", "failed", "stopped"]
 
+AROUND_A_LOAD_S = 60.0
 SAMPLES_KEPT = 120  # two minutes: what a sparkline shows
 
 
@@ -83,10 +84,15 @@ class Snapshot(Struct, frozen=True):
 
     def eta_s(self) -> float | None:
         """Seconds that the runs left will take at the mean pace of the finished ones; None before the first."""
-        took = [r.ended_at - r.started_at for r in self.runs.values() if r.phase == "done"]
+        took = [_took_s(r.figures.duration_s, r) for r in self.runs.values() if r.phase == "done" and r.figures]
         if not took:
             return None
         return sum(took) / len(took) * (self.count("queued") + self.count("running"))
+
+
+def _took_s(measured_s: float, run: RunState) -> float:
+    """By the wall clock, unless that was set meanwhile: a run lasts as long as its load, and a little more."""
+    return max(measured_s, min(run.ended_at - run.started_at, measured_s + AROUND_A_LOAD_S))
 
 
 def fold(stream: Iterable[AnyEvent], state: Snapshot | None = None) -> Snapshot:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import itertools
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -146,8 +148,9 @@ class RunDirectory:
         columns["stamps_ns"] = np.array([s for r in records for s in r.stamps_ns], dtype=np.int64)
         columns["event_tokens"] = np.array([n for r in records for n in r.event_tokens], dtype=np.int64)
         temporary = file.with_suffix(".tmp.npz")
-        np.savez(temporary, **columns)
-        os.replace(temporary, file)
+        with _or_nothing(temporary):
+            np.savez(temporary, **columns)
+            os.replace(temporary, file)
 
     def gate_logs(self, backend: str) -> Path:
         """The folder that the next server of this backend logs into: one a start, since a log is never reopened."""
@@ -328,11 +331,23 @@ def write_whole(file: Path, data: bytes) -> None:
     """Write under a temporary name and rename: `file` is whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb", opener=_private) as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, file)
+    with _or_nothing(temporary):
+        with open(temporary, "wb", opener=_private) as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def _or_nothing(temporary: Path) -> Iterator[None]:
+    """What could not be written whole takes no room on a full disk."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def _private(name: str, flags: int) -> int:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,53 @@ class TestOneFile:
             cut = gatelog.read(log.path)
             assert cut.tokens.tolist() == [2]
             assert bool(cut.lost) == (size > one_block)
+
+    def test_a_damaged_block_ends_what_is_read_and_is_named(self, tmp_path: Path) -> None:
+        log, ends = writer(tmp_path), []
+        for index in range(3):
+            log.append(step(index, [1, index]))
+            log.flush()
+            ends.append(log.path.stat().st_size)
+        log.close()
+        data = bytearray(log.path.read_bytes())
+        data[ends[1] - 1] ^= 1
+        log.path.write_bytes(data)
+        read = gatelog.read(log.path)
+        more = f"{ends[2] - ends[0]} bytes after the last whole block"
+        assert read.tokens.tolist() == [1]
+        assert read.lost == f"{more} (corrupt: a block of 1 steps has a wrong checksum)"
+        found, problems = imbalance.measure_folder(tmp_path)
+        assert found["gates_logs_001"].tokens == 1
+        assert problems == [f"{log.path}: {read.lost}: cut off; what was whole is used"]
+        follower = Follower(log.path)
+        assert len(follower.read().tokens) == 1
+        with pytest.raises(GateLogError, match="corrupt: a block of 1 steps has a wrong checksum"):
+            follower.read()
+
+    @pytest.mark.parametrize(
+        ("damage", "said"),
+        [
+            (lambda data: b"GATELOG2" + data[8:], "version b'2' of the format: it does not start with GATELOG1"),
+            (lambda data: b"SQLite f" + data[8:], "not a gate log: it does not start with GATELOG1"),
+            (lambda data: data[:8] + data[8:12][::-1] + data[12:], "bytes: damaged, or written in another byte order"),
+            (lambda data: data[:40], "the header is cut off"),
+            (lambda data: data[:10], "the header is cut off"),
+            (lambda data: data.replace(b'"schema":1', b'"schema":2'), "schema 2, this version reads schema 1"),
+            (lambda data: data.replace(b'"layers":1', b'"layers":0'), "the header's sizes make no sense"),
+            (lambda data: data.replace(b'"ranks":1', b'"ranks":x'), "the header is not readable: JSON is malformed"),
+        ],
+        ids=["version", "other file", "byte order", "cut", "cut early", "schema", "sizes", "no JSON"],
+    )
+    def test_a_header_that_cannot_be_read_is_named(
+        self, tmp_path: Path, damage: Callable[[bytes], bytes], said: str
+    ) -> None:
+        log = writer(tmp_path)
+        log.append(step(0, [1, 1]))
+        log.close()
+        log.path.write_bytes(damage(log.path.read_bytes()))
+        with pytest.raises(GateLogError, match=re.escape(said)):
+            gatelog.read(log.path)
+        assert said in imbalance.measure_folder(tmp_path)[1][0]
 
     @given(st.integers(0, 200), st.integers(1, 255))
     def test_a_damaged_byte_never_gives_other_numbers(self, place: int, change: int) -> None:
