@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,17 @@ def of_folders(name: str, results: Path, per_step: Path | None = None, aggregate
     forced = {label: result for label, result in found.items() if dose.of_label(label)}
     natural = {label: result for label, result in found.items() if label not in forced}
     return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced)
+
+
+def narrowed(groups: Sequence[Results], backend: str = "", label: str = "") -> list[Results]:
+    """The results of one backend, or of one run of it. ConfigError where there is none."""
+    found = [g for g in groups if backend in ("", g.name)]
+    if label:
+        found = [replace(g, by_label={label: g.by_label[label]}) for g in found if label in g.by_label]
+    if not found:
+        known = ", ".join(f"{g.name} ({len(g.by_label)} runs)" for g in groups)
+        raise ConfigError(f"no results of {'/'.join(filter(None, (backend, label)))}; there are {known}")
+    return found
 
 
 def iqr_outliers(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

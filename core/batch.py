@@ -217,9 +217,8 @@ def _results(path: Path) -> list[Results]:
 
 def report(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
-    from core import findings
-    from core.plots import png, scatter, text
-    from core.plots.scatter import Axis
+    from core import findings, stepsample
+    from core.plots import gallery, scatter, text
     from core.validity import verdict
 
     rows = analysis.summary_rows(groups)
@@ -234,16 +233,17 @@ def report(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     files = _report_forced(path, groups, found)
     for line in (*validity.in_words(), *found.headlines):
         tell(printable(f"  {line}"))
-    axes: tuple[Axis, ...] = ("excess", "real", "predicted")
-    for metric in scatter.METRICS:
-        for axis in axes:
-            with contextlib.suppress(ConfigError):  # a run of one data set may have no point on an axis
-                drawn = scatter.series(groups, metric, axis, engine, found.associations)
-                files.append(png.write(drawn, path / "graphs" / f"{metric}-{axis}.png"))
-                if (metric, axis) == ("mean_tpot_ms", "real"):
-                    tell("")
-                    tell(text.draw(drawn, min(terminal_columns(), 110), 24, colour=sys.stderr.isatty()))
+    with contextlib.suppress(ConfigError):
+        axis = scatter.best_axis(groups)
+        drawn = scatter.series(groups, findings.HEADLINE, axis, engine, found.associations)
+        tell("")
+        tell(text.draw(drawn, min(terminal_columns(), 110), 24, colour=sys.stderr.isatty()))
     tell("")
+    samples, unread = stepsample.of_backends(path, [group.name for group in groups])
+    for problem in unread:
+        tell(printable(f"! {problem}"))
+    for made in gallery.draw_all(path / "graphs", groups, samples, engine, found.associations):
+        tell(f"wrote {made.file}")
     for file in (*files, path / "summary.csv", path / "findings.json"):
         tell(f"wrote {file}")
     tell(f"to read it all: gatescope report {path}")

@@ -12,7 +12,8 @@ from pathlib import Path
 STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;display:block;overflow-x:auto}td,th{border:1px solid #bbb;padding:.2rem .6rem;"
-    "text-align:left}img{max-width:100%}pre{background:#f3f3f3;padding:.6rem;overflow-x:auto}"
+    "text-align:left}figure{margin:1rem 0}img{max-width:100%}figcaption{color:#555}"
+    "pre{background:#f3f3f3;padding:.6rem;overflow-x:auto}"
 )
 
 
@@ -65,17 +66,20 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG, by its path inside the report's folder."""
+    """A PNG, by its path inside the report's folder; `caption` says what to see in it."""
 
     file: str
     title: str
+    caption: str = ""
 
     def markdown(self) -> str:
-        return f"![{_marked(self.title)}]({self.file})"
+        picture = f"![{_marked(self.title)}]({self.file})"
+        return f"{picture}\n\n{_marked(self.caption)}" if self.caption else picture
 
     def html(self, folder: Path) -> str:
         data = base64.b64encode((folder / self.file).read_bytes()).decode()
-        return f'<p><img alt="{html.escape(self.title)}" src="data:image/png;base64,{data}"></p>'
+        below = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        return f'<figure><img alt="{html.escape(self.title)}" src="data:image/png;base64,{data}">{below}</figure>'
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from core.backends import builtin
 from core.config import Config, ConfigError
 from core.document import Code, Heading, Items, Part, Picture, Table, Text
 from core.findings import Findings, Row
-from core.gatelog import GateLogError
 from core.narrate import shown
-from core.plots import png, scatter
+from core.plots import gallery, scatter
+from core.plots.gallery import Drawn
 from core.state import Snapshot
 from core.stepmodel import StepModel
 from core.stepsample import StepSample
@@ -87,15 +87,22 @@ def _opening(config: Config, validity: Validity) -> list[Part]:
 
 def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Json, Snapshot, Config]) -> list[Part]:
     about, past, config = run
+    samples, unread = stepsample.of_backends(path, [group.name for group in groups])
+    axes = [scatter.best_axis(groups)]
+    drawn = list(gallery.draw_all(path / "graphs", groups, samples, found.engine, found.associations, axes))
     return [
         *_answer(found, about),
         *_set_up(about, config),
         *_results(groups),
+        *_pictures(path, drawn, "ecdf"),
         *_associations(found.associations),
+        *_pictures(path, drawn, "scatter"),
+        Heading("What the router did"),
+        *(_pictures(path, drawn, "heatmap", "cv-over-time", "rank-load") or [Text("No gate log of natural routing.")]),
         *dosereport.parts(found.forced, path, found.engine),
-        *_steps(path, groups),
+        *_steps(samples, unread),
+        *_pictures(path, drawn, "step-time"),
         *_left_out(found, past),
-        *_pictures(path, groups, found.engine),
         *_repeat(about, config),
     ]
 
@@ -183,19 +190,14 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
     ]
 
 
-def _steps(path: Path, groups: Sequence[Results]) -> list[Part]:
+def _steps(samples: Mapping[str, StepSample], unread: Sequence[str]) -> list[Part]:
     """What imbalance costs a step, and what other placements of the experts would have made of the same log."""
-    sentences: list[str] = []
+    sentences = list(unread)
     tables: list[Part] = []
-    for group in groups:
-        try:
-            sample = stepsample.of_backend(path, group.name)
-        except (GateLogError, OSError) as error:
-            sentences.append(f"{group.name}: its gate logs are not readable: {error}")
-            continue
+    for name, sample in samples.items():
         models = [stepmodel.fit(sample, phase) for phase in ("decode", "prefill")]
-        sentences += [model.in_words(group.name) for model in models]
-        tables.append(_what_if(group.name, sample, models[0]))
+        sentences += [model.in_words(name) for model in models]
+        tables.append(_what_if(name, sample, models[0]))
     note = Text(f"{STEP_METHOD} {WHAT_IF}")
     return [Heading("Per engine step, and under other placements"), Items(sentences), *tables, note]
 
@@ -231,16 +233,13 @@ def _left_out(found: Findings, past: Snapshot) -> list[Part]:
     return [Heading("Left out, and why"), *told, *([Text(SELECTED)] if unmeasured else [])]
 
 
-def _pictures(path: Path, groups: Sequence[Results], engine: str) -> list[Part]:
-    drawn: list[Part] = []
-    for metric in scatter.METRICS:
-        try:
-            series = scatter.series(groups, metric, "real", engine)
-        except ConfigError:  # no run has both
-            continue
-        file = png.write(series, path / "graphs" / f"{metric}-real.png")
-        drawn.append(Picture(file.relative_to(path).as_posix(), series.title))
-    return [Heading("Plots"), *(drawn or [Text("No run has both a metric and an imbalance.")])]
+def _pictures(path: Path, drawn: Sequence[Drawn], *figures: str) -> list[Part]:
+    return [
+        Picture(d.file.relative_to(path).as_posix(), d.title, d.caption)
+        for figure in figures
+        for d in drawn
+        if d.figure == figure
+    ]
 
 
 def _repeat(about: Json, config: Config) -> list[Part]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from core import dose, steps
 from core.bootstrap import Floats
-from core.gatelog import GateLog, ServerLog
+from core.config import ConfigError
+from core.gatelog import GateLog, GateLogError, ServerLog
 from core.meter import WARMUP
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
@@ -51,10 +52,10 @@ class StepSample:
         return self._where((self["prefill_tokens"] > 0) == (phase == "prefill"))
 
     def of_run(self, label: str) -> StepSample:
-        """The steps of one run; of its last start, where it was begun anew. ValueError where there is none."""
+        """The steps of one run; of its last start, where it was begun anew. ConfigError where there is none."""
         last = max((i for i, known in enumerate(self.labels) if known == label), default=-1)
         if last < 0:
-            raise ValueError(f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}")
+            raise ConfigError(f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}")
         whole = self._where(self["run"] == last)
         return replace(whole, labels=(label,), counts=(self.counts[last],))
 
@@ -65,6 +66,18 @@ class StepSample:
 def of_backend(run_dir: Path, backend: str) -> StepSample:
     """All that a backend's servers logged. GateLogError as `ServerLog.read`."""
     return read(sorted(p for p in (run_dir / backend).glob("gate_logs*") if p.is_dir()))
+
+
+def of_backends(run_dir: Path, backends: Sequence[str]) -> tuple[dict[str, StepSample], list[str]]:
+    """Every backend whose logs can be read, and why the others cannot."""
+    samples: dict[str, StepSample] = {}
+    problems: list[str] = []
+    for name in backends:
+        try:
+            samples[name] = of_backend(run_dir, name)
+        except (GateLogError, OSError) as error:
+            problems.append(f"{name}: its gate logs are not readable: {error}")
+    return samples, problems
 
 
 def read(folders: Sequence[Path]) -> StepSample:

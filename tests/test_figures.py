@@ -70,7 +70,7 @@ class TestStepSample:
         assert sample.counts[0].tolist() == [[10, 10, 4, 4], [11, 11, 3, 3]]
         assert sample.of_run("002").counts[0].tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
         assert len(sample.of_run("001").rows) == 4
-        with pytest.raises(ValueError, match="no step of 003 in the gate log; there are 001, 002"):
+        with pytest.raises(ConfigError, match="no step of 003 in the gate log; there are 001, 002"):
             sample.of_run("003")
 
     def test_a_run_begun_anew_is_its_last_start(self, tmp_path: Path) -> None:

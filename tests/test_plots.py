@@ -1,17 +1,25 @@
-"""One Series, drawn as text and as PNG; and the plot command with upstream's flags."""
+"""Figures drawn as text and as PNG; and the plot command, with upstream's flags and over a run directory."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import routed, write_log
 
-from core import analysis, cli
+from core import analysis, cli, config, store
 from core.analysis import Results
+from core.commands.plot import FIGURES
 from core.plots import png, scatter, text, ticks
+from core.plots.figure import Bars, Curve, HeatMap, Series
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
 
 
 def results(name: str, x: list[float], y: list[float]) -> Results:
@@ -31,6 +39,19 @@ def png_size(file: Path) -> tuple[int, int]:
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     return width, height
+
+
+def png_text(file: Path) -> dict[str, str]:
+    """The text chunks of a PNG."""
+    data, place, found = file.read_bytes(), 8, {}
+    while place < len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        body = data[place + 8 : place + 8 + size]
+        if kind in (b"tEXt", b"iTXt"):
+            name, _, value = body.partition(b"\0")
+            found[name.decode()] = value.strip(b"\0").decode("utf-8" if kind == b"iTXt" else "latin-1")
+        place += size + 12
+    return found
 
 
 class TestScatter:
@@ -110,3 +131,140 @@ class TestPlotCommand:
     def test_neither_a_run_directory_nor_results_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["plot"]) == 2
         assert "RUN_DIR" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Two backends, three runs of 40 decode steps and a prompt step each; all2all has two ranks."""
+    rng = np.random.default_rng(3)
+    backends = '[[backends]]\nname = "baseline"\n[[backends]]\nname = "all2all"\nport = 8001'
+    (tmp_path / "experiments.toml").write_text(f'[experiment]\ndatasets = "experiments.toml"\n{backends}')
+    asked = {"config": config.load(tmp_path / "experiments.toml"), "engine_kind": "builtin", "runs": []}
+    ran = {"engine": "builtin (NumPy, CPU)", "backends": ["baseline", "all2all"]}
+    (tmp_path / "run.json").write_bytes(store.formatted(asked | ran))
+    (tmp_path / "events.jsonl").touch()
+    for backend, ranks, slower in (("baseline", 1, 1.0), ("all2all", 2, 1.5)):
+        (tmp_path / backend / "gate_logs").mkdir(parents=True)
+        (tmp_path / backend / "results_json").mkdir()
+        tokens = [64, *[16] * 40] * 3
+        labels = [label for label in ("001", "002", "003") for _ in range(41)]
+        write_log(
+            tmp_path / backend / "gate_logs" / "dp0_pp0.gatelog",
+            routed(rng, tokens, 2, np.array([4.0, 2, 1, 1])),
+            labels=labels,
+            prefill=[64, *[0] * 40] * 3,
+            durations_ns=[int(t) for t in slower * rng.uniform(5e6, 7e6, len(tokens))],
+            ranks=ranks,
+            placement=(0, 0, 1, 1) if ranks > 1 else (),
+        )
+        for i, share in enumerate((0.6, 0.7, 0.8), 1):
+            ttfts, tpots = (slower * rng.uniform(low, 2 * low, 12) for low in (0.05, 0.006))
+            result = {
+                "ttfts": ttfts.tolist(),
+                "itls": [[float(t)] * 4 for t in tpots],
+                "output_lens": [5] * 12,
+                "mean_ttft_ms": float(ttfts.mean() * 1e3),
+                "mean_tpot_ms": float(tpots.mean() * 1e3),
+                "measured_imbalance": {
+                    "excess_cv": share,
+                    "intervals": {"excess_cv": [share - 0.1, share + 0.1]},
+                    "rank_imbalance": 2 * share,
+                    "rank_loads": [share, 1 - share] if ranks > 1 else [],
+                },
+            }
+            (tmp_path / backend / "results_json" / f"{i:03d}.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+class TestFiguresOfARun:
+    @pytest.mark.parametrize("figure", FIGURES)
+    def test_text_fits_a_small_terminal_and_looks_as_it_did(
+        self, figure: str, run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        assert cli.main(["plot", str(run_dir), "--figure", figure, "--png", str(run_dir / "a.png")]) == 0
+        drawn = capsys.readouterr().out
+        assert max(map(len, drawn.splitlines())) <= 80
+        assert max(len(panel.splitlines()) for panel in drawn.split("\n\n")) <= 22
+        golden = GOLDEN / f"plot-{figure}.txt"
+        if UPDATE:
+            golden.write_text(drawn)
+        assert drawn == golden.read_text(), "if that is meant: GATESCOPE_GOLDEN=update"
+
+    @pytest.mark.parametrize(
+        ("figure", "size"),
+        [
+            ("scatter", (960, 648)),
+            ("heatmap", (1536, 648)),
+            ("step-time", (1536, 1296)),
+            ("ecdf", (1536, 648)),
+            ("rank-load", (960, 648)),
+            ("cv-over-time", (1536, 648)),
+        ],
+    )
+    def test_png_has_its_size_and_says_what_it_is(self, figure: str, size: tuple[int, int], run_dir: Path) -> None:
+        assert cli.main(["plot", str(run_dir), "--figure", figure]) == 0
+        file = run_dir / "graphs" / ("mean_ttft_ms-excess.png" if figure == "scatter" else f"{figure}.png")
+        assert png_size(file) == size
+        assert png_text(file)["Software"] == "gatescope"
+        assert "builtin (NumPy, CPU)" in png_text(file)["Title"]
+        assert "n = " in png_text(file)["Description"]
+
+    def test_one_backend_and_one_run(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--backend", "all2all"]) == 0
+        assert "all2all, 3 runs" in (told := capsys.readouterr().out)
+        assert "baseline" not in told
+        assert cli.main(["plot", str(run_dir), "--figure", "cv-over-time", "--run", "all2all/002"]) == 0
+        assert "CV of expert load over time: all2all/002\n" in capsys.readouterr().out
+        assert (run_dir / "graphs" / "cv-over-time-all2all-002.png").is_file()
+
+    def test_what_is_not_there_is_named(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--run", "all2all/009"]) == 2
+        told = capsys.readouterr().err
+        assert told == "gatescope: no results of all2all/009; there are baseline (3 runs), all2all (3 runs)\n"
+        assert cli.main(["plot", str(run_dir), "--figure", "rank-load", "--backend", "baseline"]) == 2
+        assert "no backend ran with expert parallelism" in capsys.readouterr().err
+        (run_dir / "baseline" / "gate_logs" / "dp0_pp0.gatelog").write_bytes(b"no gate log")
+        assert cli.main(["plot", str(run_dir), "--figure", "heatmap"]) == 0
+        answer = capsys.readouterr()
+        assert "baseline: its gate logs are not readable" in answer.err
+        assert "all2all, 3 runs" in answer.out
+
+
+class TestWideModels:
+    def test_a_cell_stands_for_the_hottest_of_those_that_share_it(self) -> None:
+        values = np.zeros((61, 256))
+        values[7, 130] = 9.0
+        drawn = text.draw(HeatMap("t", "expert", "layer", values, "load"), 80, 22, colour=False).splitlines()
+        assert len(drawn) <= 22
+        assert max(map(len, drawn)) <= 80
+        (hot,) = (line for line in drawn if "█" in line and "load" not in line)
+        assert hot.startswith("  4–7 ")  # four layers in a row
+        assert hot.index("█") == 6 + 130 // 4
+        assert "hottest of 4 in a cell" in drawn[1]
+
+    def test_png_of_many_layers_grows(self, tmp_path: Path) -> None:
+        figure = HeatMap("t", "expert", "layer", np.ones((61, 256)), "load")
+        assert png_size(png.write(figure, tmp_path / "a.png")) == (960, 1363)
+
+
+def test_the_legend_stands_outside_and_wraps() -> None:
+    curves = tuple(
+        Curve(f"a curve with a long name, number {i}", np.array([0.0, 1]), np.array([i, i + 1.0]), i) for i in range(4)
+    )
+    drawn = text.draw(Series("title", "x", "y", curves=curves), 60, 20, colour=False).splitlines()
+    plot = next(i for i, line in enumerate(drawn) if "┌" in line)
+    assert drawn[2:plot] == [f"{mark} a curve with a long name, number {i}" for i, mark in enumerate("ox#^")]
+    assert not any("curve" in line for line in drawn[plot:])
+    assert "\x1b[38;5;208mx a curve" in text.draw(Series("title", "x", "y", curves=curves), 60, 20, colour=True)
+
+
+def test_bars_carry_their_interval_and_their_levels() -> None:
+    bars = Bars(
+        "t", "rank", "load", ("r0", "r1"), np.array([1.0, 0.5]), 0, np.array([0.9, np.nan]), np.array([1.1, np.nan])
+    )
+    drawn = text.draw(replace(bars, lines=(("even", 0.75),)), 40, 12, colour=False).splitlines()
+    assert drawn[1].endswith("1.00 [0.90, 1.10]")
+    assert drawn[2].endswith("0.50")
+    assert drawn[3] == "│ 0.75 even"
+    assert drawn[1].index("│") == drawn[2].index("│")

@@ -14,6 +14,8 @@ from place import Place
 
 from core import analysis, findings
 
+ROUTING = ("heatmap", "cv-over-time", "rank-load")
+SCATTERS = {f"graphs/{metric}.png" for metric in ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")}
 Planted = Callable[[float], float]
 
 
@@ -61,20 +63,29 @@ class TestReport:
         done = ran.gatescope("report", ran.made)
         assert done.returncode == 0, done.stderr
         text = (ran.made / "report.md").read_text()
-        for part in ("## Findings", "## What ran", "## Results", "## Left out, and why", "## Plots", "## To repeat it"):
+        for part in (
+            "## Findings",
+            "## What ran",
+            "## Results",
+            "## What the router did",
+            "## Left out, and why",
+            "## To repeat it",
+        ):
             assert part in text
         assert "engine: builtin (NumPy, CPU)" in text
         assert "they say nothing about GPUs" in text
         assert f"gatescope --batch --config {ran.folder / 'experiments.toml'}" in text
         linked = re.findall(r"\]\((graphs/[^)]*)\)", text)
-        assert len(linked) == 3
+        assert linked[0] == "graphs/ecdf.png"
+        assert {re.sub("-(real|excess)", "", file) for file in linked[1:4]} == SCATTERS
+        assert linked[4:] == [f"graphs/{name}.png" for name in ROUTING]
         assert all((ran.made / file).is_file() for file in linked)
 
     def test_the_page_needs_no_other_file(self, ran: Place) -> None:
         ran.gatescope("report", ran.made)
         page = (ran.made / "report.html").read_text()
         sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-        assert len(sources) == 3
+        assert len(sources) == 4 + len(ROUTING)
         assert all(source.startswith("data:image/png;base64,") for source in sources)
 
     def test_a_planted_effect_is_found_and_the_backends_are_told_apart(self, ran: Place, tmp_path: Path) -> None:

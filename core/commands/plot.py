@@ -4,57 +4,114 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.plots.scatter import Axis
+    from core.analysis import Results
+    from core.plots.figure import Figure
+    from core.stepsample import StepSample
+
+BACKENDS = ("baseline", "all2all")
+FIGURES = ("scatter", "heatmap", "cv-over-time", "ecdf", "rank-load", "step-time")
+AXES = ("excess", "real", "aggregated", "predicted")
+ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
-    plot = commands.add_parser("plot", help="a metric against imbalance, in the terminal and as PNG")
+    plot = commands.add_parser("plot", help="any figure of a run directory, in the terminal and as PNG")
     plot.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR")
-    for backend in ("baseline", "all2all"):
-        plot.add_argument(f"--{backend}-results", type=Path, metavar="D")
+    for backend in BACKENDS:
+        plot.add_argument(f"--{backend}-results", type=Path, metavar="D", help="instead of a RUN_DIR")
         plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
-    plot.add_argument("--metric", default="mean_ttft_ms", help="any numeric key of the results")
-    plot.add_argument(
-        "--against", choices=("excess", "real", "aggregated", "predicted"), help="default: real where known"
-    )
-    plot.add_argument("-o", "--png", dest="out", type=Path, metavar="F.png")
+    plot.add_argument("--figure", choices=FIGURES, default="scatter", help="default: scatter")
+    plot.add_argument("--backend", metavar="NAME", help="of this backend only")
+    plot.add_argument("--run", dest="only", metavar="BACKEND/001", help="of this run only")
+    plot.add_argument("--metric", default="mean_ttft_ms", help="scatter: any numeric key of the results")
+    plot.add_argument("--against", choices=AXES, help="scatter; default: excess CV where most runs have one")
+    plot.add_argument("-o", "--png", dest="out", type=Path, metavar="F.png", help="default: in RUN_DIR/graphs")
     plot.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from core import analysis, batch, findings
+    """Draw it, and write the PNG. ConfigError where there is nothing to draw."""
     from core.config import ConfigError
-    from core.narrate import printable
-    from core.plots import png, scatter, text
-    from core.validity import verdict
+    from core.plots import png
 
-    flags = [
-        (b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in ("baseline", "all2all")
-    ]
+    groups, engine = _chosen(arguments)
+    _warn(arguments.run_dir, groups)
+    if arguments.figure == "scatter":
+        name, panels = _scatter(groups, engine, arguments)
+    else:
+        name, panels = arguments.figure, _panels(groups, engine, arguments)
+    _print(panels)
+    chosen = (arguments.only or arguments.backend or "").replace("/", "-")
+    folder = arguments.run_dir / "graphs" if arguments.run_dir else Path("graphs")
+    try:
+        file = png.write(panels, arguments.out or folder / f"{'-'.join(filter(None, (name, chosen)))}.png")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{arguments.out or folder}: cannot be written: {error}") from None
+    print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
+def _chosen(arguments: argparse.Namespace) -> tuple[list[Results], str]:
+    """The results asked for, and their engine's name."""
+    from core import analysis
+    from core.config import ConfigError
+
+    flags = [(b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in BACKENDS]
     given = [(name, results, mapping) for name, results, mapping in flags if results]
     if bool(arguments.run_dir) == bool(given):
         raise ConfigError("plot takes a RUN_DIR, or --baseline-results and --all2all-results")
-    if arguments.run_dir:
-        groups, engine = analysis.of_run_directory(arguments.run_dir)
-        has_real = True
-    else:
+    if given:
         groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
-        has_real = all(m for _, _, m in given)
-    validity = verdict.of_run_directory(arguments.run_dir, groups) if arguments.run_dir else verdict.of_results(groups)
+    else:
+        groups, engine = analysis.of_run_directory(arguments.run_dir)
+    backend, _, label = (arguments.only or arguments.backend or "").partition("/")
+    return analysis.narrowed(groups, backend, label), engine
+
+
+def _warn(run_dir: Path | None, groups: Sequence[Results]) -> None:
+    """Say what is wrong with what is drawn."""
+    from core.narrate import printable
+    from core.validity import verdict
+
+    validity = verdict.of_run_directory(run_dir, groups) if run_dir else verdict.of_results(groups)
     for problem in validity.problems:
         print(f"gatescope: {printable(problem.in_words())}", file=sys.stderr)
-    axis: Axis = arguments.against or ("real" if has_real else "predicted")
+
+
+def _scatter(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> tuple[str, list[Figure]]:
+    from core import findings
+    from core.plots import scatter
+
+    axis = arguments.against or scatter.best_axis(groups)
     rows = findings.find(groups, engine).associations if axis == "excess" else []
-    series = scatter.series(groups, arguments.metric, axis, engine, rows)
-    print(text.draw(series, min(batch.terminal_columns(), 110), 24, colour=sys.stdout.isatty()))
-    folder = arguments.run_dir / "graphs" if arguments.run_dir else Path("graphs")
-    try:
-        file = png.write(series, arguments.out or folder / f"{arguments.metric}-{axis}.png")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{arguments.out}: cannot be written: {error}") from None
-    print(f"wrote {file}", file=sys.stderr)
-    return 0
+    return f"{arguments.metric}-{axis}", [scatter.series(groups, arguments.metric, axis, engine, rows)]
+
+
+def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> list[Figure]:
+    from core import stepsample
+    from core.config import ConfigError
+    from core.plots import gallery
+
+    samples: dict[str, StepSample] = {}
+    if arguments.figure in gallery.OF_STEPS:
+        if not arguments.run_dir:
+            raise ConfigError(f"{arguments.figure} is drawn from gate logs, so it takes a RUN_DIR")
+        samples, problems = stepsample.of_backends(arguments.run_dir, [group.name for group in groups])
+        for problem in problems:
+            print(f"gatescope: {problem}", file=sys.stderr)
+        if arguments.only:
+            samples = {name: sample.of_run(arguments.only.partition("/")[2]) for name, sample in samples.items()}
+    return gallery.panels(arguments.figure, groups, samples, engine)
+
+
+def _print(panels: Sequence[Figure]) -> None:
+    from core import batch
+    from core.plots import text
+
+    columns = min(batch.terminal_columns(), COLUMNS)
+    print("\n\n".join(text.draw(panel, columns, ROWS, colour=sys.stdout.isatty()) for panel in panels))

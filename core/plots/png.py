@@ -1,4 +1,4 @@
-"""Figures → a PNG, side by side as panels. matplotlib is imported where it draws."""
+"""Figures → a PNG, two panels a row. matplotlib is imported where it draws."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
     from matplotlib.figure import Figure as Canvas
 
     figures = [panels] if isinstance(panels, Series | HeatMap | Bars) else list(panels)
-    shrink = 1.0 if len(figures) == 1 else 0.8
-    size = (PANEL[0] * shrink * len(figures), max(_height(f) for f in figures))
+    columns, rows = min(len(figures), 2), -(-len(figures) // 2)
+    size = (PANEL[0] * (0.8 if columns == 2 else 1) * columns, max(_height(f) for f in figures) * rows)
     canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(canvas)
-    for figure, axes in zip(figures, np.atleast_1d(canvas.subplots(1, len(figures))), strict=True):
-        _draw(figure, axes)
+    for place, figure in enumerate(figures, 1):
+        _draw(figure, canvas.add_subplot(rows, columns, place))
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {"Title": "; ".join(_title(f) for f in figures), "Description": "; ".join(f.note for f in figures)}
     canvas.savefig(file, metadata={**about, "Software": "gatescope"})

@@ -36,6 +36,15 @@ PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
 
 
+def best_axis(groups: Sequence[Results]) -> Axis:
+    """The measured imbalance that says most and that most results have: excess CV, else CV at face value; else the
+    prediction."""
+    labels = [(group, label) for group in groups for label in group.by_label]
+    measured: tuple[Axis, ...] = ("excess", "real")
+    known = (axis for axis in measured if 2 * sum(g.x(i, axis) is not None for g, i in labels) > len(labels))
+    return next(known, "predicted")
+
+
 def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "", rows: Sequence[Row] = ()) -> Series:
     """`metric` of each result against an imbalance axis. ConfigError where no result has both as numbers.
 

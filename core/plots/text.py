@@ -16,6 +16,7 @@ from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Seri
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MIN_COLUMNS, MIN_ROWS = 20, 9
 CLOUD = "·"
+GAP = "   "
 Entry = tuple[str, str, int]  # of a legend: mark, name, place in the palette
 
 
@@ -52,29 +53,35 @@ def _mark(group: Points, place: int) -> str:
 
 
 def _heading(figure: Figure, columns: int, *, colour: bool) -> list[str]:
-    facts = " · ".join(part for part in (figure.note, figure.engine and f"engine: {figure.engine}") if part)
-    texts = [figure.title, facts]
-    if isinstance(figure, Series):
-        texts.insert(1, f"{figure.y_label} (up) against {figure.x_label} (right)")
-    lines = [row for text in texts if text for row in textwrap.wrap(text, columns)]
-    return [*lines, *_legend_rows(legend(figure), columns, colour=colour)] if isinstance(figure, Series) else lines
+    axes = f"{figure.y_label} (up) against {figure.x_label} (right)" if isinstance(figure, Series) else ""
+    facts = [figure.note, f"engine: {figure.engine}" if figure.engine else ""]
+    lines = [figure.title, axes, *_joined([part for part in facts if part], " · ", columns)]
+    rows = [row for line in lines for row in textwrap.wrap(line, columns)]
+    return [*rows, *_legend_rows(legend(figure), columns, colour=colour)] if isinstance(figure, Series) else rows
+
+
+def _joined(parts: Sequence[str], between: str, columns: int) -> list[str]:
+    """Parts in rows of at most `columns` cells, none broken that fits by itself."""
+    rows: list[str] = []
+    for part in parts:
+        if rows and len(rows[-1]) + len(between) + len(part) <= columns:
+            rows[-1] += between + part
+        else:
+            rows.append(part)
+    return rows
 
 
 def _legend_rows(entries: Sequence[Entry], columns: int, *, colour: bool) -> list[str]:
-    rows: list[list[Entry]] = [[]]
-    used = 0
-    for entry in entries:
-        width = len(entry[1]) + 5
-        if rows[-1] and used + width > columns:
-            rows.append([])
-            used = 0
-        rows[-1].append(entry)
-        used += width
-    return ["   ".join(_painted(f"{m} {name}", place, colour=colour) for m, name, place in row) for row in rows if row]
+    plain = [f"{mark} {name}" for mark, name, _ in entries]
+    rows = _joined(plain, GAP, columns)
+    if not colour:
+        return rows
+    places = dict(zip(plain, (place for _, _, place in entries), strict=True))
+    return [GAP.join(_painted(part, places[part]) for part in row.split(GAP)) for row in rows]
 
 
-def _painted(text: str, place: int, *, colour: bool) -> str:
-    return f"\x1b[38;5;{palette.terminal_colour(place)}m{text}\x1b[0m" if colour else text
+def _painted(text: str, place: int) -> str:
+    return f"\x1b[38;5;{palette.terminal_colour(place)}m{text}\x1b[0m"
 
 
 def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]:
@@ -95,10 +102,14 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
     for curve in series.curves:
         _draw_reach(plotext, curve)
     for curve in series.curves:
-        _draw_curve(plotext, curve, series)
+        if curve.stroke != "bars":
+            _draw_curve(plotext, curve, series)
     for place, group in points:
         if not group.is_cloud:
             _draw_points(plotext, group, place, series)
+    for curve in series.curves:
+        if curve.stroke == "bars":
+            _draw_curve(plotext, curve, series)
     _set_ruler(figure.ruler("x"), xs, columns // 9, log=series.log_x)
     _set_ruler(figure.ruler("y"), ys, rows // 3, log=False)
     drawn = str(figure.build().string()).rstrip("\n")

@@ -1,0 +1,126 @@
+"""The figures of a run directory by name: for the plot command, the end of a batch, the report and the terminal UI."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.analysis import Results
+from core.config import ConfigError
+from core.plots import latency, png, routing, scatter, steptime
+from core.plots.figure import Figure, HeatMap, Series
+from core.plots.scatter import Axis
+from core.stepsample import StepSample
+
+if TYPE_CHECKING:
+    from core.findings import Row
+
+OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
+OF_RESULTS = ("ecdf", "rank-load")
+AXES: tuple[Axis, ...] = ("excess", "real", "predicted")
+
+WHAT_TO_SEE = {
+    "scatter": (
+        "A point is a run; its bars are 95 % intervals, across over blocks of steps, upright over requests. A line "
+        "(Theil-Sen) with its band stands where the findings see an association."
+    ),
+    "heatmap": "Bright cells are experts that the router prefers, dark ones those it leaves idle; 1 is an even share.",
+    "cv-over-time": (
+        "How far a line stands above its own dotted floor is skew; a fair router would stay on the floor. Prefill and "
+        "decode are apart: a step with prompts holds many more tokens, so its floor is lower."
+    ),
+    "ecdf": (
+        "Further left is faster. Bands hold the whole curve with 95 %, were requests independent; where they overlap, "
+        "the backends are not told apart."
+    ),
+    "rank-load": (
+        "A step waits for its busiest rank, whichever that is. Load evens out over a run (bars) more than within a "
+        "step (dashed line)."
+    ),
+    "step-time": (
+        "First as measured, where steps with few tokens are both quick and uneven; then with the number of tokens "
+        "held at its mean. What rises there is what imbalance costs; a line stands where the step model sees a cost."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A PNG of `figure`, and what to see in it."""
+
+    figure: str
+    file: Path
+    title: str
+    caption: str
+
+
+def panels(figure: str, groups: Sequence[Results], samples: Mapping[str, StepSample], engine: str) -> list[Figure]:
+    """A figure of OF_STEPS or OF_RESULTS: a panel a backend, or a metric. ConfigError says why there is none."""
+    draw: dict[str, Callable[[], Sequence[Figure]]] = {
+        "heatmap": lambda: _each(samples, lambda name, s: [routing.heat_map(s, subject(name, s), engine)]),
+        "cv-over-time": lambda: _each(samples, lambda name, s: [routing.cv_over_time(s, subject(name, s), engine)]),
+        "step-time": lambda: _each(samples, lambda name, s: steptime.step_time(s, subject(name, s), engine)),
+        "ecdf": lambda: [latency.ecdf(groups, name, engine) for name in ("ttft", "tpot")],
+        "rank-load": lambda: routing.rank_load(groups, engine),
+    }
+    return list(draw[figure]())
+
+
+def subject(backend: str, sample: StepSample) -> str:
+    """`all2all/001`, or `all2all, 50 runs`."""
+    return f"{backend}/{sample.labels[0]}" if len(sample.labels) == 1 else f"{backend}, {len(sample.labels)} runs"
+
+
+def _each(samples: Mapping[str, StepSample], draw: Callable[[str, StepSample], Sequence[Figure]]) -> Sequence[Figure]:
+    drawn: list[Figure] = []
+    reasons: list[str] = []
+    for name, sample in samples.items():
+        try:
+            drawn += draw(name, sample)
+        except ConfigError as error:
+            reasons.append(str(error))
+    if not drawn:
+        raise ConfigError("; ".join(reasons) or "there is no gate log")
+    return drawn
+
+
+def caption(figure: str, drawn: Sequence[Figure]) -> str:
+    """What to see in it, and what is most to be seen."""
+    if figure == "heatmap":
+        return " ".join([WHAT_TO_SEE[figure], *(_hottest(panel) for panel in drawn if isinstance(panel, HeatMap))])
+    if figure == "scatter" and not any(panel.curves for panel in drawn if isinstance(panel, Series)):
+        return f"{WHAT_TO_SEE[figure]} Here none is seen."
+    return WHAT_TO_SEE[figure]
+
+
+def _hottest(panel: HeatMap) -> str:
+    layer, expert = np.unravel_index(int(panel.values.argmax()), panel.values.shape)
+    whose = panel.title.partition(": ")[2]
+    return f"{whose}: hottest is expert {expert} of layer {layer} with {panel.values.max():.2f} × an even share."
+
+
+def draw_all(
+    folder: Path,
+    groups: Sequence[Results],
+    samples: Mapping[str, StepSample],
+    engine: str,
+    rows: Sequence[Row],
+    axes: Sequence[Axis] = AXES,
+) -> Iterator[Drawn]:
+    """Write every figure that there is something for into `folder`, scatters against `axes`. OSError as `png.write`."""
+    for metric in scatter.METRICS:
+        for axis in axes:
+            with contextlib.suppress(ConfigError):  # no run has both
+                drawn = scatter.series(groups, metric, axis, engine, rows)
+                file = png.write(drawn, folder / f"{metric}-{axis}.png")
+                yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))
+    for figure in (*OF_STEPS, *OF_RESULTS):
+        with contextlib.suppress(ConfigError):
+            made = panels(figure, groups, samples, engine)
+            file = png.write(made, folder / f"{figure}.png")
+            yield Drawn(figure, file, "; ".join(panel.title for panel in made), caption(figure, made))
