@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import config, store
-from core.config import Backend, Config, ConfigError, Experiment, Model
+from core.config import Backend, Config, ConfigError, Experiment, Forcing, Model
 
 SHIPPED = Path(__file__).parents[1] / "experiments.toml"
 BACKEND = '[[backends]]\nname = "baseline"\n'
@@ -57,6 +57,9 @@ def test_the_shipped_file_holds_every_key_with_its_default() -> None:
     for table in (Experiment, Model, Backend):
         for key in table.__struct_fields__:
             assert f"\n{key} = " in text, f"{key} is not shown to the reader of experiments.toml"
+    for key in Forcing.__struct_fields__:
+        assert f"\n# {key} = " in text
+    assert loaded.dose is None
     assert [p.name[:3] for p in loaded.dataset_paths] == [f"{i:03d}" for i in range(1, 51)]
 
 
