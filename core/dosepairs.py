@@ -1,8 +1,9 @@
 """Two dose-response curves at the same doses: where one backend loses to another, and what the ranks' waiting costs.
 
 The difference of two curves is taken level by level, over the data sets that ran all of the levels in both.
-- Crossing: a level counts as won or lost where its interval leaves 0 out. One curve crosses the other where lost levels
-  follow won ones (or the other way round); the place is where the straight pieces between level values pass 0.
+- Crossing: a level counts as won or lost where its interval leaves 0 out, and its p, corrected by Holm over the levels
+  of the pair, agrees. One curve crosses the other where lost levels follow won ones (or the other way round); the place
+  is where the straight pieces between level values pass 0.
 - hot-rank against spread: the same CV over experts, all of it on one EP rank or one hot expert on each. Their
   difference is what comes of the ranks' waiting for each other; what spread costs over level 0 is the kernel's.
 """
@@ -28,7 +29,8 @@ Verdict = Literal["loses above", "wins above", "wins", "loses", "alike", "mixed"
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
-    """`differences`: other less reference at each level. `at`: the recorded CV where the two cross, if they do."""
+    """`differences`: other less reference at each level, `told_apart`: how many of them are seen. `at`: the recorded CV
+    where the two cross, if they do."""
 
     pattern: str
     metric: str
@@ -36,6 +38,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     other: str
     datasets: int
     differences: list[Level]
+    told_apart: int
     verdict: Verdict
     at: Estimate
 
@@ -49,8 +52,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 
     def _told(self, other: str, reference: str) -> str:
         levels = len(self.differences)
-        apart = sum(d.value.excludes_zero for d in self.differences)
-        where = f"at {apart} of {levels} levels"
+        where = f"at {self.told_apart} of {levels} levels"
         return {
             "loses above": f"{other} beats {reference} up to a recorded CV of {self.at.shown('.2f')} and loses above",
             "wins above": f"{other} loses to {reference} up to a recorded CV of {self.at.shown('.2f')} and wins above",
@@ -150,6 +152,7 @@ def crossing(runs: Sequence[DoseRun], pattern: str, metric: str, reference: str,
         other=other,
         datasets=difference.datasets,
         differences=doseresponse.levels_of(difference),
+        told_apart=sum(difference.seen),
         verdict=verdict,
         at=at,
     )
@@ -159,9 +162,8 @@ def _verdict(difference: Response, worse: int) -> tuple[Verdict, Estimate]:
     """`worse`: the sign of a difference that is a loss."""
     if difference.reason:
         return "unknown", estimate.none(difference.reason)
-    ends = [v.interval or (0.0, 0.0) for v in difference.values]
-    lost = [worse * ((low > 0) - (high < 0)) for low, high in ends]  # 1: lost, -1: won, 0: not told apart
-    told = [(place, sign) for place, sign in enumerate(lost) if sign]
+    seen = difference.seen
+    told = [(place, worse * int(np.sign(difference.mean[place]))) for place in np.flatnonzero(seen)]  # 1: lost, -1: won
     turns = [(a, b) for a, b in itertools.pairwise(told) if a[1] != b[1]]
     none = estimate.none("no crossing is seen within the doses")
     if not turns:

@@ -22,13 +22,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from core import bootstrap, estimate
+from core import association, bootstrap, estimate
 from core.analysis import NAMES
-from core.association import ALPHA
 from core.bootstrap import Floats
 from core.estimate import MIN_DATASETS, Estimate
 
-METRICS = NAMES | {"decode_step_ms": ("decode step", "ms")}
+METRICS = {"mean_tpot_ms": NAMES["mean_tpot_ms"], "decode_step_ms": ("decode step", "ms")} | NAMES
 HIGHER_IS_BETTER = {"output_throughput"}
 RESAMPLES = 2_000
 MIN_FREEDOM = 6  # runs beyond the first of each data set and level
@@ -130,8 +129,10 @@ class Response:
 
     def p(self, weights: Floats) -> float | None:
         """Two-sided, that this contrast is 0, by Student's t; None where n supports none."""
+        if self.reason:
+            return None
         error = bootstrap.standard_error(self.drawn @ weights, self.units)
-        if self.reason or not error > 0:
+        if not error > 0:
             return None
         from scipy import stats
 
@@ -160,14 +161,23 @@ class Response:
         at = np.eye(len(self.levels))
         return [Estimate(float(v)) if self.reason else self.contrast(w) for v, w in zip(self.mean, at, strict=True)]
 
+    @cached_property
+    def seen(self) -> list[bool]:
+        """Of each level, whether it is told apart from 0 beside the others."""
+        ps = association.holm([self.p(at) for at in np.eye(len(self.levels))])
+        return [is_seen(value, p) for value, p in zip(self.values, ps, strict=True)]
+
 
 def is_seen(effect: Estimate, p_holm: float | None) -> bool:
     """Whether it is told apart from 0, by its interval and beside all others that are tested."""
-    return effect.excludes_zero and (p_holm is None or p_holm < ALPHA)
+    return effect.excludes_zero and (p_holm is None or p_holm < association.ALPHA)
 
 
 def tested(p_holm: float | None) -> str:
-    return "" if p_holm is None else f"p = {p_holm:.2g} after Holm; "
+    """What stands before the other facts of a sentence."""
+    if p_holm is None:
+        return ""
+    return f"p {'< 0.0001' if p_holm < 1e-4 else f'= {p_holm:.2g}'} after Holm; "
 
 
 def counted(runs: int, datasets: int) -> str:

@@ -126,7 +126,7 @@ class TestReportSection:
         assert "The text that such runs generate means nothing." in text
         rows = [line for line in text.splitlines() if line.startswith(("| hot-rank | all2all | ", "| natural |"))]
         assert sum("| natural |" in row for row in rows) == 2
-        assert any(row.startswith("| hot-rank | all2all | 1.5 | 1.520 | 2.50 | 3 | 106 [") for row in rows)
+        assert any(row.startswith("| hot-rank | all2all | 1.5 | 1.520 | 2.50 | 3 | 16.01 [") for row in rows)
         assert "| hot-rank | TPOT (less) | all2all | baseline | loses above | 0.5" in text
 
     def test_nothing_forced_says_nothing(self, groups: list[Results], tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ ACTIONS = (
     Action("i", "axis", "axis", "Plot against per-step, excess, aggregated or predicted imbalance", "points", "plots"),
     Action("u", "outliers", "outliers", "Show outliers hollow, or leave them out", "points", "plots"),
     Action("e", "export", "export", "Write the plot as it is shown, as PNG and CSV, and say where", "points", "plots"),
+    Action(
+        "D",
+        "dose",
+        "forced routing",
+        "What imposed skew costs: the forced-routing runs, plotted and in words",
+        "forced",
+    ),
     Action("l", "log", "log", "Read and search the log of the server chosen in Servers, else of the newest", "log"),
     Action("enter", "open", "open", "Queue: show this run in Live and Imbalance. Servers: its command line and log"),
     Action("escape", "back", "back", "Leave a filter, a maximised pane or a pinned run", written="esc"),
@@ -111,9 +118,10 @@ ACTIONS = (
     Action("question_mark", "help", "help", "Every key, and what it does", written="?"),
     Action("q", "quit", "quit", "Quit; while a run goes on it asks: back, detach, or stop everything"),
 )
+NO_DOSE = "no run of it is done: gatescope --dose 0,0.5,1 --pattern hot-rank makes some"
 BY_NAME = {a.name: a for a in ACTIONS}
 # What the bottom line has room for, the first first; the last three always.
-HINTS = ("run", "cancel", "pause", "next", "retry", "filter", "maximise", "add", "log", "export", "stop_server")
+HINTS = ("run", "cancel", "pause", "next", "retry", "dose", "filter", "maximise", "add", "log", "export", "stop_server")
 LAST_HINTS = ("help", "palette", "quit")
 
 
@@ -145,6 +153,7 @@ def _lacks(need: str, view: View) -> str:
         "runs": (not phases, "there are no runs"),
         "pinned": (not view.pinned, "it follows the run in progress already"),
         "points": ("done" not in phases, "no run is done yet"),
+        "forced": (not any(r.run.dose and r.figures for r in view.snapshot.runs.values()), NO_DOSE),
         "server": (not any(s.phase in ("starting", "ready") for s in servers), "no server is up"),
         "log": (not servers, "no server has been started yet"),
     }

@@ -332,6 +332,11 @@ class Gatescope(Commands, App[int]):
         self.push_screen(ServerScreen(name, server, self.session.run_dir))
         return None
 
+    def do_dose(self) -> None:
+        from tui.screens.dose import DoseScreen
+
+        self.push_screen(DoseScreen(self.session))
+
     def do_follow(self) -> None:
         self.pinned = ""
 

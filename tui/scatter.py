@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,13 +18,17 @@ LEAST = (24, 6)  # columns and rows
 
 
 class Dot(NamedTuple):
-    """One point. `group`: its backend's place."""
+    """One point. `group`: its backend's place. `mark` where it has another than its backend's; `low`, `high`: the ends
+    of its interval."""
 
     group: int
     id: str
     x: float
     y: float
-    outlier: bool
+    outlier: bool = False
+    mark: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 def dots(series: Series, *, outliers: bool) -> list[Dot]:
@@ -49,41 +54,75 @@ def legend(series: Series, *, outliers: bool) -> Line:
     return Line(tuple(spans))
 
 
-def draw(points: Sequence[Dot], width: int, height: int, here: str = "") -> list[Line]:
-    """Axes with ticks and a mark for each point; `here` is the id of the one to pick out."""
+def draw(points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False) -> list[Line]:
+    """Axes with ticks and a mark for each point; `here` is the id to pick out. `joined`: one id is one curve."""
     if width < LEAST[0] or height < LEAST[1] or not points:
         return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
-    xs, ys = _span([p.x for p in points]), _span([p.y for p in points])
+    reach = [end for p in points for end in (p.low, p.high) if end is not None]
+    xs, ys = _span([p.x for p in points]), _span([*(p.y for p in points), *reach])
     rows = height - 2
     ticks = (round(i / (TICKS - 1) * (rows - 1)) for i in range(TICKS))
     labels = {row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks}  # what the row itself stands for
     margin = max(len(text) for text in labels.values())
-    columns = width - margin - 2
-    cells = _cells(points, xs, ys, columns, rows, here)
+    frame = Frame(xs, ys, width - margin - 2, rows)
+    cells = (_under(points, frame) if joined else {}) | _cells(points, frame, here)
     body = [
-        Line(((f"{labels.get(row, ''):>{margin}}{'┤' if row in labels else '│'}", "dim"), *_row(cells, row, columns)))
+        Line(
+            (
+                (f"{labels.get(row, ''):>{margin}}{'┤' if row in labels else '│'}", "dim"),
+                *_row(cells, row, frame.columns),
+            )
+        )
         for row in range(rows)
     ]
-    return [*body, *_x_axis(xs, margin, columns)]
+    return [*body, *_x_axis(xs, margin, frame.columns)]
 
 
-def _cells(
-    points: Sequence[Dot], xs: tuple[float, float], ys: tuple[float, float], columns: int, rows: int, here: str
-) -> dict[tuple[int, int], Span]:
+class Frame(NamedTuple):
+    """What the axes span, and in how many cells."""
+
+    xs: tuple[float, float]
+    ys: tuple[float, float]
+    columns: int
+    rows: int
+
+    def cell(self, x: float, y: float) -> tuple[int, int]:
+        """(row, column)."""
+        row = round((self.ys[1] - y) / (self.ys[1] - self.ys[0]) * (self.rows - 1))
+        return row, round((x - self.xs[0]) / (self.xs[1] - self.xs[0]) * (self.columns - 1))
+
+
+def _cells(points: Sequence[Dot], frame: Frame, here: str) -> dict[tuple[int, int], Span]:
     """(row, column) → the mark there: a digit where several points share the cell."""
     shared: dict[tuple[int, int], list[Dot]] = {}
     for point in points:
-        column = round((point.x - xs[0]) / (xs[1] - xs[0]) * (columns - 1))
-        row = round((ys[1] - point.y) / (ys[1] - ys[0]) * (rows - 1))
-        shared.setdefault((row, column), []).append(point)
+        shared.setdefault(frame.cell(point.x, point.y), []).append(point)
     return {place: _mark(found, here) for place, found in shared.items()}
+
+
+def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
+    """What marks stand on: the line from each point of a curve to the next, and the intervals."""
+    cells: dict[tuple[int, int], Span] = {}
+    for one, other in itertools.pairwise(points):
+        if one.id == other.id:
+            columns = abs(frame.cell(other.x, other.y)[1] - frame.cell(one.x, one.y)[1])
+            for step in range(1, columns):
+                share = step / columns
+                place = frame.cell(_at((one.x, other.x), share), _at((one.y, other.y), share))
+                cells[place] = ("·", BACKENDS[one.group % 4])
+    for point in points:
+        if point.low is not None and point.high is not None:
+            column = frame.cell(point.x, point.y)[1]
+            rows = range(frame.cell(point.x, point.high)[0], frame.cell(point.x, point.low)[0] + 1)
+            cells |= {(row, column): ("│", BACKENDS[point.group % 4]) for row in rows}
+    return cells
 
 
 def _mark(found: Sequence[Dot], here: str) -> Span:
     chosen = next((p for p in found if p.id == here), None)
     point = chosen or found[0]
-    mark = (HOLLOW if point.outlier else MARKS)[point.group % 4]
-    if chosen is None and len({p.group for p in found}) > 1:
+    mark = point.mark or (HOLLOW if point.outlier else MARKS)[point.group % 4]
+    if chosen is None and len({(p.group, p.mark) for p in found}) > 1:
         return (str(min(len(found), 9)), "strong")
     return (mark, "key" if chosen else BACKENDS[point.group % 4])
 

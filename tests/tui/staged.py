@@ -10,11 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from textual.pilot import Pilot
 
-from core import events, store
+from core import events, plan, store
 from core.control import Command
-from core.events import AnyEvent
+from core.dose import Dose
+from core.events import AnyEvent, Latency, RunFigures
+from core.plan import Run
 from tui.app import Gatescope
 from tui.session import Ask, Session
 
@@ -85,6 +88,44 @@ def _cancelled(recorded: list[AnyEvent]) -> list[AnyEvent]:
     return [*kept, events.RunCancelled(at=kept[-1].at + 0.2, run="baseline/002", completed=9)]
 
 
+def _dosed(_: list[AnyEvent]) -> list[AnyEvent]:
+    """A finished experiment of two backends, natural and at four doses of two patterns: 10 ms, and what skew adds."""
+    rng = np.random.default_rng(1)
+    doses = [None, *(Dose(p, level) for p in ("hot-rank", "spread") for level in (0.0, 0.5, 1.0, 1.5))]
+    runs = [
+        Run(backend, "001", plan.label("001", repeat, dose), "datasets/001_0.5.jsonl", dose)
+        for backend in ("baseline", "all2all")
+        for repeat in (1, 2, 3)
+        for dose in doses
+    ]
+    told: list[AnyEvent] = [events.ExperimentStarted(at=1e9, name="dose", engine="builtin (NumPy, CPU)", runs=runs)]
+    for at, run in enumerate(runs, 10**9):
+        told.append(events.RunStarted(at=at + 0.2, run=run.id, requests=16))
+        figures = _figures(run, float(rng.normal(0, 0.1)))
+        told.append(events.RunFinished(at=at + 1.0, run=run.id, result="", figures=figures))
+    return [*told, events.ExperimentFinished(at=told[-1].at + 0.5, done=len(runs), failed=0)]
+
+
+def _figures(run: Run, noise: float) -> RunFigures:
+    level = run.dose.level if run.dose else 0.3
+    rise = {"hot-rank": 4.0, "spread": 1.0}[run.dose.pattern] if run.dose else 1.0
+    tpot = noise + (12.0 if run.backend == "baseline" else 10.0 + rise * level)
+    times = {"ttft": 100.0 + 20 * noise, "tpot": tpot, "itl": tpot, "e2e": 100 + 31 * tpot}
+    return RunFigures(
+        completed=16,
+        failed=0,
+        duration_s=1.0,
+        output_throughput=16_000 / tpot,
+        latencies={name: Latency(n=16, mean=v, p50=v, p90=v, p99=None, max=v) for name, v in times.items()},
+        score=0.5,
+        cv=level + 0.3,
+        aggregated_cv=level + 0.01,
+        excess_cv=level or None,
+        rank_imbalance=1 + level * (rise > 1) if run.backend == "all2all" else None,
+        decode_step_ms=tpot - 1,
+    )
+
+
 STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] = {
     "starting": ("demo", lambda e: until(e, of_kind(events.BackendPhase)), True),
     "first": ("demo", lambda e: until(e, request("baseline/001", 4)), True),
@@ -94,6 +135,7 @@ STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] 
     "gone": ("demo", lambda e: until(e, request("baseline/002", 9)), False),
     "finished": ("demo", lambda e: e, False),
     "failed": ("failed", lambda e: e, False),
+    "dosed": ("demo", _dosed, False),
 }
 
 

@@ -13,6 +13,7 @@ from core import control
 from core.control import Add, Cancel, Move, Retry, StopServer
 from tui.actions import ACTIONS, BY_NAME, PANES, why_not
 from tui.screens.choice import Choice
+from tui.screens.dose import DoseScreen
 from tui.screens.help import Help, keys
 from tui.screens.log import ServerScreen
 from tui.screens.picker import Picker
@@ -297,6 +298,33 @@ async def _open(screen: Screen, session: Played) -> None:
     assert "core.builtin.server" in screen.text
 
 
+@check("dose", "dosed")
+async def _dose(screen: Screen, session: Played) -> None:
+    await screen.press("D")
+    assert isinstance(screen.app.screen, DoseScreen)
+    assert "■ all2all, hot-rank  +0.4 [+0.39, +0.41] ms per 0.1" in screen.text
+    await screen.press("p", "i")
+    assert "median decode step, ms ↑   recorded max/mean of load over EP ranks →" in screen.text
+    await screen.press("v")
+    assert "forced routing, hot-rank: all2all TPOT rises with imposed skew: +0.4" in screen.text
+    await screen.press("v", "e")
+    await screen.until(lambda: "wrote runs/demo/graphs/decode_step_ms-forced-rank.png" in screen.text)
+    assert (Path("runs/demo/graphs/decode_step_ms-forced-rank.csv")).read_text().count("\n") == 1 + 2 * 4 + 1
+    await screen.press("escape")
+    assert not isinstance(screen.app.screen, DoseScreen)
+
+
+def test_without_forced_runs_it_says_how_to_make_some() -> None:
+    async def try_it() -> None:
+        async with shown(stage(Path(), "finished"), 80, 24) as screen:
+            assert " D " not in screen.text
+            await screen.press("D")
+            assert not isinstance(screen.app.screen, DoseScreen)
+            assert "D forced routing: no run of it is done: gatescope --dose 0,0.5,1" in screen.text
+
+    asyncio.run(try_it())
+
+
 @check("follow")
 async def _follow(screen: Screen, session: Played) -> None:
     await screen.press("1", "home", "enter", "f")
@@ -336,7 +364,7 @@ async def _metric(screen: Screen, session: Played) -> None:
 
 @check("axis", "finished")
 async def _axis(screen: Screen, session: Played) -> None:
-    await screen.press("i", "i")
+    await screen.press("i", "i", "i")
     assert screen.app.query_one(Plots).axis == "predicted"
 
 

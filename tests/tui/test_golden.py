@@ -58,6 +58,17 @@ def test_each_tab_of_a_small_terminal(tab: str) -> None:
     agree(f"tab-{tab}-80x24", asyncio.run(look()))
 
 
+@pytest.mark.parametrize("size", SIZES[:2], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize(("keys", "name"), [("D", "forced"), ("Di", "forced-by-rank"), ("Dv", "forced-in-words")])
+def test_forced_routing(keys: str, name: str, size: tuple[int, int]) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "dosed"), *size) as screen:
+            await screen.press(*keys)
+            return screen.text
+
+    agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
 def test_ascii_has_nothing_else() -> None:
     async def look() -> str:
         async with shown(stage(Path(), "running"), ascii=True) as screen:

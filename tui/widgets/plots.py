@@ -47,8 +47,8 @@ class Plots(Pane):
         self._plotted: tuple[object, list[Line]] = (None, [])
 
     def points(self) -> list[RunState]:
-        """Finished runs, in the order of the queue: what the cursor goes over."""
-        return [r for r in self.view.snapshot.runs.values() if r.figures]
+        """Finished runs of natural routing, in the order of the queue: what the cursor goes over."""
+        return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.dose]
 
     def count(self) -> int:
         return len(self.points())

@@ -1,0 +1,214 @@
+"""DoseScreen: what imposed skew costs. A metric of the forced-routing runs against the recorded skew, and in words."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from core import dose
+from core.config import ConfigError
+from core.doseresponse import METRICS, PER
+from tui import scatter
+from tui.scatter import Dot
+from tui.text import Line, Span, fit, line, wrapped
+from tui.theme import BACKENDS
+from tui.widgets import bars
+from tui.widgets.lines import Lines
+from tui.widgets.pane import empty
+
+if TYPE_CHECKING:
+    from core.dosefindings import DoseFindings
+    from core.plots.dose import DoseAxis
+    from core.plots.figure import Series
+    from tui.session import Session
+
+FOLLOW_S = 1.0
+LEAST_ROWS = 26  # of plot and legend, before words take any
+METRIC_KEYS = ("mean_tpot_ms", "decode_step_ms", "mean_ttft_ms", "output_throughput")
+AXES: tuple[DoseAxis, ...] = ("cv", "rank")
+MARKS = ("●", "▲", "■", "◆", "○", "△", "□", "◇", "+", "×")  # a curve's own; a colour is a backend's
+HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), ("esc", "back"))
+
+
+class DoseScreen(Screen[None]):
+    """Drawn anew when a forced run ends. `in_words`: the sentences have the whole screen, and scroll."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,D,ctrl+c", "dismiss", "back"),
+        Binding("p", "metric", "metric"),
+        Binding("i", "axis", "axis"),
+        Binding("v", "words", "words"),
+        Binding("e", "export", "export"),
+        Binding("up,k", "scroll(-1)", "up"),
+        Binding("down,j", "scroll(1)", "down"),
+        Binding("pageup", "page(-1)", "page up"),
+        Binding("pagedown", "page(1)", "page down"),
+    ]
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.metric, self.axis, self.in_words = METRIC_KEYS[0], AXES[0], False
+        self._top = 0
+        self._said = ""
+        self._found: tuple[object, DoseFindings | None] = (None, None)
+
+    def compose(self) -> ComposeResult:
+        yield Lines("header")
+        yield Lines("dose")
+        yield Lines("message")
+        yield Lines("keys")
+
+    def on_mount(self) -> None:
+        self.set_interval(FOLLOW_S, self.show)
+        self.call_after_refresh(self.show)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show)
+
+    def show(self) -> None:
+        body = self.query_one("#dose", Lines)
+        self.query_one("#header", Lines).put([self._header()])
+        body.put(self._words(*body.size) if self.in_words else self._plot(*body.size))
+        self.query_one("#message", Lines).put([line((f" {self._said}", "note"))])
+        self.query_one("#keys", Lines).put([bars.keys(HINTS)])
+
+    def findings(self) -> DoseFindings:
+        """Of the finished runs; worked out anew when there are more of them."""
+        from core import dosefindings
+        from tui import series
+
+        snapshot = self._session.snapshot
+        key = tuple(id(run.figures) for run in snapshot.runs.values() if run.figures)
+        if self._found[1] is None or key != self._found[0]:
+            self._found = key, dosefindings.find(series.groups(snapshot))
+        assert self._found[1] is not None  # just set
+        return self._found[1]
+
+    def series(self) -> Series:
+        """What is drawn, and what `e` writes. ConfigError where no dose has both values."""
+        from core.plots import dose as figure
+
+        return figure.series(self.findings(), self.metric, self.axis, self._session.snapshot.engine)
+
+    # --- drawing ----------------------------------------------------------------------------------------------------
+
+    def _header(self) -> Line:
+        about = f"   engine {self._session.snapshot.engine}   {self._session.run_dir}"
+        return line((f" {dose.NAME}: what imposed skew costs", "strong"), (about, "dim"))
+
+    def _plot(self, width: int, height: int) -> list[Line]:
+        """The plot, with the slope of each curve; below it, where there is room, how the curves compare."""
+        try:
+            drawn = self.series()
+        except ConfigError as error:
+            return empty(*wrapped(str(error), width - 4), "p  another metric   i  the other axis")
+        words = [row for text in self._compared() for row in wrapped(text, width - 2, "  ")]
+        room = max(0, min(len(words), height - LEAST_ROWS))
+        if 0 < room < len(words):
+            words[room - 1 :] = ["… v: all of it in words"]
+        head = [
+            line((fit(f" {drawn.y_label} ↑   {drawn.x_label} →", width), "")),
+            *_legend(drawn, self._slopes(), width),
+            line((fit(f" {drawn.note}", width), "dim")),
+        ]
+        plot = scatter.draw(dots(drawn), width, height - len(head) - room, joined=True)
+        return [*head, *plot, *(line(f" {row}") for row in words[:room])]
+
+    def _slopes(self) -> dict[str, str]:
+        """Curve → its slope against what is on the axis, in brief."""
+        unit = METRICS[self.metric][1]
+        per = {
+            f"{c.backend}, {c.pattern}": c.per_cv if self.axis == "cv" else c.per_rank
+            for c in self.findings().curves
+            if c.metric == self.metric
+        }
+        return {
+            name: f"{slope.shown('+.2g')} {unit} per {PER}" for name, slope in per.items() if slope.value is not None
+        }
+
+    def _compared(self) -> list[str]:
+        """Without the words that the header has."""
+        found = self.findings()
+        crossings = [c.in_words() for c in found.crossings if c.metric == self.metric]
+        return crossings + [w.in_words() for w in found.rank_waits if w.metric == self.metric]
+
+    def _words(self, width: int, height: int) -> list[Line]:
+        found = self.findings()
+        texts = [*found.sentences, *(f"left out: {run}: {why}" for run, why in found.left_out.items())]
+        rows = [row for text in texts for row in (*wrapped(text, width - 2, "  "), "")]
+        self._top = max(0, min(self._top, len(rows) - height))
+        return [line(f" {row}") for row in rows[self._top : self._top + height]]
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def action_metric(self) -> None:
+        self.metric = METRIC_KEYS[(METRIC_KEYS.index(self.metric) + 1) % len(METRIC_KEYS)]
+        self.show()
+
+    def action_axis(self) -> None:
+        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
+        self.show()
+
+    def action_words(self) -> None:
+        self.in_words = not self.in_words
+        self.show()
+
+    def action_scroll(self, by: int) -> None:
+        self._top = max(0, self._top + by)
+        self.show()
+
+    def action_page(self, by: int) -> None:
+        self.action_scroll(by * max(1, self.query_one("#dose", Lines).size.height - 1))
+
+    def action_export(self) -> None:
+        """Write PNG and CSV in a thread: the first PNG takes a second."""
+        self.run_worker(self._export, thread=True)
+
+    def _export(self) -> None:
+        from core import store
+        from core.plots import dose as figure
+        from core.plots import png
+
+        file = Path(self._session.run_dir or "") / "graphs" / f"{figure.name(self.metric, self.axis)}.png"
+        try:
+            drawn = self.series()
+            png.write(drawn, file)
+            store.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
+        except (OSError, ConfigError) as error:
+            self._said = f"not written: {error}"
+        else:
+            self._said = f"wrote {file} and the same points as .csv"
+        self.app.call_from_thread(self.show)
+
+
+def dots(series: Series) -> list[Dot]:
+    """The points of its curves, in order, with their intervals."""
+    return [
+        Dot(curve.place, curve.name, x, y, mark=MARKS[place % len(MARKS)], low=_end(low), high=_end(high))
+        for place, curve in enumerate(series.curves)
+        if curve.low is not None and curve.high is not None
+        for x, y, low, high in zip(
+            curve.x.tolist(), curve.y.tolist(), curve.low.tolist(), curve.high.tolist(), strict=True
+        )
+    ]
+
+
+def _end(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _legend(series: Series, slopes: dict[str, str], width: int) -> list[Line]:
+    """Mark, name and slope of each curve, in as many rows as they need."""
+    rows: list[list[Span]] = [[(" ", "")]]
+    for place, curve in enumerate(series.curves):
+        text = f"{MARKS[place % len(MARKS)]} {curve.name}  {slopes.get(curve.name, '')}".rstrip() + "   "
+        if len(rows[-1]) > 1 and sum(len(part) for part, _ in rows[-1]) + len(text) > width:
+            rows.append([(" ", "")])
+        rows[-1].append((text, BACKENDS[curve.place % 4]))
+    return [Line(tuple(row)) for row in rows]
