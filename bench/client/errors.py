@@ -72,6 +72,29 @@ def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
     )
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """Of the load that so many streams offer when none is ever idle and every token leaves when it is due: what came.
+
+    `client`: the share of its slots' time in which a request was with the server. `server`: of that time, the share
+    that the schedule asked for; the rest is the server's own lateness.
+    """
+
+    client: float
+    server: float
+
+
+def delivery(truth: list[dict[str, Any]], concurrency: int) -> Delivery:
+    """From the server's own times alone. Which request took whose slot does not matter: the sums are the same."""
+    done = [r for r in truth if r["end"] == "done"]
+    arrived, ended = (sorted(r[name] for r in done) for name in ("t_arrived", "t_done"))
+    idle = sum(arrived[concurrency:]) - sum(ended[: len(done) - concurrency])
+    idle += sum(arrived[:concurrency]) - concurrency * arrived[0]  # the first of each slot: from the first of all
+    with_server = sum(ended) - sum(arrived)
+    asked = sum(r["t_due"][-1] - r["t_request"] for r in done)
+    return Delivery(with_server / (with_server + idle), asked / with_server)
+
+
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:
     if not values.size:
         return float("nan"), float("nan")

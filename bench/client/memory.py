@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,37 +18,49 @@ from core.load import client
 from core.load.record import Progress
 
 REQUESTS, TOKENS, STREAMS = 8000, 128, 64
+SERVER = [str(Path(__file__).parent / "truth_server.py"), "--port", "0", "--firehose", "--burst", "8"]
 
 
-def main() -> None:
-    command = [
-        sys.executable,
-        str(Path(__file__).parent / "truth_server.py"),
-        "--port",
-        "0",
-        "--firehose",
-        "--burst",
-        "8",
-    ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+@dataclass(frozen=True)
+class Sample:
+    """After so many tokens, in MB."""
+
+    tokens: int
+    worker: float
+    parent: float
+
+
+def sampled() -> list[Sample]:
+    """About one a second."""
+    server = subprocess.Popen([sys.executable, *SERVER], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     url = "http://" + server.stderr.readline().split()[2]
     prompts = [Prompt(str(i), f"prompt {i}") for i in range(REQUESTS)]
     load = client.Load(url, "truth", "001", prompts, output_len=TOKENS, max_concurrency=STREAMS, workers=1)
+    samples: list[Sample] = []
     try:
-        records = asyncio.run(client.run(load, on_progress=_tell))
+        asyncio.run(client.run(load, on_progress=lambda progress: samples.append(_sample(progress))))
     finally:
         server.terminate()
         server.wait()
-    print(f"{sum(r.output_tokens for r in records)} tokens, {sum(not r.ok for r in records)} errors")
+        server.stderr.close()
+    return samples
 
 
-def _tell(progress: Progress) -> None:
-    children = psutil.Process().children(recursive=True)
-    worker = sum(p.memory_info().rss for p in children if "core.load.worker" in p.cmdline())
-    parent = psutil.Process().memory_info().rss
-    print(f"{progress.output_tokens:>9} tokens: worker {worker / 1e6:.0f} MB, parent {parent / 1e6:.0f} MB")
+def growth(samples: list[Sample]) -> float:
+    """The most that the worker held in the second half of the tokens, over the most in the first."""
+    half = samples[-1].tokens / 2
+    early, late = ([s.worker for s in samples if (s.tokens > half) is late] for late in (False, True))
+    return max(late) / max(early) if early else float("nan")
+
+
+def _sample(progress: Progress) -> Sample:
+    me = psutil.Process()
+    worker = sum(p.memory_info().rss for p in me.children(recursive=True) if "core.load.worker" in p.cmdline())
+    return Sample(progress.output_tokens, worker / 1e6, me.memory_info().rss / 1e6)
 
 
 if __name__ == "__main__":
-    main()
+    for sample in (found := sampled()):
+        print(f"{sample.tokens:>9} tokens: worker {sample.worker:.0f} MB, parent {sample.parent:.0f} MB")
+    print(f"the worker's second half over its first: {growth(found):.2f}")

@@ -36,6 +36,7 @@ class Peer:
     name: str
     command: Callable[[Task], list[str]]
     rows: Callable[[Task], list[Row]]
+    is_slow: bool = False  # takes ten seconds and more to start
 
 
 def gatescope() -> Peer:
@@ -72,7 +73,7 @@ def vllm_rs(binary: Path) -> Peer:
 
 def vllm_bench(python: Path) -> Peer:
     """`vllm bench serve` in Python."""
-    return Peer("vllm (Python)", lambda t: [str(python), "-c", VLLM_PYTHON, *_vllm_flags(t)], _vllm_rows)
+    return Peer("vllm (Python)", lambda t: [str(python), "-c", VLLM_PYTHON, *_vllm_flags(t)], _vllm_rows, is_slow=True)
 
 
 def with_aiohttp(way: str, python: Path) -> Peer:
@@ -121,7 +122,7 @@ def aiperf(binary: Path) -> Peer:
         lines = next(t.out.rglob("*raw*.jsonl")).read_text().splitlines()
         return [_aiperf_row(json.loads(line)) for line in lines]
 
-    return Peer("aiperf", command, rows)
+    return Peer("aiperf", command, rows, is_slow=True)
 
 
 def guidellm(binary: Path) -> Peer:
@@ -143,7 +144,7 @@ def guidellm(binary: Path) -> Peer:
         prompts = [json.loads(r["request_args"])["body"]["prompt"] for r in done]
         return [Row(p, r["time_to_first_token_ms"] / 1e3, None) for p, r in zip(prompts, done, strict=True)]
 
-    return Peer("guidellm", command, rows)
+    return Peer("guidellm", command, rows, is_slow=True)
 
 
 def _aiperf_row(record: dict) -> Row:

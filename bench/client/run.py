@@ -3,7 +3,8 @@
     python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON --aiperf aiperf --guidellm guidellm
 
 The truth server has one core to itself, each client (its whole process tree) another one. Clients take turns in every
-round, so that what else the machine does hits all alike; the table holds medians over rounds.
+round, so that what else the machine does hits all alike; the tables hold medians over rounds. Peers that take ten
+seconds and more to start run in the first round only, and only what an aim needs. About eight minutes with all peers.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import memory
 import peers
 import psutil
-from errors import Errors, errors
+from aims import EACH, MANY, Results, aims, median
+from errors import Delivery, Errors, delivery, errors
 from peers import Peer, Task
 
 HERE = Path(__file__).parent
@@ -33,15 +36,29 @@ TTFT_MS, ITL_MS = 50.0, 10.0
 TIMED = {"firehose": False, "ttft_ms": TTFT_MS, "itl_ms": ITL_MS, "jitter": 0.2}
 STALL_S, STALL_EVERY_S = 0.020, 0.100
 SERVER_CORE, CLIENT_CORE = 0, 1
-SCENARIOS = {  # name: (schedule, requests, concurrency, tokens, stalled)
-    "32 streams": (TIMED, 160, 32, 64, False),
-    "256 streams": (TIMED, 1024, 256, 64, False),
-    "32 streams, stalled": (TIMED, 160, 32, 64, True),
-}
-PYTHON = "the best Python peer"
-CAPACITY = {"an event a packet": 1, "8 events a packet": 8}
+CAPACITY = {EACH: 1, MANY: 8}  # title: events in one send
 SIZES = (256, 1280)
 CAPACITY_STREAMS, CAPACITY_TOKENS = 64, 128
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the server does, and what is asked of it."""
+
+    schedule: dict[str, Any]
+    requests: int
+    concurrency: int
+    tokens: int
+    stalled: bool = False
+    for_slow: bool = True  # peers that are slow to start run it too
+
+
+SCENARIOS = {
+    "32 streams": Scenario(TIMED, 160, 32, 64),
+    "256 streams": Scenario(TIMED, 1024, 256, 64),
+    "32 streams, stalled": Scenario(TIMED, 160, 32, 64, stalled=True, for_slow=False),
+    "1000 streams": Scenario({**TIMED, "ttft_ms": 500.0, "itl_ms": 100.0}, 1000, 1000, 20, for_slow=False),
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +67,17 @@ class Ran:
 
     cpu_s: float
     start_to_first_request_s: float
-    delivered_share: float  # of the load that so many streams of this schedule offer
+    failed: int  # requests that the client does not report whole
     errors: Errors
+    delivery: Delivery | None  # None: no schedule to keep
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """CPU seconds per 1e6 tokens, and the share of events that were read with a later one."""
+
+    cpu_s: float
+    shared_share: float
 
 
 class Server:
@@ -85,12 +111,12 @@ def _place(core: int, nice: int) -> None:
         os.nice(nice)
 
 
-def run(peer: Peer, server: Server, folder: Path, scenario: tuple[dict, int, int, int, bool], nice: int) -> Ran:
+def run(peer: Peer, server: Server, folder: Path, asked: Scenario, nice: int) -> Ran:
     """Run one client on one scenario."""
-    schedule, count, concurrency, tokens, stalled = scenario
-    server.control(**schedule)
+    server.control(**asked.schedule)
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        task = Task(server.url, folder / "prompts.jsonl", count, concurrency, tokens, Path(out))
+        prompts = folder / "prompts.jsonl"
+        task = Task(server.url, prompts, asked.requests, asked.concurrency, asked.tokens, Path(out))
         started = time.perf_counter_ns()
         with open(folder / "client.log", "w") as log:
             process = subprocess.Popen(
@@ -101,7 +127,7 @@ def run(peer: Peer, server: Server, folder: Path, scenario: tuple[dict, int, int
                 preexec_fn=lambda: _place(CLIENT_CORE, nice),
             )
         over = threading.Event()
-        if stalled:
+        if asked.stalled:
             threading.Thread(target=_stall, args=(process.pid, over), daemon=True).start()
         _, status, usage = os.wait4(process.pid, 0)
         over.set()
@@ -113,8 +139,9 @@ def run(peer: Peer, server: Server, folder: Path, scenario: tuple[dict, int, int
     return Ran(
         cpu_s=usage.ru_utime + usage.ru_stime,
         start_to_first_request_s=(min(r["t_arrived"] for r in truth) - started) / 1e9,
-        delivered_share=_delivered(truth, concurrency, tokens),
+        failed=asked.requests - found.requests,
         errors=found,
+        delivery=None if asked.schedule["firehose"] else delivery(truth, asked.concurrency),
     )
 
 
@@ -131,26 +158,17 @@ def _stall(pid: int, over: threading.Event) -> None:
                 time.sleep(STALL_S)
 
 
-def _delivered(truth: list[dict[str, Any]], concurrency: int, tokens: int) -> float:
-    """Tokens a second that the server sent, of those that back-to-back streams would get."""
-    done = [r for r in truth if r["end"] == "done"]
-    span = (max(r["t_done"] for r in done) - min(r["t_arrived"] for r in done)) / 1e9
-    waves = -(-len(done) // concurrency)
-    return waves * (TTFT_MS + (tokens - 1) * ITL_MS) / 1e3 / span
+def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) -> Capacity:
+    """The slope between two run sizes, so that start-up is out; of the client's whole process tree."""
+    asked = [Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS) for n in SIZES]
+    small, large = (run(peer, server, folder, each, nice) for each in asked)
+    tokens = (SIZES[1] - SIZES[0]) * CAPACITY_TOKENS
+    return Capacity((large.cpu_s - small.cpu_s) / tokens * 1e6, large.errors.shared_share)
 
 
-def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) -> float:
-    """CPU seconds per 1e6 tokens of the client's process tree: the slope between two run sizes, so without start-up."""
-    used = []
-    for count in SIZES:
-        schedule = {"firehose": True, "burst": burst}
-        used.append(run(peer, server, folder, (schedule, count, CAPACITY_STREAMS, CAPACITY_TOKENS, False), nice).cpu_s)
-    return (used[1] - used[0]) / ((SIZES[1] - SIZES[0]) * CAPACITY_TOKENS) * 1e6
-
-
-def measure(clients: list[Peer], rounds: int, nice: int) -> dict[str, dict[str, list[Any]]]:
-    """scenario → client → one value per round."""
-    results: dict[str, dict[str, list[Any]]] = {}
+def measure(clients: list[Peer], rounds: int, nice: int) -> Results:
+    """scenario → client → one value a round."""
+    results: Results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_inputs(folder)
@@ -158,95 +176,82 @@ def measure(clients: list[Peer], rounds: int, nice: int) -> dict[str, dict[str, 
         try:
             for number in range(rounds):
                 for peer in clients if number % 2 == 0 else clients[::-1]:
-                    for title, burst in CAPACITY.items():
-                        cost = capacity(peer, server, folder, burst, nice)
-                        results.setdefault(title, {}).setdefault(peer.name, []).append(cost)
-                    for title, scenario in SCENARIOS.items():
-                        ran = asdict(run(peer, server, folder, scenario, nice))
-                        results.setdefault(title, {}).setdefault(peer.name, []).append(ran)
-                    print(f"round {number + 1} of {rounds}: {peer.name}", file=sys.stderr)
+                    if number == 0 or not peer.is_slow:
+                        _round(peer, server, folder, nice, results)
+                        print(f"round {number + 1} of {rounds}: {peer.name}", file=sys.stderr)
         finally:
             server.stop()
     return results
 
 
-# --- the table ----------------------------------------------------------------------------------------------------
+def _round(peer: Peer, server: Server, folder: Path, nice: int, results: Results) -> None:
+    for title, burst in CAPACITY.items():
+        if title == EACH or not peer.is_slow:
+            cost = asdict(capacity(peer, server, folder, burst, nice))
+            results.setdefault(title, {}).setdefault(peer.name, []).append(cost)
+    for title, scenario in SCENARIOS.items():
+        if scenario.for_slow or not peer.is_slow:
+            ran = asdict(run(peer, server, folder, scenario, nice))
+            results.setdefault(title, {}).setdefault(peer.name, []).append(ran)
 
 
-def table(results: dict[str, dict[str, list[Any]]]) -> list[str]:
+# --- the tables ---------------------------------------------------------------------------------------------------
+
+
+def tables(results: Results) -> list[str]:
     """Markdown: a line a client, medians over rounds."""
-    names = list(next(iter(results.values())))
+    return [*_costs(results), *(line for title in SCENARIOS for line in _accuracy(results[title], title))]
+
+
+def _costs(results: Results) -> list[str]:
     lines = [
-        "| client | " + " | ".join(f"CPU s / 1e6 tokens, {t}" for t in CAPACITY) + " | start to first request, s |"
+        "CPU s / 1e6 tokens (in brackets: events that were read together with a later one)",
+        "",
+        f"| client | {EACH} | {MANY} | start to first request, s |",
+        "|---|---|---|---|",
     ]
-    lines.append("|---" * (len(CAPACITY) + 2) + "|")
-    for name in names:
-        costs = [_median(results[title][name]) for title in CAPACITY]
-        starts = _median([r["start_to_first_request_s"] for r in results["32 streams"][name]])
-        lines.append(f"| {name} | " + " | ".join(f"{c:.2f}" for c in costs) + f" | {starts:.2f} |")
-    for title in SCENARIOS:
-        lines += [
-            "",
-            f"{title}: absolute errors in ms, median / p99",
-            "",
-            "| client | TTFT | ITL | events read together |",
-        ]
-        lines.append("|---|---|---|---|")
-        for name in names:
-            runs = [r["errors"] for r in results[title][name]]
-            together = _median([r["shared_share"] for r in runs])
-            lines.append(f"| {name} | {_pair(runs, 'ttft')} | {_pair(runs, 'itl')} | {_shown(together, '.1%')} |")
+    for name in results[EACH]:
+        costs = [_cost(results[title].get(name, [])) for title in CAPACITY]
+        starts = median([r["start_to_first_request_s"] for r in results["32 streams"][name]])
+        lines.append(f"| {name} | {costs[0]} | {costs[1]} | {starts:.2f} |")
     return lines
 
 
-def ratios(results: dict[str, dict[str, list[Any]]]) -> list[str]:
-    """The claims, each as gatescope over a named peer of the same run; below 1 is better than the peer."""
+def _cost(runs: list[dict[str, Any]]) -> str:
+    if not runs:
+        return "–"
+    cpu, shared = (median([r[key] for r in runs]) for key in ("cpu_s", "shared_share"))
+    return f"{cpu:.2f} ({_shown(shared, '.0%')})"
 
-    def error(title: str, key: str, place: int) -> dict[str, float]:
-        return {n: _median([r["errors"][key][place] for r in runs]) for n, runs in results[title].items()}
 
-    each, many = ({n: _median(v) for n, v in results[title].items()} for title in CAPACITY)
+def _accuracy(clients: dict[str, list[dict[str, Any]]], title: str) -> list[str]:
     lines = [
-        *_claim("CPU per token, an event a packet", each, [(PYTHON, 0.65), ("aiohttp (raw)", 0.75), ("vllm-rs", 1.0)]),
-        *_claim("CPU per token, 8 events a packet", many, [("vllm-rs", 2.5)]),
+        "",
+        f"{title}: absolute errors in ms, median / p99; of the offered load, what client × server let through",
+        "",
+        "| client | TTFT | ITL | ITL of events read alone | events read together | load | failed |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for title in ("32 streams", "256 streams"):
-        lines += _claim(f"ITL error p99, {title}", error(title, "itl", 1), [("vllm-rs", 0.5)])
-        lines += _claim(f"TTFT error median, {title}", error(title, "ttft", 0), [("vllm-rs", 1.0), (PYTHON, 0.1)])
-    lines += _claim("TTFT error p99, 256 streams", error("256 streams", "ttft", 1), [("vllm-rs", 0.5)])
-    shares = {n: _median([r["delivered_share"] for r in v]) for n, v in results["256 streams"].items()}
-    own = error("32 streams, stalled", "itl_own", 1)["gatescope"]
-    return [
-        *lines,
-        f"ITL error p99 of events that were read alone, stalled: {own:.3f} ms (aim 0.2)",
-        "delivered / offered load at 256 streams: " + ", ".join(f"{n} {s:.1%}" for n, s in shares.items()),
-    ]
-
-
-def _claim(what: str, values: dict[str, float], aims: list[tuple[str, float]]) -> list[str]:
-    """A line for each peer that is there; PYTHON stands for the best tool in Python (bare aiohttp is none)."""
-    others = ("gatescope", "vllm-rs", "aiohttp (raw)")
-    in_python = {n: v for n, v in values.items() if n not in others and v == v}
-    if in_python:
-        best = min(in_python, key=lambda n: in_python[n])
-        aims = [(best if peer == PYTHON else peer, aim) for peer, aim in aims]
-    return [
-        f"{what}: {values['gatescope'] / values[peer]:.3f} × {peer} (aim {aim:g})"
-        for peer, aim in aims
-        if peer in values
-    ]
+    for name, runs in clients.items():
+        found = [r["errors"] for r in runs]
+        pairs = " | ".join(_pair(found, key) for key in ("ttft", "itl", "itl_own"))
+        together = _shown(median([r["shared_share"] for r in found]), ".1%")
+        load = " × ".join(f"{median([r['delivery'][side] for r in runs]):.1%}" for side in ("client", "server"))
+        lines.append(f"| {name} | {pairs} | {together} | {load} | {max(r['failed'] for r in runs)} |")
+    return lines
 
 
 def _pair(runs: list[dict[str, Any]], key: str) -> str:
-    return " / ".join(_shown(_median([r[key][place] for r in runs]), ".3g") for place in (0, 1))
+    return " / ".join(_shown(median([r[key][place] for r in runs]), ".3g") for place in (0, 1))
 
 
 def _shown(value: float, form: str) -> str:
     return "–" if value != value else format(value, form)
 
 
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
+def _machine(before: tuple[float, float, float]) -> str:
+    load = f"load average {before[0]:.1f} before, {os.getloadavg()[0]:.1f} after"
+    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {load}"
 
 
 def _write_inputs(folder: Path) -> None:
@@ -287,10 +292,14 @@ def main() -> None:
     clients += [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")] if a.aiohttp else []
     clients += [peers.aiperf(a.aiperf)] if a.aiperf else []
     clients += [peers.guidellm(a.guidellm)] if a.guidellm else []
+    before = os.getloadavg()
     results = measure(clients, a.rounds, a.nice)
     if a.out:
         a.out.write_text(json.dumps(results, indent=1))
-    print("\n".join([*table(results), "", *ratios(results)]))
+    claims = aims(results, memory.growth(memory.sampled()))
+    head = ["| aim | measured | limit | met |", "|---|---|---|---|"]
+    print("\n".join([_machine(before), "", *tables(results), "", *head, *(aim.row() for aim in claims)]))
+    print(f"\n{sum(aim.is_met for aim in claims)} of {len(claims)} aims met")
 
 
 if __name__ == "__main__":

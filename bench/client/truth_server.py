@@ -27,6 +27,7 @@ One truth record per request:
   t_request    ns, the request had been read whole
   tokens       tokens asked for;  per_event = tokens carried by one SSE event (the last event's
                text is full length even when tokens is no multiple of it; usage is exact)
+  t_due        ns, when the schedule wanted each token event (timed mode)
   t_send       ns, just before the send of token event k (the list's k-th entry)
   t_done       ns, just before the send of usage + [DONE]
   t_role       ns, chat only: send of the first event, which holds the role and no text
@@ -184,6 +185,7 @@ class Req:
             "t_request": self.t_request,
             "tokens": self.tokens,
             "per_event": self.per,
+            "t_due": list(getattr(self, "due", ())),
             "t_send": list(self.t_send),
             "t_done": self.t_done,
             "t_role": self.t_role,
