@@ -160,10 +160,10 @@ class Sampled(Event, frozen=True, kw_only=True):
 
     backend: str
     run: str
-    sent: int
+    sent: int  # requests sent so far; under Poisson arrivals those to come are not in it
     first_tokens: int  # requests that have one
     output_tokens: int
-    finished: int
+    finished: int  # well or with an error; the others that were sent are in flight
     server: ServerLoad | None = None
     gpus: list[Gpu] = []
     imbalance: LiveImbalance | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -15,6 +17,9 @@ from core.backends import choice, ports
 from core.backends import server as servers
 from core.backends.launch import Launch
 from core.config import Backend, ConfigError
+
+KEPT_BYTES = 1 << 18  # of what a server wrote: why it died is looked for in it
+DRAIN_S = 1.0
 
 
 def run(
@@ -49,9 +54,16 @@ def run(
 
 
 async def _serve(backend: Backend, launch: Launch) -> int:
-    log = Path("/dev/stdout")
     api_key = os.environ.get("VLLM_API_KEY", "")
+    if not api_key:
+        print("! no VLLM_API_KEY is set: everybody on this machine can use the server", file=sys.stderr)
+    read_end, write_end = os.pipe()
+    log = Path(f"/dev/fd/{write_end}")
     server = servers.start(backend.name, launch.command, port=backend.port, api_key=api_key, log=log, env=launch.env)
+    os.close(write_end)
+    said = bytearray()
+    passing_on = threading.Thread(target=_pass_on, args=(read_end, said), daemon=True)
+    passing_on.start()
     caught: list[int] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -59,10 +71,21 @@ async def _serve(backend: Backend, launch: Launch) -> int:
     try:
         while not caught and not server.has_ended:
             await asyncio.sleep(0.1)
-        if server.has_ended:
-            print(f"server {backend.name} exited with code {server.process.returncode}", file=sys.stderr)
-            return 1
-        return 128 + caught[0]
     finally:
         for left in server.stop():
             print(f"! {left}", file=sys.stderr)
+        passing_on.join(DRAIN_S)
+    if caught:
+        return 128 + caught[0]
+    print(server.death(said.decode(errors="replace").splitlines()), file=sys.stderr)
+    return 1
+
+
+def _pass_on(pipe: int, said: bytearray) -> None:
+    """Show what the server writes until it has ended, and keep the last of it. A closed stdout does not stop it."""
+    while data := os.read(pipe, 1 << 16):
+        with contextlib.suppress(OSError):
+            os.write(1, data)
+        said += data
+        del said[: max(0, len(said) - KEPT_BYTES)]
+    os.close(pipe)

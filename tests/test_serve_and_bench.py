@@ -64,6 +64,18 @@ class TestBench:
         assert len(answer.stderr.splitlines()) == 1
 
 
+def test_serve_says_why_its_server_died(place: Place) -> None:
+    config = place.folder / "experiments.toml"
+    config.write_text(place.config.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-flag"]'))
+    answer = place.gatescope("serve", "baseline")
+    assert answer.returncode == 1
+    assert "error: unrecognized arguments: --no-such-flag" in answer.stdout
+    warning, death = answer.stderr.splitlines()
+    assert warning == "! no VLLM_API_KEY is set: everybody on this machine can use the server"
+    assert death.startswith("server baseline exited with code 2 after ")
+    assert death.endswith(" s: the server does not know --no-such-flag; see extra_args")
+
+
 def test_serve_refuses_a_taken_port_and_an_unknown_backend(place: Place) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", place.ports[0]))

@@ -15,7 +15,7 @@ ECHOES = re.compile(
 )
 PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:.,]+ \[[^\]]*\]\s?)?")
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Failure|Exit)\b: \S|^Value error, ")
-STATEMENT = re.compile(r"^\S+: error: |^ERROR:\s")  # argparse's, uvicorn's
+STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s")  # argparse's, uvicorn's
 FRAME = re.compile(r'^File "([^"]+)"')
 PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
 
@@ -23,10 +23,10 @@ PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
 KNOWN = tuple(
     (re.compile(said, re.IGNORECASE), meant)
     for said, meant in (
-        (r"unrecognized arguments: (.+)", r"this vLLM does not know \1; see extra_args"),
+        (r"unrecognized arguments: (.+)", r"the server does not know \1; see extra_args"),
         (
             r"argument (-\S+?)(?:/\S+)?: invalid choice: '?(\S+?)'? \(choose from (.+)\)",
-            r"this vLLM knows no \1 \2; it has \3",
+            r"the server knows no \1 \2; it has \3",
         ),
         (r": error: ((?:argument|the following arguments) .+)", r"the server refuses its command line: \1"),
         (

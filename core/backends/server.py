@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,14 @@ class Server:
             await asyncio.sleep(POLL_S)
         return False
 
-    def death(self) -> str:
-        """How it ended, and why, as its log says it."""
+    def death(self, lines: Iterable[str] | None = None) -> str:
+        """How it ended, and why, as its log says it; or `lines`, where the log cannot be read back."""
         code, took = self.process.returncode, time.monotonic() - self.started
         if code < 0:
             return f"the supervisor of server {self.name} was killed by {signal.Signals(-code).name} after {took:.1f} s"
         if code > 128 and code - 128 in signal.valid_signals():
             return f"server {self.name} was killed by {signal.Signals(code - 128).name} after {took:.1f} s"
-        cause = rootcause.find(serverlog.lines(self.log, self.log_start))
+        cause = rootcause.find(serverlog.lines(self.log, self.log_start) if lines is None else lines)
         if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
             cause = f"{cause}: port {self.port} is held by {other}"
         return f"server {self.name} exited with code {code} after {took:.1f} s" + (f": {cause}" if cause else "")

@@ -116,10 +116,11 @@ def _joined(numbers: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a load has come."""
+    """How far a load has come. `sent` less those that have ended are in flight: requests whose time has not come are
+    not in it, those that found no server are."""
 
     sent: int = 0
-    first_tokens: int = 0
+    first_tokens: int = 0  # requests that have one
     output_tokens: int = 0
     done: int = 0
     errors: int = 0

@@ -161,7 +161,7 @@ class Worker:
         self._active.discard(request)
         self._freed.append(done.bare.t_done_ns)
         self._slots.release()
-        self._sent += request.times.sent > 0
+        self._sent += request.times.sent > 0 or error != STOPPED
         self._first_tokens += bool(request.stream.stamps)
         self._tokens += request.stream.received
         self._done += done.bare.ok

@@ -20,11 +20,11 @@ HUB_FRAME = API + '  File "/env/site-packages/huggingface_hub/utils/_validators.
 DEATHS = {
     "a flag that it does not know": (
         [USAGE, "api_server.py: error: unrecognized arguments: --no-such-flag --nor-this 1"],
-        "this vLLM does not know --no-such-flag --nor-this 1; see extra_args",
+        "the server does not know --no-such-flag --nor-this 1; see extra_args",
     ),
     "a value that it does not know": (
         [USAGE, "api_server.py: error: argument --dtype: invalid choice: 'bfloat61' (choose from 'auto', 'bfloat16')"],
-        "this vLLM knows no --dtype bfloat61; it has 'auto', 'bfloat16'",
+        "the server knows no --dtype bfloat61; it has 'auto', 'bfloat16'",
     ),
     "a value of the wrong kind": (
         [USAGE, "api_server.py: error: argument --seed: invalid int value: 'x'"],

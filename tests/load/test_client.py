@@ -221,6 +221,21 @@ def test_each_request_is_told_as_it_ends_and_progress_meanwhile(truth: Truth) ->
     assert any(p.done == 0 and 0 < p.output_tokens < 240 for p in progress)
 
 
+def test_progress_counts_what_was_sent_not_what_is_to_come(truth: Truth) -> None:
+    progress: list[Progress] = []
+    run(load(truth, 12, request_rate=4.0), on_progress=progress.append)
+    assert any(0 < p.sent < 12 for p in progress)
+    assert all(p.done <= p.first_tokens <= p.sent for p in progress)
+    assert progress[-1].sent == progress[-1].done == 12
+
+
+def test_requests_that_found_no_server_are_not_in_flight(truth: Truth) -> None:
+    progress: list[Progress] = []
+    gone = replace(load(truth, 3), base_url="http://127.0.0.1:1")
+    run(gone, on_progress=progress.append)
+    assert progress[-1] == Progress(sent=3, errors=3)
+
+
 def test_cancellation_ends_workers_and_sockets_and_tells_what_there_was(truth: Truth) -> None:
     truth.control(itl_ms=20.0)
     told: list[RequestRecord] = []
