@@ -74,6 +74,8 @@ class Measurement:
             raise RunError(f"nothing was sent: {type(error).__name__}: {error}") from None
         finally:
             watch.cancel()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await self._sample(http)  # the run's last state; also of one that took less than a second
         self.directory.write_requests(self.run, self.records)
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
@@ -106,20 +108,23 @@ class Measurement:
         async with httpx.AsyncClient(trust_env=False) as http:
             while True:
                 await asyncio.sleep(SAMPLE_S)
-                progress = self.progress
-                self.emit(
-                    events.Sampled(
-                        backend=self.run.backend,
-                        run=self.run.id,
-                        sent=progress.sent,
-                        first_tokens=progress.first_tokens,
-                        output_tokens=progress.output_tokens,
-                        finished=progress.done + progress.errors,
-                        server=await sample.server_load(http, self.target.base_url),
-                        gpus=sample.gpus(),
-                        imbalance=self._look(),
-                    )
-                )
+                await self._sample(http)
+
+    async def _sample(self, http: httpx.AsyncClient) -> None:
+        progress = self.progress
+        self.emit(
+            events.Sampled(
+                backend=self.run.backend,
+                run=self.run.id,
+                sent=progress.sent,
+                first_tokens=progress.first_tokens,
+                output_tokens=progress.output_tokens,
+                finished=progress.done + progress.errors,
+                server=await sample.server_load(http, self.target.base_url),
+                gpus=sample.gpus(),
+                imbalance=self._look(),
+            )
+        )
 
     def _look(self) -> events.LiveImbalance | None:
         """The steps since the last look; they are kept for the run's own figures."""

@@ -134,6 +134,9 @@ class TestWholeRun:
             assert one["generated_texts"] == other["generated_texts"]
             assert one["measured_imbalance"]["expert_loads"] == other["measured_imbalance"]["expert_loads"]
 
+    def test_every_run_was_looked_at_once_however_short(self, whole: Whole) -> None:
+        assert {sample.run for sample in whole.place.told(events.Sampled)} == whole.result_files.keys()
+
     def test_upstreams_mappings_are_what_the_gate_logs_say(self, whole: Whole) -> None:
         for backend in ("baseline", "all2all"):
             answer = whole.place.gatescope("imbalance", whole.place.made / backend / "gate_logs", "--json")

@@ -436,7 +436,9 @@ class TestGateLogs:
         assert "INVALID one token steps: gates_logs_01 and 1 more: each of its 10 steps has a single token" in told
         assert "whatever is sent (here 1.732)" in told
         assert "INVALID constant loads: gates_logs_01 and 1 more: all 10 steps have the same loads" in told
-        assert cli.main([*arguments, "--strict"]) == 1
+        assert cli.main([*arguments, "--strict", "--json"]) == 1
+        kept = json.loads(capsys.readouterr().out)["gates_logs_03"]["problems"]
+        assert kept == ["invalid: one token steps", "invalid: constant loads", "doubtful: number of steps"]
 
     def test_a_plot_of_upstreams_mappings_says_what_is_wrong_with_them(
         self, grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         key = "per_step_cv" if arguments.method == "per-step" else "aggregated_cv"
         data: dict[str, object] = {name: getattr(m, key) for name, m in found.items()}
     else:
-        data = {name: msgspec.to_builtins(m) for name, m in found.items()}
+        data = {name: {**msgspec.to_builtins(m), "problems": validity.of(name)} for name, m in found.items()}
     if arguments.out:
         try:
             store.write_whole(arguments.out, store.formatted(data))

@@ -49,6 +49,10 @@ class Validity(Struct, frozen=True, kw_only=True):
     def is_invalid(self) -> bool:
         return any(problem.severity == "invalid" for problem in self.problems)
 
+    def of(self, place: str) -> list[str]:
+        """The rule and severity of each problem that a run or folder has."""
+        return [f"{problem.severity}: {problem.rule}" for problem in self.problems if place in problem.where]
+
     def in_words(self) -> list[str]:
         """`validity: 20 checks, none failed`; or how many failed, and a line for each problem."""
         failed = len({problem.rule for problem in self.problems})
