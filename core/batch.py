@@ -129,7 +129,7 @@ def _end_leftovers(directory: RunDirectory) -> None:
 
 def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     """The journal rules on what is run, run.json on how; experiments.toml may have changed meanwhile."""
-    about, past = store.read_about(path), state.fold(store.read_events(path))
+    about, past = store.read_about(path), state.fold(store.stream_events(path))
     runs = [r.run for r in past.runs.values()] or about.runs  # killed before the first event
     done = dict.fromkeys(store.done_runs(path), "done")
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
@@ -155,7 +155,7 @@ def _checked(job: Job) -> Job:
 
 def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
-    lines = Lines(json=json, past=state.fold(store.read_events(directory.path)))
+    lines = Lines(json=json, past=state.fold(store.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
     names = {run.backend for run in job.runs}
     label = choice.label(job.kind, [backend for backend in job.config.backends if backend.name in names])

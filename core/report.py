@@ -53,7 +53,7 @@ def write(path: Path) -> tuple[list[Path], Validity]:
     groups, engine = analysis.of_run_directory(path)
     if not groups:
         raise ConfigError(f"{path}: no run is done yet: there is nothing to report")
-    about, past = store.read_facts(path), state.fold(store.read_events(path))
+    about, past = store.read_facts(path), state.fold(store.stream_events(path))
     validity = verdict.of_run_directory(path, groups)
     try:
         config = store.read_about(path).config

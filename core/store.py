@@ -24,6 +24,8 @@ from core.metrics import RequestRecord
 from core.plan import Run
 
 LABEL = re.compile(r"[0-9]{3,}(-r[0-9]+)?")
+PART_BYTES = 1 << 23  # of a journal, read at once; a day's is over 100 MB
+TAIL_BYTES = 1 << 16
 SYNCED = (
     events.ExperimentStarted,
     events.RunFinished,
@@ -159,13 +161,23 @@ class RunDirectory:
 
     def _drop_torn_line(self) -> None:
         """A last line without its newline was being written when the machine stopped; it never happened."""
-        data = (self.path / "events.jsonl").read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(self.path / "events.jsonl", data.rfind(b"\n") + 1)
+        file = self.path / "events.jsonl"
+        size = end = file.stat().st_size
+        with open(file, "rb") as journal:
+            while end > 0:
+                start = max(0, end - TAIL_BYTES)
+                journal.seek(start)
+                if (found := journal.read(end - start).rfind(b"\n")) >= 0:
+                    end = start + found + 1
+                    break
+                end = start
+        if end < size:
+            os.truncate(file, end)
 
 
 class Journal:
-    """Reads a growing events.jsonl: each `poll()` returns the whole events that came since the last."""
+    """Reads a growing events.jsonl: each `poll()` returns the whole events that came since the last, or a part of them
+    where they are many."""
 
     def __init__(self, run_dir: Path) -> None:
         self.file = run_dir / "events.jsonl"
@@ -176,7 +188,8 @@ class Journal:
         try:
             with open(self.file, "rb") as file:
                 file.seek(self._offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
+                data = file.read(PART_BYTES)
+                whole, newline, _ = (data + file.readline() if len(data) == PART_BYTES else data).rpartition(b"\n")
         except OSError as error:
             raise ConfigError(f"{self.file}: cannot be read: {error.strerror}") from None
         if not newline:
@@ -192,16 +205,23 @@ class Journal:
             raise ConfigError(f"{self.file}:{self._lines}: not an event: {error}") from None
 
 
+def stream_events(run_dir: Path) -> Iterator[AnyEvent]:
+    """Every whole event of a run directory, a part of them in memory. ConfigError as `Journal.poll`."""
+    journal = Journal(run_dir)
+    while part := journal.poll():
+        yield from part
+
+
 def read_events(run_dir: Path) -> list[AnyEvent]:
-    """Every whole event of a run directory. ConfigError as `Journal.poll`."""
-    return Journal(run_dir).poll()
+    """All of `stream_events`."""
+    return list(stream_events(run_dir))
 
 
 def done_runs(path: Path) -> set[str]:
     """Ids of the runs whose journal entry and result file agree that they are done."""
     return {
         event.run
-        for event in read_events(path)
+        for event in stream_events(path)
         if isinstance(event, events.RunFinished) and _is_inside(path, event.result) and _is_whole(path / event.result)
     }
 

@@ -118,6 +118,19 @@ class TestJournal:
             store.read_events(tmp_path)
         assert len(str(caught.value).splitlines()) == 1
 
+    def test_of_any_size_is_read_in_parts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = [events.BackendStopped(backend="x" * size) for size in (1, 300, 5, 90, 900, 2)]
+        (tmp_path / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in told) + b'{"torn' * 90)
+        (tmp_path / "run.json").write_text("{}")
+        for size in (50, 100, 1000):
+            monkeypatch.setattr(store, "PART_BYTES", size)
+            assert len(Journal(tmp_path).poll()) < len(told)
+            assert list(store.stream_events(tmp_path)) == told
+        monkeypatch.setattr(store, "TAIL_BYTES", 100)
+        with RunDirectory.reopen(tmp_path):
+            assert (tmp_path / "events.jsonl").read_bytes().endswith(b"}\n")
+        assert store.read_events(tmp_path) == told
+
     def test_that_is_missing_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"events\.jsonl: cannot be read: No such file or directory$"):
             store.read_events(tmp_path)

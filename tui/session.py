@@ -67,7 +67,10 @@ class Session:
         from core.store import Journal
 
         journal = Journal(run_dir)
-        snapshot, happened = folded(journal.poll())
+        snapshot, happened = Snapshot(), tuple[Happened, ...]()
+        while part := journal.poll():
+            snapshot, new = folded(part, snapshot)
+            happened = (*happened, *new)[-EVENTS_KEPT:]
         if not snapshot.started_at:
             raise ConfigError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
         self.run_dir, self._journal = run_dir, journal

@@ -96,7 +96,7 @@ def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
         cvs={group.name: [*group.per_step.values()] for group in groups},
         recorders={f"{f.parent.name}/{f.name}": gatelog.problems(f) for f in folders},
         config=store.read_about(path).config,
-        journal=_journal(store.read_events(path)),
+        journal=_journal(store.stream_events(path)),
     )
 
 
