@@ -114,8 +114,11 @@ SUMMARY_COLUMNS = (
 )
 IMBALANCE_COLUMNS = (
     *("per_step_cv", "noise_floor", "excess_cv", "excess_cv_reason", "aggregated_cv", "layer_cv"),
-    *("max_min_ratio", "rank_imbalance", "tokens", "steps"),
+    *("max_min_ratio", "rank_imbalance", "placement", "tokens", "steps"),
+    *("expert_imbalance", "hottest_share", "entropy", "gini", "dead_experts"),
 )
+PHASE_COLUMNS = ("steps", "per_step_cv", "noise_floor", "excess_cv", "rank_imbalance")
+PHASES = ("prefill", "decode")
 
 
 def summary_rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
@@ -125,14 +128,23 @@ def summary_rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
         for label, result in group.by_label.items():
             row: dict[str, Any] = {"backend": group.name, "dataset": label}
             row |= {k: result.get(k) for k in SUMMARY_COLUMNS if k not in row}
-            measured = result.get("measured_imbalance") or {}
-            rows.append(row | {k: measured.get(k) for k in IMBALANCE_COLUMNS})
+            rows.append(row | _imbalance_columns(result.get("measured_imbalance") or {}))
     return rows
+
+
+def _imbalance_columns(measured: dict[str, Any]) -> dict[str, Any]:
+    low, high = (measured.get("intervals") or {}).get("excess_cv") or (None, None)
+    phases = {phase: measured.get(phase) or {} for phase in PHASES}
+    return {
+        **{k: measured.get(k) for k in IMBALANCE_COLUMNS},
+        **{"excess_cv_low": low, "excess_cv_high": high},
+        **{f"{phase}_{k}": of.get(k) for phase, of in phases.items() for k in PHASE_COLUMNS},
+    }
 
 
 def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*SUMMARY_COLUMNS, *IMBALANCE_COLUMNS], lineterminator="\n")
+    writer = csv.DictWriter(out, [*SUMMARY_COLUMNS, *_imbalance_columns({})], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

@@ -377,7 +377,7 @@ def _run_of_layers(label: str, layers: Sequence[gatelog.JsonLayer]) -> RunBlocks
 
 def _as_log(label: str, loads: Floats, tokens: Ints, top_k: float) -> GateLog:
     none = np.zeros(len(tokens), np.int64)
-    columns = {"tokens": tokens, "prefill_tokens": none, "start_ns": none}
+    columns = {"tokens": tokens, "prefill_tokens": none}
     return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]
 
 

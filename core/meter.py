@@ -1,7 +1,7 @@
 """One pass over a gate log → the imbalance of every run in it, in bounded memory.
 
 A run's steps are summed into at most 64 blocks of neighbouring steps, whatever the log's length: when they are full,
-neighbours are joined. The blocks are what the 95 % intervals resample, and what imbalance over time is drawn from.
+neighbours are joined. The blocks are what the 95 % intervals resample.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WARMUP = "warmup"  # the segment of warm-up requests: never measured
 # A row of sums over steps, in this order; the second half of a row is the same over steps with prompt tokens.
 SUMS = (
     *("steps", "tokens", "layers", "cv", "supported", "cv_squared", "floor_squared", "expert_ratio", "rank_ratio"),
-    *("rank_extra", "small_tokens", "time"),
+    *("rank_extra", "small_tokens"),
 )
 
 
@@ -43,7 +43,6 @@ class RunBlocks:
     shared: int = 0  # steps left out because another run's tokens are in them
     one_token: int = 0
     violations: int = 0
-    start_ns: int = 0
     constant: bool = True  # every step so far has the first one's loads
     rows: Floats = field(init=False)
     counts: Floats = field(init=False)
@@ -178,7 +177,7 @@ def _table(log: GateLog, figures: StepFigures, layer_tokens: Ints) -> Floats:
         [
             *(np.ones(len(log.tokens)), log.tokens, figures.layers, figures.cv, figures.supported),
             *(figures.cv_squared, figures.floor_squared, figures.expert_ratio, figures.rank_ratio),
-            *(figures.rank_extra, np.where(small, whole, 0), log.columns["start_ns"] - log.columns["start_ns"][:1]),
+            *(figures.rank_extra, np.where(small, whole, 0)),
         ]
     )
     return np.hstack([table, np.where((log.columns["prefill_tokens"] > 0)[:, None], table, 0.0)])
@@ -201,11 +200,8 @@ def _add_part(part: _Part, of: _Summed, place: int) -> int:
     run, log, first, last = part.run, of.log, int(part.blocks[0]), int(part.blocks[-1]) + 1
     width = last - first
     if not run.steps:
-        run.start_ns = int(log.columns["start_ns"][part.steps[0]])
         run.first = log.loads[part.steps[0]].astype(np.float64)
-    added = (of.columns[:, place : place + width].T @ of.table).reshape(width, 2, len(SUMS))
-    added[..., SUMS.index("time")] += added[..., 0] * float(log.columns["start_ns"][0] - run.start_ns)
-    run.rows[first:last] += added.reshape(width, -1)
+    run.rows[first:last] += of.columns[:, place : place + width].T @ of.table
     counts = of.sums[place : place + width]
     run.counts[first:last] += counts
     run.small[first:last] += counts.sum(axis=1)

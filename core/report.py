@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core import analysis, document, dosereport, findings, placement, state, stepmodel, stepsample, store
+from core import analysis, document, dosereport, findings, placement, routerreport, state, stepmodel, stepsample, store
 from core.analysis import Results
 from core.association import Association
 from core.backends import builtin
@@ -98,6 +98,7 @@ def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Js
         *_associations(found.associations),
         *_pictures(path, drawn, "scatter"),
         Heading("What the router did"),
+        *routerreport.parts(groups),
         *(_pictures(path, drawn, "heatmap", "cv-over-time", "rank-load") or [Text("No gate log of natural routing.")]),
         *dosereport.parts(found.forced, path, found.engine),
         *_steps(samples, unread),

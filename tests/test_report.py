@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -80,6 +81,34 @@ class TestReport:
         assert {re.sub("-(real|excess)", "", file) for file in linked[1:4]} == SCATTERS
         assert linked[4:] == [f"graphs/{name}.png" for name in ROUTING]
         assert all((ran.made / file).is_file() for file in linked)
+
+    def test_every_measure_of_the_router_is_told(self, ran: Place) -> None:
+        ran.gatescope("report", ran.made)
+        text = (ran.made / "report.md").read_text()
+        results = [json.loads(f.read_text()) for f in sorted((ran.made / "all2all" / "results_json").glob("*.json"))]
+        measured = [result["measured_imbalance"] for result in results]
+        decode = {key: float(np.median([m["decode"][key] for m in measured])) for key in ("per_step_cv", "layer_cv")}
+        row = next(line for line in text.splitlines() if line.startswith("| all2all | decode |"))
+        assert f"| {decode['per_step_cv']:.3f} |" in row
+        assert f"| {decode['layer_cv']:.3f} |" in row
+        row = next(line for line in text.splitlines() if line.startswith("| all2all | ") and line.count("|") == 7)
+        median = {k: float(np.median([m[k] for m in measured])) for k in ("entropy", "gini", "hottest_share")}
+        assert f"| {100 * median['hottest_share']:.1f} | {median['entropy']:.3f} | {median['gini']:.3f} |" in row
+        assert re.search(r"all2all: CV by layer \S+ to \S+; most in layers \d+ \(", text)
+        low, high = measured[0]["intervals"]["excess_cv"]
+        assert re.search(rf"\| 001 \|.* {measured[0]['excess_cv']:.3f} \[{low:.3f}, {high:.3f}\] \|", text)
+
+    def test_the_summary_has_a_column_for_each(self, ran: Place) -> None:
+        with open(ran.made / "summary.csv") as file:
+            row = next(r for r in csv.DictReader(file) if r["backend"] == "all2all")
+        result = json.loads((ran.made / "all2all" / "results_json" / f"{row['dataset']}.json").read_text())
+        measured = result["measured_imbalance"]
+        assert float(row["gini"]) == measured["gini"]
+        assert float(row["decode_excess_cv"] or "nan") == pytest.approx(
+            measured["decode"]["excess_cv"] or np.nan, nan_ok=True
+        )
+        assert row["placement"] == "linear"
+        assert [row["excess_cv_low"], row["excess_cv_high"]] == [str(x) for x in measured["intervals"]["excess_cv"]]
 
     def test_the_page_needs_no_other_file(self, ran: Place) -> None:
         ran.gatescope("report", ran.made)

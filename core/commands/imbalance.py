@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core.imbalance import Imbalance
 
+LAYERS_SHOWN = 8
+
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
     imbalance = commands.add_parser("imbalance", help="load imbalance of gate logs, ours and upstream's JSON")
@@ -86,5 +88,9 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         for phase, of in (("prefill", m.prefill), ("decode", m.decode))
         if of
     ]
+    if len(m.layer_cvs) > 1:
+        order = sorted(range(len(m.layer_cvs)), key=lambda layer: -m.layer_cvs[layer])
+        most = "  ".join(f"l{layer} {m.layer_cvs[layer]:.3f}" for layer in order[:LAYERS_SHOWN])
+        lines.append(f"  layers         CV {min(m.layer_cvs):.3f} to {max(m.layer_cvs):.3f}, most in  {most}")
     loads = "  ".join(f"e{e} {x:.0f} ({x / total:.1%})" for e, x in enumerate(m.expert_loads))
     return [*lines, f"  loads          {loads}"]
