@@ -46,8 +46,8 @@ def test_upstreams_layout_measures_as_the_run_did(run_dir: Path, capsys: pytest.
 def test_a_long_log_is_exported_in_bounded_memory(run_dir: Path, tmp_path: Path) -> None:
     """Peak memory is that of a part: four times the steps take no more of it."""
     peaks = []
-    for steps in (1500, 6000):
-        loads = np.random.default_rng(1).integers(0, 9, (steps, 2, 16))
+    for steps in (500, 2000):
+        loads = np.random.default_rng(1).integers(0, 9, (steps, 2, 64))
         logs, out = run_dir / "baseline" / "gate_logs", tmp_path / str(steps)
         (logs / "dp0_pp0.gatelog").unlink()
         write_log(logs / "dp0_pp0.gatelog", loads, tokens=[9] * steps)
@@ -59,7 +59,7 @@ def test_a_long_log_is_exported_in_bounded_memory(run_dir: Path, tmp_path: Path)
         layer = json.loads((out / "baseline/gate_logs/gates_logs_01/gate_logs_1.json").read_text())
         assert layer["step"] == list(range(steps))
         assert np.array_equal(layer["expert_loads"], loads[:, 1])
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 1.6 * peaks[0], peaks
 
 
 class TestParquet:
