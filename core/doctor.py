@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from core import config, dose
-from core.backends import builtin, choice, gpus, ports, vllm
+from core.backends import builtin, choice, gpus, ports, supervise, vllm
 from core.backends.choice import Kind
 from core.config import Backend, Config, ConfigError
 from core.dose import NAME
@@ -55,6 +55,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
         yield Finding("config", f"{config_path}: backends {names}; {len(loaded.dataset_paths)} data sets")
         yield from _engine(loaded)
         yield from (_port(backend) for backend in loaded.backends)
+    yield from _orphans()
     yield _gpus(loaded)
     yield _terminal()
     yield _encoding()
@@ -135,6 +136,14 @@ def _port(backend: Backend) -> Finding:
     except ConfigError as error:
         return _problem(f"port {backend.port}", error)
     return Finding(f"port {backend.port}", f"free, for {backend.name}")
+
+
+def _orphans() -> Iterator[Finding]:
+    if pids := " ".join(str(process.pid) for process in supervise.orphans()):
+        fix = f"kill -9 {pids}; a --resume of their run directory ends them too"
+        yield Finding(
+            "leftovers", f"servers whose gatescope was killed with all that would have ended them: {pids}", fix
+        )
 
 
 def _gpus(loaded: Config | None) -> Finding:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from core import doctor
+from core.backends import supervise
 from core.doctor import Finding
 
 CONFIG = """
@@ -109,3 +113,23 @@ def test_run_prints_a_fix_below_each_problem_and_tells_by_its_exit_code(
     assert capsys.readouterr().out == "✓ GPUs    none\n! port 1  taken\n          fix: end it\n1 problem\n"
     monkeypatch.setattr(doctor, "examine", lambda path: iter(findings[:1]))
     assert doctor.run(tmp_path) == 0
+
+
+def test_servers_that_nobody_ends_are_named(tmp_path: Path) -> None:
+    env = {**os.environ, supervise.MARK: f"{tmp_path}.1"}
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=env)
+    try:
+        named = examined(tmp_path)["leftovers"]
+        assert str(left.pid) in named.found.split()
+        assert named.fix.startswith("kill -9 ")
+        # With a supervisor of the same mark beside it, it is looked after.
+        keeper = [sys.executable, "-c", "import time; time.sleep(600)", supervise.__file__]
+        supervisor = subprocess.Popen(keeper, env=env)
+        try:
+            assert left.pid not in [process.pid for process in supervise.orphans()]
+        finally:
+            supervisor.kill()
+            supervisor.wait()
+    finally:
+        left.kill()
+        left.wait()

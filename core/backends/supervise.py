@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import psutil
 
@@ -78,12 +78,28 @@ def _tree(watcher: int) -> list[psutil.Process]:
 
 def marked(mark: str, but: Collection[int] = ()) -> list[psutil.Process]:
     """Every living process whose mark begins with `mark`, but those pids. Other users' cannot be read, nor be ours."""
-    found = []
+    return [process for process, own in _marks() if own.startswith(mark) and process.pid not in but]
+
+
+def orphans() -> list[psutil.Process]:
+    """Every living process of servers that have nobody left to end them: neither a supervisor nor its watcher."""
+    all_marked = list(_marks())
+    kept = {mark for process, mark in all_marked if _supervises(process)}
+    return [process for process, mark in all_marked if mark not in kept]
+
+
+def _marks() -> Iterator[tuple[psutil.Process, str]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in but and process.environ().get(MARK, "").startswith(mark) and _is_alive(process):
-                found.append(process)
-    return found
+            if (mark := process.environ().get(MARK)) and _is_alive(process):
+                yield process, mark
+
+
+def _supervises(process: psutil.Process) -> bool:
+    try:
+        return any(os.path.basename(word) == os.path.basename(__file__) for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def end(find: Callable[[], list[psutil.Process]], grace_s: float = GRACE_S) -> list[psutil.Process]:
