@@ -251,6 +251,9 @@ def _repeat(about: Json, config: Config) -> list[Part]:
         command += ["--only", ",".join(sorted(used))]
     if len(about["backends"]) < len(config.backends):
         command += ["--backend", ",".join(about["backends"])]
+    if config.dose:
+        command += ["--dose", ",".join(f"{level:g}" for level in config.dose.levels)]
+        command += ["--pattern", ",".join(config.dose.patterns)]
     changed = f", {git.get('changed_files')} changed files" if git.get("changed_files") else ""
     state_of = f"The config's directory was at git commit {git['commit']}{changed}." if git.get("commit") else ""
     note = f"run.json holds the whole configuration that was run. {state_of}".strip()

@@ -244,3 +244,6 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
         assert results["001"][key] == plain[key]
     assert results["001"]["measured_imbalance"]["expert_loads"] == plain["measured_imbalance"]["expert_loads"]
     assert results["001~spread~1.5"]["generated_texts"] != plain["generated_texts"]
+    assert place.gatescope("report", "made").returncode == 0
+    report = (place.made / "report.md").read_text()
+    assert "--only 001 --backend baseline --dose 0.25,1.5 --pattern spread\n" in report
