@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Seri
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MIN_COLUMNS, MIN_ROWS = 20, 9
+LEAST_PLOT = 8  # rows
 CLOUD = "·"
 GAP = "   "
 Entry = tuple[str, str, int]  # of a legend: mark, name, place in the palette
@@ -25,6 +27,8 @@ def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
     if columns < MIN_COLUMNS or rows < MIN_ROWS:
         return f"{figure.title}: needs {MIN_COLUMNS}×{MIN_ROWS} cells"
     head = _heading(figure, columns, colour=colour)
+    if rows - len(head) < LEAST_PLOT:  # what it shows goes before what is said of it
+        head = _heading(replace(figure, note="", engine=""), columns, colour=colour)
     room = max(rows - len(head), MIN_ROWS - 3)
     match figure:
         case HeatMap():

@@ -355,6 +355,20 @@ async def _by_run(screen: Screen, session: Played) -> None:
         assert figure in screen.text
 
 
+@check("figure", "finished")
+async def _figure(screen: Screen, session: Played) -> None:
+    pane = screen.app.query_one(Plots)
+    await screen.press("F")
+    await screen.until(lambda: "Expert load by layer: baseline" in pane.plain)
+    await screen.press("right")
+    assert "Expert load by layer: all2all" in pane.plain
+    await screen.press("e")
+    await screen.until(lambda: (session.run_dir or Path()).joinpath("graphs/heatmap.png").is_file())
+    for _ in range(5):
+        await screen.press("F")
+    assert "mean TPOT" in pane.title()
+
+
 @check("metric", "finished")
 async def _metric(screen: Screen, session: Played) -> None:
     await screen.press("p")

@@ -69,6 +69,22 @@ def test_forced_routing(keys: str, name: str, size: tuple[int, int]) -> None:
     agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
 
 
+@pytest.mark.parametrize("size", SIZES[:2], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_each_figure_of_the_gate_logs(size: tuple[int, int]) -> None:
+    async def look() -> list[str]:
+        seen = []
+        async with shown(stage(Path(), "finished"), *size) as screen:
+            await screen.press("5", *"+" * (size[0] > 80))
+            for _ in ("heatmap", "cv-over-time", "step-time"):
+                await screen.press("F")
+                await screen.settle()
+                seen.append(screen.text)
+        return seen
+
+    for name, text in zip(("heatmap", "cv-over-time", "step-time"), asyncio.run(look()), strict=True):
+        agree(f"figure-{name}-{size[0]}x{size[1]}", text)
+
+
 def test_ascii_has_nothing_else() -> None:
     async def look() -> str:
         async with shown(stage(Path(), "running"), ascii=True) as screen:

@@ -23,12 +23,15 @@ class Lines(Widget):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self._lines: list[Line] = []
+        self._shown_at = (0, 0)  # the size at which they were drawn
 
     def put(self, lines: Sequence[Line]) -> None:
         """Show these, and nothing below them; a line like the one that is there costs nothing."""
         width, height = self.size
         fresh = list(lines[:height])
         fresh += [Line()] * (height - len(fresh))
+        if self._shown_at != (width, height):
+            self._shown_at, self._lines = (width, height), []
         changed = [y for y in range(height) if y >= len(self._lines) or fresh[y] != self._lines[y]]
         self._lines = fresh
         if changed:
@@ -50,6 +53,3 @@ class Lines(Widget):
             used += cell_len(shown)
         strip = Strip(segments, used).adjust_cell_length(self.size.width, base)
         return strip.apply_style(CURSOR) if text.cursor else strip
-
-    def on_resize(self) -> None:
-        self._lines = []

@@ -1,4 +1,5 @@
-"""Plots: any metric against an imbalance, both backends; the point under the cursor in words; export."""
+"""Plots: any metric against an imbalance, both backends, with the point under the cursor in words; the figures of
+the gate logs and of single requests; export."""
 
 from __future__ import annotations
 
@@ -16,20 +17,22 @@ from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import mean, ms
 
 if TYPE_CHECKING:
-    from core.plots.figure import Series
+    from core.plots.figure import Figure, Series
     from core.plots.scatter import Axis
 
 METRIC_KEYS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
+SCATTER = "scatter"
+FIGURES = (SCATTER, "heatmap", "cv-over-time", "step-time", "ecdf", "rank-load")
 AXES: tuple[Axis, ...] = ("real", "excess", "aggregated", "predicted")
 
 
 class Plots(Pane):
     NUMBER = 5
     NAME = "Plots"
-    KEYS: ClassVar[str] = " p metric  i axis  u outliers  ← → point  e export "
+    KEYS: ClassVar[str] = " F figure  p metric  i axis  u outliers  ← → point  e export "
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "move(-1)", "point before", tooltip="Plots: go to the point before, and read its figures"),
-        Binding("right", "move(1)", "next point", tooltip="Plots: go to the next point, and read its figures"),
+        Binding("left", "move(-1)", "point before", tooltip="Plots: go to the point, or the panel of a figure, before"),
+        Binding("right", "move(1)", "next point", tooltip="Plots: go to the next point, or panel of a figure"),
     ]
 
     class Exported(Message):
@@ -45,15 +48,21 @@ class Plots(Pane):
         self.axis: Axis = "real"
         self.hides_outliers = False
         self._plotted: tuple[object, list[Line]] = (None, [])
+        self.figure = SCATTER
+        self._asked: object = None  # what the thread was last sent to read
+        self._panels: list[Figure] = []
+        self._problem = ""
 
     def points(self) -> list[RunState]:
         """Finished runs of natural routing, in the order of the queue: what the cursor goes over."""
         return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.dose]
 
     def count(self) -> int:
-        return len(self.points())
+        return len(self.points()) if self.figure == SCATTER else len(self._panels)
 
     def title(self) -> str:
+        if self.figure != SCATTER:
+            return f"{self.figure}  {self.at + 1}/{len(self._panels)}" if self._panels else self.figure
         if not self.points():
             return ""
         from core.plots.scatter import AXES as AXIS_LABELS
@@ -63,6 +72,8 @@ class Plots(Pane):
         return f"{metric} ↑  {axis.removesuffix(' of expert load')} →"
 
     def draw(self, width: int, height: int) -> list[Line]:
+        if self.figure != SCATTER:
+            return self._figure(width, height)
         if not self.points():
             return empty("No run has finished yet.", "a point comes with every run that ends")
         detail = self._detail(width)
@@ -76,18 +87,26 @@ class Plots(Pane):
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
+    def do_figure(self) -> str:
+        self.figure = FIGURES[(FIGURES.index(self.figure) + 1) % len(FIGURES)]
+        self.at, self._panels, self._problem = 0, [], ""
+        return self.figure
+
     def do_metric(self) -> None:
+        self.figure = SCATTER
         self.metric = METRIC_KEYS[(METRIC_KEYS.index(self.metric) + 1) % len(METRIC_KEYS)]
 
     def do_axis(self) -> None:
+        self.figure = SCATTER
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
 
     def do_outliers(self) -> str:
+        self.figure = SCATTER
         self.hides_outliers = not self.hides_outliers
         return "outliers left out" if self.hides_outliers else "outliers shown hollow"
 
     def do_export(self) -> None:
-        """Write PNG and CSV in a thread: the first PNG takes a second."""
+        """Write the PNG, of a scatter its CSV too, in a thread: the first PNG takes a second."""
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
@@ -95,15 +114,57 @@ class Plots(Pane):
         from core.plots import png
         from tui import series
 
-        file = Path(self.view.run_dir) / "graphs" / f"{self.metric}-{self.axis}.png"
+        folder = Path(self.view.run_dir) / "graphs"
         try:
-            drawn = self.series()
-            png.write(drawn, file)
-            store.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
+            if self.figure == SCATTER:
+                drawn = self.series()
+                file = png.write(drawn, folder / f"{self.metric}-{self.axis}.png")
+                store.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
+                told = f"wrote {file} and the same points as .csv"
+            else:
+                told = f"wrote {png.write(self._read(), folder / f'{self.figure}.png')}"
         except (OSError, ConfigError) as error:
-            self.app.call_from_thread(self.post_message, self.Exported(f"not written: {error}"))
-        else:
-            self.app.call_from_thread(self.post_message, self.Exported(f"wrote {file} and the same points as .csv"))
+            told = f"not written: {error}"
+        self.app.call_from_thread(self.post_message, self.Exported(told))
+
+    # --- figures other than the scatter -----------------------------------------------------------------------------
+
+    def _figure(self, width: int, height: int) -> list[Line]:
+        """The panel under the cursor; read anew, off this thread, when the figure changed or a run has ended."""
+        wanted = (self.figure, self.view.run_dir, len(self.points()))
+        if wanted != self._asked and self.view.run_dir:
+            self._asked = wanted
+            self.run_worker(self._look, thread=True, exclusive=True, group="figure")
+        if not self._panels:
+            return empty(
+                fit(self._problem or f"Reading what {self.figure} is drawn from …", width - 2), "F  next figure"
+            )
+        at = min(self.at, len(self._panels) - 1)
+        key = (self.figure, at, width, height)
+        if key != self._plotted[0]:
+            from tui import gallery
+
+            self._plotted = (key, gallery.lines(self._panels[at], width, height))
+        return self._plotted[1]
+
+    def _read(self) -> list[Figure]:
+        from tui import gallery
+
+        view = self.view
+        return gallery.panels(self.figure, Path(view.run_dir), view.backends, view.snapshot.engine)
+
+    def _look(self) -> None:
+        figure = self.figure
+        try:
+            panels, problem = self._read(), ""
+        except (OSError, ConfigError) as error:
+            panels, problem = [], str(error)
+        self.app.call_from_thread(self._looked, figure, panels, problem)
+
+    def _looked(self, figure: str, panels: list[Figure], problem: str) -> None:
+        if figure == self.figure:  # else another one was asked for meanwhile
+            self._panels, self._problem, self._plotted = panels, problem, (None, [])
+            self.show(self.view)
 
     # --- drawing ----------------------------------------------------------------------------------------------------
 
