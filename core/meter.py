@@ -1,6 +1,6 @@
 """One pass over a gate log → the imbalance of every run in it, in bounded memory.
 
-A run's steps are summed into at most 64 blocks of neighbouring steps, whatever the log's length: when they are full,
+A run's steps are summed into at most 32 blocks of neighbouring steps, whatever the log's length: when they are full,
 neighbours are joined. The blocks are what the 95 % intervals resample.
 """
 
@@ -16,7 +16,7 @@ from core import bootstrap, steps
 from core.gatelog import GateLog
 from core.steps import Floats, Ints, StepFigures
 
-MAX_BLOCKS = 64
+MAX_BLOCKS = 32
 FEW_BLOCKS = 8  # are not joined for the likeness of neighbours
 ALIKE = 0.05  # correlation of neighbours from which on they are joined
 MAX_AGGREGATED_TOKENS = 1000

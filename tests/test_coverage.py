@@ -26,7 +26,9 @@ NARROW = {("association, t(3) noise", "pearson"), ("association, t(3) noise", "e
 
 @pytest.mark.parametrize("name", CASES)
 def test_intervals_hold_the_truth(name: str) -> None:
-    for estimate, _, _, _, held, of in CASES[name].rows(REPEATS):
+    rows = list(CASES[name].rows(REPEATS))
+    assert rows
+    for estimate, _, _, _, held, of in rows:
         if (name, estimate) not in NARROW:
             assert of >= 0.9 * REPEATS, estimate
             assert held / of >= 0.875, estimate
