@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 from core import gatelog
-from core.backends import vllm
+from core.backends import supervise, vllm
 from core.config import Model
 from core.gatelog import GateLog, ServerLog
 from real_vllm.cpu_server import CPU, CPU_ALL2ALL, START_S, Started, cpu_backend, started
@@ -146,3 +147,14 @@ def test_ranks_write_the_same_forward_passes_and_know_who_holds_an_expert(run: A
     merged.read()
     assert merged.incomplete == 0
     assert log.placement == ((0, 0, 0, 0, 1, 1, 1, 1) if up.backend.expert_parallel else ())
+
+
+def test_all_of_it_goes_when_its_supervisor_is_killed(run: Any) -> None:
+    """The last one of each layout. vLLM's processes write their titles over where their environment was."""
+    up, *_ = run
+    tree = supervise.marked(up.server.mark)
+    assert "VLLM::EngineCore" in " ".join(process.name() for process in tree)
+    up.server.process.kill()
+    _, left = psutil.wait_procs(tree, timeout=15.0)
+    assert left == []
+    assert supervise.marked(up.server.mark) == []
