@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
+import ssl
 import sys
 import time
 from collections.abc import Mapping
@@ -150,7 +151,8 @@ def _first_model(base_url: str, api_key: str, headers: tuple[tuple[str, str], ..
     key = [("Authorization", f"Bearer {api_key}")] if api_key else []
 
     async def asked() -> _Models:
-        async with httpx.AsyncClient(trust_env=False, timeout=MODELS_S) as client:
+        trusted = ssl.create_default_context()  # as for the load: the system's, and SSL_CERT_FILE's
+        async with httpx.AsyncClient(trust_env=False, timeout=MODELS_S, verify=trusted) as client:
             answer = await fetch.whole(client, "GET", url, within_s=MODELS_S, headers=[*key, *headers])
             return fetch.decoded(answer, _Models)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from core.load.clock import ANCILLARY_BYTES, ReceiveClock, now, request_stamps
 
@@ -122,8 +122,7 @@ class TlsWire(asyncio.Protocol):
         self._full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
         times.sent = now()
