@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from core import analysis, dose, imbalance, steps
+from core import analysis, dose, gatelog, imbalance, steps
 from core.config import ConfigError
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
@@ -35,7 +35,7 @@ def upstream(path: Path, out: Path) -> list[Path]:
             shutil.copytree(path / group.name / "results_json", folder / "results_json", dirs_exist_ok=True)
             for mapping in path.glob(f"{group.name}_real_imbalance*.json"):
                 shutil.copy(mapping, out / mapping.name)
-            for logs in _log_folders(path / group.name):
+            for logs in gatelog.starts(path / group.name):
                 _write_logs(logs, folder / "gate_logs")
             made.append(folder)
     except (GateLogError, OSError) as error:
@@ -59,17 +59,12 @@ def parquet(path: Path, out: Path) -> list[Path]:
         files.write_table(Table.from_pylist(analysis.summary_rows(groups)), made[0])
         with _TableFile(made[1]) as by_step, _TableFile(made[2]) as by_layer:
             for group in groups:
-                for label, own in _of_runs(_log_folders(path / group.name)):
+                for label, own in _of_runs(gatelog.starts(path / group.name)):
                     by_step.add(_step_rows(group.name, label, own))
                     by_layer.add(_layer_rows(group.name, label, own))
     except (GateLogError, OSError) as error:
         raise ConfigError(f"export of {path}: {error}") from None
     return made
-
-
-def _log_folders(backend: Path) -> list[Path]:
-    """One a start of the server, in their order."""
-    return sorted((p for p in backend.glob("gate_logs*") if p.is_dir()), key=lambda p: (len(p.name), p.name))
 
 
 def _of_runs(folders: Sequence[Path]) -> Iterator[tuple[str, GateLog]]:

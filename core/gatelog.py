@@ -37,6 +37,7 @@ MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any, and its square is 
 MAX_BLOCK_BYTES = 1 << 30
 PART_COUNTS = 1 << 18  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+START = re.compile(r"-start(\d+)$")  # of a server that was started again
 JSON_LAYER = re.compile(r"gate_logs_(\d+)\.json$")
 
 
@@ -315,6 +316,16 @@ def _concatenated(parts: list[GateLog]) -> GateLog:
 def read_folder(folder: Path) -> GateLog:
     """All that one server start logged, ranks merged. GateLogError as `ServerLog.read`."""
     return ServerLog(folder).read()
+
+
+def start_of(folder: Path) -> int:
+    """Which start of the server a folder of gate logs is of: 10 comes after 2."""
+    return int(found[1]) if (found := START.search(folder.name)) else 1
+
+
+def starts(backend: Path) -> list[Path]:
+    """A backend's folders of gate logs, one a start of the server, in their order."""
+    return sorted((p for p in backend.glob("gate_logs*") if p.is_dir()), key=start_of)
 
 
 def problems(folder: Path) -> list[str]:

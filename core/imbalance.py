@@ -318,7 +318,7 @@ def _log_folders(folder: Path) -> list[Path]:
 
     if holds_logs(folder):
         return [folder]
-    inner = sorted(p for p in folder.iterdir() if p.is_dir())
+    inner = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: (gatelog.start_of(p), p.name))
     return [p for p in inner if holds_logs(p)] or [p for p in inner if p.name.startswith("gates_logs")]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core import dose, steps
+from core import dose, gatelog, steps
 from core.bootstrap import Floats
 from core.config import ConfigError
 from core.gatelog import GateLog, GateLogError, ServerLog
@@ -65,7 +65,7 @@ class StepSample:
 
 def of_backend(run_dir: Path, backend: str) -> StepSample:
     """All that a backend's servers logged. GateLogError as `ServerLog.read`."""
-    return read(sorted(p for p in (run_dir / backend).glob("gate_logs*") if p.is_dir()))
+    return read(gatelog.starts(run_dir / backend))
 
 
 def of_backends(run_dir: Path, backends: Sequence[str]) -> tuple[dict[str, StepSample], list[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from synthetic import routed, write_log
 
-from core import cli, export, gatelog
+from core import cli, export, gatelog, imbalance
 
 
 @pytest.fixture
@@ -90,11 +90,15 @@ class TestParquet:
 
     def test_a_run_that_was_begun_anew_is_the_later_starts(self, run_dir: Path, tmp_path: Path) -> None:
         files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-        again = routed(np.random.default_rng(2), [9] * 3, 2, np.ones(4))
-        write_log(run_dir / "baseline" / "gate_logs-start2" / "dp0_pp0.gatelog", again, labels=["002-r2"] * 3)
+        for start, tokens in ((2, 7), (10, 9)):
+            again = routed(np.random.default_rng(2), [tokens] * 3, 2, np.ones(4))
+            folder = run_dir / "baseline" / f"gate_logs-start{start}"
+            write_log(folder / "dp0_pp0.gatelog", again, labels=["002-r2"] * 3)
         assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
         steps = files.read_table(tmp_path / "steps.parquet").to_pylist()
         assert [(s["dataset"], s["tokens"]) for s in steps] == [("001", 8)] * 3 + [("002-r2", 9)] * 3
+        measured, _ = imbalance.measure_folder(run_dir / "baseline")
+        assert measured["gates_logs_002-r2"].tokens == 27
 
     def test_what_it_needs_is_said(
         self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

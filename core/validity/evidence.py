@@ -88,7 +88,7 @@ class Evidence:
 def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
     """`groups`: its results, as core.analysis reads them. ConfigError where its journal or run.json is unreadable."""
     results, unreadable = _results(groups)
-    folders = [f for g in groups for f in sorted((path / g.name).glob("gate_logs*")) if f.is_dir()]
+    folders = [folder for group in groups for folder in gatelog.starts(path / group.name)]
     return Evidence(
         results=results,
         unreadable=unreadable,
