@@ -379,6 +379,15 @@ def test_forced_routing_may_be_constant_and_leave_a_rank_idle(made: Made) -> Non
     assert made.verdict().problems == []
 
 
+def test_repeats_that_a_server_routes_alike_are_no_counter_that_stands_still(made: Made) -> None:
+    cvs = {f"gates_logs_{n:02d}{r}": n / 10 for n in (1, 2) for r in ("", "-r2", "-r3", "-r4")}
+    (made.path / "all2all_real_imbalance.json").write_text(json.dumps(cvs))
+    assert made.verdict().problems == []
+    cvs = dict.fromkeys(cvs, 0.4) | {"gates_logs_03": 0.4}
+    (made.path / "all2all_real_imbalance.json").write_text(json.dumps(cvs))
+    assert [problem.rule for problem in made.verdict().problems] == ["same CV"]
+
+
 def test_an_order_that_is_the_data_sets_own_is_not_judged(made: Made) -> None:
     drifting(made)
     made.configure(shuffle=False)

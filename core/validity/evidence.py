@@ -73,7 +73,9 @@ class Evidence:
     results: Mapping[str, RunResult] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)  # results that are none → why
     routing: Mapping[str, Routing] = field(default_factory=dict)
-    cvs: Mapping[str, Sequence[float]] = field(default_factory=dict)  # backend, or folder → per-step CV of its runs
+    cvs: Mapping[str, Sequence[float]] = field(
+        default_factory=dict
+    )  # backend, or folder → a per-step CV of each data set
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)  # numbers of the layers that have a log file
     recorders: Mapping[str, Sequence[str]] = field(default_factory=dict)  # gate-log folder → what the recorder reports
     config: Config | None = None
@@ -93,7 +95,7 @@ def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
         results=results,
         unreadable=unreadable,
         routing=_routing(results),
-        cvs={group.name: [*group.per_step.values()] for group in groups},
+        cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
         recorders={f"{f.parent.name}/{f.name}": gatelog.problems(f) for f in folders},
         config=store.read_about(path).config,
         journal=_journal(store.stream_events(path)),
@@ -103,7 +105,7 @@ def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
 def of_results(groups: Sequence[Results]) -> Evidence:
     """Folders of results with upstream's imbalance mappings, whoever wrote them."""
     results, unreadable = _results(groups)
-    cvs = {group.name: [*group.per_step.values()] for group in groups}
+    cvs = {group.name: _one_a_dataset(group.per_step) for group in groups}
     return Evidence(results=results, unreadable=unreadable, routing=_routing(results), cvs=cvs)
 
 
@@ -120,9 +122,14 @@ def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
     layers = {name: _layer_numbers(places[name]) for name in found if name in places}
     return Evidence(
         routing=routing,
-        cvs={folder.resolve().name: [measured.per_step_cv for measured in found.values()]},
+        cvs={folder.resolve().name: _one_a_dataset({name: measured.per_step_cv for name, measured in found.items()})},
         layers={name: numbers for name, numbers in layers.items() if numbers},
     )
+
+
+def _one_a_dataset(cvs: Mapping[str, float]) -> list[float]:
+    """Of the repeats of a data set, which a deterministic server may route alike, the last."""
+    return list({label.partition("-")[0]: cv for label, cv in cvs.items()}.values())
 
 
 def _journal(told: Iterable[AnyEvent]) -> Journal:
