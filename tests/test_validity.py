@@ -319,7 +319,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     ),
     "drift": (
         drifting,
-        *("drift over time", "doubtful", ["all2all"], "TPOT moves by +8.3% from its first runs to its last"),
+        *("drift over time", "doubtful", ["all2all"], "TPOT moves by +6.2% after 6 of its 12 runs, p = "),
     ),
 }  # fmt: skip
 
@@ -412,6 +412,32 @@ def test_a_drift_is_seen_within_repeats_whatever_the_data_sets_cost(made: Made) 
     assert "interleave = true" in problem.remedy
     made.configure(interleave=True)
     assert "interleave" not in made.verdict().problems[0].in_words()
+
+
+def test_a_step_late_in_a_backends_runs_is_seen_though_data_sets_cost_what_their_tokens_do(made: Made) -> None:
+    """Forty runs whose TPOT goes with their tokens; the last ten take half as long again."""
+    rng = np.random.default_rng(5)
+    folder = made.path / "all2all" / "results_json"
+    with open(made.path / "events.jsonl", "ab") as journal:
+        for n in range(1, 41):
+            (folder / f"{n:03d}.json").write_bytes((folder / "001.json").read_bytes())
+            tokens = int(rng.integers(1000, 9000))
+            tpot = tokens / 400 * float(np.exp(rng.normal(0, 0.05))) * (1.5 if n > 30 else 1.0)
+            made.edit(f"all2all/{n:03d}", mean_tpot_ms=tpot, total_input_tokens=tokens)
+            journal.write(events.encode(events.RunStarted(at=200.0 + n, run=f"all2all/{n:03d}", requests=5)) + b"\n")
+    (drift,) = (problem for problem in made.verdict().problems if problem.rule == "drift over time")
+    assert "after 30 of its 40 runs" in drift.sentence
+
+
+def test_runs_without_a_drift_are_seldom_suspected(made: Made) -> None:
+    """None of thirty shuffles of the same twelve values at two backends, where 0.002 each are expected."""
+    rng = np.random.default_rng(7)
+    values = np.exp(rng.normal(2, 0.2, RUNS))
+    for _ in range(30):
+        for backend in BACKENDS:
+            for n, tpot in enumerate(rng.permutation(values), 1):
+                made.edit(f"{backend}/{n:03d}", mean_tpot_ms=float(tpot))
+        assert made.verdict().problems == []
 
 
 def test_problems_of_many_runs_are_told_once(made: Made) -> None:
@@ -542,7 +568,7 @@ class TestBatch:
         (tmp_path / "fake").mkdir()
         (tmp_path / "fake" / "pynvml.py").write_text(NVML)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
-        place = Place(tmp_path, strict=True, max_error_rate=0.5, output_len=150, max_concurrency=1)
+        place = Place(tmp_path, strict=True, max_error_rate=0.5, output_len=40)
         place.write_dataset(1, ["short", "x" * 300])
         short = 'expert_parallel = true\nextra_args = ["--max-model-len", "200"]'
         (tmp_path / "experiments.toml").write_text(place.config.replace("expert_parallel = true", short))

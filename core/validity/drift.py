@@ -3,8 +3,10 @@ other, are compared on the same machine."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,21 @@ CAPPED = 0.1  # share of samples at the power limit, which heavy prefill may tou
 CLOCK_DRIFT = 0.03  # as large as the differences that backends are compared for
 WARMING_C = 10.0  # over which leakage, and with it the boost clock at a given power, changes visibly
 TPOT_DRIFT = 0.03  # as CLOCK_DRIFT
-TREND = 3.29  # standard errors of Spearman's rho on Fisher's scale: p < 0.001, since every experiment is looked at
-MIN_RUNS = 10  # of a backend, for a trend: thirds of at least three runs
+CHANGE = 0.002  # p: two backends of an experiment without any drift are suspected once in 250 times
+EDGE = 3  # runs on either side of a change, at least
+MIN_RUNS = 10  # of a backend, below which order and chance are not told apart
 
 Floats = npt.NDArray[np.float64]
+
+
+class Timed(NamedTuple):
+    """A run, as its place in time is looked at."""
+
+    dataset: str
+    tpot: float
+    tokens: int
+
+
 Shift = tuple[float, float, str]  # before, after, and what was before what
 
 
@@ -77,39 +90,58 @@ def drift_over_time(seen: Evidence) -> list[Problem] | None:
     series = {name: runs for name, runs in _in_order(seen).items() if len(runs) >= MIN_RUNS}
     order = "" if interleaved else ", and backends ran one after the other: their difference may hold as much"
 
-    def wrong(runs: list[tuple[str, float]]) -> str:
+    def wrong(runs: list[Timed]) -> str:
         levels, freedom = _levels(runs)
-        rho = float(np.corrcoef(np.arange(len(levels)), levels.argsort().argsort())[0, 1])
-        before, after = _thirds(levels)
-        moved = float(np.expm1(after - before))
-        told = f"TPOT moves by {moved:+.1%} from its first runs to its last (Spearman {rho:.2f}, n = {len(runs)})"
-        errors = abs(float(np.arctanh(np.clip(rho, -0.999, 0.999)))) * max(freedom - 2, 0) ** 0.5
-        return told + order if errors > TREND and abs(moved) > TPOT_DRIFT else ""
+        place, p = _change(levels, freedom)
+        moved = float(np.expm1(np.median(levels[place:]) - np.median(levels[:place])))
+        told = f"TPOT moves by {moved:+.1%} after {place} of its {len(runs)} runs, p = {p:.1g}"
+        return told + order if p < CHANGE and abs(moved) > TPOT_DRIFT else ""
 
     turns = "" if interleaved else "take repeats = 2 and interleave = true, and "
     return problems("doubtful", series, wrong, f"{turns}look for other load, heat and clocks")
 
 
-def _in_order(seen: Evidence) -> dict[str, list[tuple[str, float]]]:
-    """Backend → data sets and TPOT of its runs with natural routing, in order of time."""
-    series: dict[str, list[tuple[str, float]]] = defaultdict(list)
+def _in_order(seen: Evidence) -> dict[str, list[Timed]]:
+    """Backend → its runs with natural routing, in order of time."""
+    series: dict[str, list[Timed]] = defaultdict(list)
     for run in sorted(seen.journal.started, key=lambda run: seen.journal.started[run]):
         result = None if dose.of_label(run) else seen.results.get(run)
         if result and result.mean_tpot_ms:
             backend, _, label = run.partition("/")
-            series[backend].append((label.partition("-")[0], result.mean_tpot_ms))
+            tokens = result.total_input_tokens + result.total_output_tokens
+            series[backend].append(Timed(label.partition("-")[0], result.mean_tpot_ms, tokens))
     return series
 
 
-def _levels(runs: Sequence[tuple[str, float]]) -> tuple[Floats, int]:
-    """Logarithms of TPOT in order of time, less their data set's mean where it ran several times; and how many of
-    them are free."""
-    logs = np.log([tpot for _, tpot in runs])
-    names, group = np.unique([name for name, _ in runs], return_inverse=True)
-    if len(names) == len(runs):
-        return logs, len(runs) - 1
-    means = np.bincount(group, logs) / np.bincount(group)
-    return logs - means[group], len(runs) - len(names)
+def _levels(runs: Sequence[Timed]) -> tuple[Floats, int]:
+    """Logarithms of TPOT in order of time, less what the data set accounts for: its mean where it ran several times,
+    else a straight line over the logarithm of its tokens; and how many of them are free."""
+    logs = np.log([run.tpot for run in runs])
+    names, group = np.unique([run.dataset for run in runs], return_inverse=True)
+    if len(names) < len(runs):
+        means = np.bincount(group, logs) / np.bincount(group)
+        return logs - means[group], len(runs) - len(names)
+    tokens = np.log([max(run.tokens, 1) for run in runs])
+    if np.ptp(tokens):
+        logs = logs - np.polyval(np.polyfit(tokens, logs, 1), tokens)
+    return logs, len(runs) - 1
+
+
+def _change(levels: Floats, freedom: int) -> tuple[int, float]:
+    """Where a series changes most, and the p of that being chance: the smaller of two, doubled.
+
+    Pettitt (1979) sees a step: K = max |2 Σ ranks - t (n + 1)|, p = 2 exp(-6 K² / (n³ + n²)). Spearman's correlation
+    with time, on Fisher's scale, sees a trend, of fewer runs too. `freedom` of n - 1 levels are free.
+    """
+    n = len(levels)
+    ranks = levels.argsort().argsort() + 1.0
+    before = np.arange(1, n)
+    walk = abs(2 * ranks.cumsum()[:-1] - before * (n + 1))
+    step = 2 * math.exp(-6 * float(walk.max()) ** 2 * freedom / (n - 1) / (n**3 + n**2))
+    rho = float(np.clip(np.corrcoef(np.arange(n), ranks)[0, 1], -0.999, 0.999))
+    trend = math.erfc(abs(math.atanh(rho)) * math.sqrt(max(freedom - 2, 0) / 2))
+    apart = (walk / np.sqrt(before * (n - before)))[EDGE - 1 : n - EDGE]  # of the two means, in standard errors
+    return int(apart.argmax()) + EDGE, min(1.0, 2 * min(step, trend))
 
 
 def _shifts(seen: Evidence, of: Callable[[Gpu], float | None]) -> dict[str, Shift]:
