@@ -1,9 +1,8 @@
-"""Read gate logs: our binary format (the bytes are defined beside their writer) and upstream's JSON layout."""
+"""Read gate logs in our binary format, whose bytes are defined beside their writer."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import re
@@ -33,12 +32,10 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
-MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any, and its square is no trouble
 MAX_BLOCK_BYTES = 1 << 30
 PART_COUNTS = 1 << 18  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 START = re.compile(r"-start(\d+)$")  # of a server that was started again
-JSON_LAYER = re.compile(r"gate_logs_(\d+)\.json$")
 
 
 class GateLogError(Exception):
@@ -474,35 +471,3 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
     placement = header.placement if header.ranks > 1 else ()
     moved = header.ranks > 1 and not header.placement
     return GateLog(whole, named, segments, header.top_k, placement, lost, moved=moved)
-
-
-# --- upstream's layout: a folder of gate_logs_<layer>.json --------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JsonLayer:
-    """One layer's file: `loads` [steps, experts], `tokens` [steps]."""
-
-    loads: npt.NDArray[np.float64]
-    tokens: Ints
-
-
-def read_json_layer(path: Path) -> JsonLayer:
-    """One `gate_logs_<layer>.json`. GateLogError where it is not upstream's {"step", "num_tokens", "expert_loads"}."""
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        loads = np.array(data["expert_loads"], dtype=np.float64)
-        tokens = np.array(data["num_tokens"], dtype=np.int64)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise GateLogError(f"{path}: not a readable gate log: {type(error).__name__}: {error}") from None
-    if loads.ndim != 2 or tokens.ndim != 1 or len(loads) != len(tokens) or not loads.size:
-        raise GateLogError(f"{path}: expected one row of expert loads a step, got {loads.shape} for {tokens.shape}")
-    if not ((loads >= 0) & (loads <= MAX_LOAD)).all() or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all():
-        raise GateLogError(f"{path}: holds negative or non-finite loads, or some above {MAX_LOAD}")
-    return JsonLayer(loads, tokens)
-
-
-def json_layers(folder: Path) -> list[Path]:
-    """The layer files of an upstream folder, in layer order."""
-    found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := JSON_LAYER.match(p.name))]
-    return [p for _, p in sorted(found)]

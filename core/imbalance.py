@@ -26,12 +26,12 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from core import bootstrap, gatelog
+from core import bootstrap, gatelog, jsonlog
 from core.bootstrap import Interval
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.meter import MAX_AGGREGATED_TOKENS, SUMS, Meter, RunBlocks
 from core.meter import WARMUP as WARMUP
-from core.steps import CHUNK, Floats, Ints
+from core.steps import CHUNK, Floats
 from core.steps import cv as cv
 from core.steps import floor_squared as floor_squared
 
@@ -323,62 +323,20 @@ def _log_folders(folder: Path) -> list[Path]:
 
 
 def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
-    layers, problems = _read_layers(folder)
+    layers, problems = jsonlog.read_layers(folder)
     if not layers:
         if not problems and not list(folder.glob("*.gatelog")):
             problems.append(f"{folder}: holds no gate log")
         return {}, problems
     empty = sum(int((layer.tokens == 0).sum()) for layer in layers)
     try:
-        run = _run_of_layers(folder.name, layers)
+        run = jsonlog.run_of(folder.name, layers)
         measured = measure_run(run, {"no tokens": empty}, files=len(layers))
     except GateLogError as error:
         return {}, [*problems, f"{folder}: {error}"]
     steps, tokens = max(int((x.tokens > 0).sum()) for x in layers), max(int(x.tokens.sum()) for x in layers)
     # upstream's files do not tell prompt tokens from others
     return {folder.name: replace(measured, steps=steps, tokens=tokens, prefill=None, decode=None)}, problems
-
-
-def _read_layers(folder: Path) -> tuple[list[gatelog.JsonLayer], list[str]]:
-    layers: list[gatelog.JsonLayer] = []
-    problems: list[str] = []
-    for path in gatelog.json_layers(folder):
-        try:
-            layer = gatelog.read_json_layer(path)
-        except GateLogError as error:
-            problems.append(str(error))
-            continue
-        if layers and layer.loads.shape[1] != layers[0].loads.shape[1]:
-            problems.append(f"{path}: {layer.loads.shape[1]} experts, the layers before it have others")
-            continue
-        layers.append(layer)
-    return layers, problems
-
-
-def _run_of_layers(label: str, layers: Sequence[gatelog.JsonLayer]) -> RunBlocks:
-    """Upstream's files as a run. Layers that logged different steps are taken one after the other."""
-    sums = np.concatenate([layer.loads.sum(axis=1) for layer in layers])
-    tokens = np.concatenate([layer.tokens for layer in layers])
-    if not (tokens > 0).any():
-        raise GateLogError("no step with tokens")
-    top_k = float(np.median(sums[tokens > 0] / tokens[tokens > 0]))
-    meter = Meter()
-    if all(np.array_equal(layer.tokens, layers[0].tokens) for layer in layers):
-        meter.add(_as_log(label, np.stack([x.loads for x in layers], axis=1), layers[0].tokens, top_k))
-        return meter.runs[label]
-    for place, layer in enumerate(layers):
-        loads = np.zeros((len(layer.tokens), len(layers), layer.loads.shape[1]))
-        own = np.zeros(loads.shape[:2], np.int64)
-        loads[:, place], own[:, place] = layer.loads, layer.tokens
-        if (layer.tokens > 0).any():
-            meter.add(_as_log(label, loads, layer.tokens, top_k), own)
-    return meter.runs[label]
-
-
-def _as_log(label: str, loads: Floats, tokens: Ints, top_k: float) -> GateLog:
-    none = np.zeros(len(tokens), np.int64)
-    columns = {"tokens": tokens, "prefill_tokens": none}
-    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]
 
 
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from core import dose, gatelog, store
+from core import dose, gatelog, jsonlog, store
 from core.analysis import Results
 from core.config import Config
 from core.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
@@ -169,4 +169,4 @@ def _results(groups: Sequence[Results]) -> tuple[dict[str, RunResult], dict[str,
 
 def _layer_numbers(folder: Path) -> list[int]:
     """Of upstream's layer files in a folder."""
-    return [int(found.group(1)) for p in gatelog.json_layers(folder) if (found := gatelog.JSON_LAYER.match(p.name))]
+    return [int(found.group(1)) for p in jsonlog.layer_files(folder) if (found := jsonlog.LAYER_FILE.match(p.name))]
