@@ -62,11 +62,12 @@ def of_runs(runs: Sequence[DoseRun]) -> DoseFindings:
 
 
 def _corrected(found: DoseFindings) -> DoseFindings:
-    """Holm's correction over every slope and every difference of hot-rank to spread."""
-    ps = association.holm([*(c.p for c in found.curves), *(w.p for w in found.rank_waits)])
-    curves = [replace(curve, p_holm=p) for curve, p in zip(found.curves, ps[: len(found.curves)], strict=True)]
-    waits = [replace(wait, p_holm=p) for wait, p in zip(found.rank_waits, ps[len(curves) :], strict=True)]
-    return replace(found, curves=curves, rank_waits=waits)
+    """Holm's correction over every slope, every bend and every difference of hot-rank to spread."""
+    curves, waits = found.curves, found.rank_waits
+    ps = iter(association.holm([*(c.p for c in curves), *(c.p_bend for c in curves), *(w.p for w in waits)]))
+    curves = [replace(curve, p_holm=next(ps)) for curve in curves]
+    curves = [replace(curve, p_bend_holm=next(ps)) for curve in curves]
+    return replace(found, curves=curves, rank_waits=[replace(wait, p_holm=next(ps)) for wait in waits])
 
 
 def runs_of(group: Results) -> list[DoseRun]:

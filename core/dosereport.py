@@ -22,7 +22,7 @@ METHOD = (
     "Skew is as recorded: aggregated CV of expert load (under rotating, whose heat moves, the steps' excess CV). "
     "Square brackets hold 95 % intervals, each on its own. With fewer than 8 data sets they rest on the spread between "
     "repeats and speak for these data sets; from 8 on they rest on the data sets. p is Student's, corrected by Holm "
-    "over all slopes and all differences of hot-rank to spread; an effect is said to be seen where both agree. "
+    "over all slopes, bends and differences of hot-rank to spread; an effect is said to be seen where both agree. "
     "Natural routing stands beside as a reference and is in no fit."
 )
 NATURAL = "natural"

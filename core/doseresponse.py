@@ -7,8 +7,9 @@
 - From 8 data sets on, intervals are by the bootstrap over data sets: they speak for data sets like these. Below, over
   runs: the residuals of runs about the mean of their data set and level are pooled and drawn, widened to as many
   degrees of freedom as there are runs beyond the first of each data set and level: they speak for these data sets.
-- The slope is the least squares line's through the levels' values: the mean slope over the doses. Its p is Student's,
-  with the interval's degrees of freedom; Holm's correction is over all slopes and differences told side by side.
+- The slope is the least squares line's through the levels' values: the mean slope over the doses. Where their quadratic
+  part is seen a slope would mislead, so the rise over the lowest level is told instead. p is Student's, with the
+  interval's degrees of freedom; Holm's correction is over all slopes, bends and differences told side by side.
 """
 
 from __future__ import annotations
@@ -52,20 +53,24 @@ class DoseRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """One dose of a curve: aimed at `level`, recorded `cv` and max/mean over ranks, n runs, and what the metric was."""
+    """One dose of a curve: aimed at `level`, recorded `cv` and max/mean over ranks, n runs, and what the metric was.
+
+    `over_lowest`: the difference to the curve's lowest level.
+    """
 
     level: float
     cv: float
     rank: float | None
     n: int
     value: Estimate
+    over_lowest: Estimate | None = None
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of one backend under one pattern. Slopes are per 0.1 of CV and of max/mean over ranks.
 
-    `p`: two-sided, that the slope against CV is 0; `p_holm` the same, corrected for all that is tested beside it.
-    `bends`: the levels do not lie on a straight line, by the interval of the quadratic part.
+    `bend`: the quadratic part over the line. `p`, `p_bend`: two-sided, that the slope against CV, and the bend, are 0;
+    `p_holm`, `p_bend_holm` corrected for all that is tested beside them.
     """
 
     backend: str
@@ -77,11 +82,18 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     per_rank: Estimate
     p: float | None = None
     p_holm: float | None = None
-    bends: bool = False
+    bend: Estimate
+    p_bend: float | None = None
+    p_bend_holm: float | None = None
 
     @property
     def is_seen(self) -> bool:
         return is_seen(self.per_cv, self.p_holm)
+
+    @property
+    def bends(self) -> bool:
+        """Whether the levels do not lie on a straight line."""
+        return is_seen(self.bend, self.p_bend_holm)
 
     @property
     def n(self) -> int:
@@ -93,6 +105,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         who = f"{self.pattern}: {self.backend} {name}"
         if self.per_cv.value is None:
             return f"{who}: no slope against imposed skew: {self.per_cv.reason}"
+        if self.bends:
+            return f"{who} goes with imposed skew, but not along a straight line: {self._over_lowest()}"
         slope = f"{self.per_cv.shown('+.3g')} {unit} per {PER} of recorded CV"
         first, last = self.levels[0], self.levels[-1]
         facts = f"{tested(self.p_holm)}doses {first.cv:.2f} to {last.cv:.2f}, {counted(self.n, self.datasets)}"
@@ -100,8 +114,16 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
             return f"{who}: no effect of imposed skew is seen ({slope}; {facts})"
         way = "rises" if self.per_cv.value > 0 else "falls"
         ends = f"from {first.value.value:.4g} to {last.value.value:.4g} {unit}"
-        bent = "; not along a straight line: this is the mean slope" * self.bends
-        return f"{who} {way} with imposed skew: {slope}, {ends} ({facts}){bent}"
+        return f"{who} {way} with imposed skew: {slope}, {ends} ({facts})"
+
+    def _over_lowest(self) -> str:
+        unit = METRICS[self.metric][1]
+        first = self.levels[0]
+        rises = ", ".join(f"{o.shown('+.3g')} at {v.cv:.2f}" for v in self.levels[1:] if (o := v.over_lowest))
+        facts = (
+            f"{tested(self.p_bend_holm)}{first.value.value:.4g} {unit} at the lowest, {counted(self.n, self.datasets)}"
+        )
+        return f"over the lowest dose {rises} of recorded CV, {unit} ({facts})"
 
 
 @dataclass(frozen=True)
@@ -194,6 +216,7 @@ def curves(runs: Sequence[DoseRun]) -> list[Curve]:
 def curve(runs: Sequence[DoseRun], backend: str, pattern: str, metric: str) -> Curve:
     response = respond(runs, backend, pattern, metric)
     per_cv = slope(response, response.cv, "recorded CV")
+    bending = _bending(response.cv)
     return Curve(
         backend=backend,
         pattern=pattern,
@@ -203,7 +226,8 @@ def curve(runs: Sequence[DoseRun], backend: str, pattern: str, metric: str) -> C
         per_cv=per_cv,
         per_rank=slope(response, response.rank, "max/mean over ranks"),
         p=None if per_cv.value is None else response.p(_line(response.cv)),
-        bends=_bends(response),
+        bend=estimate.none("fewer than 3 levels") if bending is None else response.contrast(bending),
+        p_bend=None if bending is None else response.p(bending),
     )
 
 
@@ -275,18 +299,18 @@ def _line(skew: Floats) -> Floats:
     return np.asarray(PER * off / (off @ off))
 
 
-def _bends(response: Response) -> bool:
-    """Whether the quadratic part, over the line, is told apart from 0."""
-    x = response.cv
-    if len(x) < 3 or np.ptp(x) < PER:
-        return False
-    line = np.column_stack([np.ones(len(x)), x])
-    left = x**2 - line @ np.linalg.lstsq(line, x**2, rcond=None)[0]
-    return response.contrast(left).excludes_zero
+def _bending(skew: Floats) -> Floats | None:
+    """The weights of the quadratic part, in the metric's unit per CV²; None where no three levels differ."""
+    if len(skew) < 3 or np.ptp(skew) < PER:
+        return None
+    line = np.column_stack([np.ones(len(skew)), skew])
+    left = skew**2 - line @ np.linalg.lstsq(line, skew**2, rcond=None)[0]
+    return np.asarray(left / (left @ left)) if left @ left > 1e-9 else None
 
 
 def levels_of(response: Response) -> list[Level]:
     """A response as it is told and drawn."""
+    at = np.eye(len(response.levels))
     return [
         Level(
             level=float(response.levels[i]),
@@ -294,6 +318,7 @@ def levels_of(response: Response) -> list[Level]:
             rank=float(response.rank[i]) if np.isfinite(response.rank[i]) else None,
             n=int(response.n[i]),
             value=value,
+            over_lowest=response.contrast(at[i] - at[0]) if i else None,
         )
         for i, value in enumerate(response.values)
     ]

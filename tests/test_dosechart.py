@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from dosed import LEVELS, runs
 
-from core import dosefindings
+from core import cli, dosefindings
 from core.config import ConfigError
 from core.dosefindings import DoseFindings
 from core.plots import dose, png, text
@@ -82,3 +83,19 @@ class TestDrawn:
         assert len(lines) == 1 + 4 * 5 + 2
         assert lines[1].startswith('"baseline, hot-rank",0.0,')
         assert lines[-1].endswith(",,")  # natural: three runs give no interval
+
+
+class TestPlotCommand:
+    def test_it_draws_the_doses_of_a_run_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for label, tpot in (("001", 9.0), ("001~hot-rank~0", 10.0), ("001~hot-rank~1", 14.0)):
+            result = {"mean_tpot_ms": tpot, "measured_imbalance": {"aggregated_cv": float(label.endswith("~1"))}}
+            file = tmp_path / "baseline" / "results_json" / f"{label}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result))
+        results = ["--baseline-results", str(tmp_path / "baseline" / "results_json")]
+        out = ["-o", str(tmp_path / "dose.png")]
+        assert cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpot_ms", *out]) == 0
+        assert "forced routing: mean TPOT against imposed skew" in capsys.readouterr().out
+        assert (tmp_path / "dose.png").is_file()
+        assert cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpto_ms", *out]) == 2
+        assert "there is no curve of 'mean_tpto_ms'; there are mean_tpot_ms" in capsys.readouterr().err

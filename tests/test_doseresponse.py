@@ -107,9 +107,17 @@ class TestPlanted:
         assert found.levels[-1].rank == pytest.approx(1.75)
 
     def test_a_curve_that_bends_is_said_to(self) -> None:
-        found = curve(runs(lambda cv: 10 + 4 * max(cv - 0.6, 0), noise=0.1))
+        found = curve(runs(lambda cv: 10 + 4 * max(cv - 0.5, 0), noise=0.1))
         assert found.bends
-        assert "not along a straight line" in found.in_words()
+        assert "TPOT goes with imposed skew, but not along a straight line: over the lowest dose " in found.in_words()
+        rises = [level.over_lowest for level in found.levels]
+        assert rises[0] is None
+        for rise, planted in zip(rises[1:], (0, 0, 2, 4), strict=True):
+            assert rise is not None
+            low, high = rise.interval or (0.0, 0.0)
+            assert low <= planted <= high
+        valley = curve(runs(lambda cv: 10 + 4 * abs(cv - 0.65), noise=0.1))  # its mean slope says nothing
+        assert "no effect" not in valley.in_words()
         assert not curve(runs(lambda cv: 10 + 4 * cv, noise=0.1)).bends
 
 

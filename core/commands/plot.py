@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("baseline", "all2all")
 FIGURES = ("scatter", "heatmap", "cv-over-time", "ecdf", "rank-load", "step-time")
+DOSE = "dose"  # of forced routing, which no other figure shows
 AXES = ("excess", "real", "aggregated", "predicted")
 ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
@@ -25,10 +26,14 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     for backend in BACKENDS:
         plot.add_argument(f"--{backend}-results", type=Path, metavar="D", help="instead of a RUN_DIR")
         plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
-    plot.add_argument("--figure", choices=FIGURES, default="scatter", help="default: scatter")
+    plot.add_argument("--figure", choices=(*FIGURES, DOSE), default="scatter", help="default: scatter")
     plot.add_argument("--backend", metavar="NAME", help="of this backend only")
     plot.add_argument("--run", dest="only", metavar="BACKEND/001", help="of this run only")
-    plot.add_argument("--metric", default="mean_ttft_ms", help="scatter: any numeric key of the results")
+    plot.add_argument(
+        "--metric",
+        default="mean_ttft_ms",
+        help="scatter: any numeric key of the results; dose: TTFT, TPOT, throughput or decode_step_ms",
+    )
     plot.add_argument("--against", choices=AXES, help="scatter; default: excess CV where most runs have one")
     plot.add_argument("-o", "--png", dest="out", type=Path, metavar="F.png", help="default: in RUN_DIR/graphs")
     plot.set_defaults(command=run)
@@ -43,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     _warn(arguments.run_dir, groups)
     if arguments.figure == "scatter":
         name, panels = _scatter(groups, engine, arguments)
+    elif arguments.figure == DOSE:
+        name, panels = _dose(groups, engine, arguments)
     else:
         name, panels = arguments.figure, _panels(groups, engine, arguments)
     _print(panels)
@@ -90,6 +97,13 @@ def _scatter(groups: Sequence[Results], engine: str, arguments: argparse.Namespa
     axis = arguments.against or scatter.best_axis(groups)
     rows = findings.find(groups, engine).associations if axis == "excess" else []
     return f"{arguments.metric}-{axis}", [scatter.series(groups, arguments.metric, axis, engine, rows)]
+
+
+def _dose(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> tuple[str, list[Figure]]:
+    from core import dosefindings
+    from core.plots import dose
+
+    return dose.name(arguments.metric, "cv"), [dose.series(dosefindings.find(groups), arguments.metric, "cv", engine)]
 
 
 def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> list[Figure]:

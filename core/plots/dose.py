@@ -26,6 +26,8 @@ NATURAL = "natural"
 
 def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str = "") -> Series:
     """Levels with their intervals; a colour a backend, a mark a curve. ConfigError where no curve has both."""
+    if metric not in METRICS:
+        raise ConfigError(f"{dose.NAME}: there is no curve of {metric!r}; there are {', '.join(METRICS)}")
     backends = list(dict.fromkeys(curve.backend for curve in found.curves))
     told = [(c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric]
     doses = [level for _, _, levels in told for level in levels]
