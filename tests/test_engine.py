@@ -61,7 +61,7 @@ def test_a_server_that_never_starts_fails_its_backends_runs_only(experiment: Pat
     engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001", "002"]))
     ended = engine.until(lambda s: s.finished)
     assert [r.phase for r in ended.runs.values()] == ["failed", "failed", "done", "done"]
-    assert "unrecognized arguments: --no-such-option" in ended.backends["baseline"].reason
+    assert "the server does not know --no-such-option" in ended.backends["baseline"].reason
     assert ended.backends["baseline"].phase == "failed"
     assert any("--no-such-option" in line for line in ended.backends["baseline"].log_tail)
     engine.wait()
