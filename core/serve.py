@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -50,13 +51,26 @@ def run(
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, [backend])
     ports.check(backend.name, backend.port)
     launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
-    return asyncio.run(_serve(backend, launch))
+    return asyncio.run(_serve(backend, launch, _api_key()))
 
 
-async def _serve(backend: Backend, launch: Launch) -> int:
-    api_key = os.environ.get("VLLM_API_KEY", "")
-    if not api_key:
-        print("! no VLLM_API_KEY is set: everybody on this machine can use the server", file=sys.stderr)
+def _api_key() -> str:
+    """The user's key, else one made for this start, which only a terminal is shown: not a file, which others may read.
+
+    ConfigError where there is neither. An empty VLLM_API_KEY is taken at its word.
+    """
+    key = os.environ.get("VLLM_API_KEY")
+    if key is None:
+        if not sys.stderr.isatty():
+            raise ConfigError("serve: no VLLM_API_KEY is set, and no terminal is there to show a new key; set one")
+        key = secrets.token_hex(16)
+        print(f"~ the key of this server: export VLLM_API_KEY={key}", file=sys.stderr)
+    elif not key:
+        print("! VLLM_API_KEY is empty: everybody on this machine can use the server", file=sys.stderr)
+    return key
+
+
+async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
     read_end, write_end = os.pipe()
     log = Path(f"/dev/fd/{write_end}")
     server = servers.start(backend.name, launch.command, port=backend.port, api_key=api_key, log=log, env=launch.env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -15,7 +16,8 @@ from place import GATESCOPE, LIMIT_S, UPSTREAM_KEYS, Place, is_closed
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("VLLM_API_KEY", "of the tests")
     return Place(tmp_path)
 
 
@@ -70,10 +72,30 @@ def test_serve_says_why_its_server_died(place: Place) -> None:
     answer = place.gatescope("serve", "baseline")
     assert answer.returncode == 1
     assert "error: unrecognized arguments: --no-such-flag" in answer.stdout
-    warning, death = answer.stderr.splitlines()
-    assert warning == "! no VLLM_API_KEY is set: everybody on this machine can use the server"
+    (death,) = answer.stderr.splitlines()
     assert death.startswith("server baseline exited with code 2 after ")
     assert death.endswith(" s: the server does not know --no-such-flag; see extra_args")
+
+
+def test_serve_without_a_key_shows_a_new_one_to_a_terminal_only(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY")
+    answer = place.gatescope("serve", "baseline")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("gatescope: serve: no VLLM_API_KEY is set, and no terminal is there")
+
+    ours, theirs = os.openpty()
+    command = [*GATESCOPE, "serve", "baseline"]
+    with subprocess.Popen(command, cwd=place.folder, stdout=subprocess.PIPE, stderr=theirs) as server:
+        os.close(theirs)
+        assert server.stdout
+        url = next(line.split()[1].decode() for line in server.stdout if line.startswith(b"ready: "))
+        told = os.read(ours, 4096).decode()
+        assert told.startswith("~ the key of this server: export VLLM_API_KEY=")
+        header = {"Authorization": f"Bearer {told.strip().rpartition('=')[2]}"}
+        answers = [httpx.get(f"{url}/v1/models", headers=h, trust_env=False).status_code for h in ({}, header)]
+        server.terminate()
+    os.close(ours)
+    assert answers == [401, 200]
 
 
 def test_serve_refuses_a_taken_port_and_an_unknown_backend(place: Place) -> None:
