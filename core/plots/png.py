@@ -10,6 +10,7 @@ import numpy as np
 
 from core.plots import palette
 from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Series
+from core.plots.folding import each
 
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
@@ -162,8 +163,8 @@ def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
     top = float(figure.values.max(initial=0.0)) or 1.0
     image = axes.imshow(figure.values, cmap=palette.HEAT_MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label=figure.unit)
-    for axis, count in ((axes.yaxis, figure.values.shape[0]), (axes.xaxis, figure.values.shape[1])):
-        axis.set_ticks(range(0, count, max(1, -(-count // 32))))
+    for axis, count, most in ((axes.yaxis, figure.values.shape[0], 32), (axes.xaxis, figure.values.shape[1], 16)):
+        axis.set_ticks(range(0, count, each(count, most)))
     if figure.values.size <= ANNOTATED:
         for (row, column), value in np.ndenumerate(figure.values):
             dark = value / top < 0.55

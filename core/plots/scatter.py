@@ -122,7 +122,7 @@ def _fit(points: Points, place: int, row: Row) -> Curve:
     lines = _theil_sen(x[drawn], y[drawn], grid)
     ends = [bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan) for i in range(GRID)]
     unit = row.metric.rsplit("_", 1)[-1] if row.metric.endswith("_ms") else "tok/s"
-    name = f"{points.name}: {row.association.slope.scaled(PER).shown('+.2g')} {unit} per {PER}"
+    name = f"{points.name}, Theil-Sen: {row.association.slope.scaled(PER).shown('+.2g')} {unit} per {PER}"
     return Curve(name, grid, line, place, "fit", *np.array(ends).T)
 
 
