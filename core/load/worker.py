@@ -26,7 +26,7 @@ from core.load.connection import Connection
 from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
 from core.load.record import Progress, RequestRecord, WorkerHealth
 from core.load.stream import MAX_ERROR_TEXT, TokenStream
-from core.load.transport import Transport, origin_of, wire_bytes
+from core.load.transport import Transport, origin_of, post_bytes
 from core.load.wire import Times
 
 TICK_S = 0.01
@@ -86,10 +86,9 @@ class Worker:
         """Build every request and open connections. A server that is not there is left for the requests to tell."""
         url = httpx.URL(self._job.url)
         self._origin = origin_of(url)
+        wire = post_bytes(url, self._job.headers)
         for row in reversed(self._job.rows):
-            headers = [*self._job.headers, ("X-Request-Id", row.request_id)]
-            wire = wire_bytes(httpx.Request("POST", url, headers=headers, content=row.body))
-            self._waiting.append(Request(row, wire, self._job.max_tokens))
+            self._waiting.append(Request(row, wire(row.request_id, row.body), self._job.max_tokens))
         with contextlib.suppress(httpx.TransportError):
             await self._transport.open(url, self._job.connections)
         gc.collect()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from core.load import wire
 from core.load.clock import now
 from core.load.connection import MAX_HEAD_BYTES, Connection
-from core.load.transport import Transport, wire_bytes
+from core.load.transport import Transport, post_bytes, wire_bytes
 from core.load.wire import Times
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -315,6 +315,17 @@ def test_what_is_not_spoken_is_refused() -> None:
         wire_bytes(httpx.Request("HEAD", "http://localhost/"))
     with pytest.raises(httpx.UnsupportedProtocol):
         run(Transport().handle_async_request(httpx.Request("GET", "ftp://localhost/")))
+
+
+def test_a_post_of_many_has_the_bytes_that_httpx_would_send() -> None:
+    url, headers = (
+        httpx.URL("http://host:81/v1/completions?x=1"),
+        [("Content-Type", "application/json"), ("X-Team", "blue")],
+    )
+    made = post_bytes(url, headers)
+    for number, body in enumerate((b"{}", "Σ".encode() * 99)):
+        own = httpx.Request("POST", url, headers=[*headers, ("X-Request-Id", f"seg.1.{number}")], content=body)
+        assert made(f"seg.1.{number}", body) == wire_bytes(own)
 
 
 # --- where reads are cut ------------------------------------------------------------------------------------------
