@@ -243,7 +243,7 @@ def respond(
     """The response of a backend's metric under a pattern, at those levels and of those data sets where given."""
     own = [
         r
-        for r in runs
+        for r in sorted(runs, key=lambda r: r.label)  # the same draws in whatever order the runs were made
         if (r.backend, r.pattern) == (backend, pattern)
         and metric in r.values
         and r.cv is not None

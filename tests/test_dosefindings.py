@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import dosed
 import msgspec
 import numpy as np
 import pytest
+from place import Place
 
 from core import document, dosefindings, dosereport, findings
 from core.analysis import Results
@@ -145,3 +147,29 @@ class TestReportSection:
         assert lines[0].split()[:4] == ["pattern", "backend", "level", "CV"]
         assert len(lines) == 1 + 2 + 2 * 2 * len(LEVELS)
         assert max(map(len, lines)) <= 120
+
+
+class TestWholeWay:
+    def test_a_dosed_batch_and_its_report(self, tmp_path: Path) -> None:
+        place = Place(tmp_path, repeats=3)
+        done = place.gatescope(
+            *("--batch", "--only", "001", "--out", "made", "--dose", "0,0.5,1", "--pattern", "hot-rank")
+        )
+        assert done.returncode == 0, done.stderr
+        assert "forced routing: means of each dose" in done.stderr
+        assert "forced routing, hot-rank: all2all TPOT" in done.stderr
+        kept = json.loads((place.made / "findings.json").read_bytes())["forced"]
+        for curve in kept["curves"]:
+            assert [level["level"] for level in curve["levels"]] == [0, 0.5, 1]
+            assert [level["n"] for level in curve["levels"]] == [3, 3, 3]
+            assert curve["levels"][2]["cv"] == pytest.approx(1, abs=0.2)
+            assert curve["per_cv"]["interval"] is not None
+        steps = {c["backend"]: c["levels"] for c in kept["curves"] if c["metric"] == "decode_step_ms"}
+        assert all(level["value"]["value"] > 0 for levels in steps.values() for level in levels)
+        assert steps["all2all"][2]["rank"] > steps["all2all"][0]["rank"]
+        assert steps["baseline"][2]["rank"] is None
+        assert len((place.made / "summary-forced.csv").read_text().splitlines()) == 1 + 2 * 3 * 3
+        assert place.gatescope("report", "made").returncode == 0
+        text = (place.made / "report.md").read_text()
+        assert "## What imposed skew costs (forced routing)" in text
+        assert "![forced routing: median decode step against imposed skew](graphs/decode_step_ms-forced-cv.png)" in text

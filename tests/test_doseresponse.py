@@ -70,6 +70,10 @@ class TestByHand:
         found = curve([*(r for r in runs(lambda _: 20.0, datasets=2) if r.dataset == "000"), *more])
         assert [level.value.value for level in found.levels] == [30.0] * len(LEVELS)
 
+    def test_the_order_of_runs_changes_nothing(self) -> None:
+        made = runs(lambda cv: 10 + cv, noise=0.3)
+        assert curve(made[::-1]) == curve(made)
+
 
 class TestPlanted:
     @pytest.mark.parametrize(
