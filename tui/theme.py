@@ -7,6 +7,8 @@ from functools import cache
 from rich.style import Style
 from textual.theme import Theme
 
+from core.plots.palette import HEAT
+
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 ORANGE, VERMILLION, YELLOW, PURPLE = "#E69F00", "#D55E00", "#F0E442", "#CC79A7"
 
@@ -43,8 +45,6 @@ LIGHT = Theme(
 BACKENDS = ("a", "b", "c", "d")
 MARKS = ("●", "▲", "■", "◆")
 HOLLOW = ("○", "△", "□", "◇")
-# Cividis-like, from little load to much: lightness rises, so grey and colour-blind eyes read it too.
-HEAT = ("#0b2340", "#1f3b63", "#3f5270", "#5d6877", "#7d7f78", "#a09771", "#c4b15f", "#ead54a")
 
 _DARK = {
     "dim": Style(color="#8b949e"),

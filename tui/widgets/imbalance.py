@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from core.plots.palette import HEAT
 from core.state import RunState
 from tui import doses, table
 from tui.table import Column
 from tui.text import NONE, SHADES, Line, Span, fit, line, number
-from tui.theme import HEAT
 from tui.widgets.pane import Pane, empty
 
 if TYPE_CHECKING:
