@@ -6,6 +6,8 @@ Every attack is an endless or a short stream of pieces; what it must come to for
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
 import itertools
 import json
 import socket
@@ -13,14 +15,13 @@ import socketserver
 import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 ASKED = 4  # tokens that the client is to ask for
 STEP_S = 0.05  # between two dribbled bytes
 BLOCK = 1 << 16
-BOMB_BYTES = 1 << 30
+BOMB_BYTES = 1 << 26
 RESET = b"RST"
 SILENCE = b"..."
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -82,16 +83,13 @@ def _dribbles(begin: bytes, pieces: Callable[[], Pieces]) -> Callable[[], Pieces
 
 
 def _bomb(head: bytes) -> Callable[[], Pieces]:
-    """1 GiB of zeros in 1 MiB of gzip."""
+    """gzip whose every 64 KiB unpack to 64 MiB, without end."""
+    return lambda: itertools.chain([head + b"Content-Encoding: gzip\r\n\r\n"], itertools.repeat(_bomb_block()))
 
-    def pieces() -> Iterator[bytes]:
-        pack = zlib.compressobj(9, wbits=31)
-        yield head + b"Content-Encoding: gzip\r\n\r\n"
-        for _ in range(BOMB_BYTES >> 20):
-            yield pack.compress(bytes(1 << 20))
-        yield pack.flush()
 
-    return pieces
+@functools.cache
+def _bomb_block() -> bytes:
+    return gzip.compress(bytes(BOMB_BYTES))
 
 
 def _head(*lines: str) -> bytes:
@@ -182,6 +180,7 @@ class Hostile:
     def __init__(self) -> None:
         self.sent: dict[str, int] = {}
         server = self
+        _bomb_block()  # made before anyone waits for it
 
         class Connection(socketserver.BaseRequestHandler):
             def handle(self) -> None:
