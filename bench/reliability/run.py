@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "bench" / "results" / "reliability.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 FAULTS = ("tests/test_faults.py", "tests/test_stopping.py", "tests/test_engine.py", "tests/backends/test_server.py")
-EXAMPLES = re.compile(r"(\d+) passing examples, (\d+) failing examples")
+EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and")
 Part = dict[str, Any]
 
 
