@@ -7,7 +7,7 @@ from tui.table import Column
 from tui.text import Role, Span
 from tui.view import View
 
-FORCED = Column("forced to", 15, 8, right=False)
+FORCED = Column("forced to", 16, 8, right=False)
 
 
 def columns(kept: tuple[Column, ...], view: View, after: str) -> tuple[Column, ...]:

@@ -302,7 +302,7 @@ async def _open(screen: Screen, session: Played) -> None:
 async def _dose(screen: Screen, session: Played) -> None:
     await screen.press("D")
     assert isinstance(screen.app.screen, DoseScreen)
-    assert "■ all2all, hot-rank  +0.4 [+0.39, +0.41] ms per 0.1" in screen.text
+    await screen.until(lambda: "■ all2all, hot-rank  +0.4 [+0.39, +0.41] ms per 0.1" in screen.text)
     await screen.press("p", "i")
     assert "median decode step, ms ↑   recorded max/mean of load over EP ranks →" in screen.text
     await screen.press("v")

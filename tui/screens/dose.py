@@ -56,7 +56,8 @@ class DoseScreen(Screen[None]):
         self.metric, self.axis, self.in_words = METRIC_KEYS[0], AXES[0], False
         self._top = 0
         self._said = ""
-        self._found: tuple[object, DoseFindings | None] = (None, None)
+        self._found: DoseFindings | None = None
+        self._asked: object = None  # the finished runs that are being looked at
 
     def compose(self) -> ComposeResult:
         yield Lines("header")
@@ -74,21 +75,32 @@ class DoseScreen(Screen[None]):
     def show(self) -> None:
         body = self.query_one("#dose", Lines)
         self.query_one("#header", Lines).put([self._header()])
-        body.put(self._words(*body.size) if self.in_words else self._plot(*body.size))
+        self._follow()
+        if self._found:
+            body.put(self._words(*body.size) if self.in_words else self._plot(*body.size))
+        else:
+            body.put(empty("working out slopes and intervals …"))
         self.query_one("#message", Lines).put([line((f" {self._said}", "note"))])
         self.query_one("#keys", Lines).put([bars.keys(HINTS)])
 
-    def findings(self) -> DoseFindings:
-        """Of the finished runs; worked out anew when there are more of them."""
+    def _follow(self) -> None:
+        """Work out the findings anew where there are more finished runs: in a thread, since it takes a moment."""
+        key = tuple(id(run.figures) for run in self._session.snapshot.runs.values() if run.figures)
+        if key != self._asked:
+            self._asked = key
+            self.run_worker(self._work_out, thread=True)
+
+    def _work_out(self) -> None:
         from core import dosefindings
         from tui import series
 
-        snapshot = self._session.snapshot
-        key = tuple(id(run.figures) for run in snapshot.runs.values() if run.figures)
-        if self._found[1] is None or key != self._found[0]:
-            self._found = key, dosefindings.find(series.groups(snapshot))
-        assert self._found[1] is not None  # just set
-        return self._found[1]
+        self._found = dosefindings.find(series.groups(self._session.snapshot))
+        self.app.call_from_thread(self.show)
+
+    def findings(self) -> DoseFindings:
+        """Of the finished runs, as last worked out."""
+        assert self._found  # nothing is drawn or exported before
+        return self._found
 
     def series(self) -> Series:
         """What is drawn, and what `e` writes. ConfigError where no dose has both values."""
@@ -168,7 +180,8 @@ class DoseScreen(Screen[None]):
 
     def action_export(self) -> None:
         """Write PNG and CSV in a thread: the first PNG takes a second."""
-        self.run_worker(self._export, thread=True)
+        if self._found:
+            self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
         from core import store
