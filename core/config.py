@@ -243,6 +243,7 @@ def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
         if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
             raise ConfigError(f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it")
         check_budget(where, backend)
+        _check_key(where, backend)
         if "/" in backend.python:  # as every path in the file: ~ is home, a relative one starts at the file
             python = os.path.abspath(path.parent / Path(backend.python).expanduser())
             backend = msgspec.structs.replace(backend, python=python)
@@ -257,6 +258,14 @@ def check_budget(where: str, backend: Backend) -> None:
             f"{where}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
             f" since a running request takes a token of every step, got {backend.max_num_batched_tokens}"
         )
+
+
+def _check_key(where: str, backend: Backend) -> None:
+    """ConfigError for a key of the user's own: `ps` would show it, or run.json hold it."""
+    given = {argument.split("=")[0].replace("_", "-") for argument in backend.extra_args}
+    place = "extra_args" if "--api-key" in given else "env" if "VLLM_API_KEY" in backend.env else ""
+    if place:
+        raise ConfigError(f"{where}, {place}: expected no API key; leave it out: each start gets a key of its own")
 
 
 def _table(where: str, raw: Any, kind: type[T]) -> T:

@@ -200,6 +200,8 @@ def test_a_mistake_in_experiment_is_one_line(tmp_path: Path, line: str, said: st
         ('env = {"A=B" = "1"}', "env: expected names of environment variables, got 'A=B'"),
         ('env = {A = "\\u0000"}', r"env, A: expected a text without NUL, got '\x00'"),
         ("max_num_batched_tokens = 31", "max_num_batched_tokens: expected at least max_num_seqs (32), since a running"),
+        ('extra_args = ["--api_key=k"]', "extra_args: expected no API key; leave it out"),
+        ('env = { VLLM_API_KEY = "k" }', "env: expected no API key; leave it out"),
         ('name = "graphs"', "name: expected a name of its own, 'graphs' is taken; rename it"),
         ('name = "Baseline"', "name: expected a name of its own, 'Baseline' is taken; rename it"),
         ("port = 1", "name: expected a value, the key is missing"),
