@@ -33,8 +33,8 @@ def hostile() -> Iterator[Hostile]:
 def records(hostile: Hostile) -> Records:
     """One load: every attack, and after each a request that is answered well."""
     prompts = [Prompt(name, name) for attack in ATTACKS for name in (attack, f"after {attack}")]
-    load = Load(hostile.url, "m", "001", prompts, output_len=ASKED, max_concurrency=4, stall_timeout_s=1.0, workers=1)
-    return asyncio.run(asyncio.wait_for(client.run(load), 60))
+    load = Load(hostile.url, "m", "001", prompts, output_len=ASKED, max_concurrency=4, stall_timeout_s=3.0, workers=1)
+    return asyncio.run(asyncio.wait_for(client.run(load), 120))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
