@@ -15,7 +15,7 @@ import numpy as np
 from core import steps
 from core.recorder.gatescope_recorder import dose as forced
 from core.recorder.gatescope_recorder.dose import DoseError, Order
-from core.steps import Floats
+from core.steps import Floats, Ints
 
 if TYPE_CHECKING:
     from core.config import Backend, Config
@@ -86,45 +86,55 @@ def check(order: Order, experts: int, top_k: int) -> None:
 # --- afterwards ---------------------------------------------------------------------------------------------------
 
 
-def why_not_forced(dose: Dose | None, label: str, parts: Sequence[GateLog], order: Order | None) -> str:
-    """What the gate log says against a run: its steps mix doses, or its experts were not chosen as `order` has it.
-    Empty where nothing is wrong. `label` names the run's steps in `parts`.
-    """
-    mixed = sum(_mixed(part, label) for part in parts)
-    if mixed:
-        return f"{mixed} steps hold tokens of requests with another dose, and were routed naturally"
-    if dose is None or order is None:
+class Check:
+    """Holds the gate log of one run, part by part, against the dose that was asked for."""
+
+    def __init__(self, dose: Dose | None, label: str, order: Order) -> None:
+        """`label` names the run's steps; `dose` is None where they were to be routed naturally."""
+        self._dose, self._label, self._order = dose, label, order
+        self._mixed = self._choices = self._top_k = 0
+        self._counts: Floats = np.zeros(1)
+        self._squares: list[Floats] = [np.zeros(0)]
+        self._weights: list[Floats] = [np.zeros(0)]
+
+    def add(self, part: GateLog) -> None:
+        """The next part of the log."""
+        own = part.segments.get(self._label)
+        if own is None:
+            return
+        self._mixed += _mixed(part, own, self._label)
+        self._top_k = part.top_k
+        self._counts = self._counts + part.loads[own > 0].sum(axis=(0, 1), dtype=np.float64)
+        self._choices += int(part.tokens[own > 0].sum()) * part.loads.shape[1]
+        if self._dose and self._dose.pattern == "rotating":
+            squares, weights = _excess_squared(part, own)
+            self._squares.append(squares)
+            self._weights.append(weights)
+
+    def wrong(self) -> str:
+        """What the log says against the run: its steps mix doses, or its experts were not chosen as the order has it.
+        Empty where nothing is wrong.
+        """
+        if self._mixed:
+            return f"{self._mixed} steps hold tokens of requests with another dose, and were routed naturally"
+        if self._dose is None:
+            return ""
+        if not self._choices:
+            return f"{NAME} is not confirmed: the gate log holds no step of this run"
+        if self._dose.pattern == "rotating":
+            distance, noise = _step_distance(self._dose, np.concatenate(self._squares), np.concatenate(self._weights))
+        else:
+            distance, noise = _distance(self._dose, self._counts, self._choices, self._order, self._top_k)
+        if distance > SLACK * self._dose.level + 3 * noise:
+            far = f"what was recorded is a CV of {distance:.3f} away from that"
+            return f"asked for {self._dose}; {far}: it was not forced"
         return ""
-    counts, tokens = _counts(parts, label)
-    if not tokens:
-        return f"{NAME} is not confirmed: the gate log holds no step of this run"
-    if dose.pattern == "rotating":
-        distance, noise = _step_distance(dose, parts, label)
-    else:
-        distance, noise = _distance(dose, counts, tokens, order, parts[0].top_k)
-    if distance > SLACK * dose.level + 3 * noise:
-        return f"asked for {dose}; what was recorded is a CV of {distance:.3f} away from that: it was not forced"
-    return ""
 
 
-def _mixed(part: GateLog, label: str) -> int:
+def _mixed(part: GateLog, own: Ints, label: str) -> int:
     """Steps that hold tokens of this run and of one with another dose."""
-    own = part.segments.get(label)
-    if own is None:
-        return 0
     others = [tokens > 0 for name, tokens in part.segments.items() if forced.dose_of(name) != forced.dose_of(label)]
     return int(((own > 0) & np.any(others, axis=0)).sum()) if others else 0
-
-
-def _counts(parts: Sequence[GateLog], label: str) -> tuple[Floats, int]:
-    """Σ over the run's own steps and over layers of each expert's load, and how many choices of a token that were."""
-    experts = parts[0].loads.shape[2] if parts else 0
-    counts, tokens = np.zeros(experts), 0
-    for part in parts:
-        mine = part.segments.get(label, np.zeros(len(part.tokens), np.int64)) > 0
-        counts += part.loads[mine].sum(axis=(0, 1), dtype=np.float64)
-        tokens += int(part.tokens[mine].sum()) * part.loads.shape[1]
-    return counts, tokens
 
 
 def _distance(dose: Dose, counts: Floats, tokens: int, order: Order, top_k: int) -> tuple[float, float]:
@@ -139,18 +149,17 @@ def _distance(dose: Dose, counts: Floats, tokens: int, order: Order, top_k: int)
     return float(distance), float(np.sqrt((experts / top_k - 1) / tokens))
 
 
-def _step_distance(dose: Dose, parts: Sequence[GateLog], label: str) -> tuple[float, float]:
+def _excess_squared(part: GateLog, own: Ints) -> tuple[Floats, Floats]:
+    """CV² beyond the noise floor of each layer of the run's steps, and the tokens that it weighs."""
+    some = (own > 0) & (part.tokens > 1)
+    loads, tokens = part.loads[some].astype(np.float64), part.tokens[some][:, None]
+    excess = steps.cv(loads) ** 2 - steps.floor_squared(loads, tokens, part.top_k)
+    return excess.ravel(), np.broadcast_to(tokens, excess.shape).ravel().astype(np.float64)
+
+
+def _step_distance(dose: Dose, square: Floats, weight: Floats) -> tuple[float, float]:
     """The same for a rotating hot set, which is somewhere else at other steps: from the CV that each step shows beyond
     its noise floor, weighted by tokens."""
-    squares: list[Floats] = [np.zeros(0)]
-    weights: list[Floats] = [np.zeros(0)]
-    for part in parts:
-        own = (part.segments.get(label, np.zeros(len(part.tokens), np.int64)) > 0) & (part.tokens > 1)
-        loads, tokens = part.loads[own].astype(np.float64), part.tokens[own][:, None]
-        excess = steps.cv(loads) ** 2 - steps.floor_squared(loads, tokens, part.top_k)
-        squares.append(excess.ravel())
-        weights.append(np.broadcast_to(tokens, excess.shape).ravel().astype(np.float64))
-    square, weight = np.concatenate(squares), np.concatenate(weights)
     if len(square) < 2:
         return 0.0, 0.0
     scaled = square * weight / weight.mean()

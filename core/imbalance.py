@@ -284,6 +284,11 @@ def measure_segments(parts: Sequence[GateLog], label: str) -> Imbalance:
     for part in parts:
         if len(part.tokens):  # a look at the log between two blocks finds no step
             meter.add(part)
+    return of_meter(meter, label)
+
+
+def of_meter(meter: Meter, label: str) -> Imbalance:
+    """Of what was summed up of one run. GateLogError where no step is its own."""
     if label not in meter.runs:
         raise GateLogError(f"no step of {label} in the gate log")
     run = meter.runs[label]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from core import dose, events, imbalance, metrics, predict, sample, store
+from core import events, metrics, predict, sample, store
 from core.events import AnyEvent, Latency, RunFigures
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.imbalance import Imbalance
@@ -23,6 +23,7 @@ from core.load.record import Progress
 from core.metrics import Metrics, RequestRecord
 from core.plan import Run
 from core.recorder.gatescope_recorder.dose import Order
+from core.runrouting import RunRouting
 from core.store import RunDirectory
 
 LOG_WAIT_S = 3.0
@@ -51,7 +52,7 @@ class Target:
 
 @dataclass(slots=True)
 class Measurement:
-    """Takes one run. `records` and `parts` hold what there is so far, also when it is cancelled half-way."""
+    """Takes one run. `records` and `routing` hold what there is so far, also when it is cancelled half-way."""
 
     target: Target
     run: Run
@@ -61,8 +62,11 @@ class Measurement:
     max_error_rate: float
     order: Order | None = None  # what the server may be asked to force
     records: list[RequestRecord] = field(default_factory=list)
-    parts: list[GateLog] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
+    routing: RunRouting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.routing = RunRouting(self.load.label, self.run.dose, self.order)
 
     async def take(self) -> None:
         """Send, measure, write and tell. RunError where too many requests failed."""
@@ -127,12 +131,17 @@ class Measurement:
         )
 
     def _look(self) -> events.LiveImbalance | None:
-        """The steps since the last look; they are kept for the run's own figures."""
+        """The steps since the last look, which are summed up for the run's own figures too."""
         try:
-            self.parts.append(self.target.log.read())
+            part = self._read()
         except (GateLogError, OSError):
             return None  # `_settle` meets it again, and says so
-        return sample.live_imbalance(self.parts[-1], self.load.label)
+        return sample.live_imbalance(part, self.load.label)
+
+    def _read(self) -> GateLog:
+        part = self.target.log.read()
+        self.routing.add(part)
+        return part
 
     def _check_errors(self) -> None:
         errors = [r.error for r in self.records if r.error]
@@ -144,28 +153,24 @@ class Measurement:
 
     def _check_routing(self) -> None:
         """RunError where routing was not what this run is told by: forced to its dose, or natural throughout."""
-        if self.order and (wrong := dose.why_not_forced(self.run.dose, self.load.label, self.parts, self.order)):
+        if wrong := self.routing.why_not_forced():
             raise RunError(wrong)
 
     async def _settle(self, figures: Metrics) -> None:
         """Read the log until it holds all of the run's tokens: a server may write its last block a moment late."""
         deadline = time.monotonic() + LOG_WAIT_S
-        while self._seen() < _due(figures) and time.monotonic() < deadline:
+        while self.routing.tokens < _due(figures) and time.monotonic() < deadline:
             try:
-                self.parts.append(self.target.log.read())
+                self._read()
             except (GateLogError, OSError):
                 return
             await asyncio.sleep(0.02)
 
-    def _seen(self) -> int:
-        label = self.load.label
-        return sum(int(p.segments[label].sum()) for p in self.parts if label in p.segments)
-
     def _imbalance(self) -> tuple[Imbalance | None, str | None]:
         """The run's imbalance, or why there is none."""
         try:
-            self.parts.append(self.target.log.read())
-            return imbalance.measure_segments(self.parts, self.load.label), None
+            self._read()
+            return self.routing.imbalance(), None
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 
@@ -186,13 +191,13 @@ class Measurement:
             **(prediction.as_result() if prediction else {"imbalance_score": None}),
             "measured_imbalance": measured,
             "measured_imbalance_reason": reason,
-            "decode_step_ms": decode_step_ms(self.parts, self.load.label),
+            "decode_step_ms": self.routing.decode_step_ms(),
             "gate_log": {
                 "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 "segment": self.load.label,
                 "tokens_due": _due(figures),
-                "tokens_seen": self._seen(),
-                "left_out": self.target.log.left_out if self._seen() < _due(figures) else "",
+                "tokens_seen": self.routing.tokens,
+                "left_out": self.target.log.left_out if self.routing.tokens < _due(figures) else "",
             },
         }
 
@@ -248,17 +253,6 @@ def latency(seconds: list[float]) -> Latency | None:
         p99=p99 if len(ms) >= P99_LEAST else None,
         max=float(ms.max()),
     )
-
-
-def decode_step_ms(parts: Sequence[GateLog], label: str) -> float | None:
-    """Median duration, in ms, of the steps that are all this run's and hold no prompt token; None of no such step."""
-    took = [
-        part.columns["duration_ns"][(own == part.tokens) & (own > 0) & (part.columns["prefill_tokens"] == 0)]
-        for part in parts
-        if (own := part.segments.get(label)) is not None
-    ]
-    steps = np.concatenate(took) if took else np.zeros(0)
-    return float(np.median(steps)) / 1e6 if len(steps) else None
 
 
 def _run_figures(

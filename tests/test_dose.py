@@ -169,6 +169,13 @@ def turning(weights: np.ndarray) -> np.ndarray:
     return np.stack([np.roll(step, n // 4 * 2, axis=-1) for n, step in enumerate(loads)])
 
 
+def against(wanted: Dose | None, label: str, *parts: GateLog) -> str:
+    check = dose.Check(wanted, label, ORDER)
+    for part in parts:
+        check.add(part)
+    return check.wrong()
+
+
 @pytest.mark.parametrize(
     ("wanted", "loads", "fits"),
     [
@@ -184,7 +191,7 @@ def turning(weights: np.ndarray) -> np.ndarray:
 def test_a_run_that_was_not_routed_as_asked_is_told(wanted: Dose, loads: np.ndarray, fits: bool) -> None:
     label = f"001~{wanted.label}"
     log = as_log(loads, label)
-    wrong = dose.why_not_forced(wanted, label, [log, log], ORDER)
+    wrong = against(wanted, label, log, log)
     assert (wrong == "") == fits, wrong
     assert fits or f"asked for forced routing: {wanted.pattern}, CV {wanted.level:g}; what was recorded is" in wrong
 
@@ -195,14 +202,14 @@ def test_tokens_of_another_dose_in_a_step_fail_both_runs() -> None:
     beside = np.where(np.arange(200) < 3, 1, 0)
     mixed = GateLog(log.loads, log.columns, {**log.segments, "002": beside}, 2)
     for label in ("001~hot-experts~0.5", "002"):
-        said = dose.why_not_forced(dose.of_label(label), label, [mixed], ORDER)
+        said = against(dose.of_label(label), label, mixed)
         assert said == "3 steps hold tokens of requests with another dose, and were routed naturally"
     same = GateLog(log.loads, log.columns, {**log.segments, "002~hot-experts~0.5": beside}, 2)
-    assert dose.why_not_forced(Dose("hot-experts", 0.5), "001~hot-experts~0.5", [same], ORDER) == ""
+    assert against(Dose("hot-experts", 0.5), "001~hot-experts~0.5", same) == ""
 
 
 def test_a_run_without_steps_in_the_log_is_not_confirmed() -> None:
-    said = dose.why_not_forced(Dose("hot-experts", 0.5), "001~hot-experts~0.5", [], ORDER)
+    said = against(Dose("hot-experts", 0.5), "001~hot-experts~0.5")
     assert said == "forced routing is not confirmed: the gate log holds no step of this run"
 
 

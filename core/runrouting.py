@@ -1,0 +1,50 @@
+"""What the gate log shows of one run, summed up part by part while it grows: the counts themselves are not kept."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core import dose, imbalance
+from core.dose import Dose
+from core.gatelog import GateLog
+from core.imbalance import Imbalance
+from core.meter import Meter
+from core.recorder.gatescope_recorder.dose import Order
+from core.steps import Ints
+
+
+class RunRouting:
+    """`tokens` of the run that were seen so far. With an `order`, its routing is held against the dose asked for."""
+
+    def __init__(self, label: str, asked: Dose | None = None, order: Order | None = None) -> None:
+        self.label, self.tokens = label, 0
+        self._meter = Meter()
+        self._decode_ns: list[Ints] = []  # durations of its steps without prompt tokens
+        self._check = dose.Check(asked, label, order) if order else None
+
+    def add(self, part: GateLog) -> None:
+        """The next part of the log; one without steps is a look between two blocks."""
+        if not len(part.tokens):
+            return
+        self._meter.add(part)
+        own = part.segments.get(self.label)
+        if own is None:
+            return
+        self.tokens += int(own.sum())
+        decode = (own == part.tokens) & (own > 0) & (part.columns["prefill_tokens"] == 0)
+        self._decode_ns.append(part.columns["duration_ns"][decode])
+        if self._check:
+            self._check.add(part)
+
+    def imbalance(self) -> Imbalance:
+        """GateLogError where no step is the run's own."""
+        return imbalance.of_meter(self._meter, self.label)
+
+    def decode_step_ms(self) -> float | None:
+        """Median duration, in ms, of the run's own steps that hold no prompt token; None of no such step."""
+        took = np.concatenate(self._decode_ns) if self._decode_ns else np.zeros(0)
+        return float(np.median(took)) / 1e6 if len(took) else None
+
+    def why_not_forced(self) -> str:
+        """As `dose.Check.wrong`; empty too where nothing was to be forced."""
+        return self._check.wrong() if self._check else ""

@@ -1,0 +1,58 @@
+"""A run's own figures from the gate log, read part by part."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import routed, write_log
+
+from core import gatelog
+from core.gatelog import GateLog
+from core.runrouting import RunRouting
+
+
+def shown(label: str, *parts: GateLog) -> RunRouting:
+    routing = RunRouting(label)
+    for part in parts:
+        routing.add(part)
+    return routing
+
+
+def test_the_decode_step_is_the_median_of_the_runs_own_steps_without_prompt_tokens(tmp_path: Path) -> None:
+    loads = routed(np.random.default_rng(0), [4] * 8, 2, np.ones(4))
+    log = gatelog.read(
+        write_log(
+            tmp_path / "dp0_pp0.gatelog",
+            loads,
+            labels=["warmup", "001", "001", "001", "001", "001", "002", "002"],
+            durations_ns=[n * 1_000_000 for n in (90, 50, 3, 7, 4, 80, 11, 12)],
+            prefill=[0, 4, 0, 0, 0, 1, 0, 0],
+        )
+    )
+    assert shown("001", log).decode_step_ms() == pytest.approx(4)  # of 3, 7, 4
+    assert shown("002", log.where(log.tokens > 9), log).decode_step_ms() == pytest.approx(11.5)
+    assert shown("003", log).decode_step_ms() is None
+    assert shown("001").decode_step_ms() is None
+
+
+def test_parts_add_up_to_the_whole_and_none_of_them_is_kept(tmp_path: Path) -> None:
+    loads = routed(np.random.default_rng(1), [4] * 300, 32, np.ones(64))
+    log = gatelog.read(write_log(tmp_path / "dp0_pp0.gatelog", loads, labels=["001"] * 300))
+    parts = [log.where((np.arange(300) >= at) & (np.arange(300) < at + 7)) for at in range(0, 300, 7)]
+    whole, parted = shown("001", log), shown("001", *parts)
+    assert (whole.tokens, parted.tokens) == (1200, 1200)
+    assert parted.imbalance().per_step_cv == pytest.approx(whole.imbalance().per_step_cv)
+    assert parted.imbalance().expert_loads == whole.imbalance().expert_loads
+
+    tracemalloc.start()
+    routing = shown("001", *parts)
+    once, _ = tracemalloc.get_traced_memory()
+    for part in parts * 9:
+        routing.add(part)
+    tenfold, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert routing.tokens == 12_000
+    assert tenfold - once < log.loads.nbytes / 4  # of nine times as many bytes that went by
