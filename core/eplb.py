@@ -49,7 +49,7 @@ class Maps:
         """[steps, layers, ranks] of `loads` [steps, layers, experts], by the map of each step; None before any.
 
         `index` [steps]: the steps' forward indices, which never fall from one call to the next: maps that are past are
-        forgotten. Steps before the first map count under that.
+        forgotten. Steps before the first map count under that. ValueError where a map is of another model.
         """
         if not self.starts or not len(index):
             return None if not self.starts else np.zeros((0, loads.shape[1], self.ranks))
@@ -57,14 +57,16 @@ class Maps:
         by_rank = np.empty((*loads.shape[:2], self.ranks))
         for place in np.unique(used):
             steps = used == place
-            by_layer = np.matmul(loads[steps].transpose(1, 0, 2), self._share(self.slots[place]))
+            by_layer = np.matmul(loads[steps].transpose(1, 0, 2), self._share(self.slots[place], loads.shape[1:]))
             by_rank[steps] = by_layer.transpose(1, 0, 2)
         past = int(used[-1])
         del self.starts[:past], self.slots[:past]
         return by_rank
 
-    def _share(self, slots: Ints) -> Floats:
-        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes."""
+    def _share(self, slots: Ints, shape: tuple[int, ...]) -> Floats:
+        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes. ValueError: another shape."""
+        if slots.shape[:2] != shape:
+            raise ValueError(f"{self.path}: a map of {slots.shape[:2]} layers and experts, the gate log has {shape}")
         physical = -(-(int(slots.max()) + 1) // self.ranks)  # slots of a rank
         share = np.stack([(slots // physical == rank).sum(axis=-1) for rank in range(self.ranks)], axis=-1)
         return np.asarray(share / share.sum(axis=-1, keepdims=True))
@@ -77,5 +79,5 @@ def _parsed(line: bytes, path: Path) -> tuple[int, Ints]:
         if slots.ndim != 3 or (slots < 0).all(axis=-1).any():
             raise ValueError("an expert has no slot")
         return int(fields["index"]), slots
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: a line is not a map of experts: {error}") from None

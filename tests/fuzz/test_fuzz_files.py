@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from garbage import json_like, near, nested, texts
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core import analysis, dataset_formats, gatelog, generate, imbalance, predict, store
+from core import analysis, dataset_formats, eplb, gatelog, generate, imbalance, predict, store
 from core.config import ConfigError
 from core.dataset import DatasetError
 from core.gatelog import GateLogError
@@ -44,6 +45,36 @@ def told(read: Callable[[], Any], *errors: type[Exception]) -> Any:
         found = error
     assert not isinstance(found, Exception) or len(str(found).splitlines()) == 1
     return found
+
+
+# --- maps of experts ------------------------------------------------------------------------------------------------
+
+MAP = {"index": 3, "logical_to_physical": [[[0], [1], [2], [3]]] * 2}
+
+
+@given(
+    data=st.lists(json_like(*MAP), max_size=2).map(lambda lines: b"\n".join(map(written, [MAP, *lines])) + b"\n")
+    | near(written(MAP), b"\n", b"[[[", b"-1", b"]]]", b"1e999", b"0.5")
+    | st.sampled_from(nested()).map(lambda line: line + b"\n")
+)
+@example(data=written(MAP | {"index": math.inf}) + b"\n")
+@example(data=written(MAP | {"logical_to_physical": [[[10**30]]]}) + b"\n")
+@example(data=written(MAP | {"logical_to_physical": [[[0], [1], [2], [3]]]}) + b"\n")
+@example(data=written(MAP | {"logical_to_physical": [[[-5], [0], [0], [0]]] * 2}) + b"\n")
+def test_any_map_of_experts(folder: Path, data: bytes) -> None:
+    file = folder / "dp0_pp0.eplb.jsonl"
+    file.write_bytes(data)
+    maps = eplb.Maps(file, 2)
+
+    def by_rank() -> Any:
+        maps.read()
+        return maps.rank_loads(np.ones((2, 2, 4), np.uint8), np.array([0, 9]))
+
+    found = told(by_rank, ValueError)
+    if isinstance(found, ValueError):
+        assert str(found).startswith(str(file))
+    elif found is not None:
+        assert found.sum(axis=-1) == pytest.approx(4)
 
 
 # --- data sets ------------------------------------------------------------------------------------------------------
