@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from core import arguments as arg
 from core.commands import imbalance, plot
 
 BAD_USAGE = 2
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")  # core.dose.Pattern, which would import NumPy
 SIGPIPE_CODE = 128 + 13
 EXIT_CODES = "exit codes: 0 all done; 1 some run, file or item failed; 2 bad usage, config or input; 128+n by signal n"
 
@@ -75,14 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", action="store_true", help="run the experiment without a UI")
     parser.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; new or empty (runs/<name>-<time>)")
-    parser.add_argument("--only", type=_listed, default=[], metavar="001,007", help="these data sets only")
-    parser.add_argument("--backend", type=_listed, default=[], metavar="NAME", help="these backends only")
+    parser.add_argument("--only", type=arg.listed, default=[], metavar="001,007", help="these data sets only")
+    parser.add_argument("--backend", type=arg.listed, default=[], metavar="NAME", help="these backends only")
     parser.add_argument("--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's")
     parser.add_argument(
-        "--dose", type=_levels, action="extend", default=[], metavar="0,0.5", help="CVs that routing is forced to"
+        "--dose", type=arg.levels, action="extend", default=[], metavar="0,0.5", help="CVs that routing is forced to"
     )
     parser.add_argument(
-        "--pattern", type=_patterns, action="extend", default=[], metavar="NAME", help=f"of them: {', '.join(PATTERNS)}"
+        "--pattern",
+        type=arg.patterns,
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"of them: {', '.join(arg.PATTERNS)}",
     )
     parser.add_argument("--json", action="store_true", help="events as JSON lines on stdout")
     parser.add_argument(
@@ -116,30 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="write experiments.toml and the data sets into this directory")
     init.set_defaults(command=_init)
     return parser
-
-
-def _listed(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
-    return parts
-
-
-def _levels(text: str) -> list[float]:
-    try:
-        levels = [float(part) for part in text.split(",")]
-    except ValueError:
-        levels = []
-    if not levels or not all(0 <= level <= 100 for level in levels):
-        raise argparse.ArgumentTypeError(f"expected CVs of expert load such as 0,0.25,1.5, got {text!r}")
-    return levels
-
-
-def _patterns(text: str) -> list[str]:
-    patterns = _listed(text)
-    if not set(patterns) <= set(PATTERNS):
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PATTERNS)}, got {text!r}")
-    return patterns
 
 
 def _refuse(message: str) -> int:
@@ -232,11 +213,11 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     serve.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     serve.add_argument("--engine", choices=("auto", "vllm", "builtin"))
     serve.add_argument("--model")
-    serve.add_argument("--port", type=_port, metavar="P")
-    serve.add_argument("--batch-tokens", type=_at_least(1), metavar="N", help="max_num_batched_tokens")
-    serve.add_argument("--max-seqs", type=_at_least(1), metavar="N", help="max_num_seqs")
-    serve.add_argument("--max-model-len", type=_at_least(1), metavar="N")
-    serve.add_argument("--ep-size", type=_at_least(1), metavar="N", help="ranks: tensor or expert parallel size")
+    serve.add_argument("--port", type=arg.port, metavar="P")
+    serve.add_argument("--batch-tokens", type=arg.at_least(1), metavar="N", help="max_num_batched_tokens")
+    serve.add_argument("--max-seqs", type=arg.at_least(1), metavar="N", help="max_num_seqs")
+    serve.add_argument("--max-model-len", type=arg.at_least(1), metavar="N")
+    serve.add_argument("--ep-size", type=arg.at_least(1), metavar="N", help="ranks: tensor or expert parallel size")
     serve.set_defaults(command=_serve)
 
 
@@ -261,28 +242,36 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("dataset", type=Path, metavar="DATASET")
     where = bench.add_mutually_exclusive_group(required=True)
     where.add_argument("--base-url", metavar="URL")
-    where.add_argument("--port", type=_port, metavar="P", help="of a server on this machine")
+    where.add_argument("--port", type=arg.port, metavar="P", help="of a server on this machine")
     bench.add_argument("--model", help="default: the first that /v1/models lists")
-    bench.add_argument("--num-prompts", type=_at_least(1), default=30, metavar="N")
-    bench.add_argument("--input-len", type=_at_least(0), default=0, metavar="N")
-    bench.add_argument("--output-len", type=_at_least(1), default=50, metavar="N")
-    bench.add_argument("--request-rate", type=_rate, default="inf", metavar="R", help='requests/s, or "inf"')
+    bench.add_argument("--num-prompts", type=arg.at_least(1), default=30, metavar="N")
+    bench.add_argument("--input-len", type=arg.at_least(0), default=0, metavar="N")
+    bench.add_argument("--output-len", type=arg.at_least(1), default=50, metavar="N")
+    bench.add_argument("--request-rate", type=arg.rate, default="inf", metavar="R", help='requests/s, or "inf"')
     bench.add_argument(
         "--arrival", choices=("poisson", "constant", "trace"), default="poisson", help="trace: timestamps"
     )
-    bench.add_argument("--burstiness", type=_above_zero, default=1.0, metavar="B", help="1: Poisson; less: burstier")
+    bench.add_argument("--burstiness", type=arg.above_zero, default=1.0, metavar="B", help="1: Poisson; less: burstier")
     bench.add_argument(
-        "--ramp-up", type=_seconds, default=0.0, metavar="S", help="seconds to the full rate or concurrency"
+        "--ramp-up", type=arg.seconds, default=0.0, metavar="S", help="seconds to the full rate or concurrency"
     )
-    bench.add_argument("--max-concurrency", type=_at_least(0), default=0, metavar="N")
-    bench.add_argument("--warmup", type=_at_least(0), default=0, metavar="N", help="requests sent first, in no figure")
+    bench.add_argument("--max-concurrency", type=arg.at_least(0), default=0, metavar="N")
+    bench.add_argument(
+        "--warmup", type=arg.at_least(0), default=0, metavar="N", help="requests sent first, in no figure"
+    )
     bench.add_argument("--chat", action="store_true", help="/v1/chat/completions instead of /v1/completions")
-    bench.add_argument("--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'")
-    bench.add_argument("--extra-body", type=_json_object, default={}, metavar="JSON", help="merged in; null leaves out")
-    bench.add_argument("--slo", type=_slo, default={}, metavar="ttft_ms=500,tpot_ms=50", help="limits for goodput")
-    bench.add_argument("--load-workers", type=_workers, default="auto", metavar="N", help='client processes, or "auto"')
-    bench.add_argument("--stall-timeout", type=_above_zero, default=120.0, metavar="S", help="without a token: failed")
-    bench.add_argument("--seed", type=_at_least(0), default=0)
+    bench.add_argument("--header", type=arg.header, action="append", default=[], metavar="'NAME: VALUE'")
+    bench.add_argument(
+        "--extra-body", type=arg.json_object, default={}, metavar="JSON", help="merged in; null leaves out"
+    )
+    bench.add_argument("--slo", type=arg.slo, default={}, metavar="ttft_ms=500,tpot_ms=50", help="limits for goodput")
+    bench.add_argument(
+        "--load-workers", type=arg.workers, default="auto", metavar="N", help='client processes, or "auto"'
+    )
+    bench.add_argument(
+        "--stall-timeout", type=arg.above_zero, default=120.0, metavar="S", help="without a token: failed"
+    )
+    bench.add_argument("--seed", type=arg.at_least(0), default=0)
     bench.add_argument("--result-dir", type=Path, metavar="D", help="write D/<data set index>.json")
     bench.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     bench.set_defaults(command=_bench)
@@ -316,98 +305,16 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return whole
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port, 1 to 65535, got {text!r}")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    value = _seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        if 0 <= float(text) < float("inf"):
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
-
-
-def _workers(text: str) -> int | str:
-    return text if text == "auto" else _at_least(1)(text)
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not (colon and name.strip().isascii() and name.strip()) or any(c in text for c in "\r\n\0"):
-        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
-    return name.strip(), value.strip()
-
-
-def _json_object(text: str) -> dict[str, object]:
-    import json
-
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
-    return value
-
-
-def _slo(text: str) -> dict[str, float]:
-    limits = dict(part.partition("=")[::2] for part in _listed(text))
-    if not limits or not set(limits) <= {"ttft_ms", "tpot_ms", "e2e_ms"}:
-        raise argparse.ArgumentTypeError(f"expected limits such as ttft_ms=500,tpot_ms=50,e2e_ms=5000, got {text!r}")
-    return {name: _above_zero(value) for name, value in limits.items()}
-
-
-def _rate(text: str) -> float | str:
-    if text == "inf":
-        return text
-    try:
-        if 0 < float(text) < float("inf"):
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f'expected requests per second above 0, or "inf", got {text!r}')
-
-
 # --- data sets ----------------------------------------------------------------------------------------------------
 
 
 def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
     generate = commands.add_parser("generate", help="make prompt data sets that span the predicted imbalance")
     generate.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR")
-    generate.add_argument("--count", type=_at_least(1), default=50, metavar="N")
-    generate.add_argument("--seed", type=_at_least(0), default=0)
-    generate.add_argument("--target", type=_scores, metavar="0.3,0.9", help="search mixtures with these scores")
+    generate.add_argument("--count", type=arg.at_least(1), default=50, metavar="N")
+    generate.add_argument("--seed", type=arg.at_least(0), default=0)
+    generate.add_argument("--target", type=arg.scores, metavar="0.3,0.9", help="search mixtures with these scores")
     generate.set_defaults(command=_generate)
-
-
-def _scores(text: str) -> list[float]:
-    try:
-        scores = [float(part) for part in text.split(",")]
-    except ValueError:
-        scores = []
-    if not scores or not all(0 <= s <= 1 for s in scores):
-        raise argparse.ArgumentTypeError(f"expected scores between 0 and 1, got {text!r}")
-    return scores
 
 
 def _generate(arguments: argparse.Namespace) -> int:

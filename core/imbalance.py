@@ -211,7 +211,7 @@ def _resampled(blocks: tuple[Floats, Floats, Floats], top_k: float) -> tuple[_Su
     parts = []
     for some in (slice(place, place + few) for place in range(0, len(draws), few)):
         by_layer = (narrow[some] @ flat).reshape(-1, *counts.shape[1:])
-        parts.append(_Sums(sums.rows[some], by_layer, sums.small[some], top_k).figures())  # type: ignore[arg-type]
+        parts.append(_Sums(sums.rows[some], by_layer, sums.small[some], top_k).figures())  # type: ignore[arg-type]  # of float32
     return sums, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -91,4 +91,4 @@ def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:
 def _as_log(label: str, loads: Floats, tokens: Ints, top_k: float) -> GateLog:
     none = np.zeros(len(tokens), np.int64)
     columns = {"tokens": tokens, "prefill_tokens": none}
-    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]
+    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]  # floats: theirs may be means

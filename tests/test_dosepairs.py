@@ -14,8 +14,8 @@ from core.doseresponse import DoseRun
 
 def crossing(baseline: Response, all2all: Response, metric: str = TPOT, **how: float) -> Crossing:
     made = [
-        *runs(baseline, backend="baseline", metric=metric, **how),  # type: ignore[arg-type]
-        *runs(all2all, backend="all2all", metric=metric, **how),  # type: ignore[arg-type]
+        *runs(baseline, backend="baseline", metric=metric, **how),  # type: ignore[arg-type]  # ** has one type
+        *runs(all2all, backend="all2all", metric=metric, **how),  # type: ignore[arg-type]  # ** has one type
     ]
     return dosepairs.crossing(made, "hot-rank", metric, "baseline", "all2all")
 
@@ -23,8 +23,8 @@ def crossing(baseline: Response, all2all: Response, metric: str = TPOT, **how: f
 def waiting(hot: Response, spread: Response, *, ranks: bool = True, **how: float) -> RankWait:
     loads = (lambda cv: 1 + cv, lambda _: 1.0) if ranks else (None, None)
     made = [
-        *runs(hot, pattern="hot-rank", rank=loads[0], **how),  # type: ignore[arg-type]
-        *runs(spread, pattern="spread", rank=loads[1], **how),  # type: ignore[arg-type]
+        *runs(hot, pattern="hot-rank", rank=loads[0], **how),  # type: ignore[arg-type]  # ** has one type
+        *runs(spread, pattern="spread", rank=loads[1], **how),  # type: ignore[arg-type]  # ** has one type
     ]
     return dosepairs.rank_wait(made, "all2all", TPOT)
 
@@ -33,7 +33,7 @@ class TestCrossing:
     def test_by_hand(self) -> None:
         # differences -2, -1, 1, 2 at CV 0, 0.5, 1, 1.5: the pieces pass 0 half-way between 0.5 and 1
         steps = {0.0: 8.0, 0.5: 9.0, 1.0: 11.0, 1.5: 12.0}
-        found = crossing(lambda _: 10.0, steps.__getitem__, levels=tuple(steps))  # type: ignore[arg-type]
+        found = crossing(lambda _: 10.0, steps.__getitem__, levels=tuple(steps))  # type: ignore[arg-type]  # of floats
         assert found.verdict == "loses above"
         assert found.at.value == pytest.approx(0.75)
         assert [d.value.value for d in found.differences] == [-2, -1, 1, 2]

@@ -85,11 +85,11 @@ class TestPlanted:
         held = false = bends = 0
         for seed in range(200):
             how = {"datasets": datasets, "repeats": repeats, "noise": 0.3, "seed": seed}
-            found = curve(runs(lambda cv: 10 + 4 * cv, levels=levels, **how))  # type: ignore[arg-type]
+            found = curve(runs(lambda cv: 10 + 4 * cv, levels=levels, **how))  # type: ignore[arg-type]  # ** has one type
             low, high = found.per_cv.interval or (0.0, 0.0)
             held += low <= 0.4 <= high
             bends += found.bends
-            flat = curve(runs(lambda _: 10.0, levels=levels, **how))  # type: ignore[arg-type]
+            flat = curve(runs(lambda _: 10.0, levels=levels, **how))  # type: ignore[arg-type]  # ** has one type
             false += flat.per_cv.excludes_zero
         assert 0.92 <= held / 200 <= 0.99
         assert false / 200 <= 0.08

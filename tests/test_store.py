@@ -226,8 +226,8 @@ def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
     times = {"t_due_ns": 1, "t_start_ns": 2, "t_sent_ns": 3, "t_done_ns": 9}
     good = {"stamps_ns": (5, 7, 8), "event_tokens": (1, 2, 1), "prompt_tokens": 11, "output_tokens": 4}
     records = [
-        RequestRecord(index=0, prompt_id="a", **times, **good),  # type: ignore[arg-type]
-        RequestRecord(index=1, prompt_id="b", **times, error="HTTP 400"),  # type: ignore[arg-type]
+        RequestRecord(index=0, prompt_id="a", **times, **good),  # type: ignore[arg-type]  # ** has one type
+        RequestRecord(index=1, prompt_id="b", **times, error="HTTP 400"),  # type: ignore[arg-type]  # ** has one type
     ]
     with RunDirectory.create(tmp_path) as directory:
         directory.write_requests(RUN, records)

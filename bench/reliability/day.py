@@ -36,9 +36,9 @@ class Jumping(selectors.DefaultSelector):
         return super().select(0)
 
 
-time.time = lambda: BEGIN + Clock.now  # type: ignore[assignment]
-time.monotonic = time.perf_counter = lambda: Clock.now  # type: ignore[assignment]
-time.perf_counter_ns = time.monotonic_ns = lambda: int(Clock.now * 1e9)  # type: ignore[assignment]
+time.time = lambda: BEGIN + Clock.now
+time.monotonic = time.perf_counter = lambda: Clock.now
+time.perf_counter_ns = time.monotonic_ns = lambda: int(Clock.now * 1e9)
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np  # noqa: E402
@@ -98,8 +98,8 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     runs = [Run("baseline", f"{i:03d}", f"{i:03d}", "f") for i in range(1, round(hours * 3600 / RUN_S) + 1)]
     logs = directory.path / "baseline" / "gate_logs"
     load = MadeUpLoad(GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K)))
-    measurement.client.run = load.run  # type: ignore[assignment]
-    sample.server_load, sample.gpus = server_load, lambda: GPUS  # type: ignore[assignment]
+    measurement.client.run = load.run
+    sample.server_load, sample.gpus = server_load, lambda: GPUS
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", ServerLog(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}

@@ -19,7 +19,7 @@ HALF_THIRD_FIFTH = np.log(np.array([0.3, 0.5, 0.2], np.float32))
 
 
 def drawn(count: int, **wanted: float) -> Counter[int]:
-    sampling = Sampling(max_tokens=1, **wanted)  # type: ignore[arg-type]
+    sampling = Sampling(max_tokens=1, **wanted)  # type: ignore[arg-type]  # ** has one type
     random = np.random.default_rng(0)
     return Counter(draw(HALF_THIRD_FIFTH, sampling, random) for _ in range(count))
 

@@ -32,7 +32,7 @@ def cpu_backend(python: str, **given: object) -> Backend:
         "env": CPU,
         **given,
     }
-    return Backend(**settings)  # type: ignore[arg-type]
+    return Backend(**settings)  # type: ignore[arg-type]  # ** has one type
 
 
 def free_port() -> int:

@@ -54,7 +54,7 @@ def test_only_changed_lines_are_repainted(monkeypatch: pytest.MonkeyPatch) -> No
 
             def noted(self: Lines, *regions: object, **how: object) -> Lines:
                 repainted.append(len(regions))
-                return refresh(self, *regions, **how)  # type: ignore[arg-type]
+                return refresh(self, *regions, **how)  # type: ignore[arg-type]  # ** has one type
 
             monkeypatch.setattr(Lines, "refresh", noted)
             screen.app.tick()

@@ -31,7 +31,7 @@ import numpy.typing as npt
 try:
     import zstandard
 except ImportError:  # vLLM environments need not have it
-    zstandard = None  # type: ignore[assignment]
+    zstandard = None  # type: ignore[assignment]  # a module, where it is there
 
 MAGIC = b"GATELOG1"
 BLOCK_MAGIC = 0x4B4C4247
