@@ -80,6 +80,7 @@ class Worker:
         self._active: set[Request] = set()
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
+        self._untold: list[bytes] = []  # frames that wait for the tick: one waking of the parent, not one a request
         self._loop_lags, self._start_lags = array("q"), array("q")
 
     async def prepare(self) -> None:
@@ -165,12 +166,12 @@ class Worker:
         self._tokens += request.stream.received
         self._done += done.bare.ok
         self._errors += not done.bare.ok
-        self._say(done)
+        self._untold.append(pipe.frame(done))
 
     # --- beside the requests
 
     async def _watch(self) -> None:
-        """Once a tick: the loop's lag and the clock's offset; now and then stalled requests and progress."""
+        """Once a tick: loop lag, clock offset, what has ended; now and then stalled requests and progress."""
         next_stall_check = next_progress = now()
         stall_check_s = min(1.0, self._job.stall_timeout_s / 4)
         while True:
@@ -179,6 +180,7 @@ class Worker:
             at = now()
             self._loop_lags.append(max(0, at - due))
             self._transport.clock.sample()
+            self._tell()
             if at >= next_stall_check:
                 next_stall_check = at + int(stall_check_s * 1e9)
                 self._transport.poll(at - int(stall_check_s * 1e9))
@@ -232,7 +234,14 @@ class Worker:
         self._say(Finished(health))
 
     def _say(self, message: Up) -> None:
-        self._pipe.write(pipe.frame(message))
+        self._untold.append(pipe.frame(message))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Write what waits."""
+        if self._untold:
+            self._pipe.write(b"".join(self._untold))
+            self._untold.clear()
 
 
 async def _text(live: Connection) -> str:
