@@ -12,6 +12,7 @@ import httptools
 import httpx
 
 from core.load.clock import ReceiveClock, now
+from core.load.passes import ReadPasses
 from core.load.wire import PlainWire, Times, TlsWire, Wire
 
 MAX_HEAD_BYTES = 1 << 16
@@ -32,6 +33,8 @@ class Connection:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._busy = False
+        self._pieces: list[bytes] = []  # of the body, in the read that is being parsed
+        self.on_body = self._pieces.append  # called by the parser, once a chunk
 
     # --- one request
 
@@ -122,7 +125,7 @@ class Connection:
         times = self._times
         if not times.first_byte:
             times.first_byte = at
-        self._at = self._last = at
+        self._last = at
         self._left -= len(data)
         if self._left < 0:  # endless chunks, comments, trailers: no callback of the parser sees them all
             self._close(httpx.RemoteProtocolError(f"over {self._max_bytes} bytes came, more than an answer may have"))
@@ -131,6 +134,10 @@ class Connection:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._close(httpx.RemoteProtocolError(f"not HTTP/1.1: {error.__context__ or error}"))
+        if self._pieces:
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
+            self._pass_on(piece, at)
         if not self.status:
             self._head_left -= len(data)
             if self._head_left < 0:
@@ -147,6 +154,16 @@ class Connection:
             self._close(httpx.RemoteProtocolError("the server closed the connection before the answer's end"))
         else:
             self._close(httpx.RemoteProtocolError("the server closed the connection without an answer"))
+
+    def _pass_on(self, piece: bytes, at: int) -> None:
+        if self._sink is not None:
+            self._sink(piece, at)
+            return
+        self._queue.append((piece, at))
+        self._queued += len(piece)
+        if self._queued > MAX_QUEUED_BYTES:
+            self.wire.pause()
+        self._wake()
 
     # --- from the parser
 
@@ -166,16 +183,6 @@ class Connection:
         self._until_closed = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
         if not self._head.done():
             self._head.set_result(None)
-
-    def on_body(self, piece: bytes) -> None:
-        if self._sink is not None:
-            self._sink(piece, self._at)
-            return
-        self._queue.append((piece, self._at))
-        self._queued += len(piece)
-        if self._queued > MAX_QUEUED_BYTES:
-            self.wire.pause()
-        self._wake()
 
     def on_message_complete(self) -> None:
         if not self.status or not self._busy:  # 100 Continue
@@ -223,7 +230,7 @@ class Connection:
             self._waiter.set_result(None)
 
 
-async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock) -> Connection:
+async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock, passes: ReadPasses) -> Connection:
     """Connect to the first of `addresses` (family, address) that answers. OSError of the last."""
     loop = asyncio.get_running_loop()
     failure: OSError = OSError("no address")
@@ -233,16 +240,15 @@ async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock) -
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.sock_connect(sock, address)  # type: ignore[arg-type]  # getaddrinfo's own address
+            connection = Connection()
+            connection.wire = PlainWire(sock, clock, passes, connection)
+            return connection
         except OSError as error:
             sock.close()
             failure = error
         except BaseException:
             sock.close()
             raise
-        else:
-            connection = Connection()
-            connection.wire = PlainWire(sock, clock, connection)
-            return connection
     raise failure
 
 

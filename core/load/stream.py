@@ -83,8 +83,9 @@ class TokenStream:
     def feed(self, chunk: bytes, at: int) -> None:
         """Bytes that arrived at `at` (ns)."""
         if self._is_between and chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n"):
-            try:  # one whole event, as servers send them; what is more, or less, is no JSON value
-                self._take(_decode(chunk[6:-2]), at)
+            try:  # whole events, as servers send them; with anything else but line breaks it is no JSON
+                for event in [*map(_decode, chunk[6:-2].split(b"\n\ndata: "))]:
+                    self._take(event, at)
                 return
             except NOT_JSON:
                 pass
@@ -107,6 +108,8 @@ class TokenStream:
         self._is_between = self._parser.is_between
 
     def _take(self, event: _Event, at: int) -> None:
+        if self.error:
+            return
         if event.error is not None:
             self._fail(f"server error: {str(event.error)[:MAX_ERROR_TEXT]}")
         used, usage = 0, event.usage

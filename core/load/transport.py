@@ -13,6 +13,7 @@ import httpx
 from core.load import connection
 from core.load.clock import ReceiveClock
 from core.load.connection import Connection
+from core.load.passes import ReadPasses
 from core.load.wire import Times
 
 Origin = tuple[str, str, int]
@@ -35,6 +36,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._all: set[Connection] = set()
         self._slots = asyncio.Semaphore(max_connections) if max_connections else None
         self._addresses: dict[Origin, list[tuple[int, object]]] = {}
+        self._passes: ReadPasses | None = None
         self.clock = ReceiveClock()
         self.opened = 0
         self.retries = 0
@@ -126,7 +128,7 @@ class Transport(httpx.AsyncBaseTransport):
                     self._tls = self._tls or ssl.create_default_context()
                     live = await connection.open_tls(host, port, self._tls, self.clock)
                 else:
-                    live = await connection.open_plain(await self._resolved(origin), self.clock)
+                    live = await connection.open_plain(await self._resolved(origin), self.clock, self._passes_here())
         except TimeoutError:
             raise httpx.ConnectTimeout(f"no connection to {host}:{port} within {timeout_s:g} s") from None
         except OSError as error:
@@ -134,6 +136,13 @@ class Transport(httpx.AsyncBaseTransport):
         self.opened += 1
         self._all.add(live)
         return live
+
+    def _passes_here(self) -> ReadPasses:
+        """Those of the running event loop: it may be another than the last connection's."""
+        loop = asyncio.get_running_loop()
+        if self._passes is None or self._passes.loop is not loop:
+            self._passes = ReadPasses(loop)
+        return self._passes
 
     async def _resolved(self, origin: Origin) -> list[tuple[int, object]]:
         if origin not in self._addresses:

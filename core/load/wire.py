@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from core.load.clock import ANCILLARY_BYTES, ReceiveClock, now, request_stamps
+from core.load.passes import ReadPasses
 
 READ_BYTES = 1 << 16
 
@@ -41,12 +42,15 @@ class Wire(Protocol):
 
 
 class PlainWire:
-    """TCP by a socket of our own, so that reads bring the kernel's stamps."""
+    """TCP by a socket of our own, so that reads bring the kernel's stamps; where they do, it is read in `passes`."""
 
-    def __init__(self, sock: socket.socket, clock: ReceiveClock, receiver: Receiver) -> None:
+    def __init__(self, sock: socket.socket, clock: ReceiveClock, passes: ReadPasses, receiver: Receiver) -> None:
         self._sock, self._clock, self._receiver = sock, clock, receiver
         self._loop = asyncio.get_running_loop()
-        self._ancillary = ANCILLARY_BYTES if request_stamps(sock) else 0
+        is_stamped = request_stamps(sock)
+        self._ancillary = ANCILLARY_BYTES if is_stamped else 0
+        self._watch = passes.add if is_stamped else self._loop.add_reader
+        self._unwatch = passes.remove if is_stamped else self._loop.remove_reader
         self._rest = memoryview(b"")
         self._paused = True
         self.resume()
@@ -93,15 +97,15 @@ class PlainWire:
     def pause(self) -> None:
         if not self._paused:
             self._paused = True
-            self._loop.remove_reader(self._sock)
+            self._unwatch(self._sock)
 
     def resume(self) -> None:
         if self._paused and self._sock.fileno() >= 0:
+            self._watch(self._sock, self._readable)
             self._paused = False
-            self._loop.add_reader(self._sock, self._readable)
 
     def poll(self) -> None:
-        """Read now: of a reset that comes together with data, uvloop tells the data only."""
+        """Read now: of a reset that comes together with data, uvloop, where it watches, tells the data only."""
         if not self._paused:
             self._readable()
 

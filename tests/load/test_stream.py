@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.load.stream import TokenStream
@@ -96,21 +96,51 @@ def test_how_an_answer_ended_too_soon_is_told() -> None:
     assert read((1, sse("[DONE]"))).closing_error() == "empty stream: the server ended it without a token"
 
 
-PAYLOADS = st.sampled_from([token("a", 1), token("", 2), token("Σ\n\n", 5), chat(content="hi"), usage(9), "[DONE]"])
-FRAMES = st.sampled_from(
-    ["data: {}\n\n", "data: {}\r\n\r\n", "data:{}\n\n", ": ping\n\ndata: {}\n\n", "event: x\ndata: {}\n\n"]
-)
+def test_several_whole_events_of_one_read_are_each_counted_under_its_time() -> None:
+    stream = read((1, sse(token("a", 1), token("", 2), token("bc", 3), token("def", 6))), (2, sse(token("g", 7))))
+    assert list(stream.stamps) == [1, 1, 1, 2]
+    assert stream.texts == ["a", "bc", "def", "g"]
+    assert tuple(stream.event_tokens()) == (1, 2, 3, 1)
+    assert (stream.received, stream.completion_tokens, stream.error) == (7, 7, "")
 
 
-@given(st.lists(st.tuples(PAYLOADS, FRAMES), max_size=8), st.data())
+def test_a_read_that_begins_in_a_line_is_no_whole_event_though_it_looks_like_one() -> None:
+    stream = read((1, b": "), (2, sse(token("comment"))), (3, sse(token("a"))), (4, b"id: "), (5, sse(token("id"))))
+    assert (list(stream.stamps), stream.texts, stream.error) == ([3], ["a"], "")
+
+
+PAYLOADS = [token("a", 1), token("", 2), token("Σ\n\ndata: {}", 5), chat(content="hi"), usage(9), "[DONE]"]
+WRONG = ["{oops}", {"choices": 5}, {"error": "no memory"}]
+FRAMES = [
+    *["data: {}\n\n"] * 4,
+    "data: {}\r\n\r\n",
+    "data:{}\n\n",
+    "data: {}\n\n: ping\n\n",
+    ": ping\n\ndata: {}\n\n",
+    "event: x\ndata: {}\n\n",
+    "data: {}\nid: 7\n\n",
+    "data: {}\n\n\n\n",
+]
+
+
+EVENTS = st.tuples(st.sampled_from(PAYLOADS * 2 + WRONG), st.sampled_from(FRAMES))
+
+
+@settings(max_examples=300)
+@given(st.lists(EVENTS, max_size=8), st.data())
 def test_where_reads_are_cut_changes_no_token(events: list[tuple[Any, str]], data: st.DataObject) -> None:
+    """Against a byte at a time, which says where each token ends: its time is that of the read that holds the place."""
     texts = [p if isinstance(p, str) else json.dumps(p, ensure_ascii=False) for p, _ in events]
-    raw = "".join(frame.format(text) for text, (_, frame) in zip(texts, events, strict=True)).encode()
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=6)))
-    cut = read(*((end, raw[start:end]) for start, end in pairwise([0, *cuts, len(raw)])))
-    whole = read((len(raw), raw))
-    assert cut.event_tokens() == whole.event_tokens()
-    for name in ("texts", "prompt_tokens", "completion_tokens", "finished", "error"):
-        assert getattr(cut, name) == getattr(whole, name)
-    assert all(at in (*cuts, len(raw)) for at in cut.stamps)
-    assert cut.error == ""
+    framed = [frame.format(text).encode() for text, (_, frame) in zip(texts, events, strict=True)]
+    raw, ends = b"".join(framed), [*accumulate(map(len, framed))]
+    cuts = [end for end in ends if data.draw(st.booleans())] + data.draw(st.lists(st.integers(0, len(raw)), max_size=3))
+    places = [0, *sorted(cuts), len(raw)]
+    cut = read(*((end, raw[start:end]) for start, end in pairwise(places)))
+    by_byte = read(*((place + 1, raw[place : place + 1]) for place in range(len(raw))))
+    assert list(cut.stamps) == [next(place for place in places if place >= end) for end in by_byte.stamps]
+    assert cut.event_tokens() == by_byte.event_tokens()
+    assert cut.closing_error() == by_byte.closing_error()
+    for name in ("texts", "prompt_tokens", "completion_tokens", "error"):
+        assert getattr(cut, name) == getattr(by_byte, name)
+    is_wrong = any(payload in WRONG for payload, _ in events)
+    assert (cut.error != "") == is_wrong

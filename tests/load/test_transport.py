@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import select
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.load import wire
+from core.load import passes, wire
 from core.load.clock import now
 from core.load.connection import MAX_HEAD_BYTES, Connection
 from core.load.transport import Transport, post_bytes, wire_bytes
@@ -272,6 +273,54 @@ def test_a_slow_reader_holds_the_server_back_and_loses_nothing() -> None:
     run(scenario())
 
 
+def test_closing_ends_requests_under_way_and_the_next_one_connects_anew() -> None:
+    async def scenario() -> None:
+        loop, connected, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        connect = loop.sock_connect
+
+        async def slow(*args: Any) -> None:
+            await connect(*args)
+            connected.set()
+            await go_on.wait()
+
+        silence, server = serving(answering(b"", close=False)), serving(answering(OK))
+        async with silence as (silent, _), server as (address, _), client() as (http, own):
+            answers = [asyncio.ensure_future(http.get(f"http://{silent}/")) for _ in range(3)]
+            while own.opened < 3:
+                await asyncio.sleep(0.001)
+            loop.sock_connect = slow  # type: ignore[method-assign,assignment]
+            connecting = asyncio.ensure_future(http.get(f"http://{address}/"))
+            await connected.wait()
+            await own.aclose()
+            for answer in answers:
+                with pytest.raises(httpx.ReadError, match="closed here"):
+                    await answer
+            go_on.set()
+            assert (await connecting).text == "ok"
+            assert (await http.get(f"http://{address}/")).text == "ok"
+
+    run(scenario())
+
+
+def test_one_transport_serves_several_event_loops_one_after_another() -> None:
+    own = Transport()
+
+    async def scenario(stays: bool) -> None:
+        first, second = serving(answering(OK, close=not stays)), serving(answering(OK))
+        async with first as (address, _), second as (other, _):
+            for place in (address, other):
+                response = await own.handle_async_request(httpx.Request("GET", f"http://{place}/"))
+                assert await response.aread() == b"ok"
+                await response.aclose()
+        if not stays:
+            await own.aclose()
+
+    run(scenario(stays=False))
+    run(scenario(stays=True))  # leaves a connection open
+    run(scenario(stays=False))
+    assert own.opened == 6
+
+
 def test_tls(tmp_path: Path) -> None:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
     command += " -addext subjectAltName=IP:127.0.0.1"
@@ -296,8 +345,10 @@ def test_tls(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_without_kernel_stamps_reads_are_stamped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kernel_stamps_reads_are_stamped_here_and_never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "request_stamps", lambda sock: False)
+    monkeypatch.delattr(select, "epoll")  # as where there is none
+    monkeypatch.setattr(passes, "time", None)
 
     async def scenario() -> None:
         async with serving(answering(OK)) as (address, _), client() as (http, own):
@@ -349,17 +400,27 @@ ANSWER = HEAD + b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in PIECES) + b"0\r\
 PLACES = [ANSWER.index(piece) + i + 1 for piece in PIECES for i in range(len(piece))]
 
 
-@settings(max_examples=60)
-@given(st.lists(st.integers(1, len(ANSWER) - 1), max_size=8))
-def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list[int]) -> None:
+async def asked_of(wire: _NoWire) -> tuple[Connection, asyncio.Task[None]]:
+    """A connection that waits for the answer's head."""
+    connection = Connection()
+    connection.wire = wire
+    asking = asyncio.ensure_future(connection.request(b"", Times(), 1e9, read_s=None, write_s=None))
+    await asyncio.sleep(0)
+    return connection, asking
+
+
+@settings(max_examples=100)
+@given(st.lists(st.integers(1, len(ANSWER) - 1), max_size=8), st.booleans())
+def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list[int], is_attached_early: bool) -> None:
     async def scenario() -> list[tuple[bytes, int]]:
-        connection, got = Connection(), []
-        connection.wire = _NoWire()
-        asking = asyncio.ensure_future(connection.request(b"", Times(), 1e6, read_s=None, write_s=None))
-        await asyncio.sleep(0)
+        connection, asking = await asked_of(_NoWire())
+        got: list[tuple[bytes, int]] = []
         places = [0, *sorted(set(cuts)), len(ANSWER)]
         for start, end in pairwise(places):
+            if asking.done() and is_attached_early:
+                connection.attach(lambda piece, at: got.append((piece, at)))
             connection.received(ANSWER[start:end], end)
+            await asyncio.sleep(0)
         await asking
         await connection.attach(lambda piece, at: got.append((piece, at)))
         assert connection.finish()
@@ -367,7 +428,77 @@ def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list
 
     got = run(scenario())
     assert b"".join(piece for piece, _ in got) == b"".join(PIECES)
+    assert all(before < after for (_, before), (_, after) in pairwise(got))  # one piece a read, however many chunks
     ends, taken = [*sorted(set(cuts)), len(ANSWER)], 0
     for piece, at in got:
         taken += len(piece)
         assert at == next(end for end in ends if end >= PLACES[taken - 1])
+
+
+@pytest.mark.parametrize("is_attached", [True, False], ids=["to a sink", "pulled"])
+@pytest.mark.parametrize(
+    ("rest", "error"),
+    [(b"zz\r\n", "not HTTP/1.1"), (b"0\r\n\r\n" + OK, "")],
+    ids=["no chunk", "a second answer"],
+)
+def test_the_good_chunks_of_a_read_are_passed_on_whatever_follows_them(
+    rest: bytes, error: str, is_attached: bool
+) -> None:
+    async def scenario() -> None:
+        connection, asking = await asked_of(_NoWire())
+        got: list[bytes] = []
+        connection.received(HEAD, 1)
+        await asking
+        ended = connection.attach(lambda piece, _: got.append(piece)) if is_attached else None
+        connection.received(b"5\r\nhello\r\n6\r\n world\r\n" + rest, 2)
+        with pytest.raises(httpx.RemoteProtocolError, match=error) if error else nullcontext():
+            if ended:
+                await ended
+            while (piece := await connection.next_piece()) is not None:
+                got.append(piece)
+        assert got == [b"hello world"]
+        assert not connection.finish()
+
+    run(scenario())
+
+
+def test_without_a_sink_a_megabyte_waits_here_and_a_read_more_at_most() -> None:
+    class Paused(_NoWire):
+        times = 0
+
+        def pause(self) -> None:
+            self.times += 1
+
+    async def scenario() -> None:
+        wire = Paused()
+        connection, asking = await asked_of(wire)
+        connection.received(HEAD, 1)
+        await asking
+        chunks = b"10\r\n0123456789abcdef\r\n" * 3000  # 48,000 bytes of body
+        for number in range(1, 23):
+            connection.received(chunks, number)
+            assert wire.times == (number > 21), number  # 21 × 48,000 < 2 ** 20 < 22 × 48,000
+        assert await connection.next_piece() == b"0123456789abcdef" * 3000
+
+    run(scenario())
+
+
+def test_what_a_sink_failed_on_does_not_come_again() -> None:
+    async def scenario() -> None:
+        connection, asking = await asked_of(_NoWire())
+        got: list[bytes] = []
+
+        def sink(piece: bytes, at: int) -> None:
+            if at == 2:
+                raise MemoryError
+            got.append(piece)
+
+        connection.received(HEAD, 1)
+        await asking
+        connection.attach(sink)
+        with pytest.raises(MemoryError):
+            connection.received(b"3\r\none\r\n", 2)
+        connection.received(b"3\r\ntwo\r\n", 3)
+        assert got == [b"two"]
+
+    run(scenario())
