@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from core import dose, store
 from core.config import ConfigError
+from core.selection import ALL, Selection
 
 NAMES = {"mean_ttft_ms": ("TTFT", "ms"), "mean_tpot_ms": ("TPOT", "ms"), "output_throughput": ("throughput", "tok/s")}
 IQR_FACTOR = 1.5
@@ -33,6 +34,16 @@ class Results:
     aggregated: dict[str, float]
     forced: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def of(self, chosen: Selection) -> Results:
+        """The same of the chosen data sets alone."""
+        return Results(
+            self.name,
+            chosen.of(self.by_label),
+            chosen.of(self.per_step),
+            chosen.of(self.aggregated),
+            chosen.of(self.forced),
+        )
+
     def x(self, label: str, axis: str) -> float | None:
         """The imbalance of one result: "excess", "real" (per step), "aggregated" or "predicted"; None where unknown."""
         result = self.by_label[label]
@@ -43,8 +54,11 @@ class Results:
         return (self.per_step if axis == "real" else self.aggregated).get(label)
 
 
-def of_run_directory(path: Path) -> tuple[list[Results], str]:
-    """Every backend's results of a run directory, in the order that they were run, and the engine's name."""
+def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results], str]:
+    """Every backend's results of the chosen data sets, in the order that they were run, and the engine's name.
+
+    ConfigError where some are chosen and none of them has a result, and where a file is not as it should be.
+    """
     names, engine = store.read_names(path)
     found = [
         of_folders(
@@ -56,6 +70,9 @@ def of_run_directory(path: Path) -> tuple[list[Results], str]:
         for name in names
         if (path / name / "results_json").is_dir()
     ]
+    found = [own for group in found if (own := group.of(chosen)).by_label or own.forced]
+    if chosen.names and not found:
+        raise ConfigError(f"{path}: no run of {chosen.named} is done yet")
     return found, engine
 
 

@@ -108,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     plot.add(commands)
     report = commands.add_parser("report", help="report.md and report.html of a run directory, findings in words")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    report.add_argument(
+        "--only",
+        type=arg.listed,
+        default=[],
+        metavar="001,007",
+        help="of these data sets only, into RUN_DIR/only-001-007: the report of all stays as it is",
+    )
     report.add_argument("--strict", action="store_true", help="exit code 1 where results are invalid")
     report.set_defaults(command=_report)
     export = commands.add_parser("export", help="a run directory in upstream's layout, or as Parquet tables")
@@ -383,7 +390,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from core import report
     from core.narrate import printable
 
-    files, validity = report.write(arguments.run_dir)
+    files, validity = report.write(arguments.run_dir, arguments.only)
     for line in (*validity.in_words(), *(f"wrote {file}" for file in files)):
         print(printable(line), file=sys.stderr)
     return 1 if arguments.strict and validity.is_invalid else 0

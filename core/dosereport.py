@@ -9,7 +9,7 @@ from pathlib import Path
 from core.config import ConfigError
 from core.document import Heading, Items, Part, Picture, Table, Text
 from core.dosefindings import DoseFindings
-from core.doseresponse import HIGHER_IS_BETTER, METRICS, PER, Level
+from core.doseresponse import HIGHER_IS_BETTER, METRICS, PER, Level, spanned
 from core.narrate import shown
 
 TITLE = "What imposed skew costs (forced routing)"
@@ -25,12 +25,17 @@ METHOD = (
     "over all slopes, bends and differences of hot-rank to spread; an effect is said to be seen where both agree. "
     "Natural routing stands beside as a reference and is in no fit."
 )
+POOLED = (
+    "its values are means over them. Data sets that may respond otherwise, such as those of other sizes, are told "
+    "apart with: gatescope report RUN_DIR --only 001."
+)
 NATURAL = "natural"
 TOLD = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
 
 
-def parts(found: DoseFindings, path: Path, engine: str) -> list[Part]:
-    """The section, its PNGs drawn under `path`; nothing where no routing was forced. OSError where they cannot be."""
+def parts(found: DoseFindings, path: Path, engine: str, note: str = "") -> list[Part]:
+    """The section, its PNGs drawn under `path`, with `note` at the end of each one's own; nothing where no routing was
+    forced. OSError where they cannot be."""
     if not found.curves and not found.left_out:
         return []
     head, rows = levels(found, intervals=True)
@@ -40,22 +45,32 @@ def parts(found: DoseFindings, path: Path, engine: str) -> list[Part]:
     return [
         Heading(TITLE),
         Text(WHAT),
+        *_pooled(found),
         Items([*found.sentences_about(TOLD), *left_out]),
-        *(Picture(file.relative_to(path).as_posix(), title) for file, title in pictures(found, path, engine)),
+        *(Picture(file.relative_to(path).as_posix(), title) for file, title in pictures(found, path, engine, note)),
         *tables,
         Text(METHOD),
     ]
 
 
-def pictures(found: DoseFindings, path: Path, engine: str) -> Iterator[tuple[Path, str]]:
+def _pooled(found: DoseFindings) -> list[Part]:
+    """How many data sets a value is the mean over, where they are several."""
+    counts = [curve.datasets for curve in found.curves]
+    if max(counts, default=0) < 2:
+        return []
+    return [Text(f"Each curve pools {spanned(counts)} data sets: {POOLED}")]
+
+
+def pictures(found: DoseFindings, path: Path, engine: str, note: str = "") -> Iterator[tuple[Path, str]]:
     """graphs/<metric>-forced-<axis>.png against CV and, where there are ranks, their load; and the title of each."""
     from core.plots import dose, png
+    from core.plots.figure import noted
 
     for metric in METRICS:
         for axis in dose.AXES:
             with contextlib.suppress(ConfigError):  # no dose has both
                 drawn = dose.series(found, metric, axis, engine)
-                yield png.write(drawn, path / "graphs" / f"{dose.name(metric, axis)}.png"), drawn.title
+                yield png.write(noted(drawn, note), path / "graphs" / f"{dose.name(metric, axis)}.png"), drawn.title
 
 
 def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from core import association, bootstrap, estimate
+from core import association, bootstrap, estimate, plan
 from core.analysis import NAMES
 from core.bootstrap import Floats
 from core.estimate import MIN_DATASETS, Estimate
@@ -49,7 +49,7 @@ class DoseRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dataset(self) -> str:
-        return self.label.partition("~")[0].partition("-")[0]
+        return plan.dataset_of(self.label)
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +204,12 @@ def tested(p_holm: float | None) -> str:
 
 def counted(runs: int, datasets: int) -> str:
     return f"n = {runs} runs of {datasets} data set{'s' * (datasets != 1)}"
+
+
+def spanned(counts: Sequence[int]) -> str:
+    """`3`, or `2 to 3`."""
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def curves(runs: Sequence[DoseRun]) -> list[Curve]:

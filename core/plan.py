@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -70,6 +70,11 @@ def label(index: str, repeat: int, dose: Dose | None = None) -> str:
     return (index if repeat == 1 else f"{index}-r{repeat}") + (f"~{dose.label}" if dose else "")
 
 
+def dataset_of(run: str) -> str:
+    """The data set of a run, by its id or its label: "001" of `baseline/001-r2~hot-rank~0.5`."""
+    return run.rpartition("/")[2].partition("~")[0].partition("-")[0]
+
+
 def again(config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]) -> list[Run]:
     """One more run of each of these data sets at each of these backends; `known` are the ids that are taken."""
     paths = select_datasets(config, datasets)
@@ -125,14 +130,20 @@ def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
                 f" {paths[index]} and {path} share {index}; rename one"
             )
         paths[index] = path
+    return {index: paths[index] for index in named(only, list(paths))}
+
+
+def named(only: Collection[str], known: Sequence[str]) -> list[str]:
+    """Those of the `known` data set indices that `only` names, or all of them. ConfigError for an unknown index."""
     for index in only:
-        if index not in paths:
-            near = difflib.get_close_matches(index, list(paths), n=1, cutoff=0.3)
+        if index not in known:
+            near = difflib.get_close_matches(index, known, n=1, cutoff=0.3)
+            span = f", from {min(known)} to {max(known)}" if known else ""
             raise ConfigError(
-                f"--only {index}: no such data set; there are {len(paths)}, from {min(paths)} to {max(paths)}"
+                f"--only {index}: no such data set; there are {len(known)}{span}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
-    return {index: path for index, path in paths.items() if not only or index in only}
+    return [index for index in known if not only or index in only]
 
 
 def read_datasets(paths: Mapping[str, Path]) -> dict[str, Dataset]:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import analysis, document, dosereport, findings, placement, routerreport, state, stepmodel, stepsample, store
+from core import (
+    analysis,
+    document,
+    dosereport,
+    findings,
+    placement,
+    routerreport,
+    selection,
+    state,
+    stepmodel,
+    stepsample,
+    store,
+)
 from core.analysis import Results
 from core.association import Association
 from core.backends import builtin
@@ -17,7 +30,8 @@ from core.findings import Findings, Row
 from core.narrate import shown
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.state import Snapshot
+from core.selection import Selection
+from core.state import RunState
 from core.stepmodel import StepModel
 from core.stepsample import StepSample
 from core.validity import verdict
@@ -45,39 +59,62 @@ NO_GPU = "nvidia-smi saw no GPU on this host: if a CPU served, the times say not
 Json = dict[str, Any]
 
 
-def write(path: Path) -> tuple[list[Path], Validity]:
-    """report.md, report.html and their PNGs, and the verdict on what they tell of.
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A run directory as it was read, of the chosen data sets alone; `unread`: why some gate logs are not in it."""
 
-    ConfigError where `path` holds no results or cannot be written.
+    chosen: Selection
+    groups: list[Results]
+    engine: str
+    about: Json
+    config: Config
+    undone: dict[str, RunState]
+    samples: dict[str, StepSample]
+    unread: list[str]
+
+
+def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]:
+    """report.md, report.html and their PNGs, and the verdict on what they tell of: all, or some data sets by index.
+
+    ConfigError where `path` holds no results of these or cannot be written.
     """
-    groups, engine = analysis.of_run_directory(path)
+    source = _source(path, selection.of_run_directory(path, only))
+    validity = verdict.of_run_directory(path, source.groups, source.chosen)
+    found = findings.find(source.groups, source.engine)
+    folder = source.chosen.folder(path)
+    try:
+        parts = [*_opening(source, validity), *_parts(folder, source, found)]
+        made = {
+            "report.md": document.markdown(parts),
+            "report.html": document.page(f"gatescope: {path.name}", parts, folder),
+        }
+        for name, text in made.items():
+            store.write_whole(folder / name, text.encode(errors="replace"))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
+    return [folder / name for name in made], validity
+
+
+def _source(path: Path, chosen: Selection) -> _Source:
+    groups, engine = analysis.of_run_directory(path, chosen)
     if not groups:
         raise ConfigError(f"{path}: no run is done yet: there is nothing to report")
     about, past = store.read_facts(path), state.fold(store.stream_events(path))
-    validity = verdict.of_run_directory(path, groups)
-    try:
-        config = store.read_about(path).config
-        found = findings.find(groups, engine)
-        parts = [*_opening(config, validity), *_parts(path, groups, found, (about, past, config))]
-        made = {
-            "report.md": document.markdown(parts),
-            "report.html": document.page(f"gatescope: {path.name}", parts, path),
-        }
-        for name, text in made.items():
-            store.write_whole(path / name, text.encode(errors="replace"))
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
-    return [path / name for name in made], validity
+    undone = {i: run for i, run in chosen.of(past.runs).items() if run.phase != "done"}
+    samples, unread = stepsample.of_backends(path, [group.name for group in groups], chosen)
+    return _Source(chosen, groups, engine, about, store.read_about(path).config, undone, samples, unread)
 
 
-def _opening(config: Config, validity: Validity) -> list[Part]:
-    """The question, and what is wrong: nothing below may be read without it."""
+def _opening(source: _Source, validity: Validity) -> list[Part]:
+    """The question, of which data sets, and what is wrong: nothing below may be read without it."""
     head, *problems = (line.strip() for line in validity.in_words())
     told: list[Part] = [Items(problems)] if problems else []
+    covers = [Text(f"This report covers {source.chosen.in_words()} of the run directory.")] * bool(source.chosen.names)
     unseen = f" Nothing to judge by: {', '.join(validity.unchecked)}." if validity.unchecked else ""
     return [
-        Heading(f"gatescope: {config.experiment.name}", 1),
+        Heading(f"gatescope: {source.config.experiment.name}", 1),
         Text(QUESTION),
+        *covers,
         Heading("Validity"),
         Text(head),
         *told,
@@ -85,26 +122,29 @@ def _opening(config: Config, validity: Validity) -> list[Part]:
     ]
 
 
-def _parts(path: Path, groups: Sequence[Results], found: Findings, run: tuple[Json, Snapshot, Config]) -> list[Part]:
-    about, past, config = run
-    samples, unread = stepsample.of_backends(path, [group.name for group in groups])
+def _parts(folder: Path, source: _Source, found: Findings) -> list[Part]:
+    """What follows; its PNGs are drawn under `folder`. OSError where they cannot be."""
+    groups, samples, note = source.groups, source.samples, source.chosen.in_words()
     axes = [scatter.best_axis(groups)]
-    drawn = list(gallery.draw_all(path / "graphs", groups, samples, found.engine, found.associations, axes))
+    drawn = list(gallery.draw_all(folder / "graphs", groups, samples, source.engine, found.associations, axes, note))
     return [
-        *_answer(found, about),
-        *_set_up(about, config),
+        *_answer(found, source.about),
+        *_set_up(source.about, source.config),
         *_results(groups),
-        *_pictures(path, drawn, "ecdf"),
+        *_pictures(folder, drawn, "ecdf"),
         *_associations(found.associations),
-        *_pictures(path, drawn, "scatter"),
+        *_pictures(folder, drawn, "scatter"),
         Heading("What the router did"),
         *routerreport.parts(groups),
-        *(_pictures(path, drawn, "heatmap", "cv-over-time", "rank-load") or [Text("No gate log of natural routing.")]),
-        *dosereport.parts(found.forced, path, found.engine),
-        *_steps(samples, unread),
-        *_pictures(path, drawn, "step-time"),
-        *_left_out(found, past),
-        *_repeat(about, config),
+        *(
+            _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
+            or [Text("No gate log of natural routing.")]
+        ),
+        *dosereport.parts(found.forced, folder, source.engine, note),
+        *_steps(samples, source.unread),
+        *_pictures(folder, drawn, "step-time"),
+        *_left_out(found, source.undone),
+        *_repeat(source.about, source.config),
     ]
 
 
@@ -227,16 +267,16 @@ def _as_it_ran(sample: StepSample) -> placement.Outcome:
     return placement.Outcome(ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean()))
 
 
-def _left_out(found: Findings, past: Snapshot) -> list[Part]:
-    undone = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in past.runs.items() if r.phase != "done"]
+def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[Part]:
+    unfinished = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in undone.items()]
     unmeasured = [f"{run}: no excess CV: {why}" for run, why in found.left_out.items()]
-    told: list[Part] = [Items([*undone, *unmeasured] or ["none"])]
+    told: list[Part] = [Items([*unfinished, *unmeasured] or ["none"])]
     return [Heading("Left out, and why"), *told, *([Text(SELECTED)] if unmeasured else [])]
 
 
-def _pictures(path: Path, drawn: Sequence[Drawn], *figures: str) -> list[Part]:
+def _pictures(folder: Path, drawn: Sequence[Drawn], *figures: str) -> list[Part]:
     return [
-        Picture(d.file.relative_to(path).as_posix(), d.title, d.caption)
+        Picture(d.file.relative_to(folder).as_posix(), d.title, d.caption)
         for figure in figures
         for d in drawn
         if d.figure == figure

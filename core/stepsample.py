@@ -14,6 +14,7 @@ from core.bootstrap import Floats
 from core.config import ConfigError
 from core.gatelog import GateLog, GateLogError, ServerLog
 from core.meter import WARMUP
+from core.selection import ALL, Selection
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements
@@ -63,26 +64,31 @@ class StepSample:
         return replace(self, rows=self.rows[mask])
 
 
-def of_backend(run_dir: Path, backend: str) -> StepSample:
-    """All that a backend's servers logged. GateLogError as `ServerLog.read`."""
-    return read(gatelog.starts(run_dir / backend))
+def of_backend(run_dir: Path, backend: str, chosen: Selection = ALL) -> StepSample:
+    """All that a backend's servers logged of the chosen data sets. GateLogError as `ServerLog.read`."""
+    return read(gatelog.starts(run_dir / backend), chosen)
 
 
-def of_backends(run_dir: Path, backends: Sequence[str]) -> tuple[dict[str, StepSample], list[str]]:
+def of_backends(
+    run_dir: Path, backends: Sequence[str], chosen: Selection = ALL
+) -> tuple[dict[str, StepSample], list[str]]:
     """Every backend whose logs can be read, and why the others cannot."""
     samples: dict[str, StepSample] = {}
     problems: list[str] = []
     for name in backends:
         try:
-            samples[name] = of_backend(run_dir, name)
+            samples[name] = of_backend(run_dir, name, chosen)
         except (GateLogError, OSError) as error:
             problems.append(f"{name}: its gate logs are not readable: {error}")
     return samples, problems
 
 
-def read(folders: Sequence[Path]) -> StepSample:
-    """Steps that are one run's own, naturally routed; a folder a server start. GateLogError as `ServerLog.read`."""
-    reading = _Reading()
+def read(folders: Sequence[Path], chosen: Selection = ALL) -> StepSample:
+    """Steps that are the own of one run of the chosen data sets, naturally routed; a folder a server start.
+
+    GateLogError as `ServerLog.read`.
+    """
+    reading = _Reading(chosen)
     for folder in folders:
         reading.begin()
         for part in ServerLog(folder).blocks():
@@ -94,6 +100,7 @@ def read(folders: Sequence[Path]) -> StepSample:
 class _Reading:
     """What has been read so far; evenly thinned where it would grow without bound."""
 
+    chosen: Selection
     rows: list[Floats] = field(default_factory=list)
     loads: list[Floats] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -131,7 +138,7 @@ class _Reading:
     def _rows(self, log: GateLog) -> Floats:
         """[steps, COLUMNS]; run -1 where a step is no run's own. Adds up the runs' counts."""
         natural = {s: n for s, n in log.segments.items() if s not in ("", WARMUP) and not dose.of_label(s)}
-        own = {label: (n == log.tokens) & (n > 0) for label, n in natural.items()}
+        own = {label: (n == log.tokens) & (n > 0) for label, n in natural.items() if self.chosen.has(label)}
         runs = {self._run(label, log): mask for label, mask in own.items() if mask.any()}
         picks = np.column_stack([np.zeros((len(log.tokens), 0)), *runs.values()]).astype(np.float64)
         figures, sums = steps.measure(log.loads, log.tokens, log.top_k, log.placement, picks, log.by_rank)

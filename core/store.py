@@ -260,9 +260,13 @@ class _Result(msgspec.Struct):
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Label → result of every `<label>.json` in a results folder, forced routing included. ConfigError for a file that
     is no result."""
+    return {label: _checked(file, _Result) for label, file in sorted(result_files(folder).items())}
+
+
+def result_files(folder: Path) -> dict[str, Path]:
+    """Label → file of every result in a results folder, read or not."""
     found = {p.stem: p for p in folder.glob("*.json") if LABEL.fullmatch(p.stem.partition("~")[0])}
-    whole = {label: path for label, path in found.items() if "~" not in label or dose.of_label(label)}
-    return {label: _checked(whole[label], _Result) for label in sorted(whole)}
+    return {label: path for label, path in found.items() if "~" not in label or dose.of_label(label)}
 
 
 class _Host(msgspec.Struct):

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core import arguments as arg
+
 if TYPE_CHECKING:
     from core.analysis import Results
     from core.plots.figure import Figure
+    from core.selection import Selection
     from core.stepsample import StepSample
 
 BACKENDS = ("baseline", "all2all")
@@ -27,8 +30,15 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         plot.add_argument(f"--{backend}-results", type=Path, metavar="D", help="instead of a RUN_DIR")
         plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
     plot.add_argument("--figure", choices=(*FIGURES, DOSE), default="scatter", help="default: scatter")
+    plot.add_argument(
+        "--only",
+        type=arg.listed,
+        default=[],
+        metavar="001,007",
+        help="of these data sets only; the PNG goes into RUN_DIR/only-001-007/graphs",
+    )
     plot.add_argument("--backend", metavar="NAME", help="of this backend only")
-    plot.add_argument("--run", dest="only", metavar="BACKEND/001", help="of this run only")
+    plot.add_argument("--run", metavar="BACKEND/001", help="of this run only")
     plot.add_argument(
         "--metric",
         default="mean_ttft_ms",
@@ -43,27 +53,41 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw it, and write the PNG. ConfigError where there is nothing to draw."""
     from core.config import ConfigError
     from core.plots import png
+    from core.plots.figure import noted
 
-    groups, engine = _chosen(arguments)
-    _warn(arguments.run_dir, groups)
+    chosen = _selection(arguments)
+    groups, engine = _results(arguments, chosen)
+    _warn(arguments.run_dir, groups, chosen)
     if arguments.figure == "scatter":
         name, panels = _scatter(groups, engine, arguments)
     elif arguments.figure == DOSE:
         name, panels = _dose(groups, engine, arguments)
     else:
-        name, panels = arguments.figure, _panels(groups, engine, arguments)
+        name, panels = arguments.figure, _panels(groups, engine, arguments, chosen)
+    panels = [noted(panel, chosen.in_words()) for panel in panels]
     _print(panels)
-    chosen = (arguments.only or arguments.backend or "").replace("/", "-")
-    folder = arguments.run_dir / "graphs" if arguments.run_dir else Path("graphs")
+    part = (arguments.run or arguments.backend or "").replace("/", "-")
+    folder = chosen.folder(arguments.run_dir or Path()) / "graphs"
     try:
-        file = png.write(panels, arguments.out or folder / f"{'-'.join(filter(None, (name, chosen)))}.png")
+        file = png.write(panels, arguments.out or folder / f"{'-'.join(filter(None, (name, part)))}.png")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{arguments.out or folder}: cannot be written: {error}") from None
     print(f"wrote {file}", file=sys.stderr)
     return 0
 
 
-def _chosen(arguments: argparse.Namespace) -> tuple[list[Results], str]:
+def _selection(arguments: argparse.Namespace) -> Selection:
+    from core import selection
+    from core.config import ConfigError
+
+    if not arguments.only:
+        return selection.ALL
+    if not arguments.run_dir:
+        raise ConfigError("--only names data sets of a RUN_DIR: plot takes it with one only")
+    return selection.of_run_directory(arguments.run_dir, arguments.only)
+
+
+def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Results], str]:
     """The results asked for, and their engine's name."""
     from core import analysis
     from core.config import ConfigError
@@ -75,17 +99,17 @@ def _chosen(arguments: argparse.Namespace) -> tuple[list[Results], str]:
     if given:
         groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
     else:
-        groups, engine = analysis.of_run_directory(arguments.run_dir)
-    backend, _, label = (arguments.only or arguments.backend or "").partition("/")
+        groups, engine = analysis.of_run_directory(arguments.run_dir, chosen)
+    backend, _, label = (arguments.run or arguments.backend or "").partition("/")
     return analysis.narrowed(groups, backend, label), engine
 
 
-def _warn(run_dir: Path | None, groups: Sequence[Results]) -> None:
+def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) -> None:
     """Say what is wrong with what is drawn."""
     from core.narrate import printable
     from core.validity import verdict
 
-    validity = verdict.of_run_directory(run_dir, groups) if run_dir else verdict.of_results(groups)
+    validity = verdict.of_run_directory(run_dir, groups, chosen) if run_dir else verdict.of_results(groups)
     for problem in validity.problems:
         print(f"gatescope: {printable(problem.in_words())}", file=sys.stderr)
 
@@ -106,7 +130,7 @@ def _dose(groups: Sequence[Results], engine: str, arguments: argparse.Namespace)
     return dose.name(arguments.metric, "cv"), [dose.series(dosefindings.find(groups), arguments.metric, "cv", engine)]
 
 
-def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> list[Figure]:
+def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespace, chosen: Selection) -> list[Figure]:
     from core import stepsample
     from core.config import ConfigError
     from core.plots import gallery
@@ -115,11 +139,11 @@ def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespac
     if arguments.figure in gallery.OF_STEPS:
         if not arguments.run_dir:
             raise ConfigError(f"{arguments.figure} is drawn from gate logs, so it takes a RUN_DIR")
-        samples, problems = stepsample.of_backends(arguments.run_dir, [group.name for group in groups])
+        samples, problems = stepsample.of_backends(arguments.run_dir, [group.name for group in groups], chosen)
         for problem in problems:
             print(f"gatescope: {problem}", file=sys.stderr)
-        if arguments.only:
-            samples = {name: sample.of_run(arguments.only.partition("/")[2]) for name, sample in samples.items()}
+        if arguments.run:
+            samples = {name: sample.of_run(arguments.run.partition("/")[2]) for name, sample in samples.items()}
     return gallery.panels(arguments.figure, groups, samples, engine)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from core import dose
 from core.config import ConfigError
 from core.dosefindings import DoseFindings
-from core.doseresponse import METRICS, Level
+from core.doseresponse import METRICS, Level, spanned
 from core.plots.figure import Curve, Floats, Series
 
 DoseAxis = Literal["cv", "rank"]
@@ -35,13 +35,17 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
         raise ConfigError(f"{dose.NAME}: no dose has both {METRICS[metric][0]} and a {AXES[axis]}")
     told += [(n.backend, NATURAL, _on([n.at], axis)) for n in found.natural if n.metric == metric]
     drawn = [(backend, pattern, _points(levels, axis)) for backend, pattern, levels in told if levels]
+    counts = [level.n for level in doses]
+    pooled = max(curve.datasets for curve in found.curves if curve.metric == metric)
     has_bars = any(level.value.interval for level in doses)
     return Series(
         f"{dose.NAME}: {LABELS[metric].split(',')[0]} against imposed skew",
         AXES[axis],
         LABELS[metric],
         engine=engine,
-        note=f"n = {sum(level.n for level in doses)} runs, {_each([level.n for level in doses])} a dose; "
+        note=f"n = {sum(counts)} runs"
+        + f" of {pooled} data sets" * (pooled > 1)
+        + f", {spanned(counts)} a dose; "
         + ("bars: 95 %" if has_bars else "too few for intervals")
         + "; natural routing: a reference",
         curves=tuple(
@@ -84,8 +88,3 @@ def _ends(curve: Curve) -> tuple[list[float], list[float]]:
     assert curve.low is not None  # `series` gives every curve both
     assert curve.high is not None
     return curve.low.tolist(), curve.high.tolist()
-
-
-def _each(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"

@@ -5,7 +5,7 @@ Every figure has a title, labels with units, `note` (n, and what was left out) a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -119,3 +119,8 @@ class Bars:
 
 
 Figure = Series | HeatMap | Bars
+
+
+def noted(figure: Figure, more: str) -> Figure:
+    """The same with `more` at the end of its note."""
+    return replace(figure, note="; ".join(filter(None, (figure.note, more))))

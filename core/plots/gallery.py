@@ -13,7 +13,7 @@ import numpy as np
 from core.analysis import Results
 from core.config import ConfigError
 from core.plots import latency, png, routing, scatter, steptime
-from core.plots.figure import Figure, HeatMap, Series
+from core.plots.figure import Figure, HeatMap, Series, noted
 from core.plots.scatter import Axis
 from core.stepsample import StepSample
 
@@ -111,16 +111,18 @@ def draw_all(
     engine: str,
     rows: Sequence[Row],
     axes: Sequence[Axis] = AXES,
+    note: str = "",
 ) -> Iterator[Drawn]:
-    """Write every figure that there is something for into `folder`, scatters against `axes`. OSError as `png.write`."""
+    """Write every figure that there is something for into `folder`, scatters against `axes`, with `note` at the end of
+    each one's own. OSError as `png.write`."""
     for metric in scatter.METRICS:
         for axis in axes:
             with contextlib.suppress(ConfigError):  # no run has both
                 drawn = scatter.series(groups, metric, axis, engine, rows)
-                file = png.write(drawn, folder / f"{metric}-{axis}.png")
+                file = png.write(noted(drawn, note), folder / f"{metric}-{axis}.png")
                 yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))
     for figure in (*OF_STEPS, *OF_RESULTS):
         with contextlib.suppress(ConfigError):
             made = panels(figure, groups, samples, engine)
-            file = png.write(made, folder / f"{figure}.png")
+            file = png.write([noted(panel, note) for panel in made], folder / f"{figure}.png")
             yield Drawn(figure, file, "; ".join(panel.title for panel in made), caption(figure, made))

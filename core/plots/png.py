@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from core.plots.folding import each
 
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
+LETTERS = 12  # an inch, of the note below a panel
 FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number
 
@@ -29,7 +31,7 @@ def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
     canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(canvas)
     for place, figure in enumerate(figures, 1):
-        _draw(figure, canvas.add_subplot(rows, columns, place))
+        _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * size[0] / columns))
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {"Title": "; ".join(_title(f) for f in figures), "Description": "; ".join(f.note for f in figures)}
     canvas.savefig(file, metadata={**about, "Software": "gatescope"})
@@ -45,9 +47,10 @@ def _title(figure: Figure) -> str:
     return f"{figure.title} · {figure.engine}" if figure.engine else figure.title
 
 
-def _draw(figure: Figure, axes: Any) -> None:
+def _draw(figure: Figure, axes: Any, letters: int) -> None:
+    """`letters`: how many of a note stand on a line."""
     axes.set_title(figure.title + (f"\n{figure.engine}" if figure.engine else ""), fontsize=11)
-    axes.set_xlabel(f"{figure.x_label}\n{figure.note}" if figure.note else figure.x_label)
+    axes.set_xlabel("\n".join([figure.x_label, *textwrap.wrap(figure.note, letters)]))
     axes.set_ylabel(figure.y_label)
     match figure:
         case HeatMap():

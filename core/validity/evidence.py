@@ -15,6 +15,7 @@ from core.analysis import Results
 from core.config import Config
 from core.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
 from core.imbalance import Imbalance
+from core.selection import ALL, Selection
 
 
 class Routing(Struct, frozen=True):
@@ -87,8 +88,9 @@ class Evidence:
         return {run: log for run, log in self.routing.items() if not dose.of_label(run)}
 
 
-def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
-    """`groups`: its results, as core.analysis reads them. ConfigError where its journal or run.json is unreadable."""
+def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Evidence:
+    """`groups`: the results of the chosen data sets, as core.analysis reads them. What speaks of a server, not of a
+    run, is of all data sets. ConfigError where its journal or run.json is unreadable."""
     results, unreadable = _results(groups)
     folders = [folder for group in groups for folder in gatelog.starts(path / group.name)]
     return Evidence(
@@ -98,7 +100,7 @@ def of_run_directory(path: Path, groups: Sequence[Results]) -> Evidence:
         cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
         recorders={f"{f.parent.name}/{f.name}": gatelog.problems(f) for f in folders},
         config=store.read_about(path).config,
-        journal=_journal(store.stream_events(path)),
+        journal=_journal(store.stream_events(path), chosen),
     )
 
 
@@ -132,7 +134,7 @@ def _one_a_dataset(cvs: Mapping[str, float]) -> list[float]:
     return list({label.partition("-")[0]: cv for label, cv in cvs.items()}.values())
 
 
-def _journal(told: Iterable[AnyEvent]) -> Journal:
+def _journal(told: Iterable[AnyEvent], chosen: Selection) -> Journal:
     ready: list[BackendReady] = []
     samples: list[Sampled] = []
     started: dict[str, float] = {}
@@ -141,12 +143,12 @@ def _journal(told: Iterable[AnyEvent]) -> Journal:
         match event:
             case BackendReady():
                 ready.append(event)
-            case Sampled():
+            case Sampled() if chosen.has(event.run):
                 samples.append(event)
-            case RunStarted():
+            case RunStarted() if chosen.has(event.run):
                 started[event.run] = event.at
                 failed.pop(event.run, None)
-            case RunFailed():
+            case RunFailed() if chosen.has(event.run):
                 failed[event.run] = event.reason
     return Journal(ready, samples, started, failed)
 

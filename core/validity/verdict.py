@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.analysis import Results
 from core.imbalance import Imbalance
+from core.selection import ALL, Selection
 from core.validity import drift, evidence, problem, routing, servers, traffic
 from core.validity.problem import Rule, Validity
 
@@ -39,9 +40,9 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def of_run_directory(path: Path, groups: Sequence[Results]) -> Validity:
-    """ConfigError as `evidence.of_run_directory`."""
-    return problem.check(evidence.of_run_directory(path, groups), RULES)
+def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Validity:
+    """Of the chosen data sets, whose results `groups` are. ConfigError as `evidence.of_run_directory`."""
+    return problem.check(evidence.of_run_directory(path, groups, chosen), RULES)
 
 
 def of_results(groups: Sequence[Results]) -> Validity:
