@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,4 +95,5 @@ def _ours(results: Results, title: str, value: Callable[[dict[str, Any]], float]
 
 
 def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
+    """NaN where one of them is: it has no place in an order."""
+    return math.nan if any(math.isnan(value) for value in values) else statistics.median(values)

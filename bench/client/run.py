@@ -4,13 +4,14 @@
 
 The truth server has one core to itself, each client (its whole process tree) another one. Clients take turns in every
 round, so that what else the machine does hits all alike; the tables hold medians over rounds. Peers that take ten
-seconds and more to start run in the first round only, and only what an aim needs. About eight minutes with all peers.
+seconds and more to start run in the first round only, and only what an aim needs. About 14 minutes with all peers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
@@ -37,7 +38,7 @@ TIMED = {"firehose": False, "ttft_ms": TTFT_MS, "itl_ms": ITL_MS, "jitter": 0.2}
 STALL_S, STALL_EVERY_S = 0.020, 0.100
 SERVER_CORE, CLIENT_CORE = 0, 1
 CAPACITY = {EACH: 1, MANY: 8}  # title: events in one send
-SIZES = (256, 1280)
+SIZES = (256, 2560)  # far apart: ten seconds of start-up vary by more than 1e5 tokens cost
 CAPACITY_STREAMS, CAPACITY_TOKENS = 64, 128
 
 
@@ -159,11 +160,15 @@ def _stall(pid: int, over: threading.Event) -> None:
 
 
 def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) -> Capacity:
-    """The slope between two run sizes, so that start-up is out; of the client's whole process tree."""
+    """The slope between two run sizes, so that start-up is out; of the client's whole process tree.
+
+    NaN where it is not above 0: the start-ups differed by more than the tokens cost.
+    """
     asked = [Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS) for n in SIZES]
     small, large = (run(peer, server, folder, each, nice) for each in asked)
     tokens = (SIZES[1] - SIZES[0]) * CAPACITY_TOKENS
-    return Capacity((large.cpu_s - small.cpu_s) / tokens * 1e6, large.errors.shared_share)
+    cpu_s = (large.cpu_s - small.cpu_s) / tokens * 1e6
+    return Capacity(cpu_s if cpu_s > 0 else math.nan, large.errors.shared_share)
 
 
 def measure(clients: list[Peer], rounds: int, nice: int) -> Results:
@@ -185,14 +190,14 @@ def measure(clients: list[Peer], rounds: int, nice: int) -> Results:
 
 
 def _round(peer: Peer, server: Server, folder: Path, nice: int, results: Results) -> None:
-    for title, burst in CAPACITY.items():
-        if title == EACH or not peer.is_slow:
-            cost = asdict(capacity(peer, server, folder, burst, nice))
-            results.setdefault(title, {}).setdefault(peer.name, []).append(cost)
     for title, scenario in SCENARIOS.items():
         if scenario.for_slow or not peer.is_slow:
             ran = asdict(run(peer, server, folder, scenario, nice))
             results.setdefault(title, {}).setdefault(peer.name, []).append(ran)
+    for title, burst in CAPACITY.items():
+        if title == EACH or not peer.is_slow:
+            cost = asdict(capacity(peer, server, folder, burst, nice))
+            results.setdefault(title, {}).setdefault(peer.name, []).append(cost)
 
 
 # --- the tables ---------------------------------------------------------------------------------------------------
@@ -221,7 +226,7 @@ def _cost(runs: list[dict[str, Any]]) -> str:
     if not runs:
         return "–"
     cpu, shared = (median([r[key] for r in runs]) for key in ("cpu_s", "shared_share"))
-    return f"{cpu:.2f} ({_shown(shared, '.0%')})"
+    return f"{_shown(cpu, '.2f')} ({_shown(shared, '.0%')})"
 
 
 def _accuracy(clients: dict[str, list[dict[str, Any]]], title: str) -> list[str]:
@@ -249,9 +254,11 @@ def _shown(value: float, form: str) -> str:
     return "–" if value != value else format(value, form)
 
 
-def _machine(before: tuple[float, float, float]) -> str:
-    load = f"load average {before[0]:.1f} before, {os.getloadavg()[0]:.1f} after"
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {load}"
+def _machine(load: float, stolen_s: float, elapsed_s: float) -> str:
+    """What else there was: load average before and after, and what the host of a virtual machine gave to others."""
+    stolen = (psutil.cpu_times().steal - stolen_s) / (elapsed_s * (os.cpu_count() or 1))
+    loads = f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, {stolen:.2%} of the cores' time stolen"
+    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {loads}"
 
 
 def _write_inputs(folder: Path) -> None:
@@ -277,7 +284,7 @@ def _printable(byte: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rust", type=Path, help="vllm-rs of a CUDA wheel of vLLM 0.33 or newer")
     parser.add_argument("--vllm", type=Path, help="the interpreter of a vLLM environment")
     parser.add_argument("--aiohttp", type=Path, help="an interpreter that has aiohttp")
@@ -292,13 +299,14 @@ def main() -> None:
     clients += [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")] if a.aiohttp else []
     clients += [peers.aiperf(a.aiperf)] if a.aiperf else []
     clients += [peers.guidellm(a.guidellm)] if a.guidellm else []
-    before = os.getloadavg()
+    load, stolen_s, began = os.getloadavg()[0], psutil.cpu_times().steal, time.monotonic()
     results = measure(clients, a.rounds, a.nice)
+    machine = _machine(load, stolen_s, time.monotonic() - began)
     if a.out:
         a.out.write_text(json.dumps(results, indent=1))
     claims = aims(results, memory.growth(memory.sampled()))
     head = ["| aim | measured | limit | met |", "|---|---|---|---|"]
-    print("\n".join([_machine(before), "", *tables(results), "", *head, *(aim.row() for aim in claims)]))
+    print("\n".join([machine, "", *tables(results), "", *head, *(aim.row() for aim in claims)]))
     print(f"\n{sum(aim.is_met for aim in claims)} of {len(claims)} aims met")
 
 

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# All that is measured on two H200, from the repository's root:
+#   bench/backends/h200-x2.sh OUT SECONDS      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
+# dose: forced routing (10 to 14 minutes); natural: the two backends (6 to 9); recorder: what recording costs (4 to 6). Each stage
+# is packed as it ends, whatever its exit code, so that a machine that goes away takes one stage with it; none outlasts SECONDS.
+# python3 must find gatescope's needs and vLLM 0.25.1; /tmp/mixtral and bench/dose/*_mixed.jsonl are as in the two h200-x2.toml.
+set -uo pipefail
+out=$(mkdir -p "$1" && cd "$1" && pwd) end=$((SECONDS + $2))
+export PYTHONPATH=$PWD:${PYTHONPATH:-} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
+
+stage() { # NAME COMMAND…
+  local name=$1 began=$SECONDS
+  shift
+  timeout --kill-after 30 $((end - SECONDS)) "$@" >"$out/$name.log" 2>&1
+  echo "$name: exit code $?, $((SECONDS - began)) s" | tee -a "$out/times"
+  tar -C "$out" -cf - --ignore-failed-read "$name" "$name.log" times | nice xz -T8 -1 | split -b 15000000 -d - "$out/$name.tar.xz."
+  touch "$out/$name.packed"
+}
+
+gatescope() { stage "$1" python3 -m core.cli --batch --out "$out/$1" --config "${@:2}"; }
+
+gatescope dose bench/dose/h200-x2.toml
+gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline" --only 001,002,008,012,016,020,025,028,040,050
+stage recorder python3 bench/recorder/recorder_cost.py --out "$out/recorder" --model /tmp/mixtral --load-format dummy --tp 2 \
+  --moe-backend triton --extra-arg=--compilation-config '--extra-arg={"pass_config":{"fuse_allreduce_rms":false}}' \
+  --variants off,on,control --rounds 8 --budget-s $((end - SECONDS - 10))
