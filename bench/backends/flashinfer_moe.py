@@ -128,7 +128,9 @@ def _compile(source: Path, objects: Path, site: Path, work: Path) -> Path:
     cuda, ffi = site / "nvidia" / "cu13", site / "tvm_ffi"
     system = [cuda / "include", ffi / "include", ffi / "3rdparty/dlpack/include", sysconfig.get_path("include")]
     headers = [*(site / "flashinfer" / "data" / name for name in HEADERS), work / "generated"]
-    flags = [f"-I{path}" for path in headers] + [f"-isystem{path}" for path in system]
+    flags = [f"-I{path}" for path in headers]
+    for path in system:
+        flags += ["-isystem", str(path)]  # nvcc takes it as two words only
     compiler, defines = ["g++", "-fPIC"], DEFINES
     if source.suffix == ".cu":
         compiler, defines = [str(cuda / "bin" / "nvcc"), *NVCC], DEFINES + CUDA_DEFINES
