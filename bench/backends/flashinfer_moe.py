@@ -1,10 +1,10 @@
-"""FlashInfer's CUTLASS MoE module, for bf16 on a Hopper GPU alone, built ahead: 29 objects instead of 182.
+"""FlashInfer's CUTLASS MoE module, for bf16 on a Hopper GPU alone, built ahead: 29 objects instead of some 180.
 
     python bench/backends/flashinfer_moe.py WORK_DIR      → WORK_DIR/fused_moe_90.so, after 22 minutes on two cores
 
-vLLM's `--moe-backend flashinfer_cutlass` has nvcc build the whole module at the first start of a server, half an hour
-or more on 16 cores. The package flashinfer-jit-cache holds it built; this is for where that cannot be had, as on a
-machine without network. It needs pip, g++ and strip, no GPU and no CUDA: nvcc comes from PyPI. Copy the file to
+vLLM's `--moe-backend flashinfer_cutlass` has nvcc build the whole module at the first start of a server; 6½ minutes on
+16 cores were not enough for it. The package flashinfer-jit-cache holds it built; this is for where that cannot be had,
+as on a machine without network. It needs pip, g++ and strip, no GPU and no CUDA: nvcc comes from PyPI. Copy the file to
 flashinfer/data/aot/fused_moe_90/fused_moe_90.so in the server's environment (FlashInfer 0.6.13, that of vLLM 0.25.1).
 
 The sources of other dtypes are left out, and what would call them is bound lazily: a process that asks this module for
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-JOBS = 2  # each takes up to 3 GB
+JOBS = 2
 CUDA = {"nvcc": "13.0.88", "crt": "13.0.88", "cccl": "13.0.85", "runtime": "13.0.96", "nvrtc": "13.0.88"}
 PACKAGES = [
     *("flashinfer-python==0.6.13", "apache-tvm-ffi==0.1.9"),
@@ -88,7 +88,7 @@ def _generated(site: Path, folder: Path) -> Iterator[Path]:
         package.__path__ = [str(site.joinpath(*name.split(".")))]
         sys.modules[name] = package
     checks = ModuleType("flashinfer.jit.cpp_ext")
-    checks.is_cuda_version_at_least = lambda version: True  # type: ignore[attr-defined]
+    vars(checks).update(is_cuda_version_at_least=lambda version: True)  # nvcc is CUDA's, above
     sys.modules[checks.__name__] = checks
     sys.path.insert(0, str(site))
     from flashinfer.jit.gemm.cutlass.generate_kernels import generate_gemm_operations
@@ -104,15 +104,13 @@ def _generated(site: Path, folder: Path) -> Iterator[Path]:
 
 def _sm80(folder: Path) -> Iterator[Path]:
     """vLLM's autotuner tries these too; their files mix dtypes, so bf16's share is written anew, six to a file."""
-    shares: dict[str, list[str]] = {}
+    shares: dict[tuple[str, str], list[str]] = {}
     for file in sorted((folder / "gemm_grouped" / "80").glob("*.cu")):
-        for part in INSTANTIATION.findall(text := file.read_text()):
-            if "bfloat16" in part and "half" not in part:
-                include = text[: text.index("\n")]
-                rows = re.search(r"_M(\d+)_", file.name)
-                shares.setdefault(f"{include}|{rows and rows[1]}", []).append(part)
-    for key, parts in shares.items():
-        include, rows = key.split("|")
+        text = file.read_text()
+        parts = [part for part in INSTANTIATION.findall(text) if "bfloat16" in part and "half" not in part]
+        include, rows = text.partition("\n")[0], file.name.partition("_M")[2].partition("_")[0]
+        shares.setdefault((include, rows), []).extend(parts)
+    for (include, rows), parts in shares.items():
         for first in range(0, len(parts), 6):
             file = folder / f"sm80_bf16_M{rows}_{first}.cu"
             spaces = ("tensorrt_llm", "kernels", "cutlass_kernels_oss")

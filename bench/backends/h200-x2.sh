@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
 # All that is measured on two H200, from the repository's root:
 #   bench/backends/h200-x2.sh OUT SECONDS      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
-# dose: forced routing (10 to 14 minutes); natural: the two backends (6 to 9); recorder: what recording costs (4 to 6). Each stage
-# is packed as it ends, whatever its exit code, so that a machine that goes away takes one stage with it; none outlasts SECONDS.
+# dose: forced routing (15 minutes); natural: the two backends (9); recorder: what recording costs. Each stage is packed as it
+# ends, whatever its exit code, so that a machine that goes away takes one stage with it; none outlasts SECONDS by more than 30.
+# ALL2ALL=all2all-triton takes that backend in place of FlashInfer's.
 # python3 must find gatescope's needs and vLLM 0.25.1; /tmp/mixtral and bench/dose/*_mixed.jsonl are as in the two h200-x2.toml.
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd) end=$((SECONDS + $2))
 export PYTHONPATH=$PWD:${PYTHONPATH:-} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
 
 stage() { # NAME COMMAND…
-  local name=$1 began=$SECONDS
+  local name=$1 began=$SECONDS left=$((end - SECONDS))
   shift
-  timeout --kill-after 30 $((end - SECONDS)) "$@" >"$out/$name.log" 2>&1
+  if ((left <= 0)); then # 0 would be no limit
+    echo "$name: not run, no time left" | tee -a "$out/times"
+    return
+  fi
+  timeout --kill-after 30 "$left" "$@" >"$out/$name.log" 2>&1
   echo "$name: exit code $?, $((SECONDS - began)) s" | tee -a "$out/times"
   tar -C "$out" -cf - --ignore-failed-read "$name" "$name.log" times | nice xz -T8 -1 | split -b 15000000 -d - "$out/$name.tar.xz."
   touch "$out/$name.packed"

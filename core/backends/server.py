@@ -27,7 +27,7 @@ HEALTH_S = 2.0  # that an answer may take
 VERSION_S = 10.0
 DEATH_S = 5.0  # that a dying server tree may take
 BUILD_POLL_S = 5.0
-COMPILERS = {"ninja", "nvcc", "cicc"}  # ptxas alone is Triton's, for milliseconds, in every start
+COMPILERS = {"ninja", "nvcc", "cicc"}  # no ptxas: Triton runs it by itself, in every start
 BUILDING = "building CUDA kernels, which the first start does once and which can take many minutes"
 STOP_S = supervise.GRACE_S + supervise.KILL_S + 2.0  # after which a supervisor is taken to hang itself
 

@@ -155,6 +155,19 @@ def test_a_start_that_builds_kernels_says_so(tmp_path: Path, port: int, monkeypa
         server.stop()
 
 
+def test_tritons_own_compiler_is_no_build(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(servers, "BUILD_POLL_S", 0.1)
+    compiler = str(shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "ptxas"))
+    server = start(tmp_path, port, "import subprocess, sys; subprocess.run([sys.argv[1], '600'])", compiler)
+    try:
+        with pytest.raises(ServerError, match="not ready"):
+            asyncio.run(server.wait_ready(1.0, told.append))
+    finally:
+        server.stop()
+    assert told == []
+
+
 def test_stop_ends_workers_in_sessions_of_their_own(tmp_path: Path, port: int) -> None:
     server = start(tmp_path, port, TREE, str(tmp_path / "pids"), "hangs")
     pids = pids_of(tmp_path / "pids")
