@@ -192,7 +192,7 @@ class TestScatterIntervals:
     def test_what_lacks_a_value_is_counted(self) -> None:
         runs = [result([10.0 * i], [1.0], measured_imbalance={"excess_cv": cv}) for i, cv in ((1, 0.5), (2, None))]
         drawn = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess")
-        assert drawn.note == "n = 1; 0 outside 1.5 IQR on either axis left out; 1 without both values"
+        assert drawn.note == "n = 1; 1 without both values"
 
 
 class TestStepTime:

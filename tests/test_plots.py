@@ -55,10 +55,10 @@ def png_text(file: Path) -> dict[str, str]:
 
 
 class TestScatter:
-    def test_text_names_units_n_engine_and_what_the_filter_removed(self) -> None:
+    def test_text_names_units_n_engine_and_what_is_not_drawn(self) -> None:
         series = scatter.series(two_backends(), "mean_tpot_ms", "real", "builtin (NumPy, CPU)")
         drawn = text.draw(series, 80, 20, colour=False)
-        for part in ("mean TPOT, ms", "per-step CV", "n = 24", "1 outside 1.5 IQR", "engine: builtin", "baseline"):
+        for part in ("mean TPOT, ms", "per-step CV", "n = 24", "draw: baseline/013", "engine: builtin", "all2all"):
             assert part in drawn
         assert max(len(line) for line in drawn.splitlines()) <= 80
         assert len(drawn.splitlines()) <= 20
@@ -74,7 +74,19 @@ class TestScatter:
     def test_the_filter_is_tukeys_fences_on_either_axis(self) -> None:
         values = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 100])
         assert analysis.iqr_outliers(values).tolist() == [False] * 8 + [True]
-        assert scatter.series(two_backends(), "mean_tpot_ms", "real").removed == 1
+        assert scatter.series(two_backends(), "mean_tpot_ms", "real").outliers == 1
+
+    def test_an_outlier_is_drawn_hollow_unless_it_squeezes_the_others(self, tmp_path: Path) -> None:
+        x = np.linspace(0.3, 0.9, 12)  # the others: 11.5 to 20.1 ms, so 8.6 ms from them is near enough
+        both = [results("all2all", x.tolist(), (12 + 9 * x).tolist())]
+        for odd, is_drawn in ((28.6, True), (28.8, False), (3.0, True), (2.8, False)):
+            group = results("baseline", [*x.tolist(), 0.6], [*(10 + 5 * x).tolist(), odd])
+            series = scatter.series([group, *both], "mean_tpot_ms", "real")
+            assert series.groups[0].hollow.tolist() == [False] * 12 + [is_drawn]
+            assert series.note == ("n = 25" if is_drawn else "n = 24; too far off to draw: baseline/013")
+            assert ("O baseline, beyond 1.5 IQR (n = 1)" in text.draw(series, 80, 20, colour=False)) == is_drawn
+            assert odd in series.shown[1] or not is_drawn
+            png.write(series, tmp_path / "hollow.png")
 
     def test_too_small_a_pane_says_so(self) -> None:
         assert "needs" in text.draw(scatter.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False)

@@ -46,10 +46,11 @@ def legend(series: Series, *, outliers: bool) -> Line:
     """Each backend's mark and how many of its points are drawn; how many are outliers."""
     spans: list[Span] = []
     for place, group in enumerate(series.groups):
-        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.kept.sum())}   ", "dim")]
-    if series.removed:
+        usual = int((~group.outlier).sum())
+        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={usual}   ", "dim")]
+    if series.outliers:
         marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
-        told = f"{marks} {series.removed} beyond 1.5 IQR" if outliers else f"{series.removed} beyond 1.5 IQR hidden"
+        told = f"{marks} {series.outliers} beyond 1.5 IQR" if outliers else f"{series.outliers} beyond 1.5 IQR hidden"
         spans.append((told, "dim"))
     return Line(tuple(spans))
 

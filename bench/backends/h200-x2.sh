@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that is measured on two H200, from the repository's root:
 #   bench/backends/h200-x2.sh OUT SECONDS      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
-# dose: forced routing (15 minutes); natural: the two backends (9); recorder: what recording costs. Each stage is packed as it
+# dose: forced routing (15 minutes); natural: the two backends (8); recorder: what recording costs. Each stage is packed as it
 # ends, whatever its exit code, so that a machine that goes away takes one stage with it; none outlasts SECONDS by more than 30.
 # ALL2ALL=all2all-triton takes that backend in place of FlashInfer's.
 # python3 must find gatescope's needs and vLLM 0.25.1; /tmp/mixtral and bench/dose/*_mixed.jsonl are as in the two h200-x2.toml.
@@ -25,7 +25,7 @@ stage() { # NAME COMMAND…
 gatescope() { stage "$1" python3 -m core.cli --batch --out "$out/$1" --config "${@:2}"; }
 
 gatescope dose bench/dose/h200-x2.toml
-gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline" --only 001,002,008,012,016,020,025,028,040,050
+gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline" --only 001,002,008,012,016,020,040,050
 stage recorder python3 bench/recorder/recorder_cost.py --out "$out/recorder" --model /tmp/mixtral --load-format dummy --tp 2 \
   --moe-backend triton --extra-arg=--compilation-config '--extra-arg={"pass_config":{"fuse_allreduce_rms":false}}' \
   --variants off,on,control --rounds 8 --budget-s $((end - SECONDS - 10))

@@ -21,6 +21,7 @@ CLOUD_FROM = 300  # points
 class Points:
     """One backend's points; `labels` name the data sets. `outlier` marks those beyond 1.5 IQR on either axis.
 
+    `far` marks those that are not drawn: beside them all others would be squeezed together.
     `x_interval` and `y_interval` [n, 2]: the 95 % intervals, nan where there is none; None where none is known.
     """
 
@@ -31,15 +32,34 @@ class Points:
     outlier: Bools
     x_interval: Floats | None = None
     y_interval: Floats | None = None
+    far: Bools | None = None
 
     @property
-    def kept(self) -> Bools:
-        return ~self.outlier
+    def drawn(self) -> Bools:
+        return np.ones(len(self.x), np.bool_) if self.far is None else ~self.far
+
+    @property
+    def full(self) -> Bools:
+        """Those drawn with a full mark."""
+        return self.drawn & ~self.outlier
+
+    @property
+    def hollow(self) -> Bools:
+        """Those drawn with a hollow one."""
+        return self.drawn & self.outlier
+
+    @property
+    def in_legend(self) -> str:
+        return f"{self.name} (n = {int(self.full.sum()):,})"
+
+    @property
+    def hollow_in_legend(self) -> str:
+        return f"{self.name}, beyond 1.5 IQR (n = {int(self.hollow.sum()):,})"
 
     @property
     def is_cloud(self) -> bool:
         """So many points that only where they are dense can be seen: they are drawn faintly, and behind curves."""
-        return int(self.kept.sum()) > CLOUD_FROM
+        return int(self.drawn.sum()) > CLOUD_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +92,16 @@ class Series:
     log_x: bool = False
 
     @property
-    def removed(self) -> int:
-        """Points that the filter takes for outliers."""
+    def outliers(self) -> int:
+        """How many points are beyond 1.5 IQR."""
         return sum(int(g.outlier.sum()) for g in self.groups)
 
     @property
     def shown(self) -> tuple[Floats, Floats]:
         """All x and y that are drawn: what the axes have to reach."""
         none = np.zeros(0)
-        xs = [g.x[g.kept] for g in self.groups] + [c.x for c in self.curves]
-        ys = [g.y[g.kept] for g in self.groups] + [c.y for c in self.curves]
+        xs = [g.x[g.drawn] for g in self.groups] + [c.x for c in self.curves]
+        ys = [g.y[g.drawn] for g in self.groups] + [c.y for c in self.curves]
         ends = [e for c in self.curves if c.stroke == "doses" for e in (c.low, c.high) if e is not None]
         return np.concatenate([none, *xs]), np.concatenate([none, *ys, *(e[np.isfinite(e)] for e in ends)])
 

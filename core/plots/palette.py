@@ -12,7 +12,9 @@ Stroke = Literal["line", "dotted", "fit", "steps", "bars", "doses"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # blue, vermillion, green, purple
 TERMINAL_COLOURS = (74, 208, 36, 175)  # of 256, their like that reads on dark and on light
 PNG_MARKS = ("o", "x", "s", "^")
+PNG_HOLLOW = ("o", "X", "s", "^")  # an x has no inside
 TEXT_MARKS = ("o", "x", "#", "^")
+TEXT_HOLLOW = ("O", "X", "%", "A")  # letters have no inside either: larger
 DOSE_MARKS = ("o", "X", "s", "^", "D", "P", "v", "*", "<", ">")
 PNG_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 1)))
 TEXT_STROKES: dict[Stroke, str] = {
@@ -39,6 +41,15 @@ def terminal_colour(place: int) -> int:
 
 def png_mark(place: int) -> str:
     return PNG_MARKS[place % len(PNG_MARKS)]
+
+
+def png_hollow(place: int) -> str:
+    """Of points beyond 1.5 IQR."""
+    return PNG_HOLLOW[place % len(PNG_HOLLOW)]
+
+
+def text_hollow(place: int) -> str:
+    return TEXT_HOLLOW[place % len(TEXT_HOLLOW)]
 
 
 def text_mark(place: int) -> str:

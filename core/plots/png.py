@@ -63,7 +63,7 @@ def _draw(figure: Figure, axes: Any, letters: int) -> None:
 
 def _draw_series(series: Series, axes: Any) -> None:
     for place, group in enumerate(series.groups):
-        if group.kept.any():
+        if group.drawn.any():
             _draw_points(group, place, axes)
     for curve in series.curves:
         _draw_curve(curve, axes)
@@ -76,30 +76,37 @@ def _draw_series(series: Series, axes: Any) -> None:
 
 
 def _draw_points(group: Points, place: int, axes: Any) -> None:
-    x, y, many = group.x[group.kept], group.y[group.kept], group.is_cloud
+    x, y, many = group.x[group.drawn], group.y[group.drawn], group.is_cloud
     colour = palette.colour(place)
     bars = [_error(values, ends, group) for values, ends in ((x, group.x_interval), (y, group.y_interval))]
     if not many and any(b is not None for b in bars):
         axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35)
+    marked = {"s": 5 if many else 30, "alpha": 0.25 if many else 0.85, "rasterized": many}
     axes.scatter(
-        x,
-        y,
-        s=5 if many else 30,
+        *(group.x[group.full], group.y[group.full]),
         marker=palette.png_mark(place),
         color=colour,
-        label=f"{group.name} (n = {int(group.kept.sum()):,})",
-        alpha=0.25 if many else 0.85,
+        label=group.in_legend,
         linewidths=0.5 if many else None,
-        rasterized=many,
+        **marked,
     )
+    if group.hollow.any():
+        axes.scatter(
+            *(group.x[group.hollow], group.y[group.hollow]),
+            marker=palette.png_hollow(place),
+            facecolors="none",
+            edgecolors=colour,
+            label=group.hollow_in_legend,
+            **marked,
+        )
 
 
 def _error(values: Floats, ends: Floats | None, group: Points) -> Floats | None:
     """[2, n]: how far an interval reaches below and above; nothing where it is unknown."""
     if ends is None:
         return None
-    kept = ends[group.kept]
-    return np.asarray(np.nan_to_num(np.abs(np.stack([values - kept[:, 0], kept[:, 1] - values]))))
+    drawn = ends[group.drawn]
+    return np.asarray(np.nan_to_num(np.abs(np.stack([values - drawn[:, 0], drawn[:, 1] - values]))))
 
 
 def _draw_curve(curve: Curve, axes: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ OVER_REQUESTS = {"mean_ttft_ms": "ttft", "mean_tpot_ms": "tpot", "mean_e2e_ms": 
 MEASURED = {"excess": "excess_cv", "real": "per_step_cv", "aggregated": "aggregated_cv"}
 PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
+NAMED = 3  # points that are not drawn, in the note
 
 
 def best_axis(groups: Sequence[Results]) -> Axis:
@@ -51,7 +53,7 @@ def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "",
     `rows`: what the findings say, which is about excess CV: the line of a backend whose association is seen is drawn
     on that axis.
     """
-    points = tuple(_points(group, metric, axis) for group in groups)
+    points = _far_marked([_points(group, metric, axis) for group in groups])
     if not any(len(p.labels) for p in points):
         known = sorted({k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None})
         raise ConfigError(
@@ -72,12 +74,26 @@ def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "",
 
 
 def _note(points: Sequence[Points], results: int) -> str:
-    shown, removed = sum(int(p.kept.sum()) for p in points), sum(int(p.outlier.sum()) for p in points)
-    lacking = results - shown - removed
+    """How many results are drawn, and which are not."""
+    far = [f"{p.name}/{p.labels[i]}" for p in points for i in np.flatnonzero(~p.drawn)]
+    shown = sum(int(p.drawn.sum()) for p in points)
+    lacking = results - shown - len(far)
     return (
-        f"n = {shown}; {removed} outside 1.5 IQR on either axis left out"
+        f"n = {shown}"
+        + f"; too far off to draw: {', '.join(far[:NAMED])}{' …' * (len(far) > NAMED)}" * bool(far)
         + f"; {lacking} without both values" * bool(lacking)
     )
+
+
+def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
+    """Outliers farther from all other points than these are from each other would squeeze them: marked as far."""
+    far = [np.zeros(len(p.x), np.bool_) for p in points]
+    for values in ([p.x for p in points], [p.y for p in points]):
+        usual = np.concatenate([v[~p.outlier] for v, p in zip(values, points, strict=True)])
+        if len(usual) and (width := float(np.ptp(usual))):
+            low, high = float(usual.min()) - width, float(usual.max()) + width
+            far = [f | (v < low) | (v > high) for f, v in zip(far, values, strict=True)]
+    return tuple(replace(p, far=f) for p, f in zip(points, far, strict=True))
 
 
 def _points(group: Results, metric: str, axis: Axis) -> Points:
@@ -116,7 +132,7 @@ def _of_requests(result: dict[str, Any], metric: str) -> Interval | None:
 def _fit(points: Points, place: int, row: Row) -> Curve:
     """The Theil-Sen line through the medians of all points, outliers too; its band by the bootstrap over data sets."""
     x, y = _by_dataset(points)
-    grid = np.linspace(points.x[points.kept].min(), points.x[points.kept].max(), GRID)
+    grid = np.linspace(points.x[points.drawn].min(), points.x[points.drawn].max(), GRID)
     line = _theil_sen(x[None], y[None], grid)[0]
     drawn = np.random.default_rng(0).integers(0, len(x), (bootstrap.RESAMPLES, len(x)))
     lines = _theil_sen(x[drawn], y[drawn], grid)

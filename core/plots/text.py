@@ -42,9 +42,12 @@ def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
 
 def legend(series: Series) -> list[Entry]:
     """Groups with how many points are drawn, then curves."""
-    points = [
-        (_mark(g, i), f"{g.name} (n = {int(g.kept.sum()):,})", i) for i, g in enumerate(series.groups) if g.kept.any()
-    ]
+    points = []
+    for place, group in enumerate(series.groups):
+        if group.drawn.any():
+            points.append((_mark(group, place), group.in_legend, place))
+        if group.hollow.any():
+            points.append((palette.text_hollow(place), group.hollow_in_legend, place))
     return [*points, *((_stroke(c), c.name, c.place) for c in series.curves)]
 
 
@@ -99,7 +102,7 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
     figure.clear()
     figure.plot_size(columns, rows)
     figure.theme("simple" if colour else "colorless")
-    points = [(place, group) for place, group in enumerate(series.groups) if group.kept.any()]
+    points = [(place, group) for place, group in enumerate(series.groups) if group.drawn.any()]
     for place, group in points:
         if group.is_cloud:
             _draw_points(plotext, group, place, series)
@@ -138,8 +141,10 @@ def _draw_reach(plotext: Any, curve: Curve) -> None:
 
 
 def _draw_points(plotext: Any, group: Points, place: int, series: Series) -> None:
-    x, y = group.x[group.kept], group.y[group.kept]
-    plotext.figure.draw(_signal(plotext, _along_x(x, series), y, _mark(group, place), place))
+    for which, mark in ((group.hollow, palette.text_hollow(place)), (group.full, _mark(group, place))):
+        if which.any():
+            x, y = group.x[which], group.y[which]
+            plotext.figure.draw(_signal(plotext, _along_x(x, series), y, mark, place))
 
 
 def _signal(plotext: Any, x: Floats, y: Floats, mark: str, place: int) -> Any:
