@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,20 @@ class TestCvOverTime:
         assert curve.x[0] == pytest.approx(np.mean(range(10)) * 0.002)
 
     def test_the_interval_is_over_blocks_of_neighbouring_steps(self) -> None:
-        # six steps make blocks of two, with means 1, 2, 3: their spread is 1, t(2) is 4.303
-        ends = routing.block_interval(np.array([0.5, 1.5, 2, 2, 3, 3]))
+        # six steps make blocks of two, with means 2, 3, 4: their spread is 1, t(2) is 4.303
+        steps = np.array([1.5, 2.5, 3, 3, 4, 4])
         reach = 4.302652729696142 / math.sqrt(3)
-        assert ends == pytest.approx((2 - reach, 2 + reach))
-        assert all(math.isnan(end) for end in routing.block_interval(np.array([1.0])))
+        assert routing.block_interval(steps) == pytest.approx((3 - reach, 3 + reach))
+        assert routing.block_interval(steps - 1) == pytest.approx((0, 2 + reach))  # a CV is not below 0
+        assert all(math.isnan(end) for few in ([1.0], [1.0, 2, 3]) for end in routing.block_interval(np.array(few)))
+
+    def test_runs_stand_in_order_of_time_whichever_a_log_names_first(self, sample: StepSample) -> None:
+        times = sample["start_ns"].copy()
+        rows = sample.rows.copy()
+        rows[:, stepsample.COLUMNS.index("start_ns")] = times[::-1]  # now 002, the second label, ran first
+        curves = {c.name: c for c in routing.cv_over_time(replace(sample, rows=rows), "x").curves}
+        assert curves["decode CV"].x == pytest.approx([0.0, 0.004])
+        assert curves["decode CV"].y == pytest.approx([1.0, 0.5])
 
 
 class TestRankLoad:

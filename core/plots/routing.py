@@ -16,6 +16,7 @@ from core.plots.latency import mean_interval
 from core.stepsample import StepSample
 
 BINS = 24  # of one run's steps
+MIN_BLOCKS = 3
 MINUTES_FROM_S = 300
 PHASES = ("prefill", "decode")
 
@@ -64,7 +65,7 @@ def cv_over_time(sample: StepSample, subject: str, engine: str = "") -> Series:
 def _phase(sample: StepSample, phase: str, place: int, time: Floats, bins: Floats) -> list[Curve]:
     """The CV of one phase, and its floor where a step had two tokens."""
     of = (sample["prefill_tokens"] > 0) == (phase == "prefill")
-    parts = [np.flatnonzero(of & (bins == b)) for b in np.unique(bins[of])]
+    parts = sorted((np.flatnonzero(of & (bins == b)) for b in np.unique(bins[of])), key=lambda part: time[part].mean())
     if not parts:
         return []
     x, y = (np.array([values[part].mean() for part in parts]) for values in (time, sample["cv"]))
@@ -77,10 +78,14 @@ def _phase(sample: StepSample, phase: str, place: int, time: Floats, bins: Float
 
 
 def block_interval(values: Floats) -> tuple[float, float]:
-    """95 % of the mean of neighbouring steps, by Student's t over blocks of n^(1/3); nan below two blocks."""
+    """95 % of the mean CV of neighbouring steps, by Student's t over blocks of n^(1/3); no end is below 0, as no CV is.
+
+    nan below three blocks: t(1) of two says next to nothing.
+    """
     length = math.ceil(bootstrap.block_length(len(values)))
     means = np.array([part.mean() for part in np.split(values, range(length, len(values), length))])
-    return mean_interval(means) or (math.nan, math.nan)
+    ends = mean_interval(means) if len(means) >= MIN_BLOCKS else None
+    return (max(ends[0], 0.0), ends[1]) if ends else (math.nan, math.nan)
 
 
 def rank_load(groups: Sequence[Results], engine: str = "", label: str = "") -> list[Bars]:
