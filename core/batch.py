@@ -158,7 +158,8 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     lines = Lines(json=json, past=state.fold(store.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
     names = {run.backend for run in job.runs}
-    label = choice.label(job.kind, [backend for backend in job.config.backends if backend.name in names])
+    ran = [backend for backend in job.config.backends if backend.name in names]
+    label = choice.label(job.kind, ran, job.config.model)
     if not (directory.path / "run.json").exists():
         directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
     first: AnyEvent = (

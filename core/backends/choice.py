@@ -9,7 +9,7 @@ from core import dose
 from core.backends import builtin, gpus, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
-from core.config import Backend, Config, ConfigError
+from core.config import Backend, Config, ConfigError, Model
 from core.dose import Dose
 from core.recorder.gatescope_recorder.dose import DoseError
 
@@ -52,11 +52,12 @@ def check_doses(kind: Kind, backends: Sequence[Backend], config: Config, doses: 
         raise ConfigError(f"{config.path}: [dose]: {error}; take other levels or patterns") from None
 
 
-def label(kind: Kind, backends: Sequence[Backend]) -> str:
+def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:
     """The engine as it is shown on every screen and in every file. ConfigError as `launcher`."""
     if kind == "builtin":
         return builtin.ENGINE
-    return f"vllm {', '.join(dict.fromkeys(vllm.check(backend).version for backend in backends))}"
+    versions = ", ".join(dict.fromkeys(vllm.check(backend).version for backend in backends))
+    return f"vllm {versions}" + ", dummy weights" * (model.load_format == "dummy")
 
 
 def _vllm_everywhere(backends: Sequence[Backend]) -> bool:

@@ -271,8 +271,10 @@ class TestChoice:
         assert choice.decide("builtin", [BASELINE]) == "builtin"
 
     @pytest.mark.usefixtures("_vllm_here")
-    def test_the_label_names_the_version(self) -> None:
-        assert choice.label("builtin", [BASELINE]) == "builtin (NumPy, CPU)"
-        assert choice.label("vllm", [Backend(name="a", python="/x"), Backend(name="b", python="/x")]) == "vllm 0.25.1"
+    def test_the_label_names_the_version_and_weights_that_are_none(self) -> None:
+        both = [Backend(name="a", python="/x"), Backend(name="b", python="/x")]
+        assert choice.label("builtin", [BASELINE], Model(load_format="dummy")) == "builtin (NumPy, CPU)"
+        assert choice.label("vllm", both, Model()) == "vllm 0.25.1"
+        assert choice.label("vllm", both, Model(load_format="dummy")) == "vllm 0.25.1, dummy weights"
         with pytest.raises(ConfigError, match="has no vLLM"):
-            choice.label("vllm", [BASELINE])
+            choice.label("vllm", [BASELINE], Model())
