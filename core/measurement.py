@@ -192,6 +192,7 @@ class Measurement:
             "measured_imbalance": measured,
             "measured_imbalance_reason": reason,
             "decode_step_ms": self.routing.decode_step_ms(),
+            "longest_step": self.routing.longest_step,
             "gate_log": {
                 "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 "segment": self.load.label,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from core import dose, imbalance
@@ -13,11 +15,18 @@ from core.recorder.gatescope_recorder.dose import Order
 from core.steps import Ints
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    ms: float
+    tokens: int
+
+
 class RunRouting:
     """`tokens` of the run that were seen so far. With an `order`, its routing is held against the dose asked for."""
 
     def __init__(self, label: str, asked: Dose | None = None, order: Order | None = None) -> None:
         self.label, self.tokens = label, 0
+        self.longest_step: Step | None = None  # of its own
         self._meter = Meter()
         self._decode_ns: list[Ints] = []  # durations of its steps without prompt tokens
         self._check = dose.Check(asked, label, order) if order else None
@@ -31,10 +40,19 @@ class RunRouting:
         if own is None:
             return
         self.tokens += int(own.sum())
-        decode = (own == part.tokens) & (own > 0) & (part.columns["prefill_tokens"] == 0)
-        self._decode_ns.append(part.columns["duration_ns"][decode])
+        alone, took = (own == part.tokens) & (own > 0), part.columns["duration_ns"]
+        self._decode_ns.append(took[alone & (part.columns["prefill_tokens"] == 0)])
+        self._note_longest(took[alone], own[alone])
         if self._check:
             self._check.add(part)
+
+    def _note_longest(self, took_ns: Ints, tokens: Ints) -> None:
+        if not len(took_ns):
+            return
+        place = int(took_ns.argmax())
+        step = Step(float(took_ns[place]) / 1e6, int(tokens[place]))
+        if self.longest_step is None or step.ms > self.longest_step.ms:
+            self.longest_step = step
 
     def imbalance(self) -> Imbalance:
         """GateLogError where no step is the run's own."""

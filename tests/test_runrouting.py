@@ -11,7 +11,7 @@ from synthetic import routed, write_log
 
 from core import gatelog
 from core.gatelog import GateLog
-from core.runrouting import RunRouting
+from core.runrouting import RunRouting, Step
 
 
 def shown(label: str, *parts: GateLog) -> RunRouting:
@@ -36,6 +36,16 @@ def test_the_decode_step_is_the_median_of_the_runs_own_steps_without_prompt_toke
     assert shown("002", log.where(log.tokens > 9), log).decode_step_ms() == pytest.approx(11.5)
     assert shown("003", log).decode_step_ms() is None
     assert shown("001").decode_step_ms() is None
+
+
+def test_the_longest_step_is_the_runs_own_with_its_tokens(tmp_path: Path) -> None:
+    loads = routed(np.random.default_rng(0), [9, 4, 5, 6, 9, 9], 2, np.ones(4))
+    labels, durations = ["warmup", "001", "001", "001", "001", "002"], [n * 1_000_000 for n in (90, 50, 3, 50, 7, 99)]
+    log = gatelog.read(write_log(tmp_path / "dp0_pp0.gatelog", loads, labels=labels, durations_ns=durations))
+    first, second = log.where(log.tokens < 6), log.where(log.tokens >= 6)
+    assert shown("001", first, second).longest_step == Step(50.0, 4)
+    assert shown("001", second, first).longest_step == Step(50.0, 6)
+    assert shown("003", log).longest_step is None
 
 
 def test_parts_add_up_to_the_whole_and_none_of_them_is_kept(tmp_path: Path) -> None:

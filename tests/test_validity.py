@@ -207,6 +207,18 @@ def heat(of_run: Callable[[int], int]) -> Break:
     return gpu(lambda n, g: replace(g, temperature_c=of_run(n)), "baseline")
 
 
+def stalled(ms: float) -> Break:
+    """Decode steps take 13.2 ms, and a token of the longest steps 0.02 ms more; but a step of 3205 tokens `ms`."""
+
+    def break_it(made: Made) -> None:
+        for backend in BACKENDS:
+            for n in range(1, RUNS + 1):
+                made.edit(f"{backend}/{n:03d}", decode_step_ms=13.2, longest_step={"ms": 113.2, "tokens": 5000})
+        made.edit(ONE, longest_step={"ms": ms, "tokens": 3205})
+
+    return break_it
+
+
 def drifting(made: Made) -> None:
     for n in range(1, RUNS + 1):
         made.edit(f"all2all/{n:03d}", mean_tpot_ms=10 * 1.01**n)
@@ -289,6 +301,10 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         *("sums of loads", "invalid", [ONE], "in 2 of 44 steps the loads of a layer do not add up to top_k × tokens"),
     ),
     "few steps": (routing(steps=29), "number of steps", "doubtful", [ONE], "n = 29 steps, and 30 are needed"),
+    "a stall": (
+        stalled(1670.3),
+        *("stalled steps", "doubtful", [ONE], "a step of 3205 tokens took 1,670 ms, where 77 ms are usual"),
+    ),
     "a layer less": (
         routing(layers=3),
         *("missing layers", "invalid", [ONE], "3 layers are in its gate log, 4 in others"),
@@ -351,6 +367,20 @@ def test_every_rule_is_broken_once() -> None:
 def test_a_power_limit_that_is_touched_now_and_then_is_none(made: Made) -> None:
     throttled(sample.POWER_CAP, 1)(made)
     assert made.verdict().problems == []
+
+
+def test_a_step_that_is_long_but_a_quarter_of_a_second_more_than_usual_is_no_stall(made: Made) -> None:
+    stalled(327.2)(made)  # 13.2 + 0.02 × 3205 + 250 = 327.3
+    assert made.verdict().problems == []
+    stalled(327.4)(made)
+    assert [problem.rule for problem in made.verdict().problems] == ["stalled steps"]
+
+
+def test_of_four_runs_nobody_knows_what_is_usual(made: Made) -> None:
+    stalled(1670.3)(made)
+    for n in (1, 2, *range(4, 10)):
+        (made.path / "all2all" / "results_json" / f"{n:03d}.json").unlink()
+    assert "stalled steps" not in {problem.rule for problem in made.verdict().problems}
 
 
 def test_an_idle_gpu_says_nothing(made: Made) -> None:

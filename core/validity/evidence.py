@@ -41,6 +41,11 @@ class LoadClient(Struct, frozen=True):
     warnings: list[str] = []
 
 
+class Step(Struct, frozen=True):
+    ms: float
+    tokens: int
+
+
 class RunResult(Struct, frozen=True):
     """The part of a result file that rules read; what another tool wrote lacks some of it."""
 
@@ -50,6 +55,8 @@ class RunResult(Struct, frozen=True):
     total_input_tokens: int = 0
     total_output_tokens: int = 0
     mean_tpot_ms: float | None = None
+    decode_step_ms: float | None = None
+    longest_step: Step | None = None
     measured_imbalance: Routing | None = None
     measured_imbalance_reason: str | None = None
     gate_log: SeenTokens | None = None

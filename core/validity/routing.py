@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from core.validity.evidence import Evidence, Routing, RunResult
+from core.validity.evidence import Evidence, Routing, RunResult, Step
 from core.validity.problem import Problem, Severity, problems
 
 MIN_STEPS = 30  # a CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
@@ -13,6 +15,10 @@ MIN_CONSTANT = 5  # steps: two or three steps of one repeated word may be alike 
 MIN_CVS = 3  # data sets: two may be alike by chance, or be the same prompts
 SAME_CV = 1e-6  # relative: far below what chance leaves between two samples of traffic, however many steps they have
 TOKENS_LOST = 0.01  # share: losing more can be losing a kind of step, such as prefill
+
+MIN_RUNS = 5  # of a backend, to know how long its steps usually take
+STALLED = 3.0  # × the usual: skew, clocks and a busy machine seldom do as much
+STALL_MS = 250.0  # less is no more than a few steps
 
 OWN_RECORDER = "record again with one file a rank and without dummy batches, as gatescope's recorder does"
 
@@ -74,6 +80,35 @@ def number_of_steps(seen: Evidence) -> list[Problem] | None:
         return few if log.steps < MIN_STEPS else ""
 
     return problems("doubtful", seen.routing, wrong, "raise output_len or num_prompts")
+
+
+def stalled_steps(seen: Evidence) -> list[Problem] | None:
+    """No step took far longer than its tokens account for, as where a kernel is compiled on the way.
+
+    Usual is the run's median decode step and, for each token, what the longest steps of the backend's runs take beyond
+    that (median over runs).
+    """
+    by_backend: dict[str, dict[str, tuple[Step, float]]] = defaultdict(dict)
+    for run, result in seen.results.items():
+        if result.longest_step and result.decode_step_ms:
+            by_backend[run.partition("/")[0]][run] = result.longest_step, result.decode_step_ms
+    usual = {run: (step, ms) for runs in by_backend.values() for run, (step, ms) in _usual(runs).items()}
+
+    def wrong(longest: tuple[Step, float]) -> str:
+        step, ms = longest
+        told = f"a step of {step.tokens} tokens took {step.ms:,.0f} ms, where {ms:,.0f} ms are usual"
+        return told if step.ms > max(STALLED * ms, ms + STALL_MS) else ""
+
+    remedy = "its TTFT or TPOT holds that; look for JIT in server.log and for other load, and repeat"
+    return problems("doubtful", usual, wrong, remedy)
+
+
+def _usual(runs: Mapping[str, tuple[Step, float]]) -> dict[str, tuple[Step, float]]:
+    """The longest step of each run, and how many ms as many tokens usually take; empty of few runs."""
+    if len(runs) < MIN_RUNS:
+        return {}
+    a_token = statistics.median((step.ms - decode_ms) / step.tokens for step, decode_ms in runs.values())
+    return {run: (step, decode_ms + a_token * step.tokens) for run, (step, decode_ms) in runs.items()}
 
 
 def missing_layers(seen: Evidence) -> list[Problem] | None:

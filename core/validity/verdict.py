@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     routing.same_cv,
     routing.sums_of_loads,
     routing.number_of_steps,
+    routing.stalled_steps,
     routing.missing_layers,
     routing.missing_ranks,
     drift.throttled_gpus,
