@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # All that is measured on two H200, from the repository's root:
-#   bench/backends/h200-x2.sh OUT SECONDS      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
-# dose: forced routing (15 minutes); natural: the two backends (8); recorder: what recording costs. Each stage is packed as it
-# ends, whatever its exit code, so that a machine that goes away takes one stage with it; none outlasts SECONDS by more than 30.
+#   bench/backends/h200-x2.sh OUT SECONDS [STAGE…]      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
+# dose: forced routing (929 s on 2026-11-28); natural: the two backends (407 s); recorder: what recording costs (its first server
+# took 174 s). Without a STAGE all, in this order. Each is packed as it ends, whatever its exit code, so that a machine that goes
+# away takes one stage with it; none outlasts SECONDS by more than 30.
 # ALL2ALL=all2all-triton takes that backend in place of FlashInfer's.
 # python3 must find gatescope's needs and vLLM 0.25.1; /tmp/mixtral and bench/dose/*_mixed.jsonl are as in the two h200-x2.toml.
 set -uo pipefail
@@ -24,8 +25,18 @@ stage() { # NAME COMMAND…
 
 gatescope() { stage "$1" python3 -m core.cli --batch --out "$out/$1" --config "${@:2}"; }
 
-gatescope dose bench/dose/h200-x2.toml
-gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline" --only 001,002,008,012,016,020,040,050
-stage recorder python3 bench/recorder/recorder_cost.py --out "$out/recorder" --model /tmp/mixtral --load-format dummy --tp 2 \
-  --moe-backend triton --extra-arg=--compilation-config '--extra-arg={"pass_config":{"fuse_allreduce_rms":false}}' \
-  --variants off,on,control --rounds 8 --budget-s $((end - SECONDS - 10))
+dose() { gatescope dose bench/dose/h200-x2.toml; }
+
+natural() {
+  gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline" --only 001,002,008,012,016,020,040,050
+}
+
+recorder() {
+  stage recorder python3 bench/recorder/recorder_cost.py --out "$out/recorder" --model /tmp/mixtral --load-format dummy --tp 2 \
+    --moe-backend triton --extra-arg=--compilation-config '--extra-arg={"pass_config":{"fuse_allreduce_rms":false}}' \
+    --variants off,on,control,off,on,control --rounds 8 --budget-s $((end - SECONDS - 10))
+}
+
+stages=("${@:3}")
+((${#stages[@]})) || stages=(dose natural recorder)
+for name in "${stages[@]}"; do "$name"; done
