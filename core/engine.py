@@ -25,7 +25,7 @@ from core.config import Backend, Config, ConfigError
 from core.control import ControlError
 from core.dataset import Dataset
 from core.events import AnyEvent
-from core.gatelog import ServerLog
+from core.gatefolder import GateFolder
 from core.imbalance import WARMUP
 from core.load import client
 from core.load.client import Load, LoadError
@@ -211,7 +211,7 @@ class Engine:
             launch = replace(launch, env=launch.env | {VARIABLE: self._order.encode()})
         server = self._start(backend, launch)
         # Known before it is ready, so that whatever ends the wait also ends the server.
-        target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, ServerLog(gate_logs))
+        target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, GateFolder(gate_logs))
         self._serving = Serving(backend, server, target)
         await self._ready(self._serving, launch)
         return self._serving

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from core import analysis, dose, gatelog, imbalance, steps
+from core import analysis, dose, gatefolder, imbalance, steps
 from core.config import ConfigError
-from core.gatelog import GateLog, GateLogError, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLog, GateLogError
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.steps import Ints
 
@@ -35,7 +36,7 @@ def upstream(path: Path, out: Path) -> list[Path]:
             shutil.copytree(path / group.name / "results_json", folder / "results_json", dirs_exist_ok=True)
             for mapping in path.glob(f"{group.name}_real_imbalance*.json"):
                 shutil.copy(mapping, out / mapping.name)
-            for logs in gatelog.starts(path / group.name):
+            for logs in gatefolder.starts(path / group.name):
                 _write_logs(logs, folder / "gate_logs")
             made.append(folder)
     except (GateLogError, OSError) as error:
@@ -59,7 +60,7 @@ def parquet(path: Path, out: Path) -> list[Path]:
         files.write_table(Table.from_pylist(analysis.summary_rows(groups)), made[0])
         with _TableFile(made[1]) as by_step, _TableFile(made[2]) as by_layer:
             for group in groups:
-                for label, own in _of_runs(gatelog.starts(path / group.name)):
+                for label, own in _of_runs(gatefolder.starts(path / group.name)):
                     by_step.add(_step_rows(group.name, label, own))
                     by_layer.add(_layer_rows(group.name, label, own))
     except (GateLogError, OSError) as error:
@@ -77,7 +78,7 @@ def _of_runs(folders: Sequence[Path]) -> Iterator[tuple[str, GateLog]]:
 
 
 def _own_steps(folder: Path) -> Iterator[tuple[str, GateLog]]:
-    for part in ServerLog(folder).blocks():
+    for part in GateFolder(folder).blocks():
         for label in part.segments:
             own = part.of(label)
             if label not in ("", imbalance.WARMUP) and len(own.tokens):

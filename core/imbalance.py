@@ -26,9 +26,10 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from core import bootstrap, gatelog, jsonlog
+from core import bootstrap, gatefolder, jsonlog
 from core.bootstrap import Interval
-from core.gatelog import GateLog, GateLogError, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLog, GateLogError
 from core.meter import MAX_AGGREGATED_TOKENS, SUMS, Meter, RunBlocks
 from core.meter import WARMUP as WARMUP
 from core.steps import CHUNK, Floats
@@ -323,7 +324,7 @@ def _log_folders(folder: Path) -> list[Path]:
 
     if holds_logs(folder):
         return [folder]
-    inner = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: (gatelog.start_of(p), p.name))
+    inner = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: (gatefolder.start_of(p), p.name))
     return [p for p in inner if holds_logs(p)] or [p for p in inner if p.name.startswith("gates_logs")]
 
 
@@ -347,7 +348,7 @@ def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     if not list(folder.glob("*.gatelog")):
         return {}, []
-    log, meter = ServerLog(folder), Meter()
+    log, meter = GateFolder(folder), Meter()
     problems: list[str] = []
     try:
         for part in log.blocks():
@@ -368,4 +369,4 @@ def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
             problems.append(f"{folder}, {label}: {error}")
     if not meter.runs and not problems:
         problems.append(f"{folder}: holds no step")
-    return found, problems + gatelog.problems(folder)
+    return found, problems + gatefolder.problems(folder)

@@ -15,7 +15,8 @@ import numpy as np
 
 from core import events, metrics, predict, sample, store
 from core.events import AnyEvent, Latency, RunFigures
-from core.gatelog import GateLog, GateLogError, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLog, GateLogError
 from core.imbalance import Imbalance
 from core.load import client
 from core.load.client import Load, LoadError
@@ -47,7 +48,7 @@ class Target:
     engine: str
     model: str
     tokenizer: str
-    log: ServerLog
+    log: GateFolder
 
 
 @dataclass(slots=True)

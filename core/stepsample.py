@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from core import dose, gatelog, steps
+from core import dose, gatefolder, steps
 from core.bootstrap import Floats
 from core.config import ConfigError
-from core.gatelog import GateLog, GateLogError, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLog, GateLogError
 from core.meter import WARMUP
 from core.selection import ALL, Selection
 
@@ -65,8 +66,8 @@ class StepSample:
 
 
 def of_backend(run_dir: Path, backend: str, chosen: Selection = ALL) -> StepSample:
-    """All that a backend's servers logged of the chosen data sets. GateLogError as `ServerLog.read`."""
-    return read(gatelog.starts(run_dir / backend), chosen)
+    """All that a backend's servers logged of the chosen data sets. GateLogError as `GateFolder.read`."""
+    return read(gatefolder.starts(run_dir / backend), chosen)
 
 
 def of_backends(
@@ -86,12 +87,12 @@ def of_backends(
 def read(folders: Sequence[Path], chosen: Selection = ALL) -> StepSample:
     """Steps that are the own of one run of the chosen data sets, naturally routed; a folder a server start.
 
-    GateLogError as `ServerLog.read`.
+    GateLogError as `GateFolder.read`.
     """
     reading = _Reading(chosen)
     for folder in folders:
         reading.begin()
-        for part in ServerLog(folder).blocks():
+        for part in GateFolder(folder).blocks():
             reading.add(part)
     return reading.sample()
 

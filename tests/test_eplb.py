@@ -10,7 +10,8 @@ import pytest
 from synthetic import write_log
 
 from core import cli, imbalance, stepsample
-from core.gatelog import GateLogError, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLogError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 
 # Two ranks with three slots each: 0 1 2 | 3 4 5. Four experts, so two have a second replica.
@@ -81,7 +82,7 @@ def test_ranks_are_summed_before_the_map_and_stages_have_their_own(tmp_path: Pat
 
 def test_a_map_that_grows_while_it_is_read(tmp_path: Path) -> None:
     header = Header("test", "test", 1, 4, 2, ranks=2)
-    log, reader = GateLogWriter(tmp_path / "dp0_pp0.gatelog", header), ServerLog(tmp_path)
+    log, reader = GateLogWriter(tmp_path / "dp0_pp0.gatelog", header), GateFolder(tmp_path)
     step = np.array([[8, 2, 4, 0]])
     note(tmp_path, [(0, [BEFORE])])
     log.append(Step(0, 0, 10, 7, 0, 7, 7, {"001": 7}, step))
@@ -101,7 +102,7 @@ def test_a_line_that_is_no_map_is_named(tmp_path: Path) -> None:
     write_log(tmp_path / "dp0_pp0.gatelog", np.array([[[8, 2, 4, 0]]]), ranks=2)
     (tmp_path / "dp0_pp0.eplb.jsonl").write_text('{"index": 0}\n')
     with pytest.raises(GateLogError, match=r"dp0_pp0\.eplb\.jsonl: a line is not a map of experts"):
-        ServerLog(tmp_path).read()
+        GateFolder(tmp_path).read()
 
 
 def test_the_step_model_sees_ranks_as_they_were(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from synthetic import routed, write_log
 
-from core import cli, export, gatelog, imbalance
+from core import cli, export, gatefolder, imbalance
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_long_log_is_exported_in_bounded_memory(run_dir: Path, tmp_path: Path)
         logs, out = run_dir / "baseline" / "gate_logs", tmp_path / str(steps)
         (logs / "dp0_pp0.gatelog").unlink()
         write_log(logs / "dp0_pp0.gatelog", loads, tokens=[9] * steps)
-        with mock.patch.object(gatelog, "PART_COUNTS", 1 << 14):
+        with mock.patch.object(gatefolder, "PART_COUNTS", 1 << 14):
             tracemalloc.start()
             export.upstream(run_dir, out)
             peaks.append(tracemalloc.get_traced_memory()[1])
@@ -73,7 +73,7 @@ class TestParquet:
             ("baseline", "001", 12.5),
             ("baseline", "002-r2", 12.5),
         ]
-        log = gatelog.read_folder(run_dir / "baseline" / "gate_logs")
+        log = gatefolder.read(run_dir / "baseline" / "gate_logs")
         assert [(s["dataset"], s["index"], s["tokens"]) for s in steps] == [
             *(("001", i, 8) for i in (1, 2, 3)),
             *(("002-r2", i, 8) for i in (4, 5)),

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import gatelog, imbalance
-from core.gatelog import Follower, GateLogError, ServerLog
+from core import gatefolder, gatelog, imbalance
+from core.gatefolder import GateFolder
+from core.gatelog import Follower, GateLogError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 
 
@@ -143,12 +144,12 @@ class TestOneFile:
         log.append(Step(0, 0, 1, 3, 3, 0, 1, wrong.segments, wrong.counts))
         log.close()
         assert json.loads((tmp_path / "dp0_pp0.gatelog.json").read_text())["violations"] == 1
-        assert gatelog.problems(tmp_path) == ["dp0_pp0: 1 steps do not add up to top_k × tokens"]
+        assert gatefolder.problems(tmp_path) == ["dp0_pp0: 1 steps do not add up to top_k × tokens"]
 
 
-class TestServerLogInParts:
+class TestGateFolderInParts:
     def test_parts_are_what_one_read_gives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gatelog, "PART_COUNTS", 600)
+        monkeypatch.setattr(gatefolder, "PART_COUNTS", 600)
         ranks = [writer(tmp_path, dp, dp_size=2) for dp in (0, 1)]
         for index in range(1, 700):
             for dp, log in enumerate(ranks):
@@ -156,13 +157,13 @@ class TestServerLogInParts:
                     log.append(step(index, [index % 7, 1 + dp]))
         for log in ranks:
             log.close()
-        whole, parts = gatelog.read_folder(tmp_path), list(ServerLog(tmp_path).blocks())
+        whole, parts = gatefolder.read(tmp_path), list(GateFolder(tmp_path).blocks())
         assert len(parts) > 1
         assert np.concatenate([p.loads for p in parts]).tolist() == whole.loads.tolist()
         assert [i for p in parts for i in p.columns["index"]] == whole.columns["index"].tolist()
 
 
-class TestServerLog:
+class TestGateFolder:
     def test_data_parallel_ranks_are_summed_by_forward_index(self, tmp_path: Path) -> None:
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
         for index, loads in enumerate(([3, 1], [0, 0], [1, 0])):
@@ -171,7 +172,7 @@ class TestServerLog:
             two.append(step(index, loads, "002", start=100 * index + 5, duration=20))
         one.close()
         two.close()
-        log = gatelog.read_folder(tmp_path)
+        log = gatefolder.read(tmp_path)
         assert log.loads.tolist() == [[[4, 2]], [[2, 2]], [[1, 0]]]
         assert log.tokens.tolist() == [6, 4, 1]
         assert log.columns["requests"].tolist() == [2, 2, 2]
@@ -185,14 +186,14 @@ class TestServerLog:
         second.append(step(0, [0, 4], start=20))
         first.close()
         second.close()
-        log = gatelog.read_folder(tmp_path)
+        log = gatefolder.read(tmp_path)
         assert log.loads.tolist() == [[[3, 1], [3, 1], [0, 4]]]
         assert log.tokens.tolist() == [4]
         assert log.columns["duration_ns"].tolist() == [30]
 
     def test_a_step_waits_for_every_rank(self, tmp_path: Path) -> None:
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
-        log = ServerLog(tmp_path)
+        log = GateFolder(tmp_path)
         one.append(step(0, [1, 0]))
         one.append(step(1, [1, 0]))
         one.flush()
@@ -214,7 +215,7 @@ class TestServerLog:
             two.append(step(index, [0, 1]))
         one.close()
         two.close()
-        log = ServerLog(tmp_path)
+        log = GateFolder(tmp_path)
         assert log.read().columns["index"].tolist() == [0, 2]
         assert log.incomplete == 1
 
@@ -227,7 +228,7 @@ class TestServerLog:
             two.append(step(index, [0, 1]))
         one.close()
         two.close()
-        log = ServerLog(tmp_path)
+        log = GateFolder(tmp_path)
         assert [i for part in log.blocks() for i in part.columns["index"]] == [0, 1]
         assert log.left_out == (f"{tmp_path}: left out: 2 steps after forward pass 1, where dp1_pp0 ends")
         assert imbalance.measure_folder(tmp_path)[1] == [log.left_out]
@@ -240,7 +241,7 @@ class TestServerLog:
             rank.append(step(0, [1, 0]))
             rank.close()
         whole = two.path.read_bytes()
-        log = ServerLog(tmp_path)
+        log = GateFolder(tmp_path)
         for size in range(header):
             two.path.write_bytes(whole[:size])
             with pytest.raises(GateLogError, match=r"dp1_pp0\.gatelog: the header is cut off"):
@@ -255,4 +256,4 @@ class TestServerLog:
         writer(tmp_path, 0, dp_size=2).close()
         (tmp_path / "dp1_pp0.gatelog.json").write_text('{"refused": "a monolithic kernel routes inside"}')
         with pytest.raises(GateLogError, match=r"1 of 2 gate logs .*dp1_pp0: a monolithic kernel routes inside"):
-            gatelog.read_folder(tmp_path)
+            gatefolder.read(tmp_path)

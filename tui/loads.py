@@ -11,7 +11,8 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from core import imbalance
-from core.gatelog import GateLog, GateLogError, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLog, GateLogError
 
 RECENT_STEPS = 64
 Floats = npt.NDArray[np.float64]
@@ -141,14 +142,14 @@ class Loads:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self._logs: dict[Path, ServerLog] = {}
+        self._logs: dict[Path, GateFolder] = {}
         self._totals: dict[str, Totals] = {}
         self._problems: dict[str, str] = {}
 
     def read(self) -> None:
         """Take in what was logged since the last read."""
         for folder in sorted(self.run_dir.glob("*/gate_logs*")):
-            log = self._logs.setdefault(folder, ServerLog(folder))
+            log = self._logs.setdefault(folder, GateFolder(folder))
             backend = folder.parent.name
             try:
                 for part in log.blocks():

@@ -30,7 +30,7 @@ import numpy as np
 import zstandard
 
 from core import imbalance
-from core.gatelog import ServerLog
+from core.gatefolder import GateFolder
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, GateLogWriter, Header, Step
 
 TOKENS = 30
@@ -50,7 +50,7 @@ def write(folder: Path, steps: int, layers: int, experts: int, top_k: int) -> Pa
 
 def write_json(folder: Path, out: Path, least: int) -> int:
     """The first part of the log in upstream's layout, as upstream writes it, repeated to at least so many steps."""
-    first = next(iter(ServerLog(folder).blocks()))
+    first = next(iter(GateFolder(folder).blocks()))
     times = -(-least // len(first.tokens))
     out.mkdir()
     for layer in range(first.loads.shape[1]):
@@ -74,7 +74,7 @@ def upstreams_way(folder: Path) -> float:
 
 def read_only(folder: Path) -> int:
     """Read, check, decompress and decode every block."""
-    return sum(int(part.loads[0, 0, 0]) for part in ServerLog(folder).blocks())
+    return sum(int(part.loads[0, 0, 0]) for part in GateFolder(folder).blocks())
 
 
 def decompress_only(file: Path) -> int:

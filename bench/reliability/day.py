@@ -47,7 +47,7 @@ import psutil  # noqa: E402
 from core import batch, events, measurement, sample, state  # noqa: E402
 from core.dataset import Prompt  # noqa: E402
 from core.events import AnyEvent, Gpu, ServerLoad  # noqa: E402
-from core.gatelog import ServerLog  # noqa: E402
+from core.gatefolder import GateFolder  # noqa: E402
 from core.load.client import Load  # noqa: E402
 from core.load.record import Progress, Records, RequestRecord  # noqa: E402
 from core.measurement import Measurement, Target  # noqa: E402
@@ -100,7 +100,7 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     load = MadeUpLoad(GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K)))
     measurement.client.run = load.run
     sample.server_load, sample.gpus = server_load, lambda: GPUS
-    target = Target("http://127.0.0.1:1", "vllm", "m", "t", ServerLog(logs.resolve()))
+    target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}
     memory = []

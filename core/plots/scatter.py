@@ -89,7 +89,7 @@ def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
     """Outliers farther from all other points than these are from each other would squeeze them: marked as far."""
     far = [np.zeros(len(p.x), np.bool_) for p in points]
     for values in ([p.x for p in points], [p.y for p in points]):
-        usual = np.concatenate([v[~p.outlier] for v, p in zip(values, points, strict=True)])
+        usual = np.concatenate([np.zeros(0), *(v[~p.outlier] for v, p in zip(values, points, strict=True))])
         if len(usual) and (width := float(np.ptp(usual))):
             low, high = float(usual.min()) - width, float(usual.max()) + width
             far = [f | (v < low) | (v > high) for f, v in zip(far, values, strict=True)]

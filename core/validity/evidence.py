@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from core import dose, gatelog, jsonlog, store
+from core import dose, gatefolder, jsonlog, store
 from core.analysis import Results
 from core.config import Config
 from core.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
@@ -99,13 +99,13 @@ def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = 
     """`groups`: the results of the chosen data sets, as core.analysis reads them. What speaks of a server, not of a
     run, is of all data sets. ConfigError where its journal or run.json is unreadable."""
     results, unreadable = _results(groups)
-    folders = [folder for group in groups for folder in gatelog.starts(path / group.name)]
+    folders = [folder for group in groups for folder in gatefolder.starts(path / group.name)]
     return Evidence(
         results=results,
         unreadable=unreadable,
         routing=_routing(results),
         cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
-        recorders={f"{f.parent.name}/{f.name}": gatelog.problems(f) for f in folders},
+        recorders={f"{f.parent.name}/{f.name}": gatefolder.problems(f) for f in folders},
         config=store.read_about(path).config,
         journal=_journal(store.stream_events(path), chosen),
     )

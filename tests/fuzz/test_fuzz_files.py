@@ -17,7 +17,7 @@ from garbage import json_like, near, nested, texts
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core import analysis, dataset_formats, eplb, gatelog, generate, imbalance, predict, store
+from core import analysis, dataset_formats, eplb, gatefolder, gatelog, generate, imbalance, predict, store
 from core.config import ConfigError
 from core.dataset import DatasetError
 from core.gatelog import GateLogError
@@ -222,7 +222,7 @@ def test_any_layer_in_upstream_s_layout(folder: Path, layer: Any) -> None:
 def test_any_totals_beside_a_gate_log(folder: Path, totals: Any) -> None:
     (folder / "totals").mkdir(exist_ok=True)
     (folder / "totals" / "dp0_pp0.gatelog.json").write_bytes(written(totals))
-    assert all(isinstance(line, str) for line in gatelog.problems(folder / "totals"))
+    assert all(isinstance(line, str) for line in gatefolder.problems(folder / "totals"))
 
 
 # --- a run directory ------------------------------------------------------------------------------------------------

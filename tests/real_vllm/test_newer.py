@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from core import gatelog
+from core import gatefolder
 from core.backends import vllm
 from core.config import Model
 from real_vllm.cpu_server import START_S, cpu_backend, started
@@ -32,7 +32,7 @@ def test_it_serves_and_every_token_is_recorded(tmp_path: Path) -> None:
         url = f"{up.server.base_url}/v1/completions"
         httpx.post(url, json=body, headers=headers, timeout=120.0, trust_env=False).raise_for_status()
         deadline = time.monotonic() + 10.0
-        while (log := gatelog.read_folder(up.gate_logs)).tokens.sum() < 68 and time.monotonic() < deadline:
+        while (log := gatefolder.read(up.gate_logs)).tokens.sum() < 68 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert log.segments["001"].sum() == 60 + 8
         assert (log.loads.sum(axis=2) == 2 * log.tokens[:, None]).all()

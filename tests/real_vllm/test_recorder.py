@@ -17,10 +17,11 @@ import numpy.typing as npt
 import psutil
 import pytest
 
-from core import gatelog
+from core import gatefolder, gatelog
 from core.backends import supervise, vllm
 from core.config import Model
-from core.gatelog import GateLog, ServerLog
+from core.gatefolder import GateFolder
+from core.gatelog import GateLog
 from real_vllm.cpu_server import CPU, CPU_ALL2ALL, START_S, Started, cpu_backend, started
 from real_vllm.tiny_mixtral import EXPERTS, LAYERS, TOP_K
 
@@ -93,7 +94,7 @@ async def _ask(client: httpx.AsyncClient, model: str, number: int) -> Answer:
 def _read_until(folder: Path, tokens: int) -> GateLog:
     """The log, once it holds so many tokens: the writer is a moment behind."""
     deadline = time.monotonic() + 20.0
-    while (log := gatelog.read_folder(folder)).tokens.sum() < tokens and time.monotonic() < deadline:
+    while (log := gatefolder.read(folder)).tokens.sum() < tokens and time.monotonic() < deadline:
         time.sleep(0.05)
     return log
 
@@ -114,7 +115,7 @@ def test_every_step_and_layer_adds_up_and_no_dummy_or_warm_up_token_is_in(run: A
     assert log.tokens.sum() == sum(a.forwarded for a in answers)
     assert log.columns["prefill_tokens"].sum() == sum(a.prompt_tokens for a in answers)
     assert log.columns["decode_tokens"].sum() == sum(a.output_tokens - 1 for a in answers)
-    assert gatelog.problems(up.gate_logs) == []
+    assert gatefolder.problems(up.gate_logs) == []
 
 
 def test_segments_are_told_apart(run: Any) -> None:
@@ -143,7 +144,7 @@ def test_ranks_write_the_same_forward_passes_and_know_who_holds_an_expert(run: A
     paths = sorted(up.gate_logs.glob("*.gatelog"))
     assert [p.name for p in paths] == [f"dp{n}_pp0.gatelog" for n in range(up.backend.data_parallel)]
     assert len({int(gatelog.read(path).columns["index"][-1]) for path in paths}) == 1
-    merged = ServerLog(up.gate_logs)
+    merged = GateFolder(up.gate_logs)
     merged.read()
     assert merged.incomplete == 0
     assert log.placement == ((0, 0, 0, 0, 1, 1, 1, 1) if up.backend.expert_parallel else ())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from staged import RECORDED
 
-from core import gatelog, imbalance
+from core import gatefolder, imbalance
 from core.gatelog import GateLog
 from tui.loads import Loads, Totals
 
@@ -62,7 +62,7 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     for end in (200, len(whole) // 3, 2 * len(whole) // 3, len(whole)):
         (folder / "dp0_pp0.gatelog").write_bytes(whole[:end])
         loads.read()
-    read = gatelog.read_folder(folder)
+    read = gatefolder.read(folder)
     for label in ("001", "002"):
         own = read.of(label)
         load = loads.of(f"baseline/{label}")
