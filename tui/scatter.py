@@ -33,26 +33,26 @@ class Dot(NamedTuple):
 
 def dots(series: Series, *, outliers: bool) -> list[Dot]:
     return [
-        Dot(place, f"{group.name}/{label}", x, y, outlier)
+        Dot(place, f"{group.name}/{group.labels[i]}", float(group.x[i]), float(group.y[i]), bool(group.outlier[i]))
         for place, group in enumerate(series.groups)
-        for label, x, y, outlier in zip(
-            group.labels, group.x.tolist(), group.y.tolist(), group.outlier.tolist(), strict=True
-        )
-        if outliers or not outlier
+        for i in (group.drawn if outliers else group.full).nonzero()[0].tolist()
     ]
 
 
 def legend(series: Series, *, outliers: bool) -> Line:
-    """Each backend's mark and how many of its points are drawn; how many are outliers."""
+    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far off to be drawn."""
     spans: list[Span] = []
     for place, group in enumerate(series.groups):
-        usual = int((~group.outlier).sum())
-        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={usual}   ", "dim")]
-    if series.outliers:
+        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.full.sum())}   ", "dim")]
+    hollow = sum(int(group.hollow.sum()) for group in series.groups)
+    far = sum(int((~group.drawn).sum()) for group in series.groups)
+    told = []
+    if hollow:
         marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
-        told = f"{marks} {series.outliers} beyond 1.5 IQR" if outliers else f"{series.outliers} beyond 1.5 IQR hidden"
-        spans.append((told, "dim"))
-    return Line(tuple(spans))
+        told.append(f"{marks} {hollow} beyond 1.5 IQR" if outliers else f"{hollow} beyond 1.5 IQR hidden")
+    if far:
+        told.append(f"{far} too far off to draw")
+    return Line((*spans, ("   ".join(told), "dim")))
 
 
 def draw(points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False) -> list[Line]:

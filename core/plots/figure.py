@@ -92,11 +92,6 @@ class Series:
     log_x: bool = False
 
     @property
-    def outliers(self) -> int:
-        """How many points are beyond 1.5 IQR."""
-        return sum(int(g.outlier.sum()) for g in self.groups)
-
-    @property
     def shown(self) -> tuple[Floats, Floats]:
         """All x and y that are drawn: what the axes have to reach."""
         none = np.zeros(0)

@@ -46,3 +46,11 @@ def test_outliers_are_hollow_or_left_out() -> None:
     assert [d.outlier for d in scatter.dots(series, outliers=True)] == [False, True]
     assert "1 beyond 1.5 IQR hidden" in scatter.legend(series, outliers=False).plain
     assert "○ 1 beyond 1.5 IQR" in scatter.legend(series, outliers=True).plain
+
+
+def test_a_point_too_far_off_is_not_drawn_but_counted() -> None:
+    away = np.array([False, True])
+    group = Points("a", ("1", "2"), np.array([1.0, 9.0]), np.array([1.0, 900.0]), away, far=away)
+    series = Series("t", "x", "y", (group,))
+    assert [d.id for d in scatter.dots(series, outliers=True)] == ["a/1"]
+    assert scatter.legend(series, outliers=True).plain.endswith("n=1   1 too far off to draw")
