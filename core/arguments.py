@@ -63,8 +63,8 @@ def workers(text: str) -> int | str:
 
 def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not (colon and name.strip().isascii() and name.strip()) or any(c in text for c in "\r\n\0"):
-        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    if not (colon and name.strip() and text.isascii()) or any(c in text for c in "\r\n\0"):
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE' in ASCII, got {text!r}")
     return name.strip(), value.strip()
 
 

@@ -69,6 +69,7 @@ def test_a_server_that_is_not_there_is_bad_usage(prompts: Path, capsys: pytest.C
     "flags",
     [
         ["--header", "no colon"],
+        ["--header", "x-name: Zoë"],
         ["--extra-body", "[1]"],
         ["--slo", "ttft=5"],
         ["--slo", "ttft_ms=-5"],
