@@ -99,7 +99,7 @@ def stalled_steps(seen: Evidence) -> list[Problem] | None:
         told = f"a step of {step.tokens} tokens took {step.ms:,.0f} ms, where {ms:,.0f} ms are usual"
         return told if step.ms > max(STALLED * ms, ms + STALL_MS) else ""
 
-    remedy = "its TTFT or TPOT holds that; look for JIT in server.log and for other load, and repeat"
+    remedy = "TTFT or TPOT holds that; look for JIT in server.log and for other load, delete its result and --resume"
     return problems("doubtful", usual, wrong, remedy)
 
 
