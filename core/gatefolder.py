@@ -96,9 +96,8 @@ class GateFolder:
         for path in sorted(self.folder.glob("*.gatelog")):
             if path not in self._followers:
                 follower = Follower(path)
-                first = follower.read(
-                    self._enough
-                )  # raises where its header is still being written: met anew next time
+                # raises where its header is still being written: met anew next time
+                first = follower.read(self._enough)
                 self._followers[path], self._pending[path] = follower, [first]
                 opened.add(path)
                 self._last[path] = max([-1, *first.columns["index"][-1:].tolist()])

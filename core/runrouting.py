@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from core import dose, imbalance
 from core.dose import Dose
@@ -15,10 +16,11 @@ from core.recorder.gatescope_recorder.dose import Order
 from core.steps import Ints
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    ms: float
-    tokens: int
+class LongestStep(Struct, frozen=True):
+    """Of a run's own steps; `tokens` of all ranks."""
+
+    ms: Annotated[float, Meta(ge=0, le=1e12)]
+    tokens: Annotated[int, Meta(ge=1, le=1 << 53)]
 
 
 class RunRouting:
@@ -26,7 +28,7 @@ class RunRouting:
 
     def __init__(self, label: str, asked: Dose | None = None, order: Order | None = None) -> None:
         self.label, self.tokens = label, 0
-        self.longest_step: Step | None = None  # of its own
+        self.longest_step: LongestStep | None = None
         self._meter = Meter()
         self._decode_ns: list[Ints] = []  # durations of its steps without prompt tokens
         self._check = dose.Check(asked, label, order) if order else None
@@ -50,7 +52,7 @@ class RunRouting:
         if not len(took_ns):
             return
         place = int(took_ns.argmax())
-        step = Step(float(took_ns[place]) / 1e6, int(tokens[place]))
+        step = LongestStep(float(took_ns[place]) / 1e6, int(tokens[place]))
         if self.longest_step is None or step.ms > self.longest_step.ms:
             self.longest_step = step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from synthetic import routed, write_log
 
 from core import gatelog
 from core.gatelog import GateLog
-from core.runrouting import RunRouting, Step
+from core.runrouting import LongestStep, RunRouting
 
 
 def shown(label: str, *parts: GateLog) -> RunRouting:
@@ -43,9 +44,11 @@ def test_the_longest_step_is_the_runs_own_with_its_tokens(tmp_path: Path) -> Non
     labels, durations = ["warmup", "001", "001", "001", "001", "002"], [n * 1_000_000 for n in (90, 50, 3, 50, 7, 99)]
     log = gatelog.read(write_log(tmp_path / "dp0_pp0.gatelog", loads, labels=labels, durations_ns=durations))
     first, second = log.where(log.tokens < 6), log.where(log.tokens >= 6)
-    assert shown("001", first, second).longest_step == Step(50.0, 4)
-    assert shown("001", second, first).longest_step == Step(50.0, 6)
+    assert shown("001", first, second).longest_step == LongestStep(50.0, 4)
+    assert shown("001", second, first).longest_step == LongestStep(50.0, 6)
     assert shown("003", log).longest_step is None
+    shared = replace(log, segments={label: np.minimum(tokens, 3) for label, tokens in log.segments.items()})
+    assert shown("001", shared).longest_step is None  # of every step some tokens are another's
 
 
 def test_parts_add_up_to_the_whole_and_none_of_them_is_kept(tmp_path: Path) -> None:

@@ -207,13 +207,14 @@ def heat(of_run: Callable[[int], int]) -> Break:
     return gpu(lambda n, g: replace(g, temperature_c=of_run(n)), "baseline")
 
 
-def stalled(ms: float) -> Break:
-    """Decode steps take 13.2 ms, and a token of the longest steps 0.02 ms more; but a step of 3205 tokens `ms`."""
+def stalled(ms: float, decode_ms: float = 13.2) -> Break:
+    """A token of the longest steps takes 0.02 ms more than a decode step; but one step of 3205 tokens takes `ms`."""
 
     def break_it(made: Made) -> None:
+        longest = {"ms": decode_ms + 100, "tokens": 5000}
         for backend in BACKENDS:
             for n in range(1, RUNS + 1):
-                made.edit(f"{backend}/{n:03d}", decode_step_ms=13.2, longest_step={"ms": 113.2, "tokens": 5000})
+                made.edit(f"{backend}/{n:03d}", decode_step_ms=decode_ms, longest_step=longest)
         made.edit(ONE, longest_step={"ms": ms, "tokens": 3205})
 
     return break_it
@@ -369,10 +370,19 @@ def test_a_power_limit_that_is_touched_now_and_then_is_none(made: Made) -> None:
     assert made.verdict().problems == []
 
 
-def test_a_step_that_is_long_but_a_quarter_of_a_second_more_than_usual_is_no_stall(made: Made) -> None:
-    stalled(327.2)(made)  # 13.2 + 0.02 × 3205 + 250 = 327.3
+@pytest.mark.parametrize(
+    ("decode_ms", "limit_ms"),
+    [
+        (13.2, 327.3),  # 13.2 + 0.02 × 3205 + 250
+        (135.9, 600.0),  # 3 × (135.9 + 0.02 × 3205)
+    ],
+)
+def test_a_step_stalls_from_three_times_the_usual_and_a_quarter_of_a_second_on(
+    made: Made, decode_ms: float, limit_ms: float
+) -> None:
+    stalled(limit_ms - 0.1, decode_ms)(made)
     assert made.verdict().problems == []
-    stalled(327.4)(made)
+    stalled(limit_ms + 0.1, decode_ms)(made)
     assert [problem.rule for problem in made.verdict().problems] == ["stalled steps"]
 
 

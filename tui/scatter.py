@@ -46,13 +46,13 @@ def legend(series: Series, *, outliers: bool) -> Line:
         spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.full.sum())}   ", "dim")]
     hollow = sum(int(group.hollow.sum()) for group in series.groups)
     far = sum(int((~group.drawn).sum()) for group in series.groups)
-    told = []
     if hollow:
         marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
-        told.append(f"{marks} {hollow} beyond 1.5 IQR" if outliers else f"{hollow} beyond 1.5 IQR hidden")
+        told = f"{marks} {hollow} beyond 1.5 IQR" if outliers else f"{hollow} beyond 1.5 IQR hidden"
+        spans.append((told + "   " * bool(far), "dim"))
     if far:
-        told.append(f"{far} too far off to draw")
-    return Line((*spans, ("   ".join(told), "dim")))
+        spans.append((f"{far} too far off to draw", "dim"))
+    return Line(tuple(spans))
 
 
 def draw(points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False) -> list[Line]:

@@ -39,4 +39,10 @@ recorder() {
 
 stages=("${@:3}")
 ((${#stages[@]})) || stages=(dose natural recorder)
+for name in "${stages[@]}"; do
+  case $name in
+    dose | natural | recorder) ;;
+    *) echo "no stage $name: dose, natural, recorder" >&2 && exit 2 ;;
+  esac
+done
 for name in "${stages[@]}"; do "$name"; done

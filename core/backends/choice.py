@@ -56,8 +56,7 @@ def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:
     """The engine as it is shown on every screen and in every file. ConfigError as `launcher`."""
     if kind == "builtin":
         return builtin.ENGINE
-    versions = ", ".join(dict.fromkeys(vllm.check(backend).version for backend in backends))
-    return f"vllm {versions}" + ", dummy weights" * (model.load_format == "dummy")
+    return vllm.name(model, [vllm.check(backend).version for backend in backends])
 
 
 def _vllm_everywhere(backends: Sequence[Backend]) -> bool:

@@ -21,7 +21,7 @@ CLOUD_FROM = 300  # points
 class Points:
     """One backend's points; `labels` name the data sets. `outlier` marks those beyond 1.5 IQR on either axis.
 
-    `far` marks those that are not drawn: beside them all others would be squeezed together.
+    `far` marks those that are not drawn.
     `x_interval` and `y_interval` [n, 2]: the 95 % intervals, nan where there is none; None where none is known.
     """
 

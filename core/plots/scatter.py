@@ -86,7 +86,7 @@ def _note(points: Sequence[Points], results: int) -> str:
 
 
 def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
-    """Outliers farther from all other points than these are from each other would squeeze them: marked as far."""
+    """Outliers farther from the other points than these are from each other would squeeze them: marked as far."""
     far = [np.zeros(len(p.x), np.bool_) for p in points]
     for values in ([p.x for p in points], [p.y for p in points]):
         usual = np.concatenate([np.zeros(0), *(v[~p.outlier] for v, p in zip(values, points, strict=True))])

@@ -15,6 +15,7 @@ from core.analysis import Results
 from core.config import Config
 from core.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
 from core.imbalance import Imbalance
+from core.runrouting import LongestStep
 from core.selection import ALL, Selection
 
 
@@ -41,11 +42,6 @@ class LoadClient(Struct, frozen=True):
     warnings: list[str] = []
 
 
-class Step(Struct, frozen=True):
-    ms: float
-    tokens: int
-
-
 class RunResult(Struct, frozen=True):
     """The part of a result file that rules read; what another tool wrote lacks some of it."""
 
@@ -56,7 +52,7 @@ class RunResult(Struct, frozen=True):
     total_output_tokens: int = 0
     mean_tpot_ms: float | None = None
     decode_step_ms: float | None = None
-    longest_step: Step | None = None
+    longest_step: LongestStep | None = None
     measured_imbalance: Routing | None = None
     measured_imbalance_reason: str | None = None
     gate_log: SeenTokens | None = None

@@ -7,7 +7,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from core.validity.evidence import Evidence, Routing, RunResult, Step
+from core.runrouting import LongestStep
+from core.validity.evidence import Evidence, Routing, RunResult
 from core.validity.problem import Problem, Severity, problems
 
 MIN_STEPS = 30  # a CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
@@ -83,18 +84,18 @@ def number_of_steps(seen: Evidence) -> list[Problem] | None:
 
 
 def stalled_steps(seen: Evidence) -> list[Problem] | None:
-    """No step took far longer than its tokens account for, as where a kernel is compiled on the way.
+    """A run's longest step is not far longer than its tokens account for, as where a kernel is compiled on the way.
 
     Usual is the run's median decode step and, for each token, what the longest steps of the backend's runs take beyond
-    that (median over runs).
+    that (median over runs, so that nothing is seen where half of them stall).
     """
-    by_backend: dict[str, dict[str, tuple[Step, float]]] = defaultdict(dict)
+    by_backend: dict[str, dict[str, tuple[LongestStep, float]]] = defaultdict(dict)
     for run, result in seen.results.items():
         if result.longest_step and result.decode_step_ms:
             by_backend[run.partition("/")[0]][run] = result.longest_step, result.decode_step_ms
     usual = {run: (step, ms) for runs in by_backend.values() for run, (step, ms) in _usual(runs).items()}
 
-    def wrong(longest: tuple[Step, float]) -> str:
+    def wrong(longest: tuple[LongestStep, float]) -> str:
         step, ms = longest
         told = f"a step of {step.tokens} tokens took {step.ms:,.0f} ms, where {ms:,.0f} ms are usual"
         return told if step.ms > max(STALLED * ms, ms + STALL_MS) else ""
@@ -103,7 +104,7 @@ def stalled_steps(seen: Evidence) -> list[Problem] | None:
     return problems("doubtful", usual, wrong, remedy)
 
 
-def _usual(runs: Mapping[str, tuple[Step, float]]) -> dict[str, tuple[Step, float]]:
+def _usual(runs: Mapping[str, tuple[LongestStep, float]]) -> dict[str, tuple[LongestStep, float]]:
     """The longest step of each run, and how many ms as many tokens usually take; empty of few runs."""
     if len(runs) < MIN_RUNS:
         return {}

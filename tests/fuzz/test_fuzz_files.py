@@ -23,6 +23,7 @@ from core.dataset import DatasetError
 from core.gatelog import GateLogError
 from core.plots import scatter
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, BLOCK_MAGIC, MAGIC, ZLIB
+from core.validity import verdict
 
 pytestmark = pytest.mark.fuzz
 
@@ -227,21 +228,27 @@ def test_any_totals_beside_a_gate_log(folder: Path, totals: Any) -> None:
 
 # --- a run directory ------------------------------------------------------------------------------------------------
 
-RESULT_KEYS = (*scatter.METRICS, "measured_imbalance", "imbalance_score", "excess_cv", "completed", "ttfts", "errors")
+RESULT_KEYS = (
+    *(*scatter.METRICS, "measured_imbalance", "imbalance_score", "excess_cv", "completed", "ttfts", "errors"),
+    *("duration", "decode_step_ms", "longest_step", "ms", "tokens"),
+)
 
 
 @given(
-    results=st.lists(st.dictionaries(st.sampled_from(RESULT_KEYS), json_like(*RESULT_KEYS), max_size=6), max_size=3),
+    results=st.lists(st.dictionaries(st.sampled_from(RESULT_KEYS), json_like(*RESULT_KEYS), max_size=6), max_size=5),
     mapping=json_like("gates_logs_01", "gates_logs_001-r2"),
     about=st.dictionaries(st.sampled_from(["backends", "engine"]), json_like("baseline"), max_size=2),
 )
 @example(results=[{"measured_imbalance": 3}], mapping={}, about={"backends": ["baseline"], "engine": "e"})
 @example(results=[{}], mapping=[], about={"backends": {"baseline": 1}, "engine": None})
 @example(results=[{}], mapping={}, about={"backends": [["../.."]], "engine": "e"})
+@example(results=[{"decode_step_ms": 1.0, "longest_step": {"ms": 1.0, "tokens": 0}}] * 5, mapping={}, about={})
+@example(results=[{"decode_step_ms": 10**400, "longest_step": {"ms": 1.0, "tokens": 1}}] * 5, mapping={}, about={})
+@example(results=[{"decode_step_ms": 1.0, "longest_step": {"ms": 1.0, "tokens": 10**400}}] * 5, mapping={}, about={})
 def test_any_results(folder: Path, results: list[Any], mapping: Any, about: dict[str, Any]) -> None:
     path = folder / "run"
     (path / "baseline" / "results_json").mkdir(parents=True, exist_ok=True)
-    for place in range(3):
+    for place in range(5):
         file = path / "baseline" / "results_json" / f"{place + 1:03d}.json"
         file.write_bytes(written(results[place])) if place < len(results) else file.unlink(missing_ok=True)
     (path / "run.json").write_bytes(written({"backends": ["baseline"], "engine": "e", **about}))
@@ -253,6 +260,7 @@ def test_any_results(folder: Path, results: list[Any], mapping: Any, about: dict
         medians = analysis.backend_medians(group)
         assert all(v is None or math.isfinite(v) for v in medians.values())
     analysis.summary_csv(analysis.summary_rows(found[0]))
+    verdict.of_results(found[0])
     for axis in scatter.MEASURED:
         told(lambda axis=axis: scatter.series(found[0], "mean_tpot_ms", axis), ConfigError)  # type: ignore[misc]
 
