@@ -346,7 +346,8 @@ def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
 
 
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
-    if not list(folder.glob("*.gatelog")):
+    files = len(list(folder.glob("*.gatelog")))
+    if not files:
         return {}, []
     log, meter = GateFolder(folder), Meter()
     problems: list[str] = []
@@ -362,9 +363,8 @@ def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     found: dict[str, Imbalance] = {}
     for label, run in sorted(meter.runs.items()):
         try:
-            found[f"gates_logs_{label}"] = measure_run(
-                run, {"shared with another segment": run.shared, "of which a rank lost its part": log.incomplete}
-            )
+            left_out = {"shared with another segment": run.shared, "of which a rank lost its part": log.incomplete}
+            found[f"gates_logs_{label}"] = measure_run(run, left_out, files)
         except GateLogError as error:
             problems.append(f"{folder}, {label}: {error}")
     if not meter.runs and not problems:

@@ -97,7 +97,8 @@ class TestWhole:
         log = GateFolder(tmp_path)
         assert [i for part in log.blocks() for i in part.columns["index"]] == [0, 1]
         assert log.left_out == (f"{tmp_path}: left out: 2 steps after forward pass 1, where dp1_pp0 ends")
-        assert imbalance.measure_folder(tmp_path)[1] == [log.left_out]
+        found, problems = imbalance.measure_folder(tmp_path)
+        assert (problems, found["gates_logs_001"].files) == ([log.left_out], 2)
 
     def test_a_log_met_while_its_header_is_written_is_read_once_it_is_whole(self, tmp_path: Path) -> None:
         """Of two ranks, the second is met at every length that its first write can have."""

@@ -209,7 +209,7 @@ class TestWhatIsLeftOut:
         write_layers(tmp_path / "logs", [[[3, 1], [0, 0], [2, 2]]], [4, 0, 4])
         assert cli.main(["imbalance", str(tmp_path / "logs")]) == 0
         out = capsys.readouterr().out
-        for part in ("1 files", "2 steps used", "1 no tokens", "8 tokens", "e0 5", "e1 3", "max/min 1.6667"):
+        for part in (": 1 file, ", "2 steps used", "1 no tokens", "8 tokens", "e0 5", "e1 3", "max/min 1.6667"):
             assert part in out
 
     def test_steps_of_two_runs_and_of_the_warm_up_count_for_none(self, tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def _lines(name: str, m: Imbalance) -> list[str]:
     total = sum(m.expert_loads) or 1.0
     skipped = ", ".join(f"{n} {reason}" for reason, n in m.left_out.items()) or "none"
     lines = [
-        f"{name}: {m.files} files, {m.layers} layers, {m.steps} steps used, left out: {skipped}; {m.tokens} tokens",
+        f"{name}: {m.files} file{'s' * (m.files > 1)}, {m.layers} layers, {m.steps} steps used, left out: {skipped};"
+        f" {m.tokens} tokens",
         f"  per-step CV    {number(m.per_step_cv, ends=ends('per_step_cv'))}   noise floor {number(m.noise_floor)}"
         f"   excess {number(m.excess_cv, m.excess_cv_reason, ends('excess_cv'))}",
         f"  aggregated CV  {number(m.aggregated_cv, ends=ends('aggregated_cv'))}"
