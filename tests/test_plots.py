@@ -88,6 +88,12 @@ class TestScatter:
             assert (odd in series.shown[1]) == is_drawn
             png.write(series, tmp_path / "hollow.png")
 
+    def test_the_most_skewed_are_drawn_however_far_they_are(self) -> None:
+        x = [*np.linspace(0.3, 0.4, 12), 1.7]
+        y = [10.0 + place % 3 for place in range(13)]
+        series = scatter.series([results("baseline", x, y)], "mean_tpot_ms", "real")
+        assert series.groups[0].hollow.tolist() == [False] * 12 + [True]
+
     def test_too_small_a_pane_says_so(self) -> None:
         assert "needs" in text.draw(scatter.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False)
 

@@ -86,14 +86,13 @@ def _note(points: Sequence[Points], results: int) -> str:
 
 
 def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
-    """Outliers farther from the other points than these are from each other would squeeze them: marked as far."""
-    far = [np.zeros(len(p.x), np.bool_) for p in points]
-    for values in ([p.x for p in points], [p.y for p in points]):
-        usual = np.concatenate([np.zeros(0), *(v[~p.outlier] for v, p in zip(values, points, strict=True))])
-        if len(usual) and (width := float(np.ptp(usual))):
-            low, high = float(usual.min()) - width, float(usual.max()) + width
-            far = [f | (v < low) | (v > high) for f, v in zip(far, values, strict=True)]
-    return tuple(replace(p, far=f) for p, f in zip(points, far, strict=True))
+    """Outliers of the metric that are farther from the other points than these are from each other would squeeze them:
+    marked as far. Those of imbalance are what is looked for."""
+    usual = np.concatenate([np.zeros(0), *(p.y[~p.outlier] for p in points)])
+    if not len(usual) or not (width := float(np.ptp(usual))):
+        return tuple(points)
+    low, high = float(usual.min()) - width, float(usual.max()) + width
+    return tuple(replace(p, far=(p.y < low) | (p.y > high)) for p in points)
 
 
 def _points(group: Results, metric: str, axis: Axis) -> Points:
