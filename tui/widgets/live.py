@@ -91,8 +91,9 @@ class Live(Pane):
         took = self.view.now - run.started_at
         eta = clock(took * (1 - share) / share) if share else NONE
         sample = self._last(run)
-        flight = number(sample.sent - sample.finished) if sample else NONE
-        first = number(sample.first_tokens) if sample else NONE
+        # what has ended since the last sample is known
+        flight = number(max(sample.sent - live.finished, 0)) if sample else NONE
+        first = number(max(sample.first_tokens, live.finished - live.errors)) if sample else NONE
         told = (
             f"{live.finished}/{live.requests} {share:.0%}   {clock(took)}, ETA {eta}"
             f"   in flight {flight}   with a first token {first}   "
