@@ -40,7 +40,7 @@ def dots(series: Series, *, outliers: bool) -> list[Dot]:
 
 
 def legend(series: Series, *, outliers: bool) -> Line:
-    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far off to be drawn."""
+    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far off to draw."""
     spans: list[Span] = []
     for place, group in enumerate(series.groups):
         spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.full.sum())}   ", "dim")]
@@ -49,9 +49,9 @@ def legend(series: Series, *, outliers: bool) -> Line:
     if hollow:
         marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
         told = f"{marks} {hollow} beyond 1.5 IQR" if outliers else f"{hollow} beyond 1.5 IQR hidden"
-        spans.append((told + "   " * bool(far), "dim"))
+        spans.append((told + ", " * bool(far), "dim"))
     if far:
-        spans.append((f"{far} too far off to draw", "dim"))
+        spans.append((f"{far} far", "dim"))
     return Line(tuple(spans))
 
 
