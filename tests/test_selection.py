@@ -180,7 +180,7 @@ class TestReport:
 
 
 COUNTED = {
-    "scatter": "n = 2; 0 outside",
+    "scatter": "n = 2; only data set 256",
     "heatmap": "n = 80 steps",
     "cv-over-time": "n = 80 steps",
     "step-time": "n = 80 decode steps",
