@@ -35,6 +35,7 @@ OVER_REQUESTS = {"mean_ttft_ms": "ttft", "mean_tpot_ms": "tpot", "mean_e2e_ms": 
 MEASURED = {"excess": "excess_cv", "real": "per_step_cv", "aggregated": "aggregated_cv"}
 PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
+FAR = 3.0  # times: what skew does to a metric is less, a stalled run's TTFT is more
 NAMED = 3  # points that are not drawn, in the note
 
 
@@ -86,13 +87,9 @@ def _note(points: Sequence[Points], results: int) -> str:
 
 
 def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
-    """Outliers of the metric that are farther from the other points than these are from each other would squeeze them:
-    marked as far. Those of imbalance are what is looked for."""
-    usual = np.concatenate([np.zeros(0), *(p.y[~p.outlier] for p in points)])
-    if not len(usual) or not (width := float(np.ptp(usual))):
-        return tuple(points)
-    low, high = float(usual.min()) - width, float(usual.max()) + width
-    return tuple(replace(p, far=(p.y < low) | (p.y > high)) for p in points)
+    """Values of the metric several times as large as any that is no outlier would squeeze all others: marked as far."""
+    largest = max((float(p.y[~p.outlier].max(initial=0.0)) for p in points), default=0.0)
+    return tuple(replace(p, far=p.y > FAR * largest) if largest else p for p in points)
 
 
 def _points(group: Results, metric: str, axis: Axis) -> Points:
