@@ -325,7 +325,7 @@ def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from core import batch, generate, starter
+    from core import batch, dataset_folder, generate, starter
     from core.plots import histogram, png, text
 
     try:
@@ -337,7 +337,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             ]
         else:
             made = generate.generate(queries, count=arguments.count, seed=arguments.seed)
-        files = generate.write(made, arguments.out)
+        files = dataset_folder.write(made, arguments.out)
         columns = min(batch.terminal_columns(), 100)
         drawn = histogram.of([d.score for d in made], "predicted imbalance score", "data sets")
         print(text.draw(drawn, columns, 30, colour=sys.stderr.isatty()), file=sys.stderr)

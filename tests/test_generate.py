@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.dataset_folder import write
 from core.generate import (
     CLUSTERS,
     REPEATED_WORDS,
@@ -18,7 +19,6 @@ from core.generate import (
     generate,
     load_queries,
     mix_to_target,
-    write,
 )
 from core.predict import predict
 

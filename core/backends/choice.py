@@ -56,7 +56,7 @@ def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:
     """The engine as it is shown on every screen and in every file. ConfigError as `launcher`."""
     if kind == "builtin":
         return builtin.ENGINE
-    return vllm.name(model, [vllm.check(backend).version for backend in backends])
+    return vllm.label(model, [vllm.check(backend).version for backend in backends])
 
 
 def _vllm_everywhere(backends: Sequence[Backend]) -> bool:

@@ -95,10 +95,10 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
     installed = check(backend)
     command = [*_program(installed, model.id), *arguments(backend, model, seed, installed)]
     env = environment(backend, gate_logs, installed, os.environ)
-    return Launch(command, env, model.id, model.id, name(model, [installed.version]))
+    return Launch(command, env, model.id, model.id, label(model, [installed.version]))
 
 
-def name(model: Model, versions: Sequence[str]) -> str:
+def label(model: Model, versions: Sequence[str]) -> str:
     """The engine as it is shown and written."""
     return f"vllm {', '.join(dict.fromkeys(versions))}" + ", dummy weights" * (model.load_format == "dummy")
 

@@ -46,8 +46,8 @@ def _panel(title: str, engine: str, along: tuple[Floats, str], y: Floats, *curve
     thin = slice(None, None, -(-len(x) // MAX_POINTS))
     cloud_x, cloud_y = x[thin], y[thin]
     slow = cloud_y > np.percentile(y, SHOWN_BELOW)
-    points = Points("steps", (), cloud_x, cloud_y, slow, far=slow)
-    note = f"n = {len(x):,} decode steps; {int((~slow).sum()):,} drawn, without the slowest {100 - SHOWN_BELOW:.0f} %"
+    points = Points("steps", (), cloud_x[~slow], cloud_y[~slow], np.zeros(int((~slow).sum()), np.bool_))
+    note = f"n = {len(x):,} decode steps; {len(points.x):,} drawn, without the slowest {100 - SHOWN_BELOW:.0f} %"
     bins = binned_medians(x, y)
     return Series(title, x_label, "step time, ms", (points,), engine, note, (bins, *(c for c in curves if c)))
 

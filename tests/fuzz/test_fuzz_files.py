@@ -17,7 +17,18 @@ from garbage import json_like, near, nested, texts
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core import analysis, dataset_formats, eplb, gatefolder, gatelog, generate, imbalance, predict, store
+from core import (
+    analysis,
+    dataset_folder,
+    dataset_formats,
+    eplb,
+    gatefolder,
+    gatelog,
+    generate,
+    imbalance,
+    predict,
+    store,
+)
 from core.config import ConfigError
 from core.dataset import DatasetError
 from core.gatelog import GateLogError
@@ -122,7 +133,7 @@ def test_any_texts_are_scored_or_have_no_score(said: list[str]) -> None:
 @example(listed=[{"file": "../x"}])
 def test_any_list_of_generated_data_sets(folder: Path, listed: Any) -> None:
     (folder / "metadata.json").write_bytes(written(listed))
-    told(lambda: generate._listed(folder), ValueError)
+    told(lambda: dataset_folder._listed(folder), ValueError)
     (folder / "queries.json").write_bytes(written(listed))
     told(lambda: generate.load_queries(folder / "queries.json"), ValueError)
 
