@@ -263,10 +263,19 @@ class Engine:
         prompts = self._dataset(self._queue[0]).prompts
         count = self.config.experiment.warmup_requests
         warmup = Dataset(WARMUP, Path(), tuple(prompts[i % len(prompts)] for i in range(count)))
+        loads = [self._load(serving, warmup, WARMUP, count)]
+        if lens := await asyncio.to_thread(self.launcher.warmup_input_lens, serving.backend, self.config.model):
+            shortest = min(prompts, key=lambda prompt: len(prompt.text))
+            each = [shortest] * len(lens)
+            loads.append(replace(loads[0], prompts=each, input_len=lens, output_len=1, max_concurrency=1))
+        for load in loads:
+            await self._warm_up_by(load, serving)
+
+    async def _warm_up_by(self, load: Load, serving: Serving) -> None:
         try:
-            records = await client.run(self._load(serving, warmup, WARMUP, count))
+            records = await client.run(load)
         except (LoadError, httpx.HTTPError) as error:
-            reason = f"server {serving.backend.name}: no warm-up was sent: {type(error).__name__}: {error}"
+            reason = f"server {serving.backend.name}: the warm-up could not be sent: {type(error).__name__}: {error}"
             raise ServerError(reason, serving.server.log_tail()) from None
         # HTTP 400: the server does not take this prompt (a longer one than max_model_len). Its run will say so.
         if all(r.error and not r.error.startswith("HTTP 400") for r in records):

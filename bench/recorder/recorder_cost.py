@@ -8,7 +8,8 @@ Variants, each a server of its own, started in the order given (name one twice t
     control   off again: what two equal servers differ by
     eager     off, without CUDA graphs               naive   eager, with logging as it is usually added by hand
 
-Each server gets one unmeasured and `--rounds` measured rounds of `--requests` prompts at once; the same rounds for all.
+Each server gets one unmeasured round of `--requests` prompts at once, prompts of the sizes that have kernels compiled,
+and `--rounds` measured rounds; the same for all.
 Needs the packages of vLLM's own environment only, so it can run there. Results go to DIR/recorder_cost.json after each
 server, and a second call with the same DIR adds to them. A server that would not fit into `--budget-s` any more, by
 the time that the one before it took, is not started.
@@ -25,6 +26,8 @@ import socket
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +121,11 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
         ready_s = await server.wait_ready(options.start_s, lambda phase: _tell(f"{variant}: {phase}"))
         ran = vllm.ran(await server.version(), server.log)
         _tell(f"{variant}: ready after {ready_s:.0f} s")
-        rounds = [await _round(options, server, number) for number in range(options.rounds + 1)]
+        unmeasured = await _round(options, server, 0)
+        unmeasured["tokens"] += await _warm_up(options, server, vllm.warmup_input_lens(backend, model))
+        rounds = [await _round(options, server, number) for number in range(1, options.rounds + 1)]
         if logs:
-            await _wait_for(logs, sum(row["tokens"] for row in rounds))
+            await _wait_for(logs, sum(row["tokens"] for row in [unmeasured, *rounds]))
     finally:
         server.stop()
     return {
@@ -129,8 +134,8 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
         "ran": ran,
         "ready_s": ready_s,
         "server_s": time.monotonic() - began,
-        "unmeasured": rounds[0],
-        "rounds": rounds[1:],
+        "unmeasured": unmeasured,
+        "rounds": rounds,
         "gate_log": _logged(logs) if logs else None,
     }
 
@@ -165,20 +170,24 @@ def _path_without_us() -> str:
     return os.pathsep.join(entry for entry in ours if entry and Path(entry).resolve() != ROOT.resolve())
 
 
+async def _warm_up(options: argparse.Namespace, server: Server, lens: Sequence[int]) -> int:
+    """One request after the other; how many tokens the server computed."""
+    if lens:
+        load = _load(options, server, "warmup", [Prompt(id="0", text="warm up")] * len(lens))
+        await client.run(replace(load, input_len=lens, output_len=1, max_concurrency=1))
+    return sum(lens)
+
+
+def _load(options: argparse.Namespace, server: Server, label: str, prompts: Sequence[Prompt]) -> Load:
+    return Load(server.base_url, options.model, label, prompts, api_key=server.api_key, workers=1)
+
+
 async def _round(options: argparse.Namespace, server: Server, number: int) -> dict[str, float]:
     """One batch of prompts, the same for every variant."""
     draw = random.Random(number)
     prompts = tuple(Prompt(id=str(n), text=_text(draw, options.input_words)) for n in range(options.requests))
-    load = Load(
-        base_url=server.base_url,
-        model=options.model,
-        label=f"{number:03d}",
-        prompts=prompts,
-        api_key=server.api_key,
-        output_len=options.output_len,
-        workers=1,
-    )
-    figures = metrics.summarise(await client.run(load))
+    load = _load(options, server, f"{number:03d}", prompts)
+    figures = metrics.summarise(await client.run(replace(load, output_len=options.output_len)))
     if figures.completed < options.requests:
         raise servers.ServerError(f"{options.requests - figures.completed} requests failed", server.log_tail())
     assert figures.median_tpot_ms is not None

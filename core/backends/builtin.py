@@ -37,6 +37,11 @@ def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
     ]
 
 
+def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
+    """None: nothing is compiled."""
+    return ()
+
+
 def _layout(backend: Backend) -> dict[str, int | bool]:
     expert = backend.expert_parallel
     return dict(zip(LAYOUT, (1 if expert else backend.ranks, backend.ranks if expert else 1, expert), strict=True))

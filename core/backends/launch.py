@@ -31,3 +31,7 @@ class Launcher(Protocol):
 
     def mismatches(self, backend: Backend, ran: dict[str, str]) -> list[str]:
         """Asked ≠ ran, a sentence each."""
+
+    def warmup_input_lens(self, backend: Backend, model: Model) -> tuple[int, ...]:
+        """Tokens of prompts that a server meets before it is measured, each alone in its step: it compiles a kernel at
+        each."""

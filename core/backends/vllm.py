@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.backends import gpus, moekernel
 from core.backends.launch import Launch
 from core.config import Backend, ConfigError, Model
 
@@ -126,6 +127,19 @@ def check_forcing(backend: Backend) -> None:
             f"[[backends]] {backend.name}: vLLM {installed.version} has no router whose choice could be replaced;"
             " forced routing needs 0.15 or newer"
         )
+
+
+def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
+    """Tokens of prompts that, each alone in its step, have every variant of the Triton MoE kernel in reach compiled.
+
+    Whatever kernel the backend has: all are warmed alike. None without an NVIDIA GPU, and of a model of unknown shape.
+    """
+    shape = moe_shape(model.id)
+    if not shape or not gpus.seen():
+        return ()
+    idle = backend.data_parallel - 1  # the kernel gets all ranks' tokens, of an idle rank one dummy
+    longest = min(backend.max_num_batched_tokens, model.max_model_len - 1)
+    return tuple(size - idle for size in moekernel.step_sizes(longest + idle, *shape) if size > idle)
 
 
 def moe_shape(model: str) -> tuple[int, int] | None:

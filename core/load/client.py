@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any, Literal
 
 import httpx
@@ -36,6 +37,7 @@ class Load:
     """One run's worth of requests. `label` goes into every X-Request-Id, so that the gate log can name its steps.
 
     `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts' timestamps.
+    `input_len`: tokens that every prompt is cut or repeated to, or one number for each; 0: as written.
     `extra_body` is merged into every request body; null removes a field.
     """
 
@@ -47,7 +49,7 @@ class Load:
     headers: tuple[tuple[str, str], ...] = ()
     chat: bool = False
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    input_len: int = 0
+    input_len: int | Sequence[int] = 0
     output_len: int = 50
     request_rate: float | Literal["inf"] = "inf"
     arrival: schedule.Arrival | Literal["trace"] = "poisson"
@@ -264,8 +266,13 @@ async def _bodies(load: Load) -> list[bytes]:
         return [_body(load, prompt.text) for prompt in load.prompts]
     if load.chat:
         raise LoadError("input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0")
+    lengths = repeat(load.input_len, len(load.prompts)) if isinstance(load.input_len, int) else load.input_len
     async with _client(load) as client:
-        return [_body(load, _cut(await _tokens(client, load, p.text), load.input_len, p.id)) for p in load.prompts]
+        tokens = {text: await _tokens(client, load, text) for text in dict.fromkeys(p.text for p in load.prompts)}
+    return [
+        _body(load, _cut(tokens[prompt.text], length, prompt.id))
+        for prompt, length in zip(load.prompts, lengths, strict=True)
+    ]
 
 
 def _body(load: Load, prompt: str | list[int]) -> bytes:

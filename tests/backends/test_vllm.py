@@ -278,3 +278,27 @@ class TestChoice:
         assert choice.label("vllm", both, Model(load_format="dummy")) == "vllm 0.25.1, dummy weights"
         with pytest.raises(ConfigError, match="has no vLLM"):
             choice.label("vllm", [BASELINE], Model())
+
+
+class TestWarmup:
+    @pytest.fixture
+    def mixtral(self, tmp_path: Path) -> Model:
+        (tmp_path / "config.json").write_text('{"num_local_experts": 8, "num_experts_per_tok": 2}')
+        return Model(id=str(tmp_path), max_model_len=4096)
+
+    def test_by_hand(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Steps nearest to 4096 tokens: 16 divides 2 × 4088 and 2 × 4092 − 8. With three idle ranks beside
+        it a prompt of 4093 tokens makes a step of 4096, one of 4089 a step of 4092."""
+        monkeypatch.setattr(gpus, "seen", lambda: [GPU])
+        assert vllm.warmup_input_lens(BASELINE, mixtral)[-3:] == (4088, 4092, 4095)
+        assert vllm.warmup_input_lens(ALL2ALL, mixtral)[-3:] == (4089, 4093, 4095)
+
+    def test_a_step_holds_no_more_than_it_may(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpus, "seen", lambda: [GPU])
+        assert vllm.warmup_input_lens(Backend(name="small", max_num_batched_tokens=64), mixtral)[-1] == 64
+
+    def test_none_without_a_gpu_or_a_known_model(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(gpus, "seen", lambda: [])
+        assert vllm.warmup_input_lens(BASELINE, mixtral) == ()
+        monkeypatch.setattr(gpus, "seen", lambda: [GPU])
+        assert vllm.warmup_input_lens(BASELINE, Model(id="nobody/knows")) == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ def running(log: Path) -> Iterator[Running]:
         yield running
 
 
-def send(running: Running, label: str, texts: list[str], *, input_len: int = 0) -> list[RequestRecord]:
+def send(running: Running, label: str, texts: list[str], *, input_len: int | Sequence[int] = 0) -> list[RequestRecord]:
     """The texts as one data set, through the real load client."""
     prompts = [Prompt(str(i), text) for i, text in enumerate(texts)]
     load = Load(running.url, "builtin", label, prompts, api_key=KEY, input_len=input_len, output_len=10)
@@ -50,19 +50,22 @@ def test_one_log_of_several_data_sets(running: Running, log: Path) -> None:
     texts = ["word " * n for n in range(1, 21)]  # prompts of 6 to 101 tokens: several over one step's budget
     first = send(running, "001", texts)
     second = send(running, "002-r2", ["abcdef", "gh" * 100], input_len=64)
+    third = send(running, "003", ["abcdef", "gh" * 100], input_len=(7, 30))
     running.post(prompt="no label", max_tokens=3, ignore_eos=True)
     found = gatelog.read(log)
 
     assert [record.prompt_tokens for record in first] == [5 * n + 1 for n in range(1, 21)]
     assert [record.prompt_tokens for record in second] == [64, 64]
+    assert [record.prompt_tokens for record in third] == [7, 30]
     totals = {label: int(tokens.sum()) for label, tokens in found.segments.items()}
     assert totals == {
         "001": sum(5 * n + 1 + 10 - 1 for n in range(1, 21)),  # the last token of each is drawn and not run
         "002-r2": 2 * (64 + 10 - 1),
+        "003": 7 + 30 + 2 * (10 - 1),
         "": len(encode("no label")) + 3 - 1,
     }
     columns = found.columns
-    assert int(columns["prefill_tokens"].sum()) == sum(5 * n + 1 for n in range(1, 21)) + 2 * 64 + 9
+    assert int(columns["prefill_tokens"].sum()) == sum(5 * n + 1 for n in range(1, 21)) + 2 * 64 + 7 + 30 + 9
     assert (columns["tokens"] == columns["prefill_tokens"] + columns["decode_tokens"]).all()
     assert (columns["tokens"] == sum(found.segments.values())).all()
     assert columns["tokens"].max() == MAX_TOKENS

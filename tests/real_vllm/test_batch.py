@@ -16,7 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from core import gatefolder
+from core.backends import moekernel
 from core.config import Model
+from core.imbalance import WARMUP
 from real_vllm.cpu_server import CPU, CPU_ALL2ALL, START_S, free_port
 
 CONFIG = """
@@ -80,11 +83,17 @@ def experiment(vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def run(experiment: Path) -> Path:
+    """On a machine that seems to have a GPU, so that the warm-up goes through the step sizes that matter there."""
+    (experiment / "nvidia-smi").write_text(
+        '#!/bin/sh\ncase "$1" in --query-gpu=*) echo "NVIDIA H200, 0, 143771" ;; esac\n'
+    )
+    (experiment / "nvidia-smi").chmod(0o755)
     done = subprocess.run(
         gatescope("--batch", "--config", str(experiment / "experiments.toml"), "--out", str(experiment / "run")),
         capture_output=True,
         text=True,
         timeout=2 * START_S,
+        env={**os.environ, "PATH": f"{experiment}:{os.environ['PATH']}"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return experiment / "run"
@@ -102,6 +111,14 @@ def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label
     assert got["engine"].startswith("vllm 0.")
     log = got["gate_log"]
     assert log["tokens_seen"] == log["tokens_due"] == got["total_input_tokens"] + got["total_output_tokens"] - 6
+
+
+@pytest.mark.parametrize(("backend", "idle"), [("baseline", 0), ("all2all", 1)])
+def test_the_warm_up_meets_every_step_size_that_has_a_kernel_compiled(run: Path, backend: str, idle: int) -> None:
+    """Counted with the dummy token of an idle data-parallel rank, which is in no log."""
+    warmup = gatefolder.read(run / backend / "gate_logs").segments[WARMUP]
+    sizes = [size - idle for size in moekernel.step_sizes(2047 + idle, 8, 2) if size > idle]
+    assert warmup[warmup > 0][-len(sizes) :].tolist() == sizes
 
 
 @pytest.mark.parametrize("backend", ["baseline", "all2all"])
