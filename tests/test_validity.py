@@ -490,6 +490,17 @@ def test_problems_of_many_runs_are_told_once(made: Made) -> None:
     assert doubtful.startswith("  window: baseline/002 and 2 more, all2all/002 and 2 more: it lasted 0.10 s")
 
 
+def test_what_is_told_of_one_of_several_runs_names_it(made: Made) -> None:
+    made.edit("baseline/002", duration=0.1)
+    made.edit("baseline/003", duration=0.1)
+    (alike,) = made.verdict().in_words()[1:]
+    made.edit("baseline/003", duration=0.2)
+    (differing,) = made.verdict().in_words()[1:]
+    assert "(baseline/002)" not in alike
+    assert "window: baseline/002 and 1 more: it lasted 0.10 s" in differing
+    assert "(baseline/002);" in differing
+
+
 # --- gate logs alone, upstream's among them -------------------------------------------------------------------------
 
 

@@ -18,7 +18,8 @@ Severity = Literal["invalid", "doubtful"]
 class Problem(Struct, frozen=True, kw_only=True):
     """One thing that is wrong. invalid: figures are not what they are called; doubtful: they may be off.
 
-    `where`: runs, backends, GPUs or folders; where there are several, `sentence` speaks of the first.
+    `where`: runs, backends, GPUs or folders; where there are several, `sentence` speaks of the first,
+    by name if it is not true of all.
     """
 
     severity: Severity
@@ -100,10 +101,14 @@ def shown(where: Sequence[str]) -> str:
 
 
 def _joined(problems: Iterable[Problem]) -> list[Problem]:
-    joined: dict[tuple[str, str], Problem] = {}
+    groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
-        key = (problem.rule, problem.severity)
-        first = joined.setdefault(key, problem)
-        if first is not problem:
-            joined[key] = replace(first, where=[*first.where, *problem.where])
-    return sorted(joined.values(), key=lambda problem: problem.severity != "invalid")
+        groups[problem.rule, problem.severity].append(problem)
+    return sorted(map(_one, groups.values()), key=lambda problem: problem.severity != "invalid")
+
+
+def _one(group: Sequence[Problem]) -> Problem:
+    first = group[0]
+    alike = len({problem.sentence for problem in group}) == 1
+    sentence = first.sentence if alike else f"{first.sentence} ({first.where[0]})"
+    return replace(first, where=[place for problem in group for place in problem.where], sentence=sentence)
