@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # All that is measured on two H200, from the repository's root:
 #   bench/backends/h200-x2.sh OUT SECONDS [STAGE…]      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
-# dose: forced routing (929 s on 2026-11-28); natural: the two backends (407 s); recorder: what recording costs (its first server
-# took 174 s). Without a STAGE all, in this order. Each is packed as it ends, whatever its exit code, to be copied away at once; none
-# outlasts SECONDS by more than 30.
+# dose: forced routing (929 s on 2026-11-28); natural: the two backends (650 s on 2026-11-30); recorder: what recording costs (929 s);
+# naive: what logging by hand costs. Without a STAGE all, in this order. Each is packed as it ends, whatever its exit code, to be
+# copied away at once; none outlasts SECONDS by more than 30.
 # ALL2ALL=all2all-triton takes that backend in place of FlashInfer's.
 # python3 must find gatescope's needs and vLLM 0.25.1; /tmp/mixtral and bench/dose/*_mixed.jsonl are as in the two h200-x2.toml.
 set -uo pipefail
@@ -28,21 +28,25 @@ gatescope() { stage "$1" python3 -m core.cli --batch --out "$out/$1" --config "$
 dose() { gatescope dose bench/dose/h200-x2.toml; }
 
 natural() {
-  gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline" --only 001,002,008,012,016,020,040,050
+  gatescope natural bench/backends/h200-x2.toml --backend "${ALL2ALL:-all2all},baseline"
 }
 
-recorder() {
-  stage recorder python3 bench/recorder/recorder_cost.py --out "$out/recorder" --model /tmp/mixtral --load-format dummy --tp 2 \
+cost() { # NAME OPTION…
+  stage "$1" python3 bench/recorder/recorder_cost.py --out "$out/$1" --model /tmp/mixtral --load-format dummy --tp 2 \
     --moe-backend triton --extra-arg=--compilation-config '--extra-arg={"pass_config":{"fuse_allreduce_rms":false}}' \
-    --variants off,on,control,off,on,control --rounds 8 --budget-s $((end - SECONDS - 10))
+    --budget-s $((end - SECONDS - 10)) "${@:2}"
 }
+
+recorder() { cost recorder --variants off,on,control,off,on,control,eager --rounds 8; }
+
+naive() { cost naive --variants naive,eager --rounds 3; }
 
 stages=("${@:3}")
-((${#stages[@]})) || stages=(dose natural recorder)
+((${#stages[@]})) || stages=(dose natural recorder naive)
 for name in "${stages[@]}"; do
   case $name in
-    dose | natural | recorder) ;;
-    *) echo "no stage $name: dose, natural, recorder" >&2 && exit 2 ;;
+    dose | natural | recorder | naive) ;;
+    *) echo "no stage $name: dose, natural, recorder, naive" >&2 && exit 2 ;;
   esac
 done
 for name in "${stages[@]}"; do "$name"; done
