@@ -84,7 +84,12 @@ def _prompt(where: str, line: bytes) -> Prompt:
 
 
 def why(line: bytes, error: Exception) -> str:
-    """What is wrong with JSON that was refused: msgspec takes half a surrogate pair for the end of the input."""
+    """What is wrong with JSON that was refused: msgspec does not say which byte is no UTF-8, and takes half a surrogate
+    pair for the end of the input."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as undecodable:
+        return str(undecodable)
     half = HALF_A_PAIR.search(line)
     return f"{half.group().decode()} is half a character: no text can hold it" if half else str(error)
 
