@@ -1,6 +1,6 @@
 """FlashInfer's CUTLASS MoE module, for bf16 on a Hopper GPU alone, built ahead: 29 objects instead of some 180.
 
-    python bench/backends/flashinfer_moe.py WORK_DIR  → WORK_DIR/fused_moe_90.so, 38 minutes on two cores
+    python bench/backends/flashinfer_moe.py WORK_DIR  → WORK_DIR/fused_moe_90.so, 25 to 38 minutes on two cores
 
 vLLM's `--moe-backend flashinfer_cutlass` has nvcc build the whole module at the first start of a server; 6½ minutes on
 16 cores were not enough for it. The package flashinfer-jit-cache holds it built; this is for where that cannot be had,
