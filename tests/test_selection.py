@@ -53,6 +53,22 @@ def result(tpot: float, cv: float, ranks: int) -> dict[str, Any]:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
+    return made_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A run directory, and the text of its reports: of all, and of each data set alone."""
+    path = made_in(tmp_path_factory.mktemp("reported"))
+    return path, {"": report(path), **{dataset: report(path, "--only", dataset) for dataset in TPOT}}
+
+
+@pytest.fixture
+def reports(reported: tuple[Path, dict[str, str]]) -> dict[str, str]:
+    return reported[1]
+
+
+def made_in(tmp_path: Path) -> Path:
     """Two backends, two data sets: natural and hot-rank runs; at all2all, which has two ranks, a second natural run of
     each data set failed. At baseline a GPU was held back while 032 ran."""
     backends = '[[backends]]\nname = "baseline"\n[[backends]]\nname = "all2all"\nport = 8001'
@@ -114,26 +130,26 @@ def doses(text: str) -> dict[tuple[str, str], str]:
 
 
 class TestReport:
-    def test_doses_are_of_the_named_data_set_alone(self, run_dir: Path) -> None:
+    def test_doses_are_of_the_named_data_set_alone(self, reports: dict[str, str]) -> None:
         for only, expected in (
-            ([], ["2 15", "2 15.5", "2 17"]),
-            (["--only", "032"], ["1 10", "1 10", "1 10"]),
-            (["--only", "256"], ["1 20", "1 21", "1 24"]),
+            ("", ["2 15", "2 15.5", "2 17"]),
+            ("032", ["1 10", "1 10", "1 10"]),
+            ("256", ["1 20", "1 21", "1 24"]),
         ):
-            found = doses(report(run_dir, *only))
+            found = doses(reports[only])
             assert found == {(b, f"{v:g}"): e for b in BACKENDS for v, e in zip(LEVELS, expected, strict=True)}
 
-    def test_it_says_what_it_covers_before_anything_is_judged(self, run_dir: Path) -> None:
-        text = report(run_dir, "--only", "256")
-        assert "\n\nThis report covers only data set 256 (1 of 2) of the run directory.\n\n## Validity" in text
-        assert "This report covers" not in report(run_dir)
+    def test_it_says_what_it_covers_before_anything_is_judged(self, reports: dict[str, str]) -> None:
+        covers = "\n\nThis report covers only data set 256 (1 of 2) of the run directory.\n\n## Validity"
+        assert covers in reports["256"]
+        assert "This report covers" not in reports[""]
 
-    def test_it_says_when_curves_pool_data_sets(self, run_dir: Path) -> None:
-        assert "Each curve pools 2 data sets: its values are means over them." in report(run_dir)
-        assert "Each curve pools" not in report(run_dir, "--only", "256")
+    def test_it_says_when_curves_pool_data_sets(self, reports: dict[str, str]) -> None:
+        assert "Each curve pools 2 data sets: its values are means over them." in reports[""]
+        assert "Each curve pools" not in reports["256"]
 
-    def test_validity_findings_and_what_is_left_out_follow(self, run_dir: Path) -> None:
-        whole, alone = report(run_dir), report(run_dir, "--only", "256")
+    def test_validity_findings_and_what_is_left_out_follow(self, reports: dict[str, str]) -> None:
+        whole, alone = reports[""], reports["256"]
         failed = "failed runs: all2all/{}: failed: the server went"
         assert failed.format("032-r2 and 1 more") in whole
         assert failed.format("256-r2") in alone
@@ -164,14 +180,14 @@ class TestReport:
         drawn = {file.relative_to(run_dir) for file in before if file.parent.name == "graphs"}
         assert made == {Path("report.md"), Path("report.html"), *drawn}
 
-    def test_every_figure_of_it_says_so(self, run_dir: Path) -> None:
-        text = report(run_dir, "--only", "256")
-        figures = list((run_dir / "only-256" / "graphs").iterdir())
+    def test_every_figure_of_it_says_so(self, reported: tuple[Path, dict[str, str]]) -> None:
+        path, reports = reported
+        figures = list((path / "only-256" / "graphs").iterdir())
         assert len(figures) == 16
         for figure in figures:
             panels = Image.open(figure).info["Description"]
             assert panels.count("n = ") == panels.count(NOTE) > 0
-            assert f"(graphs/{figure.name})" in text
+            assert f"(graphs/{figure.name})" in reports["256"]
 
     def test_several_are_named_in_their_own_order(self, run_dir: Path) -> None:
         assert cli.main(["report", str(run_dir), "--only", "256, 032"]) == 0
