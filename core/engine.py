@@ -266,7 +266,7 @@ class Engine:
         loads = [self._load(serving, warmup, WARMUP, count)]
         if lens := await asyncio.to_thread(self.launcher.warmup_input_lens, serving.backend, self.config.model):
             shortest = min(prompts, key=lambda prompt: len(prompt.text))
-            each = [shortest] * len(lens)
+            each = [shortest] * len(lens)  # one at a time: a prompt alone in its step sets the step's size
             loads.append(replace(loads[0], prompts=each, input_len=lens, output_len=1, max_concurrency=1))
         for load in loads:
             await self._warm_up_by(load, serving)
