@@ -76,8 +76,11 @@ class Server:
         looked = self.started
         async with httpx.AsyncClient(trust_env=False, timeout=HEALTH_S) as client:
             while time.monotonic() - self.started < timeout_s:
+                is_healthy = not self.has_ended and await self._is_healthy(client, check=True)
                 for phase in phases.read():
                     on_phase(phase)
+                if is_healthy:
+                    return time.monotonic() - self.started
                 if time.monotonic() - looked > BUILD_POLL_S:
                     looked = time.monotonic()
                     if phases.phase != BUILDING and self._is_building():
@@ -85,8 +88,6 @@ class Server:
                         on_phase(BUILDING)
                 if self.has_ended:
                     raise ServerError(self.death(), self.log_tail())
-                if await self._is_healthy(client, check=True):
-                    return time.monotonic() - self.started
                 await asyncio.sleep(POLL_S)
         last = f", last seen {phases.phase}" if phases.phase else ""
         reason = f"server {self.name} not ready after {timeout_s:g} s (startup_timeout_s){last}"

@@ -120,6 +120,17 @@ def test_ready_after_its_phases(healthy: Server) -> None:
     assert phases == ["loading weights", "capturing graphs"]
 
 
+def test_what_a_server_writes_just_before_it_is_ready_is_told_too(tmp_path: Path, port: int) -> None:
+    late = HEALTHY.replace("self.send_response", "print('Capturing CUDA graphs: 50%', flush=True); self.send_response")
+    server = start(tmp_path, port, late.replace("Capturing CUDA graphs: 100%", "still loading"), str(port))
+    phases: list[str] = []
+    try:
+        asyncio.run(server.wait_ready(30.0, phases.append))
+    finally:
+        server.stop()
+    assert phases == ["loading weights", "capturing graphs"]
+
+
 def test_a_server_that_dies_says_why(tmp_path: Path, port: int) -> None:
     server = start(tmp_path, port, "print('step 1'); raise OSError('no weights here')")
     with pytest.raises(ServerError, match=r"tiny exited with code 1 after .* s: OSError: no weights here") as failure:
