@@ -269,9 +269,9 @@ class Engine:
             each = [shortest] * len(lens)  # one at a time: a prompt alone in its step sets the step's size
             loads.append(replace(loads[0], prompts=each, input_len=lens, output_len=1, max_concurrency=1))
         for load in loads:
-            await self._warm_up_by(load, serving)
+            await self._send_warm_up(load, serving)
 
-    async def _warm_up_by(self, load: Load, serving: Serving) -> None:
+    async def _send_warm_up(self, load: Load, serving: Serving) -> None:
         try:
             records = await client.run(load)
         except (LoadError, httpx.HTTPError) as error:

@@ -268,11 +268,10 @@ async def _bodies(load: Load) -> list[bytes]:
         raise LoadError("input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0")
     lengths = repeat(load.input_len, len(load.prompts)) if isinstance(load.input_len, int) else load.input_len
     async with _client(load) as client:
-        tokens = {text: await _tokens(client, load, text) for text in dict.fromkeys(p.text for p in load.prompts)}
-    return [
-        _body(load, _cut(tokens[prompt.text], length, prompt.id))
-        for prompt, length in zip(load.prompts, lengths, strict=True)
-    ]
+        return [
+            _body(load, _cut(await _tokens(client, load, prompt.text), length, prompt.id))
+            for prompt, length in zip(load.prompts, lengths, strict=True)
+        ]
 
 
 def _body(load: Load, prompt: str | list[int]) -> bytes:

@@ -104,10 +104,10 @@ def _joined(problems: Iterable[Problem]) -> list[Problem]:
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
         groups[problem.rule, problem.severity].append(problem)
-    return sorted(map(_one, groups.values()), key=lambda problem: problem.severity != "invalid")
+    return sorted(map(_as_one, groups.values()), key=lambda problem: problem.severity != "invalid")
 
 
-def _one(group: Sequence[Problem]) -> Problem:
+def _as_one(group: Sequence[Problem]) -> Problem:
     first = group[0]
     alike = len({problem.sentence for problem in group}) == 1
     sentence = first.sentence if alike else f"{first.sentence} ({first.where[0]})"
