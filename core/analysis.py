@@ -127,7 +127,7 @@ SUMMARY_COLUMNS = (
         "mean_itl_ms",
         "mean_e2e_ms",
     ),
-    *("request_throughput", "output_throughput", "decode_step_ms", "imbalance_score"),
+    *("request_throughput", "output_throughput", "decode_step_ms", "delivery_lag_ms", "imbalance_score"),
 )
 IMBALANCE_COLUMNS = (
     *("per_step_cv", "noise_floor", "excess_cv", "excess_cv_reason", "aggregated_cv", "layer_cv"),

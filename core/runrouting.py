@@ -29,6 +29,7 @@ class RunRouting:
     def __init__(self, label: str, asked: Dose | None = None, order: Order | None = None) -> None:
         self.label, self.tokens = label, 0
         self.longest_step: LongestStep | None = None
+        self._span: tuple[int, int] | None = None  # its first step's start and its last one's end, in ns
         self._meter = Meter()
         self._decode_ns: list[Ints] = []  # durations of its steps without prompt tokens
         self._check = dose.Check(asked, label, order) if order else None
@@ -45,6 +46,7 @@ class RunRouting:
         alone, took = (own == part.tokens) & (own > 0), part.columns["duration_ns"]
         self._decode_ns.append(took[alone & (part.columns["prefill_tokens"] == 0)])
         self._note_longest(took[alone], own[alone])
+        self._note_span(part.columns["start_ns"][own > 0], took[own > 0])
         if self._check:
             self._check.add(part)
 
@@ -56,6 +58,13 @@ class RunRouting:
         if self.longest_step is None or step.ms > self.longest_step.ms:
             self.longest_step = step
 
+    def _note_span(self, starts: Ints, took_ns: Ints) -> None:
+        if not len(starts):
+            return
+        start, end = int(starts.min()), int((starts + took_ns).max())
+        before = self._span or (start, end)
+        self._span = min(start, before[0]), max(end, before[1])
+
     def imbalance(self) -> Imbalance:
         """GateLogError where no step is the run's own."""
         return imbalance.of_meter(self._meter, self.label)
@@ -64,6 +73,16 @@ class RunRouting:
         """Median duration, in ms, of the run's own steps that hold no prompt token; None of no such step."""
         took = np.concatenate(self._decode_ns) if self._decode_ns else np.zeros(0)
         return float(np.median(took)) / 1e6 if len(took) else None
+
+    def delivery_lag_ms(self, sent_ns: int, last_token_ns: int) -> float | None:
+        """From the end of the run's last step to the arrival of its last token, in ms; `sent_ns`: its first request.
+
+        None without steps, and where the steps do not lie between the two: then another machine's clock timed them.
+        """
+        if not self._span:
+            return None
+        start, end = self._span
+        return (last_token_ns - end) / 1e6 if sent_ns <= start and end <= last_token_ns else None
 
     def why_not_forced(self) -> str:
         """As `dose.Check.wrong`; empty too where nothing was to be forced."""

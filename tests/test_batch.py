@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from place import GATESCOPE, LIMIT_S, PROMPTS, UPSTREAM_KEYS, Place, is_closed
 
-from core import events, store
+from core import events, gatefolder, store
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -163,6 +163,10 @@ class TestWholeRun:
             assert kept["output_tokens"].tolist() == result["output_lens"]
             ttfts = (kept["t_first_ns"] - kept["t_sent_ns"]) / 1e9
             assert ttfts == pytest.approx(result["ttfts"])
+            log = gatefolder.read(whole.place.made / backend / "gate_logs")
+            ends = (log.columns["start_ns"] + log.columns["duration_ns"])[log.segments[label] > 0]
+            assert result["delivery_lag_ms"] == pytest.approx((kept["stamps_ns"].max() - ends[-1]) / 1e6)
+            assert 0 < result["delivery_lag_ms"] < 1e3 * result["duration"]
 
     def test_run_json_says_what_was_asked_and_what_ran(self, whole: Whole) -> None:
         about = json.loads((whole.place.made / "run.json").read_bytes())

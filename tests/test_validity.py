@@ -86,7 +86,7 @@ def grown(batch: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
             run = f"{backend}/{number:03d}"
             (folder / f"{number:03d}.json").write_text(template)
             tpot = 10 * float(np.exp(rng.normal(0, 0.02)))
-            made.edit(run, mean_tpot_ms=tpot, duration=2.0, client={"warnings": []})
+            made.edit(run, mean_tpot_ms=tpot, duration=2.0, delivery_lag_ms=10.0, client={"warnings": []})
             told += _run(run, 100.0 * place + number)
         cvs = {f"gates_logs_{number:02d}": 0.4 + number / 100 for number in range(1, RUNS + 1)}
         (made.path / f"{backend}_real_imbalance.json").write_text(json.dumps(cvs))
@@ -268,6 +268,10 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         of(client={"warnings": ["limited by the client: busy"]}),
         *("client limits", "doubtful", [ONE], "limited by the client: busy"),
     ),
+    "a late last token": (
+        of(delivery_lag_ms=475.0),
+        *("delivery lag", "doubtful", [ONE], "the last token arrived 475 ms after the last engine step, 24% of the"),
+    ),
     "no gate log": (
         of(measured_imbalance=None, measured_imbalance_reason="no imbalance: refused"),
         *("measured routing", "invalid", [ONE], "no imbalance: refused"),
@@ -384,6 +388,14 @@ def test_a_step_stalls_from_three_times_the_usual_and_a_quarter_of_a_second_on(
     assert made.verdict().problems == []
     stalled(limit_ms + 0.1, decode_ms)(made)
     assert [problem.rule for problem in made.verdict().problems] == ["stalled steps"]
+
+
+@pytest.mark.parametrize(("duration", "limit_ms"), [(2.0, 50.0), (10.0, 200.0)])
+def test_a_token_is_late_from_two_percent_of_the_run_and_50_ms_on(made: Made, duration: float, limit_ms: float) -> None:
+    made.edit(ONE, duration=duration, delivery_lag_ms=limit_ms)
+    assert made.verdict().problems == []
+    made.edit(ONE, delivery_lag_ms=limit_ms + 0.1)
+    assert [problem.rule for problem in made.verdict().problems] == ["delivery lag"]
 
 
 def test_of_four_runs_nobody_knows_what_is_usual(made: Made) -> None:

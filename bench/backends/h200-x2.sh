@@ -39,7 +39,7 @@ cost() { # NAME OPTION…
 
 recorder() { cost recorder --variants off,on,control,off,on,control,eager --rounds 8; }
 
-naive() { cost naive --variants naive,eager --rounds 3; }
+naive() { cost naive --variants naive,eager,naive,eager --rounds 4; }
 
 stages=("${@:3}")
 ((${#stages[@]})) || stages=(dose natural recorder naive)

@@ -53,6 +53,7 @@ class RunResult(Struct, frozen=True):
     mean_tpot_ms: float | None = None
     decode_step_ms: float | None = None
     longest_step: LongestStep | None = None
+    delivery_lag_ms: float | None = None
     measured_imbalance: Routing | None = None
     measured_imbalance_reason: str | None = None
     gate_log: SeenTokens | None = None

@@ -1,5 +1,5 @@
 """Rules about requests: whether all were answered in full, alike by every backend, long enough, and not held up by
-the client."""
+the client or the API server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from core.validity.evidence import Evidence, LoadClient, RunResult
 from core.validity.problem import Problem, Severity, problems
 
 MIN_WINDOW_S = 0.25  # a pause of 10 ms (a garbage collection, a slice of another process) is 4 % of it
+LATE = 0.02  # of a run's time
+LATE_MS = 50.0  # less may be a few decode steps, or the drift of a GPU's clock, some 10 ms an hour
 UNEQUAL = 0.01  # share of tokens: beyond it the work differs by as much as the effects that are looked for
 
 
@@ -94,3 +96,21 @@ def client_limits(seen: Evidence) -> list[Problem] | None:
         return client.warnings[0] if client.warnings else ""
 
     return problems("doubtful", clients, wrong, "give the client cores of its own, or send less at once")
+
+
+def delivery_lag(seen: Evidence) -> list[Problem] | None:
+    """The last token arrives soon after the last engine step: the API server keeps up with its engine."""
+    lags = {
+        run: (r.delivery_lag_ms, r.duration)
+        for run, r in seen.results.items()
+        if r.delivery_lag_ms is not None and r.duration
+    }
+
+    def wrong(late: tuple[float, float]) -> str:
+        lag_ms, duration = late
+        share = lag_ms / 1e3 / duration
+        told = f"the last token arrived {lag_ms:,.0f} ms after the last engine step, {share:.0%} of the run's time"
+        return told if share > LATE and lag_ms > LATE_MS else ""
+
+    remedy = "TTFT and TPOT hold what its API server was behind, decode steps do not; send less at once"
+    return problems("doubtful", lags, wrong, remedy)

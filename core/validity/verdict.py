@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     traffic.equal_work,
     traffic.window,
     traffic.client_limits,
+    traffic.delivery_lag,
     routing.measured_routing,
     routing.recorder_reports,
     routing.recorded_tokens,

@@ -241,7 +241,7 @@ def test_any_totals_beside_a_gate_log(folder: Path, totals: Any) -> None:
 
 RESULT_KEYS = (
     *(*scatter.METRICS, "measured_imbalance", "imbalance_score", "excess_cv", "completed", "ttfts", "errors"),
-    *("duration", "decode_step_ms", "longest_step", "ms", "tokens"),
+    *("duration", "decode_step_ms", "delivery_lag_ms", "longest_step", "ms", "tokens"),
 )
 
 
@@ -254,6 +254,7 @@ RESULT_KEYS = (
 @example(results=[{}], mapping=[], about={"backends": {"baseline": 1}, "engine": None})
 @example(results=[{}], mapping={}, about={"backends": [["../.."]], "engine": "e"})
 @example(results=[{"decode_step_ms": 1.0, "longest_step": {"ms": 1.0, "tokens": 0}}] * 5, mapping={}, about={})
+@example(results=[{"duration": 1e-320, "delivery_lag_ms": 1e308}], mapping={}, about={})
 @example(results=[{"decode_step_ms": 10**400, "longest_step": {"ms": 1.0, "tokens": 1}}] * 5, mapping={}, about={})
 @example(results=[{"decode_step_ms": 1.0, "longest_step": {"ms": 1.0, "tokens": 10**400}}] * 5, mapping={}, about={})
 def test_any_results(folder: Path, results: list[Any], mapping: Any, about: dict[str, Any]) -> None:

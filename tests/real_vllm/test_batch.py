@@ -111,6 +111,7 @@ def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label
     assert got["engine"].startswith("vllm 0.")
     log = got["gate_log"]
     assert log["tokens_seen"] == log["tokens_due"] == got["total_input_tokens"] + got["total_output_tokens"] - 6
+    assert 0 < got["delivery_lag_ms"] < 1e3 * got["duration"]
 
 
 @pytest.mark.parametrize(("backend", "idle"), [("baseline", 0), ("all2all", 1)])
