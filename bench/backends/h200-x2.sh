@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # All that is measured on two H200, from the repository's root:
 #   bench/backends/h200-x2.sh OUT SECONDS [STAGE…]      → OUT/STAGE/…, OUT/STAGE.log, OUT/STAGE.tar.xz.00 … of 15 MB
-# dose: forced routing (929 s on 2026-11-28); natural: the two backends (650 s on 2026-11-30); recorder: what recording costs (929 s);
-# naive: what logging by hand costs. Without a STAGE all, in this order. Each is packed as it ends, whatever its exit code, to be
+# dose: forced routing (866 s on 2026-11-30); natural: the two backends (650 s); recorder: what recording costs (929 s);
+# naive: what logging by hand costs (709 s). Without a STAGE all, in this order. Each is packed as it ends, whatever its exit code, to be
 # copied away at once; none outlasts SECONDS by more than 30.
 # ALL2ALL=all2all-triton takes that backend in place of FlashInfer's.
 # python3 must find gatescope's needs and vLLM 0.25.1; /tmp/mixtral and bench/dose/*_mixed.jsonl are as in the two h200-x2.toml.

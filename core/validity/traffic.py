@@ -112,5 +112,5 @@ def delivery_lag(seen: Evidence) -> list[Problem] | None:
         told = f"the last token arrived {lag_ms:,.0f} ms after the last engine step, {share:.0%} of the run's time"
         return told if share > LATE and lag_ms > LATE_MS else ""
 
-    remedy = "TTFT and TPOT hold what its API server was behind, decode steps do not; send less at once"
+    remedy = "TTFT and TPOT hold that, decode steps do not; its API server cannot keep up: send less at once"
     return problems("doubtful", lags, wrong, remedy)

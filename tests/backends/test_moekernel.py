@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from core.backends.moekernel import TUNED, step_sizes
 
-# Steps of more tokens than CUDA graphs hold that took over 1.2 s at TP=2 on two H200 (bench/results/h200-x2-dose).
+# Steps of more tokens than CUDA graphs hold that took over 1.2 s at TP=2 on two H200, before these prompts were sent.
 STALLED = (697, 1156, 1626, 2328, 3072, 3197, 5252, 8001)
 
 
