@@ -194,7 +194,7 @@ class Measurement:
             "measured_imbalance_reason": reason,
             "decode_step_ms": self.routing.decode_step_ms(),
             "longest_step": self.routing.longest_step,
-            "delivery_lag_ms": self._delivery_lag_ms(),
+            "delivery_lag_ms": self._delivery_lag_ms(figures),
             "gate_log": {
                 "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 "segment": self.load.label,
@@ -204,11 +204,10 @@ class Measurement:
             },
         }
 
-    def _delivery_lag_ms(self) -> float | None:
+    def _delivery_lag_ms(self, figures: Metrics) -> float | None:
         done = [r for r in self.records if r.ok]
-        if not done:
-            return None
-        return self.routing.delivery_lag_ms(min(r.t_sent_ns for r in done), max(r.stamps_ns[-1] for r in done))
+        began, last = min(r.t_start_ns for r in done), max(r.stamps_ns[-1] for r in done)
+        return self.routing.delivery_lag_ms(_due(figures), began, last)
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:
         """Upstream's two mappings of a backend, with this run's value in them where its routing was its own."""

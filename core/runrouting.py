@@ -15,6 +15,8 @@ from core.meter import Meter
 from core.recorder.gatescope_recorder.dose import Order
 from core.steps import Ints
 
+DRIFT_NS = 500_000_000  # a GPU's clock against the host's: 13 ms an hour were seen
+
 
 class LongestStep(Struct, frozen=True):
     """Of a run's own steps; `tokens` of all ranks."""
@@ -74,15 +76,17 @@ class RunRouting:
         took = np.concatenate(self._decode_ns) if self._decode_ns else np.zeros(0)
         return float(np.median(took)) / 1e6 if len(took) else None
 
-    def delivery_lag_ms(self, sent_ns: int, last_token_ns: int) -> float | None:
-        """From the end of the run's last step to the arrival of its last token, in ms; `sent_ns`: its first request.
+    def delivery_lag_ms(self, due: int, began_ns: int, last_token_ns: int) -> float | None:
+        """From the end of the run's last step to the arrival of its last token, in ms. `due`: tokens of its answers.
 
-        None without steps, and where the steps do not lie between the two: then another machine's clock timed them.
+        None unless these tokens and no others were seen: the last step is another where some are missing, or a failed
+        request's are among them. None too where steps lie outside the two times: another machine's clock timed them.
         """
-        if not self._span:
+        if not self._span or self.tokens != due:
             return None
         start, end = self._span
-        return (last_token_ns - end) / 1e6 if sent_ns <= start and end <= last_token_ns else None
+        is_one_clock = began_ns - DRIFT_NS <= start and end <= last_token_ns + DRIFT_NS
+        return (last_token_ns - end) / 1e6 if is_one_clock else None
 
     def why_not_forced(self) -> str:
         """As `dose.Check.wrong`; empty too where nothing was to be forced."""

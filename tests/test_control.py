@@ -66,6 +66,7 @@ def test_a_cancelled_run_keeps_the_requests_that_were_answered(engine: Watched) 
     partial = store.read_json(results / "001.partial.json")
     assert 1 <= partial["completed"] < 4
     assert partial["output_lens"] == [200] * partial["completed"]
+    assert partial["delivery_lag_ms"] is None  # the last step is that of an answer that is not kept
     assert ended.reason == f"{partial['completed']} requests kept"
     assert not (results / "001.json").exists()
     assert store.results(results) == {}
