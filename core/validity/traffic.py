@@ -1,5 +1,5 @@
 """Rules about requests: whether all were answered in full, alike by every backend, long enough, and not held up by
-the client or the API server."""
+the client or the server's front end."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def client_limits(seen: Evidence) -> list[Problem] | None:
 
 
 def delivery_lag(seen: Evidence) -> list[Problem] | None:
-    """The last token arrives soon after the last engine step: the API server keeps up with its engine."""
+    """The last token arrives soon after the last engine step: the server's front end keeps up with its engine."""
     lags = {
         run: (r.delivery_lag_ms, r.duration)
         for run, r in seen.results.items()
@@ -112,5 +112,5 @@ def delivery_lag(seen: Evidence) -> list[Problem] | None:
         told = f"the last token arrived {lag_ms:,.0f} ms after the last engine step, {share:.0%} of the run's time"
         return told if share > LATE and lag_ms > LATE_MS else ""
 
-    remedy = "TTFT and TPOT hold that, decode steps do not; its API server cannot keep up: send less at once"
+    remedy = "TTFT and TPOT hold that, decode steps do not; the server's front end cannot keep up: send less at once"
     return problems("doubtful", lags, wrong, remedy)
