@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from core import arguments as arg
+from core.commands import arguments as arg
 from core.commands import imbalance, plot
 
 BAD_USAGE = 2
@@ -59,8 +59,8 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -137,7 +137,7 @@ def _refuse(message: str) -> int:
 
 def _complain(message: str) -> None:
     """What is wrong may quote a server, a file or a data set: none of them moves the cursor."""
-    from core.narrate import printable
+    from core.experiment.narrate import printable
 
     print(f"gatescope: {printable(message)}", file=sys.stderr)
 
@@ -150,7 +150,7 @@ def _experiment(arguments: argparse.Namespace) -> int:
         return _refuse("--retry-cancelled goes with --resume DIR")
     if not (arguments.batch or arguments.resume):
         return _screen(arguments)
-    from core import batch
+    from core.commands import batch
 
     return batch.run(
         config_path=arguments.config,
@@ -197,13 +197,13 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from core import doctor
+    from core.commands import doctor
 
     return doctor.run(arguments.config)
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from core import starter
+    from core.workload import starter
 
     for file in starter.write(Path()):
         print(f"wrote {file}", file=sys.stderr)
@@ -229,7 +229,7 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from core import serve
+    from core.commands import serve
 
     return serve.run(
         config_path=arguments.config,
@@ -285,7 +285,7 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from core import bench
+    from core.commands import bench
 
     return bench.run(
         dataset_path=arguments.dataset,
@@ -316,27 +316,29 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
-    generate = commands.add_parser("generate", help="make prompt data sets that span the predicted imbalance")
-    generate.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR")
-    generate.add_argument("--count", type=arg.at_least(1), default=50, metavar="N")
-    generate.add_argument("--seed", type=arg.at_least(0), default=0)
-    generate.add_argument("--target", type=arg.scores, metavar="0.3,0.9", help="search mixtures with these scores")
-    generate.set_defaults(command=_generate)
+    generator = commands.add_parser("generate", help="make prompt data sets that span the predicted imbalance")
+    generator.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR")
+    generator.add_argument("--count", type=arg.at_least(1), default=50, metavar="N")
+    generator.add_argument("--seed", type=arg.at_least(0), default=0)
+    generator.add_argument("--target", type=arg.scores, metavar="0.3,0.9", help="search mixtures with these scores")
+    generator.set_defaults(command=_generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from core import batch, dataset_folder, generate, starter
+    from core.commands import batch
     from core.plots import histogram, png, text
+    from core.workload import folder as dataset_folder
+    from core.workload import generator, starter
 
     try:
-        queries = generate.load_queries(starter.queries_file(arguments.out))
+        queries = generator.load_queries(starter.queries_file(arguments.out))
         if arguments.target:
             made = [
-                generate.mix_to_target(queries, target, seed=arguments.seed, index=index)
+                generator.mix_to_target(queries, target, seed=arguments.seed, index=index)
                 for index, target in enumerate(arguments.target, 1)
             ]
         else:
-            made = generate.generate(queries, count=arguments.count, seed=arguments.seed)
+            made = generator.generate(queries, count=arguments.count, seed=arguments.seed)
         files = dataset_folder.write(made, arguments.out)
         columns = min(batch.terminal_columns(), 100)
         drawn = histogram.of([d.score for d in made], "predicted imbalance score", "data sets")
@@ -351,22 +353,22 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
-    predict = commands.add_parser("predict", help="predicted imbalance score of data sets, with its components")
-    predict.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    predict.add_argument("--json", action="store_true")
-    predict.set_defaults(command=_predict)
+    predictor = commands.add_parser("predict", help="predicted imbalance score of data sets, with its components")
+    predictor.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    predictor.add_argument("--json", action="store_true")
+    predictor.set_defaults(command=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     import json
 
-    from core import dataset, predict
+    from core.workload import dataset, predictor
 
     found, failed = {}, 0
     for place, file in enumerate(arguments.files, 1):
         try:
             prompts = dataset.read(file, dataset.index_of(file, place)).prompts
-            found[str(file)] = predict.predict([p.text for p in prompts])
+            found[str(file)] = predictor.predict([p.text for p in prompts])
         except (dataset.DatasetError, ValueError) as error:
             _complain(str(error))
             failed += 1
@@ -387,8 +389,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from core import report
-    from core.narrate import printable
+    from core.experiment.narrate import printable
+    from core.report import report
 
     files, validity = report.write(arguments.run_dir, arguments.only)
     for line in (*validity.in_words(), *(f"wrote {file}" for file in files)):
@@ -397,7 +399,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from core import export
+    from core.report import export
 
     write = export.upstream if arguments.layout == "upstream" else export.parquet
     for file in write(arguments.run_dir, arguments.out or arguments.run_dir / "export"):

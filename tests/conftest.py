@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
-from watched import Watched, free_port
+from support.watched import Watched, free_port
 
-from core import control, detached
-from core.control import Stop
+from core.engine import detached
+from core.experiment import control
+from core.experiment.control import Stop
 
 # Property tests, quick in the suite; `GATESCOPE_FUZZ=nightly uv run pytest -m fuzz` is the long way.
 settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow])

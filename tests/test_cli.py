@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from watched import free_port
+from support.watched import free_port
 
-from core import cli, predict
+from core import cli
+from core.workload import predictor
 
 SHIPPED = Path(__file__).parents[1] / "datasets"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -171,7 +172,7 @@ class TestPredict:
         found = json.loads(answer.out)
         assert list(found) == [str(self.FILE), str(other)]
         texts = [json.loads(line)["text"] for line in self.FILE.read_text().splitlines()]
-        expected = predict.predict(texts)
+        expected = predictor.predict(texts)
         assert found[str(self.FILE)] == {
             "score": expected.score,
             "components": expected.components,

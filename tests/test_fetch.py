@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import httpx
 import msgspec
 import pytest
-from load.hostile import ATTACKS, Hostile
+from support.hostile import ATTACKS, Hostile
 
-from core import fetch, sample
+from core import fetch
+from core.backends import nvml
 from core.load.transport import Transport
 
 READ_AT_MOST = 8 << 20
@@ -69,6 +70,6 @@ vllm:prefix_cache_hits_total{engine="1",model_name="m"} 16.0
 
 
 def test_metrics_that_are_no_numbers_are_left_out() -> None:
-    load = sample.read_metrics(METRICS)
+    load = nvml.read_metrics(METRICS)
     assert (load.running, load.waiting, load.kv_cache, load.preemptions) == (12, 0, 0.0, 0)
     assert load.prefix_cache_hits == 48

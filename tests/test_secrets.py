@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from place import Place
+from support.place import Place
 
-from core import events
-from core.config import ConfigError
+from core.experiment import events
+from core.experiment.config import ConfigError
 
 SOURCES = [file for folder in ("core", "tui") for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))]
 KEY = "VLLM_API_KEY"
@@ -88,7 +88,7 @@ def test_durations_come_from_a_clock_that_is_never_set(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "", ".hidden", "a\n", "x" * 81])
 def test_a_backend_s_name_is_one_folder_of_the_run_directory(tmp_path: Path, name: str) -> None:
-    from core import config
+    from core.experiment import config
 
     place = Place(tmp_path)
     text = place.config.replace('name = "baseline"', f'name = "{name}"'.replace("\n", "\\n"))

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from watched import free_port
+from support.watched import free_port
 
 ROOT = Path(__file__).parents[1]
 

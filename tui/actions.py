@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from textual.binding import Binding
 
-from core.state import Phase
-from tui.view import View
+from core.experiment.state import Phase
+from tui.model.view import View
 
 PANES = ("Queue", "Live", "Servers", "Imbalance", "Plots", "Events")
 

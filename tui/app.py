@@ -20,17 +20,17 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 from textual.widgets import Input
 
-from core.config import ConfigError
-from core.dose import Pattern
-from tui import theme
+from core.experiment.config import ConfigError
+from core.experiment.dose import Pattern
 from tui.actions import BY_NAME, HINTS, LAST_HINTS, PANES, bindings, why_not
-from tui.client import Client, client
 from tui.commands import Commands
-from tui.glyphs import AsciiFilter
+from tui.draw import theme
+from tui.draw.glyphs import AsciiFilter
+from tui.draw.text import Line, line
+from tui.model.client import Client, client
+from tui.model.session import Ask, Session, newest_live
+from tui.model.view import View
 from tui.screens.palette import Actions
-from tui.session import Ask, Session, newest_live
-from tui.text import Line, line
-from tui.view import View
 from tui.widgets import bars
 from tui.widgets.happenings import Events, event_line
 from tui.widgets.imbalance import Imbalance
@@ -42,7 +42,7 @@ from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
 
 if TYPE_CHECKING:
-    from tui.loads import Load, Loads
+    from tui.model.loads import Load, Loads
 
 RATES_HZ = (0.5, 1.0, 2.0, 4.0)
 SAID_FOR_S = 8.0
@@ -56,8 +56,8 @@ class Gatescope(Commands, App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Actions}
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - declared by Textual as it is
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - declared by Textual as it is
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]
 
     def __init__(self, session: Session, *, ascii: bool = False, hz: float = 2.0) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class Gatescope(Commands, App[int]):
             self.run_worker(lambda: self._looked(self.view.shown, recent), thread=True)
 
     def _looked(self, run: str, recent: bool) -> None:
-        from tui.loads import Loads
+        from tui.model.loads import Loads
 
         run_dir = self.session.run_dir
         try:

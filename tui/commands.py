@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from textual import work
 from textual.app import App
 
-from core import control
-from core.config import ConfigError
-from core.control import Command, ControlError
+from core.experiment import control
+from core.experiment.config import ConfigError
+from core.experiment.control import Command, ControlError
+from tui.model.view import View
 from tui.screens.choice import Choice, Option
-from tui.view import View
 from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
 
 if TYPE_CHECKING:
-    from tui.session import Session
+    from tui.model.session import Session
 
 BACK = Option("esc", "back", "nothing changes")
 

@@ -18,14 +18,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import numpy as np
-from synthetic import as_log, inclusion_cv, routed
+from support.synthetic import as_log, inclusion_cv, routed
 
-from core import comparison, imbalance, stepmodel
-from core.association import associate
-from core.bootstrap import Interval
-from core.estimate import MIN_DATASETS
-from core.gatelog import GateLog
-from core.stepsample import COLUMNS, StepSample
+from core.analysis import step_model
+from core.analysis.step_sample import COLUMNS, StepSample
+from core.routing import imbalance
+from core.routing.gatelog import GateLog
+from core.stats import comparison
+from core.stats.association import associate
+from core.stats.bootstrap import Interval
+from core.stats.estimate import MIN_DATASETS
 
 Found = dict[str, tuple[float | None, Interval | None]]
 SKEWED = np.array([4.0, 2, 1, 1, 1, 1, 1, 1])
@@ -138,7 +140,7 @@ def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -
     run, none = np.repeat(np.arange(runs), per_run), np.zeros(n)
     known = {"duration_us": took, "tokens": tokens, "requests": tokens, "extra": extra, "mean_load": tokens, "run": run}
     rows = np.column_stack([known.get(name, none) for name in COLUMNS])
-    found = stepmodel.fit(StepSample(rows, np.zeros((0, 1, 1)), 2), "decode")
+    found = step_model.fit(StepSample(rows, np.zeros((0, 1, 1)), 2), "decode")
     return {name: ((e := getattr(found, name)).value, e.interval) for name in ("per_token", "marginal", "saved")}
 
 

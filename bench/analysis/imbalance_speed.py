@@ -29,9 +29,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import zstandard
 
-from core import imbalance
-from core.gatefolder import GateFolder
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, GateLogWriter, Header, Step
+from core.routing import imbalance
+from core.routing.folder import GateFolder
 
 TOKENS = 30
 

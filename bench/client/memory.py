@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from core.dataset import Prompt
 from core.load import client
 from core.load.record import Progress
+from core.workload.dataset import Prompt
 
 REQUESTS, TOKENS, STREAMS = 8000, 128, 64
 SERVER = [str(Path(__file__).parent / "truth_server.py"), "--port", "0", "--firehose", "--burst", "8"]

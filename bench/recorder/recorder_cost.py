@@ -31,14 +31,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core import gatefolder, metrics
 from core.backends import gpus, vllm
 from core.backends import server as servers
 from core.backends.server import Server
-from core.config import Backend, Model
-from core.dataset import Prompt
-from core.load import client
+from core.experiment.config import Backend, Model
+from core.load import client, metrics
 from core.load.client import Load
+from core.routing import folder as gate_folder
+from core.workload.dataset import Prompt
 
 NAIVE = Path(__file__).parent / "naive"
 ROOT = Path(__file__).parents[2]
@@ -207,20 +207,20 @@ def _text(draw: random.Random, words: int) -> str:
 async def _wait_for(logs: Path, tokens: float) -> None:
     """The writer is a moment behind the server's answers, and vLLM kills its workers when it is stopped."""
     deadline = time.monotonic() + 10.0
-    while gatefolder.read(logs).tokens.sum() < tokens and time.monotonic() < deadline:
+    while gate_folder.read(logs).tokens.sum() < tokens and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
 
 
 def _logged(folder: Path) -> dict[str, Any]:
     """What the recorder wrote: enough to see that it recorded everything."""
-    log = gatefolder.read(folder)
+    log = gate_folder.read(folder)
     decode = log.columns["prefill_tokens"] == 0
     return {
         "steps": len(log.tokens),
         "tokens": int(log.tokens.sum()),
         "exact_steps": int((log.loads.sum(axis=2) == log.top_k * log.tokens[:, None]).all(axis=1).sum()),
         "median_decode_step_ms": statistics.median((log.columns["duration_ns"][decode] / 1e6).tolist()),
-        "problems": gatefolder.problems(folder),
+        "problems": gate_folder.problems(folder),
         "bytes": sum(path.stat().st_size for path in folder.glob("*.gatelog")),
     }
 

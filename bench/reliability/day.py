@@ -2,7 +2,7 @@
 
     uv run python bench/reliability/day.py DIR [HOURS]
 
-Real: runs (core.measurement), their watch of one sample a second, journal, gate log and its reading, results, the lines
+Real: runs (core.engine.measurement), their watch of one sample a second, journal, gate log and its reading, results, the lines
 of a batch with their heartbeat. Made up: the load (a request of 50 tokens every two seconds), what the server and eight
 GPUs say of themselves. Prints one JSON object; bench/reliability/run.py makes the table.
 """
@@ -41,19 +41,22 @@ time.monotonic = time.perf_counter = lambda: Clock.now
 time.perf_counter_ns = time.monotonic_ns = lambda: int(Clock.now * 1e9)
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
+import numpy as np
+import psutil
 
-from core import batch, events, measurement, sample, state  # noqa: E402
-from core.dataset import Prompt  # noqa: E402
-from core.events import AnyEvent, Gpu, ServerLoad  # noqa: E402
-from core.gatefolder import GateFolder  # noqa: E402
-from core.load.client import Load  # noqa: E402
-from core.load.record import Progress, Records, RequestRecord  # noqa: E402
-from core.measurement import Measurement, Target  # noqa: E402
-from core.plan import Run  # noqa: E402
-from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step  # noqa: E402
-from core.store import RunDirectory  # noqa: E402
+from core.backends import nvml
+from core.commands import batch
+from core.engine import measurement
+from core.engine.measurement import Measurement, Target
+from core.experiment import events, state
+from core.experiment.events import AnyEvent, Gpu, ServerLoad
+from core.experiment.plan import Run
+from core.load.client import Load
+from core.load.record import Progress, Records, RequestRecord
+from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
+from core.routing.folder import GateFolder
+from core.rundir.directory import RunDirectory
+from core.workload.dataset import Prompt
 
 RUN_S, EVERY_S, TOKENS = 600, 2, 50
 LAYERS, EXPERTS, TOP_K = 32, 8, 2
@@ -99,7 +102,7 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     logs = directory.path / "baseline" / "gate_logs"
     load = MadeUpLoad(GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K)))
     measurement.client.run = load.run
-    sample.server_load, sample.gpus = server_load, lambda: GPUS
+    nvml.server_load, nvml.gpus = server_load, lambda: GPUS
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}

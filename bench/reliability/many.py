@@ -24,7 +24,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "tui")]
-from run import ATTACH, Program  # noqa: E402  # bench/tui/run.py
+from run import ATTACH, Program  # bench/tui/run.py
 
 EVERY = 100  # runs
 CONFIG = """[experiment]

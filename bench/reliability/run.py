@@ -30,7 +30,12 @@ import psutil
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "bench" / "results" / "reliability.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-FAULTS = ("tests/test_faults.py", "tests/test_stopping.py", "tests/test_engine.py", "tests/backends/test_server.py")
+FAULTS = (
+    "tests/engine/test_faults.py",
+    "tests/engine/test_stopping.py",
+    "tests/engine/test_engine.py",
+    "tests/backends/test_server.py",
+)
 EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and")
 Part = dict[str, Any]
 
@@ -48,8 +53,8 @@ def has_passed(case: ElementTree.Element) -> bool:
 
 
 def kills(folder: Path, wanted: argparse.Namespace) -> Part:
-    """SIGKILL at seeded instants, then resume (tests/test_kill.py)."""
-    test = "tests/test_kill.py::test_killed_at_any_instant_it_goes_on_where_it_was"
+    """SIGKILL at seeded instants, then resume (tests/engine/test_kill.py)."""
+    test = "tests/engine/test_kill.py::test_killed_at_any_instant_it_goes_on_where_it_was"
     _, cases = pytest(folder, test, GATESCOPE_KILLS=str(wanted.kills))
     survived = all(map(has_passed, cases))
     return {"row": f"{wanted.kills if survived else 'not all'} of {wanted.kills}: no finished run lost or changed"}
@@ -88,9 +93,9 @@ def _attacked(url: str, name: str) -> Part:
     """One load of an attack and a request after it."""
     from load.hostile import ASKED
 
-    from core.dataset import Prompt
     from core.load import client
     from core.load.client import Load
+    from core.workload.dataset import Prompt
 
     most = 0.0
     prompts = [Prompt(name, name), Prompt("after", "after it")]

@@ -25,9 +25,10 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from core import control, events, state, store
-from core.events import AnyEvent, LiveImbalance, RunFigures, Sampled, ServerLoad
-from core.plan import Run
+from core.experiment import control, events, state
+from core.experiment.events import AnyEvent, LiveImbalance, RunFigures, Sampled, ServerLoad
+from core.experiment.plan import Run
+from core.rundir import directory
 
 ROUNDS = 7
 MINIMAL = "from textual.app import App\nfrom textual.widgets import Static\nclass A(App):\n    def compose(self):\n"
@@ -166,7 +167,7 @@ def opening(place: Path, requests: int, per_run: int) -> None:
     run_dir = place / f"long-{per_run}"
     write(run_dir, journal(requests, per_run))
     began = time.perf_counter()
-    state.fold(store.read_events(run_dir))
+    state.fold(directory.read_events(run_dir))
     folded = time.perf_counter() - began
     program = Program(ATTACH, str(run_dir))
     shown = program.until(b"run " + str(requests // per_run).encode())

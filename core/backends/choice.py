@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from core import dose
 from core.backends import builtin, gpus, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
-from core.config import Backend, Config, ConfigError, Model
-from core.dose import Dose
+from core.experiment import dose
+from core.experiment.config import Backend, Config, ConfigError, Model
+from core.experiment.dose import Dose
 from core.recorder.gatescope_recorder.dose import DoseError
 
 Kind = Literal["vllm", "builtin"]

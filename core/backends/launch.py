@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from core.config import Backend, Model
+from core.experiment.config import Backend, Model
 
 
 @dataclass(frozen=True, slots=True)

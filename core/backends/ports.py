@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import psutil
 
-from core.config import ConfigError
+from core.experiment.config import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1")
 ANY = ("0.0.0.0", "::")

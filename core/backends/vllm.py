@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.backends import gpus, moekernel
 from core.backends.launch import Launch
-from core.config import Backend, ConfigError, Model
+from core.experiment.config import Backend, ConfigError, Model
 
 RECORDER = Path(__file__).parents[1] / "recorder"  # put on PYTHONPATH: a package and its entry point
 GATE_LOGS = "GATESCOPE_GATE_LOGS"

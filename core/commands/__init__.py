@@ -1,1 +1,1 @@
-"""Commands too long for core/cli.py: each adds its arguments, and imports what it uses when it runs."""
+"""One file a command of the command line: its arguments, and what it does."""

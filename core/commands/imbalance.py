@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.imbalance import Imbalance
+    from core.routing.imbalance import Imbalance
 
 LAYERS_SHOWN = 8
 
@@ -26,9 +26,10 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import msgspec
 
-    from core import imbalance, store
-    from core.config import ConfigError
-    from core.narrate import printable
+    from core.experiment.config import ConfigError
+    from core.experiment.narrate import printable
+    from core.routing import imbalance
+    from core.rundir import directory
     from core.validity import verdict
 
     if not arguments.folder.is_dir():
@@ -46,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         data = {name: {**msgspec.to_builtins(m), "problems": validity.of(name)} for name, m in found.items()}
     if arguments.out:
         try:
-            store.write_whole(arguments.out, store.formatted(data))
+            directory.write_whole(arguments.out, directory.formatted(data))
         except OSError as error:
             raise ConfigError(f"{arguments.out}: cannot be written: {error.strerror}") from None
     if arguments.json:
-        sys.stdout.write(store.formatted(data).decode())
+        sys.stdout.write(directory.formatted(data).decode())
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))

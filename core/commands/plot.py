@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import arguments as arg
+from core.commands import arguments as arg
 
 if TYPE_CHECKING:
-    from core.analysis import Results
+    from core.analysis.results import Results
+    from core.analysis.step_sample import StepSample
     from core.plots.figure import Figure
-    from core.selection import Selection
-    from core.stepsample import StepSample
+    from core.rundir.selection import Selection
 
 BACKENDS = ("baseline", "all2all")
 FIGURES = ("scatter", "heatmap", "cv-over-time", "ecdf", "rank-load", "step-time")
@@ -51,7 +51,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw it, and write the PNG. ConfigError where there is nothing to draw."""
-    from core.config import ConfigError
+    from core.experiment.config import ConfigError
     from core.plots import png
     from core.plots.figure import noted
 
@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
-    from core import selection
-    from core.config import ConfigError
+    from core.experiment.config import ConfigError
+    from core.rundir import selection
 
     if not arguments.only:
         return selection.ALL
@@ -89,8 +89,8 @@ def _selection(arguments: argparse.Namespace) -> Selection:
 
 def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Results], str]:
     """The results asked for, and their engine's name."""
-    from core import analysis
-    from core.config import ConfigError
+    from core.analysis import results as analysis
+    from core.experiment.config import ConfigError
 
     flags = [(b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in BACKENDS]
     given = [(name, results, mapping) for name, results, mapping in flags if results]
@@ -106,7 +106,7 @@ def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Res
 
 def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) -> None:
     """Say what is wrong with what is drawn."""
-    from core.narrate import printable
+    from core.experiment.narrate import printable
     from core.validity import verdict
 
     validity = verdict.of_run_directory(run_dir, groups, chosen) if run_dir else verdict.of_results(groups)
@@ -115,7 +115,7 @@ def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) ->
 
 
 def _scatter(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> tuple[str, list[Figure]]:
-    from core import findings
+    from core.analysis import findings
     from core.plots import scatter
 
     axis = arguments.against or scatter.best_axis(groups)
@@ -124,22 +124,22 @@ def _scatter(groups: Sequence[Results], engine: str, arguments: argparse.Namespa
 
 
 def _dose(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> tuple[str, list[Figure]]:
-    from core import dosefindings
+    from core.analysis import dose_findings
     from core.plots import dose
 
-    return dose.name(arguments.metric, "cv"), [dose.series(dosefindings.find(groups), arguments.metric, "cv", engine)]
+    return dose.name(arguments.metric, "cv"), [dose.series(dose_findings.find(groups), arguments.metric, "cv", engine)]
 
 
 def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespace, chosen: Selection) -> list[Figure]:
-    from core import stepsample
-    from core.config import ConfigError
+    from core.analysis import step_sample
+    from core.experiment.config import ConfigError
     from core.plots import gallery
 
     samples: dict[str, StepSample] = {}
     if arguments.figure in gallery.OF_STEPS:
         if not arguments.run_dir:
             raise ConfigError(f"{arguments.figure} is drawn from gate logs, so it takes a RUN_DIR")
-        samples, problems = stepsample.of_backends(arguments.run_dir, [group.name for group in groups], chosen)
+        samples, problems = step_sample.of_backends(arguments.run_dir, [group.name for group in groups], chosen)
         for problem in problems:
             print(f"gatescope: {problem}", file=sys.stderr)
         if arguments.run:
@@ -148,7 +148,7 @@ def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespac
 
 
 def _print(panels: Sequence[Figure]) -> None:
-    from core import batch
+    from core.commands import batch
     from core.plots import text
 
     columns = min(batch.terminal_columns(), COLUMNS)

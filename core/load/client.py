@@ -16,11 +16,11 @@ import httpx
 import msgspec
 
 from core import fetch
-from core.dataset import Prompt
 from core.load import pipe, schedule
 from core.load.pipe import Advanced, Done, Down, Finished, Go, Job, Ready, Row, Stop
 from core.load.record import Progress, Records, RequestRecord, WorkerHealth
 from core.load.transport import Transport
+from core.workload.dataset import Prompt
 
 now = time.perf_counter_ns
 STREAMS_PER_WORKER = 64
@@ -59,7 +59,7 @@ class Load:
     seed: int = 0
     stall_timeout_s: float = 120.0
     workers: int | Literal["auto"] = "auto"
-    slo: Mapping[str, float] = field(default_factory=dict)  # limits in ms, see core.metrics
+    slo: Mapping[str, float] = field(default_factory=dict)  # limits in ms, see core.load.metrics
 
     @property
     def slots(self) -> int:

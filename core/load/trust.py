@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from core.load.record import KERNEL_STAMPS, USER_STAMPS, Lag, WorkerHealth
 
 if TYPE_CHECKING:
-    from core.metrics import Metrics
+    from core.load.metrics import Metrics
 
 BUSY_SHARE = 0.9
 BLURRED_SHARE = 0.05

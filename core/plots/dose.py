@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from core import dose
-from core.config import ConfigError
-from core.dosefindings import DoseFindings
-from core.doseresponse import METRICS, Level, spanned
+from core.analysis.dose_findings import DoseFindings
+from core.analysis.dose_response import METRICS, Level, spanned
+from core.experiment import dose
+from core.experiment.config import ConfigError
 from core.plots.figure import Curve, Floats, Series
 
 DoseAxis = Literal["cv", "rank"]

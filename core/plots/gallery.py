@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.analysis import Results
-from core.config import ConfigError
+from core.analysis.results import Results
+from core.analysis.step_sample import StepSample
+from core.experiment.config import ConfigError
 from core.plots import latency, png, routing, scatter, steptime
 from core.plots.figure import Figure, HeatMap, Series, noted
 from core.plots.scatter import Axis
-from core.stepsample import StepSample
 
 if TYPE_CHECKING:
-    from core.findings import Row
+    from core.analysis.findings import Row
 
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
 OF_RESULTS = ("ecdf", "rank-load")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from core import bootstrap
-from core.analysis import Results
-from core.bootstrap import Interval
-from core.config import ConfigError
+from core.analysis.results import Results
+from core.experiment.config import ConfigError
 from core.plots.figure import Curve, Floats, Series
+from core.stats import bootstrap
+from core.stats.bootstrap import Interval
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 LOG_FROM = 8.0  # of largest/smallest
@@ -24,7 +24,7 @@ def per_request(result: Mapping[str, Any], name: str) -> Floats:
     (Older results begin a request's list of gaps with its TTFT: no TPOT can be had from those.)
     """
     ttfts, itls, lens = (result.get(key) or [] for key in ("ttfts", "itls", "output_lens"))
-    done = [(t, gaps, n) for t, gaps, n in zip(ttfts, itls, lens) if t is not None and n]  # noqa: B905
+    done = [(t, gaps, n) for t, gaps, n in zip(ttfts, itls, lens) if t is not None and n]
     seconds = {
         "ttft": [t for t, _, _ in done],
         "tpot": [sum(gaps) / (n - 1) for _, gaps, n in done if n > 1],

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from core import bootstrap
-from core.analysis import Results
-from core.config import ConfigError
+from core.analysis.results import Results
+from core.analysis.step_sample import StepSample
+from core.experiment.config import ConfigError
 from core.plots.figure import Bars, Curve, Floats, HeatMap, Series
 from core.plots.latency import mean_interval
-from core.stepsample import StepSample
+from core.stats import bootstrap
 
 BINS = 24  # of one run's steps
 MIN_BLOCKS = 3

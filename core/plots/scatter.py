@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from core import bootstrap
-from core.analysis import Results, iqr_outliers, number
-from core.bootstrap import Interval
-from core.config import ConfigError
+from core.analysis.results import Results, iqr_outliers, number
+from core.experiment.config import ConfigError
 from core.plots.figure import Curve, Floats, Points, Series
 from core.plots.latency import mean_interval, per_request
+from core.stats import bootstrap
+from core.stats.bootstrap import Interval
 
 if TYPE_CHECKING:
-    from core.findings import Row
+    from core.analysis.findings import Row
 
 Axis = Literal["excess", "real", "aggregated", "predicted"]
 AXES: dict[Axis, str] = {

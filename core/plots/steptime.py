@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from core import stepmodel
-from core.config import ConfigError
+from core.analysis import step_model
+from core.analysis.step_model import MIN_STEPS
+from core.analysis.step_sample import StepSample
+from core.experiment.config import ConfigError
 from core.plots.figure import Curve, Floats, Points, Series
-from core.stepmodel import MIN_STEPS
-from core.stepsample import StepSample
 
 MAX_POINTS = 2_000  # more are thinned evenly
 BINS = 10
@@ -30,7 +30,7 @@ def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series
     ratio = 1 + decode["extra"] / decode["mean_load"]
     over = f"max/mean load over {sample.unit}s, mean over layers"
     raw = _panel(f"Decode step time: {backend}", engine, (ratio, over), ms)
-    held = stepmodel.held_fixed(decode) / 1e3
+    held = step_model.held_fixed(decode) / 1e3
     fixed = _panel(
         f"The same at {decode['tokens'].mean():.1f} tokens a step: {backend}",
         engine,
@@ -71,7 +71,7 @@ def median_interval(values: Floats) -> tuple[float, float]:
 
 def _model_line(sample: StepSample, extra: Floats, held_ms: Floats) -> Curve | None:
     """What the step model says, where it sees a cost."""
-    model = stepmodel.fit(sample, "decode")
+    model = step_model.fit(sample, "decode")
     cost = model.per_token
     if not model.sees_a_cost or cost.value is None or cost.interval is None:
         return None

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from core import dose
-from core.events import Gpu
-from core.sample import POWER_CAP
+from core.backends.nvml import POWER_CAP
+from core.experiment import dose
+from core.experiment.events import Gpu
 from core.validity.evidence import Evidence
 from core.validity.problem import Problem, problems
 

@@ -10,17 +10,20 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from core import dose, gatefolder, jsonlog, store
-from core.analysis import Results
-from core.config import Config
-from core.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
-from core.imbalance import Imbalance
-from core.runrouting import LongestStep
-from core.selection import ALL, Selection
+from core.analysis.results import Results
+from core.experiment import dose
+from core.experiment.config import Config
+from core.experiment.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
+from core.routing import folder as gate_folder
+from core.routing import upstream
+from core.routing.imbalance import Imbalance
+from core.routing.run import LongestStep
+from core.rundir import directory
+from core.rundir.selection import ALL, Selection
 
 
 class Routing(Struct, frozen=True):
-    """What a gate log says of one run, in short; see core.imbalance.Imbalance."""
+    """What a gate log says of one run, in short; see core.routing.imbalance.Imbalance."""
 
     steps: int
     tokens: int
@@ -93,18 +96,18 @@ class Evidence:
 
 
 def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Evidence:
-    """`groups`: the results of the chosen data sets, as core.analysis reads them. What speaks of a server, not of a
+    """`groups`: the results of the chosen data sets, as core.analysis.results reads them. What speaks of a server, not of a
     run, is of all data sets. ConfigError where its journal or run.json is unreadable."""
     results, unreadable = _results(groups)
-    folders = [folder for group in groups for folder in gatefolder.starts(path / group.name)]
+    folders = [folder for group in groups for folder in gate_folder.starts(path / group.name)]
     return Evidence(
         results=results,
         unreadable=unreadable,
         routing=_routing(results),
         cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
-        recorders={f"{f.parent.name}/{f.name}": gatefolder.problems(f) for f in folders},
-        config=store.read_about(path).config,
-        journal=_journal(store.stream_events(path), chosen),
+        recorders={f"{f.parent.name}/{f.name}": gate_folder.problems(f) for f in folders},
+        config=directory.read_about(path).config,
+        journal=_journal(directory.stream_events(path), chosen),
     )
 
 
@@ -122,7 +125,7 @@ def of_result(run: str, data: bytes) -> Evidence:
 
 
 def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
-    """`found`: what core.imbalance.measure_folder made of `folder`."""
+    """`found`: what core.routing.imbalance.measure_folder made of `folder`."""
     routing = {name: msgspec.convert(measured, Routing, from_attributes=True) for name, measured in found.items()}
     places = {place.name: place for place in (folder.resolve(), *folder.iterdir()) if place.is_dir()}
     layers = {name: _layer_numbers(places[name]) for name in found if name in places}
@@ -175,4 +178,4 @@ def _results(groups: Sequence[Results]) -> tuple[dict[str, RunResult], dict[str,
 
 def _layer_numbers(folder: Path) -> list[int]:
     """Of upstream's layer files in a folder."""
-    return [int(found.group(1)) for p in jsonlog.layer_files(folder) if (found := jsonlog.LAYER_FILE.match(p.name))]
+    return [int(found.group(1)) for p in upstream.layer_files(folder) if (found := upstream.LAYER_FILE.match(p.name))]

@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from core.runrouting import LongestStep
+from core.routing.run import LongestStep
 from core.validity.evidence import Evidence, Routing, RunResult
 from core.validity.problem import Problem, Severity, problems
 

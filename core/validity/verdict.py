@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from core.analysis import Results
-from core.imbalance import Imbalance
-from core.selection import ALL, Selection
+from core.analysis.results import Results
+from core.routing.imbalance import Imbalance
+from core.rundir.selection import ALL, Selection
 from core.validity import drift, evidence, problem, routing, servers, traffic
 from core.validity.problem import Rule, Validity
 
@@ -58,5 +58,5 @@ def of_result(run: str, data: bytes) -> Validity:
 
 
 def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Validity:
-    """What core.imbalance.measure_folder found in `folder`, ours or upstream's."""
+    """What core.routing.imbalance.measure_folder found in `folder`, ours or upstream's."""
     return problem.check(evidence.of_gate_logs(folder, found), RULES)

@@ -20,7 +20,7 @@ import pytest
 from core.backends import gpus, ports, supervise
 from core.backends import server as servers
 from core.backends.server import Server, ServerError
-from core.config import ConfigError
+from core.experiment.config import ConfigError
 
 # Starts a child in a session of its own, and writes both pids. With a second argument the child ignores SIGTERM, as a
 # hung worker does.

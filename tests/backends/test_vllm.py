@@ -9,7 +9,7 @@ import pytest
 from core.backends import choice, gpus, vllm
 from core.backends.gpus import Gpu
 from core.backends.vllm import Installed
-from core.config import Backend, ConfigError, Model
+from core.experiment.config import Backend, ConfigError, Model
 
 GPU = Gpu("H200", 0, 143771)
 MODEL = Model(id="mistralai/Mixtral-8x7B-v0.1", load_format="dummy")

@@ -8,17 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.reference import forward, greedy
+from support.running import KEY, Running, server
 
-from core import gatelog
 from core.builtin.tokenizer import encode
 from core.builtin.weights import Shape, Weights
-from core.dataset import Prompt
 from core.load import client
 from core.load.client import Load
-from core.metrics import RequestRecord
-
-from .reference import forward, greedy
-from .running import KEY, Running, server
+from core.load.metrics import RequestRecord
+from core.routing import gatelog
+from core.workload.dataset import Prompt
 
 SHAPE = Shape()
 MAX_NUM_SEQS, MAX_TOKENS = 4, 48

@@ -10,12 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from support.reference import greedy
+from support.running import KEY, Running, eventually, server
 
 from core.builtin.tokenizer import BOS, PIECES, encode
 from core.builtin.weights import Shape, Weights
-
-from .reference import greedy
-from .running import KEY, Running, eventually, server
 
 MAX_MODEL_LEN, MAX_NUM_SEQS = 1024, 4
 FOREVER: dict[str, Any] = {"max_tokens": 1000, "ignore_eos": True}

@@ -13,14 +13,13 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.reference import Reference, forward
 
 from core.builtin.batch import Batch, Span
 from core.builtin.kv_cache import KVCache
 from core.builtin.model import Model, rms_norm, rope_tables, rotate, route
 from core.builtin.parallel import ROW_BLOCK, Layout, Ranks, Split, swiglu
 from core.builtin.weights import Floats, Shape, Weights
-
-from .reference import Reference, forward
 
 SHAPE = Shape()  # the one that is served
 SMALL = Shape(layers=2, hidden=16, heads=4, kv_heads=2, head_dim=4, intermediate=24, experts=4, top_k=2, vocab=50)

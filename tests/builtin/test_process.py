@@ -11,8 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-
-from .running import DEADLINE_S, KEY, Running, eventually, server
+from support.running import DEADLINE_S, KEY, Running, eventually, server
 
 FOUR_RANKS = ("--data-parallel-size", 4, "--enable-expert-parallel")
 LONG: dict[str, Any] = {"prompt": "on and on", "max_tokens": 4000, "ignore_eos": True}

@@ -18,7 +18,7 @@ from core.builtin.parallel import Layout, Ranks, Split
 from core.builtin.weights import Shape, Weights
 
 PYTHON = os.environ.get("GATESCOPE_VLLM_PYTHON", "")
-SCRIPT = Path(__file__).with_name("transformers_mixtral.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "transformers_mixtral.py"
 TOLERANCE = 2e-5  # two float32 computations, logits of up to 4
 
 

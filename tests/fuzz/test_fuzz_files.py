@@ -13,28 +13,22 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from garbage import json_like, near, nested, texts
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.garbage import json_like, near, nested, texts
 
-from core import (
-    analysis,
-    dataset_folder,
-    dataset_formats,
-    eplb,
-    gatefolder,
-    gatelog,
-    generate,
-    imbalance,
-    predict,
-    store,
-)
-from core.config import ConfigError
-from core.dataset import DatasetError
-from core.gatelog import GateLogError
+from core.analysis import results as analysis
+from core.experiment.config import ConfigError
 from core.plots import scatter
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, BLOCK_MAGIC, MAGIC, ZLIB
+from core.routing import eplb, gatelog, imbalance
+from core.routing import folder as gate_folder
+from core.routing.gatelog import GateLogError
+from core.rundir import directory
 from core.validity import verdict
+from core.workload import folder as dataset_folder
+from core.workload import formats, generator, predictor
+from core.workload.dataset import DatasetError
 
 pytestmark = pytest.mark.fuzz
 
@@ -97,7 +91,7 @@ DATASET_KEYS = ("prompt", "text", "id", "timestamp", "conversations", "value", "
 def read_dataset(folder: Path, data: bytes) -> None:
     file = folder / "001.jsonl"
     file.write_bytes(data)
-    found = told(lambda: dataset_formats.read(file, "001"), DatasetError)
+    found = told(lambda: formats.read(file, "001"), DatasetError)
     if isinstance(found, Exception):
         assert str(found).startswith(str(file))
     else:
@@ -125,7 +119,7 @@ def test_any_bytes_as_a_data_set(folder: Path, data: bytes) -> None:
 
 @given(said=st.lists(texts, max_size=4))
 def test_any_texts_are_scored_or_have_no_score(said: list[str]) -> None:
-    found = told(lambda: predict.predict(said), ValueError)
+    found = told(lambda: predictor.predict(said), ValueError)
     assert isinstance(found, ValueError) or 0 <= found.score <= 1
 
 
@@ -135,7 +129,7 @@ def test_any_list_of_generated_data_sets(folder: Path, listed: Any) -> None:
     (folder / "metadata.json").write_bytes(written(listed))
     told(lambda: dataset_folder._listed(folder), ValueError)
     (folder / "queries.json").write_bytes(written(listed))
-    told(lambda: generate.load_queries(folder / "queries.json"), ValueError)
+    told(lambda: generator.load_queries(folder / "queries.json"), ValueError)
 
 
 # --- gate logs ------------------------------------------------------------------------------------------------------
@@ -161,7 +155,7 @@ def measured(folder: Path, log: bytes) -> None:
     told(lambda: gatelog.read(folder / "dp0_pp0.gatelog"), GateLogError)
     found, problems = imbalance.measure_folder(folder)
     assert found or problems
-    store.formatted(msgspec.to_builtins(found))
+    directory.formatted(msgspec.to_builtins(found))
 
 
 @pytest.fixture
@@ -234,7 +228,7 @@ def test_any_layer_in_upstream_s_layout(folder: Path, layer: Any) -> None:
 def test_any_totals_beside_a_gate_log(folder: Path, totals: Any) -> None:
     (folder / "totals").mkdir(exist_ok=True)
     (folder / "totals" / "dp0_pp0.gatelog.json").write_bytes(written(totals))
-    assert all(isinstance(line, str) for line in gatefolder.problems(folder / "totals"))
+    assert all(isinstance(line, str) for line in gate_folder.problems(folder / "totals"))
 
 
 # --- a run directory ------------------------------------------------------------------------------------------------
@@ -284,7 +278,7 @@ ABOUT_KEYS = ("config", "engine_kind", "runs", "path", "experiment", "model", "b
 @example(about={"config": {"path": 10**400}, "engine_kind": "vllm", "runs": []})
 def test_any_run_json(folder: Path, about: Any) -> None:
     (folder / "run.json").write_bytes(written(about))
-    told(lambda: store.read_about(folder), ConfigError)
+    told(lambda: directory.read_about(folder), ConfigError)
 
 
 @given(
@@ -293,4 +287,4 @@ def test_any_run_json(folder: Path, about: Any) -> None:
 @example(line=b'{"event":"RunFailed","run":"\\ud800","reason":"b"}\n')
 def test_any_journal(folder: Path, line: bytes) -> None:
     (folder / "events.jsonl").write_bytes(line + b"\n")
-    told(lambda: store.read_events(folder), ConfigError)
+    told(lambda: directory.read_events(folder), ConfigError)

@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from garbage import json_like, near, nested
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.garbage import json_like, near, nested
 
-from core import control, metrics, sample
-from core.backends import rootcause, serverlog
+from core.backends import nvml, rootcause, serverlog
+from core.experiment import control
+from core.load import metrics
 from core.load.connection import Connection
 from core.load.record import RequestRecord
 from core.load.sse import EventParser, EventTooLong
@@ -214,5 +215,5 @@ def test_any_server_log(tmp_path_factory: pytest.TempPathFactory, data: bytes, o
 @example(text=b"vllm:num_requests_running 1e999\nvllm:num_requests_running -1e999\n")
 @example(text=b"vllm:kv_cache_usage_perc -e\n")
 def test_any_metrics(text: bytes) -> None:
-    load = sample.read_metrics(text.decode(errors="replace"))
+    load = nvml.read_metrics(text.decode(errors="replace"))
     assert msgspec.json.decode(msgspec.json.encode(load), type=type(load)) == load

@@ -3,8 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from .truth import Truth
+from support.truth import Truth
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.truth import Truth
 
-from core import cli, dataset_formats
-from core.dataset import DatasetError
-
-from .truth import Truth
+from core import cli
+from core.workload import formats
+from core.workload.dataset import DatasetError
 
 
 def written(path: Path, *lines: Any) -> Path:
@@ -92,12 +92,12 @@ def test_a_trace_without_timestamps_is_refused(truth: Truth, prompts: Path, caps
 
 class TestFormats:
     def test_ours(self, prompts: Path) -> None:
-        data = dataset_formats.read(prompts, "007")
+        data = formats.read(prompts, "007")
         assert [p.id for p in data.prompts] == [f"q{i}" for i in range(6)]
 
     def test_jsonl_with_prompts(self, tmp_path: Path) -> None:
         path = written(tmp_path / "d.jsonl", {"prompt": "one", "timestamp": 1.5}, {"prompt": "two", "id": 9})
-        prompts = dataset_formats.read(path, "001").prompts
+        prompts = formats.read(path, "001").prompts
         assert [(p.id, p.text, p.timestamp) for p in prompts] == [("1", "one", 1.5), ("9", "two", None)]
 
     def test_sharegpt(self, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ class TestFormats:
                 ]
             )
         )
-        assert [(p.id, p.text) for p in dataset_formats.read(path, "001").prompts] == [("a", "hello"), ("d", "Σ?")]
+        assert [(p.id, p.text) for p in formats.read(path, "001").prompts] == [("a", "hello"), ("d", "Σ?")]
 
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -131,8 +131,8 @@ class TestFormats:
         path = tmp_path / "d.jsonl"
         path.write_text(content)
         with pytest.raises(DatasetError, match=words):
-            dataset_formats.read(path, "001")
+            formats.read(path, "001")
 
     def test_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="cannot be read"):
-            dataset_formats.read(tmp_path / "none.json", "001")
+            formats.read(tmp_path / "none.json", "001")

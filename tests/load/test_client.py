@@ -12,14 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+from support.truth import Truth
 
-from core import metrics
-from core.dataset import Prompt
-from core.load import client
+from core.load import client, metrics
 from core.load.client import Load, LoadError
 from core.load.record import KERNEL_STAMPS, Progress, Records, RequestRecord
-
-from .truth import Truth
+from core.workload.dataset import Prompt
 
 
 def load(truth: Truth, count: int = 4, **fields: Any) -> Load:
@@ -285,7 +283,7 @@ def test_a_worker_that_falls_is_told(truth: Truth) -> None:
 def test_workers_die_with_their_parent(truth: Truth, tmp_path: Path) -> None:
     truth.control(itl_ms=20.0)
     script = (
-        "import asyncio\nfrom core.dataset import Prompt\nfrom core.load import client\n"
+        "import asyncio\nfrom core.workload.dataset import Prompt\nfrom core.load import client\n"
         f"load = client.Load({truth.url!r}, 'truth', '001', [Prompt('a', 'a')], output_len=5000)\n"
         "asyncio.run(client.run(load, on_progress=lambda p: print(p.sent, flush=True)))\n"
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.recording import Recording
+from support.truth import Truth
 
-from core import cli, metrics
+from core import cli
+from core.load import metrics
 from core.load.record import USER_STAMPS
-
-from .recording import Recording
-from .truth import Truth
 
 
 def written(path: Path, *lines: Any) -> Path:

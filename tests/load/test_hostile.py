@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.hostile import ASKED, ATTACKS, ESCAPES, Hostile
 
-from core import cli, metrics
-from core.dataset import Prompt
-from core.load import client
+from core import cli
+from core.load import client, metrics
 from core.load.client import Load
 from core.load.record import Records
-
-from .hostile import ASKED, ATTACKS, ESCAPES, Hostile
+from core.workload.dataset import Prompt
 
 READ_AT_MOST = 12 << 20
 """An answer's 2 MiB, and what the kernel of either side holds."""

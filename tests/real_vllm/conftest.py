@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Model
+from core.experiment.config import Model
 
 HERE = Path(__file__).parent
 
@@ -32,5 +32,7 @@ def vllm_python() -> str:
 def tiny_mixtral(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A seeded random Mixtral of 4 layers, 8 experts, top-2."""
     folder = tmp_path_factory.mktemp("tiny-mixtral")
-    subprocess.run([vllm_python, str(HERE / "tiny_mixtral.py"), str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        [vllm_python, str(HERE.parent / "support" / "tiny_mixtral.py"), str(folder)], check=True, capture_output=True
+    )
     return Model(id=str(folder), max_model_len=2048)

@@ -15,12 +15,12 @@ from typing import Any
 
 import httpx
 import pytest
+from support.cpu_server import CPU, CPU_ALL2ALL, START_S, free_port
 
-from core import gatefolder
 from core.backends import moekernel
-from core.config import Model
-from core.imbalance import WARMUP
-from real_vllm.cpu_server import CPU, CPU_ALL2ALL, START_S, free_port
+from core.experiment.config import Model
+from core.routing import folder as gate_folder
+from core.routing.imbalance import WARMUP
 
 CONFIG = """
 [experiment]
@@ -117,7 +117,7 @@ def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label
 @pytest.mark.parametrize(("backend", "idle"), [("baseline", 0), ("all2all", 1)])
 def test_the_warm_up_meets_every_step_size_that_has_a_kernel_compiled(run: Path, backend: str, idle: int) -> None:
     """Counted with the dummy token of an idle data-parallel rank, which is in no log."""
-    warmup = gatefolder.read(run / backend / "gate_logs").segments[WARMUP]
+    warmup = gate_folder.read(run / backend / "gate_logs").segments[WARMUP]
     sizes = [size - idle for size in moekernel.step_sizes(2047 + idle, 8, 2) if size > idle]
     assert warmup[warmup > 0][-len(sizes) :].tolist() == sizes
 

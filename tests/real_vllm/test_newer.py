@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.cpu_server import START_S, cpu_backend, started
 
-from core import gatefolder
 from core.backends import vllm
-from core.config import Model
-from real_vllm.cpu_server import START_S, cpu_backend, started
+from core.experiment.config import Model
+from core.routing import folder as gate_folder
 
 PYTHON = os.environ.get("GATESCOPE_VLLM_PYTHON_032", "")
-MAKE_MODEL = Path(__file__).with_name("tiny_mixtral.py")
+MAKE_MODEL = Path(__file__).parents[1] / "support" / "tiny_mixtral.py"
 
 
 @pytest.mark.skipif(not PYTHON, reason="GATESCOPE_VLLM_PYTHON_032 names no vLLM environment")
@@ -32,7 +32,7 @@ def test_it_serves_and_every_token_is_recorded(tmp_path: Path) -> None:
         url = f"{up.server.base_url}/v1/completions"
         httpx.post(url, json=body, headers=headers, timeout=120.0, trust_env=False).raise_for_status()
         deadline = time.monotonic() + 10.0
-        while (log := gatefolder.read(up.gate_logs)).tokens.sum() < 68 and time.monotonic() < deadline:
+        while (log := gate_folder.read(up.gate_logs)).tokens.sum() < 68 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert log.segments["001"].sum() == 60 + 8
         assert (log.loads.sum(axis=2) == 2 * log.tokens[:, None]).all()

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
+from support.cpu_server import CPU, CPU_ALL2ALL, START_S, Started, cpu_backend, started
+from support.tiny_mixtral import EXPERTS, LAYERS, TOP_K
 
-from core import gatefolder, gatelog
 from core.backends import supervise, vllm
-from core.config import Model
-from core.gatefolder import GateFolder
-from core.gatelog import GateLog
-from real_vllm.cpu_server import CPU, CPU_ALL2ALL, START_S, Started, cpu_backend, started
-from real_vllm.tiny_mixtral import EXPERTS, LAYERS, TOP_K
+from core.experiment.config import Model
+from core.routing import folder as gate_folder
+from core.routing import gatelog
+from core.routing.folder import GateFolder
+from core.routing.gatelog import GateLog
 
 REQUESTS = 40
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -94,7 +95,7 @@ async def _ask(client: httpx.AsyncClient, model: str, number: int) -> Answer:
 def _read_until(folder: Path, tokens: int) -> GateLog:
     """The log, once it holds so many tokens: the writer is a moment behind."""
     deadline = time.monotonic() + 20.0
-    while (log := gatefolder.read(folder)).tokens.sum() < tokens and time.monotonic() < deadline:
+    while (log := gate_folder.read(folder)).tokens.sum() < tokens and time.monotonic() < deadline:
         time.sleep(0.05)
     return log
 
@@ -115,7 +116,7 @@ def test_every_step_and_layer_adds_up_and_no_dummy_or_warm_up_token_is_in(run: A
     assert log.tokens.sum() == sum(a.forwarded for a in answers)
     assert log.columns["prefill_tokens"].sum() == sum(a.prompt_tokens for a in answers)
     assert log.columns["decode_tokens"].sum() == sum(a.output_tokens - 1 for a in answers)
-    assert gatefolder.problems(up.gate_logs) == []
+    assert gate_folder.problems(up.gate_logs) == []
 
 
 def test_segments_are_told_apart(run: Any) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from core import gatelog
 from core.backends import vllm
+from core.routing import gatelog
 
 Checked = tuple[subprocess.CompletedProcess[str], Path]
-CHECKS = Path(__file__).with_name("torch_parts.py")
+CHECKS = Path(__file__).parents[1] / "support" / "torch_parts.py"
 
 
 @pytest.fixture(scope="module")

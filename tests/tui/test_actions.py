@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from staged import Played, Screen, shown, stage
+from support.staged import Played, Screen, shown, stage
 
-from core import control
-from core.control import Add, Cancel, Move, Retry, StopServer
+from core.experiment import control
+from core.experiment.control import Add, Cancel, Move, Retry, StopServer
 from tui.actions import ACTIONS, BY_NAME, PANES, why_not
 from tui.screens.choice import Choice
 from tui.screens.dose import DoseScreen

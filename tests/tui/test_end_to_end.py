@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from watched import edit
+from support.watched import edit
 
 PATIENCE_S = 60.0
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from staged import GOLDEN, STAGES, UPDATE, shown, stage
+from support.staged import GOLDEN, STAGES, UPDATE, shown, stage
 
-from core.dose import Dose
-from core.plan import Run, label
-from core.state import RunState, Snapshot
-from tui import session
-from tui.session import Ask, Session
+from core.experiment.dose import Dose
+from core.experiment.plan import Run, label
+from core.experiment.state import RunState, Snapshot
+from tui.model import session
+from tui.model.session import Ask, Session
 
 SIZES = ((80, 24), (140, 45), (200, 60))
 TABS = {"live": "2", "servers": "3", "imbalance": "4", "plots": "5", "events": "6"}

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from staged import RECORDED
+from support.staged import RECORDED
 
-from core import gatefolder, imbalance
-from core.gatelog import GateLog
-from tui.loads import Loads, Totals
+from core.routing import folder as gate_folder
+from core.routing import imbalance
+from core.routing.gatelog import GateLog
+from tui.model.loads import Loads, Totals
 
 
 def log(loads: list[list[list[int]]], tokens: list[int], placement: tuple[int, ...] = ()) -> GateLog:
@@ -62,7 +63,7 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     for end in (200, len(whole) // 3, 2 * len(whole) // 3, len(whole)):
         (folder / "dp0_pp0.gatelog").write_bytes(whole[:end])
         loads.read()
-    read = gatefolder.read(folder)
+    read = gate_folder.read(folder)
     for label in ("001", "002"):
         own = read.of(label)
         load = loads.of(f"baseline/{label}")

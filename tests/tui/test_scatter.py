@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from core.plots.figure import Points, Series
-from tui import scatter
-from tui.scatter import Dot
+from tui.draw import scatter
+from tui.draw.scatter import Dot
 
 
 def points() -> list[Dot]:

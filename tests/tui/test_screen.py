@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from staged import shown, stage
+from support.staged import shown, stage
 
-from core import control, events
-from core.config import ConfigError
-from core.events import Gpu, Sampled, ServerLoad
-from tui import figures, session
-from tui.loads import LayerLoad, Load
-from tui.session import Ask, Session
-from tui.view import View
+from core.experiment import control, events
+from core.experiment.config import ConfigError
+from core.experiment.events import Gpu, Sampled, ServerLoad
+from tui.model import figures, session
+from tui.model.loads import LayerLoad, Load
+from tui.model.session import Ask, Session
+from tui.model.view import View
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.lines import Lines
 from tui.widgets.pane import Pane

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from staged import shown, stage
+from support.staged import shown, stage
 
-from core import events, store
-from core.events import AnyEvent
-from tui.glyphs import STATES, ascii_only
-from tui.text import bar, clock, fit, number, safe, sparkline
+from core.experiment import events
+from core.experiment.events import AnyEvent
+from core.rundir import directory
+from tui.draw.glyphs import STATES, ascii_only
+from tui.draw.text import bar, clock, fit, number, safe, sparkline
 
 HOSTILE = {
     "\x1b[2J\x1b[H owned": " owned",
@@ -73,7 +74,9 @@ def test_hostile_server_cannot_move_the_cursor(tmp_path: Path, monkeypatch: pyte
     evil = "\x1b[2J\x1b]0;pwned\x07\x1b[31mEVIL\x9b1;1H\u202e"
     session = stage(Path(), "failed")
     assert session.run_dir is not None
-    kept: list[AnyEvent] = [e for e in store.read_events(session.run_dir) if not isinstance(e, events.BackendFailed)]
+    kept: list[AnyEvent] = [
+        e for e in directory.read_events(session.run_dir) if not isinstance(e, events.BackendFailed)
+    ]
     at = kept[-1].at
     kept += [
         events.BackendStarting(at=at, backend="all2all", port=1, pid=2, command=[evil], log=f"all2all/{evil}.log"),

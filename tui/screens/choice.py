@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets import option_list as lists
 
-from tui.text import safe
+from tui.draw.text import safe
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,22 +10,22 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from core import dose
-from core.config import ConfigError
-from core.doseresponse import METRICS, PER
-from tui import scatter
-from tui.scatter import Dot
-from tui.text import Line, Span, fit, line, wrapped
-from tui.theme import BACKENDS
+from core.analysis.dose_response import METRICS, PER
+from core.experiment import dose
+from core.experiment.config import ConfigError
+from tui.draw import scatter
+from tui.draw.scatter import Dot
+from tui.draw.text import Line, Span, fit, line, wrapped
+from tui.draw.theme import BACKENDS
 from tui.widgets import bars
 from tui.widgets.lines import Lines
 from tui.widgets.pane import empty
 
 if TYPE_CHECKING:
-    from core.dosefindings import DoseFindings
+    from core.analysis.dose_findings import DoseFindings
     from core.plots.dose import DoseAxis
     from core.plots.figure import Series
-    from tui.session import Session
+    from tui.model.session import Session
 
 FOLLOW_S = 1.0
 LEAST_ROWS = 26  # of plot and legend, before words take any
@@ -91,10 +91,10 @@ class DoseScreen(Screen[None]):
             self.run_worker(self._work_out, thread=True)
 
     def _work_out(self) -> None:
-        from core import dosefindings
-        from tui import series
+        from core.analysis import dose_findings
+        from tui.model import series
 
-        self._found = dosefindings.find(series.groups(self._session.snapshot))
+        self._found = dose_findings.find(series.groups(self._session.snapshot))
         self.app.call_from_thread(self.show)
 
     def findings(self) -> DoseFindings:
@@ -184,15 +184,15 @@ class DoseScreen(Screen[None]):
             self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import store
         from core.plots import dose as figure
         from core.plots import png
+        from core.rundir import directory
 
         file = Path(self._session.run_dir or "") / "graphs" / f"{figure.name(self.metric, self.axis)}.png"
         try:
             drawn = self.series()
             png.write(drawn, file)
-            store.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
+            directory.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
         except (OSError, ConfigError) as error:
             self._said = f"not written: {error}"
         else:

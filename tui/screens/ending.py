@@ -11,9 +11,9 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from core import control
-from core.control import ControlError
-from tui.session import Session
+from core.experiment import control
+from core.experiment.control import ControlError
+from tui.model.session import Session
 
 LOOK_S = 0.2
 

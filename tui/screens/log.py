@@ -12,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Input
 
-from core.state import BackendState
-from tui.text import Line, fit, line, wrapped
+from core.experiment.state import BackendState
+from tui.draw.text import Line, fit, line, wrapped
 from tui.widgets import bars
 from tui.widgets.lines import Lines
 

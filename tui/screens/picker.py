@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from tui.text import safe
+from tui.draw.text import safe
 
 
 class Picker(ModalScreen[list[str]]):

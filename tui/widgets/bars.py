@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tui.glyphs import STATES
-from tui.text import Line, Span, clock
-from tui.view import View
+from tui.draw.glyphs import STATES
+from tui.draw.text import Line, Span, clock
+from tui.model.view import View
 
 
 def header(view: View, width: int) -> Line:

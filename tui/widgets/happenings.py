@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
-from tui.text import Line, fit, line
-from tui.view import Happened, View
+from tui.draw.text import Line, fit, line
+from tui.model.view import Happened, View
 from tui.widgets.pane import Pane, empty
 
 ROLES = {"✓": "ok", "!": "bad", "~": "warn", "×": "warn", "↻": "note", "●": "ok"}

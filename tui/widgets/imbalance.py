@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from core.experiment.state import RunState
 from core.plots.palette import HEAT
-from core.state import RunState
-from tui import doses, table
-from tui.table import Column
-from tui.text import NONE, SHADES, Line, Span, fit, line, number
+from tui.draw import table
+from tui.draw.table import Column
+from tui.draw.text import NONE, SHADES, Line, Span, fit, line, number
+from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
 if TYPE_CHECKING:
-    from tui.loads import LayerLoad
+    from tui.model.loads import LayerLoad
 
 LAYERS = (
     Column("", 3, 9, right=False),

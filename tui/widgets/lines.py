@@ -11,8 +11,8 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.text import Line, safe
-from tui.theme import roles
+from tui.draw.text import Line, safe
+from tui.draw.theme import roles
 
 CURSOR = Style(reverse=True)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from core.events import Latency, Sampled
-from core.state import RunState
-from tui import table
-from tui.figures import METRICS, latencies, rates
-from tui.glyphs import STATES
-from tui.table import Column
-from tui.text import NONE, Line, Span, bar, beside, clock, fit, line, number, sparkline, wrapped
+from core.experiment.events import Latency, Sampled
+from core.experiment.state import RunState
+from tui.draw import table
+from tui.draw.glyphs import STATES
+from tui.draw.table import Column
+from tui.draw.text import NONE, Line, Span, bar, beside, clock, fit, line, number, sparkline, wrapped
+from tui.model.figures import METRICS, latencies, rates
 from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import change
 

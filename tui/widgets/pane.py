@@ -8,8 +8,8 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from tui.text import Line, line, safe
-from tui.view import View
+from tui.draw.text import Line, line, safe
+from tui.model.view import View
 from tui.widgets.lines import Lines
 
 

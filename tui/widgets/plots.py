@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from core.config import ConfigError
-from core.state import RunState
-from tui import scatter
-from tui.text import Line, Span, fit, line, number
+from core.experiment.config import ConfigError
+from core.experiment.state import RunState
+from tui.draw import scatter
+from tui.draw.text import Line, Span, fit, line, number
 from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import mean, ms
 
@@ -81,7 +81,7 @@ class Plots(Pane):
 
     def series(self) -> Series:
         """What is drawn, and what `e` writes. ConfigError where no run has both values."""
-        from tui import series
+        from tui.model import series
 
         return series.of(self.view.snapshot, self.metric, self.axis)
 
@@ -110,16 +110,16 @@ class Plots(Pane):
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import store
         from core.plots import png
-        from tui import series
+        from core.rundir import directory
+        from tui.model import series
 
         folder = Path(self.view.run_dir) / "graphs"
         try:
             if self.figure == SCATTER:
                 drawn = self.series()
                 file = png.write(drawn, folder / f"{self.metric}-{self.axis}.png")
-                store.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
+                directory.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
                 told = f"wrote {file} and the same points as .csv"
             else:
                 told = f"wrote {png.write(self._read(), folder / f'{self.figure}.png')}"
@@ -142,13 +142,13 @@ class Plots(Pane):
         at = min(self.at, len(self._panels) - 1)
         key = (self.figure, at, width, height)
         if key != self._plotted[0]:
-            from tui import gallery
+            from tui.model import gallery
 
             self._plotted = (key, gallery.lines(self._panels[at], width, height))
         return self._plotted[1]
 
     def _read(self) -> list[Figure]:
-        from tui import gallery
+        from tui.model import gallery
 
         view = self.view
         return gallery.panels(self.figure, Path(view.run_dir), view.backends, view.snapshot.engine)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from core.state import RunState
-from tui import doses, table
-from tui.glyphs import STATES
-from tui.table import Column
-from tui.text import NONE, Line, Span, number
-from tui.view import View
+from core.experiment.state import RunState
+from tui.draw import table
+from tui.draw.glyphs import STATES
+from tui.draw.table import Column
+from tui.draw.text import NONE, Line, Span, number
+from tui.model.view import View
+from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
 RUNS = (

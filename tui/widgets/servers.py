@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from core.events import Gpu, Sampled, ServerLoad
-from core.state import BackendState
-from tui.glyphs import STATES
-from tui.text import Line, Span, fit, line, number, wrapped
+from core.experiment.events import Gpu, Sampled, ServerLoad
+from core.experiment.state import BackendState
+from tui.draw.glyphs import STATES
+from tui.draw.text import Line, Span, fit, line, number, wrapped
 from tui.widgets.pane import Pane, empty
 
 RAN_ROWS = 3

@@ -95,7 +95,7 @@ class GateLogWriter:
         self._flushed_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(asdict(header), separators=(",", ":")).encode()
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - lives as long as the writer
+        self._file = open(path, "xb", buffering=0)
         self._file.write(MAGIC + struct.pack("<I", len(head)) + head)
         self.write_totals(closed=False)
 

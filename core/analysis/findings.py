@@ -1,0 +1,177 @@
+"""What a run directory's results say: association with imbalance for each backend, backends compared, in words."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from core.analysis import dose_findings, results
+from core.analysis.dose_findings import DoseFindings
+from core.analysis.results import NAMES, Results
+from core.backends import builtin
+from core.stats import association, comparison
+from core.stats.association import Association
+from core.stats.bootstrap import Floats
+from core.stats.comparison import Comparison
+from core.stats.estimate import Estimate
+
+HEADLINE = "mean_tpot_ms"
+TOKENS = ("total_input_tokens", "total_output_tokens")
+PER = 0.1  # of excess CV: what slopes are told in
+ORDER = "Backends ran one after the other, so a drift of the machine over time would show as a difference between them."
+BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about GPUs."
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and untested.
+
+    A point is a data set at the mean of its repeats, of which `repeats` counts the fewest and the most.
+    """
+
+    backend: str
+    metric: str
+    association: Association
+    fenced: Association
+    repeats: tuple[int, int] = (1, 1)
+
+    def in_words(self) -> str:
+        """One sentence with intervals and n."""
+        name, unit = NAMES[self.metric]
+        found = self.association
+        if found.spearman.value is None:
+            return f"{self.backend} {name} against excess CV: {found.spearman.reason}"
+        p = f"p = {found.p_holm:.2g} after Holm" if found.p_holm is not None else f"p = {found.p:.2g}"
+        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; slope {_slope(found)} {unit} per {PER} of excess CV"
+        if not found.is_seen:
+            return f"no association of {self.backend} {name} with excess CV is seen ({facts}; {self._of})"
+        way = "rises" if found.spearman.value > 0 else "falls"
+        explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
+        return f"{self.backend} {name} {way} with excess CV ({facts}; {explained}; {self._of}){_held(found)}"
+
+    @property
+    def _of(self) -> str:
+        return f"n = {self.association.n} data sets{comparison.repeated(self.repeats)}"
+
+
+class Findings(msgspec.Struct, frozen=True, kw_only=True):
+    """`left_out`: runs without an excess CV, which no association counts. Intervals are 95 %.
+
+    All but `forced` is about runs whose routing was natural.
+    """
+
+    engine: str
+    associations: list[Row]
+    comparisons: list[Comparison]
+    left_out: dict[str, str]
+    caveats: list[str]
+    sentences: list[str]
+    forced: DoseFindings
+
+    @property
+    def headlines(self) -> list[str]:
+        """The sentences about TPOT: what is said at the end of a batch."""
+        metrics = [*(row.metric for row in self.associations), *(pair.metric for pair in self.comparisons)]
+        natural = [s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE]
+        return [*natural, *self.forced.headlines]
+
+
+def find(groups: Sequence[Results], engine: str) -> Findings:
+    """The unit of all that is said is the data set: n counts data sets."""
+    rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
+    pairs = [_compared(one, other, metric) for one, other in itertools.combinations(groups, 2) for metric in NAMES]
+    caveats = [ORDER] * _one_after_the_other(groups) + [BUILTIN] * (engine == builtin.ENGINE)
+    sentences = [*(row.in_words() for row in rows), *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs)]
+    return Findings(
+        engine=engine,
+        associations=rows,
+        comparisons=pairs,
+        left_out=_left_out(groups),
+        caveats=caveats,
+        sentences=sentences,
+        forced=dose_findings.find(groups),
+    )
+
+
+def _one_after_the_other(groups: Sequence[Results]) -> bool:
+    """Whether two backends never took turns, by the dates of their results."""
+    dates = [sorted(str(r.get("date")) for r in group.by_label.values()) for group in groups if group.by_label]
+    return any(one[-1] <= other[0] or other[-1] <= one[0] for one, other in itertools.combinations(dates, 2))
+
+
+def _slope(found: Association) -> str:
+    return found.slope.scaled(PER).shown("+.3g")
+
+
+def _held(found: Association) -> str:
+    """What is left of an association once token counts are held fixed."""
+    held: Estimate = found.partial
+    if held.value is None:
+        return f"; not told apart from length: {held.reason}"
+    left = "it stays" if held.excludes_zero else "length may account for it"
+    return f"; with token counts held fixed {left}: partial Spearman {held.shown('.2f')}"
+
+
+def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
+    """Data set → the `keys` of each of its repeats that has them all, [repeats, keys]."""
+    seen: dict[str, list[list[float]]] = defaultdict(list)
+    for label, result in group.by_label.items():
+        figures = [_figure(result, key) for key in keys]
+        known = [value for value in figures if value is not None]
+        if len(known) == len(keys):
+            seen[label.partition("-")[0]].append(known)
+    return {name: np.array(rows) for name, rows in seen.items()}
+
+
+def _figure(result: dict[str, Any], key: str) -> float | None:
+    if key == "excess_cv":
+        return results.number((result.get("measured_imbalance") or {}).get(key))
+    return results.number(result.get(key))
+
+
+def _compared(one: Results, other: Results, metric: str) -> Comparison:
+    sides = [{name: rows[:, 0].tolist() for name, rows in _by_dataset(of, (metric,)).items()} for of in (one, other)]
+    return comparison.compare(metric, one.name, other.name, sides)
+
+
+def _row(group: Results, metric: str) -> Row:
+    keys = ("excess_cv", metric, *TOKENS)
+    repeats = list(_by_dataset(group, keys).values())
+    counts = [len(rows) for rows in repeats] or [1]
+    points = np.array([rows.mean(axis=0) for rows in repeats]).reshape(-1, len(keys))
+    kept = ~(results.iqr_outliers(points[:, 0]) | results.iqr_outliers(points[:, 1]))
+    return Row(
+        backend=group.name,
+        metric=metric,
+        association=_associate(points),
+        fenced=_associate(points[kept]),
+        repeats=(min(counts), max(counts)),
+    )
+
+
+def _associate(points: Floats) -> Association:
+    x, y, *tokens = points.T
+    return association.associate(x, y, tokens)
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    """Holm's correction over every backend and metric."""
+    adjusted = association.holm([row.association.p for row in rows])
+    replace = msgspec.structs.replace
+    return [replace(row, association=replace(row.association, p_holm=p)) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _left_out(groups: Sequence[Results]) -> dict[str, str]:
+    """Run id → why it has no excess CV."""
+    reasons = {}
+    for group in groups:
+        for label, result in group.by_label.items():
+            measured = result.get("measured_imbalance") or {}
+            if results.number(measured.get("excess_cv")) is None:
+                why = measured.get("excess_cv_reason") or result.get("measured_imbalance_reason")
+                reasons[f"{group.name}/{label}"] = str(why or "no imbalance was measured")
+    return reasons

@@ -1,0 +1,305 @@
+"""One run: a data set streamed at a ready server, its routing read from the gate log, its result file and figures."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import httpx
+import numpy as np
+
+from core.backends import nvml
+from core.experiment import events
+from core.experiment.events import AnyEvent, Latency, RunFigures
+from core.experiment.plan import Run
+from core.load import client, metrics
+from core.load.client import Load, LoadError
+from core.load.metrics import Metrics, RequestRecord
+from core.load.record import Progress
+from core.recorder.gatescope_recorder.dose import Order
+from core.routing.folder import GateFolder
+from core.routing.gatelog import GateLog, GateLogError
+from core.routing.imbalance import Imbalance
+from core.routing.run import RunRouting
+from core.rundir import directory as store
+from core.rundir.directory import RunDirectory
+from core.workload import predictor
+
+LOG_WAIT_S = 3.0
+SAMPLE_S = 1.0
+P99_LEAST = 100  # values below which a 99th percentile is a guess
+
+
+class RunError(Exception):
+    """One run failed; the rest go on. `stalled`: the server no longer answers."""
+
+    def __init__(self, reason: str, *, stalled: bool = False) -> None:
+        super().__init__(reason)
+        self.stalled = stalled
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server that a run is sent at, as its results name it."""
+
+    base_url: str
+    engine: str
+    model: str
+    tokenizer: str
+    log: GateFolder
+
+
+@dataclass(slots=True)
+class Measurement:
+    """Takes one run. `records` and `routing` hold what there is so far, also when it is cancelled half-way."""
+
+    target: Target
+    run: Run
+    load: Load
+    directory: RunDirectory
+    emit: Callable[[AnyEvent], None]
+    max_error_rate: float
+    order: Order | None = None  # what the server may be asked to force
+    records: list[RequestRecord] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    routing: RunRouting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.routing = RunRouting(self.load.label, self.run.dose, self.order)
+
+    async def take(self) -> None:
+        """Send, measure, write and tell. RunError where too many requests failed."""
+        self.emit(events.RunStarted(run=self.run.id, requests=len(self.load.prompts)))
+        watch = asyncio.create_task(self._watch())
+        try:
+            self.records = await client.run(self.load, self._on_done, self._on_progress)
+        except (LoadError, httpx.HTTPError) as error:
+            raise RunError(f"nothing was sent: {type(error).__name__}: {error}") from None
+        finally:
+            watch.cancel()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await self._sample(http)  # the run's last state; also of one that took less than a second
+        self.directory.write_requests(self.run, self.records)
+        self._check_errors()
+        figures = metrics.summarise(self.records, self.load.slo)
+        await self._settle(figures)
+        measured, reason = self._imbalance()
+        self._check_routing()
+        result = self._result(figures, measured, reason)
+        name = self.directory.write_result(self.run, result)
+        self._write_imbalances(measured)
+        told = _run_figures(self.records, figures, result, measured, reason)
+        self.emit(events.RunFinished(run=self.run.id, result=name, figures=told))
+
+    def keep_partial(self) -> int:
+        """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in it."""
+        self.records = done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
+        if done:
+            result = self._result(metrics.summarise(done, self.load.slo), None, "the run was cancelled")
+            self.directory.write_json(f"{self.run.backend}/results_json/{self.run.label}.partial.json", result)
+        return len(done)
+
+    def _on_done(self, record: RequestRecord) -> None:
+        self.records.append(record)
+        self.emit(_request_event(self.run, record))
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress = progress
+
+    async def _watch(self) -> None:
+        """A sample a second, until cancelled."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while True:
+                await asyncio.sleep(SAMPLE_S)
+                await self._sample(http)
+
+    async def _sample(self, http: httpx.AsyncClient) -> None:
+        progress = self.progress
+        self.emit(
+            events.Sampled(
+                backend=self.run.backend,
+                run=self.run.id,
+                sent=progress.sent,
+                first_tokens=progress.first_tokens,
+                output_tokens=progress.output_tokens,
+                finished=progress.done + progress.errors,
+                server=await nvml.server_load(http, self.target.base_url),
+                gpus=nvml.gpus(),
+                imbalance=self._look(),
+            )
+        )
+
+    def _look(self) -> events.LiveImbalance | None:
+        """The steps since the last look, which are summed up for the run's own figures too."""
+        try:
+            part = self._read()
+        except (GateLogError, OSError):
+            return None  # `_settle` meets it again, and says so
+        return nvml.live_imbalance(part, self.load.label)
+
+    def _read(self) -> GateLog:
+        part = self.target.log.read()
+        self.routing.add(part)
+        return part
+
+    def _check_errors(self) -> None:
+        errors = [r.error for r in self.records if r.error]
+        if len(errors) == len(self.records) or len(errors) > self.max_error_rate * len(self.records):
+            raise RunError(
+                f"{len(errors)} of {len(self.records)} requests failed, the first with: {errors[0]}",
+                stalled=all(e.startswith("stalled") for e in errors),
+            )
+
+    def _check_routing(self) -> None:
+        """RunError where routing was not what this run is told by: forced to its dose, or natural throughout."""
+        if wrong := self.routing.why_not_forced():
+            raise RunError(wrong)
+
+    async def _settle(self, figures: Metrics) -> None:
+        """Read the log until it holds all of the run's tokens: a server may write its last block a moment late."""
+        deadline = time.monotonic() + LOG_WAIT_S
+        while self.routing.tokens < _due(figures) and time.monotonic() < deadline:
+            try:
+                self._read()
+            except (GateLogError, OSError):
+                return
+            await asyncio.sleep(0.02)
+
+    def _imbalance(self) -> tuple[Imbalance | None, str | None]:
+        """The run's imbalance, or why there is none."""
+        try:
+            self._read()
+            return self.routing.imbalance(), None
+        except (GateLogError, OSError) as error:
+            return None, f"no imbalance: {error}"
+
+    def _result(self, figures: Metrics, measured: Imbalance | None, reason: str | None) -> dict[str, Any]:
+        """Upstream's keys with their meaning, and ours beside them."""
+        prediction = predicted(tuple(p.text for p in self.load.prompts))
+        return {
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
+            "backend": self.run.backend,
+            "engine": self.target.engine,
+            "model_id": self.target.model,
+            "tokenizer_id": self.target.tokenizer,
+            "dataset_name": self.run.label,
+            "dataset_path": self.run.file,
+            "forced_routing": self.run.dose,
+            "request_rate": self.load.request_rate,
+            **metrics.as_result(self.records, figures),
+            **(prediction.as_result() if prediction else {"imbalance_score": None}),
+            "measured_imbalance": measured,
+            "measured_imbalance_reason": reason,
+            "decode_step_ms": self.routing.decode_step_ms(),
+            "longest_step": self.routing.longest_step,
+            "delivery_lag_ms": self._delivery_lag_ms(figures),
+            "gate_log": {
+                "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
+                "segment": self.load.label,
+                "tokens_due": _due(figures),
+                "tokens_seen": self.routing.tokens,
+                "left_out": self.target.log.left_out if self.routing.tokens < _due(figures) else "",
+            },
+        }
+
+    def _delivery_lag_ms(self, figures: Metrics) -> float | None:
+        done = [r for r in self.records if r.ok]
+        began, last = min(r.t_start_ns for r in done), max(r.stamps_ns[-1] for r in done)
+        return self.routing.delivery_lag_ms(_due(figures), began, last)
+
+    def _write_imbalances(self, measured: Imbalance | None) -> None:
+        """Upstream's two mappings of a backend, with this run's value in them where its routing was its own."""
+        if self.run.dose:
+            return
+        for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
+            name = f"{self.run.backend}_real_imbalance{suffix}.json"
+            file = self.directory.path / name
+            known = store.read_json(file) if file.exists() else {}
+            known[_upstream_name(self.run)] = getattr(measured, key) if measured else None
+            self.directory.write_json(name, dict(sorted(known.items())))
+
+
+def _upstream_name(run: Run) -> str:
+    """`gates_logs_01`, `gates_logs_01-r2`: how upstream names the gate logs of data set 001."""
+    return f"gates_logs_{int(run.dataset):02d}{run.label.removeprefix(run.dataset)}"
+
+
+def _due(figures: Metrics) -> int:
+    """Tokens that pass the model once: every prompt token, and every generated one but the last of a request."""
+    return figures.total_input_tokens + figures.total_output_tokens - figures.completed
+
+
+def _request_event(run: Run, record: RequestRecord) -> events.RequestFinished:
+    gaps = record.itls_s if record.ok else []
+    tpot = record.tpot_s if record.ok else None
+    return events.RequestFinished(
+        run=run.id,
+        index=record.index,
+        input_tokens=record.prompt_tokens,
+        output_tokens=record.output_tokens,
+        ttft_ms=record.ttft_s * 1e3 if record.ok else None,
+        tpot_ms=None if tpot is None else tpot * 1e3,
+        itl_ms=float(np.median(gaps)) * 1e3 if gaps else None,
+        e2e_ms=record.e2e_s * 1e3 if record.ok else None,
+        error=record.error,
+    )
+
+
+def latency(seconds: list[float]) -> Latency | None:
+    """Mean, percentiles and maximum in ms; None of nothing."""
+    if not seconds:
+        return None
+    ms = np.array(seconds) * 1e3
+    p50, p90, p99 = np.percentile(ms, [50, 90, 99]).tolist()
+    return Latency(
+        n=len(ms),
+        mean=float(ms.mean()),
+        p50=p50,
+        p90=p90,
+        p99=p99 if len(ms) >= P99_LEAST else None,
+        max=float(ms.max()),
+    )
+
+
+def _run_figures(
+    records: list[RequestRecord],
+    figures: Metrics,
+    result: dict[str, Any],
+    measured: Imbalance | None,
+    reason: str | None,
+) -> RunFigures:
+    done = [r for r in records if r.ok]
+    values = {
+        "ttft": [r.ttft_s for r in done],
+        "tpot": [t for r in done if (t := r.tpot_s) is not None],
+        "itl": [gap for r in done for gap in r.itls_s],
+        "e2e": [r.e2e_s for r in done],
+    }
+    return RunFigures(
+        completed=figures.completed,
+        failed=figures.num_prompts - figures.completed,
+        duration_s=figures.duration,
+        output_throughput=figures.output_throughput,
+        latencies={name: found for name, seconds in values.items() if (found := latency(seconds))},
+        score=result["imbalance_score"],
+        cv=measured.per_step_cv if measured else None,
+        aggregated_cv=measured.aggregated_cv if measured else None,
+        excess_cv=measured.excess_cv if measured else None,
+        rank_imbalance=measured.rank_imbalance if measured else None,
+        imbalance_reason=measured.excess_cv_reason if measured else reason,
+        decode_step_ms=result["decode_step_ms"],
+    )
+
+
+@cache
+def predicted(texts: tuple[str, ...]) -> predictor.Prediction | None:
+    """The same data set runs at every backend and repeat: score it once. None for texts that have no score."""
+    try:
+        return predictor.predict(texts)
+    except ValueError:
+        return None

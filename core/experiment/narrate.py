@@ -1,0 +1,108 @@
+"""Events in words: the lines that --batch prints and that the UI's event pane shows."""
+
+from __future__ import annotations
+
+from core.experiment import dose, events
+from core.experiment.events import AnyEvent, RunFigures
+from core.experiment.state import Snapshot
+
+
+def sentence(event: AnyEvent, snapshot: Snapshot) -> str | None:
+    """One line that says what happened; `snapshot` is the state after it. None for what happens every second."""
+    match event:
+        case events.ExperimentStarted():
+            return f"{event.name}: {len(event.runs)} runs · engine: {event.engine}"
+        case events.ExperimentResumed():
+            return f"↻ resuming: {event.missing} of {len(snapshot.runs)} runs are missing"
+        case events.ExperimentFinished():
+            others = f", {event.failed} failed" * bool(event.failed) + f", {event.cancelled} cancelled" * bool(
+                event.cancelled
+            )
+            return f"✓ finished: {event.done} runs done{others}"
+        case events.ExperimentInterrupted():
+            return f"× stopped by {event.by}; what was done is kept"
+        case events.RequestFinished():
+            return f"! request {event.index} of {event.run}: {event.error}" if event.error else None
+        case events.RunsAdded():
+            return f"· queued: {', '.join(r.id for r in event.runs)}"
+        case events.RunRequeued():
+            return f"· {event.run} queued again"
+        case events.QueueReordered():
+            return "· queue reordered"
+        case events.RunStarted() | events.Sampled() | events.ScoresPredicted():
+            return None
+        case events.RunFinished() | events.RunFailed() | events.RunCancelled():
+            return _run(event, snapshot)
+        case _:
+            return _backend(event)
+
+
+def _run(event: events.RunFinished | events.RunFailed | events.RunCancelled, snapshot: Snapshot) -> str:
+    total = len(snapshot.runs)
+    ended = total - snapshot.count("queued") - snapshot.count("running")
+    place = f"run {ended:>{len(str(total))}} of {total} {event.run:<14}"
+    eta = snapshot.eta_s()
+    left = "" if eta is None else f"  ETA {clock(eta)}"
+    if dose.of_label(event.run):
+        place = f"{place} {dose.NAME} "
+    match event:
+        case events.RunFinished():
+            return f"✓ {place} {figures_line(event.figures)}{left}"
+        case events.RunFailed():
+            return f"! {place} failed: {event.reason}{left}"
+        case events.RunCancelled():
+            kept = f", {event.completed} requests kept" if event.completed else ""
+            return f"× {place} cancelled{kept}{left}"
+
+
+def _backend(
+    event: events.BackendStarting
+    | events.BackendPhase
+    | events.BackendReady
+    | events.BackendFailed
+    | events.BackendStopping
+    | events.BackendStopped,
+) -> str | None:
+    match event:
+        case events.BackendStarting():
+            return f"~ {event.backend}: starting on port {event.port}, pid {event.pid}, log {event.log}"
+        case events.BackendPhase():
+            return f"~ {event.backend}: {event.phase}"
+        case events.BackendReady():
+            ran = ", ".join(f"{k} {v}" for k, v in event.ran.items())
+            wrong = "".join(f"\n! {event.backend}: ASKED ≠ RAN: {m}" for m in event.mismatches)
+            return f"● {event.backend}: ready after {event.seconds:.1f} s: {ran}{wrong}"
+        case events.BackendFailed():
+            tail = "".join(f"\n    {line}" for line in event.log_tail)
+            return f"! {event.backend}: {event.reason}" + (f"; the end of its log:{tail}" if tail else "")
+        case events.BackendStopping():
+            return None
+        case events.BackendStopped():
+            return f"○ {event.backend}: stopped" + "".join(f"\n! {event.backend}: {left}" for left in event.left)
+
+
+def figures_line(figures: RunFigures) -> str:
+    """Mean TTFT and TPOT, throughput, CV and excess CV of a finished run."""
+    means = {name: latency.mean for name, latency in figures.latencies.items()}
+    return (
+        f"TTFT {shown(means.get('ttft'), '7.1f')} ms  TPOT {shown(means.get('tpot'), '6.2f')} ms"
+        f"  {figures.output_throughput:7.1f} tok/s"
+        f"  CV {shown(figures.cv, '.3f')}  excess {shown(figures.excess_cv, '.3f')}"
+    )
+
+
+def shown(value: float | None, form: str) -> str:
+    """A number, or the dash that stands for none."""
+    return "–" if value is None else format(value, form)
+
+
+def printable(text: str) -> str:
+    """`text` without what could move a cursor or change a terminal: servers, models and file names are not trusted."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.expandtabs(4))
+
+
+def clock(seconds: float) -> str:
+    """`3:07`, from an hour on `1:03:07`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,154 @@
+"""Config → the ordered list of runs, each with a stable id."""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from core.experiment.config import Config, ConfigError
+from core.experiment.dose import Dose
+from core.workload import dataset
+from core.workload.dataset import Dataset
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One data set at one backend, once. `label` ("001", "001-r2") names its files and its gate-log segment; where
+    routing is forced, it ends with the dose ("001~hot-rank~0.5")."""
+
+    backend: str
+    dataset: str
+    label: str
+    file: str
+    dose: Dose | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.backend}/{self.label}"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is run, in order: backend by backend, since a server start is what costs; or interleaved."""
+
+    datasets: dict[str, Dataset]
+    runs: tuple[Run, ...]
+
+    @property
+    def backends(self) -> list[str]:
+        return list(dict.fromkeys(r.backend for r in self.runs))
+
+
+def make(config: Config, only: Collection[str] = (), backends: Collection[str] = ()) -> Plan:
+    """The plan, narrowed to some data set indices and backends. Reads every data set, so a bad one stops the start."""
+    paths = select_datasets(config, only)
+    runs = [
+        Run(backend, index, label(index, repeat, dose), str(paths[index]), dose)
+        for backend, repeat in _passes(config, select_backends(config, backends))
+        for index, dose in _order(config, list(paths), repeat)
+    ]
+    datasets = read_datasets(paths)
+    if config.experiment.arrival == "trace":
+        _check_timestamps(config, datasets)
+    return Plan(datasets, tuple(runs))
+
+
+def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
+    for data in datasets.values():
+        bare = [p.id for p in data.prompts[: config.experiment.num_prompts] if p.timestamp is None]
+        if bare:
+            raise ConfigError(
+                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since arrival is "trace";'
+                ' give every prompt one, or take arrival "poisson"'
+            )
+
+
+def label(index: str, repeat: int, dose: Dose | None = None) -> str:
+    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is forced."""
+    return (index if repeat == 1 else f"{index}-r{repeat}") + (f"~{dose.label}" if dose else "")
+
+
+def dataset_of(run: str) -> str:
+    """The data set of a run, by its id or its label: "001" of `baseline/001-r2~hot-rank~0.5`."""
+    return run.rpartition("/")[2].partition("~")[0].partition("-")[0]
+
+
+def again(config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]) -> list[Run]:
+    """One more run of each of these data sets at each of these backends; `known` are the ids that are taken."""
+    paths = select_datasets(config, datasets)
+    return [
+        next(
+            run
+            for repeat in range(1, len(known) + 2)
+            if (run := Run(backend, index, label(index, repeat), str(path))).id not in known
+        )
+        for backend in select_backends(config, backends)
+        for index, path in paths.items()
+    ]
+
+
+def _passes(config: Config, backends: list[str]) -> list[tuple[str, int]]:
+    """Backend and repeat of each pass over the data sets. Interleaved they go A B, B A, A B: a steady drift over time
+    then hits both backends alike, and the neighbours share a server."""
+    repeats = range(1, config.experiment.repeats + 1)
+    if config.experiment.interleave:
+        return [(backend, repeat) for repeat in repeats for backend in (backends if repeat % 2 else backends[::-1])]
+    return [(backend, repeat) for backend in backends for repeat in repeats]
+
+
+def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, Dose | None]]:
+    """Every data set, with its natural routing and at each dose. The same order for every backend, so that a drift over
+    time hits both alike."""
+    doses: list[Dose | None] = [None, *(config.dose.doses if config.dose else ())]
+    order = [(index, dose) for index in indices for dose in doses]
+    if config.experiment.shuffle:
+        random.Random(f"{config.experiment.seed}/{repeat}").shuffle(order)
+    return order
+
+
+def select_backends(config: Config, names: Collection[str]) -> list[str]:
+    """The named backends, or all of them. ConfigError for an unknown one."""
+    known = [b.name for b in config.backends]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{config.path}: [[backends]]: there is no backend {name!r}; {hint}")
+    return [name for name in known if not names or name in names]
+
+
+def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
+    """Index → file of the chosen data sets, or of all. ConfigError for an unknown index, or a shared one."""
+    paths: dict[str, Path] = {}
+    for place, path in enumerate(config.dataset_paths, 1):
+        index = dataset.index_of(path, place)
+        if index in paths:
+            raise ConfigError(
+                f"{config.path}: [experiment], datasets: expected an index of its own for each file,"
+                f" {paths[index]} and {path} share {index}; rename one"
+            )
+        paths[index] = path
+    return {index: paths[index] for index in named(only, list(paths))}
+
+
+def named(only: Collection[str], known: Sequence[str]) -> list[str]:
+    """Those of the `known` data set indices that `only` names, or all of them. ConfigError for an unknown index."""
+    for index in only:
+        if index not in known:
+            near = difflib.get_close_matches(index, known, n=1, cutoff=0.3)
+            span = f", from {min(known)} to {max(known)}" if known else ""
+            raise ConfigError(
+                f"--only {index}: no such data set; there are {len(known)}{span}"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+    return [index for index in known if not only or index in only]
+
+
+def read_datasets(paths: Mapping[str, Path]) -> dict[str, Dataset]:
+    """Index → data set. ConfigError for one that cannot be used."""
+    try:
+        return {index: dataset.read(path, index) for index, path in paths.items()}
+    except dataset.DatasetError as error:
+        raise ConfigError(str(error)) from None

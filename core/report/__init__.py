@@ -1,0 +1,1 @@
+"""What a person reads afterwards: the summary, the report, tables of doses and routers, exports."""

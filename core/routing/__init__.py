@@ -1,0 +1,1 @@
+"""Gate logs → expert loads, imbalance, placements."""

@@ -1,0 +1,230 @@
+"""The gate logs of one server start: a folder of files, data-parallel ranks summed, pipeline stages put together."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from core.recorder.gatescope_recorder.gatelog import COLUMNS
+from core.routing.eplb import Maps
+from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError, Ints
+
+PART_COUNTS = 1 << 18  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
+START = re.compile(r"-start(\d+)$")  # of a server that was started again
+
+
+class GateFolder:
+    """The steps of one server start: its folder of logs, DP ranks summed by forward index, PP stages put together.
+
+    A step is given out once every rank has written a later one. Steps that a rank lost are left out and counted in
+    `incomplete`: their sums would be too small.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.incomplete = 0
+        self._enough = math.inf  # counts of one read
+        self._followers: dict[Path, Follower] = {}
+        self._pending: dict[Path, list[GateLog]] = {}
+        self._last: dict[Path, int] = {}
+        self._maps: list[Maps] = []  # by pipeline stage, where EPLB moves experts
+
+    def read(self) -> GateLog:
+        """The steps that became whole since the last read. GateLogError where a rank's log is missing or corrupt."""
+        opened = self._open()
+        behind = min(self._last.values())
+        for path, follower in self._followers.items():
+            if path in opened or (self._enough < math.inf and self._last[path] > behind):  # others have to catch up
+                continue
+            new = follower.read(self._enough)
+            if len(new.tokens):
+                self._pending[path].append(new)
+                self._last[path] = int(new.columns["index"][-1])
+        whole_up_to = min(self._last.values())
+        ranks = {path: self._take(path, whole_up_to) for path in self._followers}
+        return self._mapped(self._merged(ranks))
+
+    def blocks(self) -> Iterator[GateLog]:
+        """The same steps in parts of a block or a few, so that a log of any size fits in memory."""
+        self._enough = PART_COUNTS
+        while True:
+            before = self._read_up_to
+            try:
+                part = self.read()
+            except GateLogError:
+                if self.lost:  # said there: what was whole has been given out
+                    return
+                raise
+            if len(part.tokens):
+                yield part
+            if self._read_up_to == before:
+                return
+
+    @property
+    def lost(self) -> str:
+        """What is not readable at the ends of the logs, by file."""
+        return "; ".join(f"{path}: {f.lost}" for path, f in self._followers.items() if f.lost)
+
+    @property
+    def left_out(self) -> str:
+        """Which steps are not in what was read, since some rank has no part of them: true once the log has ended; while
+        it grows, they may only wait for a rank that is behind."""
+        told = []
+        if self.incomplete:
+            told.append(f"{self.incomplete} steps that a rank lost")
+        parts = [part for pending in self._pending.values() for part in pending]
+        if waiting := {i for part in parts for i in part.columns["index"][part.tokens > 0].tolist()}:
+            first = min(self._last, key=self._last.__getitem__)
+            told.append(f"{len(waiting)} steps after forward pass {self._last[first]}, where {first.stem} ends")
+        return f"{self.folder}: left out: {'; '.join(told)}" if told else ""
+
+    @property
+    def _read_up_to(self) -> int:
+        return sum(follower.place for follower in self._followers.values())
+
+    def _open(self) -> set[Path]:
+        """Read the first of each log that is new; which those are."""
+        opened = set()
+        for path in sorted(self.folder.glob("*.gatelog")):
+            if path not in self._followers:
+                follower = Follower(path)
+                # raises where its header is still being written: met anew next time
+                first = follower.read(self._enough)
+                self._followers[path], self._pending[path] = follower, [first]
+                opened.add(path)
+                self._last[path] = max([-1, *first.columns["index"][-1:].tolist()])
+        headers = [f.header for f in self._followers.values() if f.header]
+        expected = headers[0].dp_size * headers[0].pp_size if headers else 1
+        if len(headers) < expected:
+            reasons = "; ".join(problems(self.folder)) or "is the server still starting?"
+            raise GateLogError(f"{self.folder}: {len(headers)} of {expected} gate logs are there: {reasons}")
+        return opened
+
+    def _take(self, path: Path, last: int) -> GateLog:
+        rank = _concatenated(self._pending[path])
+        due = rank.columns["index"] <= last
+        self._pending[path] = [rank.where(~due)]
+        return rank.where(due)
+
+    def _merged(self, ranks: dict[Path, GateLog]) -> GateLog:
+        if len(ranks) == 1:
+            (rank,) = ranks.values()
+            return rank.where(rank.tokens > 0)
+        indices = [rank.columns["index"] for rank in ranks.values()]
+        common = functools.reduce(np.intersect1d, indices)
+        self.incomplete += len(functools.reduce(np.union1d, indices)) - len(common)
+        stages: dict[int, dict[int, GateLog]] = {}
+        for path, rank in ranks.items():
+            header = self._followers[path].header
+            assert header is not None  # every follower has read
+            whole = rank.where(np.isin(rank.columns["index"], common))
+            stages.setdefault(header.dp, {})[header.pp] = whole
+        return _summed([[by_pp[pp] for pp in sorted(by_pp)] for _, by_pp in sorted(stages.items())])
+
+    def _mapped(self, log: GateLog) -> GateLog:
+        """With the loads by rank, where EPLB moves experts and its maps were logged."""
+        if not log.moved:
+            return log
+        headers = {path: f.header for path, f in self._followers.items() if f.header and f.header.dp == 0}
+        stages = sorted((header.pp, path, header) for path, header in headers.items())
+        self._maps = self._maps or [Maps(path.with_suffix(".eplb.jsonl"), header.ranks) for _, path, header in stages]
+        edges = np.cumsum([header.layers for _, _, header in stages])[:-1]
+        found = []
+        for maps, loads in zip(self._maps, np.split(log.loads, edges, axis=1), strict=True):
+            try:
+                maps.read()
+                found.append(maps.rank_loads(loads, log.columns["index"]))
+            except ValueError as error:
+                raise GateLogError(str(error)) from None
+        known = [by_rank for by_rank in found if by_rank is not None]
+        return replace(log, by_rank=np.concatenate(known, axis=1)) if len(known) == len(found) else log
+
+
+def read(folder: Path) -> GateLog:
+    """All that one server start logged, ranks merged. GateLogError as `GateFolder.read`."""
+    return GateFolder(folder).read()
+
+
+def start_of(folder: Path) -> int:
+    """Which start of the server a folder of gate logs is of: 10 comes after 2."""
+    return int(found[1]) if (found := START.search(folder.name)) else 1
+
+
+def starts(backend: Path) -> list[Path]:
+    """A backend's folders of gate logs, one a start of the server, in their order."""
+    return sorted((p for p in backend.glob("gate_logs*") if p.is_dir()), key=start_of)
+
+
+def problems(folder: Path) -> list[str]:
+    """What the recorder itself reports in the files beside its logs: refusals, its own failures, losses."""
+    found = []
+    for side in sorted(folder.glob("*.gatelog.json")):
+        try:
+            totals = msgspec.json.decode(side.read_bytes(), type=dict[str, Any])
+        except (OSError, *NOT_JSON) as error:
+            found.append(f"{side.name}: not readable: {error}")
+            continue
+        rank = side.name.removesuffix(".gatelog.json")
+        found += [f"{rank}: {totals[key]}" for key in ("refused", "disabled") if totals.get(key)]
+        found += [
+            f"{rank}: {totals[key]} steps {what}"
+            for key, what in (("dropped", "were dropped"), ("violations", "do not add up to top_k × tokens"))
+            if totals.get(key)
+        ]
+        if totals.get("silent"):
+            silent = ", ".join(map(str, totals["silent"])) if isinstance(totals["silent"], list) else totals["silent"]
+            found.append(f"{rank}: routers that were not seen in every step: {silent}")
+    return found
+
+
+def _summed(ranks: list[list[GateLog]]) -> GateLog:
+    """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token in."""
+    first = [stages[0] for stages in ranks]
+    loads = np.sum([np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0)
+    columns = {name: np.sum([rank.columns[name] for rank in first], axis=0) for name in COLUMNS}
+    columns["index"] = first[0].columns["index"]
+    columns["start_ns"], columns["duration_ns"] = _span([stage for stages in ranks for stage in stages])
+    labels = sorted({label for rank in first for label in rank.segments})
+    none = np.zeros(len(columns["index"]), np.int64)
+    segments = {
+        label: np.asarray(np.sum([rank.segments.get(label, none) for rank in first], axis=0)) for label in labels
+    }
+    lost = "; ".join(stage.lost for stages in ranks for stage in stages if stage.lost)
+    merged = replace(first[0], loads=np.asarray(loads), columns=columns, segments=segments, lost=lost)
+    return merged.where(merged.tokens > 0)
+
+
+def _span(ranks: list[GateLog]) -> tuple[Ints, Ints]:
+    """Start and duration of each step: from the first rank that began it to the last that ended it."""
+    idle = np.array([rank.tokens == 0 for rank in ranks])
+    starts = np.array([rank.columns["start_ns"] for rank in ranks])
+    ends = starts + np.array([rank.columns["duration_ns"] for rank in ranks])
+    start = np.where(idle, np.iinfo(np.int64).max, starts).min(axis=0)
+    return start, np.where(idle, 0, ends).max(axis=0) - start
+
+
+def _concatenated(parts: list[GateLog]) -> GateLog:
+    parts = [part for part in parts if len(part.tokens)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
+    labels = sorted({label for part in parts for label in part.segments})
+    by_rank = [p.by_rank for p in parts if p.by_rank is not None]
+    return replace(
+        parts[0],
+        loads=np.concatenate([p.loads for p in parts]),
+        columns={name: np.concatenate([p.columns[name] for p in parts]) for name in COLUMNS},
+        segments={
+            label: np.concatenate([p.segments.get(label, np.zeros(len(p.tokens), np.int64)) for p in parts])
+            for label in labels
+        },
+        lost=parts[-1].lost,
+        by_rank=np.concatenate(by_rank) if len(by_rank) == len(parts) else None,
+    )

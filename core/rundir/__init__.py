@@ -1,0 +1,1 @@
+"""The run directory: its journal, its results, what ran, and which part of it is looked at."""

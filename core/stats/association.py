@@ -1,0 +1,137 @@
+"""How one figure goes with another over data sets: rank and linear correlation, slope, and what length explains.
+
+- Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh); Spearman's p by permutation.
+  Pearson's (and what it explains) are too narrow where noise has heavy tails: Spearman and slope are what is relied on.
+- slope: Theil-Sen, the median over pairs, with Sen's (1968) interval.
+- explained: Pearson's r², the part of the variance that a straight line takes up.
+- partial: Spearman's between what is left of both after a linear fit of their ranks on the covariates' ranks.
+- Holm's correction is over all tests that are reported side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from core.stats import bootstrap, estimate
+from core.stats.bootstrap import Floats, Interval
+from core.stats.estimate import MIN_DATASETS, Estimate
+
+PERMUTATIONS = 9_999
+ALPHA = 0.05
+
+
+class Association(msgspec.Struct, frozen=True, kw_only=True):
+    """`slope` is in y's unit per unit of x. `p` is two-sided; `p_holm` the same corrected."""
+
+    n: int
+    spearman: Estimate
+    pearson: Estimate
+    slope: Estimate
+    explained: Estimate
+    partial: Estimate
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the corrected test rejects that x and y go unrelated."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p < ALPHA
+
+
+def associate(x: Floats, y: Floats, covariates: Sequence[Floats] = (), seed: int = 0) -> Association:
+    """Of points (x, y) [n]; `covariates`, each [n], are what the partial correlation holds fixed."""
+    if reason := _unsupported(x, y):
+        null = estimate.none(reason)
+        return Association(n=len(x), spearman=null, pearson=null, slope=null, explained=null, partial=null)
+    from scipy import stats
+
+    drawn = np.random.default_rng(seed).integers(0, len(x), (bootstrap.RESAMPLES, len(x)))
+    ranks = stats.rankdata
+    slope = stats.theilslopes(y, x, alpha=bootstrap.LEVEL)
+    pearson = _correlation(x, y, pearson_rows(x[drawn], y[drawn]))
+    spearman = _correlation(ranks(x), ranks(y), pearson_rows(ranks(x[drawn], axis=-1), ranks(y[drawn], axis=-1)))
+    return Association(
+        n=len(x),
+        spearman=spearman,
+        pearson=pearson,
+        slope=estimate.of(float(slope.slope), (float(slope.low_slope), float(slope.high_slope))),
+        explained=_squared(pearson),
+        partial=_partial(ranks(x), ranks(y), [ranks(c) for c in covariates], drawn),
+        p=_permutation_p(ranks(x), ranks(y), seed),
+    )
+
+
+def _unsupported(x: Floats, y: Floats) -> str | None:
+    if len(x) < MIN_DATASETS:
+        return f"n = {len(x)}: too few to say; {MIN_DATASETS} are needed"
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return "every point has the same value on one axis"
+    return None
+
+
+def pearson_rows(x: Floats, y: Floats) -> Floats:
+    """Pearson's r over the last axis; nan where one of the two is constant."""
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = (x * y).sum(axis=-1) / np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    return np.asarray(np.clip(r, -1, 1))
+
+
+def _correlation(x: Floats, y: Floats, replicates: Floats) -> Estimate:
+    value = float(pearson_rows(x, y))
+    edge = 1 - 1e-12
+    ends = bootstrap.interval(
+        float(np.arctanh(np.clip(value, -edge, edge))), np.arctanh(np.clip(replicates, -edge, edge)), len(x)
+    )
+    return estimate.of(value, ends and (float(np.tanh(ends[0])), float(np.tanh(ends[1]))))
+
+
+def _squared(r: Estimate) -> Estimate:
+    if r.value is None or r.interval is None:
+        return r
+    low, high = r.interval
+    ends: Interval = (0.0 if low <= 0 <= high else min(low**2, high**2), max(low**2, high**2))
+    return Estimate(r.value**2, ends)
+
+
+def _partial(x: Floats, y: Floats, covariates: Sequence[Floats], drawn: np.typing.NDArray[np.int64]) -> Estimate:
+    varying = [c for c in covariates if np.ptp(c) > 0]
+    if not varying:
+        return estimate.none("the covariates are the same for every point")
+    if len(x) < MIN_DATASETS + len(varying):
+        return estimate.none(f"n = {len(x)}: too few points beside {len(varying)} covariates")
+    given = np.column_stack([np.ones(len(x)), *varying])
+    left_x, left_y = _residuals(x, given), _residuals(y, given)
+    if left_x.std() < 1e-9 * x.std() or left_y.std() < 1e-9 * y.std():
+        return estimate.none("the covariates determine one of the two")
+    return _correlation(
+        left_x, left_y, pearson_rows(_residuals(x[drawn], given[drawn]), _residuals(y[drawn], given[drawn]))
+    )
+
+
+def _residuals(values: Floats, given: Floats) -> Floats:
+    """values [..., n] less their least-squares fit on given [..., n, k]."""
+    fit = given @ (np.linalg.pinv(given, rcond=1e-10) @ values[..., None])
+    return np.asarray(values - fit[..., 0])
+
+
+def _permutation_p(x: Floats, y: Floats, seed: int) -> float:
+    """Two-sided p of the correlation of x and y, by shuffling y (Phipson & Smyth's (b + 1)/(m + 1))."""
+    shuffled = np.random.default_rng(seed).permuted(np.tile(y, (PERMUTATIONS, 1)), axis=1)
+    seen = abs(float(pearson_rows(x, y)))
+    return float((1 + (abs(pearson_rows(x, shuffled)) >= seen - 1e-12).sum()) / (PERMUTATIONS + 1))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) adjusted p values; None stays None and counts for no test."""
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    adjusted: list[float | None] = [None] * len(ps)
+    running = 0.0
+    for done, (p, place) in enumerate(known):
+        running = max(running, min(1.0, p * (len(known) - done)))
+        adjusted[place] = running
+    return adjusted

@@ -1,0 +1,1 @@
+"""Datasets: their formats, the predicted imbalance score, the generator."""

@@ -1,0 +1,96 @@
+"""Data sets in the layouts of other benchmarks: ShareGPT's JSON, and JSONL lines with a `prompt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from core.workload import dataset
+from core.workload.dataset import Dataset, DatasetError, Prompt
+
+HUMAN = ("human", "user")
+
+
+class _Turn(msgspec.Struct):
+    value: str = ""
+    speaker: str = msgspec.field(name="from", default="")
+
+
+class _Conversation(msgspec.Struct):
+    conversations: list[_Turn] = []
+    id: str | int = ""
+
+
+class _Line(msgspec.Struct):
+    prompt: str
+    id: str | int = ""
+    timestamp: float | None = None
+
+
+def read(path: Path, index: str) -> Dataset:
+    """Our JSONL ({"id", "text", …}), JSONL of {"prompt": …}, or ShareGPT (a JSON array), told apart by how they begin.
+
+    Of a ShareGPT conversation the first human turn is taken, in the file's order; those without an answer are left out,
+    as in vLLM's benchmarks. DatasetError names what is wrong.
+    """
+    first = _first_line(path)
+    if first.startswith(b"["):
+        prompts = _sharegpt(path)
+    elif _has_prompt(first):
+        prompts = _with_prompt(path)
+    else:
+        return dataset.read(path, index)
+    if not prompts:
+        raise DatasetError(f"{path}: holds no prompt")
+    return Dataset(index, path, prompts)
+
+
+def _first_line(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return next((line.strip() for line in iter(lambda: file.readline(1 << 20), b"") if line.strip()), b"")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _has_prompt(line: bytes) -> bool:
+    try:
+        fields = msgspec.json.decode(line)
+    except dataset.NOT_JSON:
+        return False
+    return isinstance(fields, dict) and "prompt" in fields and "text" not in fields
+
+
+def _sharegpt(path: Path) -> tuple[Prompt, ...]:
+    data = path.read_bytes()
+    try:
+        conversations = msgspec.json.decode(data, type=list[_Conversation])
+    except dataset.NOT_JSON as error:
+        raise DatasetError(
+            f'{path}: expected ShareGPT\'s [{{"conversations": [{{"value": …}}, …]}}, …]: {dataset.why(data, error)}'
+        ) from None
+    return tuple(
+        Prompt(str(talk.id or place), talk.conversations[0].value)
+        for place, talk in enumerate(conversations, 1)
+        if len(talk.conversations) >= 2 and _opens(talk.conversations[0])
+    )
+
+
+def _opens(turn: _Turn) -> bool:
+    return turn.speaker in ("", *HUMAN) and bool(turn.value.strip())
+
+
+def _with_prompt(path: Path) -> tuple[Prompt, ...]:
+    decoder = msgspec.json.Decoder(_Line)
+    prompts = []
+    with open(path, "rb") as file:
+        for number, line in dataset.lines(path, file):
+            try:
+                fields = decoder.decode(line)
+            except dataset.NOT_JSON as error:
+                raise DatasetError(f'{path}:{number}: expected {{"prompt": …}}: {dataset.why(line, error)}') from None
+            if not fields.prompt.strip():
+                raise DatasetError(f"{path}:{number}: expected a prompt, it is blank")
+            prompts.append(Prompt(str(fields.id or number), fields.prompt, timestamp=fields.timestamp))
+    return tuple(prompts)

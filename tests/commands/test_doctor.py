@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.backends import supervise
+from core.commands import doctor
+from core.commands.doctor import Finding
+
+CONFIG = """
+[experiment]
+engine = "{engine}"
+datasets = "*.jsonl"
+[model]
+id = "{model}"
+[[backends]]
+name = "baseline"
+port = {port}
+moe_backend = ""
+tensor_parallel = 1
+python = "{python}"
+"""
+
+
+def examined(
+    folder: Path, *, engine: str = "builtin", python: str = "", port: int = 0, model: str = "org/name"
+) -> dict[str, Finding]:
+    (folder / "001_0.5.jsonl").write_text('{"prompt": "a"}\n')
+    file = folder / "experiments.toml"
+    file.write_text(CONFIG.format(engine=engine, python=python, port=port or free_port(), model=model))
+    return {finding.subject: finding for finding in doctor.examine(file)}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fake_vllm(folder: Path, version: str, router: str) -> str:
+    """An interpreter whose vLLM is of that version, with that text for its routers."""
+    package = folder / "site" / "vllm"
+    (package / "model_executor/layers/fused_moe/router").mkdir(parents=True)
+    (package / "_version.py").write_text(f"__version__ = version = '{version}'\n")
+    (package / "__init__.py").touch()
+    (package / "model_executor/layers/fused_moe/router/base_router.py").write_text(router)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder / "site"} exec python3 "$@"\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_the_built_in_engine_needs_nothing(tmp_path: Path) -> None:
+    found = examined(tmp_path)
+    assert found["engine"].found == "builtin (NumPy, CPU)"
+    assert found["config"].found == f"{tmp_path / 'experiments.toml'}: backends baseline; 1 data sets"
+    assert [f.subject for f in found.values() if f.fix and f.subject != "terminal"] == []
+
+
+def test_vllm_its_version_and_the_hook(tmp_path: Path) -> None:
+    python = fake_vllm(tmp_path, "0.25.1", "    def set_capture_fn(self, capture_fn):")
+    found = examined(tmp_path, engine="vllm", python=python)
+    assert found["baseline"] == Finding("baseline", f"vLLM 0.25.1 in {python}, router hook: set_capture_fn")
+
+
+def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) -> None:
+    found = examined(tmp_path, engine="vllm", python=fake_vllm(tmp_path, "0.99.0", ""))
+    assert "router hook: none found" in found["baseline"].found
+    assert "use one of 0.11 to 0.32" in found["baseline"].fix
+
+
+def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_asked_for(tmp_path: Path) -> None:
+    assert examined(tmp_path, engine="vllm")["baseline"].fix.startswith("install it there (pip install vllm)")
+    assert not examined(tmp_path, engine="auto")["baseline"].fix
+
+
+def test_a_port_that_is_taken_names_its_fix(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        found = examined(tmp_path, port=port)[f"port {port}"]
+    assert "is not free" in found.found
+    assert found.fix == "choose another port"
+
+
+def test_a_model_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    assert examined(tmp_path, engine="vllm", model=str(model))["tokenizer"].fix
+    (model / "tokenizer.json").touch()
+    assert examined(tmp_path, engine="vllm", model=str(model))["tokenizer"].found == str(model / "tokenizer.json")
+
+
+def test_a_broken_config_is_told_and_the_rest_is_examined(tmp_path: Path) -> None:
+    found = [finding.subject for finding in doctor.examine(tmp_path / "none.toml") if finding.fix]
+    assert "config" in found
+    subjects = [finding.subject for finding in doctor.examine(tmp_path / "none.toml")]
+    assert {"Python", "GPUs", "terminal", "encoding"} <= set(subjects)
+
+
+def test_run_prints_a_fix_below_each_problem_and_tells_by_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = [Finding("GPUs", "none"), Finding("port 1", "taken", "end it")]
+    monkeypatch.setattr(doctor, "examine", lambda path: iter(findings))
+    assert doctor.run(tmp_path) == 1
+    assert capsys.readouterr().out == "✓ GPUs    none\n! port 1  taken\n          fix: end it\n1 problem\n"
+    monkeypatch.setattr(doctor, "examine", lambda path: iter(findings[:1]))
+    assert doctor.run(tmp_path) == 0
+
+
+def test_servers_that_nobody_ends_are_named(tmp_path: Path) -> None:
+    env = {**os.environ, supervise.MARK: f"{tmp_path}.1"}
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=env)
+    try:
+        named = examined(tmp_path)["leftovers"]
+        assert str(left.pid) in named.found.split()
+        assert named.fix.startswith("kill -9 ")
+        # With a supervisor of the same mark beside it, it is looked after.
+        keeper = [sys.executable, "-c", "import time; time.sleep(600)", supervise.__file__]
+        supervisor = subprocess.Popen(keeper, env=env)
+        try:
+            assert left.pid not in [process.pid for process in supervise.orphans()]
+        finally:
+            supervisor.kill()
+            supervisor.wait()
+    finally:
+        left.kill()
+        left.wait()

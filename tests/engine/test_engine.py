@@ -1,0 +1,70 @@
+"""The loop on real servers: what happens when one dies, hangs, or does not start."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import psutil
+from support.watched import Watched, edit
+
+from core.engine import detached
+from core.experiment import events
+from core.experiment.state import Snapshot
+from core.rundir import directory
+
+SERVER = "core.builtin.server"
+
+
+def kill(watched: Watched, number: signal.Signals) -> None:
+    (server,) = watched.servers(SERVER)
+    server.send_signal(number)
+
+
+def test_a_server_that_dies_fails_its_run_with_the_cause_and_the_queue_goes_on(engine: Watched) -> None:
+    engine.until(lambda s: s.live and s.live.finished)
+    kill(engine, signal.SIGKILL)
+    after = engine.until(lambda s: s.live and s.live.run == "baseline/002")
+    assert after.runs["baseline/001"].phase == "failed"
+    reason = after.runs["baseline/001"].reason
+    assert re.search(r"[1-4] of 4 requests failed, the first with: .*; server baseline was killed by SIGKILL", reason)
+    starts = [e for e in directory.read_events(engine.run_dir) if isinstance(e, events.BackendStarting)]
+    assert [e.backend for e in starts] == ["baseline", "baseline"]
+
+
+def test_a_server_that_hangs_is_started_again(experiment: Path, tmp_path: Path) -> None:
+    edit(experiment, stall_timeout_s=1.0, output_len=60)
+    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001", "002"], backends=["baseline"]))
+    engine.until(lambda s: s.live and s.live.finished)
+    kill(engine, signal.SIGSTOP)
+    ended: Snapshot = engine.until(lambda s: s.finished)
+    assert ended.runs["baseline/001"].phase == "failed"
+    assert "stalled: no token for 1 s" in ended.runs["baseline/001"].reason
+    assert ended.runs["baseline/002"].phase == "done"
+    engine.wait()
+
+
+def test_interleaved_backends_take_turns_as_often_as_it_takes(experiment: Path, tmp_path: Path) -> None:
+    """A server that was put down for the other's turn is no failed one, however often."""
+    edit(experiment, repeats=6, interleave="true", output_len=2)
+    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001"]))
+    ended: Snapshot = engine.until(lambda s: s.finished)
+    assert {r.phase for r in ended.runs.values()} == {"done"}
+    starts = [e.backend for e in directory.read_events(engine.run_dir) if isinstance(e, events.BackendStarting)]
+    assert starts == [*["baseline", "all2all"] * 3, "baseline"]
+    engine.wait()
+
+
+def test_a_server_that_never_starts_fails_its_backends_runs_only(experiment: Path, tmp_path: Path) -> None:
+    text = experiment.read_text()
+    experiment.write_text(text.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-option"]'))
+    edit(experiment, output_len=2)
+    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001", "002"]))
+    ended = engine.until(lambda s: s.finished)
+    assert [r.phase for r in ended.runs.values()] == ["failed", "failed", "done", "done"]
+    assert "the server does not know --no-such-option" in ended.backends["baseline"].reason
+    assert ended.backends["baseline"].phase == "failed"
+    assert any("--no-such-option" in line for line in ended.backends["baseline"].log_tail)
+    engine.wait()
+    assert not psutil.pid_exists(ended.backends["all2all"].pid)

@@ -1,0 +1,143 @@
+"""Associations and comparisons: against scipy, hand-worked numbers, and effects that were planted."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from core.stats import association, comparison
+from core.stats.association import associate
+from core.stats.bootstrap import Floats
+
+
+def planted(seed: int, n: int, slope: float, noise: float = 1.0) -> tuple[Floats, Floats]:
+    """Points of y = 10 + slope × x + noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0.2, 1.0, n)
+    return x, 10 + slope * x + rng.normal(0, noise, n)
+
+
+class TestAgainstScipy:
+    def test_coefficients_and_slope(self) -> None:
+        x, y = planted(0, 30, 3.0)
+        found = associate(x, y)
+        assert found.spearman.value == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert found.pearson.value == pytest.approx(stats.pearsonr(x, y).statistic)
+        assert found.explained.value == pytest.approx(stats.pearsonr(x, y).statistic ** 2)
+        slope = stats.theilslopes(y, x)
+        assert found.slope.value == pytest.approx(slope.slope)
+        assert found.slope.interval == pytest.approx((slope.low_slope, slope.high_slope))
+
+    def test_permutation_p_is_near_the_exact_one(self) -> None:
+        x, y = planted(3, 8, 2.0)
+        orders = np.array(list(itertools.permutations(stats.rankdata(y))))  # all 40 320
+        every = abs(association.pearson_rows(stats.rankdata(x), orders))
+        exact = np.mean(every >= abs(stats.spearmanr(x, y).statistic) - 1e-12)
+        assert associate(x, y).p == pytest.approx(float(exact), abs=0.015)
+
+    def test_partial_is_the_recursion_formulas(self) -> None:
+        rng = np.random.default_rng(4)
+        z = rng.normal(size=40)
+        x, y = z + rng.normal(size=40), z + rng.normal(size=40)
+        xy, xz, yz = (stats.spearmanr(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
+        expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+        assert associate(x, y, [z]).partial.value == pytest.approx(expected)
+
+    def test_holm_by_hand(self) -> None:
+        # sorted: 0.01 × 3, 0.02 × 2, 0.04 × 1, each at least the one before it
+        assert association.holm([0.04, None, 0.01, 0.02]) == pytest.approx([0.04, None, 0.03, 0.04])
+
+
+class TestPlantedEffects:
+    def test_slopes_lie_in_their_intervals_and_none_is_reported_where_there_is_none(self) -> None:
+        held = covered = false = missed = 0
+        for seed in range(200):
+            x, y = planted(seed, 25, 5.0)
+            found = associate(x, y)
+            low, high = found.slope.interval or (0.0, 0.0)
+            held += low <= 5.0 <= high
+            missed += not found.is_seen
+            low, high = found.pearson.interval or (0.0, 0.0)
+            r = 5 * np.sqrt(0.8**2 / 12) / np.sqrt(25 * 0.8**2 / 12 + 1)
+            covered += low <= r <= high
+            false += associate(x, np.random.default_rng(1000 + seed).normal(size=25)).is_seen
+        assert 0.92 <= held / 200 <= 0.98
+        assert 0.92 <= covered / 200 <= 0.98
+        assert false / 200 <= 0.08
+        assert missed / 200 <= 0.05
+
+    def test_an_effect_of_length_alone_vanishes_when_length_is_held_fixed(self) -> None:
+        rng = np.random.default_rng(5)
+        tokens = rng.integers(100, 4000, 60).astype(float)
+        x, y = tokens / 4000 + rng.normal(0, 0.1, 60), 20 + tokens / 100 + rng.normal(0, 3, 60)
+        found = associate(x, y, [tokens])
+        assert found.is_seen
+        assert not found.partial.excludes_zero
+
+
+class TestWhatNCannotSupport:
+    @pytest.mark.parametrize(("x", "reason"), [([1.0, 2, 3], "n = 3"), ([1.0] * 9, "same value")])
+    def test_too_few_or_constant_points_are_null_with_a_reason(self, x: list[float], reason: str) -> None:
+        found = associate(np.array(x), np.arange(len(x), dtype=float))
+        assert found.spearman.value is None
+        assert reason in str(found.spearman.reason)
+        assert found.spearman.shown() == "–"
+        assert not found.is_seen
+
+
+class TestComparison:
+    def test_a_planted_ratio_is_found_and_said(self) -> None:
+        rng = np.random.default_rng(6)
+        before = {f"{i:03d}": [float(v)] for i, v in enumerate(rng.uniform(10, 20, 40))}
+        after = {k: [v * 1.18 * float(np.exp(rng.normal(0, 0.03)))] for k, (v,) in before.items()}
+        found = comparison.compare("mean_tpot_ms", "baseline", "all2all", (before, after))
+        assert found.ratio.value == pytest.approx(1.18, rel=0.02)
+        assert found.spread is None
+        assert "all2all TPOT is 1" in found.in_words("TPOT")
+        assert found.in_words("TPOT").endswith("n = 40 data sets")
+
+    def test_no_difference_is_said_so(self) -> None:
+        rng = np.random.default_rng(7)
+        sides = tuple({f"{i:03d}": [10 * float(np.exp(rng.normal(0, 0.1)))] for i in range(30)} for _ in range(2))
+        assert "no difference is seen" in comparison.compare("m", "a", "b", sides).in_words("TPOT")
+
+    def test_only_shared_data_sets_count_and_two_are_too_few(self) -> None:
+        found = comparison.compare("m", "a", "b", ({"001": [1.0], "002": [2.0]}, {"002": [2.0], "003": [1.0]}))
+        assert (found.n, found.ratio.value) == (1, None)
+        assert "are not compared" in found.in_words("TPOT")
+
+    def test_ratio_and_difference_by_hand(self) -> None:
+        sides = ({str(i): [float(i)] for i in range(1, 9)}, {str(i): [2.0 * i] for i in range(1, 9)})
+        found = comparison.compare("m", "a", "b", sides)
+        assert found.ratio.value == pytest.approx(2)
+        assert found.difference.value == pytest.approx(4.5)
+
+
+class TestRepeats:
+    def test_a_data_set_counts_at_its_mean_however_often_it_ran(self) -> None:
+        once = {str(i): [float(i)] for i in range(1, 9)}
+        thrice = {str(i): [2.0 * i - 0.5, 2.0 * i, 2.0 * i + 0.5] for i in range(1, 9)}
+        found = comparison.compare("m", "a", "b", (once, thrice))
+        assert found.difference.value == pytest.approx(4.5)
+        assert found.repeats == (1, 3)
+        assert "n = 8 data sets × 1–3 repeats; repeats differ by" in found.in_words("TPOT")
+
+    def test_their_spread_by_hand(self) -> None:
+        # logs 0, 2 about 1 and 4, 4 about 4: (1 + 1 + 0 + 0) / 2 degrees of freedom
+        sides = ({"001": np.exp([0.0, 2]).tolist()}, {"001": np.exp([4.0, 4]).tolist()})
+        assert comparison.compare("m", "a", "b", sides).spread == pytest.approx(100)
+
+    def test_few_data_sets_are_compared_by_their_repeats_as_welch_does(self) -> None:
+        before, after = np.array([10.0, 11, 12, 10.5]), np.array([14.0, 15.5, 13])
+        found = comparison.compare("m", "a", "b", ({"001": before.tolist()}, {"001": after.tolist()}))
+        test = stats.ttest_ind(after, before, equal_var=False)
+        whole = int(test.df)  # ours takes whole degrees of freedom, rounded down
+        half = stats.t.ppf(0.975, whole) * (after.mean() - before.mean()) / test.statistic
+        assert found.difference.value == pytest.approx(after.mean() - before.mean())
+        assert found.difference.interval == pytest.approx(
+            (after.mean() - before.mean() - half, after.mean() - before.mean() + half), abs=0.01
+        )
+        assert "of this data set only × 3–4 repeats" in found.in_words("TPOT")

@@ -1,0 +1,1 @@
+"""Drawing: text, tables, glyphs, colours, the scatter. Knows no widget."""

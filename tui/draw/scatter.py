@@ -1,0 +1,165 @@
+"""A Series as a scatter of marks in cells: outliers hollow, one point picked out, points that share a cell counted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tui.draw.text import Line, Span, fit, line
+from tui.draw.theme import BACKENDS, HOLLOW, MARKS
+
+if TYPE_CHECKING:
+    from core.plots.figure import Series
+
+TICKS = 5
+LEAST = (24, 6)  # columns and rows
+
+
+class Dot(NamedTuple):
+    """One point. `group`: its backend's place. `mark` where it has another than its backend's; `low`, `high`: the ends
+    of its interval."""
+
+    group: int
+    id: str
+    x: float
+    y: float
+    outlier: bool = False
+    mark: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+def dots(series: Series, *, outliers: bool) -> list[Dot]:
+    return [
+        Dot(place, f"{group.name}/{group.labels[i]}", float(group.x[i]), float(group.y[i]), bool(group.outlier[i]))
+        for place, group in enumerate(series.groups)
+        for i in (group.drawn if outliers else group.full).nonzero()[0].tolist()
+    ]
+
+
+def legend(series: Series, *, outliers: bool) -> Line:
+    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far off to draw."""
+    spans: list[Span] = []
+    for place, group in enumerate(series.groups):
+        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.full.sum())}   ", "dim")]
+    hollow = sum(int(group.hollow.sum()) for group in series.groups)
+    far = sum(int((~group.drawn).sum()) for group in series.groups)
+    if hollow:
+        marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
+        told = f"{marks} {hollow} beyond 1.5 IQR" if outliers else f"{hollow} beyond 1.5 IQR hidden"
+        spans.append((told + ", " * bool(far), "dim"))
+    if far:
+        spans.append((f"{far} far", "dim"))
+    return Line(tuple(spans))
+
+
+def draw(points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False) -> list[Line]:
+    """Axes with ticks and a mark for each point; `here` is the id to pick out. `joined`: one id is one curve."""
+    if width < LEAST[0] or height < LEAST[1] or not points:
+        return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
+    reach = [end for p in points for end in (p.low, p.high) if end is not None]
+    xs, ys = _span([p.x for p in points]), _span([*(p.y for p in points), *reach])
+    rows = height - 2
+    ticks = (round(i / (TICKS - 1) * (rows - 1)) for i in range(TICKS))
+    labels = {row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks}  # what the row itself stands for
+    margin = max(len(text) for text in labels.values())
+    frame = Frame(xs, ys, width - margin - 2, rows)
+    cells = (_under(points, frame) if joined else {}) | _cells(points, frame, here)
+    body = [
+        Line(
+            (
+                (f"{labels.get(row, ''):>{margin}}{'┤' if row in labels else '│'}", "dim"),
+                *_row(cells, row, frame.columns),
+            )
+        )
+        for row in range(rows)
+    ]
+    return [*body, *_x_axis(xs, margin, frame.columns)]
+
+
+class Frame(NamedTuple):
+    """What the axes span, and in how many cells."""
+
+    xs: tuple[float, float]
+    ys: tuple[float, float]
+    columns: int
+    rows: int
+
+    def cell(self, x: float, y: float) -> tuple[int, int]:
+        """(row, column)."""
+        row = round((self.ys[1] - y) / (self.ys[1] - self.ys[0]) * (self.rows - 1))
+        return row, round((x - self.xs[0]) / (self.xs[1] - self.xs[0]) * (self.columns - 1))
+
+
+def _cells(points: Sequence[Dot], frame: Frame, here: str) -> dict[tuple[int, int], Span]:
+    """(row, column) → the mark there: a digit where several points share the cell."""
+    shared: dict[tuple[int, int], list[Dot]] = {}
+    for point in points:
+        shared.setdefault(frame.cell(point.x, point.y), []).append(point)
+    return {place: _mark(found, here) for place, found in shared.items()}
+
+
+def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
+    """What marks stand on: the line from each point of a curve to the next, and the intervals."""
+    cells: dict[tuple[int, int], Span] = {}
+    for one, other in itertools.pairwise(points):
+        if one.id == other.id:
+            columns = abs(frame.cell(other.x, other.y)[1] - frame.cell(one.x, one.y)[1])
+            for step in range(1, columns):
+                share = step / columns
+                place = frame.cell(_at((one.x, other.x), share), _at((one.y, other.y), share))
+                cells[place] = ("·", BACKENDS[one.group % 4])
+    for point in points:
+        if point.low is not None and point.high is not None:
+            column = frame.cell(point.x, point.y)[1]
+            rows = range(frame.cell(point.x, point.high)[0], frame.cell(point.x, point.low)[0] + 1)
+            cells |= {(row, column): ("│", BACKENDS[point.group % 4]) for row in rows}
+    return cells
+
+
+def _mark(found: Sequence[Dot], here: str) -> Span:
+    chosen = next((p for p in found if p.id == here), None)
+    point = chosen or found[0]
+    mark = point.mark or (HOLLOW if point.outlier else MARKS)[point.group % 4]
+    if chosen is None and len({(p.group, p.mark) for p in found}) > 1:
+        return (str(min(len(found), 9)), "strong")
+    return (mark, "key" if chosen else BACKENDS[point.group % 4])
+
+
+def _row(cells: dict[tuple[int, int], Span], row: int, columns: int) -> list[Span]:
+    spans: list[Span] = []
+    done = 0
+    for column in sorted(c for r, c in cells if r == row):
+        spans += [(" " * (column - done), ""), cells[row, column]]
+        done = column + 1
+    return [*spans, (" " * (columns - done), "")]
+
+
+def _x_axis(xs: tuple[float, float], margin: int, columns: int) -> list[Line]:
+    places = [round(i / (TICKS - 1) * (columns - 1)) for i in range(TICKS)]
+    rule = "".join("┬" if c in places else "─" for c in range(columns))
+    text = [" "] * (columns + margin + 2)
+    for place, i in zip(places, range(TICKS), strict=True):
+        label = _label(_at(xs, i / (TICKS - 1)), xs)
+        start = min(max(0, margin + 1 + place - len(label) // 2), len(text) - len(label))
+        text[start : start + len(label)] = label
+    return [line((f"{'':>{margin}}└{rule}", "dim")), line((fit("".join(text), columns + margin + 2), "dim"))]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """The range drawn: the values', a twentieth wider on both sides, but not below 0 for what cannot be."""
+    low, high = min(values), max(values)
+    edge = (high - low) / 20 or abs(low) / 10 or 1.0
+    return max(low - edge, 0.0) if low >= 0 else low - edge, high + edge
+
+
+def _at(span: tuple[float, float], share: float) -> float:
+    return span[0] + share * (span[1] - span[0])
+
+
+def _label(value: float, span: tuple[float, float]) -> str:
+    """As many digits as tell the ticks apart."""
+    digits = max(0, 1 - math.floor(math.log10((span[1] - span[0]) / (TICKS - 1))))
+    return f"{value:,.{min(digits, 6)}f}"

@@ -1,0 +1,51 @@
+"""Columns of a table drawn as lines: what does not fit is left out, the least needed first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tui.draw.text import Line, Role, Span, fit
+
+GAP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`need`: the lowest goes first where the width does not hold all."""
+
+    title: str
+    width: int
+    need: int = 5
+    right: bool = True
+
+
+def fitting(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
+    """As many of the columns as `width` cells hold, in their order."""
+    kept = list(columns)
+    while len(kept) > 1 and sum(c.width + GAP for c in kept) - GAP > width:
+        kept.remove(min(reversed(kept), key=lambda c: c.need))
+    return tuple(kept)
+
+
+def head(columns: Sequence[Column]) -> Line:
+    return Line(tuple((_cell(c.title, c, last=c is columns[-1]), "dim") for c in columns))
+
+
+def row(
+    columns: Sequence[Column], cells: Mapping[str, Span | str], *, cursor: bool = False, rest: Span | None = None
+) -> Line:
+    """One line; `cells` by column title. `rest`: what stands in place of the columns after the last cell."""
+    spans: list[tuple[str, Role]] = []
+    last = max((n for n, c in enumerate(columns) if c.title in cells), default=-1) if rest else len(columns) - 1
+    for place, column in enumerate(columns[: last + 1]):
+        cell = cells.get(column.title, "")
+        text, role = (cell, "") if isinstance(cell, str) else cell
+        spans.append((_cell(text, column, last=place == len(columns) - 1), role))
+    if rest and (left := sum(c.width + GAP for c in columns[last + 1 :]) - GAP) > 0:
+        spans.append((fit(rest[0], left), rest[1]))
+    return Line(tuple(spans), cursor)
+
+
+def _cell(text: str, column: Column, *, last: bool) -> str:
+    return fit(text, column.width, right=column.right) + ("" if last else " " * GAP)

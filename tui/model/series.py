@@ -1,0 +1,67 @@
+"""The Series that the Plots pane and the dose's screen draw and export, from a Snapshot. Imports NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.analysis.results import Results
+from core.experiment.events import RunFigures
+from core.experiment.state import RunState, Snapshot
+from core.plots import scatter
+from core.plots.figure import Series
+from core.plots.scatter import Axis
+
+
+def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
+    """`metric` of every finished run whose routing was natural against `axis`. ConfigError where no run has both."""
+    return scatter.series(groups(snapshot), metric, axis, snapshot.engine)
+
+
+def groups(snapshot: Snapshot) -> list[Results]:
+    """The finished runs of every backend, as the analysis takes them."""
+    runs = [r for r in snapshot.runs.values() if r.figures]
+    names = list(dict.fromkeys(r.run.backend for r in runs))
+    return [_results(name, [r for r in runs if r.run.backend == name]) for name in names]
+
+
+def csv_text(series: Series) -> str:
+    """The points of a Series: one row each."""
+    rows = [
+        f"{group.name},{label},{x!r},{y!r},{int(outlier)}"
+        for group in series.groups
+        for label, x, y, outlier in zip(
+            group.labels, group.x.tolist(), group.y.tolist(), group.outlier.tolist(), strict=True
+        )
+    ]
+    return "\n".join([f'backend,dataset,{series.x_label},"{series.y_label}",outlier', *rows]) + "\n"
+
+
+def _results(name: str, runs: Sequence[RunState]) -> Results:
+    natural, forced = (
+        {r.run.label: r.figures for r in runs if r.figures and (r.run.dose is not None) is is_forced}
+        for is_forced in (False, True)
+    )
+    return Results(
+        name,
+        {label: _result(f) for label, f in natural.items()},
+        {label: f.cv for label, f in natural.items() if f.cv is not None},
+        {label: f.aggregated_cv for label, f in natural.items() if f.aggregated_cv is not None},
+        {label: _result(f) for label, f in forced.items()},
+    )
+
+
+def _result(figures: RunFigures) -> dict[str, Any]:
+    """The part of a result file that the figures of a run hold."""
+    return {
+        "imbalance_score": figures.score,
+        "measured_imbalance": {
+            "excess_cv": figures.excess_cv,
+            "aggregated_cv": figures.aggregated_cv,
+            "rank_imbalance": figures.rank_imbalance,
+        },
+        "output_throughput": figures.output_throughput,
+        "decode_step_ms": figures.decode_step_ms,
+        **{f"mean_{m}_ms": latency.mean for m, latency in figures.latencies.items()},
+        **{f"median_{m}_ms": latency.p50 for m, latency in figures.latencies.items()},
+    }

@@ -1,0 +1,191 @@
+"""Session: what the screen looks at, a plan that is not started or a run directory that is followed. No widgets."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from core.experiment import control, state
+from core.experiment.config import ConfigError
+from core.experiment.control import Command
+from core.experiment.dose import Pattern
+from core.experiment.events import AnyEvent, RequestFinished, Sampled
+from core.experiment.state import RunState, Snapshot
+from tui.model.view import Happened, Stage
+
+if TYPE_CHECKING:
+    from core.rundir.directory import Journal
+
+EVENTS_KEPT = 500
+
+
+class Ask(Struct, frozen=True):
+    """What `run` starts where nothing has been started: the selection of the command line."""
+
+    config_path: Path = Path("experiments.toml")
+    out: Path | None = None
+    only: Sequence[str] = ()
+    backends: Sequence[str] = ()
+    engine: str | None = None
+    levels: Sequence[float] = ()  # of forced routing
+    patterns: Sequence[Pattern] = ()
+
+
+class Session:
+    """Holds the snapshot and takes commands. Every method but `poll` may block: call those from a thread."""
+
+    def __init__(self, ask: Ask, run_dir: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.ask = ask
+        self.run_dir = run_dir
+        self.clock = clock
+        self.snapshot = Snapshot()
+        self.happened: tuple[Happened, ...] = ()
+        self.stage: Stage = "reading"
+        self.problem = ""
+        self.alive = False  # whether the engine answered when it was last looked for
+        self._journal: Journal | None = None
+
+    def open(self) -> None:
+        """Read the run directory, or make the plan of what could be run."""
+        try:
+            if self.run_dir:
+                self.follow(self.run_dir)
+            else:
+                self.snapshot, self.stage, self.problem = planned(self.ask), "not started", ""
+        except ConfigError as error:
+            self.problem, self.stage = str(error), "failed"
+
+    def follow(self, run_dir: Path) -> None:
+        """Fold the journal of `run_dir`, and follow it from now on. ConfigError where it is none."""
+        from core.rundir.directory import Journal
+
+        journal = Journal(run_dir)
+        snapshot, happened = Snapshot(), tuple[Happened, ...]()
+        while part := journal.poll():
+            snapshot, new = folded(part, snapshot)
+            happened = (*happened, *new)[-EVENTS_KEPT:]
+        if not snapshot.started_at:
+            raise ConfigError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
+        self.run_dir, self._journal = run_dir, journal
+        self.snapshot, self.happened, self.problem = snapshot, happened, ""
+        self.look()
+        self.stage = self._stage()
+
+    def look(self) -> None:
+        """See whether the engine is there."""
+        self.alive = self.is_live()
+
+    def poll(self) -> None:
+        """Take in what has happened since; quick."""
+        if self._journal is None:
+            return
+        try:
+            events = self._journal.poll()
+        except ConfigError as error:
+            self.problem = str(error)
+            return
+        if events:
+            self.snapshot, new = folded(events, self.snapshot)
+            self.happened = (*self.happened, *new)[-EVENTS_KEPT:]
+        self.stage = self._stage()
+
+    def start(self, *, retry_cancelled: bool = False) -> Path:
+        """Start the engine, or go on with what is missing, and with `retry_cancelled` with what was cancelled; the run
+        directory. ConfigError says why not."""
+        from core.engine import detached
+
+        ask = self.ask
+        if self.run_dir:
+            run_dir = detached.start(ask.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled)
+        else:
+            run_dir = detached.start(
+                ask.config_path,
+                out=ask.out,
+                only=ask.only,
+                backends=ask.backends,
+                engine=ask.engine,
+                levels=ask.levels,
+                patterns=ask.patterns,
+            )
+        self.follow(run_dir)
+        return run_dir
+
+    def send(self, command: Command) -> None:
+        """ControlError says why the engine did not obey."""
+        if self.run_dir is None:
+            raise control.ControlError("nothing has been started yet: r starts it")
+        control.send(self.run_dir, command)
+
+    def is_live(self) -> bool:
+        return self.run_dir is not None and control.is_live(self.run_dir)
+
+    def datasets(self) -> dict[str, Path]:
+        """Every data set that the configuration names, by index. ConfigError where it cannot be read."""
+        from core.experiment import config, plan
+        from core.rundir import directory
+
+        loaded = directory.read_about(self.run_dir).config if self.run_dir else config.load(self.ask.config_path)
+        return plan.select_datasets(loaded, ())
+
+    def _stage(self) -> Stage:
+        if self.alive:
+            return "running"
+        if self.snapshot.finished:
+            return "finished"
+        return "stopped" if self.snapshot.interrupted else "engine gone"
+
+
+def folded(events: Sequence[AnyEvent], snapshot: Snapshot | None = None) -> tuple[Snapshot, tuple[Happened, ...]]:
+    """The snapshot after `events`, and the last of the lines that tell of them: only those are put into words."""
+    from core.experiment import narrate
+
+    telling = [n for n, event in enumerate(events) if not is_quiet(event)]
+    first = telling[-EVENTS_KEPT] if len(telling) > EVENTS_KEPT else 0
+    snapshot = state.fold(events[:first], snapshot)
+    told: list[Happened] = []
+    for quiet, group in itertools.groupby(events[first:], is_quiet):
+        if quiet:
+            snapshot = state.fold(group, snapshot)
+            continue
+        for event in group:
+            snapshot = state.reduce(snapshot, event)
+            lines = (narrate.sentence(event, snapshot) or "").splitlines()
+            told += [Happened(event.at, text) for text in lines]
+    return snapshot, tuple(told[-EVENTS_KEPT:])
+
+
+def is_quiet(event: AnyEvent) -> bool:
+    """Events that come all the time, and that no line tells of."""
+    return isinstance(event, Sampled) or (isinstance(event, RequestFinished) and not event.error)
+
+
+def planned(ask: Ask) -> Snapshot:
+    """What would be run, with the scores that the data sets' file names state. ConfigError where nothing can be."""
+    from core.experiment import config, plan
+
+    loaded = config.with_doses(config.load(ask.config_path), list(ask.levels), list(ask.patterns))
+    made = plan.make(loaded, ask.only, ask.backends)
+    runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
+    return Snapshot(name=loaded.experiment.name, engine=ask.engine or loaded.experiment.engine, runs=runs)
+
+
+def score_in(file: str) -> float | None:
+    """`datasets/001_0.7237.jsonl` → 0.7237."""
+    found = re.search(r"_(\d\.\d+)\.jsonl$", file)
+    return float(found.group(1)) if found else None
+
+
+def newest_live(parent: Path = Path("runs")) -> Path | None:
+    """The run directory under `parent` whose engine runs, the one started last; None where there is none."""
+    try:
+        found = sorted((p.parent for p in parent.glob(f"*/{control.SOCKET}")), key=os.path.getmtime, reverse=True)
+    except OSError:
+        return None
+    return next((p for p in found if control.is_live(p)), None)
