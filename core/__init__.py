@@ -2,6 +2,6 @@
 
 import sys
 
-# httpx imports its own command line (click, rich, pygments) where these are installed: 60 % of its import time.
-# Nothing here calls it, and httpx goes on without it.
+# httpx imports its own command line (click, rich, pygments) where these are installed: 60 % of its
+# import time. Nothing here calls it, and httpx goes on without it.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None is how Python bars an import

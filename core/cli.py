@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 
 from core.commands import arguments as arg
 from core.commands import imbalance, plot
+from core.errors import BAD_USAGE, GatescopeError
+from core.terminal import complain, refuse
 
-BAD_USAGE = 2
 SIGPIPE_CODE = 128 + 13
 EXIT_CODES = "exit codes: 0 all done; 1 some run, file or item failed; 2 bad usage, config or input; 128+n by signal n"
 
@@ -22,7 +23,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse without abbreviations, and with the hint that an error should carry."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)  # a script's `--out` must not change meaning with a new flag
+        super().__init__(
+            **options, allow_abbrev=False
+        )  # a script's `--out` must not change meaning with a new flag
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -41,26 +44,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:  # of stdout, as a rule: commands name the files that they cannot write
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(error, BrokenPipeError):  # its reader has left (`| head`): end as the signal would
+        if isinstance(
+            error, BrokenPipeError
+        ):  # its reader has left (`| head`): end as the signal would
             return SIGPIPE_CODE
-        _complain(str(error))
+        complain(str(error))
         return 1
-    except Exception as error:
-        if type(error).__name__ not in ("ConfigError", "DatasetError"):
-            raise
-        return _refuse(str(error))
+    except GatescopeError as error:
+        return refuse(str(error))
 
 
 def _open_standard_streams() -> None:
-    """Where the caller closed one (`2>&-`), the null device takes its place: else the next file that is opened gets
-    its number, and the talk goes into that file. What stdout cannot encode is escaped, not an error."""
+    """Where the caller closed one (`2>&-`), the null device takes its place: else the next file
+    that is opened gets its number, and the talk goes into that file. What stdout cannot encode is
+    escaped, not an error."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
-    sys.stdout = sys.stdout or open(os.devnull, "w")
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -74,12 +78,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=_experiment)
     parser.add_argument("--batch", action="store_true", help="run the experiment without a UI")
     parser.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; new or empty (runs/<name>-<time>)")
-    parser.add_argument("--only", type=arg.listed, default=[], metavar="001,007", help="these data sets only")
-    parser.add_argument("--backend", type=arg.listed, default=[], metavar="NAME", help="these backends only")
-    parser.add_argument("--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's")
     parser.add_argument(
-        "--dose", type=arg.levels, action="extend", default=[], metavar="0,0.5", help="CVs that routing is forced to"
+        "--out", type=Path, metavar="DIR", help="run directory; new or empty (runs/<name>-<time>)"
+    )
+    parser.add_argument(
+        "--only", type=arg.listed, default=[], metavar="001,007", help="these datasets only"
+    )
+    parser.add_argument(
+        "--backend", type=arg.listed, default=[], metavar="NAME", help="these backends only"
+    )
+    parser.add_argument(
+        "--engine", choices=("auto", "vllm", "builtin"), help="instead of the config's"
+    )
+    parser.add_argument(
+        "--dose",
+        type=arg.levels,
+        action="extend",
+        default=[],
+        metavar="0,0.5",
+        help="CVs that routing is forced to",
     )
     parser.add_argument(
         "--pattern",
@@ -96,8 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="run what this run directory lacks: what is queued, was cut off or failed",
     )
-    parser.add_argument("--retry-cancelled", action="store_true", help="with --resume: what was cancelled, too")
-    parser.add_argument("--ascii", action="store_true", help="the terminal UI without characters beyond ASCII")
+    parser.add_argument(
+        "--retry-cancelled", action="store_true", help="with --resume: what was cancelled, too"
+    )
+    parser.add_argument(
+        "--ascii", action="store_true", help="the terminal UI without characters beyond ASCII"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_attach(commands)
     _add_serve(commands)
@@ -106,48 +127,46 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     imbalance.add(commands)
     plot.add(commands)
-    report = commands.add_parser("report", help="report.md and report.html of a run directory, findings in words")
+    report = commands.add_parser(
+        "report", help="report.md and report.html of a run directory, findings in words"
+    )
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.add_argument(
         "--only",
         type=arg.listed,
         default=[],
         metavar="001,007",
-        help="of these data sets only, into RUN_DIR/only-001-007: the report of all stays as it is",
+        help="of these datasets only, into RUN_DIR/only-001-007: the report of all stays as it is",
     )
-    report.add_argument("--strict", action="store_true", help="exit code 1 where results are invalid")
+    report.add_argument(
+        "--strict", action="store_true", help="exit code 1 where results are invalid"
+    )
     report.set_defaults(command=_report)
-    export = commands.add_parser("export", help="a run directory in upstream's layout, or as Parquet tables")
+    export = commands.add_parser(
+        "export", help="a run directory in upstream's layout, or as Parquet tables"
+    )
     export.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     export.add_argument("--layout", choices=("upstream", "parquet"), required=True)
     export.add_argument("-o", dest="out", type=Path, metavar="DIR", help="default: RUN_DIR/export")
     export.set_defaults(command=_export)
-    doctor = commands.add_parser("doctor", help="what is here, what stands in the way, and the fix for each problem")
+    doctor = commands.add_parser(
+        "doctor", help="what is here, what stands in the way, and the fix for each problem"
+    )
     doctor.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     doctor.set_defaults(command=_doctor)
-    init = commands.add_parser("init", help="write experiments.toml and the data sets into this directory")
+    init = commands.add_parser(
+        "init", help="write experiments.toml and the datasets into this directory"
+    )
     init.set_defaults(command=_init)
     return parser
 
 
-def _refuse(message: str) -> int:
-    _complain(message)
-    return BAD_USAGE
-
-
-def _complain(message: str) -> None:
-    """What is wrong may quote a server, a file or a data set: none of them moves the cursor."""
-    from core.experiment.narrate import printable
-
-    print(f"gatescope: {printable(message)}", file=sys.stderr)
-
-
-# --- the experiment -----------------------------------------------------------------------------------------------
+# --- the experiment ---
 
 
 def _experiment(arguments: argparse.Namespace) -> int:
     if arguments.retry_cancelled and not arguments.resume:
-        return _refuse("--retry-cancelled goes with --resume DIR")
+        return refuse("--retry-cancelled goes with --resume DIR")
     if not (arguments.batch or arguments.resume):
         return _screen(arguments)
     from core.commands import batch
@@ -168,7 +187,7 @@ def _experiment(arguments: argparse.Namespace) -> int:
 
 def _screen(arguments: argparse.Namespace) -> int:
     if arguments.json:
-        return _refuse("--json goes with --batch: the terminal UI prints nothing")
+        return refuse("--json goes with --batch: the terminal UI prints nothing")
     from tui import app  # the one place where core hands over to the UI
 
     return app.run(
@@ -184,7 +203,9 @@ def _screen(arguments: argparse.Namespace) -> int:
 
 
 def _add_attach(commands: argparse._SubParsersAction[_Parser]) -> None:
-    attach = commands.add_parser("attach", help="the terminal UI over a run directory, running or not")
+    attach = commands.add_parser(
+        "attach", help="the terminal UI over a run directory, running or not"
+    )
     attach.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     attach.add_argument("--ascii", action="store_true", help="no characters beyond ASCII")
     attach.set_defaults(command=_attach)
@@ -211,20 +232,26 @@ def _init(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --- serve and bench ----------------------------------------------------------------------------------------------
+# --- serve and bench ---
 
 
 def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
-    serve = commands.add_parser("serve", help="serve one backend of experiments.toml in the foreground")
+    serve = commands.add_parser(
+        "serve", help="serve one backend of experiments.toml in the foreground"
+    )
     serve.add_argument("name", metavar="BACKEND")
     serve.add_argument("--config", type=Path, default=Path("experiments.toml"), metavar="F")
     serve.add_argument("--engine", choices=("auto", "vllm", "builtin"))
     serve.add_argument("--model")
     serve.add_argument("--port", type=arg.port, metavar="P")
-    serve.add_argument("--batch-tokens", type=arg.at_least(1), metavar="N", help="max_num_batched_tokens")
+    serve.add_argument(
+        "--batch-tokens", type=arg.at_least(1), metavar="N", help="max_num_batched_tokens"
+    )
     serve.add_argument("--max-seqs", type=arg.at_least(1), metavar="N", help="max_num_seqs")
     serve.add_argument("--max-model-len", type=arg.at_least(1), metavar="N")
-    serve.add_argument("--ep-size", type=arg.at_least(1), metavar="N", help="ranks: tensor or expert parallel size")
+    serve.add_argument(
+        "--ep-size", type=arg.at_least(1), metavar="N", help="ranks: tensor or expert parallel size"
+    )
     serve.set_defaults(command=_serve)
 
 
@@ -245,7 +272,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
-    bench = commands.add_parser("bench", help="stream one data set at a running server")
+    bench = commands.add_parser("bench", help="stream one dataset at a running server")
     bench.add_argument("dataset", type=Path, metavar="DATASET")
     where = bench.add_mutually_exclusive_group(required=True)
     where.add_argument("--base-url", metavar="URL")
@@ -254,32 +281,73 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     bench.add_argument("--num-prompts", type=arg.at_least(1), default=30, metavar="N")
     bench.add_argument("--input-len", type=arg.at_least(0), default=0, metavar="N")
     bench.add_argument("--output-len", type=arg.at_least(1), default=50, metavar="N")
-    bench.add_argument("--request-rate", type=arg.rate, default="inf", metavar="R", help='requests/s, or "inf"')
     bench.add_argument(
-        "--arrival", choices=("poisson", "constant", "trace"), default="poisson", help="trace: timestamps"
+        "--request-rate", type=arg.rate, default="inf", metavar="R", help='requests/s, or "inf"'
     )
-    bench.add_argument("--burstiness", type=arg.above_zero, default=1.0, metavar="B", help="1: Poisson; less: burstier")
     bench.add_argument(
-        "--ramp-up", type=arg.seconds, default=0.0, metavar="S", help="seconds to the full rate or concurrency"
+        "--arrival",
+        choices=("poisson", "constant", "trace"),
+        default="poisson",
+        help="trace: timestamps",
+    )
+    bench.add_argument(
+        "--burstiness",
+        type=arg.above_zero,
+        default=1.0,
+        metavar="B",
+        help="1: Poisson; less: burstier",
+    )
+    bench.add_argument(
+        "--ramp-up",
+        type=arg.seconds,
+        default=0.0,
+        metavar="S",
+        help="seconds to the full rate or concurrency",
     )
     bench.add_argument("--max-concurrency", type=arg.at_least(0), default=0, metavar="N")
     bench.add_argument(
-        "--warmup", type=arg.at_least(0), default=0, metavar="N", help="requests sent first, in no figure"
-    )
-    bench.add_argument("--chat", action="store_true", help="/v1/chat/completions instead of /v1/completions")
-    bench.add_argument("--header", type=arg.header, action="append", default=[], metavar="'NAME: VALUE'")
-    bench.add_argument(
-        "--extra-body", type=arg.json_object, default={}, metavar="JSON", help="merged in; null leaves out"
-    )
-    bench.add_argument("--slo", type=arg.slo, default={}, metavar="ttft_ms=500,tpot_ms=50", help="limits for goodput")
-    bench.add_argument(
-        "--load-workers", type=arg.workers, default="auto", metavar="N", help='client processes, or "auto"'
+        "--warmup",
+        type=arg.at_least(0),
+        default=0,
+        metavar="N",
+        help="requests sent first, in no figure",
     )
     bench.add_argument(
-        "--stall-timeout", type=arg.above_zero, default=120.0, metavar="S", help="without a token: failed"
+        "--chat", action="store_true", help="/v1/chat/completions instead of /v1/completions"
+    )
+    bench.add_argument(
+        "--header", type=arg.header, action="append", default=[], metavar="'NAME: VALUE'"
+    )
+    bench.add_argument(
+        "--extra-body",
+        type=arg.json_object,
+        default={},
+        metavar="JSON",
+        help="merged in; null leaves out",
+    )
+    bench.add_argument(
+        "--slo",
+        type=arg.slo,
+        default={},
+        metavar="ttft_ms=500,tpot_ms=50",
+        help="limits for goodput",
+    )
+    bench.add_argument(
+        "--load-workers",
+        type=arg.workers,
+        default="auto",
+        metavar="N",
+        help='client processes, or "auto"',
+    )
+    bench.add_argument(
+        "--stall-timeout",
+        type=arg.above_zero,
+        default=120.0,
+        metavar="S",
+        help="without a token: failed",
     )
     bench.add_argument("--seed", type=arg.at_least(0), default=0)
-    bench.add_argument("--result-dir", type=Path, metavar="D", help="write D/<data set index>.json")
+    bench.add_argument("--result-dir", type=Path, metavar="D", help="write D/<dataset index>.json")
     bench.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     bench.set_defaults(command=_bench)
 
@@ -312,20 +380,24 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
 
 
-# --- data sets ----------------------------------------------------------------------------------------------------
+# --- datasets ---
 
 
 def _add_generate(commands: argparse._SubParsersAction[_Parser]) -> None:
-    generator = commands.add_parser("generate", help="make prompt data sets that span the predicted imbalance")
+    generator = commands.add_parser(
+        "generate", help="make prompt datasets that span the predicted imbalance"
+    )
     generator.add_argument("--out", type=Path, default=Path("datasets"), metavar="DIR")
     generator.add_argument("--count", type=arg.at_least(1), default=50, metavar="N")
     generator.add_argument("--seed", type=arg.at_least(0), default=0)
-    generator.add_argument("--target", type=arg.scores, metavar="0.3,0.9", help="search mixtures with these scores")
+    generator.add_argument(
+        "--target", type=arg.scores, metavar="0.3,0.9", help="search mixtures with these scores"
+    )
     generator.set_defaults(command=_generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from core.commands import batch
+    from core import terminal
     from core.plots import histogram, png, text
     from core.workload import folder as dataset_folder
     from core.workload import generator, starter
@@ -340,20 +412,22 @@ def _generate(arguments: argparse.Namespace) -> int:
         else:
             made = generator.generate(queries, count=arguments.count, seed=arguments.seed)
         files = dataset_folder.write(made, arguments.out)
-        columns = min(batch.terminal_columns(), 100)
-        drawn = histogram.of([d.score for d in made], "predicted imbalance score", "data sets")
+        columns = min(terminal.terminal_columns(), 100)
+        drawn = histogram.of([d.score for d in made], "predicted imbalance score", "datasets")
         print(text.draw(drawn, columns, 30, colour=sys.stderr.isatty()), file=sys.stderr)
         picture = png.write(drawn, Path("graphs") / "score_distribution.png")
     except ValueError as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error.filename}: {error.strerror}")
-    print(f"wrote {len(files)} data sets to {arguments.out}, and {picture}", file=sys.stderr)
+        return refuse(f"{error.filename}: {error.strerror}")
+    print(f"wrote {len(files)} datasets to {arguments.out}, and {picture}", file=sys.stderr)
     return 0
 
 
 def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
-    predictor = commands.add_parser("predict", help="predicted imbalance score of data sets, with its components")
+    predictor = commands.add_parser(
+        "predict", help="predicted imbalance score of datasets, with its components"
+    )
     predictor.add_argument("files", type=Path, nargs="+", metavar="FILE")
     predictor.add_argument("--json", action="store_true")
     predictor.set_defaults(command=_predict)
@@ -362,6 +436,7 @@ def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     import json
 
+    from core import errors
     from core.workload import dataset, predictor
 
     found, failed = {}, 0
@@ -369,28 +444,31 @@ def _predict(arguments: argparse.Namespace) -> int:
         try:
             prompts = dataset.read(file, dataset.index_of(file, place)).prompts
             found[str(file)] = predictor.predict([p.text for p in prompts])
-        except (dataset.DatasetError, ValueError) as error:
-            _complain(str(error))
+        except (errors.DatasetError, ValueError) as error:
+            complain(str(error))
             failed += 1
     if arguments.json:
         whole = {
-            f: {"score": p.score, "components": p.components, "raw_metrics": p.raw_metrics} for f, p in found.items()
+            f: {"score": p.score, "components": p.components, "raw_metrics": p.raw_metrics}
+            for f, p in found.items()
         }
         print(json.dumps(whole, indent=1))
     else:
         for file_name, prediction in found.items():
             print(f"{prediction.score:.4f}  {file_name}")
             for name, part in prediction.components.items():
-                print(f"          {name:<24}{part['contribution']:.4f}  {part['percentage']:5.1f} %")
+                print(
+                    f"          {name:<24}{part['contribution']:.4f}  {part['percentage']:5.1f} %"
+                )
     return BAD_USAGE if not found else 1 if failed else 0
 
 
-# --- run directories ----------------------------------------------------------------------------------------------
+# --- run directories ---
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from core.experiment.narrate import printable
     from core.report import report
+    from core.terminal import printable
 
     files, validity = report.write(arguments.run_dir, arguments.only)
     for line in (*validity.in_words(), *(f"wrote {file}" for file in files)):

@@ -1,4 +1,5 @@
-"""What a server answers to a small question, read whole: within a size and a time, whatever it sends."""
+"""What a server answers to a small question, read whole: within a size and a time, whatever it
+sends."""
 
 from __future__ import annotations
 
@@ -13,13 +14,25 @@ T = TypeVar("T")
 
 
 async def whole(
-    client: httpx.AsyncClient, method: str, url: str, *, within_s: float, max_bytes: int = MAX_BYTES, **request: Any
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    within_s: float,
+    max_bytes: int = MAX_BYTES,
+    **request: Any,
 ) -> httpx.Response:
-    """The answer with its body. httpx.HTTPError, also where it is over `max_bytes`, compressed or late."""
+    """The answer with its body. httpx.HTTPError, also where it is over `max_bytes`, compressed or
+    late."""
     try:
-        async with asyncio.timeout(within_s), client.stream(method, url, **_plain(request)) as answer:
+        async with (
+            asyncio.timeout(within_s),
+            client.stream(method, url, **_plain(request)) as answer,
+        ):
             if (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
-                raise httpx.RemoteProtocolError(f"content-encoding {encoding[:40]} was not asked for")
+                raise httpx.RemoteProtocolError(
+                    f"content-encoding {encoding[:40]} was not asked for"
+                )
             body = bytearray()
             async for piece in answer.aiter_raw():
                 body += piece

@@ -15,7 +15,8 @@ from core.engine import detached
 from core.experiment import control
 from core.experiment.control import Stop
 
-# Property tests, quick in the suite; `GATESCOPE_FUZZ=nightly uv run pytest -m fuzz` is the long way.
+# Property tests, quick in the suite; `GATESCOPE_FUZZ=nightly uv run pytest -m fuzz` is the long
+# way.
 settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nightly", settings.get_profile("quick"), max_examples=10_000)
 settings.load_profile(os.environ.get("GATESCOPE_FUZZ", "quick"))
@@ -23,12 +24,16 @@ settings.load_profile(os.environ.get("GATESCOPE_FUZZ", "quick"))
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
-    """Two backends, three data sets, runs long enough to be met on the way."""
+    """Two backends, three datasets, runs long enough to be met on the way."""
     port = free_port()
     for index in ("001", "002", "003"):
         lines = [{"id": f"q{i}", "text": f"question {i} of {index}"} for i in range(4)]
-        (tmp_path / f"{index}_0.5.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    backend = f"port = {port}\ntensor_parallel = 1\ndata_parallel = 1\nmax_num_batched_tokens = 256\n"
+        (tmp_path / f"{index}_0.5.jsonl").write_bytes(
+            b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        )
+    backend = (
+        f"port = {port}\ntensor_parallel = 1\ndata_parallel = 1\nmax_num_batched_tokens = 256\n"
+    )
     (tmp_path / "experiments.toml").write_text(
         '[experiment]\nengine = "builtin"\ndatasets = "*.jsonl"\nnum_prompts = 4\noutput_len = 200\n'
         "max_concurrency = 1\nshuffle = false\nwarmup_requests = 1\n[model]\nmax_model_len = 1024\n"

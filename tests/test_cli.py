@@ -30,7 +30,9 @@ Gatescope = Callable[..., Answer]
 
 
 @pytest.fixture
-def gatescope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Gatescope:
+def gatescope(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Gatescope:
     """Runs `gatescope ARGUMENTS…` in an empty directory of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
@@ -57,9 +59,18 @@ class TestUsage:
         ("arguments", "said"),
         [
             (["--batc"], "gatescope: unrecognized arguments: --batc"),
-            (["--batch", "--only", ""], "gatescope: argument --only: expected names with commas between them, got ''"),
-            (["--batch", "--only", "001,,2"], "gatescope: argument --only: expected names with commas between them"),
-            (["--batch", "--backend", ","], "gatescope: argument --backend: expected names with commas between them"),
+            (
+                ["--batch", "--only", ""],
+                "gatescope: argument --only: expected names with commas between them, got ''",
+            ),
+            (
+                ["--batch", "--only", "001,,2"],
+                "gatescope: argument --only: expected names with commas between them",
+            ),
+            (
+                ["--batch", "--backend", ","],
+                "gatescope: argument --backend: expected names with commas between them",
+            ),
             (["--batch", "--engine", "gpu"], "gatescope: argument --engine: invalid choice: 'gpu'"),
             (["--batch", "--config"], "gatescope: argument --config: expected one argument"),
             (["frobnicate"], "gatescope: argument COMMAND: invalid choice: 'frobnicate'"),
@@ -69,8 +80,14 @@ class TestUsage:
                 "gatescope generate: argument --count: expected a whole number of at least 1",
             ),
             (["generate", "--seed", "-1"], "gatescope generate: argument --seed: expected "),
-            (["generate", "--target", "1.5"], "gatescope generate: argument --target: expected scores between 0 and 1"),
-            (["generate", "--target", "nan"], "gatescope generate: argument --target: expected scores between 0 and 1"),
+            (
+                ["generate", "--target", "1.5"],
+                "gatescope generate: argument --target: expected scores between 0 and 1",
+            ),
+            (
+                ["generate", "--target", "nan"],
+                "gatescope generate: argument --target: expected scores between 0 and 1",
+            ),
             (
                 ["generate", "--target", "0.3,"],
                 "gatescope generate: argument --target: expected scores between 0 and 1",
@@ -83,13 +100,22 @@ class TestUsage:
                 ["serve", "baseline", "--ep-size", "0"],
                 "gatescope serve: argument --ep-size: expected a whole number of at",
             ),
-            (["bench", "f.jsonl", "--port", "65536"], "gatescope bench: argument --port: expected a port, 1 to 65535"),
-            (["bench", "f.jsonl"], "gatescope bench: one of the arguments --base-url --port is required"),
+            (
+                ["bench", "f.jsonl", "--port", "65536"],
+                "gatescope bench: argument --port: expected a port, 1 to 65535",
+            ),
+            (
+                ["bench", "f.jsonl"],
+                "gatescope bench: one of the arguments --base-url --port is required",
+            ),
             (
                 ["bench", "f.jsonl", "--port", "1", "--request-rate", "nan"],
                 "gatescope bench: argument --request-rate: ",
             ),
-            (["bench", "f.jsonl", "--port", "1", "--num-prompts", "1.5"], "gatescope bench: argument --num-prompts: "),
+            (
+                ["bench", "f.jsonl", "--port", "1", "--num-prompts", "1.5"],
+                "gatescope bench: argument --num-prompts: ",
+            ),
         ],
     )
     def test_a_mistake_is_one_line_with_the_way_to_help(
@@ -104,7 +130,14 @@ class TestUsage:
 
 
 class TestStandardOutput:
-    COMMAND = (sys.executable, "-m", "core.cli", "predict", "--json", *map(str, sorted(SHIPPED.glob("00*.jsonl"))))
+    COMMAND = (
+        sys.executable,
+        "-m",
+        "core.cli",
+        "predict",
+        "--json",
+        *map(str, sorted(SHIPPED.glob("00*.jsonl"))),
+    )
 
     def test_whose_reader_leaves_ends_the_command_as_the_signal_would(self) -> None:
         read_end, write_end = os.pipe()
@@ -117,19 +150,26 @@ class TestStandardOutput:
     def test_on_a_full_disk_is_said_in_one_line(self) -> None:
         with open("/dev/full", "wb") as out:
             done = subprocess.run(self.COMMAND, stdout=out, stderr=subprocess.PIPE, timeout=60)
-        assert (done.returncode, done.stderr) == (1, b"gatescope: [Errno 28] No space left on device\n")
+        assert (done.returncode, done.stderr) == (
+            1,
+            b"gatescope: [Errno 28] No space left on device\n",
+        )
 
     def test_that_cannot_show_a_character_gets_it_escaped(self, tmp_path: Path) -> None:
         file = tmp_path / "żółć.jsonl"
         file.write_bytes(min(SHIPPED.glob("001_*.jsonl")).read_bytes())
         env = {**os.environ, "PYTHONIOENCODING": "ascii"}
-        done = subprocess.run([*self.COMMAND[:4], file.name], cwd=tmp_path, env=env, capture_output=True, timeout=60)
+        done = subprocess.run(
+            [*self.COMMAND[:4], file.name], cwd=tmp_path, env=env, capture_output=True, timeout=60
+        )
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"\\u017c\\xf3\\u0142\\u0107.jsonl" in done.stdout
 
 
 class TestGenerate:
-    def test_writes_data_sets_and_draws_their_scores(self, gatescope: Gatescope, tmp_path: Path) -> None:
+    def test_writes_datasets_and_draws_their_scores(
+        self, gatescope: Gatescope, tmp_path: Path
+    ) -> None:
         answer = gatescope("generate", "--out", "made", "--count", "3", "--seed", "4")
         assert (answer.code, answer.out) == (0, "")
         entries = json.loads((tmp_path / "made" / "metadata.json").read_text())
@@ -137,7 +177,7 @@ class TestGenerate:
         assert files == [e["file"] for e in entries]
         assert [f[:4] for f in files] == ["001_", "002_", "003_"]
         assert "predicted imbalance score (n = 3)" in answer.err
-        assert "wrote 3 data sets to made, and graphs/score_distribution.png" in answer.err
+        assert "wrote 3 datasets to made, and graphs/score_distribution.png" in answer.err
         assert (tmp_path / "graphs" / "score_distribution.png").read_bytes().startswith(PNG)
 
     def test_targets_are_met(self, gatescope: Gatescope, tmp_path: Path) -> None:
@@ -145,15 +185,19 @@ class TestGenerate:
         scores = [e["score"] for e in json.loads((tmp_path / "made" / "metadata.json").read_text())]
         assert scores == pytest.approx([0.4, 0.9], abs=0.005)
 
-    def test_foreign_data_sets_are_not_replaced(self, gatescope: Gatescope, tmp_path: Path) -> None:
+    def test_foreign_datasets_are_not_replaced(self, gatescope: Gatescope, tmp_path: Path) -> None:
         (tmp_path / "datasets").mkdir()
         (tmp_path / "datasets" / "001_mine.jsonl").write_text('{"id": "a", "text": "b"}\n')
         answer = gatescope("generate", "--count", "1")
         assert (answer.code, answer.out) == (2, "")
-        assert answer.err.startswith("gatescope: datasets holds 1 dataset(s) that its metadata.json does not list")
+        assert answer.err.startswith(
+            "gatescope: datasets holds 1 dataset(s) that its metadata.json does not list"
+        )
         assert [p.name for p in (tmp_path / "datasets").iterdir()] == ["001_mine.jsonl"]
 
-    @pytest.mark.parametrize(("where", "said"), [("file", "file: File exists"), ("file/x", "file/x: Not a directory")])
+    @pytest.mark.parametrize(
+        ("where", "said"), [("file", "file: File exists"), ("file/x", "file/x: Not a directory")]
+    )
     def test_an_output_that_cannot_be_written_is_named(
         self, gatescope: Gatescope, tmp_path: Path, where: str, said: str
     ) -> None:
@@ -185,10 +229,16 @@ class TestPredict:
         head, *parts = answer.out.splitlines()
         assert head == f"{self.FILE.stem.split('_')[1]}  {self.FILE}"
         assert len(parts) == 7
-        assert sum(float(p.split()[1]) for p in parts) == pytest.approx(float(head.split()[0]), abs=5e-4)
-        assert sum(float(p.split()[2]) for p in parts) == pytest.approx(100 * float(head.split()[0]), abs=0.5)
+        assert sum(float(p.split()[1]) for p in parts) == pytest.approx(
+            float(head.split()[0]), abs=5e-4
+        )
+        assert sum(float(p.split()[2]) for p in parts) == pytest.approx(
+            100 * float(head.split()[0]), abs=0.5
+        )
 
-    def test_a_bad_file_is_named_and_the_rest_is_done(self, gatescope: Gatescope, tmp_path: Path) -> None:
+    def test_a_bad_file_is_named_and_the_rest_is_done(
+        self, gatescope: Gatescope, tmp_path: Path
+    ) -> None:
         (tmp_path / "bad.jsonl").write_text('{"id": 1}\n')
         answer = gatescope("predict", "none.jsonl", self.FILE, "bad.jsonl", "--json")
         assert answer.code == 1
@@ -215,9 +265,17 @@ class TestBatchMistakes:
                 [],
                 "experiments.toml: [[backends]] number 1, pot: unknown key; did you mean 'port'?",
             ),
-            (CONFIG, ["--only", "9"], "--only 9: no such data set; there are 2, from 001 to 002"),
-            (CONFIG, ["--backend", "base"], "experiments.toml: [[backends]]: there is no backend 'base'; did you mean"),
-            (CONFIG, ["--config", "other.toml"], "other.toml: no such file; write one with: gatescope init"),
+            (CONFIG, ["--only", "9"], "--only 9: no such dataset; there are 2, from 001 to 002"),
+            (
+                CONFIG,
+                ["--backend", "base"],
+                "experiments.toml: [[backends]]: there is no backend 'base'; did you mean",
+            ),
+            (
+                CONFIG,
+                ["--config", "other.toml"],
+                "other.toml: no such file; write one with: gatescope init",
+            ),
             (
                 CONFIG,
                 ["--out", "datasets"],
@@ -228,7 +286,11 @@ class TestBatchMistakes:
                 ["--resume", "datasets"],
                 "datasets: not a run directory: run.json and events.jsonl are expected in",
             ),
-            (CONFIG, ["--resume", "none"], "none: not a run directory: run.json and events.jsonl are expected in it"),
+            (
+                CONFIG,
+                ["--resume", "none"],
+                "none: not a run directory: run.json and events.jsonl are expected in it",
+            ),
             (
                 CONFIG,
                 ["--resume", "none", "--only", "001"],
@@ -239,11 +301,20 @@ class TestBatchMistakes:
                 ["--engine", "vllm"],
                 "/none/python: no such interpreter; python in [[backends]] names one that has vLLM",
             ),
-            (CONFIG.replace("engine", 'datasets = "bad/*"\nengine'), [], "bad/001.jsonl:2: expected "),
+            (
+                CONFIG.replace("engine", 'datasets = "bad/*"\nengine'),
+                [],
+                "bad/001.jsonl:2: expected ",
+            ),
         ],
     )
     def test_is_one_line_and_starts_nothing(
-        self, gatescope: Gatescope, tmp_path: Path, config: str | None, arguments: list[str], said: str
+        self,
+        gatescope: Gatescope,
+        tmp_path: Path,
+        config: str | None,
+        arguments: list[str],
+        said: str,
     ) -> None:
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "001.jsonl").write_text('{"id": "a", "text": "b"}\n{}\n')

@@ -1,4 +1,5 @@
-"""Small questions to a server: whatever it answers, a bounded part is read, in a bounded time, and told as an error."""
+"""Small questions to a server: whatever it answers, a bounded part is read, in a bounded time, and
+told as an error."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 from support.hostile import ATTACKS, Hostile
 
 from core import fetch
-from core.backends import nvml
+from core.backends import prometheus
 from core.load.transport import Transport
 
 READ_AT_MOST = 8 << 20
@@ -29,7 +30,9 @@ def hostile() -> Iterator[Hostile]:
 
 
 @pytest.mark.parametrize(
-    "transport", [lambda: Transport(max_answer_bytes=2 << 20), httpx.AsyncHTTPTransport], ids=["ours", "httpx"]
+    "transport",
+    [lambda: Transport(max_answer_bytes=2 << 20), httpx.AsyncHTTPTransport],
+    ids=["ours", "httpx"],
 )
 def test_every_attack_is_refused_within_size_and_time(
     transport: Callable[[], httpx.AsyncBaseTransport], hostile: Hostile
@@ -70,6 +73,6 @@ vllm:prefix_cache_hits_total{engine="1",model_name="m"} 16.0
 
 
 def test_metrics_that_are_no_numbers_are_left_out() -> None:
-    load = nvml.read_metrics(METRICS)
+    load = prometheus.read_metrics(METRICS)
     assert (load.running, load.waiting, load.kv_cache, load.preemptions) == (12, 0, 0.0, 0)
     assert load.prefix_cache_hits == 48

@@ -1,4 +1,5 @@
-"""Import hygiene: which packages a part of gatescope may load, and when; and that core never knows of the screens."""
+"""Import hygiene: which packages a part of gatescope may load, and when; and that core never knows
+of the screens."""
 
 from __future__ import annotations
 
@@ -36,13 +37,17 @@ def imported_by(file: Path) -> set[str]:
 def loaded_after(code: str) -> set[str]:
     """Top-level packages in sys.modules once a fresh interpreter has run `code`."""
     program = f"import sys, json\n{code}\nprint(json.dumps([name for name, module in sys.modules.items() if module]))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 
 @pytest.mark.parametrize("file", sources("core"), ids=module)
 def test_core_never_imports_the_screens(file: Path) -> None:
-    handed_over = {"tui"} if file == ROOT / "core" / "cli.py" else set()  # `gatescope` itself, within a function
+    handed_over = (
+        {"tui"} if file == ROOT / "core" / "cli.py" else set()
+    )  # `gatescope` itself, within a function
     assert imported_by(file) & {"tui", "textual", "rich"} == handed_over
 
 
@@ -60,7 +65,8 @@ def test_the_command_line_loads_the_standard_library_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["predict", "none.jsonl"], ["--batch", "--config", "none.toml"], ["plot", "none"], ["init"]]
+    "arguments",
+    [["predict", "none.jsonl"], ["--batch", "--config", "none.toml"], ["plot", "none"], ["init"]],
 )
 def test_a_mistake_is_told_without_what_the_work_needs(arguments: list[str]) -> None:
     assert not loaded_after(f"from core import cli\ncli.main({arguments!r})") & set(HEAVY)
@@ -68,18 +74,28 @@ def test_a_mistake_is_told_without_what_the_work_needs(arguments: list[str]) -> 
 
 @pytest.mark.parametrize("file", sources("core/recorder"), ids=module)
 def test_the_recorder_needs_only_what_every_vllm_environment_has(file: Path) -> None:
-    allowed = {"gatescope_recorder", "numpy", "torch", "triton", "vllm", "zstandard", *sys.stdlib_module_names}
+    allowed = {
+        "gatescope_recorder",
+        "numpy",
+        "torch",
+        "triton",
+        "vllm",
+        "zstandard",
+        *sys.stdlib_module_names,
+    }
     assert imported_by(file) <= allowed
 
 
 @pytest.mark.parametrize("file", sources("core/builtin"), ids=module)
 def test_the_built_in_engine_stands_alone(file: Path) -> None:
-    """It shares the gate log's writer with vLLM's recorder, and nothing else with the measuring side."""
+    """It shares the gate log's writer with vLLM's recorder, and nothing else with the measuring
+    side."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
             assert node.module.split(".")[1:2] in (["builtin"], ["recorder"])
 
 
 def test_datasets_hold_no_code() -> None:
-    """A package of that name would shadow Hugging Face's `datasets` for whoever starts Python here."""
+    """A package of that name would shadow Hugging Face's `datasets` for whoever starts Python
+    here."""
     assert not sources("datasets")

@@ -1,4 +1,5 @@
-"""Nobody is let in: keys stay where they belong, nothing goes through a shell, and files are their owner's."""
+"""Nobody is let in: keys stay where they belong, nothing goes through a shell, and files are their
+owner's."""
 
 from __future__ import annotations
 
@@ -11,10 +12,14 @@ import psutil
 import pytest
 from support.place import Place
 
+from core.errors import ConfigError
 from core.experiment import events
-from core.experiment.config import ConfigError
 
-SOURCES = [file for folder in ("core", "tui") for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))]
+SOURCES = [
+    file
+    for folder in ("core", "tui")
+    for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))
+]
 KEY = "VLLM_API_KEY"
 
 
@@ -33,12 +38,16 @@ def test_a_server_s_key_is_in_its_own_environment_and_nowhere_else(tmp_path: Pat
         (key,) = secrets_of(servers)
         assert len(workers) == 1
         assert secrets_of([batch.me, *workers]) == set()
-        assert not [p.cmdline() for p in (batch.me, *tree) if any(key in word for word in p.cmdline())]
+        assert not [
+            p.cmdline() for p in (batch.me, *tree) if any(key in word for word in p.cmdline())
+        ]
         sockets = [p for p in place.made.rglob("*") if p.is_socket()]
         assert [stat.S_IMODE(p.stat().st_mode) for p in sockets] == [0o600]
         assert batch.drain() == 0
     assert len(key) == 32
-    holding = [p.name for p in tmp_path.rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
+    holding = [
+        p.name for p in tmp_path.rglob("*") if p.is_file() and key.encode() in p.read_bytes()
+    ]
     assert holding == []
     assert stat.S_IMODE(place.made.stat().st_mode) == 0o700
     assert stat.S_IMODE((place.made / "run.json").stat().st_mode) == 0o600
@@ -49,7 +58,13 @@ def test_a_server_listens_on_this_machine_only(tmp_path: Path) -> None:
     with place.running("--backend", "all2all", "--only", "001") as batch:
         batch.until(events.RequestFinished)
         tree = [batch.me, *batch.me.children(recursive=True)]
-        listening = [c.laddr for p in tree if p.is_running() for c in p.net_connections() if c.status == "LISTEN"]
+        listening = [
+            c.laddr
+            for p in tree
+            if p.is_running()
+            for c in p.net_connections()
+            if c.status == "LISTEN"
+        ]
         batch.drain()
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
@@ -62,8 +77,21 @@ def calls(file: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 FORBIDDEN = {
-    *("os.system", "os.popen", "eval", "exec", "subprocess.getoutput", "subprocess.getstatusoutput"),
-    *("asyncio.create_subprocess_shell", "pickle.load", "pickle.loads", "yaml.load", "marshal.loads"),
+    *(
+        "os.system",
+        "os.popen",
+        "eval",
+        "exec",
+        "subprocess.getoutput",
+        "subprocess.getstatusoutput",
+    ),
+    *(
+        "asyncio.create_subprocess_shell",
+        "pickle.load",
+        "pickle.loads",
+        "yaml.load",
+        "marshal.loads",
+    ),
 }
 
 
@@ -73,16 +101,25 @@ def test_no_shell_and_nothing_that_runs_data(file: Path) -> None:
         assert name not in FORBIDDEN, f"{file}:{call.lineno}"
         for word in call.keywords:
             is_on = not (isinstance(word.value, ast.Constant) and word.value.value is False)
-            assert not (word.arg in ("shell", "allow_pickle", "trust_remote_code") and is_on), f"{file}:{call.lineno}"
+            assert not (word.arg in ("shell", "allow_pickle", "trust_remote_code") and is_on), (
+                f"{file}:{call.lineno}"
+            )
 
 
-CLOCK_USERS = {"events.py", "app.py", "session.py", "store.py"}  # labels, ids and names; never durations
+CLOCK_USERS = {
+    "events.py",
+    "app.py",
+    "session.py",
+    "store.py",
+}  # labels, ids and names; never durations
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")
 def test_durations_come_from_a_clock_that_is_never_set(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    names = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+    names = {
+        ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)
+    }
     assert file.name in CLOCK_USERS or "time.time" not in names
 
 
@@ -99,7 +136,9 @@ def test_a_backend_s_name_is_one_folder_of_the_run_directory(tmp_path: Path, nam
 
 def test_a_model_s_own_code_is_run_only_where_asked_for_and_with_a_warning(tmp_path: Path) -> None:
     place = Place(tmp_path, output_len=2)
-    asked = place.config.replace('name = "all2all"', 'name = "all2all"\nextra_args = ["--trust-remote-code"]')
+    asked = place.config.replace(
+        'name = "all2all"', 'name = "all2all"\nextra_args = ["--trust-remote-code"]'
+    )
     (tmp_path / "experiments.toml").write_text(asked)
     done = place.gatescope("--batch", "--out", "made", "--only", "001")
     warning = "! all2all: --trust-remote-code: code of the model's repository runs on this machine, with your rights"

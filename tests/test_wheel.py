@@ -27,14 +27,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gatescope(wheel: Path, tmp_path: Path) -> Path:
-    """The console script of a new environment that holds the wheel; its dependencies are those of this one."""
+    """The console script of a new environment that holds the wheel; its dependencies are those of
+    this one."""
     venv = tmp_path / "venv"
     subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, venv], check=True)
     python = venv / "bin" / "python"
-    subprocess.run(["uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True)
+    subprocess.run(
+        ["uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True
+    )
     packages = next((venv / "lib").glob("python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    where = subprocess.run([python, "-c", "import core; print(core.__file__)"], cwd=tmp_path, capture_output=True)
+    where = subprocess.run(
+        [python, "-c", "import core; print(core.__file__)"], cwd=tmp_path, capture_output=True
+    )
     assert where.stdout.decode().startswith(str(packages))
     return venv / "bin" / "gatescope"
 
@@ -55,21 +60,30 @@ def shrink(file: Path, port: int) -> None:
 
 def test_it_carries_the_packages_and_the_starter_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {str(p.relative_to(ROOT)) for top in ("core", "tui") for p in (ROOT / top).rglob("*") if p.is_file()}
+    sources = {
+        str(p.relative_to(ROOT))
+        for top in ("core", "tui")
+        for p in (ROOT / top).rglob("*")
+        if p.is_file()
+    }
     assert {n for n in sources if "__pycache__" not in n} <= names
     starter = {f"core/starter_files/datasets/{p.name}" for p in (ROOT / "datasets").iterdir()}
-    assert starter | {"core/starter_files/experiments.toml"} == {n for n in names if "starter_files" in n}
+    assert starter | {"core/starter_files/experiments.toml"} == {
+        n for n in names if "starter_files" in n
+    }
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"core", "tui"}
 
 
 def test_an_empty_directory_needs_nothing_else(gatescope: Path, tmp_path: Path) -> None:
-    """`gatescope init`, and the main job on its first data set."""
+    """`gatescope init`, and the main job on its first dataset."""
     work = tmp_path / "work"
     work.mkdir()
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([gatescope, *arguments], cwd=work, env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [gatescope, *arguments], cwd=work, env=env, capture_output=True, text=True, timeout=120
+        )
 
     done = run("init")
     assert (done.returncode, done.stdout) == (0, "")

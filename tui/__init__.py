@@ -1,1 +1,2 @@
-"""The terminal UI: draws Snapshots of `core.experiment.state`, sends commands. `core` never imports it."""
+"""The terminal UI: draws Snapshots of `core.experiment.state`, sends commands. `core` never imports
+it."""

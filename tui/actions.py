@@ -1,4 +1,5 @@
-"""Every action: its key, its name in the palette, its line of help. Bindings, help and palette come from here."""
+"""Every action: its key, its name in the palette, its line of help. Bindings, help and palette come
+from here."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ PANES = ("Queue", "Live", "Servers", "Imbalance", "Plots", "Events")
 class Action:
     """`do_<name>` of the App, or of the pane that `pane` names, does it.
 
-    `needs`: conditions that `why_not` checks. `focuses`: it acts on the pane's cursor, so that pane is gone to first.
+    `needs`: conditions that `why_not` checks. `focuses`: it acts on the pane's cursor, so that pane
+    is gone to first.
     """
 
     key: str
@@ -42,7 +44,13 @@ ACTIONS = (
         "Cancel the marked runs; else the one under Queue's cursor; else the one running",
         "live",
     ),
-    Action("n", "next", "next run", "Cancel the run in progress, keep what it has, and go on with the next", "running"),
+    Action(
+        "n",
+        "next",
+        "next run",
+        "Cancel the run in progress, keep what it has, and go on with the next",
+        "running",
+    ),
     Action(
         "R",
         "retry",
@@ -50,7 +58,7 @@ ACTIONS = (
         "Queue the marked runs again; else all that failed or were cancelled, also where the engine has ended",
         "ended",
     ),
-    Action("a", "add", "add", "Choose data sets to run once more at every backend", "live"),
+    Action("a", "add", "add", "Choose datasets to run once more at every backend", "live"),
     Action(
         "s",
         "stop_server",
@@ -58,9 +66,26 @@ ACTIONS = (
         "Stop a server and cancel its runs: the one chosen in Servers, else the one that is up",
         "live server",
     ),
-    Action("space", "pause", "pause", "Hold the display still, or let it go on; the load is never paused"),
-    Action("less_than_sign", "slower", "slower display", "Repaint half as often, down to 0.5 Hz", written="<"),
-    Action("greater_than_sign", "faster", "faster display", "Repaint twice as often, up to 4 Hz", written=">"),
+    Action(
+        "space",
+        "pause",
+        "pause",
+        "Hold the display still, or let it go on; the load is never paused",
+    ),
+    Action(
+        "less_than_sign",
+        "slower",
+        "slower display",
+        "Repaint half as often, down to 0.5 Hz",
+        written="<",
+    ),
+    Action(
+        "greater_than_sign",
+        "faster",
+        "faster display",
+        "Repaint twice as often, up to 4 Hz",
+        written=">",
+    ),
     Action(
         "slash",
         "filter",
@@ -68,33 +93,70 @@ ACTIONS = (
         "Show only the runs (or, from Events, the events) that hold the words typed",
         written="/",
     ),
-    Action("m", "mark", "mark", "Mark or unmark the run under the cursor", "runs", "queue", focuses=True),
     Action(
-        "J", "later", "run later", "Move the run under the cursor, or the marked ones, down the queue", "live queued"
+        "m",
+        "mark",
+        "mark",
+        "Mark or unmark the run under the cursor",
+        "runs",
+        "queue",
+        focuses=True,
     ),
     Action(
-        "K", "sooner", "run sooner", "Move the run under the cursor, or the marked ones, up the queue", "live queued"
+        "J",
+        "later",
+        "run later",
+        "Move the run under the cursor, or the marked ones, down the queue",
+        "live queued",
+    ),
+    Action(
+        "K",
+        "sooner",
+        "run sooner",
+        "Move the run under the cursor, or the marked ones, up the queue",
+        "live queued",
     ),
     Action(
         "o",
         "order",
         "order",
-        "Order by data set, score, TTFT, TPOT, tok/s, CV, excess CV, or as they run",
+        "Order by dataset, score, TTFT, TPOT, tok/s, CV, excess CV, or as they run",
         "runs",
         "queue",
     ),
     Action(
         "d",
         "pairs",
-        "data sets",
-        "Set the backends side by side for each data set, or list the runs again",
+        "datasets",
+        "Set the backends side by side for each dataset, or list the runs again",
         "runs",
         "queue",
     ),
-    Action("f", "follow", "follow", "Let Live and Imbalance follow the run in progress again", "pinned"),
-    Action("w", "window", "window", "Show the load of the whole run, or of its last 64 steps", pane="imbalance"),
-    Action("O", "worst_first", "worst first", "Order layers by excess CV, or by number", pane="imbalance"),
-    Action("v", "by_run", "by run", "Show the CVs of every run, or the layers of one", "points", "imbalance"),
+    Action(
+        "f", "follow", "follow", "Let Live and Imbalance follow the run in progress again", "pinned"
+    ),
+    Action(
+        "w",
+        "window",
+        "window",
+        "Show the load of the whole run, or of its last 64 steps",
+        pane="imbalance",
+    ),
+    Action(
+        "O",
+        "worst_first",
+        "worst first",
+        "Order layers by excess CV, or by number",
+        pane="imbalance",
+    ),
+    Action(
+        "v",
+        "by_run",
+        "by run",
+        "Show the CVs of every run, or the layers of one",
+        "points",
+        "imbalance",
+    ),
     Action(
         "F",
         "figure",
@@ -105,9 +167,25 @@ ACTIONS = (
         focuses=True,
     ),
     Action("p", "metric", "metric", "Plot the next metric", "points", "plots"),
-    Action("i", "axis", "axis", "Plot against per-step, excess, aggregated or predicted imbalance", "points", "plots"),
-    Action("u", "outliers", "outliers", "Show outliers hollow, or leave them out", "points", "plots"),
-    Action("e", "export", "export", "Write the plot as it is shown, as PNG and CSV, and say where", "points", "plots"),
+    Action(
+        "i",
+        "axis",
+        "axis",
+        "Plot against per-step, excess, aggregated or predicted imbalance",
+        "points",
+        "plots",
+    ),
+    Action(
+        "u", "outliers", "outliers", "Show outliers hollow, or leave them out", "points", "plots"
+    ),
+    Action(
+        "e",
+        "export",
+        "export",
+        "Write the plot as it is shown, as PNG and CSV, and say where",
+        "points",
+        "plots",
+    ),
     Action(
         "D",
         "dose",
@@ -115,34 +193,79 @@ ACTIONS = (
         "What imposed skew costs: the forced-routing runs, plotted and in words",
         "forced",
     ),
-    Action("l", "log", "log", "Read and search the log of the server chosen in Servers, else of the newest", "log"),
-    Action("enter", "open", "open", "Queue: show this run in Live and Imbalance. Servers: its command line and log"),
-    Action("escape", "back", "back", "Leave a filter, a maximised pane or a pinned run", written="esc"),
-    Action("plus", "maximise", "maximise", "Give this pane the whole screen, or take it back", written="+"),
-    *(Action(str(n), f"pane_{n}", f"go to {name}", f"Go to {name}") for n, name in enumerate(PANES, 1)),
+    Action(
+        "l",
+        "log",
+        "log",
+        "Read and search the log of the server chosen in Servers, else of the newest",
+        "log",
+    ),
+    Action(
+        "enter",
+        "open",
+        "open",
+        "Queue: show this run in Live and Imbalance. Servers: its command line and log",
+    ),
+    Action(
+        "escape", "back", "back", "Leave a filter, a maximised pane or a pinned run", written="esc"
+    ),
+    Action(
+        "plus",
+        "maximise",
+        "maximise",
+        "Give this pane the whole screen, or take it back",
+        written="+",
+    ),
+    *(
+        Action(str(n), f"pane_{n}", f"go to {name}", f"Go to {name}")
+        for n, name in enumerate(PANES, 1)
+    ),
     Action("tab", "next_pane", "next pane", "Go to the next pane"),
     Action("shift+tab", "previous_pane", "previous pane", "Go to the pane before"),
     Action("t", "theme", "light or dark", "Change between the dark and the light colours"),
     Action("colon", "palette", "command", "Find an action by its name and do it", written=":"),
     Action("question_mark", "help", "help", "Every key, and what it does", written="?"),
-    Action("q", "quit", "quit", "Quit; while a run goes on it asks: back, detach, or stop everything"),
+    Action(
+        "q", "quit", "quit", "Quit; while a run goes on it asks: back, detach, or stop everything"
+    ),
 )
 NO_DOSE = "no run of it is done: gatescope --dose 0,0.5,1 --pattern hot-rank makes some"
 BY_NAME = {a.name: a for a in ACTIONS}
 # What the bottom line has room for, the first first; the last three always.
-HINTS = ("run", "cancel", "pause", "next", "retry", "dose", "filter", "maximise", "add", "log", "export", "stop_server")
+HINTS = (
+    "run",
+    "cancel",
+    "pause",
+    "next",
+    "retry",
+    "dose",
+    "filter",
+    "maximise",
+    "add",
+    "log",
+    "export",
+    "stop_server",
+)
 LAST_HINTS = ("help", "palette", "quit")
 
 
 def bindings() -> list[Binding]:
-    """What the App binds. Every key goes through `do`, which says why where something cannot be done."""
+    """What the App binds. Every key goes through `do`, which says why where something cannot be
+    done."""
     own = [_binding(a, a.key, a.name, priority="tab" in a.key) for a in ACTIONS]
     return [*own, _binding(BY_NAME["quit"], "ctrl+c", "interrupt", priority=True)]
 
 
 def _binding(action: Action, key: str, id: str, *, priority: bool) -> Binding:
     return Binding(
-        key, f"do('{action.name}')", action.label, False, action.key_text, priority, tooltip=action.help, id=id
+        key,
+        f"do('{action.name}')",
+        action.label,
+        False,
+        action.key_text,
+        priority,
+        tooltip=action.help,
+        id=id,
     )
 
 

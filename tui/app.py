@@ -1,4 +1,5 @@
-"""The terminal UI: one View a tick for all panes, keys to actions, commands to the engine's process."""
+"""The terminal UI: one View a tick for all panes, keys to actions, commands to the engine's
+process."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 from textual.widgets import Input
 
-from core.experiment.config import ConfigError
+from core.errors import FileError
 from core.experiment.dose import Pattern
 from tui.actions import BY_NAME, HINTS, LAST_HINTS, PANES, bindings, why_not
 from tui.commands import Commands
@@ -56,8 +57,8 @@ class Gatescope(Commands, App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Actions}
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - declared by Textual as it is
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - declared by Textual as it is
 
     def __init__(self, session: Session, *, ascii: bool = False, hz: float = 2.0) -> None:
         super().__init__()
@@ -76,14 +77,16 @@ class Gatescope(Commands, App[int]):
             self.register_theme(one)
         self.theme = theme.DARK.name  # before the first style sheet is read: it is not read twice
 
-    # --- life -------------------------------------------------------------------------------------------------------
+    # --- life ---
 
     def compose(self) -> ComposeResult:
         yield Lines("header")
         yield Lines("tabs")
         with Container(id="body"):
             yield from (Queue(), Servers(), Live(), Imbalance(), Plots(), Events())
-        yield Input(id="filter", placeholder="words that must be in the line; enter keeps, esc clears")
+        yield Input(
+            id="filter", placeholder="words that must be in the line; enter keeps, esc clears"
+        )
         yield Lines("message")
         yield Lines("keys")
 
@@ -94,7 +97,8 @@ class Gatescope(Commands, App[int]):
         self.call_after_refresh(self.open)
 
     def _leave_by_signal(self) -> None:
-        """A lost terminal (SIGHUP) or SIGTERM ends the screen, not the engine: that is a process of its own."""
+        """A lost terminal (SIGHUP) or SIGTERM ends the screen, not the engine: that is a process of
+        its own."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGHUP, signal.SIGTERM):
             loop.add_signal_handler(number, self.exit, 128 + number)
@@ -118,7 +122,7 @@ class Gatescope(Commands, App[int]):
         filters = super().get_line_filters()
         return [*filters, AsciiFilter()] if self.ascii else filters
 
-    # --- one View a tick --------------------------------------------------------------------------------------------
+    # --- one View a tick ---
 
     def tick(self) -> None:
         self.session.poll()
@@ -167,7 +171,8 @@ class Gatescope(Commands, App[int]):
         self.query_one("#keys", Lines).put([bars.keys(self._hints())])
 
     def _message(self, width: int) -> Line:
-        """What was said last; else what is wrong; else, where Events is not on screen, what happened last."""
+        """What was said last; else what is wrong; else, where Events is not on screen, what
+        happened last."""
         until, said = self._said
         if time.monotonic() < until:
             return said
@@ -176,7 +181,10 @@ class Gatescope(Commands, App[int]):
         if self.session.stage == "engine gone":
             words = f"{self.view.run_dir}/engine.log"
             return line(
-                (f" ! the engine is gone: r goes on with what is missing; its last words are in {words}", "bad")
+                (
+                    f" ! the engine is gone: r goes on with what is missing; its last words are in {words}",
+                    "bad",
+                )
             )
         if self.session.stage == "not started" and self.view.snapshot.runs:
             return line((f" r  starts these {len(self.view.snapshot.runs)} runs", "note"))
@@ -212,7 +220,7 @@ class Gatescope(Commands, App[int]):
         finally:
             self._looks = False
 
-    # --- panes ------------------------------------------------------------------------------------------------------
+    # --- panes ---
 
     @property
     def panes(self) -> Iterable[Pane]:
@@ -237,7 +245,7 @@ class Gatescope(Commands, App[int]):
     def on_resize(self) -> None:
         self.call_after_refresh(self.show)
 
-    # --- actions ----------------------------------------------------------------------------------------------------
+    # --- actions ---
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
         """A dialog has keys of its own: none of ours reaches past it."""
@@ -267,7 +275,11 @@ class Gatescope(Commands, App[int]):
 
     def do_pause(self) -> str:
         self.paused = not self.paused
-        return "display paused; the load goes on. space goes on here too" if self.paused else "display goes on"
+        return (
+            "display paused; the load goes on. space goes on here too"
+            if self.paused
+            else "display goes on"
+        )
 
     def do_slower(self) -> str:
         return self._at(max((r for r in RATES_HZ if r < self.hz), default=RATES_HZ[0]))
@@ -340,7 +352,7 @@ class Gatescope(Commands, App[int]):
     def do_follow(self) -> None:
         self.pinned = ""
 
-    # --- filter -----------------------------------------------------------------------------------------------------
+    # --- filter ---
 
     def do_filter(self) -> None:
         pane = self._filtered()
@@ -363,7 +375,11 @@ class Gatescope(Commands, App[int]):
 
     def do_back(self) -> None:
         """The innermost first: the filter box, the filter, the maximised pane, the pinned run."""
-        pane, box, body = self._filtered(), self.query_one("#filter", Input), self.query_one("#body")
+        pane, box, body = (
+            self._filtered(),
+            self.query_one("#filter", Input),
+            self.query_one("#body"),
+        )
         if box.has_class("-open") or pane.filter:
             box.remove_class("-open")
             pane.narrow("")
@@ -395,7 +411,7 @@ def _last_ended(view: View) -> str:
     return max(ended, key=lambda r: r.ended_at).run.id if ended else ""
 
 
-# --- entry ------------------------------------------------------------------------------------------------------------
+# --- entry ---
 
 
 def run(
@@ -409,21 +425,27 @@ def run(
     patterns: Sequence[Pattern] = (),
     ascii: bool = False,
 ) -> int:
-    """The UI over a new experiment; or, where one is running under runs/, over that. Its exit code."""
+    """The UI over a new experiment; or, where one is running under runs/, over that. Its exit
+    code."""
     found = None if out or only or backends or levels or patterns else newest_live()
-    return _show(Session(Ask(config_path, out, only, backends, engine, levels, patterns), found), ascii=ascii)
+    return _show(
+        Session(Ask(config_path, out, only, backends, engine, levels, patterns), found), ascii=ascii
+    )
 
 
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
-    """The UI over a run directory, running or not. ConfigError where it is none."""
+    """The UI over a run directory, running or not. FileError where it is none."""
     if not (run_dir / "events.jsonl").is_file():
-        raise ConfigError(f"{run_dir}: not a run directory: events.jsonl is expected in it")
+        raise FileError(f"{run_dir}: not a run directory: events.jsonl is expected in it")
     return _show(Session(Ask(), run_dir), ascii=ascii)
 
 
 def _show(session: Session, *, ascii: bool) -> int:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        print("gatescope: the terminal UI needs a terminal; without one use: gatescope --batch", file=sys.stderr)
+        print(
+            "gatescope: the terminal UI needs a terminal; without one use: gatescope --batch",
+            file=sys.stderr,
+        )
         return 2
     plain = ascii or "utf" not in locale.getpreferredencoding(False).lower()
     return Gatescope(session, ascii=plain).run() or 0

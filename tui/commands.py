@@ -1,4 +1,5 @@
-"""What keys ask of the engine: start, cancel, order, add, stop; each asks first where it is hard to reverse."""
+"""What keys ask of the engine: start, cancel, order, add, stop; each asks first where it is hard to
+reverse."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 from textual import work
 from textual.app import App
 
+from core.errors import GatescopeError
 from core.experiment import control
-from core.experiment.config import ConfigError
 from core.experiment.control import Command, ControlError
 from tui.model.view import View
 from tui.screens.choice import Choice, Option
@@ -32,7 +33,7 @@ class Commands(App[int]):
     def say(self, text: str, role: str = "note") -> None:
         raise NotImplementedError
 
-    # --- run --------------------------------------------------------------------------------------------------------
+    # --- run ---
 
     def do_run(self) -> None:
         self._start()
@@ -45,7 +46,7 @@ class Commands(App[int]):
     def _in_thread(self, retry_cancelled: bool) -> None:
         try:
             run_dir = self.session.start(retry_cancelled=retry_cancelled)
-        except ConfigError as error:
+        except GatescopeError as error:
             self.session.problem = str(error)
             self.call_from_thread(self.say, f"not started: {error}", "bad")
         else:
@@ -63,7 +64,7 @@ class Commands(App[int]):
         else:
             self.call_from_thread(self.say, done)
 
-    # --- the queue --------------------------------------------------------------------------------------------------
+    # --- the queue ---
 
     def do_cancel(self) -> str | None:
         runs = self._runs_meant()
@@ -76,7 +77,8 @@ class Commands(App[int]):
         return None
 
     def _runs_meant(self) -> list[str]:
-        """Of the marked runs, else the one under Queue's cursor, else the one running: those that can be cancelled."""
+        """Of the marked runs, else the one under Queue's cursor, else the one running: those that
+        can be cancelled."""
         queue = self.query_one(Queue)
         phases = {i: r.phase for i, r in self.view.snapshot.runs.items()}
         chosen = queue.chosen() if queue.marked or queue.has_focus else []
@@ -95,7 +97,9 @@ class Commands(App[int]):
 
     def do_retry(self) -> str | None:
         marked = self.query_one(Queue).marked
-        ended = [i for i, r in self.view.snapshot.runs.items() if r.phase in ("failed", "cancelled")]
+        ended = [
+            i for i, r in self.view.snapshot.runs.items() if r.phase in ("failed", "cancelled")
+        ]
         runs = [i for i in ended if i in marked] if marked else ended
         if not runs:
             return "none of the marked runs has failed or was cancelled"
@@ -133,18 +137,21 @@ class Commands(App[int]):
 
         try:
             found = self.session.datasets()
-        except ConfigError as error:
+        except GatescopeError as error:
             self.say(str(error), "bad")
             return
         chosen = await self.push_screen_wait(Picker(found))
         if chosen:
             backends = list(self.view.backends)
-            self.send(control.Add(chosen, backends), f"queued at {_listed(backends)}: {_listed(chosen)}")
+            self.send(
+                control.Add(chosen, backends), f"queued at {_listed(backends)}: {_listed(chosen)}"
+            )
 
-    # --- servers and the end ------------------------------------------------------------------------------------------
+    # --- servers and the end ---
 
     def chosen_server(self) -> str:
-        """The one under the cursor of Servers where that is in focus; else one that is up; else the newest."""
+        """The one under the cursor of Servers where that is in focus; else one that is up; else the
+        newest."""
         pane = self.query_one(Servers)
         servers = self.view.snapshot.backends
         up = [name for name, s in servers.items() if s.phase in ("starting", "ready")]
@@ -154,9 +161,13 @@ class Commands(App[int]):
     async def do_stop_server(self) -> None:
         name = self.chosen_server()
         runs = [
-            i for i, r in self.view.snapshot.runs.items() if r.run.backend == name and r.phase in ("queued", "running")
+            i
+            for i, r in self.view.snapshot.runs.items()
+            if r.run.backend == name and r.phase in ("queued", "running")
         ]
-        text = f"This cancels {len(runs)} runs: {_listed(runs)}" if runs else "No run of it is left."
+        text = (
+            f"This cancels {len(runs)} runs: {_listed(runs)}" if runs else "No run of it is left."
+        )
         options = (BACK, Option("s", "stop", f"end {name} and cancel its runs"))
         if await self.push_screen_wait(Choice(f"Stop {name}?", (text,), options)) == "s":
             self.send(control.StopServer(name), f"stopping {name}")
@@ -174,7 +185,10 @@ class Commands(App[int]):
         text = f"Detached, the run goes on; take it up again with: gatescope attach {self.view.run_dir}"
         match await self.push_screen_wait(Choice("Quit?", (text,), options, interrupt="k")):
             case "d":
-                self.exit(0, message=f"detached; take it up again with: gatescope attach {self.view.run_dir}")
+                self.exit(
+                    0,
+                    message=f"detached; take it up again with: gatescope attach {self.view.run_dir}",
+                )
             case "k":
                 self._stop_and_leave()
 
@@ -185,4 +199,6 @@ class Commands(App[int]):
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return (
+        ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    )

@@ -1,10 +1,12 @@
-"""How often 95 % intervals hold the truth: every estimator that reports one, over seeded repeats of known truths.
+"""How often 95 % intervals hold the truth: every estimator that reports one, over seeded repeats of
+known truths.
 
     uv run python bench/analysis/coverage.py [--repeats 200] [--only NAME]
 
-Each case draws data from a process whose truth is known – by construction, or (marked ~) as the mean of the estimates
-of all repeats, for measures whose expectation at a finite number of steps has no closed form – and counts the
-intervals that hold it. With 200 repeats a true 95 % shows as 92 to 98 % in 19 of 20 rows.
+Each case draws data from a process whose truth is known – by construction, or (marked ~) as the
+mean of the estimates of all repeats, for measures whose expectation at a finite number of steps has
+no closed form – and counts the intervals that hold it. With 200 repeats a true 95 % shows as 92 to
+98 % in 19 of 20 rows.
 """
 
 from __future__ import annotations
@@ -35,13 +37,15 @@ PLACEMENT = (0, 0, 0, 0, 1, 1, 1, 1)
 
 
 class Case:
-    """`draw(seed)` gives estimates with intervals by name; `truths` those that are known by construction."""
+    """`draw(seed)` gives estimates with intervals by name; `truths` those that are known by
+    construction."""
 
     def __init__(self, name: str, draw: Callable[[int], Found], truths: dict[str, float]) -> None:
         self.name, self.draw, self.truths = name, draw, truths
 
     def rows(self, repeats: int) -> Iterator[tuple[str, bool, float, float, int, int]]:
-        """Estimate, whether its truth is known, the truth, the mean estimate, intervals that hold it, intervals."""
+        """Estimate, whether its truth is known, the truth, the mean estimate, intervals that hold
+        it, intervals."""
         drawn = [self.draw(seed) for seed in range(repeats)]
         for name in drawn[0]:
             values = [found[name][0] for found in drawn if found[name][0] is not None]
@@ -55,7 +59,9 @@ class Case:
 
 
 def measured(log: GateLog) -> Found:
-    found = imbalance.measure_segment(GateLog(log.loads, log.columns, log.segments, 2, PLACEMENT), "001")
+    found = imbalance.measure_segment(
+        GateLog(log.loads, log.columns, log.segments, 2, PLACEMENT), "001"
+    )
     return {name: (getattr(found, name), ends) for name, ends in found.intervals.items()}
 
 
@@ -70,9 +76,12 @@ def few_steps(seed: int) -> Found:
 
 
 def lasting_requests(seed: int, steps: int = 400, slots: int = 16, lasting: int = 50) -> Found:
-    """Decode steps of requests that each have tastes of their own, and stay for 50 steps: neighbours are alike."""
+    """Decode steps of requests that each have tastes of their own, and stay for 50 steps:
+    neighbours are alike."""
     rng = np.random.default_rng(seed)
-    begun = (np.arange(steps)[:, None] + np.arange(slots) * lasting // slots) // lasting  # which request is in a slot
+    begun = (
+        np.arange(steps)[:, None] + np.arange(slots) * lasting // slots
+    ) // lasting  # which request is in a slot
     tastes = rng.gamma(1.5, size=(begun.max() + 1, slots, 8)) * SKEWED
     weights = tastes[begun, np.arange(slots)]
     keys = rng.gumbel(size=weights.shape) + np.log(weights)
@@ -101,14 +110,17 @@ def fewest(seed: int) -> Found:
 
 
 def compared(seed: int, n: int = 20, repeats: int = 1, between: float = 0.05) -> Found:
-    """The other backend takes 1.18 × as long, give or take `between` a data set; repeats differ by 5 %."""
+    """The other backend takes 1.18 × as long, give or take `between` a dataset; repeats differ by
+    5 %."""
     rng = np.random.default_rng(seed)
     level = np.random.default_rng(0).uniform(10, 20, n)
     factors = np.array([np.ones(n), 1.18 * np.exp(rng.normal(0, between, n))])
     drawn = (level * factors)[..., None] * np.exp(rng.normal(0, 0.05, (2, n, repeats)))
     sides = [{f"{i:03d}": row.tolist() for i, row in enumerate(side)} for side in drawn]
     found = comparison.compare("mean_tpot_ms", "a", "b", sides)
-    return {name: ((e := getattr(found, name)).value, e.interval) for name in ("ratio", "difference")}
+    return {
+        name: ((e := getattr(found, name)).value, e.interval) for name in ("ratio", "difference")
+    }
 
 
 def compared_fewest(seed: int) -> Found:
@@ -124,8 +136,9 @@ def few_datasets(seed: int) -> Found:
 
 
 def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -> Found:
-    """1000 µs + 5 µs a token + 10 µs a token of extra load + noise; a run has a speed of its own, if `wild`, and
-    noise that grows with the step and outlasts it, and one step in 50 is 5 ms late."""
+    """1000 µs + 5 µs a token + 10 µs a token of extra load + noise; a run has a speed of its own,
+    if `wild`, and noise that grows with the step and outlasts it, and one step in 50 is 5 ms
+    late."""
     rng = np.random.default_rng(seed)
     n, per_run = 50 * runs, 50
     tokens = rng.integers(8, 33, n).astype(float)
@@ -138,10 +151,20 @@ def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -
         noise[rng.random(n) < 0.02] += 5000
     took = 1000 + 5 * tokens + cost * extra + noise
     run, none = np.repeat(np.arange(runs), per_run), np.zeros(n)
-    known = {"duration_us": took, "tokens": tokens, "requests": tokens, "extra": extra, "mean_load": tokens, "run": run}
+    known = {
+        "duration_us": took,
+        "tokens": tokens,
+        "requests": tokens,
+        "extra": extra,
+        "mean_load": tokens,
+        "run": run,
+    }
     rows = np.column_stack([known.get(name, none) for name in COLUMNS])
     found = step_model.fit(StepSample(rows, np.zeros((0, 1, 1)), 2), "decode")
-    return {name: ((e := getattr(found, name)).value, e.interval) for name in ("per_token", "marginal", "saved")}
+    return {
+        name: ((e := getattr(found, name)).value, e.interval)
+        for name in ("per_token", "marginal", "saved")
+    }
 
 
 def wild_steps(seed: int) -> Found:
@@ -162,7 +185,7 @@ CASES = (
     Case("association, t(3) noise", heavy_tails, {"slope": 5.0, "pearson": R, "explained": R**2}),
     Case("comparison, n = 20", compared, {"ratio": 1.18}),
     Case("comparison, n = 8", compared_fewest, {"ratio": 1.18}),
-    Case("20 data sets × 3 repeats", repeated, {"ratio": 1.18}),
+    Case("20 datasets × 3 repeats", repeated, {"ratio": 1.18}),
     Case("these 3 only, × 4 repeats", few_datasets, {"ratio": 1.18}),
     Case("step model, 12 runs", stepped, {"per_token": 10.0}),
     Case("step model, wild noise", wild_steps, {"per_token": 10.0}),
@@ -171,7 +194,9 @@ CASES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--only", default="")
     a = parser.parse_args()
@@ -180,7 +205,9 @@ def main() -> None:
         if a.only in case.name:
             for name, known, truth, mean, held, of in case.rows(a.repeats):
                 sign = " " if known else "~"
-                print(f"{case.name:<26} {name:<22} {sign}{truth:>8.4g} {mean:>9.4g} {held / max(of, 1):>7.1%}  {of}")
+                print(
+                    f"{case.name:<26} {name:<22} {sign}{truth:>8.4g} {mean:>9.4g} {held / max(of, 1):>7.1%}  {of}"
+                )
 
 
 if __name__ == "__main__":

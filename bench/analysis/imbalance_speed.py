@@ -1,14 +1,15 @@
-"""CVs of a long gate log: time against upstream's way and against only reading the file, and peak memory.
+"""CVs of a long gate log: time against upstream's way and against only reading the file, and peak
+memory.
 
     uv run python bench/analysis/imbalance_speed.py [--steps 100000] [--layers 32] [--experts 8]
 
-"Reading" is what any use of the file must do: read its bytes, check them, decompress and decode them into counts.
-The decompression alone, by zstandard's own call, is shown beside it.
+"Reading" is what any use of the file must do: read its bytes, check them, decompress and decode
+them into counts. The decompression alone, by zstandard's own call, is shown beside it.
 
-Upstream's way is json.load of one file a layer and a Python loop over steps; it is timed on the first --json-steps
-steps and scaled, since it is linear in steps. Times are processor seconds of one thread, so that a busy machine does
-not count; each is the median of alternated rounds. Peak memory is that of a
-process of its own which only measures the log.
+Upstream's way is json.load of one file a layer and a Python loop over steps; it is timed on the
+first --json-steps steps and scaled, since it is linear in steps. Times are processor seconds of one
+thread, so that a busy machine does not count; each is the median of alternated rounds. Peak memory
+is that of a process of its own which only measures the log.
 """
 
 from __future__ import annotations
@@ -41,21 +42,40 @@ def write(folder: Path, steps: int, layers: int, experts: int, top_k: int) -> Pa
     rng = np.random.default_rng(0)
     p = np.sort(rng.dirichlet(np.ones(experts), size=layers))
     pool = np.stack([rng.multinomial(TOKENS * top_k, p) for _ in range(512)])
-    writer = GateLogWriter(folder / "dp0_pp0.gatelog", Header("bench", "bench", layers, experts, top_k))
+    writer = GateLogWriter(
+        folder / "dp0_pp0.gatelog", Header("bench", "bench", layers, experts, top_k)
+    )
     for s in range(steps):
-        writer.append(Step(s, s * 10**7, 10**7, TOKENS, 0, TOKENS, TOKENS, {"001": TOKENS}, pool[s * 7919 % 512]))
+        writer.append(
+            Step(
+                s,
+                s * 10**7,
+                10**7,
+                TOKENS,
+                0,
+                TOKENS,
+                TOKENS,
+                {"001": TOKENS},
+                pool[s * 7919 % 512],
+            )
+        )
     writer.close()
     return writer.path
 
 
 def write_json(folder: Path, out: Path, least: int) -> int:
-    """The first part of the log in upstream's layout, as upstream writes it, repeated to at least so many steps."""
+    """The first part of the log in upstream's layout, as upstream writes it, repeated to at least
+    so many steps."""
     first = next(iter(GateFolder(folder).blocks()))
     times = -(-least // len(first.tokens))
     out.mkdir()
     for layer in range(first.loads.shape[1]):
         rows = first.loads[:, layer].astype(float).tolist() * times
-        data = {"step": list(range(len(rows))), "num_tokens": [TOKENS] * len(rows), "expert_loads": rows}
+        data = {
+            "step": list(range(len(rows))),
+            "num_tokens": [TOKENS] * len(rows),
+            "expert_loads": rows,
+        }
         (out / f"gate_logs_{layer}.json").write_text(json.dumps(data, indent=2))
     return times * len(first.tokens)
 
@@ -95,19 +115,26 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def peak_mb(folder: Path) -> float:
-    """Peak resident memory of a process that measures the folder, less that of one that only imports (Linux)."""
-    code = "import sys,re;from core import imbalance\nfrom pathlib import Path\n"
+    """Peak resident memory of a process that measures the folder, less that of one that only
+    imports (Linux)."""
+    code = "import sys,re;from core.routing import imbalance\nfrom pathlib import Path\n"
     code += "sys.argv[1] and imbalance.measure_folder(Path(sys.argv[1]))\n"
     code += "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     used, idle = (
-        float(subprocess.run([sys.executable, "-c", code, a], capture_output=True, text=True, check=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code, a], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for a in (str(folder), "")
     )
     return (used - idle) / 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--experts", type=int, default=8)
@@ -128,7 +155,10 @@ def main() -> None:
             theirs.append(timed(lambda: upstreams_way(upstream)) * scale)
         m, r, u, z = (statistics.median(x) for x in (ours, read, theirs, unpacked))
         counts = a.steps * a.layers * a.experts
-        print(f"{a.steps} steps × {a.layers} layers × {a.experts} experts: {counts / 1e6:.0f} M counts,", end=" ")
+        print(
+            f"{a.steps} steps × {a.layers} layers × {a.experts} experts: {counts / 1e6:.0f} M counts,",
+            end=" ",
+        )
         print(f"{counts * 2 / 1e6:.0f} MB as uint16, {file.stat().st_size / 1e6:.1f} MB on disk")
         print(f"all measures, with intervals    {m:8.3f} s   ({min(ours):.3f}–{max(ours):.3f})")
         print(f"only read the file into counts  {r:8.3f} s   measuring takes {m / r:.2f} × that")

@@ -1,4 +1,5 @@
-"""What is claimed of gatescope's load client, each claim with its limit and whether one run of run.py met it."""
+"""What is claimed of gatescope's load client, each claim with its limit and whether one run of
+run.py met it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ class Aim:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def row(self) -> str:
-        value = f"{self.value:.3g} × {self.peer}" if self.peer else f"{self.value:.3g} {self.unit}".strip()
+        value = (
+            f"{self.value:.3g} × {self.peer}"
+            if self.peer
+            else f"{self.value:.3g} {self.unit}".strip()
+        )
         limit = f"{'≥' if self.at_least else '≤'} {self.limit:g}"
         return f"| {self.what} | {value} | {limit} | {'yes' if self.is_met else '**no**'} |"
 
@@ -41,13 +46,18 @@ def aims(results: Results, memory_growth: float) -> list[Aim]:
         *_capacity(results),
         *_accuracy(results, "32 streams"),
         *_accuracy(results, "256 streams"),
-        *_ratios("TTFT error p99, 256 streams", _errors(results, "256 streams", "ttft", 1), [(RUST, 0.5)]),
+        *_ratios(
+            "TTFT error p99, 256 streams", _errors(results, "256 streams", "ttft", 1), [(RUST, 0.5)]
+        ),
         *_absolute(results, memory_growth),
     ]
 
 
 def _capacity(results: Results) -> list[Aim]:
-    each, many = ({n: median([c["cpu_s"] for c in runs]) for n, runs in results[t].items()} for t in (EACH, MANY))
+    each, many = (
+        {n: median([c["cpu_s"] for c in runs]) for n, runs in results[t].items()}
+        for t in (EACH, MANY)
+    )
     return [
         *_ratios(f"CPU a token, {EACH}", each, [(PYTHON, 0.65), (BARE, 0.75), (RUST, 1.0)]),
         *_ratios(f"CPU a token, {MANY}", many, [(RUST, 2.5)]),
@@ -55,7 +65,9 @@ def _capacity(results: Results) -> list[Aim]:
 
 
 def _accuracy(results: Results, title: str) -> list[Aim]:
-    gaps, own, first = (_errors(results, title, *key) for key in (("itl", 1), ("itl_own", 1), ("ttft", 0)))
+    gaps, own, first = (
+        _errors(results, title, *key) for key in (("itl", 1), ("itl_own", 1), ("ttft", 0))
+    )
     return [
         *_ratios(f"ITL error p99, {title}", gaps, [(RUST, 0.5)]),
         Aim(f"ITL error p99, {title}", gaps[OURS], 0.1, unit="ms"),
@@ -70,24 +82,40 @@ def _absolute(results: Results, memory_growth: float) -> list[Aim]:
     starts = _ours(results, "32 streams", lambda r: r["start_to_first_request_s"])
     kept_busy = _ours(results, "256 streams", lambda r: r["delivery"]["client"])
     return [
-        Aim("ITL error p99 of events read alone, worker stalled 20 ms in 100", stalled, 0.2, unit="ms"),
+        Aim(
+            "ITL error p99 of events read alone, worker stalled 20 ms in 100",
+            stalled,
+            0.2,
+            unit="ms",
+        ),
         Aim("load kept up by the client at 256 streams", kept_busy, 0.99, at_least=True),
-        Aim("requests that failed or were not whole, 1000 streams at once", max(r["failed"] for r in many), 0),
+        Aim(
+            "requests that failed or were not whole, 1000 streams at once",
+            max(r["failed"] for r in many),
+            0,
+        ),
         Aim("memory of the worker, second half of 1e6 tokens over the first", memory_growth, 1.05),
         Aim("start of the command to first request", starts, 0.5, unit="s"),
     ]
 
 
 def _ratios(what: str, values: dict[str, float], limits: Sequence[tuple[str, float]]) -> list[Aim]:
-    """An aim for each peer that is there; PYTHON stands for the best tool in Python (bare aiohttp is none)."""
+    """An aim for each peer that is there; PYTHON stands for the best tool in Python (bare aiohttp
+    is none)."""
     tools = {n: v for n, v in values.items() if n not in (OURS, RUST, BARE) and v == v}
     names = {PYTHON: min(tools, key=lambda n: tools[n])} if tools else {}
     named = [(names.get(peer, peer), limit) for peer, limit in limits]
-    return [Aim(what, values[OURS] / values[peer], limit, peer) for peer, limit in named if peer in values]
+    return [
+        Aim(what, values[OURS] / values[peer], limit, peer)
+        for peer, limit in named
+        if peer in values
+    ]
 
 
 def _errors(results: Results, title: str, key: str, place: int) -> dict[str, float]:
-    return {n: median([r["errors"][key][place] for r in runs]) for n, runs in results[title].items()}
+    return {
+        n: median([r["errors"][key][place] for r in runs]) for n, runs in results[title].items()
+    }
 
 
 def _ours(results: Results, title: str, value: Callable[[dict[str, Any]], float]) -> float:

@@ -1,4 +1,5 @@
-"""aiohttp as it is used for load: "upstream" (a session a request, lines, stamps after the parse) or "raw" chunks."""
+"""aiohttp as it is used for load: "upstream" (a session a request, lines, stamps after the parse)
+or "raw" chunks."""
 
 from __future__ import annotations
 
@@ -15,9 +16,13 @@ now = time.perf_counter
 
 
 async def upstream(url: str, body: dict) -> dict:
-    async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=6 * 60 * 60)) as session:
+    async with aiohttp.ClientSession(
+        trust_env=True, timeout=aiohttp.ClientTimeout(total=6 * 60 * 60)
+    ) as session:
         start, last, ttft, itl = now(), 0.0, 0.0, []
-        async with session.post(url, json=body, headers={"Authorization": "Bearer None"}) as response:
+        async with session.post(
+            url, json=body, headers={"Authorization": "Bearer None"}
+        ) as response:
             async for line in response.content:
                 line = line.strip()
                 if not line:
@@ -53,7 +58,9 @@ async def raw(url: str, body: dict, session: aiohttp.ClientSession) -> dict:
 
 
 async def run(a: argparse.Namespace) -> list[dict]:
-    prompts = [json.loads(line)["prompt"] for line in Path(a.prompts).read_text().splitlines()][: a.count]
+    prompts = [json.loads(line)["prompt"] for line in Path(a.prompts).read_text().splitlines()][
+        : a.count
+    ]
     gate = asyncio.Semaphore(a.concurrency)
     url = a.url + "/v1/completions"
     async with aiohttp.ClientSession(
@@ -63,7 +70,9 @@ async def run(a: argparse.Namespace) -> list[dict]:
         async def one(prompt: str) -> dict:
             body = {"model": "truth", "prompt": prompt, "max_tokens": a.tokens, "stream": True}
             async with gate:
-                return await (upstream(url, body) if a.way == "upstream" else raw(url, body, session))
+                return await (
+                    upstream(url, body) if a.way == "upstream" else raw(url, body, session)
+                )
 
         return list(await asyncio.gather(*(one(p) for p in prompts)))
 

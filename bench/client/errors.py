@@ -13,7 +13,8 @@ TOGETHER_MS = 0.05  # Python clients stamp the events of one read a few µs apar
 
 @dataclass(frozen=True)
 class Row:
-    """One request as a client reports it, in seconds. `key`: its prompt, or the number at the end of its request id."""
+    """One request as a client reports it, in seconds. `key`: its prompt, or the number at the end
+    of its request id."""
 
     key: str | int
     ttft: float
@@ -22,10 +23,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Errors:
-    """Absolute errors in ms: (median, p99). TTFT: what the client adds to arrival of the request → first send.
+    """Absolute errors in ms: (median, p99). TTFT: what the client adds to arrival of the request →
+    first send.
 
-    `ttft`: from when the server's kernel had the request. `ttft_read`: from when the server had read it, so that the
-    server's own queue in a burst counts as the client's fault. `itl_own`: gaps between events that were read alone.
+    `ttft`: from when the server's kernel had the request. `ttft_read`: from when the server had
+    read it, so that the server's own queue in a burst counts as the client's fault. `itl_own`: gaps
+    between events that were read alone.
     """
 
     requests: int
@@ -74,10 +77,11 @@ def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Of the load that so many streams offer when none is ever idle and every token leaves when it is due: what came.
+    """Of the load that so many streams offer when none is ever idle and every token leaves when it
+    is due: what came.
 
-    `client`: the share of its slots' time in which a request was with the server. `server`: of that time, the share
-    that the schedule asked for; the rest is the server's own lateness.
+    `client`: the share of its slots' time in which a request was with the server. `server`: of that
+    time, the share that the schedule asked for; the rest is the server's own lateness.
     """
 
     client: float
@@ -85,11 +89,14 @@ class Delivery:
 
 
 def delivery(truth: list[dict[str, Any]], concurrency: int) -> Delivery:
-    """From the server's own times alone. Which request took whose slot does not matter: the sums are the same."""
+    """From the server's own times alone. Which request took whose slot does not matter: the sums
+    are the same."""
     done = [r for r in truth if r["end"] == "done"]
     arrived, ended = (sorted(r[name] for r in done) for name in ("t_arrived", "t_done"))
     idle = sum(arrived[concurrency:]) - sum(ended[: len(done) - concurrency])
-    idle += sum(arrived[:concurrency]) - concurrency * arrived[0]  # the first of each slot: from the first of all
+    idle += (
+        sum(arrived[:concurrency]) - concurrency * arrived[0]
+    )  # the first of each slot: from the first of all
     with_server = sum(ended) - sum(arrived)
     asked = sum(r["t_due"][-1] - r["t_request"] for r in done)
     return Delivery(with_server / (with_server + idle), asked / with_server)

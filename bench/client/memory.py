@@ -18,7 +18,14 @@ from core.load.record import Progress
 from core.workload.dataset import Prompt
 
 REQUESTS, TOKENS, STREAMS = 8000, 128, 64
-SERVER = [str(Path(__file__).parent / "truth_server.py"), "--port", "0", "--firehose", "--burst", "8"]
+SERVER = [
+    str(Path(__file__).parent / "truth_server.py"),
+    "--port",
+    "0",
+    "--firehose",
+    "--burst",
+    "8",
+]
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,14 @@ def sampled() -> list[Sample]:
     assert server.stderr is not None
     url = "http://" + server.stderr.readline().split()[2]
     prompts = [Prompt(str(i), f"prompt {i}") for i in range(REQUESTS)]
-    load = client.Load(url, "truth", "001", prompts, output_len=TOKENS, max_concurrency=STREAMS, workers=1)
+    load = client.Load(
+        url, "truth", "001", prompts, output_len=TOKENS, max_concurrency=STREAMS, workers=1
+    )
     samples: list[Sample] = []
     try:
-        asyncio.run(client.run(load, on_progress=lambda progress: samples.append(_sample(progress))))
+        asyncio.run(
+            client.run(load, on_progress=lambda progress: samples.append(_sample(progress)))
+        )
     finally:
         server.terminate()
         server.wait()
@@ -48,19 +59,28 @@ def sampled() -> list[Sample]:
 
 
 def growth(samples: list[Sample]) -> float:
-    """The most that the worker held in the second half of the tokens, over the most in the first."""
+    """The most that the worker held in the second half of the tokens, over the most in the
+    first."""
     half = samples[-1].tokens / 2
-    early, late = ([s.worker for s in samples if (s.tokens > half) is late] for late in (False, True))
+    early, late = (
+        [s.worker for s in samples if (s.tokens > half) is late] for late in (False, True)
+    )
     return max(late) / max(early) if early else float("nan")
 
 
 def _sample(progress: Progress) -> Sample:
     me = psutil.Process()
-    worker = sum(p.memory_info().rss for p in me.children(recursive=True) if "core.load.worker" in p.cmdline())
+    worker = sum(
+        p.memory_info().rss
+        for p in me.children(recursive=True)
+        if "core.load.worker" in p.cmdline()
+    )
     return Sample(progress.output_tokens, worker / 1e6, me.memory_info().rss / 1e6)
 
 
 if __name__ == "__main__":
     for sample in (found := sampled()):
-        print(f"{sample.tokens:>9} tokens: worker {sample.worker:.0f} MB, parent {sample.parent:.0f} MB")
+        print(
+            f"{sample.tokens:>9} tokens: worker {sample.worker:.0f} MB, parent {sample.parent:.0f} MB"
+        )
     print(f"the worker's second half over its first: {growth(found):.2f}")

@@ -21,7 +21,8 @@ VLLM_PYTHON = (
 
 @dataclass(frozen=True)
 class Task:
-    """`count` requests of `tokens` tokens, `concurrency` at a time; the answer goes into the folder `out`."""
+    """`count` requests of `tokens` tokens, `concurrency` at a time; the answer goes into the folder
+    `out`."""
 
     url: str
     prompts: Path  # JSONL of {"prompt": …}
@@ -54,13 +55,25 @@ def gatescope() -> Peer:
             t.concurrency,
         ]
         where = ["--base-url", t.url, "--result-dir", t.out]
-        return [sys.executable, "-P", "-m", "core.cli", "bench", str(t.prompts), *map(str, [*flags, *where])]
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "core.cli",
+            "bench",
+            str(t.prompts),
+            *map(str, [*flags, *where]),
+        ]
 
     def rows(t: Task) -> list[Row]:
-        prompts = [json.loads(line)["prompt"] for line in t.prompts.read_text().splitlines()][: t.count]
+        prompts = [json.loads(line)["prompt"] for line in t.prompts.read_text().splitlines()][
+            : t.count
+        ]
         result = json.loads(next(t.out.glob("*.json")).read_text())
         return [
-            Row(p, ttft, itl) for p, ttft, itl in zip(prompts, result["ttfts"], result["itls"], strict=True) if ttft
+            Row(p, ttft, itl)
+            for p, ttft, itl in zip(prompts, result["ttfts"], result["itls"], strict=True)
+            if ttft
         ]
 
     return Peer("gatescope", command, rows)
@@ -73,7 +86,12 @@ def vllm_rs(binary: Path) -> Peer:
 
 def vllm_bench(python: Path) -> Peer:
     """`vllm bench serve` in Python."""
-    return Peer("vllm (Python)", lambda t: [str(python), "-c", VLLM_PYTHON, *_vllm_flags(t)], _vllm_rows, is_slow=True)
+    return Peer(
+        "vllm (Python)",
+        lambda t: [str(python), "-c", VLLM_PYTHON, *_vllm_flags(t)],
+        _vllm_rows,
+        is_slow=True,
+    )
 
 
 def with_aiohttp(way: str, python: Path) -> Peer:
@@ -92,7 +110,10 @@ def with_aiohttp(way: str, python: Path) -> Peer:
         ]
 
     def rows(t: Task) -> list[Row]:
-        return [Row(r["prompt"], r["ttft"], r["itl"]) for r in json.loads((t.out / "r.json").read_text())]
+        return [
+            Row(r["prompt"], r["ttft"], r["itl"])
+            for r in json.loads((t.out / "r.json").read_text())
+        ]
 
     return Peer(f"aiohttp ({way})", command, rows)
 
@@ -137,12 +158,20 @@ def guidellm(binary: Path) -> Peer:
             "--tokenizer": f"kind=hf_auto,model={t.prompts.parent / 'tokenizer'}",
             "--output": f"kind=json,path={t.out / 'r.json'}",
         }
-        return [str(binary), "run", "--disable-console", *(part for pair in flags.items() for part in pair)]
+        return [
+            str(binary),
+            "run",
+            "--disable-console",
+            *(part for pair in flags.items() for part in pair),
+        ]
 
     def rows(t: Task) -> list[Row]:
         done = json.loads((t.out / "r.json").read_text())["benchmarks"][0]["requests"]["successful"]
         prompts = [json.loads(r["request_args"])["body"]["prompt"] for r in done]
-        return [Row(p, r["time_to_first_token_ms"] / 1e3, None) for p, r in zip(prompts, done, strict=True)]
+        return [
+            Row(p, r["time_to_first_token_ms"] / 1e3, None)
+            for p, r in zip(prompts, done, strict=True)
+        ]
 
     return Peer("guidellm", command, rows, is_slow=True)
 
@@ -152,7 +181,11 @@ def _aiperf_row(record: dict) -> Row:
     stamps = []
     for response in record["responses"]:
         text = json.dumps(response)
-        if "[DONE]" not in text and '\\"choices\\": []' not in text and '\\"choices\\":[]' not in text:
+        if (
+            "[DONE]" not in text
+            and '\\"choices\\": []' not in text
+            and '\\"choices\\":[]' not in text
+        ):
             stamps.append(response["perf_ns"])
     gaps = [(later - earlier) / 1e9 for earlier, later in pairwise(stamps)]
     return Row(record["payload"]["prompt"], (stamps[0] - start) / 1e9, gaps)
@@ -180,4 +213,7 @@ def _vllm_flags(t: Task) -> list[str]:
 
 def _vllm_rows(t: Task) -> list[Row]:
     result = json.loads((t.out / "r.json").read_text())
-    return [Row(i, ttft, itl) for i, (ttft, itl) in enumerate(zip(result["ttfts"], result["itls"], strict=True))]
+    return [
+        Row(i, ttft, itl)
+        for i, (ttft, itl) in enumerate(zip(result["ttfts"], result["itls"], strict=True))
+    ]

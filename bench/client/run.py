@@ -1,10 +1,13 @@
-"""gatescope's load client against its peers: capacity, accuracy, a stalled worker. One command, one run, one machine.
+"""gatescope's load client against its peers: capacity, accuracy, a stalled worker. One command, one
+run, one machine.
 
-    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON --aiperf aiperf --guidellm guidellm
+    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON --aiperf aiperf
+    --guidellm guidellm
 
-The truth server has one core to itself, each client (its whole process tree) another one. Clients take turns in every
-round, so that what else the machine does hits all alike; the tables hold medians over rounds. Peers that take ten
-seconds and more to start run in the first round only, and only what an aim needs. About 14 minutes with all peers.
+The truth server has one core to itself, each client (its whole process tree) another one. Clients
+take turns in every round, so that what else the machine does hits all alike; the tables hold
+medians over rounds. Peers that take ten seconds and more to start run in the first round only, and
+only what an aim needs. About 14 minutes with all peers.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ SCENARIOS = {
     "32 streams": Scenario(TIMED, 160, 32, 64),
     "256 streams": Scenario(TIMED, 1024, 256, 64),
     "32 streams, stalled": Scenario(TIMED, 160, 32, 64, stalled=True, for_slow=False),
-    "1000 streams": Scenario({**TIMED, "ttft_ms": 500.0, "itl_ms": 100.0}, 1000, 1000, 20, for_slow=False),
+    "1000 streams": Scenario(
+        {**TIMED, "ttft_ms": 500.0, "itl_ms": 100.0}, 1000, 1000, 20, for_slow=False
+    ),
 }
 
 
@@ -95,7 +100,9 @@ class Server:
         self.url = "http://" + self._process.stderr.readline().split()[2]
 
     def control(self, **fields: Any) -> None:
-        urllib.request.urlopen(self.url + "/control", json.dumps({**fields, "reset": True}).encode()).close()
+        urllib.request.urlopen(
+            self.url + "/control", json.dumps({**fields, "reset": True}).encode()
+        ).close()
 
     def truth(self) -> list[dict[str, Any]]:
         with urllib.request.urlopen(self.url + "/truth") as answer:
@@ -164,7 +171,10 @@ def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) ->
 
     NaN where it is not above 0: the start-ups differed by more than the tokens cost.
     """
-    asked = [Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS) for n in SIZES]
+    asked = [
+        Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS)
+        for n in SIZES
+    ]
     small, large = (run(peer, server, folder, each, nice) for each in asked)
     tokens = (SIZES[1] - SIZES[0]) * CAPACITY_TOKENS
     cpu_s = (large.cpu_s - small.cpu_s) / tokens * 1e6
@@ -200,12 +210,15 @@ def _round(peer: Peer, server: Server, folder: Path, nice: int, results: Results
             results.setdefault(title, {}).setdefault(peer.name, []).append(cost)
 
 
-# --- the tables ---------------------------------------------------------------------------------------------------
+# --- the tables ---
 
 
 def tables(results: Results) -> list[str]:
     """Markdown: a line a client, medians over rounds."""
-    return [*_costs(results), *(line for title in SCENARIOS for line in _accuracy(results[title], title))]
+    return [
+        *_costs(results),
+        *(line for title in SCENARIOS for line in _accuracy(results[title], title)),
+    ]
 
 
 def _costs(results: Results) -> list[str]:
@@ -241,8 +254,12 @@ def _accuracy(clients: dict[str, list[dict[str, Any]]], title: str) -> list[str]
         found = [r["errors"] for r in runs]
         pairs = " | ".join(_pair(found, key) for key in ("ttft", "itl", "itl_own"))
         together = _shown(median([r["shared_share"] for r in found]), ".1%")
-        load = " × ".join(f"{median([r['delivery'][side] for r in runs]):.1%}" for side in ("client", "server"))
-        lines.append(f"| {name} | {pairs} | {together} | {load} | {max(r['failed'] for r in runs)} |")
+        load = " × ".join(
+            f"{median([r['delivery'][side] for r in runs]):.1%}" for side in ("client", "server")
+        )
+        lines.append(
+            f"| {name} | {pairs} | {together} | {load} | {max(r['failed'] for r in runs)} |"
+        )
     return lines
 
 
@@ -255,7 +272,8 @@ def _shown(value: float, form: str) -> str:
 
 
 def _machine(load: float, stolen_s: float, elapsed_s: float) -> str:
-    """What else there was: load average before and after, and what the host of a virtual machine gave to others."""
+    """What else there was: load average before and after, and what the host of a virtual machine
+    gave to others."""
     stolen = (psutil.cpu_times().steal - stolen_s) / (elapsed_s * (os.cpu_count() or 1))
     loads = f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, {stolen:.2%} of the cores' time stolen"
     return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {loads}"
@@ -264,13 +282,27 @@ def _machine(load: float, stolen_s: float, elapsed_s: float) -> str:
 def _write_inputs(folder: Path) -> None:
     """Prompts in the clients' layouts, and a tokenizer of bytes for those that insist on one."""
     prompts = [f"request {i:05d} of the truth" for i in range(max(SIZES) + 1)]
-    with open(folder / "prompts.jsonl", "w") as ours, open(folder / "prompts.aiperf.jsonl", "w") as theirs:
+    with (
+        open(folder / "prompts.jsonl", "w") as ours,
+        open(folder / "prompts.aiperf.jsonl", "w") as theirs,
+    ):
         ours.writelines(json.dumps({"prompt": p}) + "\n" for p in prompts)
         theirs.writelines(json.dumps({"text": p}) + "\n" for p in prompts)
     (folder / "tokenizer").mkdir()
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     model = {"type": "BPE", "vocab": {_printable(b): b for b in range(256)}, "merges": []}
-    whole = {"version": "1.0", "added_tokens": [], "pre_tokenizer": byte_level, "decoder": byte_level, "model": model}
+    whole = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": model,
+    }
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(whole))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 131072}
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(about))
@@ -279,24 +311,34 @@ def _write_inputs(folder: Path) -> None:
 def _printable(byte: int) -> str:
     """GPT-2's printable stand-in for a byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(byte) if byte in printable else chr(256 + sorted(set(range(256)) - set(printable)).index(byte))
+    return (
+        chr(byte)
+        if byte in printable
+        else chr(256 + sorted(set(range(256)) - set(printable)).index(byte))
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rust", type=Path, help="vllm-rs of a CUDA wheel of vLLM 0.33 or newer")
     parser.add_argument("--vllm", type=Path, help="the interpreter of a vLLM environment")
     parser.add_argument("--aiohttp", type=Path, help="an interpreter that has aiohttp")
     parser.add_argument("--aiperf", type=Path, help="the aiperf command")
     parser.add_argument("--guidellm", type=Path, help="the guidellm command")
-    parser.add_argument("--nice", type=int, default=0, help="of server and clients alike; below 0 needs root")
+    parser.add_argument(
+        "--nice", type=int, default=0, help="of server and clients alike; below 0 needs root"
+    )
     parser.add_argument("-o", dest="out", type=Path, help="every round's values as JSON")
     a = parser.parse_args()
     clients = [peers.gatescope()]
     clients += [peers.vllm_rs(a.rust)] if a.rust else []
     clients += [peers.vllm_bench(a.vllm)] if a.vllm else []
-    clients += [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")] if a.aiohttp else []
+    clients += (
+        [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")] if a.aiohttp else []
+    )
     clients += [peers.aiperf(a.aiperf)] if a.aiperf else []
     clients += [peers.guidellm(a.guidellm)] if a.guidellm else []
     load, stolen_s, began = os.getloadavg()[0], psutil.cpu_times().steal, time.monotonic()

@@ -32,7 +32,8 @@ One truth record per request:
   t_done       ns, just before the send of usage + [DONE]
   t_role       ns, chat only: send of the first event, which holds the role and no text
   blocked      sends that the socket did not take whole (the client was not reading)
-  end          "done", "cut" (--cut-every), "stalled" (--stall-every), "failed" (--fail-every) or "gone" (client left)
+  end "done", "cut" (--cut-every), "stalled" (--stall-every), "failed" (--fail-every) or "gone"
+  (client left)
 """
 
 from __future__ import annotations
@@ -99,7 +100,10 @@ def framed(payload: bytes) -> bytes:
 
 def event_tables(model: str) -> dict:
     """Ready-made wire bytes, by endpoint kind and tokens per event: 26 texts, used in turn."""
-    head = '{"id":"%s-0123456789abcdef0123456789abcdef","object":"%s","created":1700000000,"model":' + json.dumps(model)
+    head = (
+        '{"id":"%s-0123456789abcdef0123456789abcdef","object":"%s","created":1700000000,"model":'
+        + json.dumps(model)
+    )
     kinds = {
         "text": (
             head % ("cmpl", "text_completion") + ',"choices":[',
@@ -133,7 +137,18 @@ def event_tables(model: str) -> dict:
 
 
 class Conn:
-    __slots__ = ("buf", "fd", "num", "out", "req", "sock", "t_accept", "t_arrived", "uses", "writable_wait")
+    __slots__ = (
+        "buf",
+        "fd",
+        "num",
+        "out",
+        "req",
+        "sock",
+        "t_accept",
+        "t_arrived",
+        "uses",
+        "writable_wait",
+    )
 
     def __init__(self, sock, num):
         self.sock, self.fd, self.num, self.t_accept = sock, sock.fileno(), num, now()
@@ -273,7 +288,11 @@ class Server:
                 return
             r = c.req
             if r is not None and c.fd in self.conns:  # a waiting stream goes on
-                (self.fire.append(r) if r.fire else heapq.heappush(self.heap, (self.when(r), r.n, r)))
+                (
+                    self.fire.append(r)
+                    if r.fire
+                    else heapq.heappush(self.heap, (self.when(r), r.n, r))
+                )
         if what & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             try:
                 data, ancillary, _, _ = c.sock.recvmsg(262144, 64)
@@ -387,7 +406,9 @@ class Server:
             data = (
                 mid[k % 26]
                 if end == k + 1 and end < r.events
-                else b"".join([(r.last if i == r.events - 1 else mid)[i % 26] for i in range(k, end)])
+                else b"".join(
+                    [(r.last if i == r.events - 1 else mid)[i % 26] for i in range(k, end)]
+                )
             )
             t = now()
             r.t_send.extend([t] * (end - k))
@@ -434,7 +455,9 @@ class Server:
         if c.fd in self.conns:
             c.uses += 1
 
-    def reply(self, c: Conn, body: bytes, status: str = "200 OK", kind: str = "application/json") -> None:
+    def reply(
+        self, c: Conn, body: bytes, status: str = "200 OK", kind: str = "application/json"
+    ) -> None:
         self.send(
             c,
             b"HTTP/1.1 %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n%s"
@@ -501,14 +524,23 @@ class Server:
             self.reply(c, b'{"error":"bad json"}', "400 Bad Request")
             return
         r = Req()
-        r.conn, r.n, r.t_request, r.connnum, r.uses, r.t_accept = c, len(self.reqs), t, c.num, c.uses, c.t_accept
+        r.conn, r.n, r.t_request, r.connnum, r.uses, r.t_accept = (
+            c,
+            len(self.reqs),
+            t,
+            c.num,
+            c.uses,
+            c.t_accept,
+        )
         r.id = head[b"x-request-id"].decode() if b"x-request-id" in head else None
         r.kind = "chat" if path.endswith("chat/completions") else "text"
         prompt = q.get("prompt", "")
         if r.kind == "chat":
             prompt = q["messages"][-1].get("content", "") if q.get("messages") else ""
         if isinstance(prompt, list):
-            prompt = prompt[0].get("text", "") if prompt and isinstance(prompt[0], dict) else str(prompt)
+            prompt = (
+                prompt[0].get("text", "") if prompt and isinstance(prompt[0], dict) else str(prompt)
+            )
         r.prompt_head = str(prompt)[:64]
         r.tokens = max(1, int(q.get("max_completion_tokens") or q.get("max_tokens") or 16))
         r.per = max(1, s.per_event)
@@ -523,7 +555,9 @@ class Server:
         if s.fail_every and (r.n + 1) % s.fail_every == 0:
             r.end = "failed"
             self.reply(
-                c, b'{"error":{"message":"made to fail","type":"server_error","code":500}}', "500 Internal Server Error"
+                c,
+                b'{"error":{"message":"made to fail","type":"server_error","code":500}}',
+                "500 Internal Server Error",
             )
             return
         usage = {
@@ -540,7 +574,9 @@ class Server:
             return
         r.tail = b""
         if (q.get("stream_options") or {}).get("include_usage"):
-            r.tail = framed((self.ev["pre"][r.kind] + '],"usage":' + json.dumps(usage) + "}").encode())
+            r.tail = framed(
+                (self.ev["pre"][r.kind] + '],"usage":' + json.dumps(usage) + "}").encode()
+            )
         r.tail += framed(b"[DONE]") + b"0\r\n\r\n"
         # Due times are fixed now, from the arrival: a late token does not push the next ones.
         rng, ttft, itl = random.Random(s.seed * 1_000_003 + r.n), s.ttft_ms * MS, s.itl_ms * MS
@@ -566,7 +602,11 @@ class Server:
     def whole(self, c: Conn, r: Req, usage: dict) -> None:
         """stream=false: the body at once (no schedule; not meant for timing)."""
         text = "".join(chr(97 + i % 26) * r.per for i in range(r.events))[: r.tokens]
-        part = {"message": {"role": "assistant", "content": text}} if r.kind == "chat" else {"text": text}
+        part = (
+            {"message": {"role": "assistant", "content": text}}
+            if r.kind == "chat"
+            else {"text": text}
+        )
         r.t_send.append(now())
         r.t_done, r.end = r.t_send[0], "done"
         self.reply(
@@ -590,16 +630,29 @@ class Server:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--host", default="127.0.0.1")
-    p.add_argument("--port", type=int, default=8100, help="0: any free one; the first line of stderr names it")
+    p.add_argument(
+        "--port", type=int, default=8100, help="0: any free one; the first line of stderr names it"
+    )
     p.add_argument("--model", default="truth")
     p.add_argument("--ttft-ms", type=float, default=50.0)
     p.add_argument("--itl-ms", type=float, default=10.0)
-    p.add_argument("--jitter", type=float, default=0.0, help="0.2: each interval is itl * (0.8 .. 1.2)")
+    p.add_argument(
+        "--jitter", type=float, default=0.0, help="0.2: each interval is itl * (0.8 .. 1.2)"
+    )
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--grid", action="store_true", help="all streams speak on one common itl grid, as an engine steps")
+    p.add_argument(
+        "--grid",
+        action="store_true",
+        help="all streams speak on one common itl grid, as an engine steps",
+    )
     p.add_argument("--firehose", action="store_true")
     p.add_argument("--burst", type=int, default=1, help="firehose: SSE events in one send")
-    p.add_argument("--per-event", type=int, default=1, help="tokens in one SSE event (as speculative decoding does)")
+    p.add_argument(
+        "--per-event",
+        type=int,
+        default=1,
+        help="tokens in one SSE event (as speculative decoding does)",
+    )
     p.add_argument("--role-early", action="store_true")
     p.add_argument("--fail-every", type=int, default=0)
     p.add_argument("--cut-every", type=int, default=0)
@@ -614,7 +667,11 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, halt)
     signal.signal(signal.SIGINT, halt)
-    print(f"truth_server on {a.host}:{srv.lsock.getsockname()[1]} pid {os.getpid()}", file=sys.stderr, flush=True)
+    print(
+        f"truth_server on {a.host}:{srv.lsock.getsockname()[1]} pid {os.getpid()}",
+        file=sys.stderr,
+        flush=True,
+    )
     # A collection of the many small records would show up as a late send.
     import gc
 

@@ -1,9 +1,11 @@
-"""What a dose costs a forward pass of the built-in engine: expert parallel waits for the hot rank, tensor parallel not.
+"""What a dose costs a forward pass of the built-in engine: expert parallel waits for the hot rank,
+tensor parallel not.
 
-Forced routing through the code of the servers: the same pools, the same course through them. Two layouts over two
-ranks, by turns with every dose, so that a drift of the machine hits all alike. Ratios are against level 0 of the same
-layout. A hot expert's larger groups are cheaper a token: tensor parallel's ratio shows that alone. Waiting only shows
-where each rank has a core; the fastest tenth of the rounds is nearer to that than the median where other work runs.
+Forced routing through the code of the servers: the same pools, the same course through them. Two
+layouts over two ranks, by turns with every dose, so that a drift of the machine hits all alike.
+Ratios are against level 0 of the same layout. A hot expert's larger groups are cheaper a token:
+tensor parallel's ratio shows that alone. Waiting only shows where each rank has a core; the fastest
+tenth of the rounds is nearer to that than the median where other work runs.
 
     python bench/dose/step_time.py [ROUNDS [TOKENS]]
 """
@@ -15,7 +17,9 @@ import sys
 from contextlib import ExitStack, closing
 from time import perf_counter
 
-os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # as in the server
+os.environ.update(
+    OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"
+)  # as in the server
 
 import numpy as np
 
@@ -25,7 +29,7 @@ from core.builtin.kv_cache import KVCache
 from core.builtin.model import Model
 from core.builtin.parallel import Layout, Ranks, Split
 from core.builtin.weights import Shape, Weights
-from core.recorder.gatescope_recorder.dose import Order
+from core.recorder.gatescope_recorder.order import Order
 
 RANKS = 2
 PROMPT = 32
@@ -48,8 +52,12 @@ def main(rounds: int, tokens: int) -> None:
     weights = Weights.seeded(SHAPE, 0)
     forcing = Forcing(Order(tuple(doses), RANKS), SHAPE, tokens)
     prompts = np.random.default_rng(0).integers(0, 256, (tokens // PROMPT, PROMPT))
-    batch = Batch.of([Span(slot, 0, row.tolist(), wants_logits=True) for slot, row in enumerate(prompts)])
-    print(f"{RANKS} ranks on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {rounds} rounds, {tokens} tokens")
+    batch = Batch.of(
+        [Span(slot, 0, row.tolist(), wants_logits=True) for slot, row in enumerate(prompts)]
+    )
+    print(
+        f"{RANKS} ranks on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {rounds} rounds, {tokens} tokens"
+    )
     with ExitStack() as stack:
         models = {
             split: Model(
@@ -60,15 +68,23 @@ def main(rounds: int, tokens: int) -> None:
             )
             for split in Split
         }
-        times: dict[tuple[Split, str], list[float]] = {(split, dose): [] for split in Split for dose in doses}
+        times: dict[tuple[Split, str], list[float]] = {
+            (split, dose): [] for split in Split for dose in doses
+        }
         order = np.random.default_rng(1)
         for _ in range(rounds + 1):  # the first is a warm-up
             for place in order.permutation(len(times)):
                 split, dose = list(times)[place]
                 times[split, dose].append(step_ms(models[split], forcing, dose, batch))
-    print(f"{'dose':<14}" + "".join(f"{split:>18} ms{'ratio':>7}{'fastest 10 %':>14}{'ratio':>7}" for split in Split))
+    print(
+        f"{'dose':<14}"
+        + "".join(f"{split:>18} ms{'ratio':>7}{'fastest 10 %':>14}{'ratio':>7}" for split in Split)
+    )
     for dose in doses:
-        cells = [_cells(times[split, dose][1:], times[split, f"{dose.partition('~')[0]}~0"][1:]) for split in Split]
+        cells = [
+            _cells(times[split, dose][1:], times[split, f"{dose.partition('~')[0]}~0"][1:])
+            for split in Split
+        ]
         print(f"{dose:<14}" + "".join(cells))
 
 

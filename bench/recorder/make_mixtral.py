@@ -1,6 +1,8 @@
-"""Makes a model folder with Mixtral-8x7B's shapes and tokenizer and no weights, for `--load-format dummy`.
+"""Makes a model folder with Mixtral-8x7B's shapes and tokenizer and no weights, for `--load-format
+dummy`.
 
-python bench/recorder/make_mixtral.py FOLDER      in an environment with transformers, sentencepiece, mistral-common
+python bench/recorder/make_mixtral.py FOLDER in an environment with transformers, sentencepiece,
+mistral-common
 """
 
 from __future__ import annotations

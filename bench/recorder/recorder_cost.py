@@ -1,18 +1,20 @@
-"""What recording the router costs: TPOT and tok/s of servers with and without the recorder, alternated.
+"""What recording the router costs: TPOT and tok/s of servers with and without the recorder,
+alternated.
 
-    PYTHONPATH=. python bench/recorder/recorder_cost.py --model FOLDER --out DIR [--variants off,on,control,naive]
+    PYTHONPATH=. python bench/recorder/recorder_cost.py --model FOLDER --out DIR [--variants
+    off,on,control,naive]
 
 Variants, each a server of its own, started in the order given (name one twice to start it twice):
 
     off       vLLM as it is                          on      with gatescope's recorder
     control   off again: what two equal servers differ by
-    eager     off, without CUDA graphs               naive   eager, with logging as it is usually added by hand
+    eager off, without CUDA graphs naive eager, with logging as it is usually added by hand
 
-Each server gets one unmeasured round of `--requests` prompts at once, prompts of the sizes that have kernels compiled,
-and `--rounds` measured rounds; the same for all.
-Needs the packages of vLLM's own environment only, so it can run there. Results go to DIR/recorder_cost.json after each
-server, and a second call with the same DIR adds to them. A server that would not fit into `--budget-s` any more, by
-the time that the one before it took, is not started.
+Each server gets one unmeasured round of `--requests` prompts at once, prompts of the sizes that
+have kernels compiled, and `--rounds` measured rounds; the same for all. Needs the packages of
+vLLM's own environment only, so it can run there. Results go to DIR/recorder_cost.json after each
+server, and a second call with the same DIR adds to them. A server that would not fit into
+`--budget-s` any more, by the time that the one before it took, is not started.
 """
 
 from __future__ import annotations
@@ -52,13 +54,17 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     began, results, failed = time.monotonic(), _earlier(options.out), 0
     for variant in options.variants:
-        likely = results[-1]["server_s"] if results else 0.0  # later starts are faster: they find compiled kernels
+        likely = (
+            results[-1]["server_s"] if results else 0.0
+        )  # later starts are faster: they find compiled kernels
         if time.monotonic() - began + likely > options.budget_s:
             _tell(f"{variant}: not started, {options.budget_s} s would be passed")
             continue
         _tell(f"{variant}: starting")
         try:
-            results.append(asyncio.run(_measured(options, variant, options.out / f"{len(results)}-{variant}")))
+            results.append(
+                asyncio.run(_measured(options, variant, options.out / f"{len(results)}-{variant}"))
+            )
         except servers.ServerError as error:
             failed += 1
             _tell(f"{variant}: {error}", *error.log_tail)
@@ -74,7 +80,9 @@ def _earlier(out: Path) -> list[dict[str, Any]]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--python", default=sys.executable, help="interpreter of the vLLM environment (this one)")
     add("--model", required=True, help="a folder with config.json and a tokenizer")
@@ -87,7 +95,12 @@ def _options() -> argparse.Namespace:
     add("--output-len", type=int, default=128)
     add("--max-model-len", type=int, default=2048)
     add("--moe-backend", default="", help='"": left out')
-    add("--extra-arg", action="append", default=[], help="for the server, as it is; write --extra-arg=--flag")
+    add(
+        "--extra-arg",
+        action="append",
+        default=[],
+        help="for the server, as it is; write --extra-arg=--flag",
+    )
     add("--env", action="append", default=[], metavar="KEY=VALUE")
     add("--start-s", type=float, default=400.0, help="longest wait for a server")
     add(
@@ -112,17 +125,28 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     backend, logs = _backend(options, variant, folder)
-    model = Model(id=options.model, max_model_len=options.max_model_len, load_format=options.load_format)
+    model = Model(
+        id=options.model, max_model_len=options.max_model_len, load_format=options.load_format
+    )
     launch = vllm.launch(backend, model, logs, 0)
     server = servers.start(
-        variant, launch.command, port=backend.port, api_key="bench", log=folder / "server.log", env=launch.env
+        variant,
+        launch.command,
+        port=backend.port,
+        api_key="bench",
+        log=folder / "server.log",
+        env=launch.env,
     )
     try:
-        ready_s = await server.wait_ready(options.start_s, lambda phase: _tell(f"{variant}: {phase}"))
+        ready_s = await server.wait_ready(
+            options.start_s, lambda phase: _tell(f"{variant}: {phase}")
+        )
         ran = vllm.ran(await server.version(), server.log)
         _tell(f"{variant}: ready after {ready_s:.0f} s")
         unmeasured = await _round(options, server, 0)
-        unmeasured["tokens"] += await _warm_up(options, server, vllm.warmup_input_lens(backend, model))
+        unmeasured["tokens"] += await _warm_up(
+            options, server, vllm.warmup_input_lens(backend, model)
+        )
         rounds = [await _round(options, server, number) for number in range(1, options.rounds + 1)]
         if logs:
             await _wait_for(logs, sum(row["tokens"] for row in [unmeasured, *rounds]))
@@ -140,7 +164,9 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
     }
 
 
-def _backend(options: argparse.Namespace, variant: str, folder: Path) -> tuple[Backend, Path | None]:
+def _backend(
+    options: argparse.Namespace, variant: str, folder: Path
+) -> tuple[Backend, Path | None]:
     env = {"PYTHONPATH": _path_without_us(), **dict(pair.split("=", 1) for pair in options.env)}
     if variant == "naive":
         path = filter(None, [str(NAIVE), env["PYTHONPATH"]])
@@ -165,9 +191,12 @@ def _backend(options: argparse.Namespace, variant: str, folder: Path) -> tuple[B
 
 
 def _path_without_us() -> str:
-    """vLLM is to find what it would find without us; our folder is on the path for the load workers."""
+    """vLLM is to find what it would find without us; our folder is on the path for the load
+    workers."""
     ours = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join(entry for entry in ours if entry and Path(entry).resolve() != ROOT.resolve())
+    return os.pathsep.join(
+        entry for entry in ours if entry and Path(entry).resolve() != ROOT.resolve()
+    )
 
 
 async def _warm_up(options: argparse.Namespace, server: Server, lens: Sequence[int]) -> int:
@@ -178,18 +207,24 @@ async def _warm_up(options: argparse.Namespace, server: Server, lens: Sequence[i
     return sum(lens)
 
 
-def _load(options: argparse.Namespace, server: Server, label: str, prompts: Sequence[Prompt]) -> Load:
+def _load(
+    options: argparse.Namespace, server: Server, label: str, prompts: Sequence[Prompt]
+) -> Load:
     return Load(server.base_url, options.model, label, prompts, api_key=server.api_key, workers=1)
 
 
 async def _round(options: argparse.Namespace, server: Server, number: int) -> dict[str, float]:
     """One batch of prompts, the same for every variant."""
     draw = random.Random(number)
-    prompts = tuple(Prompt(id=str(n), text=_text(draw, options.input_words)) for n in range(options.requests))
+    prompts = tuple(
+        Prompt(id=str(n), text=_text(draw, options.input_words)) for n in range(options.requests)
+    )
     load = _load(options, server, f"{number:03d}", prompts)
     figures = metrics.summarise(await client.run(replace(load, output_len=options.output_len)))
     if figures.completed < options.requests:
-        raise servers.ServerError(f"{options.requests - figures.completed} requests failed", server.log_tail())
+        raise servers.ServerError(
+            f"{options.requests - figures.completed} requests failed", server.log_tail()
+        )
     assert figures.median_tpot_ms is not None
     assert figures.median_ttft_ms is not None
     return {
@@ -205,7 +240,8 @@ def _text(draw: random.Random, words: int) -> str:
 
 
 async def _wait_for(logs: Path, tokens: float) -> None:
-    """The writer is a moment behind the server's answers, and vLLM kills its workers when it is stopped."""
+    """The writer is a moment behind the server's answers, and vLLM kills its workers when it is
+    stopped."""
     deadline = time.monotonic() + 10.0
     while gate_folder.read(logs).tokens.sum() < tokens and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
@@ -218,8 +254,12 @@ def _logged(folder: Path) -> dict[str, Any]:
     return {
         "steps": len(log.tokens),
         "tokens": int(log.tokens.sum()),
-        "exact_steps": int((log.loads.sum(axis=2) == log.top_k * log.tokens[:, None]).all(axis=1).sum()),
-        "median_decode_step_ms": statistics.median((log.columns["duration_ns"][decode] / 1e6).tolist()),
+        "exact_steps": int(
+            (log.loads.sum(axis=2) == log.top_k * log.tokens[:, None]).all(axis=1).sum()
+        ),
+        "median_decode_step_ms": statistics.median(
+            (log.columns["duration_ns"][decode] / 1e6).tolist()
+        ),
         "problems": gate_folder.problems(folder),
         "bytes": sum(path.stat().st_size for path in folder.glob("*.gatelog")),
     }
@@ -237,15 +277,22 @@ def _write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
 
 
 def _comparison(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per variant: medians over all its rounds, their spread, and the change of the medians against `off`."""
+    """Per variant: medians over all its rounds, their spread, and the change of the medians against
+    `off`."""
     found: dict[str, dict[str, Any]] = {}
     for variant in dict.fromkeys(r["variant"] for r in results):
         mine = [r for r in results if r["variant"] == variant]
         entry: dict[str, Any] = {"servers": len(mine)}
         for key in ("tpot_ms", "ttft_ms", "output_tok_s"):
             values = [row[key] for r in mine for row in r["rounds"]]
-            entry[key] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-            entry[key]["server_medians"] = [statistics.median(row[key] for row in r["rounds"]) for r in mine]
+            entry[key] = {
+                "median": statistics.median(values),
+                "min": min(values),
+                "max": max(values),
+            }
+            entry[key]["server_medians"] = [
+                statistics.median(row[key] for row in r["rounds"]) for r in mine
+            ]
         found[variant] = entry
     for entry in found.values():
         if "off" in found:
@@ -255,7 +302,9 @@ def _comparison(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    lines = [f"{'variant':<9}{'servers':>8}{'TPOT ms':>10}{'min – max':>17}{'vs off':>9}{'tok/s':>10}{'vs off':>9}"]
+    lines = [
+        f"{'variant':<9}{'servers':>8}{'TPOT ms':>10}{'min – max':>17}{'vs off':>9}{'tok/s':>10}{'vs off':>9}"
+    ]
     for variant, entry in _comparison(results).items():
         tpot, rate = entry["tpot_ms"], entry["output_tok_s"]
         lines.append(

@@ -1,9 +1,11 @@
-"""What one step of the recorder costs the GPU, without vLLM: taps inside a CUDA graph, histogram and copy behind it.
+"""What one step of the recorder costs the GPU, without vLLM: taps inside a CUDA graph, histogram
+and copy behind it.
 
     python bench/recorder/step_cost.py          needs PyTorch and a GPU; takes half a minute
 
-Three graphs are replayed in turn, each 200 times in blocks of 20: `off` (a copy per layer that stands for the router),
-`control` (the same again), and `on` (with a tap per layer, then the histogram and the copy to the host).
+Three graphs are replayed in turn, each 200 times in blocks of 20: `off` (a copy per layer that
+stands for the router), `control` (the same again), and `on` (with a tap per layer, then the
+histogram and the copy to the host).
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "recorder"))
 
 from gatescope_recorder.capture import Capture
 
-SHAPES = ((1, 32, 8, 2), (32, 32, 8, 2), (2048, 32, 8, 2), (32, 58, 256, 8))  # tokens, layers, experts, top-k
+SHAPES = (
+    (1, 32, 8, 2),
+    (32, 32, 8, 2),
+    (2048, 32, 8, 2),
+    (32, 58, 256, 8),
+)  # tokens, layers, experts, top-k
 BLOCKS, STEPS = 10, 20
 
 
@@ -50,7 +57,9 @@ def _shape(tokens: int, layers: int, experts: int, top_k: int) -> int:
             if tapped:
                 taps[layer](chosen[layer])
 
-    off, control, on = (_graph(lambda tapped=tapped: route(tapped)) for tapped in (False, False, True))
+    off, control, on = (
+        _graph(lambda tapped=tapped: route(tapped)) for tapped in (False, False, True)
+    )
 
     def recorded() -> None:
         on.replay()
@@ -58,11 +67,16 @@ def _shape(tokens: int, layers: int, experts: int, top_k: int) -> int:
 
     times = _alternated({"off": off.replay, "control": control.replay, "on": recorded})
     torch.cuda.synchronize()
-    want = torch.stack([torch.bincount(c.flatten(), minlength=experts + 1) for c in chosen.long()]).cpu()
+    want = torch.stack(
+        [torch.bincount(c.flatten(), minlength=experts + 1) for c in chosen.long()]
+    ).cpu()
     exact = torch.equal(host.long(), want)
     cost = times["on"] - times["off"]
     name = f"{tokens}, {layers}, {experts}, {top_k}"
-    print(f"{name:<28}{times['off']:>9.1f}{times['control']:>9.1f}{times['on']:>9.1f}{cost:>9.1f}", end="")
+    print(
+        f"{name:<28}{times['off']:>9.1f}{times['control']:>9.1f}{times['on']:>9.1f}{cost:>9.1f}",
+        end="",
+    )
     print("" if exact else "   WRONG COUNTS")
     return 0 if exact else 1
 

@@ -1,10 +1,12 @@
-"""A day of measuring under a clock that jumps to the next thing to do: what grows in 24 hours, and how much.
+"""A day of measuring under a clock that jumps to the next thing to do: what grows in 24 hours, and
+how much.
 
     uv run python bench/reliability/day.py DIR [HOURS]
 
-Real: runs (core.engine.measurement), their watch of one sample a second, journal, gate log and its reading, results, the lines
-of a batch with their heartbeat. Made up: the load (a request of 50 tokens every two seconds), what the server and eight
-GPUs say of themselves. Prints one JSON object; bench/reliability/run.py makes the table.
+Real: runs (core.engine.measurement), their watch of one sample a second, journal, gate log and its
+reading, results, the lines of a batch with their heartbeat. Made up: the load (a request of 50
+tokens every two seconds), what the server and eight GPUs say of themselves. Prints one JSON object;
+bench/reliability/run.py makes the table.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 import psutil
 
-from core.backends import nvml
+from core.backends import nvml, prometheus
 from core.commands import batch
 from core.engine import measurement
 from core.engine.measurement import Measurement, Target
@@ -69,7 +71,8 @@ async def server_load(*_: object) -> ServerLoad:
 
 
 class MadeUpLoad:
-    """Stands for core.load.client.run: a request every two seconds, and an engine step a second in the gate log."""
+    """Stands for core.load.client.run: a request every two seconds, and an engine step a second in
+    the gate log."""
 
     def __init__(self, log: GateLogWriter) -> None:
         self._log, self._steps, self._draw = log, 0, np.random.default_rng(0)
@@ -83,26 +86,37 @@ class MadeUpLoad:
                 self._step(load.label)
             stamps = tuple(begun + (i + 1) * EVERY_S * 10**9 // TOKENS for i in range(TOKENS))
             times = (begun, begun, begun, stamps[-1])
-            records.append(RequestRecord(index, prompt.id, *times, begun, stamps, (1,) * TOKENS, 25, TOKENS))
+            records.append(
+                RequestRecord(index, prompt.id, *times, begun, stamps, (1,) * TOKENS, 25, TOKENS)
+            )
             on_done(records[-1])
             on_progress(Progress(index + 1, index + 1, TOKENS * (index + 1), index + 1))
         return Records(records)
 
     def _step(self, label: str) -> None:
         tokens = 32
-        counts = self._draw.multinomial(tokens * TOP_K, [1 / EXPERTS] * EXPERTS, LAYERS).astype(np.uint16)
+        counts = self._draw.multinomial(tokens * TOP_K, [1 / EXPERTS] * EXPERTS, LAYERS).astype(
+            np.uint16
+        )
         at = time.perf_counter_ns()
-        self._log.append(Step(self._steps, at, 10**7, tokens, 0, tokens, 32, {label: tokens}, counts))
+        self._log.append(
+            Step(self._steps, at, 10**7, tokens, 0, tokens, 32, {label: tokens}, counts)
+        )
         self._steps += 1
 
 
 async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     """Run after run until `hours` have passed."""
-    runs = [Run("baseline", f"{i:03d}", f"{i:03d}", "f") for i in range(1, round(hours * 3600 / RUN_S) + 1)]
+    runs = [
+        Run("baseline", f"{i:03d}", f"{i:03d}", "f")
+        for i in range(1, round(hours * 3600 / RUN_S) + 1)
+    ]
     logs = directory.path / "baseline" / "gate_logs"
-    load = MadeUpLoad(GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K)))
+    load = MadeUpLoad(
+        GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K))
+    )
     measurement.client.run = load.run
-    nvml.server_load, nvml.gpus = server_load, lambda: GPUS
+    prometheus.server_load, nvml.gpus = server_load, lambda: GPUS
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}
@@ -115,8 +129,12 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
 
     emit(events.ExperimentStarted(name="day", engine="vllm", runs=runs))
     for run in runs:
-        prompts = tuple(Prompt(f"{i}", f"question {i} of {run.dataset}") for i in range(RUN_S // EVERY_S))
-        await Measurement(target, run, Load("", "m", run.label, prompts), directory, emit, 0.0).take()
+        prompts = tuple(
+            Prompt(f"{i}", f"question {i} of {run.dataset}") for i in range(RUN_S // EVERY_S)
+        )
+        await Measurement(
+            target, run, Load("", "m", run.label, prompts), directory, emit, 0.0
+        ).take()
         memory.append(psutil.Process().memory_info().rss / 2**20)
     emit(events.ExperimentFinished(done=len(runs), failed=0))
     snapshot = lines._state

@@ -1,10 +1,11 @@
-"""A long queue: many data sets at two backends in one batch, and the memory of the engine and of a terminal UI.
+"""A long queue: many datasets at two backends in one batch, and the memory of the engine and of a
+terminal UI.
 
     uv run python bench/reliability/many.py FOLDER [DATA_SETS [LIMIT_S]]
 
-Real: the batch, the built-in engine, a load worker process a run, a terminal UI that follows on a terminal of its own.
-After LIMIT_S the batch is ended by SIGTERM, and the figures are of the runs that were done by then. Prints one JSON
-object; bench/reliability/run.py makes the table.
+Real: the batch, the built-in engine, a load worker process a run, a terminal UI that follows on a
+terminal of its own. After LIMIT_S the batch is ended by SIGTERM, and the figures are of the runs
+that were done by then. Prints one JSON object; bench/reliability/run.py makes the table.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ def free_port() -> int:
 def write_experiment(folder: Path, count: int) -> None:
     (folder / "datasets").mkdir(parents=True)
     for index in range(1, count + 1):
-        line = {"id": "q", "text": f"question {index} of {count}: how long is a queue?", "category": "c"}
+        line = {
+            "id": "q",
+            "text": f"question {index} of {count}: how long is a queue?",
+            "category": "c",
+        }
         (folder / "datasets" / f"{index:04d}_0.5000.jsonl").write_text(json.dumps(line) + "\n")
     backends = [
         BACKEND.format(name=name, port=free_port(), expert_parallel=ep)
@@ -73,7 +78,9 @@ def slope(values: list[float]) -> float:
         return 0.0
     n, mean = len(late), sum(late) / len(late)
     middle = (n - 1) / 2
-    return sum((i - middle) * (v - mean) for i, v in enumerate(late)) / sum((i - middle) ** 2 for i in range(n))
+    return sum((i - middle) * (v - mean) for i, v in enumerate(late)) / sum(
+        (i - middle) ** 2 for i in range(n)
+    )
 
 
 def drained(tui: Program) -> None:
@@ -106,13 +113,16 @@ def run(folder: Path, count: int, limit_s: float) -> dict[str, Any]:
             if done % EVERY == 0:
                 engine.append(mib(batch.pid))
                 screen.append(mib(tui.pid))
-                print(f"{done} runs: engine {engine[-1]:.1f} MiB, screen {screen[-1]:.1f} MiB", file=sys.stderr)
+                print(
+                    f"{done} runs: engine {engine[-1]:.1f} MiB, screen {screen[-1]:.1f} MiB",
+                    file=sys.stderr,
+                )
         code = batch.wait()
         guard.cancel()
     if tui:
         psutil.Process(tui.pid).kill()
     return {
-        "data_sets": count,
+        "datasets": count,
         "done": done,
         "failed": failed,
         "exit_code": code,

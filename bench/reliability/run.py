@@ -1,9 +1,12 @@
-"""What gatescope survives: kills, faults, hostile servers, bad inputs, a long queue and a long day. Prints a table.
+"""What gatescope survives: kills, faults, hostile servers, bad inputs, a long queue and a long day.
+Prints a table.
 
-    uv run python bench/reliability/run.py [--only kills,faults,…] [--kills 50] [--data-sets 1000] [--hours 24]
+    uv run python bench/reliability/run.py [--only kills,faults,…] [--kills 50] [--datasets 1000]
+    [--hours 24]
 
-A part is measured and kept in bench/results/reliability.json; the table shows the latest of every part. The faults and
-inputs are those of the test suite, so that what is counted here is what is checked there.
+A part is measured and kept in bench/results/reliability.json; the table shows the latest of every
+part. The faults and inputs are those of the test suite, so that what is counted here is what is
+checked there.
 """
 
 from __future__ import annotations
@@ -40,11 +43,15 @@ EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and")
 Part = dict[str, Any]
 
 
-def pytest(folder: Path, *arguments: str, **variables: str) -> tuple[str, list[ElementTree.Element]]:
+def pytest(
+    folder: Path, *arguments: str, **variables: str
+) -> tuple[str, list[ElementTree.Element]]:
     """What pytest says, and its test cases."""
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
+    )
     return done.stdout, list(ElementTree.parse(report).iter("testcase"))
 
 
@@ -57,7 +64,9 @@ def kills(folder: Path, wanted: argparse.Namespace) -> Part:
     test = "tests/engine/test_kill.py::test_killed_at_any_instant_it_goes_on_where_it_was"
     _, cases = pytest(folder, test, GATESCOPE_KILLS=str(wanted.kills))
     survived = all(map(has_passed, cases))
-    return {"row": f"{wanted.kills if survived else 'not all'} of {wanted.kills}: no finished run lost or changed"}
+    return {
+        "row": f"{wanted.kills if survived else 'not all'} of {wanted.kills}: no finished run lost or changed"
+    }
 
 
 def faults(folder: Path, wanted: argparse.Namespace) -> Part:
@@ -65,7 +74,10 @@ def faults(folder: Path, wanted: argparse.Namespace) -> Part:
     _, cases = pytest(folder, *FAULTS)
     outcomes = {str(case.get("name")): has_passed(case) for case in cases}
     met = sum(outcomes.values())
-    return {"row": f"{met} of {len(outcomes)} faults had the outcome that is written down", "outcomes": outcomes}
+    return {
+        "row": f"{met} of {len(outcomes)} faults had the outcome that is written down",
+        "outcomes": outcomes,
+    }
 
 
 def hostile(folder: Path, wanted: argparse.Namespace) -> Part:
@@ -83,9 +95,7 @@ def hostile(folder: Path, wanted: argparse.Namespace) -> Part:
     )
     most = max(a["worker_mib"] for a in attacks.values())
     least = min(a["worker_mib"] for a in attacks.values())
-    row = (
-        f"{right} of {len(attacks)} attacks named, the queue went on; a load worker took {least:.0f} to {most:.0f} MiB"
-    )
+    row = f"{right} of {len(attacks)} attacks named, the queue went on; a load worker took {least:.0f} to {most:.0f} MiB"
     return {"row": row, "attacks": attacks}
 
 
@@ -99,7 +109,16 @@ def _attacked(url: str, name: str) -> Part:
 
     most = 0.0
     prompts = [Prompt(name, name), Prompt("after", "after it")]
-    load = Load(url, "m", "001", prompts, output_len=ASKED, max_concurrency=1, stall_timeout_s=1.0, workers=1)
+    load = Load(
+        url,
+        "m",
+        "001",
+        prompts,
+        output_len=ASKED,
+        max_concurrency=1,
+        stall_timeout_s=1.0,
+        workers=1,
+    )
 
     async def watched() -> Any:
         nonlocal most
@@ -118,28 +137,34 @@ def _attacked(url: str, name: str) -> Part:
 
     first, after = asyncio.run(watched())
     assert not after.error, f"after {name}: {after.error}"
-    return {"error": first.error, "worker_mib": most, "seconds": (first.t_done_ns - first.t_start_ns) / 1e9}
+    return {
+        "error": first.error,
+        "worker_mib": most,
+        "seconds": (first.t_done_ns - first.t_start_ns) / 1e9,
+    }
 
 
 def inputs(folder: Path, wanted: argparse.Namespace) -> Part:
     """Every parser, fed by hypothesis."""
     flags = ("-m", "fuzz", "tests/fuzz", "--hypothesis-show-statistics")
     said, cases = pytest(folder, *flags, GATESCOPE_FUZZ="nightly" if wanted.nightly else "quick")
-    passing, failing = (sum(int(n) for n in column) for column in zip(*EXAMPLES.findall(said), strict=True))
+    passing, failing = (
+        sum(int(n) for n in column) for column in zip(*EXAMPLES.findall(said), strict=True)
+    )
     row = f"{passing:,} inputs to {len(cases)} readers, {failing} crashed or hung"
     return {"row": row, "parsers": {str(c.get("name")): has_passed(c) for c in cases}}
 
 
 def queue(folder: Path, wanted: argparse.Namespace) -> Part:
     """bench/reliability/many.py"""
-    told = _told("many.py", folder / "many", str(wanted.data_sets), str(wanted.limit_s))
+    told = _told("many.py", folder / "many", str(wanted.datasets), str(wanted.limit_s))
     return {"row": _queue_row(told), **told}
 
 
 def _queue_row(told: Part) -> str:
     engine, screen = told["engine_mib"], told["screen_mib"]
     return (
-        f"{told['done']:,} of {2 * told['data_sets']:,} runs done, {told['failed']} failed, in {told['seconds']:.0f} s;"
+        f"{told['done']:,} of {2 * told['datasets']:,} runs done, {told['failed']} failed, in {told['seconds']:.0f} s;"
         f" engine {engine[0]:.1f} → {engine[-1]:.1f} MiB ({told['engine_slope_mib']:+.2f} per 100 runs), terminal UI"
         f" {screen[0]:.1f} → {screen[-1]:.1f} MiB ({told['screen_slope_mib']:+.2f})"
     )
@@ -149,11 +174,16 @@ def day(folder: Path, wanted: argparse.Namespace) -> Part:
     """bench/reliability/day.py, and what a reader of its journal takes."""
     told = _told("day.py", folder / "day", str(wanted.hours))
     reader = (
-        "import resource, sys, time; from pathlib import Path; from core import state, store; t = time.perf_counter();"
-        "state.fold(store.stream_events(Path(sys.argv[1])));"
+        "import resource, sys, time; from pathlib import Path; from core.experiment import state; from core.rundir import journal; t = time.perf_counter();"
+        "state.fold(journal.stream_events(Path(sys.argv[1])));"
         "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", reader, str(folder / "day")], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", reader, str(folder / "day")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     told["read_s"], told["reader_mib"] = map(float, done.stdout.split())
     memory = told.pop("rss_mib")
     told["engine_mib"] = [memory[len(memory) * hour // 24] for hour in range(24)] + [memory[-1]]
@@ -171,7 +201,9 @@ def _day_row(told: Part) -> str:
 
 def _told(script: str, *arguments: str | Path) -> Part:
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
-    told: Part = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    told: Part = json.loads(
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    )
     return told
 
 
@@ -180,16 +212,18 @@ PARTS: dict[str, tuple[str, Callable[[Path, argparse.Namespace], Part]]] = {
     "faults": ("faults injected", faults),
     "hostile": ("hostile server", hostile),
     "inputs": ("bad inputs", inputs),
-    "queue": ("data sets × 2 backends in one queue", queue),
+    "queue": ("datasets × 2 backends in one queue", queue),
     "day": ("a day under a clock that jumps", day),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--data-sets", type=int, default=1000)
+    parser.add_argument("--datasets", type=int, default=1000)
     parser.add_argument("--limit-s", type=float, default=3600.0, help="of the queue")
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--nightly", action="store_true", help="bad inputs: 10,000 to each reader")
@@ -199,7 +233,10 @@ def main() -> None:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             kept[name] = PARTS[name][1](Path(folder), wanted)
-        kept[name] |= {"date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "took_s": time.monotonic() - begun}
+        kept[name] |= {
+            "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+            "took_s": time.monotonic() - begun,
+        }
         kept[name]["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
         KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print("| what | result |\n|---|---|")

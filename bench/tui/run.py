@@ -1,4 +1,5 @@
-"""What the terminal UI costs: first paint against a minimal Textual app, a long journal, CPU while it follows a run.
+"""What the terminal UI costs: first paint against a minimal Textual app, a long journal, CPU while
+it follows a run.
 
     uv run python bench/tui/run.py
 
@@ -28,12 +29,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from core.experiment import control, events, state
 from core.experiment.events import AnyEvent, LiveImbalance, RunFigures, Sampled, ServerLoad
 from core.experiment.plan import Run
-from core.rundir import directory
+from core.rundir.journal import read_events
 
 ROUNDS = 7
 MINIMAL = "from textual.app import App\nfrom textual.widgets import Static\nclass A(App):\n    def compose(self):\n"
 MINIMAL += "        yield Static('gatescope')\nA().run()"
-ATTACH = "import sys; from pathlib import Path; from tui.app import attach; attach(Path(sys.argv[1]))"
+ATTACH = (
+    "import sys; from pathlib import Path; from tui.app import attach; attach(Path(sys.argv[1]))"
+)
 REQUESTS = 100_000
 FOLLOWED_S = 20.0
 
@@ -94,13 +97,19 @@ def alternated(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[fl
 
 
 def journal(requests: int, per_run: int) -> list[AnyEvent]:
-    """`requests` finished requests in runs of `per_run`, a sample for every tenth, and one more run queued."""
+    """`requests` finished requests in runs of `per_run`, a sample for every tenth, and one more run
+    queued."""
     at = 1.7e9
     runs = [
-        Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl") for n in range(requests // per_run + 1)
+        Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl")
+        for n in range(requests // per_run + 1)
     ]
-    made: list[AnyEvent] = [events.ExperimentStarted(at=at, name="bench", engine="builtin", runs=runs)]
-    made.append(events.BackendStarting(at=at, backend="baseline", port=1, pid=1, command=["x"], log="x"))
+    made: list[AnyEvent] = [
+        events.ExperimentStarted(at=at, name="bench", engine="builtin", runs=runs)
+    ]
+    made.append(
+        events.BackendStarting(at=at, backend="baseline", port=1, pid=1, command=["x"], log="x")
+    )
     made.append(events.BackendReady(at=at, backend="baseline", seconds=1.0, ran={}))
     for number, run in enumerate(runs[:-1]):
         made.append(events.RunStarted(at=at + number, run=run.id, requests=per_run))
@@ -155,7 +164,9 @@ def finished(run: str, requests: int, at: float) -> AnyEvent:
         aggregated_cv=0.2,
         excess_cv=0.3,
     )
-    return events.RunFinished(at=at, run=run, figures=figures, result="baseline/results_json/x.json")
+    return events.RunFinished(
+        at=at, run=run, figures=figures, result="baseline/results_json/x.json"
+    )
 
 
 def write(run_dir: Path, made: list[AnyEvent]) -> None:
@@ -167,16 +178,19 @@ def opening(place: Path, requests: int, per_run: int) -> None:
     run_dir = place / f"long-{per_run}"
     write(run_dir, journal(requests, per_run))
     began = time.perf_counter()
-    state.fold(directory.read_events(run_dir))
+    state.fold(read_events(run_dir))
     folded = time.perf_counter() - began
     program = Program(ATTACH, str(run_dir))
     shown = program.until(b"run " + str(requests // per_run).encode())
     program.end()
-    print(f"{requests:,} requests in runs of {per_run:,}: folded in {folded:.2f} s, on screen after {shown:.2f} s")
+    print(
+        f"{requests:,} requests in runs of {per_run:,}: folded in {folded:.2f} s, on screen after {shown:.2f} s"
+    )
 
 
 def following(place: Path) -> None:
-    """CPU and bytes of the UI while a journal grows by 20 requests and a sample a second, 50 runs behind it."""
+    """CPU and bytes of the UI while a journal grows by 20 requests and a sample a second, 50 runs
+    behind it."""
     run_dir = place / "followed"
     write(run_dir, journal(1500, 30))
     with socket.socket(socket.AF_UNIX) as engine:  # so that the run counts as live
@@ -225,8 +239,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write(place / "small", journal(90, 30))
-        ours, minimal = alternated(lambda: first_paint(ATTACH, str(place / "small")), lambda: first_paint(MINIMAL))
-        print(f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s; {ours / minimal:.2f}×, medians of {ROUNDS}")
+        ours, minimal = alternated(
+            lambda: first_paint(ATTACH, str(place / "small")), lambda: first_paint(MINIMAL)
+        )
+        print(
+            f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s; {ours / minimal:.2f}×, medians of {ROUNDS}"
+        )
         opening(place, REQUESTS, 30)
         opening(place, REQUESTS, 5000)
         following(place)

@@ -1,1 +1,2 @@
-"""Results → estimates with intervals: associations, comparisons, dose–response, step model, and their sentences."""
+"""Results → estimates with intervals: associations, comparisons, dose–response, step model, and
+their sentences."""

@@ -1,4 +1,5 @@
-"""What the forced-routing runs of a run directory say: curves, crossings, hot-rank against spread, in words."""
+"""What the forced-routing runs of a run directory say: curves, crossings, hot-rank against spread,
+in words."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ ROTATING = "rotating"
 
 
 class Natural(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend's metric where routing was its own, on the data sets of its curves: a reference, in no fit."""
+    """A backend's metric where routing was its own, on the datasets of its curves: a reference, in
+    no fit."""
 
     backend: str
     metric: str
@@ -29,7 +31,8 @@ class Natural(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DoseFindings(msgspec.Struct, frozen=True, kw_only=True):
-    """`left_out`: forced runs that no curve counts. Intervals are 95 %, each on its own; p is corrected."""
+    """`left_out`: forced runs that no curve counts. Intervals are 95 %, each on its own; p is
+    corrected."""
 
     curves: list[Curve] = []
     crossings: list[Crossing] = []
@@ -44,7 +47,9 @@ class DoseFindings(msgspec.Struct, frozen=True, kw_only=True):
         return self.sentences_about([HEADLINE])
 
     def sentences_about(self, metrics: Collection[str]) -> list[str]:
-        return [f"{dose.NAME}, {one.in_words()}" for one in _by_metric(self) if one.metric in metrics]
+        return [
+            f"{dose.NAME}, {one.in_words()}" for one in _by_metric(self) if one.metric in metrics
+        ]
 
 
 def find(groups: Sequence[Results]) -> DoseFindings:
@@ -67,10 +72,16 @@ def of_runs(runs: Sequence[DoseRun]) -> DoseFindings:
 def _corrected(found: DoseFindings) -> DoseFindings:
     """Holm's correction over every slope, every bend and every difference of hot-rank to spread."""
     curves, waits = found.curves, found.rank_waits
-    ps = iter(association.holm([*(c.p for c in curves), *(c.p_bend for c in curves), *(w.p for w in waits)]))
+    ps = iter(
+        association.holm(
+            [*(c.p for c in curves), *(c.p_bend for c in curves), *(w.p for w in waits)]
+        )
+    )
     curves = [replace(curve, p_holm=next(ps)) for curve in curves]
     curves = [replace(curve, p_bend_holm=next(ps)) for curve in curves]
-    return replace(found, curves=curves, rank_waits=[replace(wait, p_holm=next(ps)) for wait in waits])
+    return replace(
+        found, curves=curves, rank_waits=[replace(wait, p_holm=next(ps)) for wait in waits]
+    )
 
 
 def runs_of(group: Results) -> list[DoseRun]:
@@ -83,14 +94,22 @@ def runs_of(group: Results) -> list[DoseRun]:
 
 
 def _by_metric(found: DoseFindings) -> list[Curve | Crossing | RankWait]:
-    every: tuple[Curve | Crossing | RankWait, ...] = (*found.curves, *found.crossings, *found.rank_waits)
+    every: tuple[Curve | Crossing | RankWait, ...] = (
+        *found.curves,
+        *found.crossings,
+        *found.rank_waits,
+    )
     return [one for metric in METRICS for one in every if one.metric == metric]
 
 
 def _run(backend: str, label: str, result: Mapping[str, Any]) -> DoseRun:
     forced = dose.of_label(label)
     measured = result.get("measured_imbalance") or {}
-    values = {metric: value for metric in METRICS if (value := analysis.number(result.get(metric))) is not None}
+    values = {
+        metric: value
+        for metric in METRICS
+        if (value := analysis.number(result.get(metric))) is not None
+    }
     return DoseRun(
         backend=backend,
         label=label,
@@ -103,7 +122,8 @@ def _run(backend: str, label: str, result: Mapping[str, Any]) -> DoseRun:
 
 
 def _recorded_cv(forced: dose.Dose | None, measured: Mapping[str, Any]) -> float | None:
-    """The aggregated CV; where the heat moves within a run, which evens that out, the excess CV of its steps."""
+    """The aggregated CV; where the heat moves within a run, which evens that out, the excess CV of
+    its steps."""
     moves = forced is not None and forced.pattern == ROTATING and forced.level > 0
     return analysis.number(measured.get("excess_cv" if moves else "aggregated_cv"))
 
@@ -113,7 +133,9 @@ def _natural(runs: Sequence[DoseRun]) -> list[Natural]:
     for backend in dict.fromkeys(r.backend for r in runs):
         used = {r.dataset for r in runs if r.pattern and r.backend == backend}
         for metric in METRICS:
-            levels = dose_response.levels_of(dose_response.respond(runs, backend, "", metric, datasets=used))
+            levels = dose_response.levels_of(
+                dose_response.respond(runs, backend, "", metric, datasets=used)
+            )
             found += [Natural(backend=backend, metric=metric, at=level) for level in levels]
     return found
 
@@ -121,10 +143,14 @@ def _natural(runs: Sequence[DoseRun]) -> list[Natural]:
 def _left_out(runs: Sequence[DoseRun]) -> dict[str, str]:
     """Run id → why no curve counts it."""
     forced = [r for r in runs if r.pattern]
-    reasons = {f"{r.backend}/{r.label}": "no CV of its load was recorded" for r in forced if r.cv is None}
+    reasons = {
+        f"{r.backend}/{r.label}": "no CV of its load was recorded" for r in forced if r.cv is None
+    }
     for backend, pattern in dict.fromkeys((r.backend, r.pattern) for r in forced):
-        own = [r for r in forced if (r.backend, r.pattern) == (backend, pattern) and r.cv is not None]
+        own = [
+            r for r in forced if (r.backend, r.pattern) == (backend, pattern) and r.cv is not None
+        ]
         counted = {r.dataset for r in dose_response.balanced(own)[0]}
-        why = f"its data set lacks a level of {pattern}"
+        why = f"its dataset lacks a level of {pattern}"
         reasons |= {f"{backend}/{r.label}": why for r in own if r.dataset not in counted}
     return reasons

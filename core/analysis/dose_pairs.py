@@ -1,11 +1,14 @@
-"""Two dose-response curves at the same doses: where one backend loses to another, and what the ranks' waiting costs.
+"""Two dose-response curves at the same doses: where one backend loses to another, and what the
+ranks' waiting costs.
 
-The difference of two curves is taken level by level, over the data sets that ran all of the levels in both.
-- Crossing: a level counts as won or lost where its interval leaves 0 out, and its p, corrected by Holm over the levels
-  of the pair, agrees. One curve crosses the other where lost levels follow won ones (or the other way round); the place
-  is where the straight pieces between level values pass 0.
-- hot-rank against spread: the same CV over experts, all of it on one EP rank or one hot expert on each. Their
-  difference is what comes of the ranks' waiting for each other; what spread costs over level 0 is the kernel's.
+The difference of two curves is taken level by level, over the datasets that ran all of the levels
+in both.
+- Crossing: a level counts as won or lost where its interval leaves 0 out, and its p, corrected by
+  Holm over the levels of the pair, agrees. One curve crosses the other where lost levels follow won
+  ones (or the other way round); the place is where the straight pieces between level values pass 0.
+- hot-rank against spread: the same CV over experts, all of it on one EP rank or one hot expert on
+  each. Their difference is what comes of the ranks' waiting for each other; what spread costs over
+  level 0 is the kernel's.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ import msgspec
 import numpy as np
 
 from core.analysis import dose_response
-from core.analysis.dose_response import HIGHER_IS_BETTER, METRICS, DoseRun, Level, Response, counted, is_seen, tested
+from core.analysis.dose_response import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    DoseRun,
+    Level,
+    Response,
+    counted,
+    is_seen,
+    tested,
+)
 from core.stats import bootstrap, estimate
 from core.stats.bootstrap import Floats
 from core.stats.estimate import Estimate
@@ -30,8 +42,8 @@ Verdict = Literal["loses above", "wins above", "wins", "loses", "alike", "mixed"
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
-    """`differences`: other less reference at each level, `told_apart`: how many of them are seen. `at`: the recorded CV
-    where the two cross, if they do."""
+    """`differences`: other less reference at each level, `told_apart`: how many of them are seen.
+    `at`: the recorded CV where the two cross, if they do."""
 
     pattern: str
     metric: str
@@ -47,7 +59,11 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
         """Where `other` loses to `reference`, or that it is not seen to."""
         name = METRICS[self.metric][0]
         pair = f"{self.other} {name}", f"{self.reference}'s"
-        told = self._told(*pair) if self.verdict != "unknown" else f"{pair[0]} and {pair[1]} are not compared"
+        told = (
+            self._told(*pair)
+            if self.verdict != "unknown"
+            else f"{pair[0]} and {pair[1]} are not compared"
+        )
         reason = f": {self.at.reason}" if self.verdict == "unknown" else ""
         return f"{self.pattern}: {told}{reason}{self._facts()}"
 
@@ -74,8 +90,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
 class RankWait(msgspec.Struct, frozen=True, kw_only=True):
     """hot-rank less spread of one backend's metric, by level and as the `mean` over levels above 0.
 
-    `p`: two-sided, that the mean is 0; `p_holm` corrected. `spread`: what spread costs over its level 0, mean over the
-    same levels. `cvs`, `ranks`: recorded, of the two.
+    `p`: two-sided, that the mean is 0; `p_holm` corrected. `spread`: what spread costs over its
+    level 0, mean over the same levels. `cvs`, `ranks`: recorded, of the two.
     """
 
     backend: str
@@ -130,7 +146,8 @@ class RankWait(msgspec.Struct, frozen=True, kw_only=True):
 def crossings(runs: Sequence[DoseRun]) -> list[Crossing]:
     """Every later backend against every earlier one, under each pattern that both ran."""
     patterns = {
-        b: list(dict.fromkeys(r.pattern for r in runs if r.backend == b and r.pattern)) for b in _backends(runs)
+        b: list(dict.fromkeys(r.pattern for r in runs if r.backend == b and r.pattern))
+        for b in _backends(runs)
     }
     made = [
         crossing(runs, pattern, metric, reference, other)
@@ -142,8 +159,12 @@ def crossings(runs: Sequence[DoseRun]) -> list[Crossing]:
     return [one for one in made if one.differences]
 
 
-def crossing(runs: Sequence[DoseRun], pattern: str, metric: str, reference: str, other: str) -> Crossing:
-    before, after = dose_response.at_same_doses(runs, metric, (reference, pattern), (other, pattern))
+def crossing(
+    runs: Sequence[DoseRun], pattern: str, metric: str, reference: str, other: str
+) -> Crossing:
+    before, after = dose_response.at_same_doses(
+        runs, metric, (reference, pattern), (other, pattern)
+    )
     difference = after.less(before)
     verdict, at = _verdict(difference, -1 if metric in HIGHER_IS_BETTER else 1)
     return Crossing(
@@ -164,7 +185,9 @@ def _verdict(difference: Response, worse: int) -> tuple[Verdict, Estimate]:
     if difference.reason:
         return "unknown", estimate.none(difference.reason)
     seen = difference.seen
-    told = [(place, worse * int(np.sign(difference.mean[place]))) for place in np.flatnonzero(seen)]  # 1: lost, -1: won
+    told = [
+        (place, worse * int(np.sign(difference.mean[place]))) for place in np.flatnonzero(seen)
+    ]  # 1: lost, -1: won
     turns = [(a, b) for a, b in itertools.pairwise(told) if a[1] != b[1]]
     none = estimate.none("no crossing is seen within the doses")
     if not turns:
@@ -184,7 +207,8 @@ def _place(difference: Response, between: slice) -> Estimate:
 
 
 def _passes_zero(cv: Floats, differences: Floats) -> Floats:
-    """Of each row of `differences` [rows, levels] the mean place of its changes of sign; nan where there is none."""
+    """Of each row of `differences` [rows, levels] the mean place of its changes of sign; nan where
+    there is none."""
     left, right = differences[:, :-1], differences[:, 1:]
     changes = np.sign(left) != np.sign(right)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -207,7 +231,9 @@ def rank_wait(runs: Sequence[DoseRun], backend: str, metric: str) -> RankWait:
     heated = above / max(above.sum(), 1)
     if not above.any():
         none = estimate.none("no level above 0 was run under both")
-        return RankWait(backend=backend, metric=metric, datasets=0, differences=[], mean=none, spread=none)
+        return RankWait(
+            backend=backend, metric=metric, datasets=0, differences=[], mean=none, spread=none
+        )
     no_zero = estimate.none("no level 0 was run under both")
     ranks = float(hot.rank @ heated), float(spread.rank @ heated)
     return RankWait(

@@ -1,15 +1,19 @@
-"""Dose-response under forced routing: a metric against the recorded skew, level by level, with intervals.
+"""Dose-response under forced routing: a metric against the recorded skew, level by level, with
+intervals.
 
-- A level's value is the mean over data sets of the means over repeats. A curve counts the data sets that ran every one
-  of its levels, so that levels differ in their dose alone.
-- Skew is what was recorded, not what was aimed at: the aggregated CV of expert load. Where the heat rotates it evens
-  out over a run, so there it is the steps' excess CV. Beside it stands max/mean of load over EP ranks.
-- From 8 data sets on, intervals are by the bootstrap over data sets: they speak for data sets like these. Below, over
-  runs: the residuals of runs about the mean of their data set and level are pooled and drawn, widened to as many
-  degrees of freedom as there are runs beyond the first of each data set and level: they speak for these data sets.
-- The slope is the least squares line's through the levels' values: the mean slope over the doses. Where their quadratic
-  part is seen a slope would mislead, so the rise over the lowest level is told instead. p is Student's, with the
-  interval's degrees of freedom; Holm's correction is over all slopes, bends and differences told side by side.
+- A level's value is the mean over datasets of the means over repeats. A curve counts the datasets
+  that ran every one of its levels, so that levels differ in their dose alone.
+- Skew is what was recorded, not what was aimed at: the aggregated CV of expert load. Where the heat
+  rotates it evens out over a run, so there it is the steps' excess CV. Beside it stands max/mean of
+  load over EP ranks.
+- From 8 datasets on, intervals are by the bootstrap over datasets: they speak for datasets like
+  these. Below, over runs: the residuals of runs about the mean of their dataset and level are
+  pooled and drawn, widened to as many degrees of freedom as there are runs beyond the first of each
+  dataset and level: they speak for these datasets.
+- The slope is the least squares line's through the levels' values: the mean slope over the doses.
+  Where their quadratic part is seen a slope would mislead, so the rise over the lowest level is
+  told instead. p is Student's, with the interval's degrees of freedom; Holm's correction is over
+  all slopes, bends and differences told side by side.
 """
 
 from __future__ import annotations
@@ -32,13 +36,14 @@ from core.stats.estimate import MIN_DATASETS, Estimate
 METRICS = {"mean_tpot_ms": NAMES["mean_tpot_ms"], "decode_step_ms": ("decode step", "ms")} | NAMES
 HIGHER_IS_BETTER = {"output_throughput"}
 RESAMPLES = 2_000
-MIN_FREEDOM = 6  # runs beyond the first of each data set and level
+MIN_FREEDOM = 6  # runs beyond the first of each dataset and level
 PER = 0.1  # of CV, and of max/mean: what slopes are told in; a skew that varies by less gives none
-NO_DATASET = "no data set ran every level"
+NO_DATASET = "no dataset ran every level"
 
 
 class DoseRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `pattern`: "" where routing was natural. `cv`, `rank`: as recorded; `values` by metric."""
+    """One run. `pattern`: "" where routing was natural. `cv`, `rank`: as recorded; `values` by
+    metric."""
 
     backend: str
     label: str
@@ -54,7 +59,8 @@ class DoseRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """One dose of a curve: aimed at `level`, recorded `cv` and max/mean over ranks, n runs, and what the metric was.
+    """One dose of a curve: aimed at `level`, recorded `cv` and max/mean over ranks, n runs, and
+    what the metric was.
 
     `over_lowest`: the difference to the curve's lowest level.
     """
@@ -68,10 +74,11 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of one backend under one pattern. Slopes are per 0.1 of CV and of max/mean over ranks.
+    """A metric of one backend under one pattern. Slopes are per 0.1 of CV and of max/mean over
+    ranks.
 
-    `bend`: the quadratic part over the line. `p`, `p_bend`: two-sided, that the slope against CV, and the bend, are 0;
-    `p_holm`, `p_bend_holm` corrected for all that is tested beside them.
+    `bend`: the quadratic part over the line. `p`, `p_bend`: two-sided, that the slope against CV,
+    and the bend, are 0; `p_holm`, `p_bend_holm` corrected for all that is tested beside them.
     """
 
     backend: str
@@ -120,18 +127,20 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     def _over_lowest(self) -> str:
         unit = METRICS[self.metric][1]
         first = self.levels[0]
-        rises = ", ".join(f"{o.shown('+.3g')} at {v.cv:.2f}" for v in self.levels[1:] if (o := v.over_lowest))
-        facts = (
-            f"{tested(self.p_bend_holm)}{first.value.value:.4g} {unit} at the lowest, {counted(self.n, self.datasets)}"
+        rises = ", ".join(
+            f"{o.shown('+.3g')} at {v.cv:.2f}" for v in self.levels[1:] if (o := v.over_lowest)
         )
+        facts = f"{tested(self.p_bend_holm)}{first.value.value:.4g} {unit} at the lowest, {counted(self.n, self.datasets)}"
         return f"over the lowest dose {rises} of recorded CV, {unit} ({facts})"
 
 
 @dataclass(frozen=True)
 class Response:
-    """The values of one metric by level, and what they might have been: `drawn` [resamples, levels], the rest [levels].
+    """The values of one metric by level, and what they might have been: `drawn` [resamples,
+    levels], the rest [levels].
 
-    `units`: what the intervals rest on, as `bootstrap.interval` counts them. `reason`: why there are no intervals.
+    `units`: what the intervals rest on, as `bootstrap.interval` counts them. `reason`: why there
+    are no intervals.
     """
 
     levels: Floats
@@ -162,9 +171,10 @@ class Response:
         return float(2 * stats.t.sf(abs(float(self.mean @ weights)) / error, self.units - 1))
 
     def less(self, other: Response) -> Response:
-        """The difference to another response at the same levels and data sets; its skew is the mean of the two.
+        """The difference to another response at the same levels and datasets; its skew is the mean
+        of the two.
 
-        Over data sets the two are drawn together, so that what a data set does to both goes out.
+        Over datasets the two are drawn together, so that what a dataset does to both goes out.
         """
         return Response(
             levels=self.levels,
@@ -182,7 +192,10 @@ class Response:
     def values(self) -> list[Estimate]:
         """Of each level; without an interval where n supports none."""
         at = np.eye(len(self.levels))
-        return [Estimate(float(v)) if self.reason else self.contrast(w) for v, w in zip(self.mean, at, strict=True)]
+        return [
+            Estimate(float(v)) if self.reason else self.contrast(w)
+            for v, w in zip(self.mean, at, strict=True)
+        ]
 
     @cached_property
     def seen(self) -> list[bool]:
@@ -204,7 +217,7 @@ def tested(p_holm: float | None) -> str:
 
 
 def counted(runs: int, datasets: int) -> str:
-    return f"n = {runs} runs of {datasets} data set{'s' * (datasets != 1)}"
+    return f"n = {runs} runs of {datasets} dataset{'s' * (datasets != 1)}"
 
 
 def spanned(counts: Sequence[int]) -> str:
@@ -216,7 +229,9 @@ def spanned(counts: Sequence[int]) -> str:
 def curves(runs: Sequence[DoseRun]) -> list[Curve]:
     """Every backend's, under every pattern, of every metric that is there."""
     keys = dict.fromkeys((r.backend, r.pattern) for r in runs if r.pattern)
-    made = [curve(runs, backend, pattern, metric) for backend, pattern in keys for metric in METRICS]
+    made = [
+        curve(runs, backend, pattern, metric) for backend, pattern in keys for metric in METRICS
+    ]
     return [one for one in made if one.levels]
 
 
@@ -233,7 +248,9 @@ def curve(runs: Sequence[DoseRun], backend: str, pattern: str, metric: str) -> C
         per_cv=per_cv,
         per_rank=slope(response, response.rank, "max/mean over ranks"),
         p=None if per_cv.value is None else response.p(_line(response.cv)),
-        bend=estimate.none("fewer than 3 levels") if bending is None else response.contrast(bending),
+        bend=estimate.none("fewer than 3 levels")
+        if bending is None
+        else response.contrast(bending),
         p_bend=None if bending is None else response.p(bending),
     )
 
@@ -247,10 +264,13 @@ def respond(
     levels: Collection[float] | None = None,
     datasets: Collection[str] | None = None,
 ) -> Response:
-    """The response of a backend's metric under a pattern, at those levels and of those data sets where given."""
+    """The response of a backend's metric under a pattern, at those levels and of those datasets
+    where given."""
     own = [
         r
-        for r in sorted(runs, key=lambda r: r.label)  # the same draws in whatever order the runs were made
+        for r in sorted(
+            runs, key=lambda r: r.label
+        )  # the same draws in whatever order the runs were made
         if (r.backend, r.pattern) == (backend, pattern)
         and metric in r.values
         and r.cv is not None
@@ -260,7 +280,17 @@ def respond(
     own, steps, complete = balanced(own)
     if not own:
         nothing = np.zeros(0)
-        return Response(nothing, nothing, nothing, nothing.astype(int), nothing, np.zeros((0, 0)), 0, 0, NO_DATASET)
+        return Response(
+            nothing,
+            nothing,
+            nothing,
+            nothing.astype(int),
+            nothing,
+            np.zeros((0, 0)),
+            0,
+            0,
+            NO_DATASET,
+        )
     table = _Table(own, steps, complete, [r.values[metric] for r in own])
     drawn, units, reason = _drawn(table, seed=zlib.crc32(f"{backend}/{pattern}/{metric}".encode()))
     return Response(
@@ -279,9 +309,13 @@ def respond(
 def at_same_doses(
     runs: Sequence[DoseRun], metric: str, one: tuple[str, str], other: tuple[str, str]
 ) -> tuple[Response, Response]:
-    """Two (backend, pattern) at the levels that both ran, of the data sets that ran those at both."""
+    """Two (backend, pattern) at the levels that both ran, of the datasets that ran those at
+    both."""
     used = [r for r in runs if metric in r.values and r.cv is not None]
-    ran = [{(r.dataset, r.level) for r in used if (r.backend, r.pattern) == key} for key in (one, other)]
+    ran = [
+        {(r.dataset, r.level) for r in used if (r.backend, r.pattern) == key}
+        for key in (one, other)
+    ]
     levels = {level for _, level in ran[0]} & {level for _, level in ran[1]}
     both = ran[0] & ran[1]
     datasets = {name for name, _ in both if all((name, level) in both for level in levels)}
@@ -307,7 +341,8 @@ def _line(skew: Floats) -> Floats:
 
 
 def _bending(skew: Floats) -> Floats | None:
-    """The weights of the quadratic part, in the metric's unit per CV²; None where no three levels differ."""
+    """The weights of the quadratic part, in the metric's unit per CV²; None where no three levels
+    differ."""
     if len(skew) < 3 or np.ptp(skew) < PER:
         return None
     line = np.column_stack([np.ones(len(skew)), skew])
@@ -332,7 +367,7 @@ def levels_of(response: Response) -> list[Level]:
 
 
 def balanced(runs: Sequence[DoseRun]) -> tuple[list[DoseRun], list[float], list[str]]:
-    """The runs of the data sets that ran every level, those levels, those data sets."""
+    """The runs of the datasets that ran every level, those levels, those datasets."""
     levels = sorted({r.level for r in runs})
     ran: dict[str, set[float]] = {}
     for r in runs:
@@ -342,23 +377,35 @@ def balanced(runs: Sequence[DoseRun]) -> tuple[list[DoseRun], list[float], list[
 
 
 class _Table:
-    """Runs by data set and level. `cell` [runs]: where each belongs; `counts`, `means` [data sets, levels]."""
+    """Runs by dataset and level. `cell` [runs]: where each belongs; `counts`, `means` [datasets,
+    levels]."""
 
-    def __init__(self, runs: Sequence[DoseRun], levels: list[float], datasets: list[str], values: list[float]) -> None:
+    def __init__(
+        self, runs: Sequence[DoseRun], levels: list[float], datasets: list[str], values: list[float]
+    ) -> None:
         self.shape = len(datasets), len(levels)
-        self.cell = np.array([datasets.index(r.dataset) * len(levels) + levels.index(r.level) for r in runs], dtype=int)
-        self.counts = np.bincount(self.cell, minlength=len(datasets) * len(levels)).reshape(self.shape)
+        self.cell = np.array(
+            [datasets.index(r.dataset) * len(levels) + levels.index(r.level) for r in runs],
+            dtype=int,
+        )
+        self.counts = np.bincount(self.cell, minlength=len(datasets) * len(levels)).reshape(
+            self.shape
+        )
         self.values = np.array(values)
         self.means = self.over(values)
 
     def over(self, values: Sequence[float | None]) -> Floats:
-        """Means over repeats [data sets, levels]; nan where one is not known."""
+        """Means over repeats [datasets, levels]; nan where one is not known."""
         known = np.array([np.nan if v is None else v for v in values])
-        return np.bincount(self.cell, known, minlength=self.counts.size).reshape(self.shape) / self.counts
+        return (
+            np.bincount(self.cell, known, minlength=self.counts.size).reshape(self.shape)
+            / self.counts
+        )
 
 
 def _drawn(table: _Table, seed: int) -> tuple[Floats, int, str | None]:
-    """Replicates [resamples, levels] of the levels' values, the units of their intervals, or why there are none."""
+    """Replicates [resamples, levels] of the levels' values, the units of their intervals, or why
+    there are none."""
     datasets, levels = table.shape
     if datasets >= MIN_DATASETS:
         return bootstrap.weights(datasets, RESAMPLES) @ table.means / datasets, datasets, None
@@ -368,15 +415,17 @@ def _drawn(table: _Table, seed: int) -> tuple[Floats, int, str | None]:
     left = table.values - table.means.ravel()[table.cell]
     left *= np.sqrt(len(left) / (freedom + 1))  # bootstrap.interval widens by the rest
     weights = np.zeros((len(left), levels))
-    weights[np.arange(len(left)), table.cell % levels] = 1 / (table.counts.ravel()[table.cell] * datasets)
+    weights[np.arange(len(left)), table.cell % levels] = 1 / (
+        table.counts.ravel()[table.cell] * datasets
+    )
     draws = np.random.default_rng(seed).integers(0, len(left), (RESAMPLES, len(left)))
     return table.means.mean(axis=0) + left[draws] @ weights, freedom + 1, None
 
 
 def _too_few(datasets: int, levels: int) -> str:
     repeats = 1 + -(-MIN_FREEDOM // (datasets * levels))
-    ran = f"{datasets} data set{'s' * (datasets != 1)} at {levels} level{'s' * (levels != 1)}"
-    return f"too few runs to say: {ran} need {repeats} repeats of each, or {MIN_DATASETS} data sets"
+    ran = f"{datasets} dataset{'s' * (datasets != 1)} at {levels} level{'s' * (levels != 1)}"
+    return f"too few runs to say: {ran} need {repeats} repeats of each, or {MIN_DATASETS} datasets"
 
 
 def _estimate(value: float, replicates: Floats, units: int) -> Estimate:

@@ -1,4 +1,5 @@
-"""What a run directory's results say: association with imbalance for each backend, backends compared, in words."""
+"""What a run directory's results say: association with imbalance for each backend, backends
+compared, in words."""
 
 from __future__ import annotations
 
@@ -28,9 +29,11 @@ BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and untested.
+    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and
+    untested.
 
-    A point is a data set at the mean of its repeats, of which `repeats` counts the fewest and the most.
+    A point is a dataset at the mean of its repeats, of which `repeats` counts the fewest and the
+    most.
     """
 
     backend: str
@@ -45,7 +48,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         found = self.association
         if found.spearman.value is None:
             return f"{self.backend} {name} against excess CV: {found.spearman.reason}"
-        p = f"p = {found.p_holm:.2g} after Holm" if found.p_holm is not None else f"p = {found.p:.2g}"
+        p = (
+            f"p = {found.p_holm:.2g} after Holm"
+            if found.p_holm is not None
+            else f"p = {found.p:.2g}"
+        )
         facts = f"Spearman {found.spearman.shown('.2f')}, {p}; slope {_slope(found)} {unit} per {PER} of excess CV"
         if not found.is_seen:
             return f"no association of {self.backend} {name} with excess CV is seen ({facts}; {self._of})"
@@ -55,7 +62,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _of(self) -> str:
-        return f"n = {self.association.n} data sets{comparison.repeated(self.repeats)}"
+        return f"n = {self.association.n} datasets{comparison.repeated(self.repeats)}"
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,17 +82,29 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def headlines(self) -> list[str]:
         """The sentences about TPOT: what is said at the end of a batch."""
-        metrics = [*(row.metric for row in self.associations), *(pair.metric for pair in self.comparisons)]
-        natural = [s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE]
+        metrics = [
+            *(row.metric for row in self.associations),
+            *(pair.metric for pair in self.comparisons),
+        ]
+        natural = [
+            s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE
+        ]
         return [*natural, *self.forced.headlines]
 
 
 def find(groups: Sequence[Results], engine: str) -> Findings:
-    """The unit of all that is said is the data set: n counts data sets."""
+    """The unit of all that is said is the dataset: n counts datasets."""
     rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
-    pairs = [_compared(one, other, metric) for one, other in itertools.combinations(groups, 2) for metric in NAMES]
+    pairs = [
+        _compared(one, other, metric)
+        for one, other in itertools.combinations(groups, 2)
+        for metric in NAMES
+    ]
     caveats = [ORDER] * _one_after_the_other(groups) + [BUILTIN] * (engine == builtin.ENGINE)
-    sentences = [*(row.in_words() for row in rows), *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs)]
+    sentences = [
+        *(row.in_words() for row in rows),
+        *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs),
+    ]
     return Findings(
         engine=engine,
         associations=rows,
@@ -99,8 +118,15 @@ def find(groups: Sequence[Results], engine: str) -> Findings:
 
 def _one_after_the_other(groups: Sequence[Results]) -> bool:
     """Whether two backends never took turns, by the dates of their results."""
-    dates = [sorted(str(r.get("date")) for r in group.by_label.values()) for group in groups if group.by_label]
-    return any(one[-1] <= other[0] or other[-1] <= one[0] for one, other in itertools.combinations(dates, 2))
+    dates = [
+        sorted(str(r.get("date")) for r in group.by_label.values())
+        for group in groups
+        if group.by_label
+    ]
+    return any(
+        one[-1] <= other[0] or other[-1] <= one[0]
+        for one, other in itertools.combinations(dates, 2)
+    )
 
 
 def _slope(found: Association) -> str:
@@ -117,7 +143,7 @@ def _held(found: Association) -> str:
 
 
 def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
-    """Data set → the `keys` of each of its repeats that has them all, [repeats, keys]."""
+    """Dataset → the `keys` of each of its repeats that has them all, [repeats, keys]."""
     seen: dict[str, list[list[float]]] = defaultdict(list)
     for label, result in group.by_label.items():
         figures = [_figure(result, key) for key in keys]
@@ -134,7 +160,10 @@ def _figure(result: dict[str, Any], key: str) -> float | None:
 
 
 def _compared(one: Results, other: Results, metric: str) -> Comparison:
-    sides = [{name: rows[:, 0].tolist() for name, rows in _by_dataset(of, (metric,)).items()} for of in (one, other)]
+    sides = [
+        {name: rows[:, 0].tolist() for name, rows in _by_dataset(of, (metric,)).items()}
+        for of in (one, other)
+    ]
     return comparison.compare(metric, one.name, other.name, sides)
 
 
@@ -162,7 +191,10 @@ def _corrected(rows: list[Row]) -> list[Row]:
     """Holm's correction over every backend and metric."""
     adjusted = association.holm([row.association.p for row in rows])
     replace = msgspec.structs.replace
-    return [replace(row, association=replace(row.association, p_holm=p)) for row, p in zip(rows, adjusted, strict=True)]
+    return [
+        replace(row, association=replace(row.association, p_holm=p))
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
 
 
 def _left_out(groups: Sequence[Results]) -> dict[str, str]:

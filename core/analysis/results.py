@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,20 +11,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core import files
+from core.errors import FileError, NoDataError
 from core.experiment import dose
-from core.experiment.config import ConfigError
-from core.rundir import directory
+from core.rundir import about
+from core.rundir.result import results as read_results
 from core.rundir.selection import ALL, Selection
 
-NAMES = {"mean_ttft_ms": ("TTFT", "ms"), "mean_tpot_ms": ("TPOT", "ms"), "output_throughput": ("throughput", "tok/s")}
+NAMES = {
+    "mean_ttft_ms": ("TTFT", "ms"),
+    "mean_tpot_ms": ("TPOT", "ms"),
+    "output_throughput": ("throughput", "tok/s"),
+}
 IQR_FACTOR = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One backend's results by label, with its real imbalance by the same labels where that is known.
+    """One backend's results by label, with its real imbalance by the same labels where that is
+    known.
 
-    `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced: never mixed.
+    `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced:
+    never mixed.
     """
 
     name: str
@@ -36,7 +42,7 @@ class Results:
     forced: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, chosen: Selection) -> Results:
-        """The same of the chosen data sets alone."""
+        """The same of the chosen datasets alone."""
         return Results(
             self.name,
             chosen.of(self.by_label),
@@ -46,7 +52,8 @@ class Results:
         )
 
     def x(self, label: str, axis: str) -> float | None:
-        """The imbalance of one result: "excess", "real" (per step), "aggregated" or "predicted"; None where unknown."""
+        """The imbalance of one result: "excess", "real" (per step), "aggregated" or "predicted";
+        None where unknown."""
         result = self.by_label[label]
         if axis == "predicted":
             return number(result.get("imbalance_score"))
@@ -56,11 +63,13 @@ class Results:
 
 
 def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results], str]:
-    """Every backend's results of the chosen data sets, in the order that they were run, and the engine's name.
+    """Every backend's results of the chosen datasets, in the order that they were run, and the
+    engine's name.
 
-    ConfigError where some are chosen and none of them has a result, and where a file is not as it should be.
+    NoDataError where some are chosen and none of them has a result, and where a file is not as it
+    should be.
     """
-    names, engine = directory.read_names(path)
+    names, engine = about.read_names(path)
     found = [
         of_folders(
             name,
@@ -73,30 +82,36 @@ def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results]
     ]
     found = [own for group in found if (own := group.of(chosen)).by_label or own.forced]
     if chosen.names and not found:
-        raise ConfigError(f"{path}: no run of {chosen.named} is done yet")
+        raise NoDataError(f"{path}: no run of {chosen.named} is done yet")
     return found, engine
 
 
-def of_folders(name: str, results: Path, per_step: Path | None = None, aggregated: Path | None = None) -> Results:
+def of_folders(
+    name: str, results: Path, per_step: Path | None = None, aggregated: Path | None = None
+) -> Results:
     """A folder of result files and, where given, upstream's {"gates_logs_01": CV} mappings."""
     if not results.is_dir():
-        raise ConfigError(f"{results}: not a folder of results")
-    found = directory.results(results)
+        raise FileError(f"{results}: not a folder of results")
+    found = read_results(results)
     if not found:
-        raise ConfigError(f"{results}: holds no results (001.json, 002.json, …)")
+        raise FileError(f"{results}: holds no results (001.json, 002.json, …)")
     forced = {label: result for label, result in found.items() if dose.of_label(label)}
     natural = {label: result for label, result in found.items() if label not in forced}
     return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced)
 
 
 def narrowed(groups: Sequence[Results], backend: str = "", label: str = "") -> list[Results]:
-    """The results of one backend, or of one run of it. ConfigError where there is none."""
+    """The results of one backend, or of one run of it. NoDataError where there is none."""
     found = [g for g in groups if backend in ("", g.name)]
     if label:
-        found = [replace(g, by_label={label: g.by_label[label]}) for g in found if label in g.by_label]
+        found = [
+            replace(g, by_label={label: g.by_label[label]}) for g in found if label in g.by_label
+        ]
     if not found:
         known = ", ".join(f"{g.name} ({len(g.by_label)} runs)" for g in groups)
-        raise ConfigError(f"no results of {'/'.join(filter(None, (backend, label)))}; there are {known}")
+        raise NoDataError(
+            f"no results of {'/'.join(filter(None, (backend, label)))}; there are {known}"
+        )
     return found
 
 
@@ -107,79 +122,6 @@ def iqr_outliers(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     low, high = np.percentile(values, [25, 75])
     reach = IQR_FACTOR * (high - low)
     return np.asarray((values < low - reach) | (values > high + reach))
-
-
-SUMMARY_COLUMNS = (
-    *(
-        "backend",
-        "dataset",
-        "engine",
-        "completed",
-        "num_prompts",
-        "total_input_tokens",
-        "total_output_tokens",
-    ),
-    *(
-        "duration",
-        "mean_ttft_ms",
-        "median_ttft_ms",
-        "mean_tpot_ms",
-        "median_tpot_ms",
-        "mean_itl_ms",
-        "mean_e2e_ms",
-    ),
-    *("request_throughput", "output_throughput", "decode_step_ms", "delivery_lag_ms", "imbalance_score"),
-)
-IMBALANCE_COLUMNS = (
-    *("per_step_cv", "noise_floor", "excess_cv", "excess_cv_reason", "aggregated_cv", "layer_cv"),
-    *("max_min_ratio", "rank_imbalance", "placement", "tokens", "steps"),
-    *("expert_imbalance", "hottest_share", "entropy", "gini", "dead_experts"),
-)
-PHASE_COLUMNS = ("steps", "per_step_cv", "noise_floor", "excess_cv", "rank_imbalance")
-PHASES = ("prefill", "decode")
-
-
-def summary_rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
-    """One row a run: what summary.csv and summary.json hold."""
-    rows = []
-    for group in groups:
-        for label, result in group.by_label.items():
-            row: dict[str, Any] = {"backend": group.name, "dataset": label}
-            row |= {k: result.get(k) for k in SUMMARY_COLUMNS if k not in row}
-            rows.append(row | _imbalance_columns(result.get("measured_imbalance") or {}))
-    return rows
-
-
-def _imbalance_columns(measured: dict[str, Any]) -> dict[str, Any]:
-    low, high = (measured.get("intervals") or {}).get("excess_cv") or (None, None)
-    phases = {phase: measured.get(phase) or {} for phase in PHASES}
-    return {
-        **{k: measured.get(k) for k in IMBALANCE_COLUMNS},
-        **{"excess_cv_low": low, "excess_cv_high": high},
-        **{f"{phase}_{k}": of.get(k) for phase, of in phases.items() for k in PHASE_COLUMNS},
-    }
-
-
-def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [*SUMMARY_COLUMNS, *_imbalance_columns({})], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def backend_medians(group: Results) -> dict[str, float | None]:
-    """Medians over a backend's runs, for the summary table."""
-    keys = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
-    table = {k: _median([number(r.get(k)) for r in group.by_label.values()]) for k in keys}
-    for key in ("per_step_cv", "noise_floor", "excess_cv", "rank_imbalance"):
-        table[key] = _median([number((r.get("measured_imbalance") or {}).get(key)) for r in group.by_label.values()])
-    return table
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.median(known)) if known else None
 
 
 def number(value: Any) -> float | None:
@@ -196,11 +138,16 @@ def _mapping(file: Path | None) -> dict[str, float]:
     """{"gates_logs_01": CV} → {"001": CV}; labels as the results have them."""
     if file is None:
         return {}
-    return {_label(name): cv for name, value in directory.read_json(file).items() if (cv := number(value)) is not None}
+    return {
+        _label(name): cv
+        for name, value in files.read_json(file).items()
+        if (cv := number(value)) is not None
+    }
 
 
 def _label(name: str) -> str:
-    """`gates_logs_01` and `gates_logs_001` are data set 001; `gates_logs_001-r2` its second repeat."""
+    """`gates_logs_01` and `gates_logs_001` are dataset 001; `gates_logs_001-r2` its second
+    repeat."""
     index, dash, repeat = name.removeprefix("gates_logs_").partition("-")
     return index.zfill(3) + dash + repeat
 

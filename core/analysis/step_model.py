@@ -1,11 +1,13 @@
-"""What imbalance costs an engine step: step time against tokens, requests and the busiest rank's extra load.
+"""What imbalance costs an engine step: step time against tokens, requests and the busiest rank's
+extra load.
 
-time = a + b · tokens + c · prompt tokens + d · requests + m · extra, where extra is the busiest rank's load less the
-mean over ranks (experts, without expert parallelism), in tokens, mean over layers; 0 for a perfectly balanced router.
-Fitted by Huber's M-estimator, since a few steps are slow for reasons of their own; intervals by the bootstrap over
-runs, or over blocks of neighbouring steps where runs are few: each resample takes one Newton step of Huber's equations
-from the estimate, so that it weighs the steps anew. It is an association within the log: a balanced router saves
-m · extra at most, if extra is what causes it.
+time = a + b · tokens + c · prompt tokens + d · requests + m · extra, where extra is the busiest
+rank's load less the mean over ranks (experts, without expert parallelism), in tokens, mean over
+layers; 0 for a perfectly balanced router. Fitted by Huber's M-estimator, since a few steps are slow
+for reasons of their own; intervals by the bootstrap over runs, or over blocks of neighbouring steps
+where runs are few: each resample takes one Newton step of Huber's equations from the estimate, so
+that it weighs the steps anew. It is an association within the log: a balanced router saves m ·
+extra at most, if extra is what causes it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ HUBER = 1.345
 
 
 class StepModel(msgspec.Struct, frozen=True, kw_only=True):
-    """`per_token`: µs a step for a token of extra load; `marginal`: µs for 0.1 of max/mean at the mean load.
+    """`per_token`: µs a step for a token of extra load; `marginal`: µs for 0.1 of max/mean at the
+    mean load.
 
     `saved`: % of the step time that a perfectly balanced router would save at most.
     """
@@ -49,9 +52,7 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
         facts = f"{self.marginal.shown('+.3g')} µs a step for 0.1 of max/mean over {self.unit}s, n = {self.n} steps"
         if not self.sees_a_cost:
             most = max(0.0, self.saved.interval[1]) if self.saved.interval else 0.0
-            return (
-                f"{backend}, {self.phase} steps: no cost of imbalance is seen ({facts}; at most {most:.1f} % of a step)"
-            )
+            return f"{backend}, {self.phase} steps: no cost of imbalance is seen ({facts}; at most {most:.1f} % of a step)"
         return (
             f"{backend}, {self.phase} steps: imbalance costs {facts};"
             f" a perfectly balanced router would save {self.saved.shown('.1f')} % of the step time at most"
@@ -63,9 +64,13 @@ def fit(sample: StepSample, phase: str) -> StepModel:
     of = sample.of_phase(phase)
     y, extra, n = of["duration_us"], of["extra"], len(of.rows)
     if n < MIN_STEPS or not np.ptp(extra):
-        reason = f"n = {n} steps, {MIN_STEPS} are needed" if n < MIN_STEPS else "the load never varies"
+        reason = (
+            f"n = {n} steps, {MIN_STEPS} are needed" if n < MIN_STEPS else "the load never varies"
+        )
         null = estimate.none(reason)
-        return StepModel(phase=phase, n=n, unit=sample.unit, per_token=null, marginal=null, saved=null)
+        return StepModel(
+            phase=phase, n=n, unit=sample.unit, per_token=null, marginal=null, saved=null
+        )
     count, drawn = _resampled(of)
     return StepModel(
         phase=phase,
@@ -78,7 +83,8 @@ def fit(sample: StepSample, phase: str) -> StepModel:
 
 
 def held_fixed(sample: StepSample) -> Floats:
-    """[steps]: step time, in µs, as it would be at the mean tokens, prompt tokens and requests of these steps."""
+    """[steps]: step time, in µs, as it would be at the mean tokens, prompt tokens and requests of
+    these steps."""
     design, y = _design(sample), sample["duration_us"]
     fitted, _ = _huber(design, y)
     confounders = design[:, 1:-1]
@@ -96,7 +102,8 @@ def _design(sample: StepSample) -> Floats:
 
 
 def _huber(design: Floats, y: Floats) -> tuple[Floats, float]:
-    """Huber's M-estimate of the coefficients after ten rounds, and the residual from which on a step counts as slow."""
+    """Huber's M-estimate of the coefficients after ten rounds, and the residual from which on a
+    step counts as slow."""
     weight, limit = np.ones(len(y)), np.inf
     for _ in range(10):
         root = np.sqrt(weight)
@@ -116,7 +123,8 @@ def _groups(run: Floats) -> tuple[npt.NDArray[np.int64], int]:
 
 
 def _resampled(of: StepSample) -> tuple[int, Floats]:
-    """How many groups are drawn; [1 + resamples]: cost, mean extra load, mean load, those of all steps first."""
+    """How many groups are drawn; [1 + resamples]: cost, mean extra load, mean load, those of all
+    steps first."""
     design, y = _design(of), of["duration_us"]
     group, count = _groups(of["run"])
     scale = np.maximum(abs(design).max(axis=0), 1e-12)
@@ -125,7 +133,11 @@ def _resampled(of: StepSample) -> tuple[int, Floats]:
     left = y - x @ found
     per_step = np.column_stack(
         [
-            *((abs(left) <= limit) * x[:, i] * x[:, j] for i in range(x.shape[1]) for j in range(x.shape[1])),
+            *(
+                (abs(left) <= limit) * x[:, i] * x[:, j]
+                for i in range(x.shape[1])
+                for j in range(x.shape[1])
+            ),
             *(np.clip(left, -limit, limit) * column for column in x.T),
             *(np.ones(len(y)), of["extra"], of["mean_load"]),
         ]

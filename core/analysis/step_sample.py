@@ -1,5 +1,5 @@
-"""The steps of a backend's gate logs, one row each, in bounded memory: what the step model is fitted to, what
-placements are tried on, and what is drawn of the router over time."""
+"""The steps of a backend's gate logs, one row each, in bounded memory: what the step model is
+fitted to, what placements are tried on, and what is drawn of the router over time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from core.errors import NoDataError
 from core.experiment import dose
-from core.experiment.config import ConfigError
 from core.routing import folder as gate_folder
 from core.routing import steps
 from core.routing.folder import GateFolder
@@ -22,19 +22,31 @@ from core.stats.bootstrap import Floats
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements
 
-# Means over layers where a step has several; floor_squared is nan for one token, run the place in `labels`.
+# Means over layers where a step has several; floor_squared is nan for one token, run the place in
+# `labels`.
 COLUMNS = (
-    *("start_ns", "duration_us", "tokens", "prefill_tokens", "requests", "extra", "mean_load", "cv", "floor_squared"),
+    *(
+        "start_ns",
+        "duration_us",
+        "tokens",
+        "prefill_tokens",
+        "requests",
+        "extra",
+        "mean_load",
+        "cv",
+        "floor_squared",
+    ),
     "run",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """`rows` [steps, COLUMNS] in order of time; `loads` [decode steps, layers, experts]; `ranks`: EP ranks, or 1.
+    """`rows` [steps, COLUMNS] in order of time; `loads` [decode steps, layers, experts]; `ranks`:
+    EP ranks, or 1.
 
-    `labels`: the run of each start of the server; `counts[i]` [layers, experts]: the load of the whole run i;
-    `placed`: how experts were on ranks, as `GateLog.placed`.
+    `labels`: the run of each start of the server; `counts[i]` [layers, experts]: the load of the
+    whole run i; `placed`: how experts were on ranks, as `GateLog.placed`.
     """
 
     rows: Floats
@@ -56,10 +68,13 @@ class StepSample:
         return self._where((self["prefill_tokens"] > 0) == (phase == "prefill"))
 
     def of_run(self, label: str) -> StepSample:
-        """The steps of one run; of its last start, where it was begun anew. ConfigError where there is none."""
+        """The steps of one run; of its last start, where it was begun anew. NoDataError where there
+        is none."""
         last = max((i for i, known in enumerate(self.labels) if known == label), default=-1)
         if last < 0:
-            raise ConfigError(f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}")
+            raise NoDataError(
+                f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}"
+            )
         whole = self._where(self["run"] == last)
         return replace(whole, labels=(label,), counts=(self.counts[last],))
 
@@ -68,7 +83,8 @@ class StepSample:
 
 
 def of_backend(run_dir: Path, backend: str, chosen: Selection = ALL) -> StepSample:
-    """All that a backend's servers logged of the chosen data sets. GateLogError as `GateFolder.read`."""
+    """All that a backend's servers logged of the chosen datasets. GateLogError as
+    `GateFolder.read`."""
     return read(gate_folder.starts(run_dir / backend), chosen)
 
 
@@ -87,7 +103,8 @@ def of_backends(
 
 
 def read(folders: Sequence[Path], chosen: Selection = ALL) -> StepSample:
-    """Steps that are the own of one run of the chosen data sets, naturally routed; a folder a server start.
+    """Steps that are the own of one run of the chosen datasets, naturally routed; a folder a
+    server start.
 
     GateLogError as `GateFolder.read`.
     """
@@ -108,7 +125,9 @@ class _Reading:
     loads: list[Floats] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     counts: list[Floats] = field(default_factory=list)
-    start: dict[str, int] = field(default_factory=dict)  # label → its run in this start of the server
+    start: dict[str, int] = field(
+        default_factory=dict
+    )  # label → its run in this start of the server
     ranks: int = 1
     placed: str = ""
     seen: int = 0
@@ -136,33 +155,53 @@ class _Reading:
         if not self.rows:
             return StepSample(np.zeros((0, len(COLUMNS))), np.zeros((0, 1, 1)), self.ranks)
         rows, loads = np.concatenate(self.rows), np.concatenate(self.loads)
-        return StepSample(rows, loads, self.ranks, tuple(self.labels), tuple(self.counts), self.placed)
+        return StepSample(
+            rows, loads, self.ranks, tuple(self.labels), tuple(self.counts), self.placed
+        )
 
     def _rows(self, log: GateLog) -> Floats:
         """[steps, COLUMNS]; run -1 where a step is no run's own. Adds up the runs' counts."""
-        natural = {s: n for s, n in log.segments.items() if s not in ("", WARMUP) and not dose.of_label(s)}
-        own = {label: (n == log.tokens) & (n > 0) for label, n in natural.items() if self.chosen.has(label)}
+        natural = {
+            s: n for s, n in log.segments.items() if s not in ("", WARMUP) and not dose.of_label(s)
+        }
+        own = {
+            label: (n == log.tokens) & (n > 0)
+            for label, n in natural.items()
+            if self.chosen.has(label)
+        }
         runs = {self._run(label, log): mask for label, mask in own.items() if mask.any()}
         picks = np.column_stack([np.zeros((len(log.tokens), 0)), *runs.values()]).astype(np.float64)
-        figures, sums = steps.measure(log.loads, log.tokens, log.top_k, log.placement, picks, log.by_rank)
+        figures, sums = steps.measure(
+            log.loads, log.tokens, log.top_k, log.placement, picks, log.by_rank
+        )
         run = np.full(len(log.tokens), -1.0)
         for (place, mask), counts in zip(runs.items(), sums, strict=True):
             run[mask] = place
             self.counts[place] += counts
         units = log.ranks or log.loads.shape[2]
-        layers, supported = np.maximum(figures.layers, 1), np.where(figures.supported > 0, figures.supported, np.nan)
+        layers, supported = (
+            np.maximum(figures.layers, 1),
+            np.where(figures.supported > 0, figures.supported, np.nan),
+        )
         extra = figures.rank_extra if log.ranks else figures.expert_extra
         c = log.columns
         return np.column_stack(
             [
-                *(c["start_ns"], c["duration_ns"] / 1e3, log.tokens, c["prefill_tokens"], c["requests"]),
+                *(
+                    c["start_ns"],
+                    c["duration_ns"] / 1e3,
+                    log.tokens,
+                    c["prefill_tokens"],
+                    c["requests"],
+                ),
                 *(extra / layers, log.tokens * log.top_k / units),
                 *(figures.cv / layers, figures.floor_squared / supported, run),
             ]
         )
 
     def _run(self, label: str, log: GateLog) -> int:
-        """The place of a run; a new one where this start of the server meets it for the first time."""
+        """The place of a run; a new one where this start of the server meets it for the first
+        time."""
         if label not in self.start:
             self.start[label] = len(self.labels)
             self.labels.append(label)

@@ -14,8 +14,11 @@ LAYOUT = ("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel"
 
 
 def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
-    """How to serve the built-in model as `backend` asks. `gate_logs`: a folder for this start's log; None: no log."""
-    return Launch(_command(backend, model, gate_logs, seed), backend.env, MODEL_NAME, "bytes", ENGINE)
+    """How to serve the built-in model as `backend` asks. `gate_logs`: a folder for this start's
+    log; None: no log."""
+    return Launch(
+        _command(backend, model, gate_logs, seed), backend.env, MODEL_NAME, "bytes", ENGINE
+    )
 
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
@@ -44,7 +47,13 @@ def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
 
 def _layout(backend: Backend) -> dict[str, int | bool]:
     expert = backend.expert_parallel
-    return dict(zip(LAYOUT, (1 if expert else backend.ranks, backend.ranks if expert else 1, expert), strict=True))
+    return dict(
+        zip(
+            LAYOUT,
+            (1 if expert else backend.ranks, backend.ranks if expert else 1, expert),
+            strict=True,
+        )
+    )
 
 
 def _command(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> list[str]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from core.backends import builtin, gpus, vllm
+from core.backends import builtin, forcing, gpus, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
-from core.experiment import dose
-from core.experiment.config import Backend, Config, ConfigError, Model
+from core.errors import BackendError, ConfigError
+from core.experiment.config import Backend, Config, Model
 from core.experiment.dose import Dose
-from core.recorder.gatescope_recorder.dose import DoseError
+from core.recorder.gatescope_recorder.order import DoseError
 
 Kind = Literal["vllm", "builtin"]
 
 
 def decide(wanted: Literal["auto", "vllm", "builtin"], backends: Sequence[Backend]) -> Kind:
-    """`auto` is vllm where there are GPUs enough for the largest backend and every backend's interpreter has vLLM."""
+    """`auto` is vllm where there are GPUs enough for the largest backend and every backend's
+    interpreter has vLLM."""
     if wanted != "auto":
         return wanted
     enough = len(gpus.seen()) >= max(backend.ranks for backend in backends)
@@ -25,7 +26,8 @@ def decide(wanted: Literal["auto", "vllm", "builtin"], backends: Sequence[Backen
 
 
 def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
-    """The module that knows how to serve. ConfigError where one of `backends` cannot be served by it."""
+    """The module that knows how to serve. BackendError where one of `backends` cannot be served by
+    it."""
     if kind == "builtin":
         return builtin
     for backend in backends:
@@ -33,9 +35,11 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
     return vllm
 
 
-def check_doses(kind: Kind, backends: Sequence[Backend], config: Config, doses: Sequence[Dose]) -> None:
-    """ConfigError where one of these backends could not force one of these doses; of a model whose sizes are not known
-    before it is loaded, its server will say so."""
+def check_doses(
+    kind: Kind, backends: Sequence[Backend], config: Config, doses: Sequence[Dose]
+) -> None:
+    """ConfigError where one of these backends could not force one of these doses; of a model whose
+    sizes are not known before it is loaded, its server will say so."""
     if not doses:
         return
     if kind == "builtin":
@@ -45,15 +49,17 @@ def check_doses(kind: Kind, backends: Sequence[Backend], config: Config, doses: 
             vllm.check_forcing(backend)
         shape = vllm.moe_shape(config.model.id)
     try:
-        order = dose.order(config, doses)
+        order = forcing.order(config, doses)
         if order and shape:
-            dose.check(order, *shape)
+            forcing.check(order, *shape)
     except DoseError as error:
-        raise ConfigError(f"{config.path}: [dose]: {error}; take other levels or patterns") from None
+        raise ConfigError(
+            f"{config.path}: [dose]: {error}; take other levels or patterns"
+        ) from None
 
 
 def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:
-    """The engine as it is shown on every screen and in every file. ConfigError as `launcher`."""
+    """The engine as it is shown on every screen and in every file. BackendError as `launcher`."""
     if kind == "builtin":
         return builtin.ENGINE
     return vllm.label(model, [vllm.check(backend).version for backend in backends])
@@ -62,5 +68,5 @@ def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:
 def _vllm_everywhere(backends: Sequence[Backend]) -> bool:
     try:
         return all(vllm.find(backend.python) for backend in backends)
-    except ConfigError:
+    except BackendError:
         return False

@@ -32,9 +32,11 @@ def seen() -> list[Gpu]:
 
 
 def wait_free(before: Sequence[Gpu], timeout_s: float = 30.0) -> list[str]:
-    """Wait until no GPU holds much more than it did `before`; of each that still does then, a sentence with who has it.
+    """Wait until no GPU holds much more than it did `before`; of each that still does then, a
+    sentence with who has it.
 
-    A process is gone before the driver has taken its memory back, and the next server would find it missing.
+    A process is gone before the driver has taken its memory back, and the next server would find it
+    missing.
     """
     deadline = time.monotonic() + timeout_s
     while held := _held(before):
@@ -47,7 +49,9 @@ def wait_free(before: Sequence[Gpu], timeout_s: float = 30.0) -> list[str]:
 
 def _held(before: Sequence[Gpu]) -> list[str]:
     if len(now := seen()) < len(before):
-        return [f"nvidia-smi shows {len(now)} GPUs of {len(before)} that were there before the server started"]
+        return [
+            f"nvidia-smi shows {len(now)} GPUs of {len(before)} that were there before the server started"
+        ]
     more = [gpu.used - then.used for gpu, then in zip(now, before, strict=False)]
     return [
         f"GPU {index} still holds {mib} MiB more than before the server started"
@@ -60,13 +64,16 @@ def _holders() -> list[str]:
     """Every process that holds memory of a GPU."""
     rows = [line.split(", ") for line in _ask(HOLDERS)]
     return [
-        f"process {pid} ({', '.join(name)}, {mib} MiB)" for pid, *name, mib in (row for row in rows if len(row) > 2)
+        f"process {pid} ({', '.join(name)}, {mib} MiB)"
+        for pid, *name, mib in (row for row in rows if len(row) > 2)
     ]
 
 
 def _ask(query: str) -> list[str]:
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return []

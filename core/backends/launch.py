@@ -11,7 +11,8 @@ from core.experiment.config import Backend, Model
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The command of one server start, and what its clients must know. The API key is added when it is started."""
+    """The command of one server start, and what its clients must know. The API key is added when it
+    is started."""
 
     command: list[str]
     env: dict[str, str]  # added to the environment
@@ -24,7 +25,8 @@ class Launcher(Protocol):
     """What each engine's module knows of it."""
 
     def launch(self, backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
-        """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs; None: no log."""
+        """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs;
+        None: no log."""
 
     def ran(self, version: dict[str, str], log: Path) -> dict[str, str]:
         """What really ran: from /version and the server's log."""
@@ -33,5 +35,5 @@ class Launcher(Protocol):
         """Asked ≠ ran, a sentence each."""
 
     def warmup_input_lens(self, backend: Backend, model: Model) -> tuple[int, ...]:
-        """Tokens of prompts that a server meets before it is measured, each alone in its step: it compiles a kernel at
-        each."""
+        """Tokens of prompts that a server meets before it is measured, each alone in its step: it
+        compiles a kernel at each."""

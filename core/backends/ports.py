@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import psutil
 
-from core.experiment.config import ConfigError
+from core.errors import BackendError
 
 LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1")
 ANY = ("0.0.0.0", "::")
@@ -15,29 +15,37 @@ COMMAND_CHARACTERS = 80
 
 
 def check(name: str, port: int) -> None:
-    """ConfigError, naming the owner where the system tells, if something listens on 127.0.0.1:port."""
+    """BackendError, naming the owner where the system tells, if something listens on
+    127.0.0.1:port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             held = f", held by {owner}" if (owner := foreigner(port, ())) else ""
-            raise ConfigError(
+            raise BackendError(
                 f"[[backends]] {name}, port: {port} is not free ({error.strerror}){held}; choose another port"
             ) from None
 
 
 def foreigner(port: int, ours: Collection[int]) -> str:
-    """Who answers at 127.0.0.1:port that is not of the processes `ours`; "" where nobody does, or it cannot be told.
+    """Who answers at 127.0.0.1:port that is not of the processes `ours`; "" where nobody does, or
+    it cannot be told.
 
-    A listener on the address itself is preferred by the kernel to one on all addresses; of several on the same
-    address (SO_REUSEPORT) each gets a share of the connections, so none may be foreign.
+    A listener on the address itself is preferred by the kernel to one on all addresses; of several
+    on the same address (SO_REUSEPORT) each gets a share of the connections, so none may be foreign.
     """
     try:
-        found = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+        found = [
+            c
+            for c in psutil.net_connections("tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr.port == port
+        ]
     except (psutil.Error, OSError):  # macOS tells only root
         return ""
-    nearest = [c for c in found if c.laddr.ip in LOOPBACK] or [c for c in found if c.laddr.ip in ANY]
+    nearest = [c for c in found if c.laddr.ip in LOOPBACK] or [
+        c for c in found if c.laddr.ip in ANY
+    ]
     return next((_described(c.pid) for c in nearest if c.pid not in ours), "")
 
 

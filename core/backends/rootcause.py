@@ -7,14 +7,19 @@ from collections.abc import Iterable
 
 MOST_CHARACTERS = 300
 
-# A worker's failure comes first; what its parents then say is only the echo of it. pydantic says why a line later.
+# A worker's failure comes first; what its parents then say is only the echo of it. pydantic says
+# why a line later.
 ECHOES = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|EngineCore encountered|"
     r"Engine process failed to start|Executor failed|CancelledError|BrokenPipeError|ConnectionResetError|SystemExit|"
     r"ValidationError: \d+ validation error"
 )
-PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:.,]+ \[[^\]]*\]\s?)?")
-EXCEPTION = re.compile(r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Failure|Exit)\b: \S|^Value error, ")
+PREFIX = re.compile(
+    r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:.,]+ \[[^\]]*\]\s?)?"
+)
+EXCEPTION = re.compile(
+    r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Failure|Exit)\b: \S|^Value error, "
+)
 STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s")  # argparse's, uvicorn's
 FRAME = re.compile(r'^File "([^"]+)"')
 PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
@@ -28,7 +33,10 @@ KNOWN = tuple(
             r"argument (-\S+?)(?:/\S+)?: invalid choice: '?(\S+?)'? \(choose from (.+)\)",
             r"the server knows no \1 \2; it has \3",
         ),
-        (r": error: ((?:argument|the following arguments) .+)", r"the server refuses its command line: \1"),
+        (
+            r": error: ((?:argument|the following arguments) .+)",
+            r"the server refuses its command line: \1",
+        ),
         (
             r"MoE backend '?([\w .]+?)'? does not support the deployment configuration(?: since (.+?))?\.?$",
             r"the MoE kernel \1 cannot run here: \2; choose another moe_backend",
@@ -67,7 +75,10 @@ KNOWN = tuple(
             r"has model type `([^`]+)` but Transformers does not recognize",
             r"this environment's transformers knows no models of type \1; a newer one may",
         ),
-        (r"Model architectures (\[[^\]]*\]) are not supported", r"this vLLM cannot run models of type \1"),
+        (
+            r"Model architectures (\[[^\]]*\]) are not supported",
+            r"this vLLM cannot run models of type \1",
+        ),
         (
             r"attention heads \((\d+)\) must be divisible by tensor parallel size \((\d+)\)",
             r"tensor_parallel = \2 does not divide the model's \1 attention heads",
@@ -105,8 +116,8 @@ KNOWN = tuple(
 
 
 def find(lines: Iterable[str]) -> str:
-    """A known failure in our words, else the first exception that is not an echo of another, else the last line.
-    Empty where there are no lines."""
+    """A known failure in our words, else the first exception that is not an echo of another, else
+    the last line. Empty where there are no lines."""
     first = last = frame = ""
     for line in lines:
         text = PREFIX.sub("", line).strip()
@@ -121,12 +132,16 @@ def find(lines: Iterable[str]) -> str:
         if sentence := _known(text):
             return sentence
         if is_exception and not first:
-            first = f"the model's tokenizer cannot be loaded: {text}" if "tokeniz" in frame else text
+            first = (
+                f"the model's tokenizer cannot be loaded: {text}" if "tokeniz" in frame else text
+            )
     return _cut(PYDANTIC.sub("", first or last))
 
 
 def _known(text: str) -> str:
-    return next((_cut(hit.expand(meant)) for said, meant in KNOWN if (hit := said.search(text))), "")
+    return next(
+        (_cut(hit.expand(meant)) for said, meant in KNOWN if (hit := said.search(text))), ""
+    )
 
 
 def _cut(text: str) -> str:

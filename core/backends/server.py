@@ -1,4 +1,5 @@
-"""A running server: started under a supervisor, waited for, known to be ours, and ended with its whole tree."""
+"""A running server: started under a supervisor, waited for, known to be ours, and ended with its
+whole tree."""
 
 from __future__ import annotations
 
@@ -29,11 +30,14 @@ DEATH_S = 5.0  # that a dying server tree may take
 BUILD_POLL_S = 5.0
 COMPILERS = {"ninja", "nvcc", "cicc"}  # no ptxas: Triton runs it by itself, in every start
 BUILDING = "building CUDA kernels, which the first start does once and which can take many minutes"
-STOP_S = supervise.GRACE_S + supervise.KILL_S + 2.0  # after which a supervisor is taken to hang itself
+STOP_S = (
+    supervise.GRACE_S + supervise.KILL_S + 2.0
+)  # after which a supervisor is taken to hang itself
 
 
 class ServerError(Exception):
-    """A server did not come up, with the line that says why; `log_tail` holds the last lines of its log."""
+    """A server did not come up, with the line that says why; `log_tail` holds the last lines of its
+    log."""
 
     def __init__(self, reason: str, log_tail: list[str]) -> None:
         super().__init__(reason)
@@ -67,8 +71,11 @@ class Server:
         """The last lines of what this server wrote."""
         return serverlog.tail(self.log, self.log_start)
 
-    async def wait_ready(self, timeout_s: float, on_phase: Callable[[str], None] = lambda phase: None) -> float:
-        """Seconds from start to the first good /health; `on_phase` is told of each start-up phase that the log shows.
+    async def wait_ready(
+        self, timeout_s: float, on_phase: Callable[[str], None] = lambda phase: None
+    ) -> float:
+        """Seconds from start to the first good /health; `on_phase` is told of each start-up phase
+        that the log shows.
 
         ServerError where it ends, the deadline passes, or another process answers on its port.
         """
@@ -94,10 +101,13 @@ class Server:
         raise ServerError(reason, self.log_tail())
 
     async def _is_healthy(self, client: httpx.AsyncClient, *, check: bool = False) -> bool:
-        """With `check`, ServerError where whatever answers is not ours: it gets neither our key nor our requests."""
+        """With `check`, ServerError where whatever answers is not ours: it gets neither our key nor
+        our requests."""
         status = 0
         try:
-            status = (await fetch.whole(client, "GET", f"{self.base_url}/health", within_s=HEALTH_S)).status_code
+            status = (
+                await fetch.whole(client, "GET", f"{self.base_url}/health", within_s=HEALTH_S)
+            ).status_code
         except httpx.ConnectError:
             return False
         except httpx.HTTPError:
@@ -117,7 +127,8 @@ class Server:
         return {process.pid for process in supervise.marked(self.mark)}
 
     async def is_up(self) -> bool:
-        """Whether it answers now. If not, it has had a moment to end: `has_ended` can be believed."""
+        """Whether it answers now. If not, it has had a moment to end: `has_ended` can be
+        believed."""
         async with httpx.AsyncClient(trust_env=False, timeout=HEALTH_S) as client:
             if not self.has_ended and await self._is_healthy(client):
                 return True
@@ -127,23 +138,30 @@ class Server:
         return False
 
     def death(self, lines: Iterable[str] | None = None) -> str:
-        """How it ended, and why, as its log says it; or `lines`, where the log cannot be read back."""
+        """How it ended, and why, as its log says it; or `lines`, where the log cannot be read
+        back."""
         code, took = self.process.returncode, time.monotonic() - self.started
         if code < 0:
             return f"the supervisor of server {self.name} was killed by {signal.Signals(-code).name} after {took:.1f} s"
         if code > 128 and code - 128 in signal.valid_signals():
             return f"server {self.name} was killed by {signal.Signals(code - 128).name} after {took:.1f} s"
-        cause = rootcause.find(serverlog.lines(self.log, self.log_start) if lines is None else lines)
+        cause = rootcause.find(
+            serverlog.lines(self.log, self.log_start) if lines is None else lines
+        )
         if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
             cause = f"{cause}: port {self.port} is held by {other}"
-        return f"server {self.name} exited with code {code} after {took:.1f} s" + (f": {cause}" if cause else "")
+        return f"server {self.name} exited with code {code} after {took:.1f} s" + (
+            f": {cause}" if cause else ""
+        )
 
     async def version(self) -> dict[str, str]:
         """What the server says of itself at /version. ServerError where that is no JSON object."""
         key = ("Authorization", f"Bearer {self.api_key}")
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=VERSION_S) as client:
-                answer = await fetch.whole(client, "GET", f"{self.base_url}/version", within_s=VERSION_S, headers=[key])
+                answer = await fetch.whole(
+                    client, "GET", f"{self.base_url}/version", within_s=VERSION_S, headers=[key]
+                )
                 return {k: str(v) for k, v in fetch.decoded(answer, dict[str, Any]).items()}
         except httpx.HTTPError as error:
             raise ServerError(
@@ -151,7 +169,8 @@ class Server:
             ) from None
 
     def stop(self) -> list[str]:
-        """End the tree and wait for it, and for the GPUs' memory: what is still there after that, a sentence each.
+        """End the tree and wait for it, and for the GPUs' memory: what is still there after that, a
+        sentence each.
 
         A second call does nothing.
         """
@@ -161,14 +180,23 @@ class Server:
         self.pipe = -1
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_S)
-        left = supervise.end(lambda: supervise.marked(self.mark))  # of a supervisor that was killed, or hangs
+        left = supervise.end(
+            lambda: supervise.marked(self.mark)
+        )  # of a supervisor that was killed, or hangs
         self.process.poll()
         stuck = [f"process {process.pid} of server {self.name} cannot be ended" for process in left]
         return stuck + gpus.wait_free(self.gpus_before)
 
 
 def start(
-    name: str, command: list[str], *, port: int, api_key: str, log: Path, env: dict[str, str], owner: str = ""
+    name: str,
+    command: list[str],
+    *,
+    port: int,
+    api_key: str,
+    log: Path,
+    env: dict[str, str],
+    owner: str = "",
 ) -> Server:
     """Start `command` under a supervisor. The API key travels in the environment, never in argv.
 
@@ -179,9 +207,11 @@ def start(
     log_start = log.stat().st_size if log.is_file() else 0
     mark = owner + secrets.token_hex(8)
     read_end, write_end = os.pipe()
-    # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the library of that name).
+    # `-P`: the working directory stays off sys.path (a folder `datasets/` there would shadow the
+    # library of that name).
     supervisor = [sys.executable, "-P", supervise.__file__, str(read_end), *command]
-    # SPT_NOENV: else setproctitle, which names vLLM's processes, writes over the environment that /proc shows.
+    # SPT_NOENV: else setproctitle, which names vLLM's processes, writes over the environment that
+    # /proc shows.
     marks = {supervise.MARK: mark, "SPT_NOENV": "1"}
     with open(log, "ab") as out:
         process = subprocess.Popen(
@@ -194,4 +224,6 @@ def start(
             env={**os.environ, "VLLM_API_KEY": api_key, **env, **marks},
         )
     os.close(read_end)
-    return Server(name, port, api_key, log, process, write_end, time.monotonic(), mark, log_start, before)
+    return Server(
+        name, port, api_key, log, process, write_end, time.monotonic(), mark, log_start, before
+    )

@@ -12,10 +12,21 @@ TAIL_LINES = 20
 
 # vLLM's lines, 0.11 to 0.32, in the order in which a start-up shows them.
 PHASES = (
-    (re.compile(r"Starting to load model|Loading (safetensors|pt) checkpoint|Loading weights"), "loading weights"),
-    (re.compile(r"Using cache directory: .*torch_compile|Start compiling|Dynamo bytecode transform"), "compiling"),
+    (
+        re.compile(r"Starting to load model|Loading (safetensors|pt) checkpoint|Loading weights"),
+        "loading weights",
+    ),
+    (
+        re.compile(
+            r"Using cache directory: .*torch_compile|Start compiling|Dynamo bytecode transform"
+        ),
+        "compiling",
+    ),
     (re.compile(r"Warming up model for the compilation"), "compiling"),
-    (re.compile(r"Capturing (CUDA )?graphs?|CUDA graph(s)? captur|Profiling CUDA graph"), "capturing graphs"),
+    (
+        re.compile(r"Capturing (CUDA )?graphs?|CUDA graph(s)? captur|Profiling CUDA graph"),
+        "capturing graphs",
+    ),
     (re.compile(r"Graph capturing finished|Warming up"), "warming up"),
     (re.compile(r"init engine \("), "starting the API server"),
 )
@@ -37,7 +48,9 @@ class PhaseFollower:
                 data = file.read()
         except OSError:  # a log that cannot be read back (a terminal) shows no phases
             return
-        whole = data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]  # a progress bar ends its lines with \r
+        whole = data[
+            : max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        ]  # a progress bar ends its lines with \r
         self.offset += len(whole)
         for line in re.split(r"[\r\n]+", whole.decode(errors="replace")):
             phase = phase_of(line)

@@ -1,14 +1,16 @@
-"""A supervisor process between gatescope and a server: when gatescope goes, however it goes, the server's tree goes.
+"""A supervisor process between gatescope and a server: when gatescope goes, however it goes, the
+server's tree goes.
 
-Run as `python supervise.py FD COMMAND…`, by its path: the interpreter need not find our packages. FD is the read end of
-a pipe whose write end only gatescope holds: end of file means that gatescope is gone. The supervisor is a child
-subreaper (Linux), so that workers which make sessions of their own, or lose their parent, still are its descendants.
+Run as `python supervise.py FD COMMAND…`, by its path: the interpreter need not find our packages.
+FD is the read end of a pipe whose write end only gatescope holds: end of file means that gatescope
+is gone. The supervisor is a child subreaper (Linux), so that workers which make sessions of their
+own, or lose their parent, still are its descendants.
 
-It may be killed itself. So each start has a mark, a value in the environment that every process of it inherits, and the
-supervisor has a watcher: a second process that waits for its end and then ends all that still carries the mark. Where
-both are killed, the server's first process goes with its supervisor (Linux), and the rest when the run directory is
-resumed: its marks begin with what `RunDirectory.mark` says.
-Standard library and psutil only.
+It may be killed itself. So each start has a mark, a value in the environment that every process of
+it inherits, and the supervisor has a watcher: a second process that waits for its end and then ends
+all that still carries the mark. Where both are killed, the server's first process goes with its
+supervisor (Linux), and the rest when the run directory is resumed: its marks begin with what
+`RunDirectory.mark` says. Standard library and psutil only.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(argv: list[str]) -> int:
-    """Start the command; end its tree when the pipe closes or SIGTERM comes; return its exit code."""
+    """Start the command; end its tree when the pipe closes or SIGTERM comes; return its exit
+    code."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     pipe, command = int(argv[0]), argv[1:]
     watcher = _watched()
@@ -41,10 +44,16 @@ def main(argv: list[str]) -> int:
     signal.set_wakeup_fd(wake_write)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
-    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's; gatescope decides, and closes the pipe
+    for number in (
+        signal.SIGINT,
+        signal.SIGHUP,
+    ):  # the terminal's; gatescope decides, and closes the pipe
         signal.signal(number, signal.SIG_IGN)
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, 9)
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, 9),
     )
     while child.poll() is None:
         ready, _, _ = select.select([pipe, wake_read], [], [])
@@ -71,18 +80,23 @@ def _watched() -> int:
 
 
 def _tree(watcher: int) -> list[psutil.Process]:
-    """Every living process of the server: our descendants, and what carries our mark; not the watcher."""
-    below = [p for p in psutil.Process().children(recursive=True) if p.pid != watcher and _is_alive(p)]
+    """Every living process of the server: our descendants, and what carries our mark; not the
+    watcher."""
+    below = [
+        p for p in psutil.Process().children(recursive=True) if p.pid != watcher and _is_alive(p)
+    ]
     return below + marked(os.environ[MARK], but=[os.getpid(), watcher, *(p.pid for p in below)])
 
 
 def marked(mark: str, but: Collection[int] = ()) -> list[psutil.Process]:
-    """Every living process whose mark begins with `mark`, but those pids. Other users' cannot be read, nor be ours."""
+    """Every living process whose mark begins with `mark`, but those pids. Other users' cannot be
+    read, nor be ours."""
     return [process for process, own in _marks() if own.startswith(mark) and process.pid not in but]
 
 
 def orphans() -> list[psutil.Process]:
-    """Every living process of servers that have nobody left to end them: neither a supervisor nor its watcher."""
+    """Every living process of servers that have nobody left to end them: neither a supervisor nor
+    its watcher."""
     all_marked = list(_marks())
     kept = {mark for process, mark in all_marked if _supervises(process)}
     return [process for process, mark in all_marked if mark not in kept]
@@ -97,13 +111,16 @@ def _marks() -> Iterator[tuple[psutil.Process, str]]:
 
 def _supervises(process: psutil.Process) -> bool:
     try:
-        return any(os.path.basename(word) == os.path.basename(__file__) for word in process.cmdline())
+        return any(
+            os.path.basename(word) == os.path.basename(__file__) for word in process.cmdline()
+        )
     except psutil.Error:
         return False
 
 
 def end(find: Callable[[], list[psutil.Process]], grace_s: float = GRACE_S) -> list[psutil.Process]:
-    """SIGTERM to all that `find` finds, SIGKILL to what is left after `grace_s`; what could not be ended either."""
+    """SIGTERM to all that `find` finds, SIGKILL to what is left after `grace_s`; what could not be
+    ended either."""
     told: set[int] = set()
     deadline = time.monotonic() + grace_s
     while (left := find()) and time.monotonic() < deadline:

@@ -1,4 +1,5 @@
-"""vLLM in any environment: the command line for its version, and what its log and /version say that it ran."""
+"""vLLM in any environment: the command line for its version, and what its log and /version say that
+it ran."""
 
 from __future__ import annotations
 
@@ -14,13 +15,19 @@ from pathlib import Path
 
 from core.backends import gpus, moekernel
 from core.backends.launch import Launch
-from core.experiment.config import Backend, ConfigError, Model
+from core.errors import BackendError, ConfigError
+from core.experiment.config import Backend, Model
 
-RECORDER = Path(__file__).parents[1] / "recorder"  # put on PYTHONPATH: a package and its entry point
+RECORDER = (
+    Path(__file__).parents[1] / "recorder"
+)  # put on PYTHONPATH: a package and its entry point
 GATE_LOGS = "GATESCOPE_GATE_LOGS"
 PLUGIN = "gatescope_recorder"
 OLDEST = (0, 11)
-FORCED = ("set_capture_fn", "_compute_routing")  # router hooks of versions whose routers can be forced: 0.15 on
+FORCED = (
+    "set_capture_fn",
+    "_compute_routing",
+)  # router hooks of versions whose routers can be forced: 0.15 on
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in a model's config.json
 
 # Runs in the other interpreter. Looks for vLLM without importing it, which would take ten seconds.
@@ -48,7 +55,9 @@ class Installed:
 
     python: str
     version: str
-    has_module: bool = True  # `python -m vllm.entrypoints.openai.api_server`; else `vllm serve`'s own module
+    has_module: bool = (
+        True  # `python -m vllm.entrypoints.openai.api_server`; else `vllm serve`'s own module
+    )
     has_moe_flag: bool = True  # --moe-backend came between 0.15 and 0.20
     hook: str = ""  # how its routers are tapped
 
@@ -59,24 +68,28 @@ class Installed:
         return int(numbers[0]), int(numbers[1])
 
 
-# --- finding it ---------------------------------------------------------------------------------------------------
+# --- finding it ---
 
 
 def find(python: str = "") -> Installed | None:
-    """The vLLM that this interpreter ("": ours) would import; None where it has none. ConfigError where there is no
-    such interpreter."""
+    """The vLLM that this interpreter ("": ours) would import; None where it has none. BackendError
+    where there is no such interpreter."""
     return _find(python or sys.executable)
 
 
 @functools.cache
 def _find(python: str) -> Installed | None:
     try:
-        done = subprocess.run([python, "-c", QUERY], capture_output=True, text=True, timeout=60, env=_safe_path())
+        done = subprocess.run(
+            [python, "-c", QUERY], capture_output=True, text=True, timeout=60, env=_safe_path()
+        )
         told = json.loads(done.stdout)
     except FileNotFoundError:
-        raise ConfigError(f"{python}: no such interpreter; python in [[backends]] names one that has vLLM") from None
+        raise BackendError(
+            f"{python}: no such interpreter; python in [[backends]] names one that has vLLM"
+        ) from None
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise ConfigError(f"{python}: not a working Python interpreter: {error}") from None
+        raise BackendError(f"{python}: not a working Python interpreter: {error}") from None
     return Installed(python, **told) if told["version"] else None
 
 
@@ -85,13 +98,14 @@ def _safe_path() -> dict[str, str]:
     return {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
-# --- starting it --------------------------------------------------------------------------------------------------
+# --- starting it ---
 
 
 def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
-    """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs; None: nothing is recorded.
+    """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs; None:
+    nothing is recorded.
 
-    ConfigError as `check`.
+    BackendError as `check`.
     """
     installed = check(backend)
     command = [*_program(installed, model.id), *arguments(backend, model, seed, installed)]
@@ -101,49 +115,58 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
 
 def label(model: Model, versions: Sequence[str]) -> str:
     """The engine as it is shown and written."""
-    return f"vllm {', '.join(dict.fromkeys(versions))}" + ", dummy weights" * (model.load_format == "dummy")
+    return f"vllm {', '.join(dict.fromkeys(versions))}" + ", dummy weights" * (
+        model.load_format == "dummy"
+    )
 
 
 def check(backend: Backend) -> Installed:
-    """The vLLM that serves this backend. ConfigError where its interpreter has none, or one that cannot do what is
-    asked."""
+    """The vLLM that serves this backend. BackendError where its interpreter has none, or one that
+    cannot do what is asked."""
     installed = find(backend.python)
     if installed is None:
-        raise ConfigError(
+        raise BackendError(
             f"[[backends]] {backend.name}: {backend.python or sys.executable} has no vLLM; install it there"
             " (pip install vllm), or name another environment's interpreter with python = …"
         )
     if installed.release < OLDEST:
-        raise ConfigError(f"[[backends]] {backend.name}: vLLM {installed.version} is too old; 0.11 or newer is needed")
+        raise BackendError(
+            f"[[backends]] {backend.name}: vLLM {installed.version} is too old; 0.11 or newer is needed"
+        )
     _moe_backend(backend, installed)
     return installed
 
 
 def check_forcing(backend: Backend) -> None:
-    """ConfigError where routing cannot be forced in this backend's vLLM; else as `check`."""
+    """BackendError where routing cannot be forced in this backend's vLLM; else as `check`."""
     installed = check(backend)
     if installed.hook not in FORCED:
-        raise ConfigError(
+        raise BackendError(
             f"[[backends]] {backend.name}: vLLM {installed.version} has no router whose choice could be replaced;"
             " forced routing needs 0.15 or newer"
         )
 
 
 def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
-    """Tokens of prompts that, each alone in its step, have every variant of the Triton MoE kernel in reach compiled.
+    """Tokens of prompts that, each alone in its step, have every variant of the Triton MoE kernel
+    in reach compiled.
 
-    Whatever kernel the backend has: all are warmed alike. None without an NVIDIA GPU, and of a model of unknown shape.
+    Whatever kernel the backend has: all are warmed alike. None without an NVIDIA GPU, and of a
+    model of unknown shape.
     """
     shape = moe_shape(model.id)
     if not shape or not gpus.seen():
         return ()
     idle = backend.data_parallel - 1  # the kernel gets all ranks' tokens, of an idle rank one dummy
     longest = min(backend.max_num_batched_tokens, model.max_model_len - 1)
-    return tuple(size - idle for size in moekernel.step_sizes(longest + idle, *shape) if size > idle)
+    return tuple(
+        size - idle for size in moekernel.step_sizes(longest + idle, *shape) if size > idle
+    )
 
 
 def moe_shape(model: str) -> tuple[int, int] | None:
-    """Experts of a layer and how many a token gets, from the config.json of a model that is on this machine."""
+    """Experts of a layer and how many a token gets, from the config.json of a model that is on this
+    machine."""
     for file in (Path(model) / "config.json", *_cached(model)):
         try:
             about = json.loads(file.read_text())
@@ -168,7 +191,8 @@ def _program(installed: Installed, model: str) -> list[str]:
 
 
 def arguments(backend: Backend, model: Model, seed: int, installed: Installed) -> list[str]:
-    """The server's arguments behind the model's name, in this version's spelling; `extra_args` last, as they are."""
+    """The server's arguments behind the model's name, in this version's spelling; `extra_args`
+    last, as they are."""
     return [
         *("--host", "127.0.0.1", "--port", str(backend.port)),
         *("--served-model-name", model.id),
@@ -177,10 +201,15 @@ def arguments(backend: Backend, model: Model, seed: int, installed: Installed) -
         *("--max-num-seqs", str(backend.max_num_seqs)),
         *("--max-num-batched-tokens", str(backend.max_num_batched_tokens)),
         *("--seed", str(seed)),
-        "--no-enable-prefix-caching",  # a cached prompt is not computed: repeated prompts would vanish from prefill
+        # A cached prompt is not computed: repeated prompts would vanish from prefill
+        "--no-enable-prefix-caching",
         *(("--enforce-eager",) if backend.enforce_eager else ()),
         *("--tensor-parallel-size", str(backend.tensor_parallel)),
-        *(("--data-parallel-size", str(backend.data_parallel)) if backend.data_parallel > 1 else ()),
+        *(
+            ("--data-parallel-size", str(backend.data_parallel))
+            if backend.data_parallel > 1
+            else ()
+        ),
         *(("--enable-expert-parallel",) if backend.expert_parallel else ()),
         *(("--enable-eplb",) if backend.eplb else ()),
         *(("--all2all-backend", backend.all2all_backend) if backend.all2all_backend else ()),
@@ -190,7 +219,8 @@ def arguments(backend: Backend, model: Model, seed: int, installed: Installed) -
 
 
 def _moe_backend(backend: Backend, installed: Installed) -> tuple[str, ...]:
-    """Before --moe-backend, FlashInfer was asked for by the environment and Triton was the default."""
+    """Before --moe-backend, FlashInfer was asked for by the environment and Triton was the
+    default."""
     if not backend.moe_backend:
         return ()
     if installed.has_moe_flag:
@@ -206,8 +236,8 @@ def _moe_backend(backend: Backend, installed: Installed) -> tuple[str, ...]:
 def environment(
     backend: Backend, gate_logs: Path | None, installed: Installed, ours: Mapping[str, str]
 ) -> dict[str, str]:
-    """What is added to `ours`, the environment the server inherits. The user's own `env` rules over all but PYTHONPATH
-    and VLLM_PLUGINS, which are added to."""
+    """What is added to `ours`, the environment the server inherits. The user's own `env` rules over
+    all but PYTHONPATH and VLLM_PLUGINS, which are added to."""
     added = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
     if backend.moe_backend == "flashinfer_cutlass" and not installed.has_moe_flag:
         added |= {"VLLM_USE_FLASHINFER_MOE_FP16": "1", "VLLM_FLASHINFER_MOE_BACKEND": "throughput"}
@@ -222,21 +252,27 @@ def environment(
     return added
 
 
-# --- what really ran ----------------------------------------------------------------------------------------------
+# --- what really ran ---
 
 # name in run.json → the log line that says it, 0.11 to 0.32; the first hit counts.
 LINES = {
-    "moe_backend": re.compile(r"Using '?([\w ]+?)'? (?:\w+ MoE backend|backend for Unquantized MoE)"),
+    "moe_backend": re.compile(
+        r"Using '?([\w ]+?)'? (?:\w+ MoE backend|backend for Unquantized MoE)"
+    ),
     "moe_prepare_finalize": re.compile(r"Using (\w*PrepareAndFinalize\w*)"),
     "all2all_backend": re.compile(r"Using (\w+) all2all manager"),
-    "attention_backend": re.compile(r"Using (?:AttentionBackendEnum\.)?([A-Z_]+) (?:attention )?backend\b(?! for)"),
+    "attention_backend": re.compile(
+        r"Using (?:AttentionBackendEnum\.)?([A-Z_]+) (?:attention )?backend\b(?! for)"
+    ),
     "dtype": re.compile(r"V1 LLM engine .*?\bdtype=torch\.(\w+)"),
     "tensor_parallel_size": re.compile(r"V1 LLM engine .*?\btensor_parallel_size=(\d+)"),
     "pipeline_parallel_size": re.compile(r"V1 LLM engine .*?\bpipeline_parallel_size=(\d+)"),
     "data_parallel_size": re.compile(r"V1 LLM engine .*?\bdata_parallel_size=(\d+)"),
     "quantization": re.compile(r"V1 LLM engine .*?\bquantization=(\w+)"),
     "prefix_caching": re.compile(r"V1 LLM engine .*?\benable_prefix_caching=(\w+)"),
-    "cudagraph_mode": re.compile(r"V1 LLM engine .*?'?cudagraph_mode'?[:=] ?<?(?:CUDAGraphMode\.)?(\w+)"),
+    "cudagraph_mode": re.compile(
+        r"V1 LLM engine .*?'?cudagraph_mode'?[:=] ?<?(?:CUDAGraphMode\.)?(\w+)"
+    ),
     "expert_parallel_size": re.compile(r"\[EP Rank \d+/(\d+)\] Expert parallelism is enabled"),
     "recorder": re.compile(r"gatescope recorder: (.+)"),
     "forced_routing": re.compile(r"gatescope forced routing: (on .+)"),
@@ -264,7 +300,8 @@ MANAGERS = {
 
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
-    """What really ran: the version that the server answers, and what its log says of kernels, graphs and layout."""
+    """What really ran: the version that the server answers, and what its log says of kernels,
+    graphs and layout."""
     known = {"engine": "vllm", **{key: version[key] for key in ("version",) if key in version}}
     found = dict(known)
     with open(log, encoding="utf-8", errors="replace") as lines:
@@ -291,7 +328,8 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
-    """Asked ≠ ran, a sentence each; also what the log does not tell, and why the router is not recorded."""
+    """Asked ≠ ran, a sentence each; also what the log does not tell, and why the router is not
+    recorded."""
     checks = (
         _kernel_mismatch(backend, ran),
         _all2all_mismatch(backend, ran),
@@ -332,7 +370,9 @@ def _layout_mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
         "data_parallel_size": str(backend.data_parallel),
         "expert_parallel_size": str(backend.ranks if backend.expert_parallel else 1),
     }
-    return [f"asked for {k} {v}, ran {ran[k]}" for k, v in asked.items() if k in ran and ran[k] != v]
+    return [
+        f"asked for {k} {v}, ran {ran[k]}" for k, v in asked.items() if k in ran and ran[k] != v
+    ]
 
 
 def _graphs_mismatch(backend: Backend, ran: dict[str, str]) -> str:
@@ -355,7 +395,11 @@ def _recorder_mismatch(ran: dict[str, str]) -> str:
     said = ran.get("recorder", "")
     if said.startswith(("refused", "disabled")):
         return f"the router is not recorded: {said}"
-    return "" if said else "the router is not recorded: the recorder was not loaded (is VLLM_PLUGINS set?)"
+    return (
+        ""
+        if said
+        else "the router is not recorded: the recorder was not loaded (is VLLM_PLUGINS set?)"
+    )
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,5 @@
-"""The web side of the built-in engine: vLLM's routes, and token streams from the engine's thread to its clients."""
+"""The web side of the built-in engine: vLLM's routes, and token streams from the engine's thread to
+its clients."""
 
 from __future__ import annotations
 
@@ -77,7 +78,11 @@ class App:
         return Starlette(
             routes=routes,
             lifespan=self._lifespan,
-            exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _forget},
+            exception_handlers={
+                RefusedError: _refuse,
+                HTTPException: _refuse_http,
+                ClientDisconnect: _forget,
+            },
         )
 
     async def health(self, request: HttpRequest) -> Response:
@@ -90,7 +95,9 @@ class App:
 
     async def metrics(self, request: HttpRequest) -> Response:
         """Prometheus' text."""
-        return Response(self.engine.metrics.render(self.service.model), media_type="text/plain; version=0.0.4")
+        return Response(
+            self.engine.metrics.render(self.service.model), media_type="text/plain; version=0.0.4"
+        )
 
     async def tokenize(self, request: HttpRequest) -> Response:
         """POST /tokenize; like vLLM's, it asks for no key."""
@@ -122,12 +129,16 @@ class App:
         """POST /v1/chat/completions."""
         self._authorize(request)
         asked = _decode(await request.body(), ChatRequest)
-        return self._generate(request, asked, asked.max_completion_tokens or asked.max_tokens, ChatReply)
+        return self._generate(
+            request, asked, asked.max_completion_tokens or asked.max_tokens, ChatReply
+        )
 
     def _authorize(self, request: HttpRequest) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         wanted = self.service.api_key
-        if wanted and not (scheme.lower() == "bearer" and secrets.compare_digest(key.encode(), wanted.encode())):
+        if wanted and not (
+            scheme.lower() == "bearer" and secrets.compare_digest(key.encode(), wanted.encode())
+        ):
             raise UnauthorizedError
 
     def _check_model(self, model: str | None) -> None:
@@ -244,7 +255,9 @@ class TokenStream(Response):
     def _event(self, delta: Delta, tokens: int) -> bytes:
         continuous = self.options.include_usage and self.options.continuous_usage_stats
         usage = Usage(len(self.request.prompt), tokens) if continuous else None
-        return protocol.event(self.reply.chunk(delta.text, delta.finish_reason, delta.stop_reason, usage))
+        return protocol.event(
+            self.reply.chunk(delta.text, delta.finish_reason, delta.stop_reason, usage)
+        )
 
     def _end(self, tokens: int, finish: str) -> bytes:
         if finish == "abort":

@@ -13,7 +13,8 @@ from core.builtin.weights import Floats, Ints
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The next tokens of one sequence, from position `start` on; the earlier ones are cached in `slot`."""
+    """The next tokens of one sequence, from position `start` on; the earlier ones are cached in
+    `slot`."""
 
     slot: int
     start: int
@@ -79,7 +80,11 @@ def decode_runs(rows: Ints, slots: Ints, positions: Ints) -> tuple[DecodeRun, ..
     """One-token rows, split where their sorted slots have a gap."""
     order = np.argsort(slots)
     gaps = np.flatnonzero(np.diff(slots[order]) != 1) + 1
-    return tuple(_run(rows[part], slots[part], positions[part]) for part in np.split(order, gaps) if len(part))
+    return tuple(
+        _run(rows[part], slots[part], positions[part])
+        for part in np.split(order, gaps)
+        if len(part)
+    )
 
 
 def _run(rows: Ints, slots: Ints, positions: Ints) -> DecodeRun:

@@ -1,4 +1,5 @@
-"""The engine: a thread that schedules, runs the model, draws tokens, logs the step and hands the tokens out."""
+"""The engine: a thread that schedules, runs the model, draws tokens, logs the step and hands the
+tokens out."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class Delta:
 class Engine:
     """Takes requests from any thread; `deliver` is called in the engine's thread, once a step.
 
-    A step is in the gate log before its tokens are handed out, and once nothing is left to run it is also on disk:
-    a client that has its last token can read the whole log.
+    A step is in the gate log before its tokens are handed out, and once nothing is left to run it
+    is also on disk: a client that has its last token can read the whole log.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class Engine:
         self._deliver: Callable[[list[Delta]], object] = _nowhere
         self._on_death: Callable[[], object] = _nothing
 
-    def start(self, deliver: Callable[[list[Delta]], object], on_death: Callable[[], object]) -> None:
+    def start(
+        self, deliver: Callable[[list[Delta]], object], on_death: Callable[[], object]
+    ) -> None:
         """Start the thread. `on_death` is called there should a step fail."""
         self._deliver, self._on_death = deliver, on_death
         self.is_alive = True
@@ -80,7 +83,8 @@ class Engine:
         self._inbox.put(_nothing)
 
     def stop(self) -> None:
-        """End after the current step; unfinished sequences get a delta that says abort. Does not wait."""
+        """End after the current step; unfinished sequences get a delta that says abort. Does not
+        wait."""
         self._is_stopping = True
         self._inbox.put(_nothing)
 
@@ -162,7 +166,9 @@ class Engine:
             if delta.finish_reason:
                 self.scheduler.remove(sequence)
                 self.metrics.finished[delta.finish_reason] += 1
-                self.metrics.e2e_request_latency_s.observe(sequence.last_token_s - sequence.arrived_s)
+                self.metrics.e2e_request_latency_s.observe(
+                    sequence.last_token_s - sequence.arrived_s
+                )
             deltas.append(delta)
         return deltas
 
@@ -222,7 +228,9 @@ def _span(chunk: Chunk) -> Span:
     return Span(sequence.slot, sequence.computed, tokens, chunk.completes)
 
 
-def _record(index: int, start_ns: int, duration_ns: int, step: Step, output: Output) -> gatelog.Step:
+def _record(
+    index: int, start_ns: int, duration_ns: int, step: Step, output: Output
+) -> gatelog.Step:
     """The step as the gate log has it. Taken before its sequences move on."""
     segments: Counter[str] = Counter()
     for chunk in step:

@@ -1,4 +1,5 @@
-"""Forced routing in the built-in engine: the experts of a step's tokens, where its requests ask for a dose."""
+"""Forced routing in the built-in engine: the experts of a step's tokens, where its requests ask for
+a dose."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from core.builtin.weights import Ints, Shape
-from core.recorder.gatescope_recorder.dose import Course, Order, dose_of
+from core.recorder.gatescope_recorder.dose import Course
+from core.recorder.gatescope_recorder.order import Order, dose_of
 
 
 class Forcing:
@@ -18,7 +20,8 @@ class Forcing:
         self._course = Course(order, shape.experts, shape.top_k, shape.layers, max_tokens)
 
     def experts(self, segments: Iterable[str], tokens: int) -> Ints | None:
-        """[layers, tokens, top_k] of the next step; None where its routing is natural, or it mixes doses."""
+        """[layers, tokens, top_k] of the next step; None where its routing is natural, or it mixes
+        doses."""
         cut = self._course.next(map(dose_of, segments), tokens)
         if cut is None:
             return None

@@ -9,12 +9,14 @@ from core.builtin.weights import Floats, Shape
 
 
 class KVCache:
-    """Keys and values [layers, slots, kv_heads, length, head_dim]; pages become real when first written."""
+    """Keys and values [layers, slots, kv_heads, length, head_dim]; pages become real when first
+    written."""
 
     def __init__(self, shape: Shape, slots: int, length: int) -> None:
         self.slots, self.length = slots, length
         dims = (shape.layers, slots, shape.kv_heads, length, shape.head_dim)
-        # Zeros, not empty: attention multiplies what lies past a sequence's end by 0, and 0 x NaN is NaN.
+        # Zeros, not empty: attention multiplies what lies past a sequence's end by 0, and 0 x NaN
+        # is NaN.
         self.keys: Floats = np.zeros(dims, np.float32)
         self.values: Floats = np.zeros(dims, np.float32)
 

@@ -1,8 +1,9 @@
-"""The model: Mixtral's architecture at toy size, seeded weights, one forward pass over a ragged batch.
+"""The model: Mixtral's architecture at toy size, seeded weights, one forward pass over a ragged
+batch.
 
-As in Mixtral: RMSNorm, grouped-query attention with RoPE (Hugging Face's rotate-half layout), a router that
-takes the softmax over all experts and renormalises the top k, SwiGLU experts. How the experts are computed is
-`parallel.py`'s concern.
+As in Mixtral: RMSNorm, grouped-query attention with RoPE (Hugging Face's rotate-half layout), a
+router that takes the softmax over all experts and renormalises the top k, SwiGLU experts. How the
+experts are computed is `parallel.py`'s concern.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Model:
     def forward(self, batch: Batch, forced: Ints | None = None) -> Output:
         """Run every token of the batch through all layers; its keys and values stay in the cache.
 
-        `forced` [layers, n, top_k]: distinct experts that take the place of the router's own, under its weights.
+        `forced` [layers, n, top_k]: distinct experts that take the place of the router's own, under
+        its weights.
         """
         w, s = self.weights, self.shape
         x = w.embedding[batch.tokens]
@@ -71,12 +73,17 @@ class Model:
         out = np.empty_like(q)
         for run in batch.decodes:
             out[run.rows] = attend_decodes(
-                q[run.rows], keys[run.slots, :, : run.length], values[run.slots, :, : run.length], run.bias
+                q[run.rows],
+                keys[run.slots, :, : run.length],
+                values[run.slots, :, : run.length],
+                run.bias,
             )
         for span in batch.prefills:
             stop = span.start + span.stop_row - span.row
             rows = slice(span.row, span.stop_row)
-            out[rows] = attend_prefill(q[rows], keys[span.slot, :, :stop], values[span.slot, :, :stop])
+            out[rows] = attend_prefill(
+                q[rows], keys[span.slot, :, :stop], values[span.slot, :, :stop]
+            )
         return out.reshape(len(h), -1)
 
 
@@ -88,7 +95,8 @@ def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
 
 
 def route(logits: Floats, top_k: int) -> tuple[Ints, Floats]:
-    """Router logits [n, experts] → chosen experts and their weights, both [n, top_k]; weights sum to 1."""
+    """Router logits [n, experts] → chosen experts and their weights, both [n, top_k]; weights sum
+    to 1."""
     chosen = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     picked = np.take_along_axis(logits, chosen, axis=1)
     # The softmax over all experts, renormalised over the chosen: what the others got cancels out.

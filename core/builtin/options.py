@@ -42,14 +42,37 @@ def parse(arguments: Sequence[str]) -> Options:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
     add("--served-model-name", default="builtin")
-    add("--max-model-len", type=int, default=4096, metavar="N", help="tokens of prompt and answer together")
+    add(
+        "--max-model-len",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="tokens of prompt and answer together",
+    )
     add("--max-num-seqs", type=int, default=32, metavar="N", help="sequences that run at once")
     add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of one step")
-    add("--tensor-parallel-size", type=int, default=1, metavar="R", help="split every expert over R ranks")
-    add("--data-parallel-size", type=int, default=1, metavar="R", help="needs --enable-expert-parallel")
+    add(
+        "--tensor-parallel-size",
+        type=int,
+        default=1,
+        metavar="R",
+        help="split every expert over R ranks",
+    )
+    add(
+        "--data-parallel-size",
+        type=int,
+        default=1,
+        metavar="R",
+        help="needs --enable-expert-parallel",
+    )
     add("--enable-expert-parallel", action="store_true", help="spread whole experts over the ranks")
     add("--seed", type=int, default=0, help="of the model's weights")
-    add("--gate-log", type=Path, metavar="PATH", help="write what the router did at every step; must not exist")
+    add(
+        "--gate-log",
+        type=Path,
+        metavar="PATH",
+        help="write what the router did at every step; must not exist",
+    )
     options = Options(**vars(parser.parse_args(arguments)))
     if problem := _problem(options):
         parser.error(problem)

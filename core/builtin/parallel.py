@@ -1,10 +1,13 @@
-"""How one layer's experts are computed: by R ranks at the same time; the layer ends with the slowest.
+"""How one layer's experts are computed: by R ranks at the same time; the layer ends with the
+slowest.
 
-Tensor parallel: every rank holds a slice of every expert's intermediate dimension. Expert parallel: every
-rank holds whole experts, expert e on rank e // (experts / R). Either way a rank gives a partial output of all
-tokens, and their sum is the layer's output. Rank 0 is the calling process; the others are forked from it.
+Tensor parallel: every rank holds a slice of every expert's intermediate dimension. Expert parallel:
+every rank holds whole experts, expert e on rank e // (experts / R). Either way a rank gives a
+partial output of all tokens, and their sum is the layer's output. Rank 0 is the calling process;
+the others are forked from it.
 
-Processes, not threads: NumPy holds the GIL between its kernels, and at decode size that is most of the time.
+Processes, not threads: NumPy holds the GIL between its kernels, and at decode size that is most of
+the time.
 """
 
 from __future__ import annotations
@@ -52,14 +55,22 @@ class Layout:
     def check(self, shape: Shape) -> None:
         """ValueError where the ranks do not divide what they split."""
         name, size = (
-            ("experts", shape.experts) if self.split is Split.EXPERT else ("intermediate size", shape.intermediate)
+            ("experts", shape.experts)
+            if self.split is Split.EXPERT
+            else ("intermediate size", shape.intermediate)
         )
         if self.ranks < 1 or size % self.ranks:
-            raise ValueError(f"{self.split} over {self.ranks} ranks: they must divide the {name}, {size}")
+            raise ValueError(
+                f"{self.split} over {self.ranks} ranks: they must divide the {name}, {size}"
+            )
 
     def placement(self, experts: int) -> tuple[int, ...]:
         """The rank of each expert; empty where experts are not divided."""
-        return tuple(e * self.ranks // experts for e in range(experts)) if self.split is Split.EXPERT else ()
+        return (
+            tuple(e * self.ranks // experts for e in range(experts))
+            if self.split is Split.EXPERT
+            else ()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +92,17 @@ class Shard:
         width = intermediate // layout.ranks
         cut = slice(rank * width, (rank + 1) * width)
         gate, up = weights.gate_up[..., :intermediate], weights.gate_up[..., intermediate:]
-        return cls(range(experts), np.concatenate([gate[..., cut], up[..., cut]], -1), weights.down[:, :, cut].copy())
+        return cls(
+            range(experts),
+            np.concatenate([gate[..., cut], up[..., cut]], -1),
+            weights.down[:, :, cut].copy(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The memory that the ranks share. A row is one (token, expert) pair; rows are sorted by expert."""
+    """The memory that the ranks share. A row is one (token, expert) pair; rows are sorted by
+    expert."""
 
     x: Floats  # [max_tokens, hidden]
     tokens: Ints  # [max_tokens top_k]: each row's token
@@ -140,11 +156,14 @@ def compute(job: Job, rank: int, shard: Shard, exchange: Exchange) -> None:
             rows = slice(row, min(row + ROW_BLOCK, job.offsets[expert + 1]))
             tokens = exchange.tokens[rows]
             # An expert gets a token once at most, so no index repeats and += adds every row.
-            out[tokens] += exchange.mix[rows, None] * swiglu(exchange.x.take(tokens, axis=0), gate_up, down)
+            out[tokens] += exchange.mix[rows, None] * swiglu(
+                exchange.x.take(tokens, axis=0), gate_up, down
+            )
 
 
 def swiglu(x: Floats, gate_up: Floats, down: Floats) -> Floats:
-    """(silu(x gate) * (x up)) down; x [n, hidden], gate_up [hidden, 2 width], down [width, hidden]."""
+    """(silu(x gate) * (x up)) down; x [n, hidden], gate_up [hidden, 2 width], down [width,
+    hidden]."""
     both: Floats = x @ gate_up
     gate, up = both[:, : len(down)], both[:, len(down) :]
     activation = np.exp(-gate)
@@ -183,9 +202,15 @@ class RankProcess:
     def death(self) -> RankDiedError:
         """How it ended, once it has; it stays to be waited for."""
         how = "has died"
-        if sys.platform == "linux" and (end := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)):
+        if sys.platform == "linux" and (
+            end := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        ):
             killed = end.si_code != os.CLD_EXITED
-            how = f"was ended by {signal.Signals(end.si_status).name}" if killed else f"exited ({end.si_status})"
+            how = (
+                f"was ended by {signal.Signals(end.si_status).name}"
+                if killed
+                else f"exited ({end.si_status})"
+            )
         return RankDiedError(f"rank {self.rank} (process {self.pid}) {how}")
 
 
@@ -215,7 +240,8 @@ class Ranks:
         return total
 
     def watch(self, on_death: Callable[[RankDiedError], object]) -> None:
-        """From now on, call `on_death` in a thread as soon as a rank dies, be it between two jobs."""
+        """From now on, call `on_death` in a thread as soon as a rank dies, be it between two
+        jobs."""
         if self._processes:
             self._watcher = Thread(target=self._watch, args=(on_death,), name="ranks", daemon=True)
             self._watcher.start()
@@ -230,7 +256,8 @@ class Ranks:
                 on_death(process.death())
 
     def close(self) -> None:
-        """Close the pipes, which ends the processes, and wait for them. A second call does nothing."""
+        """Close the pipes, which ends the processes, and wait for them. A second call does
+        nothing."""
         processes, self._processes = self._processes, []
         for process in processes:
             os.close(process.jobs)
@@ -254,7 +281,8 @@ class Ranks:
         done_out, done_in = os.pipe()
         pid = os.fork()
         if pid == 0:
-            # An end of a pipe left open here would keep a sibling from seeing that the parent is gone.
+            # An end of a pipe left open here would keep a sibling from seeing that the parent is
+            # gone.
             for end in (jobs_in, done_out, *(e for p in self._processes for e in (p.jobs, p.done))):
                 os.close(end)
             work = partial(compute, rank=rank, shard=shard, exchange=self._exchange)
@@ -268,7 +296,10 @@ def _run_rank(jobs: int, done: int, work: Callable[[Job], None]) -> NoReturn:
     """A rank's whole life. It ends when the pipe does: the parent has closed it, or is gone."""
     status = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group: the parent answers, not a rank
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # sent to the process group: the parent answers, not a rank
             signal.signal(number, signal.SIG_IGN)
         while message := os.read(jobs, select.PIPE_BUF):
             work(Job.unpack(message))

@@ -28,7 +28,9 @@ class RefusedError(Exception):
 
     def body(self) -> Json:
         """vLLM's error object."""
-        return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}}
+        return {
+            "error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}
+        }
 
 
 class UnauthorizedError(RefusedError):
@@ -43,7 +45,8 @@ class UnauthorizedError(RefusedError):
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream says about usage: at its end, and with `continuous_usage_stats` in every event too."""
+    """What a stream says about usage: at its end, and with `continuous_usage_stats` in every event
+    too."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False  # counts only beside include_usage, as in vLLM
@@ -64,7 +67,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None  # one answer a request
 
     def sampling(self, prompt: int, max_tokens: int | None, max_model_len: int) -> Sampling:
-        """The sampling for a prompt of `prompt` tokens. RefusedError where it does not fit the context."""
+        """The sampling for a prompt of `prompt` tokens. RefusedError where it does not fit the
+        context."""
         wanted = max_model_len - prompt if max_tokens is None else max_tokens
         if wanted < 1 or prompt + wanted > max_model_len:
             raise RefusedError(
@@ -80,7 +84,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=self.top_k or 0,
-            seed=None if self.seed is None else self.seed % (1 << 64),  # NumPy takes no negative one
+            seed=None
+            if self.seed is None
+            else self.seed % (1 << 64),  # NumPy takes no negative one
             ignore_eos=self.ignore_eos,
             stop=tuple(text for text in stop if text),
         )
@@ -117,7 +123,12 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self, max_model_len: int) -> Json:
         """The prompt's tokens, as vLLM gives them."""
         tokens = encode(self.prompt, bos=self.add_special_tokens)
-        return {"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": None}
+        return {
+            "count": len(tokens),
+            "max_model_len": max_model_len,
+            "tokens": tokens,
+            "token_strs": None,
+        }
 
 
 class TextPart(msgspec.Struct, frozen=True):
@@ -135,7 +146,11 @@ class Message(msgspec.Struct, frozen=True):
 
     def text(self) -> str:
         """The content as one string."""
-        return self.content if isinstance(self.content, str) else "\n".join(p.text for p in self.content)
+        return (
+            self.content
+            if isinstance(self.content, str)
+            else "\n".join(p.text for p in self.content)
+        )
 
 
 class ChatRequest(GenerateRequest, frozen=True, kw_only=True):
@@ -215,11 +230,15 @@ class ChatReply:
 
     def opening(self) -> Json | None:
         """The event that names the role."""
-        return self._object("chat.completion.chunk", [_choice({"delta": {"role": "assistant", "content": ""}})])
+        return self._object(
+            "chat.completion.chunk", [_choice({"delta": {"role": "assistant", "content": ""}})]
+        )
 
     def chunk(self, text: str, finish: str | None, stop: str | None, usage: Usage | None) -> Json:
         """One event of the stream."""
-        return self._object("chat.completion.chunk", [_choice({"delta": {"content": text}}, finish, stop)], usage)
+        return self._object(
+            "chat.completion.chunk", [_choice({"delta": {"content": text}}, finish, stop)], usage
+        )
 
     def closing(self, usage: Usage) -> Json:
         """The event with the usage, at the stream's end."""
@@ -231,7 +250,13 @@ class ChatReply:
         return self._object("chat.completion", [_choice(message, finish, stop)], usage)
 
     def _object(self, kind: str, choices: list[Json], usage: Usage | None = None) -> Json:
-        known = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        known = {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
         return known | {"usage": usage.json()} if usage else known
 
 

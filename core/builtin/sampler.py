@@ -34,4 +34,6 @@ def draw(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int
     # Nucleus: the likeliest tokens up to the first that reaches top_p.
     kept = int(np.searchsorted(mass, sampling.top_p)) + 1
     mass = mass[:kept]
-    return int(order[min(np.searchsorted(mass, random.random() * mass[-1], side="right"), len(mass) - 1)])
+    return int(
+        order[min(np.searchsorted(mass, random.random() * mass[-1], side="right"), len(mass) - 1)]
+    )

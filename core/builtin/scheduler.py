@@ -1,8 +1,10 @@
-"""Continuous batching as in vLLM's V1 engine: which sequences take part in the next step, with how many tokens.
+"""Continuous batching as in vLLM's V1 engine: which sequences take part in the next step, with how
+many tokens.
 
-Running sequences come first, in order of arrival; what is left of the step's tokens goes to waiting ones. A prompt
-longer than that is taken in chunks over several steps. Only the newest running sequence can be inside its prompt, since
-a cut prompt leaves nothing for the next: so no decode ever waits for a prefill.
+Running sequences come first, in order of arrival; what is left of the step's tokens goes to waiting
+ones. A prompt longer than that is taken in chunks over several steps. Only the newest running
+sequence can be inside its prompt, since a cut prompt leaves nothing for the next: so no decode ever
+waits for a prefill.
 """
 
 from __future__ import annotations
@@ -31,7 +33,17 @@ class Request:
 class Sequence:
     """A request on its way: its tokens so far, and how many of them the cache holds."""
 
-    __slots__ = ("arrived_s", "computed", "last_token_s", "random", "request", "sent", "slot", "text", "tokens")
+    __slots__ = (
+        "arrived_s",
+        "computed",
+        "last_token_s",
+        "random",
+        "request",
+        "sent",
+        "slot",
+        "text",
+        "tokens",
+    )
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -41,7 +53,9 @@ class Sequence:
         self.text = ""  # generated so far; kept only where there are stop strings
         self.sent = 0  # characters of `text` handed out
         self.random = np.random.default_rng(request.sampling.seed)
-        self.arrived_s = self.last_token_s = perf_counter()  # the latter: when the latest token was made
+        self.arrived_s = self.last_token_s = (
+            perf_counter()
+        )  # the latter: when the latest token was made
 
     @property
     def remaining(self) -> int:
@@ -113,7 +127,8 @@ class Scheduler:
         return step
 
     def remove(self, sequence: Sequence) -> bool:
-        """Take out a finished or aborted sequence and free its slot. False where it is not here (any more)."""
+        """Take out a finished or aborted sequence and free its slot. False where it is not here
+        (any more)."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return True
@@ -124,7 +139,8 @@ class Scheduler:
         return True
 
     def _admit(self) -> Sequence:
-        """Run the longest-waiting sequence, in the lowest free slot: neighbouring slots are faster to attend over."""
+        """Run the longest-waiting sequence, in the lowest free slot: neighbouring slots are faster
+        to attend over."""
         sequence = self.waiting.popleft()
         sequence.slot = heapq.heappop(self._free)
         self.running.append(sequence)

@@ -1,4 +1,5 @@
-"""The built-in engine's process: `python -m core.builtin.server`, with vLLM's options where they mean the same."""
+"""The built-in engine's process: `python -m core.builtin.server`, with vLLM's options where they
+mean the same."""
 
 from __future__ import annotations
 
@@ -13,11 +14,18 @@ ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 def main() -> None:
     """Serve until a signal comes."""
     options = parse(sys.argv[1:])
-    # BLAS reads these once, when NumPy is imported; a rank is one thread, or the ranks would fight over the cores.
+    # BLAS reads these once, when NumPy is imported; a rank is one thread, or the ranks would fight
+    # over the cores.
     os.environ.update(ONE_THREAD)
     from core.builtin.serving import serve
 
-    sys.exit(serve(options, os.environ.get("VLLM_API_KEY", ""), os.environ.get("GATESCOPE_FORCED_ROUTING", "")))
+    sys.exit(
+        serve(
+            options,
+            os.environ.get("VLLM_API_KEY", ""),
+            os.environ.get("GATESCOPE_FORCED_ROUTING", ""),
+        )
+    )
 
 
 if __name__ == "__main__":

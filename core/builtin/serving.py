@@ -22,8 +22,8 @@ from core.builtin.parallel import Layout, Ranks, Split
 from core.builtin.protocol import Json
 from core.builtin.scheduler import Scheduler
 from core.builtin.weights import Shape, Weights
-from core.recorder.gatescope_recorder.dose import Order
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header
+from core.recorder.gatescope_recorder.order import Order
 
 ENGINE = "builtin (NumPy, CPU)"
 VERSION = "0.1.0"
@@ -33,7 +33,8 @@ SWITCH_INTERVAL_S = 1e-4
 
 
 def serve(options: Options, api_key: str, forced_routing: str = "") -> int:
-    """Run the server; its exit code. `forced_routing`: an encoded Order, of what its requests may ask for."""
+    """Run the server; its exit code. `forced_routing`: an encoded Order, of what its requests may
+    ask for."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         engine, ranks = _build(options, Order.decode(forced_routing) if forced_routing else None)
@@ -119,7 +120,8 @@ class Server(uvicorn.Server):
             lifespan="on",
             log_level="warning",
             access_log=False,
-            timeout_keep_alive=60,  # s; uvicorn's 5 would drop a client's connections between two runs
+            # s; uvicorn's 5 would drop a client's connections between two runs
+            timeout_keep_alive=60,
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
@@ -129,7 +131,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
         await super().startup(sockets)
-        port = self.servers[0].sockets[0].getsockname()[1]  # the one that was found, where 0 was asked for
+        port = (
+            self.servers[0].sockets[0].getsockname()[1]
+        )  # the one that was found, where 0 was asked for
         print(f"ready: http://{self.config.host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -14,8 +14,9 @@ def _piece(token: int) -> str:
 
 
 PIECES = tuple(_piece(token) for token in range(EOS + 1))
-"""The text of each token, never empty: a client counts the events that have text. A byte that is no character by
-itself is not joined with its neighbours, and control bytes stay out because text ends up on terminals."""
+"""The text of each token, never empty: a client counts the events that have text. A byte that is no
+character by itself is not joined with its neighbours, and control bytes stay out because text ends
+up on terminals."""
 
 
 def encode(text: str, *, bos: bool = True) -> list[int]:

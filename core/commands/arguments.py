@@ -1,11 +1,17 @@
-"""What an argument of the command line may be: its text → a value, or argparse's error that says what was expected."""
+"""What an argument of the command line may be: its text → a value, or argparse's error that says
+what was expected."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")  # core.experiment.dose.Pattern, which would import NumPy
+PATTERNS = (
+    "hot-experts",
+    "hot-rank",
+    "spread",
+    "rotating",
+)  # core.experiment.dose.Pattern, which would import NumPy
 
 
 def listed(text: str) -> list[str]:
@@ -29,7 +35,9 @@ def patterns(text: str) -> list[str]:
 def at_least(least: int) -> Callable[[str], int]:
     def whole(text: str) -> int:
         if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}, got {text!r}"
+            )
         return int(text)
 
     return whole
@@ -83,7 +91,9 @@ def json_object(text: str) -> dict[str, object]:
 def slo(text: str) -> dict[str, float]:
     limits = dict(part.partition("=")[::2] for part in listed(text))
     if not limits or not set(limits) <= {"ttft_ms", "tpot_ms", "e2e_ms"}:
-        raise argparse.ArgumentTypeError(f"expected limits such as ttft_ms=500,tpot_ms=50,e2e_ms=5000, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected limits such as ttft_ms=500,tpot_ms=50,e2e_ms=5000, got {text!r}"
+        )
     return {name: above_zero(value) for name, value in limits.items()}
 
 
@@ -95,7 +105,9 @@ def rate(text: str) -> float | str:
             return float(text)
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f'expected requests per second above 0, or "inf", got {text!r}')
+    raise argparse.ArgumentTypeError(
+        f'expected requests per second above 0, or "inf", got {text!r}'
+    )
 
 
 def scores(text: str) -> list[float]:

@@ -1,11 +1,11 @@
-"""`gatescope --batch`: the engine in this process, a line an event, an exit code. Never imports a UI."""
+"""`gatescope --batch`: the engine in this process, a line an event, an exit code. Never imports a
+UI."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -14,34 +14,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from core.analysis import results
 from core.analysis.results import Results
-from core.backends import builtin, choice, ports, supervise
+from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
 from core.engine.engine import Engine
-from core.experiment import config, dose, events, plan, state
-from core.experiment.config import Config, ConfigError
+from core.errors import GatescopeError, UsageError
+from core.experiment import config, events, plan, state
+from core.experiment.config import Config
 from core.experiment.dose import Pattern
 from core.experiment.events import AnyEvent
-from core.experiment.narrate import printable, sentence, shown
+from core.experiment.narrate import sentence
 from core.experiment.plan import Run
+from core.report.summary import report
 from core.rundir import directory as store
-from core.rundir import provenance
+from core.rundir import journal, provenance
+from core.rundir.about import read_about
 from core.rundir.directory import RunDirectory
+from core.terminal import printable, tell
 
 if TYPE_CHECKING:
-    from core.analysis.findings import Findings
-    from core.validity.problem import Validity
+    pass
 
 HEARTBEAT_S = 30.0
-TRUSTED = "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
+TRUSTED = (
+    "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Lines:
-    """Tells of events on stderr, one line each; with `json`, every event as a JSON line on stdout too."""
+    """Tells of events on stderr, one line each; with `json`, every event as a JSON line on stdout
+    too."""
 
     def __init__(self, *, json: bool, past: state.Snapshot) -> None:
         self._json, self._state = json, past
@@ -98,10 +102,10 @@ def run(
     levels: Sequence[float] = (),
     patterns: Sequence[Pattern] = (),
 ) -> int:
-    """The whole batch; its exit code. ConfigError before anything is started."""
+    """The whole batch; its exit code. GatescopeError before anything is started."""
     if resume:
         if only or backends or engine or out or levels or patterns:
-            raise ConfigError(
+            raise UsageError(
                 "--resume goes on as the run was started; leave out --only, --backend, --engine, --dose, --pattern"
                 " and --out"
             )
@@ -122,31 +126,40 @@ def _new(loaded: Config, only: Sequence[str], backends: Sequence[str], engine: s
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
-    """The lock is ours, so servers of this directory have nobody left: an earlier gatescope was killed with all that
-    would have ended them. They hold ports and GPUs that are wanted now."""
+    """The lock is ours, so servers of this directory have nobody left: an earlier gatescope was
+    killed with all that would have ended them. They hold ports and GPUs that are wanted now."""
     if left := supervise.marked(directory.mark):
         pids = ", ".join(str(p.pid) for p in left)
-        tell(f"! ending {len(left)} process{'es' * (len(left) > 1)} that an earlier start left: {pids}")
+        tell(
+            f"! ending {len(left)} process{'es' * (len(left) > 1)} that an earlier start left: {pids}"
+        )
         supervise.end(lambda: supervise.marked(directory.mark))
 
 
 def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
-    """The journal rules on what is run, run.json on how; experiments.toml may have changed meanwhile."""
-    about, past = store.read_about(path), state.fold(store.stream_events(path))
+    """The journal rules on what is run, run.json on how; experiments.toml may have changed
+    meanwhile."""
+    about, past = read_about(path), state.fold(journal.stream_events(path))
     runs = [r.run for r in past.runs.values()] or about.runs  # killed before the first event
-    done = dict.fromkeys(store.done_runs(path), "done")
+    done = dict.fromkeys(journal.done_runs(path), "done")
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
-        return _checked(Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled)))
+        return _checked(
+            Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
+        )
     if cancelled:
         are = "runs stay as they are" if len(cancelled) > 1 else "run stays as it is"
-        tell(f"· {len(cancelled)} cancelled {are}; --retry-cancelled runs {'them' if len(cancelled) > 1 else 'it'} too")
-    return _checked(Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs)))
+        tell(
+            f"· {len(cancelled)} cancelled {are}; --retry-cancelled runs {'them' if len(cancelled) > 1 else 'it'} too"
+        )
+    return _checked(
+        Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
+    )
 
 
 def _checked(job: Job) -> Job:
-    """Ports free, engine there, data sets readable: else ConfigError, with nothing started."""
+    """Ports free, engine there, datasets readable: else GatescopeError, with nothing started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
@@ -158,7 +171,7 @@ def _checked(job: Job) -> Job:
 
 def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
-    lines = Lines(json=json, past=state.fold(store.stream_events(directory.path)))
+    lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
     names = {run.backend for run in job.runs}
     ran = [backend for backend in job.config.backends if backend.name in names]
@@ -195,7 +208,8 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
 
 
 async def _until_done_or_signal(engine: Engine, job: Job) -> int:
-    """0 or 1 by the runs; 128 + the signal's number where one stopped them; 1 where a command did."""
+    """0 or 1 by the runs; 128 + the signal's number where one stopped them; 1 where a command
+    did."""
     task = asyncio.ensure_future(engine.run(job.runs, job.ended))
     caught: list[signal.Signals] = []
 
@@ -214,90 +228,6 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
 
 def _results(path: Path) -> list[Results]:
     """What there is to report; nothing where no run was done."""
-    with contextlib.suppress(ConfigError):
+    with contextlib.suppress(GatescopeError):
         return results.of_run_directory(path)[0]
     return []
-
-
-def report(path: Path, groups: Sequence[Results], engine: str) -> Validity:
-    """Write summary.csv, summary.json, findings.json and the PNGs; tell of them with a table, words and a plot."""
-    from core.analysis import findings, step_sample
-    from core.plots import gallery, scatter, text
-    from core.validity import verdict
-
-    rows = results.summary_rows(groups)
-    store.write_whole(path / "summary.csv", results.summary_csv(rows).encode())
-    store.write_whole(path / "summary.json", store.formatted(rows))
-    tell("")
-    tell(f"engine: {engine}" + (": its times say nothing about GPUs" if engine == builtin.ENGINE else ""))
-    tell(table(groups))
-    validity, found = verdict.of_run_directory(path, groups), findings.find(groups, engine)
-    kept = {"validity": validity, **msgspec.structs.asdict(found)}
-    store.write_whole(path / "findings.json", store.formatted(kept))
-    files = _report_forced(path, groups, found)
-    for line in (*validity.in_words(), *found.headlines):
-        tell(printable(f"  {line}"))
-    with contextlib.suppress(ConfigError):
-        axis = scatter.best_axis(groups)
-        drawn = scatter.series(groups, findings.HEADLINE, axis, engine, found.associations)
-        tell("")
-        tell(text.draw(drawn, min(terminal_columns(), 110), 24, colour=sys.stderr.isatty()))
-    tell("")
-    samples, unread = step_sample.of_backends(path, [group.name for group in groups])
-    for problem in unread:
-        tell(printable(f"! {problem}"))
-    for made in gallery.draw_all(path / "graphs", groups, samples, engine, found.associations):
-        tell(f"wrote {made.file}")
-    for file in (*files, path / "summary.csv", path / "findings.json"):
-        tell(f"wrote {file}")
-    tell(f"to read it all: gatescope report {path}")
-    for group in groups:
-        forced = f", {len(group.forced)} of them {dose.NAME}" * bool(group.forced)
-        runs = len(group.by_label) + len(group.forced)
-        tell(f"results: {path / group.name / 'results_json'} ({runs} runs{forced})")
-    return validity
-
-
-def _report_forced(path: Path, groups: Sequence[Results], found: Findings) -> list[Path]:
-    """What was forced, in tables and plots of its own; the files that it is in."""
-    if not any(group.forced for group in groups):
-        return []
-    from core.plots import dose as figure
-    from core.plots import text
-    from core.report import forced as forced_report
-
-    rows = results.summary_rows([Results(group.name, group.forced, {}, {}) for group in groups])
-    store.write_whole(path / "summary-forced.csv", results.summary_csv(rows).encode())
-    tell(f"\n{dose.NAME}: means of each dose\n{forced_report.table(found.forced)}")
-    with contextlib.suppress(ConfigError):  # no TPOT of a dose
-        drawn = figure.series(found.forced, "mean_tpot_ms", engine=found.engine)
-        tell("\n" + text.draw(drawn, min(terminal_columns(), 110), 26, colour=sys.stderr.isatty()))
-    return [
-        *(file for file, _ in forced_report.pictures(found.forced, path, found.engine)),
-        path / "summary-forced.csv",
-    ]
-
-
-def table(groups: Sequence[Results]) -> str:
-    """Medians over each backend's runs."""
-    head = f"{'backend':<14}{'runs':>5}{'TTFT ms':>10}{'TPOT ms':>10}{'tok/s':>10}"
-    rows = [f"{head}{'CV':>8}{'floor':>8}{'excess':>8}{'rank max/mean':>15}   (medians over runs)"]
-    for group in groups:
-        m = results.backend_medians(group)
-        rows.append(
-            f"{group.name:<14}{len(group.by_label):>5}{shown(m['mean_ttft_ms'], '10.1f'):>10}"
-            f"{shown(m['mean_tpot_ms'], '10.2f'):>10}{shown(m['output_throughput'], '10.1f'):>10}"
-            f"{shown(m['per_step_cv'], '8.3f'):>8}{shown(m['noise_floor'], '8.3f'):>8}"
-            f"{shown(m['excess_cv'], '8.3f'):>8}{shown(m['rank_imbalance'], '15.2f'):>15}"
-        )
-    return "\n".join(rows)
-
-
-def terminal_columns() -> int:
-    return shutil.get_terminal_size((100, 24)).columns
-
-
-def tell(text: str) -> None:
-    """The talk goes to stderr; stdout is for data. A closed stderr does not stop the runs."""
-    with contextlib.suppress(OSError):
-        os.write(2, (text + "\n").encode(errors="replace"))

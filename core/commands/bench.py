@@ -1,4 +1,4 @@
-"""`gatescope bench`: one data set at a running OpenAI-compatible server."""
+"""`gatescope bench`: one dataset at a running OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 import httpx
 import msgspec
 
-from core import fetch
-from core.experiment.config import ConfigError
-from core.experiment.narrate import printable
+from core import fetch, files
+from core.errors import BackendError
 from core.load import client, metrics
 from core.load.client import Load, LoadError
 from core.load.metrics import Metrics
 from core.load.record import Progress, Records
+from core.load.result import as_result
 from core.load.trust import Trust, trust
-from core.rundir import directory
+from core.terminal import printable
 from core.workload import dataset, formats, predictor
 
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
@@ -43,9 +43,11 @@ def run(
     json: bool,
     **wanted: Any,
 ) -> int:
-    """Send each prompt once; 0 where all were answered, else 1. ConfigError where the server cannot be asked.
+    """Send each prompt once; 0 where all were answered, else 1. BackendError where the server
+    cannot be asked.
 
-    `wanted`: fields of core.load.client.Load. The API key is read from OPENAI_API_KEY or VLLM_API_KEY.
+    `wanted`: fields of core.load.client.Load. The API key is read from OPENAI_API_KEY or
+    VLLM_API_KEY.
     """
     data = formats.read(dataset_path, dataset.index_of(dataset_path, 1))
     api_key = next((key for name in KEY_VARIABLES if (key := os.environ.get(name))), "")
@@ -61,15 +63,19 @@ def run(
     try:
         records = asyncio.run(_warmed_up(load, warmup_requests))
     except (httpx.HTTPError, httpx.InvalidURL, LoadError) as error:
-        raise ConfigError(f"{base_url}: {type(error).__name__}: {error}") from None
+        raise BackendError(f"{base_url}: {type(error).__name__}: {error}") from None
     figures = metrics.summarise(records, load.slo)
-    result = {**_about(load, dataset_path, data.index), **metrics.as_result(records, figures), **_predicted(load)}
+    result = {
+        **_about(load, dataset_path, data.index),
+        **as_result(records, figures),
+        **_predicted(load),
+    }
     if result_dir:
         file = result_dir / f"{data.index}.json"
-        directory.write_whole(file, directory.formatted(result))
+        files.write_whole(file, files.formatted(result))
         _tell(f"wrote {file}")
     if json:
-        sys.stdout.write(directory.formatted(result).decode())
+        sys.stdout.write(files.formatted(result).decode())
     _tell("\n".join(_lines(figures, trust(records.workers, figures))))
     return 0 if figures.completed == figures.num_prompts else 1
 
@@ -78,7 +84,9 @@ async def _warmed_up(load: Load, warmup_requests: int) -> Records:
     """The load's records; the warm-up's are in no figure."""
     if warmup_requests:
         prompts = tuple(load.prompts[i % len(load.prompts)] for i in range(warmup_requests))
-        await client.run(replace(load, prompts=prompts, label="warmup", request_rate="inf", arrival="poisson"))
+        await client.run(
+            replace(load, prompts=prompts, label="warmup", request_rate="inf", arrival="poisson")
+        )
     told_at = time.monotonic()
 
     def tell(progress: Progress) -> None:
@@ -86,7 +94,9 @@ async def _warmed_up(load: Load, warmup_requests: int) -> Records:
         if time.monotonic() - told_at > TELL_EVERY_S:
             told_at = time.monotonic()
             ended = progress.done + progress.errors
-            _tell(f"{ended} of {len(load.prompts)} requests, {progress.output_tokens} tokens, {progress.errors} errors")
+            _tell(
+                f"{ended} of {len(load.prompts)} requests, {progress.output_tokens} tokens, {progress.errors} errors"
+            )
 
     return await client.run(load, on_progress=tell)
 
@@ -127,9 +137,16 @@ def _lines(figures: Metrics, verdict: Trust) -> list[str]:
         ("itl", "ITL"),
         ("e2e", "E2E"),
     ):
-        values = [getattr(figures, f"{kind}_{name}_ms") for kind in ("mean", "median", "p99", "max")]
-        rows.append(f"{title:<16}" + "".join(f"{'–' if v is None else format(v, '.2f'):>10}" for v in values))
-    goodput = "" if figures.request_goodput is None else f", goodput {figures.request_goodput:.2f}/s"
+        values = [
+            getattr(figures, f"{kind}_{name}_ms") for kind in ("mean", "median", "p99", "max")
+        ]
+        rows.append(
+            f"{title:<16}"
+            + "".join(f"{'–' if v is None else format(v, '.2f'):>10}" for v in values)
+        )
+    goodput = (
+        "" if figures.request_goodput is None else f", goodput {figures.request_goodput:.2f}/s"
+    )
     failed = "".join(f"; {count} × {kind}" for kind, count in figures.errors_by_kind.items())
     return [
         f"{figures.completed} of {figures.num_prompts} requests in {figures.duration:.2f} s:"
@@ -155,13 +172,15 @@ def _first_model(base_url: str, api_key: str, headers: tuple[tuple[str, str], ..
     async def asked() -> _Models:
         trusted = ssl.create_default_context()  # as for the load: the system's, and SSL_CERT_FILE's
         async with httpx.AsyncClient(trust_env=False, timeout=MODELS_S, verify=trusted) as client:
-            answer = await fetch.whole(client, "GET", url, within_s=MODELS_S, headers=[*key, *headers])
+            answer = await fetch.whole(
+                client, "GET", url, within_s=MODELS_S, headers=[*key, *headers]
+            )
             return fetch.decoded(answer, _Models)
 
     try:
         return asyncio.run(asked()).data[0].id
     except (httpx.HTTPError, httpx.InvalidURL, LookupError) as error:
-        raise ConfigError(
+        raise BackendError(
             f"{url}: no model named there ({type(error).__name__}: {error}); name one with --model"
         ) from None
 

@@ -1,4 +1,5 @@
-"""`gatescope doctor`: what is here, what stands in the way of an experiment, and how each problem is fixed."""
+"""`gatescope doctor`: what is here, what stands in the way of an experiment, and how each problem
+is fixed."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core.backends import builtin, choice, gpus, ports, supervise, vllm
+from core.backends import builtin, choice, forcing, gpus, ports, supervise, vllm
 from core.backends.choice import Kind
-from core.experiment import config, dose
-from core.experiment.config import Backend, Config, ConfigError
+from core.errors import GatescopeError
+from core.experiment import config
+from core.experiment.config import Backend, Config
 from core.experiment.dose import NAME
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
@@ -47,12 +49,14 @@ def examine(config_path: Path) -> Iterator[Finding]:
     yield _python()
     try:
         loaded = config.load(config_path)
-    except ConfigError as error:
+    except GatescopeError as error:
         yield _problem("config", error)
         loaded = None
     if loaded is not None:
         names = ", ".join(backend.name for backend in loaded.backends)
-        yield Finding("config", f"{config_path}: backends {names}; {len(loaded.dataset_paths)} data sets")
+        yield Finding(
+            "config", f"{config_path}: backends {names}; {len(loaded.dataset_paths)} datasets"
+        )
         yield from _engine(loaded)
         yield from (_port(backend) for backend in loaded.backends)
     yield from _orphans()
@@ -61,7 +65,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
     yield _encoding()
 
 
-def _problem(subject: str, error: ConfigError) -> Finding:
+def _problem(subject: str, error: GatescopeError) -> Finding:
     """Our errors say what is wrong, a semicolon, and what to do."""
     found, _, fix = str(error).partition("; ")
     return Finding(subject, found, fix or "correct it there")
@@ -80,7 +84,11 @@ def _engine(loaded: Config) -> Iterator[Finding]:
     wanted = loaded.experiment.engine
     kind = choice.decide(wanted, loaded.backends)
     if kind == "builtin":
-        why = "" if wanted == "builtin" else ': engine = "auto", and vLLM or enough GPUs for it are not here'
+        why = (
+            ""
+            if wanted == "builtin"
+            else ': engine = "auto", and vLLM or enough GPUs for it are not here'
+        )
         yield Finding("engine", f"{builtin.ENGINE}{why}")
     else:
         yield Finding("engine", "vllm")
@@ -97,43 +105,67 @@ def _doses(loaded: Config, kind: Kind) -> Finding:
     assert loaded.dose
     try:
         choice.check_doses(kind, loaded.backends, loaded, loaded.dose.doses)
-    except ConfigError as error:
+    except GatescopeError as error:
         return _problem(NAME, error)
     levels = ", ".join(f"{level:g}" for level in loaded.dose.levels)
-    ranks = f"over {dose.ranks(loaded.backends)} ranks"
-    return Finding(NAME, f"{', '.join(loaded.dose.patterns)} {ranks}, at a CV of {levels}, beside natural routing")
+    ranks = f"over {forcing.ranks(loaded.backends)} ranks"
+    return Finding(
+        NAME,
+        f"{', '.join(loaded.dose.patterns)} {ranks}, at a CV of {levels}, beside natural routing",
+    )
 
 
 def _vllm(backend: Backend, *, needed: bool) -> Finding:
     try:
         installed = vllm.check(backend)
-    except ConfigError as error:
+    except GatescopeError as error:
         problem = _problem(backend.name, error)
-        return problem if needed else Finding(backend.name, f"{problem.found} (not needed by the built-in engine)")
+        return (
+            problem
+            if needed
+            else Finding(backend.name, f"{problem.found} (not needed by the built-in engine)")
+        )
     hook = f"router hook: {installed.hook}" if installed.hook else "router hook: none found"
-    fix = "" if installed.hook else "the router of this vLLM cannot be recorded; use one of 0.11 to 0.32"
-    return Finding(backend.name, f"vLLM {installed.version} in {installed.python}, {hook}", fix if needed else "")
+    fix = (
+        ""
+        if installed.hook
+        else "the router of this vLLM cannot be recorded; use one of 0.11 to 0.32"
+    )
+    return Finding(
+        backend.name,
+        f"vLLM {installed.version} in {installed.python}, {hook}",
+        fix if needed else "",
+    )
 
 
 def _tokenizer(model: str, *, needed: bool) -> Finding:
     folder = Path(model)
     if folder.is_dir():
-        files = [name for name in ("tokenizer.json", "tokenizer.model", "tekken.json") if (folder / name).is_file()]
+        files = [
+            name
+            for name in ("tokenizer.json", "tokenizer.model", "tekken.json")
+            if (folder / name).is_file()
+        ]
         if files:
             return Finding("tokenizer", f"{folder / files[0]}")
         return Finding(
-            "tokenizer", f"none in {folder}", "put tokenizer.json or tokenizer.model there" if needed else ""
+            "tokenizer",
+            f"none in {folder}",
+            "put tokenizer.json or tokenizer.model there" if needed else "",
         )
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
     if (cache / f"models--{model.replace('/', '--')}").is_dir():
         return Finding("tokenizer", f"{model}, in {cache}")
-    return Finding("tokenizer", f"{model}, not on this machine yet: vLLM fetches it from the hub at its first start")
+    return Finding(
+        "tokenizer",
+        f"{model}, not on this machine yet: vLLM fetches it from the hub at its first start",
+    )
 
 
 def _port(backend: Backend) -> Finding:
     try:
         ports.check(backend.name, backend.port)
-    except ConfigError as error:
+    except GatescopeError as error:
         return _problem(f"port {backend.port}", error)
     return Finding(f"port {backend.port}", f"free, for {backend.name}")
 
@@ -142,15 +174,24 @@ def _orphans() -> Iterator[Finding]:
     if pids := " ".join(str(process.pid) for process in supervise.orphans()):
         fix = f"kill -9 {pids}; a --resume of their run directory ends them too"
         yield Finding(
-            "leftovers", f"servers whose gatescope was killed with all that would have ended them: {pids}", fix
+            "leftovers",
+            f"servers whose gatescope was killed with all that would have ended them: {pids}",
+            fix,
         )
 
 
 def _gpus(loaded: Config | None) -> Finding:
     found = gpus.seen()
-    shown = "; ".join(f"{g.name}, {(g.total - g.used) / 1024:.0f} of {g.total / 1024:.0f} GiB free" for g in found)
+    shown = "; ".join(
+        f"{g.name}, {(g.total - g.used) / 1024:.0f} of {g.total / 1024:.0f} GiB free" for g in found
+    )
     most = max((backend.ranks for backend in loaded.backends), default=0) if loaded else 0
-    if loaded is None or loaded.experiment.engine != "vllm" or len(found) >= most or _serves_on_cpu(loaded):
+    if (
+        loaded is None
+        or loaded.experiment.engine != "vllm"
+        or len(found) >= most
+        or _serves_on_cpu(loaded)
+    ):
         return Finding("GPUs", shown or "none")
     fix = f"a backend spans {most}: lower tensor_parallel or data_parallel, or take a machine with more GPUs"
     return Finding("GPUs", shown or "none", fix)
@@ -169,7 +210,9 @@ def _terminal() -> Finding:
     found = f"{term or 'TERM is not set'}, {columns} x {rows}, {colours or '256 colours or fewer'}"
     if term in ("", "dumb"):
         return Finding(
-            "terminal", found, "set TERM to what your terminal is, for example xterm-256color; or use --batch"
+            "terminal",
+            found,
+            "set TERM to what your terminal is, for example xterm-256color; or use --batch",
         )
     if columns < LEAST_COLUMNS or rows < LEAST_ROWS:
         return Finding("terminal", found, f"make it at least {LEAST_COLUMNS} x {LEAST_ROWS}")

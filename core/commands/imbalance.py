@@ -14,26 +14,34 @@ LAYERS_SHOWN = 8
 
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
-    imbalance = commands.add_parser("imbalance", help="load imbalance of gate logs, ours and upstream's JSON")
-    imbalance.add_argument("folder", type=Path, metavar="DIR", help="a folder of gate logs, or of such folders")
-    imbalance.add_argument("--method", choices=("per-step", "aggregated"), help="default: all measures")
+    imbalance = commands.add_parser(
+        "imbalance", help="load imbalance of gate logs, ours and upstream's JSON"
+    )
+    imbalance.add_argument(
+        "folder", type=Path, metavar="DIR", help="a folder of gate logs, or of such folders"
+    )
+    imbalance.add_argument(
+        "--method", choices=("per-step", "aggregated"), help="default: all measures"
+    )
     imbalance.add_argument("--json", action="store_true", help="JSON on stdout")
     imbalance.add_argument("-o", dest="out", type=Path, metavar="OUT.json")
-    imbalance.add_argument("--strict", action="store_true", help="exit code 1 where gate logs are invalid")
+    imbalance.add_argument(
+        "--strict", action="store_true", help="exit code 1 where gate logs are invalid"
+    )
     imbalance.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import msgspec
 
-    from core.experiment.config import ConfigError
-    from core.experiment.narrate import printable
+    from core import files
+    from core.errors import FileError
     from core.routing import imbalance
-    from core.rundir import directory
+    from core.terminal import printable
     from core.validity import verdict
 
     if not arguments.folder.is_dir():
-        raise ConfigError(f"{arguments.folder}: not a folder")
+        raise FileError(f"{arguments.folder}: not a folder")
     found, problems = imbalance.measure_folder(arguments.folder)
     for problem in problems:
         print(f"gatescope: {printable(problem)}", file=sys.stderr)
@@ -44,14 +52,17 @@ def run(arguments: argparse.Namespace) -> int:
         key = "per_step_cv" if arguments.method == "per-step" else "aggregated_cv"
         data: dict[str, object] = {name: getattr(m, key) for name, m in found.items()}
     else:
-        data = {name: {**msgspec.to_builtins(m), "problems": validity.of(name)} for name, m in found.items()}
+        data = {
+            name: {**msgspec.to_builtins(m), "problems": validity.of(name)}
+            for name, m in found.items()
+        }
     if arguments.out:
         try:
-            directory.write_whole(arguments.out, directory.formatted(data))
+            files.write_whole(arguments.out, files.formatted(data))
         except OSError as error:
-            raise ConfigError(f"{arguments.out}: cannot be written: {error.strerror}") from None
+            raise FileError(f"{arguments.out}: cannot be written: {error.strerror}") from None
     if arguments.json:
-        sys.stdout.write(directory.formatted(data).decode())
+        sys.stdout.write(files.formatted(data).decode())
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
@@ -61,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _lines(name: str, m: Imbalance) -> list[str]:
     """What one folder shows, for a reader; 95 % intervals in square brackets."""
 
-    def number(value: float | None, reason: str | None = "", ends: tuple[float, float] | None = None) -> str:
+    def number(
+        value: float | None, reason: str | None = "", ends: tuple[float, float] | None = None
+    ) -> str:
         if value is None:
             return f"– ({reason})" if reason else "–"
         return f"{value:.4f}" + (f" [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
@@ -93,6 +106,8 @@ def _lines(name: str, m: Imbalance) -> list[str]:
     if len(m.layer_cvs) > 1:
         order = sorted(range(len(m.layer_cvs)), key=lambda layer: -m.layer_cvs[layer])
         most = "  ".join(f"l{layer} {m.layer_cvs[layer]:.3f}" for layer in order[:LAYERS_SHOWN])
-        lines.append(f"  layers         CV {min(m.layer_cvs):.3f} to {max(m.layer_cvs):.3f}, most in  {most}")
+        lines.append(
+            f"  layers         CV {min(m.layer_cvs):.3f} to {max(m.layer_cvs):.3f}, most in  {most}"
+        )
     loads = "  ".join(f"e{e} {x:.0f} ({x / total:.1%})" for e, x in enumerate(m.expert_loads))
     return [*lines, f"  loads          {loads}"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.commands import arguments as arg
+from core.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from core.analysis.results import Results
@@ -24,18 +25,24 @@ ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
-    plot = commands.add_parser("plot", help="any figure of a run directory, in the terminal and as PNG")
+    plot = commands.add_parser(
+        "plot", help="any figure of a run directory, in the terminal and as PNG"
+    )
     plot.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR")
     for backend in BACKENDS:
-        plot.add_argument(f"--{backend}-results", type=Path, metavar="D", help="instead of a RUN_DIR")
+        plot.add_argument(
+            f"--{backend}-results", type=Path, metavar="D", help="instead of a RUN_DIR"
+        )
         plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
-    plot.add_argument("--figure", choices=(*FIGURES, DOSE), default="scatter", help="default: scatter")
+    plot.add_argument(
+        "--figure", choices=(*FIGURES, DOSE), default="scatter", help="default: scatter"
+    )
     plot.add_argument(
         "--only",
         type=arg.listed,
         default=[],
         metavar="001,007",
-        help="of these data sets only; the PNG goes into RUN_DIR/only-001-007/graphs",
+        help="of these datasets only; the PNG goes into RUN_DIR/only-001-007/graphs",
     )
     plot.add_argument("--backend", metavar="NAME", help="of this backend only")
     plot.add_argument("--run", metavar="BACKEND/001", help="of this run only")
@@ -44,14 +51,17 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         default="mean_ttft_ms",
         help="scatter: any numeric key of the results; dose: TTFT, TPOT, throughput or decode_step_ms",
     )
-    plot.add_argument("--against", choices=AXES, help="scatter; default: excess CV where most runs have one")
-    plot.add_argument("-o", "--png", dest="out", type=Path, metavar="F.png", help="default: in RUN_DIR/graphs")
+    plot.add_argument(
+        "--against", choices=AXES, help="scatter; default: excess CV where most runs have one"
+    )
+    plot.add_argument(
+        "-o", "--png", dest="out", type=Path, metavar="F.png", help="default: in RUN_DIR/graphs"
+    )
     plot.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw it, and write the PNG. ConfigError where there is nothing to draw."""
-    from core.experiment.config import ConfigError
+    """Draw it, and write the PNG. NoDataError where there is nothing to draw."""
     from core.plots import png
     from core.plots.figure import noted
 
@@ -69,33 +79,36 @@ def run(arguments: argparse.Namespace) -> int:
     part = (arguments.run or arguments.backend or "").replace("/", "-")
     folder = chosen.folder(arguments.run_dir or Path()) / "graphs"
     try:
-        file = png.write(panels, arguments.out or folder / f"{'-'.join(filter(None, (name, part)))}.png")
+        file = png.write(
+            panels, arguments.out or folder / f"{'-'.join(filter(None, (name, part)))}.png"
+        )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{arguments.out or folder}: cannot be written: {error}") from None
+        raise FileError(f"{arguments.out or folder}: cannot be written: {error}") from None
     print(f"wrote {file}", file=sys.stderr)
     return 0
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
-    from core.experiment.config import ConfigError
     from core.rundir import selection
 
     if not arguments.only:
         return selection.ALL
     if not arguments.run_dir:
-        raise ConfigError("--only names data sets of a RUN_DIR: plot takes it with one only")
+        raise UsageError("--only names datasets of a RUN_DIR: plot takes it with one only")
     return selection.of_run_directory(arguments.run_dir, arguments.only)
 
 
 def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Results], str]:
     """The results asked for, and their engine's name."""
     from core.analysis import results as analysis
-    from core.experiment.config import ConfigError
 
-    flags = [(b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance")) for b in BACKENDS]
+    flags = [
+        (b, getattr(arguments, f"{b}_results"), getattr(arguments, f"{b}_imbalance"))
+        for b in BACKENDS
+    ]
     given = [(name, results, mapping) for name, results, mapping in flags if results]
     if bool(arguments.run_dir) == bool(given):
-        raise ConfigError("plot takes a RUN_DIR, or --baseline-results and --all2all-results")
+        raise UsageError("plot takes a RUN_DIR, or --baseline-results and --all2all-results")
     if given:
         groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
     else:
@@ -106,50 +119,68 @@ def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Res
 
 def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) -> None:
     """Say what is wrong with what is drawn."""
-    from core.experiment.narrate import printable
+    from core.terminal import printable
     from core.validity import verdict
 
-    validity = verdict.of_run_directory(run_dir, groups, chosen) if run_dir else verdict.of_results(groups)
+    validity = (
+        verdict.of_run_directory(run_dir, groups, chosen) if run_dir else verdict.of_results(groups)
+    )
     for problem in validity.problems:
         print(f"gatescope: {printable(problem.in_words())}", file=sys.stderr)
 
 
-def _scatter(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> tuple[str, list[Figure]]:
+def _scatter(
+    groups: Sequence[Results], engine: str, arguments: argparse.Namespace
+) -> tuple[str, list[Figure]]:
     from core.analysis import findings
     from core.plots import scatter
 
     axis = arguments.against or scatter.best_axis(groups)
     rows = findings.find(groups, engine).associations if axis == "excess" else []
-    return f"{arguments.metric}-{axis}", [scatter.series(groups, arguments.metric, axis, engine, rows)]
+    return f"{arguments.metric}-{axis}", [
+        scatter.series(groups, arguments.metric, axis, engine, rows)
+    ]
 
 
-def _dose(groups: Sequence[Results], engine: str, arguments: argparse.Namespace) -> tuple[str, list[Figure]]:
+def _dose(
+    groups: Sequence[Results], engine: str, arguments: argparse.Namespace
+) -> tuple[str, list[Figure]]:
     from core.analysis import dose_findings
     from core.plots import dose
 
-    return dose.name(arguments.metric, "cv"), [dose.series(dose_findings.find(groups), arguments.metric, "cv", engine)]
+    return dose.name(arguments.metric, "cv"), [
+        dose.series(dose_findings.find(groups), arguments.metric, "cv", engine)
+    ]
 
 
-def _panels(groups: Sequence[Results], engine: str, arguments: argparse.Namespace, chosen: Selection) -> list[Figure]:
+def _panels(
+    groups: Sequence[Results], engine: str, arguments: argparse.Namespace, chosen: Selection
+) -> list[Figure]:
     from core.analysis import step_sample
-    from core.experiment.config import ConfigError
     from core.plots import gallery
 
     samples: dict[str, StepSample] = {}
     if arguments.figure in gallery.OF_STEPS:
         if not arguments.run_dir:
-            raise ConfigError(f"{arguments.figure} is drawn from gate logs, so it takes a RUN_DIR")
-        samples, problems = step_sample.of_backends(arguments.run_dir, [group.name for group in groups], chosen)
+            raise UsageError(f"{arguments.figure} is drawn from gate logs, so it takes a RUN_DIR")
+        samples, problems = step_sample.of_backends(
+            arguments.run_dir, [group.name for group in groups], chosen
+        )
         for problem in problems:
             print(f"gatescope: {problem}", file=sys.stderr)
         if arguments.run:
-            samples = {name: sample.of_run(arguments.run.partition("/")[2]) for name, sample in samples.items()}
+            samples = {
+                name: sample.of_run(arguments.run.partition("/")[2])
+                for name, sample in samples.items()
+            }
     return gallery.panels(arguments.figure, groups, samples, engine)
 
 
 def _print(panels: Sequence[Figure]) -> None:
-    from core.commands import batch
+    from core import terminal
     from core.plots import text
 
-    columns = min(batch.terminal_columns(), COLUMNS)
-    print("\n\n".join(text.draw(panel, columns, ROWS, colour=sys.stdout.isatty()) for panel in panels))
+    columns = min(terminal.terminal_columns(), COLUMNS)
+    print(
+        "\n\n".join(text.draw(panel, columns, ROWS, colour=sys.stdout.isatty()) for panel in panels)
+    )

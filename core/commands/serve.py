@@ -1,4 +1,5 @@
-"""`gatescope serve`: one backend of experiments.toml in the foreground, started by the code that batch runs use."""
+"""`gatescope serve`: one backend of experiments.toml in the foreground, started by the code that
+batch runs use."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from msgspec.structs import replace
 from core.backends import choice, ports
 from core.backends import server as servers
 from core.backends.launch import Launch
+from core.errors import UsageError
 from core.experiment import config
-from core.experiment.config import Backend, ConfigError
+from core.experiment.config import Backend
 
 KEPT_BYTES = 1 << 18  # of what a server wrote: why it died is looked for in it
 DRAIN_S = 1.0
@@ -35,11 +37,14 @@ def run(
     max_model_len: int | None,
     ranks: int | None,
 ) -> int:
-    """Serve until a signal or the server's end; the exit code. ConfigError before anything is started."""
+    """Serve until a signal or the server's end; the exit code. UsageError before anything is
+    started."""
     loaded = config.load(config_path)
     backend = next((b for b in loaded.backends if b.name == name), None)
     if backend is None:
-        raise ConfigError(f"{config_path}: no backend {name!r}; known: {', '.join(b.name for b in loaded.backends)}")
+        raise UsageError(
+            f"{config_path}: no backend {name!r}; known: {', '.join(b.name for b in loaded.backends)}"
+        )
     given = {"port": port, "max_num_batched_tokens": batch_tokens, "max_num_seqs": max_seqs}
     backend = replace(backend, **{k: v for k, v in given.items() if v is not None})
     if ranks is not None:
@@ -55,25 +60,32 @@ def run(
 
 
 def _api_key() -> str:
-    """The user's key, else one made for this start, which only a terminal is shown: not a file, which others may read.
+    """The user's key, else one made for this start, which only a terminal is shown: not a file,
+    which others may read.
 
-    ConfigError where there is neither. An empty VLLM_API_KEY is taken at its word.
+    UsageError where there is neither. An empty VLLM_API_KEY is taken at its word.
     """
     key = os.environ.get("VLLM_API_KEY")
     if key is None:
         if not sys.stderr.isatty():
-            raise ConfigError("serve: no VLLM_API_KEY is set, and no terminal is there to show a new key; set one")
+            raise UsageError(
+                "serve: no VLLM_API_KEY is set, and no terminal is there to show a new key; set one"
+            )
         key = secrets.token_hex(16)
         print(f"~ the key of this server: export VLLM_API_KEY={key}", file=sys.stderr)
     elif not key:
-        print("! VLLM_API_KEY is empty: everybody on this machine can use the server", file=sys.stderr)
+        print(
+            "! VLLM_API_KEY is empty: everybody on this machine can use the server", file=sys.stderr
+        )
     return key
 
 
 async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
     read_end, write_end = os.pipe()
     log = Path(f"/dev/fd/{write_end}")
-    server = servers.start(backend.name, launch.command, port=backend.port, api_key=api_key, log=log, env=launch.env)
+    server = servers.start(
+        backend.name, launch.command, port=backend.port, api_key=api_key, log=log, env=launch.env
+    )
     os.close(write_end)
     said = bytearray()
     passing_on = threading.Thread(target=_pass_on, args=(read_end, said), daemon=True)
@@ -96,7 +108,8 @@ async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
 
 
 def _pass_on(pipe: int, said: bytearray) -> None:
-    """Show what the server writes until it has ended, and keep the last of it. A closed stdout does not stop it."""
+    """Show what the server writes until it has ended, and keep the last of it. A closed stdout does
+    not stop it."""
     while data := os.read(pipe, 1 << 16):
         with contextlib.suppress(OSError):
             os.write(1, data)

@@ -1,4 +1,5 @@
-"""Starts the engine as a process that outlives the terminal: `gatescope --batch` in a session of its own."""
+"""Starts the engine as a process that outlives the terminal: `gatescope --batch` in a session of
+its own."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.errors import GatescopeError
 from core.experiment import config, control
-from core.experiment.config import ConfigError
 from core.experiment.dose import Pattern
 from core.rundir import directory
 
@@ -30,7 +31,8 @@ def start(
     resume: Path | None = None,
     retry_cancelled: bool = False,
 ) -> Path:
-    """The run directory, once the engine listens there. ConfigError with what the engine said if it does not start."""
+    """The run directory, once the engine listens there. GatescopeError with what the engine said if
+    it does not start."""
     run_dir = resume or out or directory.new_path(config.load(config_path).experiment.name)
     command = [sys.executable, "-P", "-m", "core.cli", "--batch", "--config", str(config_path)]
     chosen = [*_selection(only, backends, engine), *_doses(levels, patterns)]
@@ -40,7 +42,11 @@ def start(
     said = run_dir.with_name(f".{run_dir.name}.log")  # beside it: --out must be new or empty
     with open(said, "wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
         )
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -52,7 +58,7 @@ def start(
         time.sleep(POLL_S)
     lines = said.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
     said.unlink()
-    raise ConfigError(lines[-1].removeprefix("gatescope: "))
+    raise GatescopeError(lines[-1].removeprefix("gatescope: "))
 
 
 def _selection(only: Sequence[str], backends: Sequence[str], engine: str | None) -> list[str]:

@@ -1,7 +1,8 @@
-"""The loop: take the next run of the queue, have its backend's server up, run, and so on until the queue is empty.
+"""The loop: take the next run of the queue, have its backend's server up, run, and so on until the
+queue is empty.
 
-The engine draws nothing and decides nothing about screens: it appends events to the run directory and tells a listener.
-Commands change the queue, or end what runs; the journal says so.
+The engine draws nothing and decides nothing about screens: it appends events to the run directory
+and tells a listener. Commands change the queue, or end what runs; the journal says so.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from typing import Any
 
 import httpx
 
+from core.backends import forcing
 from core.backends import server as servers
 from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
 from core.engine.measurement import Measurement, RunError, Target, predicted
-from core.experiment import control, dose, events, plan
-from core.experiment.config import Backend, Config, ConfigError
+from core.errors import GatescopeError
+from core.experiment import control, events, plan
+from core.experiment.config import Backend, Config
 from core.experiment.control import ControlError
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
 from core.load import client
 from core.load.client import Load, LoadError
-from core.recorder.gatescope_recorder.dose import VARIABLE, Order
+from core.recorder.gatescope_recorder.order import VARIABLE, Order
 from core.routing.folder import GateFolder
 from core.routing.imbalance import WARMUP
 from core.rundir.directory import RunDirectory
@@ -49,7 +52,8 @@ class Serving:
 
 
 class Engine:
-    """One experiment in one run directory. `listen` is told every event after it has been journalled."""
+    """One experiment in one run directory. `listen` is told every event after it has been
+    journalled."""
 
     def __init__(
         self,
@@ -73,13 +77,16 @@ class Engine:
         self._main: asyncio.Task[Any] | None = None
 
     async def run(self, runs: Iterable[Run], ended: Mapping[str, str]) -> bool:
-        """Run `runs` but those that have `ended`; true if all are done then. Cancellation ends the servers first.
+        """Run `runs` but those that have `ended`; true if all are done then. Cancellation ends the
+        servers first.
 
         `ended`: run id → "done", or "cancelled" by command in an earlier session.
         """
         self._runs = {run.id: run for run in runs}
         self._queue = [run for run in self._runs.values() if run.id not in ended]
-        self._order = dose.order(self.config, [run.dose for run in self._runs.values() if run.dose])
+        self._order = forcing.order(
+            self.config, [run.dose for run in self._runs.values() if run.dose]
+        )
         self._ended = dict(ended)
         self._main = asyncio.current_task()
         scoring = asyncio.create_task(self._predict())
@@ -94,25 +101,28 @@ class Engine:
             await self._put_down()
         counts = Counter(self._ended.values())
         self._emit(
-            events.ExperimentFinished(done=counts["done"], failed=counts["failed"], cancelled=counts["cancelled"])
+            events.ExperimentFinished(
+                done=counts["done"], failed=counts["failed"], cancelled=counts["cancelled"]
+            )
         )
         return counts["done"] == len(self._runs)
 
     @property
     def _is_stopping(self) -> bool:
-        """Whether the whole experiment is being interrupted: its current run is then queued again on resume."""
+        """Whether the whole experiment is being interrupted: its current run is then queued again
+        on resume."""
         return self._main is not None and self._main.cancelling() > 0
 
     def stop(self, by: str) -> None:
-        """Interrupt the whole experiment. The journal says so at once: whoever sent a signal may send SIGKILL next
-        (Slurm does), and ending a server takes seconds."""
+        """Interrupt the whole experiment. The journal says so at once: whoever sent a signal may
+        send SIGKILL next (Slurm does), and ending a server takes seconds."""
         assert self._main
         if not self._is_stopping:
             self._main.cancel()
             with contextlib.suppress(OSError):  # a full disk must not keep the servers up
                 self._emit(events.ExperimentInterrupted(by=by))
 
-    # --- the loop ---------------------------------------------------------------------------------------------------
+    # --- the loop ---
 
     async def _next(self, run: Run) -> None:
         """One run, as a task of its own: a command can cancel it, and the loop goes on."""
@@ -131,7 +141,11 @@ class Engine:
         try:
             serving = await self._serve(run.backend)
         except ServerError as error:
-            self._emit(events.BackendFailed(backend=run.backend, reason=str(error), log_tail=error.log_tail))
+            self._emit(
+                events.BackendFailed(
+                    backend=run.backend, reason=str(error), log_tail=error.log_tail
+                )
+            )
             for left in [r for r in self._queue if r.backend == run.backend]:
                 self._fail(left, str(error))
             return
@@ -150,9 +164,17 @@ class Engine:
     async def _measure(self, serving: Serving, run: Run) -> None:
         wanted = self.config.experiment
         self._tries[run.id] += 1
-        load = self._load(serving, self._dataset(run), segment(run, self._tries[run.id]), wanted.num_prompts)
+        load = self._load(
+            serving, self._dataset(run), segment(run, self._tries[run.id]), wanted.num_prompts
+        )
         measurement = Measurement(
-            serving.target, run, load, self.directory, self._emit, wanted.max_error_rate, self._order
+            serving.target,
+            run,
+            load,
+            self.directory,
+            self._emit,
+            wanted.max_error_rate,
+            self._order,
         )
         try:
             await measurement.take()
@@ -165,7 +187,10 @@ class Engine:
             raise
         except RunError as error:
             is_up = not error.stalled and await serving.server.is_up()
-            self._fail(run, f"{error}; {serving.server.death()}" if serving.server.has_ended else str(error))
+            self._fail(
+                run,
+                f"{error}; {serving.server.death()}" if serving.server.has_ended else str(error),
+            )
             if not is_up:
                 await self._put_down()
         except OSError as error:
@@ -183,35 +208,51 @@ class Engine:
         return self._datasets[run.dataset]
 
     async def _predict(self) -> None:
-        """Score the data sets while the first server starts: the queue shows what is expected of each run."""
+        """Score the datasets while the first server starts: the queue shows what is expected of
+        each run."""
         count = self.config.experiment.num_prompts
         scores = {}
         for index, dataset in list(self._datasets.items()):
-            found = await asyncio.to_thread(predicted, tuple(p.text for p in dataset.prompts[:count]))
+            found = await asyncio.to_thread(
+                predicted, tuple(p.text for p in dataset.prompts[:count])
+            )
             scores[index] = found.score if found else None
         self._emit(events.ScoresPredicted(scores=scores))
 
-    # --- servers ----------------------------------------------------------------------------------------------------
+    # --- servers ---
 
     async def _serve(self, name: str) -> Serving:
-        """The ready server of a backend. ServerError where it does not come up, or has died too often."""
-        if self._serving and self._serving.backend.name == name and not self._serving.server.has_ended:
+        """The ready server of a backend. ServerError where it does not come up, or has died too
+        often."""
+        if (
+            self._serving
+            and self._serving.backend.name == name
+            and not self._serving.server.has_ended
+        ):
             return self._serving
-        if self._serving and not self._serving.server.has_ended:  # it worked: its next start is no restart
+        if (
+            self._serving and not self._serving.server.has_ended
+        ):  # it worked: its next start is no restart
             self._starts[self._serving.backend.name] = 0
         await self._put_down()
         if self._starts[name] > MAX_RESTARTS:
-            raise ServerError(f"server {name} died {self._starts[name]} times; not started again", [])
+            raise ServerError(
+                f"server {name} died {self._starts[name]} times; not started again", []
+            )
         self._starts[name] += 1
         backend = next(b for b in self.config.backends if b.name == name)
         gate_logs = self.directory.gate_logs(name).resolve()
         gate_logs.mkdir(parents=True)
-        launch = self.launcher.launch(backend, self.config.model, gate_logs, self.config.experiment.seed)
+        launch = self.launcher.launch(
+            backend, self.config.model, gate_logs, self.config.experiment.seed
+        )
         if self._order:
             launch = replace(launch, env=launch.env | {VARIABLE: self._order.encode()})
         server = self._start(backend, launch)
         # Known before it is ready, so that whatever ends the wait also ends the server.
-        target = Target(server.base_url, launch.engine, launch.model, launch.tokenizer, GateFolder(gate_logs))
+        target = Target(
+            server.base_url, launch.engine, launch.model, launch.tokenizer, GateFolder(gate_logs)
+        )
         self._serving = Serving(backend, server, target)
         await self._ready(self._serving, launch)
         return self._serving
@@ -248,26 +289,42 @@ class Engine:
         seconds = await server.wait_ready(backend.startup_timeout_s, tell)
         ran = self.launcher.ran(await server.version(), server.log)
         mismatches = self.launcher.mismatches(backend, ran)
-        self.directory.note_server(backend.name, {"command": launch.command, "ran": ran, "mismatches": mismatches})
+        self.directory.note_server(
+            backend.name, {"command": launch.command, "ran": ran, "mismatches": mismatches}
+        )
         if mismatches and self.config.experiment.strict:
-            raise ServerError(f"asked ≠ ran, and strict = true: {'; '.join(mismatches)}", server.log_tail())
+            raise ServerError(
+                f"asked ≠ ran, and strict = true: {'; '.join(mismatches)}", server.log_tail()
+            )
         if self._order and not ran.get("forced_routing", "").startswith("on "):
             why = ran.get("forced_routing", "the server does not say that it can be")
-            raise ServerError(f"server {backend.name}: routing cannot be forced: {why}", server.log_tail())
+            raise ServerError(
+                f"server {backend.name}: routing cannot be forced: {why}", server.log_tail()
+            )
         if self.config.experiment.warmup_requests:
             tell("warming up")
             await self._warm_up(serving)
-        self._emit(events.BackendReady(backend=backend.name, seconds=seconds, ran=ran, mismatches=mismatches))
+        self._emit(
+            events.BackendReady(
+                backend=backend.name, seconds=seconds, ran=ran, mismatches=mismatches
+            )
+        )
 
     async def _warm_up(self, serving: Serving) -> None:
         prompts = self._dataset(self._queue[0]).prompts
         count = self.config.experiment.warmup_requests
         warmup = Dataset(WARMUP, Path(), tuple(prompts[i % len(prompts)] for i in range(count)))
         loads = [self._load(serving, warmup, WARMUP, count)]
-        if lens := await asyncio.to_thread(self.launcher.warmup_input_lens, serving.backend, self.config.model):
+        if lens := await asyncio.to_thread(
+            self.launcher.warmup_input_lens, serving.backend, self.config.model
+        ):
             shortest = min(prompts, key=lambda prompt: len(prompt.text))
-            each = [shortest] * len(lens)  # one at a time: a prompt alone in its step sets the step's size
-            loads.append(replace(loads[0], prompts=each, input_len=lens, output_len=1, max_concurrency=1))
+            each = [shortest] * len(
+                lens
+            )  # one at a time: a prompt alone in its step sets the step's size
+            loads.append(
+                replace(loads[0], prompts=each, input_len=lens, output_len=1, max_concurrency=1)
+            )
         for load in loads:
             await self._send_warm_up(load, serving)
 
@@ -277,9 +334,12 @@ class Engine:
         except (LoadError, httpx.HTTPError) as error:
             reason = f"server {serving.backend.name}: the warm-up could not be sent: {type(error).__name__}: {error}"
             raise ServerError(reason, serving.server.log_tail()) from None
-        # HTTP 400: the server does not take this prompt (a longer one than max_model_len). Its run will say so.
+        # HTTP 400: the server does not take this prompt (a longer one than max_model_len). Its run
+        # will say so.
         if all(r.error and not r.error.startswith("HTTP 400") for r in records):
-            reason = f"server {serving.backend.name}: every warm-up request failed: {records[0].error}"
+            reason = (
+                f"server {serving.backend.name}: every warm-up request failed: {records[0].error}"
+            )
             raise ServerError(reason, serving.server.log_tail())
 
     async def _put_down(self) -> None:
@@ -314,7 +374,7 @@ class Engine:
             slo=wanted.slo.limits,
         )
 
-    # --- commands ---------------------------------------------------------------------------------------------------
+    # --- commands ---
 
     def obey(self, command: control.Command) -> None:
         """Do what a view asks for. ControlError where that makes no sense now."""
@@ -328,7 +388,11 @@ class Engine:
             case control.Add():
                 self._add(command)
             case control.StopServer():
-                runs = [r for r in self._runs.values() if r.backend == command.backend and r.id not in self._ended]
+                runs = [
+                    r
+                    for r in self._runs.values()
+                    if r.backend == command.backend and r.id not in self._ended
+                ]
                 if not runs:
                     raise ControlError(f"{command.backend} has nothing to run, so no server")
                 self._cancel(runs)
@@ -354,7 +418,9 @@ class Engine:
 
     def _retry(self, runs: list[Run]) -> None:
         if wrong := [r for r in runs if self._ended.get(r.id) not in ("failed", "cancelled")]:
-            raise ControlError(f"{wrong[0].id} is {self._ended.get(wrong[0].id, 'still to come')}: nothing to retry")
+            raise ControlError(
+                f"{wrong[0].id} is {self._ended.get(wrong[0].id, 'still to come')}: nothing to retry"
+            )
         for run in runs:
             del self._ended[run.id]
             self._starts[run.backend] = 0
@@ -372,7 +438,7 @@ class Engine:
     def _add(self, command: control.Add) -> None:
         try:
             added = plan.again(self.config, self._runs.keys(), command.datasets, command.backends)
-        except ConfigError as error:
+        except GatescopeError as error:
             raise ControlError(str(error)) from None
         self._runs |= {r.id: r for r in added}
         self._queue += added
@@ -384,5 +450,6 @@ class Engine:
 
 
 def segment(run: Run, tried: int) -> str:
-    """The run's label in the gate log; a second try has its own, since the first one's steps stay in the log."""
+    """The run's label in the gate log; a second try has its own, since the first one's steps stay
+    in the log."""
     return run.label if tried == 1 else f"{run.label}-try{tried}"

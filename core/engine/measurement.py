@@ -1,4 +1,5 @@
-"""One run: a data set streamed at a ready server, its routing read from the gate log, its result file and figures."""
+"""One run: a dataset streamed at a ready server, its routing read from the gate log, its result
+file and figures."""
 
 from __future__ import annotations
 
@@ -13,20 +14,22 @@ from typing import Any
 import httpx
 import numpy as np
 
-from core.backends import nvml
+from core import files
+from core.backends import nvml, prometheus
 from core.experiment import events
-from core.experiment.events import AnyEvent, Latency, RunFigures
+from core.experiment.events import AnyEvent, Latency, LiveImbalance, RunFigures
 from core.experiment.plan import Run
 from core.load import client, metrics
 from core.load.client import Load, LoadError
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
-from core.recorder.gatescope_recorder.dose import Order
+from core.load.result import as_result
+from core.recorder.gatescope_recorder.order import Order
+from core.routing import live
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
 from core.routing.imbalance import Imbalance
 from core.routing.run import RunRouting
-from core.rundir import directory as store
 from core.rundir.directory import RunDirectory
 from core.workload import predictor
 
@@ -56,7 +59,8 @@ class Target:
 
 @dataclass(slots=True)
 class Measurement:
-    """Takes one run. `records` and `routing` hold what there is so far, also when it is cancelled half-way."""
+    """Takes one run. `records` and `routing` hold what there is so far, also when it is cancelled
+    half-way."""
 
     target: Target
     run: Run
@@ -83,7 +87,9 @@ class Measurement:
         finally:
             watch.cancel()
         async with httpx.AsyncClient(trust_env=False) as http:
-            await self._sample(http)  # the run's last state; also of one that took less than a second
+            await self._sample(
+                http
+            )  # the run's last state; also of one that took less than a second
         self.directory.write_requests(self.run, self.records)
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
@@ -97,11 +103,16 @@ class Measurement:
         self.emit(events.RunFinished(run=self.run.id, result=name, figures=told))
 
     def keep_partial(self) -> int:
-        """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in it."""
+        """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in
+        it."""
         self.records = done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
         if done:
-            result = self._result(metrics.summarise(done, self.load.slo), None, "the run was cancelled")
-            self.directory.write_json(f"{self.run.backend}/results_json/{self.run.label}.partial.json", result)
+            result = self._result(
+                metrics.summarise(done, self.load.slo), None, "the run was cancelled"
+            )
+            self.directory.write_json(
+                f"{self.run.backend}/results_json/{self.run.label}.partial.json", result
+            )
         return len(done)
 
     def _on_done(self, record: RequestRecord) -> None:
@@ -128,19 +139,19 @@ class Measurement:
                 first_tokens=progress.first_tokens,
                 output_tokens=progress.output_tokens,
                 finished=progress.done + progress.errors,
-                server=await nvml.server_load(http, self.target.base_url),
+                server=await prometheus.server_load(http, self.target.base_url),
                 gpus=nvml.gpus(),
                 imbalance=self._look(),
             )
         )
 
-    def _look(self) -> events.LiveImbalance | None:
+    def _look(self) -> LiveImbalance | None:
         """The steps since the last look, which are summed up for the run's own figures too."""
         try:
             part = self._read()
         except (GateLogError, OSError):
             return None  # `_settle` meets it again, and says so
-        return nvml.live_imbalance(part, self.load.label)
+        return live.live_imbalance(part, self.load.label)
 
     def _read(self) -> GateLog:
         part = self.target.log.read()
@@ -149,19 +160,23 @@ class Measurement:
 
     def _check_errors(self) -> None:
         errors = [r.error for r in self.records if r.error]
-        if len(errors) == len(self.records) or len(errors) > self.max_error_rate * len(self.records):
+        if len(errors) == len(self.records) or len(errors) > self.max_error_rate * len(
+            self.records
+        ):
             raise RunError(
                 f"{len(errors)} of {len(self.records)} requests failed, the first with: {errors[0]}",
                 stalled=all(e.startswith("stalled") for e in errors),
             )
 
     def _check_routing(self) -> None:
-        """RunError where routing was not what this run is told by: forced to its dose, or natural throughout."""
+        """RunError where routing was not what this run is told by: forced to its dose, or natural
+        throughout."""
         if wrong := self.routing.why_not_forced():
             raise RunError(wrong)
 
     async def _settle(self, figures: Metrics) -> None:
-        """Read the log until it holds all of the run's tokens: a server may write its last block a moment late."""
+        """Read the log until it holds all of the run's tokens: a server may write its last block a
+        moment late."""
         deadline = time.monotonic() + LOG_WAIT_S
         while self.routing.tokens < _due(figures) and time.monotonic() < deadline:
             try:
@@ -178,7 +193,9 @@ class Measurement:
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 
-    def _result(self, figures: Metrics, measured: Imbalance | None, reason: str | None) -> dict[str, Any]:
+    def _result(
+        self, figures: Metrics, measured: Imbalance | None, reason: str | None
+    ) -> dict[str, Any]:
         """Upstream's keys with their meaning, and ours beside them."""
         prediction = predicted(tuple(p.text for p in self.load.prompts))
         return {
@@ -191,7 +208,7 @@ class Measurement:
             "dataset_path": self.run.file,
             "forced_routing": self.run.dose,
             "request_rate": self.load.request_rate,
-            **metrics.as_result(self.records, figures),
+            **as_result(self.records, figures),
             **(prediction.as_result() if prediction else {"imbalance_score": None}),
             "measured_imbalance": measured,
             "measured_imbalance_reason": reason,
@@ -213,24 +230,26 @@ class Measurement:
         return self.routing.delivery_lag_ms(_due(figures), began, last)
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:
-        """Upstream's two mappings of a backend, with this run's value in them where its routing was its own."""
+        """Upstream's two mappings of a backend, with this run's value in them where its routing was
+        its own."""
         if self.run.dose:
             return
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
             name = f"{self.run.backend}_real_imbalance{suffix}.json"
             file = self.directory.path / name
-            known = store.read_json(file) if file.exists() else {}
+            known = files.read_json(file) if file.exists() else {}
             known[_upstream_name(self.run)] = getattr(measured, key) if measured else None
             self.directory.write_json(name, dict(sorted(known.items())))
 
 
 def _upstream_name(run: Run) -> str:
-    """`gates_logs_01`, `gates_logs_01-r2`: how upstream names the gate logs of data set 001."""
+    """`gates_logs_01`, `gates_logs_01-r2`: how upstream names the gate logs of dataset 001."""
     return f"gates_logs_{int(run.dataset):02d}{run.label.removeprefix(run.dataset)}"
 
 
 def _due(figures: Metrics) -> int:
-    """Tokens that pass the model once: every prompt token, and every generated one but the last of a request."""
+    """Tokens that pass the model once: every prompt token, and every generated one but the last of
+    a request."""
     return figures.total_input_tokens + figures.total_output_tokens - figures.completed
 
 
@@ -298,7 +317,8 @@ def _run_figures(
 
 @cache
 def predicted(texts: tuple[str, ...]) -> predictor.Prediction | None:
-    """The same data set runs at every backend and repeat: score it once. None for texts that have no score."""
+    """The same dataset runs at every backend and repeat: score it once. None for texts that have
+    no score."""
     try:
         return predictor.predict(texts)
     except ValueError:

@@ -1,1 +1,2 @@
-"""What an experiment is: its configuration, its plan, its events, the state that they fold to, its commands."""
+"""What an experiment is: its configuration, its plan, its events, the state that they fold to, its
+commands."""

@@ -1,4 +1,5 @@
-"""experiments.toml → frozen structs. Every mistake is one line: file, table, key, what was expected, nearest name."""
+"""experiments.toml → frozen structs. Every mistake is one line: file, table, key, what was
+expected, nearest name."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import msgspec
 
+from core.errors import ConfigError, FileError
 from core.experiment.dose import Dose, Pattern
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -35,17 +37,28 @@ EXPECTED: dict[Any, str] = {
     Level: "a CV of expert load, a number of at least 0",
 }
 # msgspec's names of types, as a writer of TOML knows them.
-TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "array": "a list"}
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "array": "a list",
+}
 # What else lies in a run directory, where every backend has a folder.
-RESERVED = ("graphs", "export", "run.json", "events.jsonl", "control.sock", "summary.csv", "summary.json")
-
-
-class ConfigError(Exception):
-    """The configuration cannot be run; the text is one line for the user."""
+RESERVED = (
+    "graphs",
+    "export",
+    "run.json",
+    "events.jsonl",
+    "control.sock",
+    "summary.csv",
+    "summary.json",
+)
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits in ms that a request must meet to count for goodput; TTFT and E2E from the moment it was due."""
+    """Limits in ms that a request must meet to count for goodput; TTFT and E2E from the moment it
+    was due."""
 
     ttft_ms: Deadline | None = None
     tpot_ms: Deadline | None = None
@@ -53,7 +66,9 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def limits(self) -> dict[str, float]:
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
+        }
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +99,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Forcing(msgspec.Struct, frozen=True, kw_only=True):
-    """[dose]: every data set once with its natural routing, and once at each of these CVs of expert load with routing
-    forced to it, in each pattern."""
+    """[dose]: every dataset once with its natural routing, and once at each of these CVs of expert
+    load with routing forced to it, in each pattern."""
 
     levels: list[Level] = msgspec.field(default_factory=lambda: [0.0, 0.25, 0.5, 1.0, 1.5])
     patterns: list[Pattern] = msgspec.field(default_factory=lambda: ["hot-experts"])
@@ -94,11 +109,16 @@ class Forcing(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def doses(self) -> list[Dose]:
         """All of them, each once."""
-        return list(dict.fromkeys(Dose(pattern, level) for pattern in self.patterns for level in self.levels))
+        return list(
+            dict.fromkeys(
+                Dose(pattern, level) for pattern in self.patterns for level in self.levels
+            )
+        )
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """[model]: what vLLM serves. The built-in engine has a model of its own and takes only `max_model_len`."""
+    """[model]: what vLLM serves. The built-in engine has a model of its own and takes only
+    `max_model_len`."""
 
     id: Annotated[str, msgspec.Meta(min_length=1)] = "mistralai/Mixtral-8x7B-v0.1"
     max_model_len: Positive = 4096
@@ -131,11 +151,15 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trusts_remote_code(self) -> bool:
-        return any(word.startswith(("--trust-remote-code", "--trust_remote_code")) for word in self.extra_args)
+        return any(
+            word.startswith(("--trust-remote-code", "--trust_remote_code"))
+            for word in self.extra_args
+        )
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file, defaults filled in, and the data set files that its globs match; every path is absolute."""
+    """The whole file, defaults filled in, and the dataset files that its globs match; every path
+    is absolute."""
 
     path: Path
     experiment: Experiment
@@ -146,7 +170,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TABLES = {"experiment": Experiment, "model": Model, "backends": Backend, "dose": Forcing}
-TITLES = {"experiment": "[experiment]", "model": "[model]", "backends": "[[backends]]", "dose": "[dose]"}
+TITLES = {
+    "experiment": "[experiment]",
+    "model": "[model]",
+    "backends": "[[backends]]",
+    "dose": "[dose]",
+}
 
 
 def load(path: Path) -> Config:
@@ -174,7 +203,8 @@ def load(path: Path) -> Config:
 
 
 def with_doses(loaded: Config, levels: list[float], patterns: list[Pattern]) -> Config:
-    """The same with what --dose and --pattern name in place of [dose]'s, where they name any. ConfigError as `load`."""
+    """The same with what --dose and --pattern name in place of [dose]'s, where they name any.
+    ConfigError as `load`."""
     if not levels and not patterns:
         return loaded
     given = {key: value for key, value in (("levels", levels), ("patterns", patterns)) if value}
@@ -189,26 +219,32 @@ def check_doses(where: str, forcing: Forcing) -> None:
         raise ConfigError(f"{where}: expected at least one level and one pattern, got none")
     for dose in forcing.doses:
         if round(dose.level, 4) != dose.level:
-            raise ConfigError(f"{where}, levels: expected at most 4 decimals, got {_shown(dose.level)}")
+            raise ConfigError(
+                f"{where}, levels: expected at most 4 decimals, got {_shown(dose.level)}"
+            )
 
 
 def check_name(path: Path) -> None:
-    """ConfigError for a path that is not UTF-8: JSON could not name it, nor could a result."""
+    """FileError for a path that is not UTF-8: JSON could not name it, nor could a result."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"{str(path)!a}: expected a path in UTF-8; rename it") from None
+        raise FileError(f"{str(path)!a}: expected a path in UTF-8; rename it") from None
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark first
+        text = path.read_text(
+            encoding="utf-8-sig"
+        )  # editors on Windows put a byte order mark first
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; write one with: gatescope init") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text, byte {error.start} is not: {error.reason}") from None
+        raise ConfigError(
+            f"{path}: expected UTF-8 text, byte {error.start} is not: {error.reason}"
+        ) from None
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -235,16 +271,22 @@ def engine(name: str) -> Engine:
 
 def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
     if not isinstance(raw, list) or not raw:
-        raise ConfigError(f"{path}: [[backends]]: expected at least one [[backends]] table (in double brackets)")
+        raise ConfigError(
+            f"{path}: [[backends]]: expected at least one [[backends]] table (in double brackets)"
+        )
     backends: list[Backend] = []
     for number, entry in enumerate(raw, 1):
         where = f"{path}: [[backends]] number {number}"
         backend = _table(where, entry, Backend)
         if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
-            raise ConfigError(f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it")
+            raise ConfigError(
+                f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it"
+            )
         check_budget(where, backend)
         _check_key(where, backend)
-        if "/" in backend.python:  # as every path in the file: ~ is home, a relative one starts at the file
+        if (
+            "/" in backend.python
+        ):  # as every path in the file: ~ is home, a relative one starts at the file
             python = os.path.abspath(path.parent / Path(backend.python).expanduser())
             backend = msgspec.structs.replace(backend, python=python)
         backends.append(backend)
@@ -252,7 +294,8 @@ def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
 
 
 def check_budget(where: str, backend: Backend) -> None:
-    """ConfigError where a step has no room for the requests that run: every engine refuses to start so."""
+    """ConfigError where a step has no room for the requests that run: every engine refuses to start
+    so."""
     if backend.max_num_batched_tokens < backend.max_num_seqs:
         raise ConfigError(
             f"{where}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
@@ -265,7 +308,9 @@ def _check_key(where: str, backend: Backend) -> None:
     given = {argument.split("=")[0].replace("_", "-") for argument in backend.extra_args}
     place = "extra_args" if "--api-key" in given else "env" if "VLLM_API_KEY" in backend.env else ""
     if place:
-        raise ConfigError(f"{where}, {place}: expected no API key; leave it out: each start gets a key of its own")
+        raise ConfigError(
+            f"{where}, {place}: expected no API key; leave it out: each start gets a key of its own"
+        )
 
 
 def _table(where: str, raw: Any, kind: type[T]) -> T:
@@ -287,15 +332,21 @@ def _value(where: str, value: Any, kind: Any) -> Any:
     if isinstance(value, dict) and get_origin(kind) is dict:
         return {name: _variable(where, name, item) for name, item in value.items()}
     if isinstance(value, list) and (items := _items(kind)):
-        return [_value(f"{where}, item {place}", item, items) for place, item in enumerate(value, 1)]
+        return [
+            _value(f"{where}, item {place}", item, items) for place, item in enumerate(value, 1)
+        ]
     if kind == Rate and value == math.inf:
         return "inf"
-    if isinstance(value, str) and "\0" in value:  # no process takes one in its arguments or environment
+    if (
+        isinstance(value, str) and "\0" in value
+    ):  # no process takes one in its arguments or environment
         raise ConfigError(f"{where}: expected a text without NUL, got {_shown(value)}")
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: expected {_expected(kind, str(error))}, got {_shown(value)}") from None
+        raise ConfigError(
+            f"{where}: expected {_expected(kind, str(error))}, got {_shown(value)}"
+        ) from None
 
 
 def _items(kind: Any) -> Any:
@@ -338,7 +389,9 @@ def _hint(key: str, names: list[str]) -> str:
 def _datasets(path: Path, globs: str | list[str]) -> tuple[Path, ...]:
     found: set[Path] = set()
     for pattern in [globs] if isinstance(globs, str) else globs:
-        matches = glob.glob(os.path.join(glob.escape(str(path.parent.absolute())), pattern), recursive=True)
+        matches = glob.glob(
+            os.path.join(glob.escape(str(path.parent.absolute())), pattern), recursive=True
+        )
         files = {Path(match) for match in matches if os.path.isfile(match)}
         if not files:
             raise ConfigError(
@@ -362,5 +415,11 @@ def _shown(value: Any) -> str:
         return "a table"
     if isinstance(value, list):
         return "a list"
-    text = str(value).lower() if isinstance(value, bool) else str(value) if not isinstance(value, str) else repr(value)
+    text = (
+        str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+        if not isinstance(value, str)
+        else repr(value)
+    )
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,5 @@
-"""Commands to a running engine: one JSON line in, one JSON line out, over the run directory's control.sock."""
+"""Commands to a running engine: one JSON line in, one JSON line out, over the run directory's
+control.sock."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Move(Struct, frozen=True, tag=True):
 
 
 class Add(Struct, frozen=True, tag=True):
-    """Queue one more run of each of these data sets at each of these backends."""
+    """Queue one more run of each of these datasets at each of these backends."""
 
     datasets: list[str]
     backends: list[str]
@@ -74,7 +75,8 @@ _replies = msgspec.json.Decoder(Reply)
 
 
 def send(run_dir: Path, command: Command) -> None:
-    """Give one command to the engine of `run_dir`. ControlError where there is none, or it refuses."""
+    """Give one command to the engine of `run_dir`. ControlError where there is none, or it
+    refuses."""
     try:
         with _short(run_dir) as path, socket.socket(socket.AF_UNIX) as line:
             line.settimeout(TIMEOUT_S)
@@ -83,7 +85,9 @@ def send(run_dir: Path, command: Command) -> None:
             answer = line.makefile("rb").readline(MAX_LINE_BYTES)
         reply = _replies.decode(answer)
     except (FileNotFoundError, ConnectionRefusedError):
-        raise ControlError(f"no engine is running in {run_dir}; go on with: gatescope --resume {run_dir}") from None
+        raise ControlError(
+            f"no engine is running in {run_dir}; go on with: gatescope --resume {run_dir}"
+        ) from None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ControlError(f"the engine of {run_dir} did not answer: {error}") from None
     if reply.error:
@@ -113,7 +117,9 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
         writer.close()
 
     with _short(run_dir) as path:
-        Path(path).unlink(missing_ok=True)  # of an engine that was killed; the directory's lock is ours
+        Path(path).unlink(
+            missing_ok=True
+        )  # of an engine that was killed; the directory's lock is ours
         mask = os.umask(0o177)
         try:
             server = await asyncio.start_unix_server(answer, path, limit=MAX_LINE_BYTES)
@@ -138,7 +144,8 @@ def _reply(line: bytes, obey: Obey) -> Reply:
 
 @contextlib.contextmanager
 def _short(run_dir: Path) -> Iterator[str]:
-    """A path to the socket that fits a socket's address, 107 bytes (a longer one, on Linux, by way of /proc)."""
+    """A path to the socket that fits a socket's address, 107 bytes (a longer one, on Linux, by way
+    of /proc)."""
     plain = str(run_dir / SOCKET)
     if len(os.fsencode(plain)) < 100:
         yield plain

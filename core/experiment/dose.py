@@ -1,33 +1,28 @@
-"""The dose: a run whose routing is forced to a chosen imbalance, so that skew is set and nothing else changes.
+"""The dose: a run whose routing is forced to a chosen imbalance, so that skew is set and nothing
+else changes.
 
-`Dose.level` is the population CV over experts of the expected counts. The distribution itself is in the recorder's
-package, since vLLM's workers need it too.
+`Dose.level` is the population CV over experts of the expected counts. The distribution itself is in
+the recorder's package, since vLLM's workers need it too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import numpy as np
 
-from core.recorder.gatescope_recorder import dose as forced
-from core.recorder.gatescope_recorder.dose import DoseError, Order
-from core.routing import steps
-from core.routing.steps import Floats, Ints
+from core.recorder.gatescope_recorder import order
 
 if TYPE_CHECKING:
-    from core.experiment.config import Backend, Config
-    from core.routing.gatelog import GateLog
+    pass
 
 Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating"]
 NAME = "forced routing"
-SLACK = 0.02  # of the level, by which a record may differ from it beside its noise
 
 
 class Dose(msgspec.Struct, frozen=True):
-    """Routing forced to `level`, the CV of expert load aimed at, with the heat where `pattern` says."""
+    """Routing forced to `level`, the CV of expert load aimed at, with the heat where `pattern`
+    says."""
 
     pattern: Pattern
     level: float
@@ -43,126 +38,14 @@ class Dose(msgspec.Struct, frozen=True):
 
 def of_label(label: str) -> Dose | None:
     """The dose of a run's label or its gate-log segment; None where its routing was natural."""
-    found = forced.dose_of(label)
+    found = order.dose_of(label)
     if not found:
         return None
-    pattern, level = forced.parse(found)
+    pattern, level = order.parse(found)
     return Dose(msgspec.convert(pattern, Pattern), level)
 
 
-# --- before anything starts ---------------------------------------------------------------------------------------
+# --- before anything starts ---
 
 
-def order(config: Config, doses: Sequence[Dose]) -> Order | None:
-    """What every server of this experiment may be asked to force; None where that is nothing."""
-    if not doses:
-        return None
-    labels = tuple(dose.label for dose in sorted(set(doses), key=lambda d: (d.pattern, d.level)))
-    rotate_steps = config.dose.rotate_steps if config.dose else 64
-    return Order(labels, ranks(config.backends), rotate_steps, config.experiment.seed)
-
-
-def ranks(backends: Sequence[Backend]) -> int:
-    """The expert-parallel ranks that hot-rank and spread refer to, at every backend alike: those of the backends that
-    have them, else the ranks of the widest. DoseError where backends have different ones."""
-    sizes = {backend.ranks for backend in backends if backend.expert_parallel and backend.ranks > 1}
-    if len(sizes) > 1:
-        raise DoseError(
-            f"backends of {' and '.join(map(str, sorted(sizes)))} expert-parallel ranks have no common dose"
-        )
-    return sizes.pop() if sizes else max(backend.ranks for backend in backends)
-
-
-def check(order: Order, experts: int, top_k: int) -> None:
-    """DoseError for the first dose that a model of this shape cannot be given."""
-    for label in order.labels:
-        pattern, level = forced.parse(label)
-        try:
-            forced.weight_for(level, len(forced.hot_experts(pattern, experts, top_k, order.ranks)), experts, top_k)
-        except DoseError as error:
-            raise DoseError(f"{label}: {error}") from None
-
-
-# --- afterwards ---------------------------------------------------------------------------------------------------
-
-
-class Check:
-    """Holds the gate log of one run, part by part, against the dose that was asked for."""
-
-    def __init__(self, dose: Dose | None, label: str, order: Order) -> None:
-        """`label` names the run's steps; `dose` is None where they were to be routed naturally."""
-        self._dose, self._label, self._order = dose, label, order
-        self._mixed = self._choices = self._top_k = 0
-        self._counts: Floats = np.zeros(1)
-        self._squares: list[Floats] = [np.zeros(0)]
-        self._weights: list[Floats] = [np.zeros(0)]
-
-    def add(self, part: GateLog) -> None:
-        """The next part of the log."""
-        own = part.segments.get(self._label)
-        if own is None:
-            return
-        self._mixed += _mixed(part, own, self._label)
-        self._top_k = part.top_k
-        self._counts = self._counts + part.loads[own > 0].sum(axis=(0, 1), dtype=np.float64)
-        self._choices += int(part.tokens[own > 0].sum()) * part.loads.shape[1]
-        if self._dose and self._dose.pattern == "rotating":
-            squares, weights = _excess_squared(part, own)
-            self._squares.append(squares)
-            self._weights.append(weights)
-
-    def wrong(self) -> str:
-        """What the log says against the run: its steps mix doses, or its experts were not chosen as the order has it.
-        Empty where nothing is wrong.
-        """
-        if self._mixed:
-            return f"{self._mixed} steps hold tokens of requests with another dose, and were routed naturally"
-        if self._dose is None:
-            return ""
-        if not self._choices:
-            return f"{NAME} is not confirmed: the gate log holds no step of this run"
-        if self._dose.pattern == "rotating":
-            distance, noise = _step_distance(self._dose, np.concatenate(self._squares), np.concatenate(self._weights))
-        else:
-            distance, noise = _distance(self._dose, self._counts, self._choices, self._order, self._top_k)
-        if distance > SLACK * self._dose.level + 3 * noise:
-            far = f"what was recorded is a CV of {distance:.3f} away from that"
-            return f"asked for {self._dose}; {far}: it was not forced"
-        return ""
-
-
-def _mixed(part: GateLog, own: Ints, label: str) -> int:
-    """Steps that hold tokens of this run and of one with another dose."""
-    others = [tokens > 0 for name, tokens in part.segments.items() if forced.dose_of(name) != forced.dose_of(label)]
-    return int(((own > 0) & np.any(others, axis=0)).sum()) if others else 0
-
-
-def _distance(dose: Dose, counts: Floats, tokens: int, order: Order, top_k: int) -> tuple[float, float]:
-    """How far the recorded shares of experts are from those asked for, as a CV, and how far chance alone takes them."""
-    experts = len(counts)
-    hot = list(forced.hot_experts(dose.pattern, experts, top_k, order.ranks))
-    weight = forced.weight_for(dose.level, len(hot), experts, top_k)
-    p_hot, p_cold = forced.inclusion(weight, len(hot), experts, top_k)
-    want = np.full(experts, p_cold)
-    want[hot] = p_hot
-    distance = np.sqrt(np.mean((counts / counts.mean() - want / want.mean()) ** 2))
-    return float(distance), float(np.sqrt((experts / top_k - 1) / tokens))
-
-
-def _excess_squared(part: GateLog, own: Ints) -> tuple[Floats, Floats]:
-    """CV² beyond the noise floor of each layer of the run's steps, and the tokens that it weighs."""
-    some = (own > 0) & (part.tokens > 1)
-    loads, tokens = part.loads[some].astype(np.float64), part.tokens[some][:, None]
-    excess = steps.cv(loads) ** 2 - steps.floor_squared(loads, tokens, part.top_k)
-    return excess.ravel(), np.broadcast_to(tokens, excess.shape).ravel().astype(np.float64)
-
-
-def _step_distance(dose: Dose, square: Floats, weight: Floats) -> tuple[float, float]:
-    """The same for a rotating hot set, which is somewhere else at other steps: from the CV that each step shows beyond
-    its noise floor, weighted by tokens."""
-    if len(square) < 2:
-        return 0.0, 0.0
-    scaled = square * weight / weight.mean()
-    error = float(scaled.std() / np.sqrt(len(scaled)))
-    seen = float(np.sqrt(max(0.0, float(scaled.mean()))))
-    return abs(seen - dose.level), error / (2 * max(dose.level, 0.5 * float(np.sqrt(error)), 1e-12))
+# --- afterwards ---

@@ -1,4 +1,5 @@
-"""The vocabulary: everything that happens in an experiment, as frozen, tagged structs. JSON in, JSON out."""
+"""The vocabulary: everything that happens in an experiment, as frozen, tagged structs. JSON in,
+JSON out."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=Tr
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds over `n` requests (for ITL: over `n` gaps). `p99` is null below n = 100: there `max` says it all."""
+    """Milliseconds over `n` requests (for ITL: over `n` gaps). `p99` is null below n = 100: there
+    `max` says it all."""
 
     n: int
     mean: float
@@ -40,11 +42,14 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv: float | None
     rank_imbalance: float | None = None
     imbalance_reason: str | None = None  # why a figure of the imbalance is null
-    decode_step_ms: float | None = None  # median engine step without prompt tokens, from the gate log
+    decode_step_ms: float | None = (
+        None  # median engine step without prompt tokens, from the gate log
+    )
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment; null where it does not tell, as a MIG slice. `throttled`: what holds its clocks back."""
+    """One GPU at one moment; null where it does not tell, as a MIG slice. `throttled`: what holds
+    its clocks back."""
 
     index: int
     memory_used_gib: float
@@ -67,7 +72,8 @@ class ServerLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveImbalance(msgspec.Struct, frozen=True, kw_only=True):
-    """The router over the steps of the last second. `share`: of its layer's tokens, that the hottest expert got."""
+    """The router over the steps of the last second. `share`: of its layer's tokens, that the
+    hottest expert got."""
 
     cv: float
     excess_cv: float | None
@@ -88,7 +94,7 @@ class ExperimentResumed(Event, frozen=True, kw_only=True):
 
 
 class ScoresPredicted(Event, frozen=True, kw_only=True):
-    scores: dict[str, float | None]  # by data set
+    scores: dict[str, float | None]  # by dataset
 
 
 class RunsAdded(Event, frozen=True, kw_only=True):
@@ -135,7 +141,9 @@ class BackendStopping(Event, frozen=True, kw_only=True):
 
 class BackendStopped(Event, frozen=True, kw_only=True):
     backend: str
-    left: list[str] = []  # what is still there: GPU memory, a process that cannot be ended; a sentence each
+    left: list[
+        str
+    ] = []  # what is still there: GPU memory, a process that cannot be ended; a sentence each
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
@@ -230,5 +238,11 @@ def decode(line: bytes) -> AnyEvent:
     """msgspec.DecodeError where the line is not a whole event."""
     try:
         return _decoder.decode(line)
-    except (UnicodeDecodeError, RecursionError) as error:  # msgspec's own, of what is not text or is nested too deeply
+    except (
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:  # msgspec's own, of what is not text or is nested too deeply
         raise msgspec.DecodeError(str(error)) from None
+
+
+POWER_CAP = "the power limit"

@@ -5,19 +5,21 @@ from __future__ import annotations
 from core.experiment import dose, events
 from core.experiment.events import AnyEvent, RunFigures
 from core.experiment.state import Snapshot
+from core.terminal import clock, shown
 
 
 def sentence(event: AnyEvent, snapshot: Snapshot) -> str | None:
-    """One line that says what happened; `snapshot` is the state after it. None for what happens every second."""
+    """One line that says what happened; `snapshot` is the state after it. None for what happens
+    every second."""
     match event:
         case events.ExperimentStarted():
             return f"{event.name}: {len(event.runs)} runs · engine: {event.engine}"
         case events.ExperimentResumed():
             return f"↻ resuming: {event.missing} of {len(snapshot.runs)} runs are missing"
         case events.ExperimentFinished():
-            others = f", {event.failed} failed" * bool(event.failed) + f", {event.cancelled} cancelled" * bool(
-                event.cancelled
-            )
+            others = f", {event.failed} failed" * bool(
+                event.failed
+            ) + f", {event.cancelled} cancelled" * bool(event.cancelled)
             return f"✓ finished: {event.done} runs done{others}"
         case events.ExperimentInterrupted():
             return f"× stopped by {event.by}; what was done is kept"
@@ -37,7 +39,9 @@ def sentence(event: AnyEvent, snapshot: Snapshot) -> str | None:
             return _backend(event)
 
 
-def _run(event: events.RunFinished | events.RunFailed | events.RunCancelled, snapshot: Snapshot) -> str:
+def _run(
+    event: events.RunFinished | events.RunFailed | events.RunCancelled, snapshot: Snapshot
+) -> str:
     total = len(snapshot.runs)
     ended = total - snapshot.count("queued") - snapshot.count("running")
     place = f"run {ended:>{len(str(total))}} of {total} {event.run:<14}"
@@ -74,11 +78,15 @@ def _backend(
             return f"● {event.backend}: ready after {event.seconds:.1f} s: {ran}{wrong}"
         case events.BackendFailed():
             tail = "".join(f"\n    {line}" for line in event.log_tail)
-            return f"! {event.backend}: {event.reason}" + (f"; the end of its log:{tail}" if tail else "")
+            return f"! {event.backend}: {event.reason}" + (
+                f"; the end of its log:{tail}" if tail else ""
+            )
         case events.BackendStopping():
             return None
         case events.BackendStopped():
-            return f"○ {event.backend}: stopped" + "".join(f"\n! {event.backend}: {left}" for left in event.left)
+            return f"○ {event.backend}: stopped" + "".join(
+                f"\n! {event.backend}: {left}" for left in event.left
+            )
 
 
 def figures_line(figures: RunFigures) -> str:
@@ -89,20 +97,3 @@ def figures_line(figures: RunFigures) -> str:
         f"  {figures.output_throughput:7.1f} tok/s"
         f"  CV {shown(figures.cv, '.3f')}  excess {shown(figures.excess_cv, '.3f')}"
     )
-
-
-def shown(value: float | None, form: str) -> str:
-    """A number, or the dash that stands for none."""
-    return "–" if value is None else format(value, form)
-
-
-def printable(text: str) -> str:
-    """`text` without what could move a cursor or change a terminal: servers, models and file names are not trusted."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.expandtabs(4))
-
-
-def clock(seconds: float) -> str:
-    """`3:07`, from an hour on `1:03:07`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

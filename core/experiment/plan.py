@@ -9,15 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from core.experiment.config import Config, ConfigError
+from core.errors import ConfigError, UsageError
+from core.experiment.config import Config
 from core.experiment.dose import Dose
 from core.workload import dataset
 from core.workload.dataset import Dataset
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One data set at one backend, once. `label` ("001", "001-r2") names its files and its gate-log segment; where
-    routing is forced, it ends with the dose ("001~hot-rank~0.5")."""
+    """One dataset at one backend, once. `label` ("001", "001-r2") names its files and its gate-log
+    segment; where routing is forced, it ends with the dose ("001~hot-rank~0.5")."""
 
     backend: str
     dataset: str
@@ -31,7 +32,8 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is run, in order: backend by backend, since a server start is what costs; or interleaved."""
+    """What is run, in order: backend by backend, since a server start is what costs; or
+    interleaved."""
 
     datasets: dict[str, Dataset]
     runs: tuple[Run, ...]
@@ -42,7 +44,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make(config: Config, only: Collection[str] = (), backends: Collection[str] = ()) -> Plan:
-    """The plan, narrowed to some data set indices and backends. Reads every data set, so a bad one stops the start."""
+    """The plan, narrowed to some dataset indices and backends. Reads every dataset, so a bad one
+    stops the start."""
     paths = select_datasets(config, only)
     runs = [
         Run(backend, index, label(index, repeat, dose), str(paths[index]), dose)
@@ -66,17 +69,21 @@ def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
 
 
 def label(index: str, repeat: int, dose: Dose | None = None) -> str:
-    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is forced."""
+    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is
+    forced."""
     return (index if repeat == 1 else f"{index}-r{repeat}") + (f"~{dose.label}" if dose else "")
 
 
 def dataset_of(run: str) -> str:
-    """The data set of a run, by its id or its label: "001" of `baseline/001-r2~hot-rank~0.5`."""
+    """The dataset of a run, by its id or its label: "001" of `baseline/001-r2~hot-rank~0.5`."""
     return run.rpartition("/")[2].partition("~")[0].partition("-")[0]
 
 
-def again(config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]) -> list[Run]:
-    """One more run of each of these data sets at each of these backends; `known` are the ids that are taken."""
+def again(
+    config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]
+) -> list[Run]:
+    """One more run of each of these datasets at each of these backends; `known` are the ids that
+    are taken."""
     paths = select_datasets(config, datasets)
     return [
         next(
@@ -90,17 +97,21 @@ def again(config: Config, known: Collection[str], datasets: Collection[str], bac
 
 
 def _passes(config: Config, backends: list[str]) -> list[tuple[str, int]]:
-    """Backend and repeat of each pass over the data sets. Interleaved they go A B, B A, A B: a steady drift over time
-    then hits both backends alike, and the neighbours share a server."""
+    """Backend and repeat of each pass over the datasets. Interleaved they go A B, B A, A B: a
+    steady drift over time then hits both backends alike, and the neighbours share a server."""
     repeats = range(1, config.experiment.repeats + 1)
     if config.experiment.interleave:
-        return [(backend, repeat) for repeat in repeats for backend in (backends if repeat % 2 else backends[::-1])]
+        return [
+            (backend, repeat)
+            for repeat in repeats
+            for backend in (backends if repeat % 2 else backends[::-1])
+        ]
     return [(backend, repeat) for backend in backends for repeat in repeats]
 
 
 def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, Dose | None]]:
-    """Every data set, with its natural routing and at each dose. The same order for every backend, so that a drift over
-    time hits both alike."""
+    """Every dataset, with its natural routing and at each dose. The same order for every backend,
+    so that a drift over time hits both alike."""
     doses: list[Dose | None] = [None, *(config.dose.doses if config.dose else ())]
     order = [(index, dose) for index in indices for dose in doses]
     if config.experiment.shuffle:
@@ -109,18 +120,19 @@ def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, D
 
 
 def select_backends(config: Config, names: Collection[str]) -> list[str]:
-    """The named backends, or all of them. ConfigError for an unknown one."""
+    """The named backends, or all of them. UsageError for an unknown one."""
     known = [b.name for b in config.backends]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{config.path}: [[backends]]: there is no backend {name!r}; {hint}")
+            raise UsageError(f"{config.path}: [[backends]]: there is no backend {name!r}; {hint}")
     return [name for name in known if not names or name in names]
 
 
 def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
-    """Index → file of the chosen data sets, or of all. ConfigError for an unknown index, or a shared one."""
+    """Index → file of the chosen datasets, or of all. UsageError for an unknown index, or a shared
+    one."""
     paths: dict[str, Path] = {}
     for place, path in enumerate(config.dataset_paths, 1):
         index = dataset.index_of(path, place)
@@ -134,21 +146,19 @@ def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
 
 
 def named(only: Collection[str], known: Sequence[str]) -> list[str]:
-    """Those of the `known` data set indices that `only` names, or all of them. ConfigError for an unknown index."""
+    """Those of the `known` dataset indices that `only` names, or all of them. UsageError for an
+    unknown index."""
     for index in only:
         if index not in known:
             near = difflib.get_close_matches(index, known, n=1, cutoff=0.3)
             span = f", from {min(known)} to {max(known)}" if known else ""
-            raise ConfigError(
-                f"--only {index}: no such data set; there are {len(known)}{span}"
+            raise UsageError(
+                f"--only {index}: no such dataset; there are {len(known)}{span}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
     return [index for index in known if not only or index in only]
 
 
 def read_datasets(paths: Mapping[str, Path]) -> dict[str, Dataset]:
-    """Index → data set. ConfigError for one that cannot be used."""
-    try:
-        return {index: dataset.read(path, index) for index, path in paths.items()}
-    except dataset.DatasetError as error:
-        raise ConfigError(str(error)) from None
+    """Index → dataset. DatasetError for one that cannot be used."""
+    return {index: dataset.read(path, index) for index, path in paths.items()}

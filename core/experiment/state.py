@@ -83,25 +83,34 @@ class Snapshot(Struct, frozen=True):
         return sum(r.phase == phase for r in self.runs.values())
 
     def eta_s(self) -> float | None:
-        """Seconds that the runs left will take at the mean pace of the finished ones; None before the first."""
-        took = [_took_s(r.figures.duration_s, r) for r in self.runs.values() if r.phase == "done" and r.figures]
+        """Seconds that the runs left will take at the mean pace of the finished ones; None before
+        the first."""
+        took = [
+            _took_s(r.figures.duration_s, r)
+            for r in self.runs.values()
+            if r.phase == "done" and r.figures
+        ]
         if not took:
             return None
         return sum(took) / len(took) * (self.count("queued") + self.count("running"))
 
 
 def _took_s(measured_s: float, run: RunState) -> float:
-    """By the wall clock, unless that was set meanwhile: a run lasts as long as its load, and a little more."""
+    """By the wall clock, unless that was set meanwhile: a run lasts as long as its load, and a
+    little more."""
     return max(measured_s, min(run.ended_at - run.started_at, measured_s + AROUND_A_LOAD_S))
 
 
 def fold(stream: Iterable[AnyEvent], state: Snapshot | None = None) -> Snapshot:
     """The state after all of `stream`, from `state` or from nothing.
 
-    Requests that follow each other are taken together: what is known of a run is copied once for all of them.
+    Requests that follow each other are taken together: what is known of a run is copied once for
+    all of them.
     """
     state = state or Snapshot()
-    for are_requests, group in itertools.groupby(stream, lambda e: isinstance(e, events.RequestFinished)):
+    for are_requests, group in itertools.groupby(
+        stream, lambda e: isinstance(e, events.RequestFinished)
+    ):
         if are_requests:
             state = _requests(state, cast(Iterable[events.RequestFinished], group))
         else:
@@ -111,7 +120,8 @@ def fold(stream: Iterable[AnyEvent], state: Snapshot | None = None) -> Snapshot:
 
 
 def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
-    """The state after `event`. Events of requests and samples touch no run: the fold stays linear in the journal."""
+    """The state after `event`. Events of requests and samples touch no run: the fold stays linear
+    in the journal."""
     match event:
         case events.RequestFinished():
             return _requests(state, [event])
@@ -128,7 +138,12 @@ def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
         case events.RunCancelled():
             kept = f"{event.completed} requests kept" if event.completed else ""
             return _ended(state, event.run, phase="cancelled", reason=kept, ended_at=event.at)
-        case events.RunRequeued() | events.RunsAdded() | events.QueueReordered() | events.ScoresPredicted():
+        case (
+            events.RunRequeued()
+            | events.RunsAdded()
+            | events.QueueReordered()
+            | events.ScoresPredicted()
+        ):
             return _queue(state, event)
         case (
             events.ExperimentStarted()
@@ -138,7 +153,9 @@ def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
         ):
             return _experiment(state, event)
         case _:
-            return replace(state, backends={**state.backends, event.backend: _backend(state, event)})
+            return replace(
+                state, backends={**state.backends, event.backend: _backend(state, event)}
+            )
 
 
 def _experiment(
@@ -153,8 +170,19 @@ def _experiment(
             runs = {r.id: RunState(r) for r in event.runs}
             return Snapshot(name=event.name, engine=event.engine, runs=runs, started_at=event.at)
         case events.ExperimentResumed():
-            unfinished = {i: r if r.phase in ("done", "cancelled") else _queued(r) for i, r in state.runs.items()}
-            return replace(state, runs=unfinished, live=None, backends={}, finished=False, interrupted="", ended_at=0.0)
+            unfinished = {
+                i: r if r.phase in ("done", "cancelled") else _queued(r)
+                for i, r in state.runs.items()
+            }
+            return replace(
+                state,
+                runs=unfinished,
+                live=None,
+                backends={},
+                finished=False,
+                interrupted="",
+                ended_at=0.0,
+            )
         case events.ExperimentFinished():
             return replace(state, finished=True, live=None, ended_at=event.at)
         case events.ExperimentInterrupted():
@@ -177,7 +205,10 @@ def _queue(
         case events.QueueReordered():
             runs |= {i: runs.pop(i) for i in event.runs if i in runs}
         case events.ScoresPredicted():
-            runs = {i: replace(r, score=event.scores.get(r.run.dataset, r.score)) for i, r in runs.items()}
+            runs = {
+                i: replace(r, score=event.scores.get(r.run.dataset, r.score))
+                for i, r in runs.items()
+            }
     return replace(state, runs=runs)
 
 
@@ -191,7 +222,9 @@ def _requests(state: Snapshot, finished: Iterable[events.RequestFinished]) -> Sn
     if live is None or not own:
         return state
     names = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")
-    values = {n: (*getattr(live, n), *(v for e in own if (v := getattr(e, n)) is not None)) for n in names}
+    values = {
+        n: (*getattr(live, n), *(v for e in own if (v := getattr(e, n)) is not None)) for n in names
+    }
     live = replace(
         live,
         finished=live.finished + len(own),
@@ -205,7 +238,11 @@ def _requests(state: Snapshot, finished: Iterable[events.RequestFinished]) -> Sn
 
 def _run(state: Snapshot, run: str, **changes: Any) -> Snapshot:
     known = state.runs.get(run)
-    return state if known is None else replace(state, runs={**state.runs, run: replace(known, **changes)})
+    return (
+        state
+        if known is None
+        else replace(state, runs={**state.runs, run: replace(known, **changes)})
+    )
 
 
 def _ended(state: Snapshot, run: str, **changes: Any) -> Snapshot:
@@ -230,12 +267,26 @@ def _backend(
         case events.BackendPhase():
             return replace(known, step=event.phase, since=event.at)
         case events.BackendReady():
-            asked = {"ran": event.ran, "mismatches": tuple(event.mismatches), "ready_after_s": event.seconds}
+            asked = {
+                "ran": event.ran,
+                "mismatches": tuple(event.mismatches),
+                "ready_after_s": event.seconds,
+            }
             return replace(known, phase="ready", step="", since=event.at, **asked)
         case events.BackendFailed():
             tail = tuple(event.log_tail)
-            return replace(known, phase="failed", since=event.at, reason=event.reason, log_tail=tail)
+            return replace(
+                known, phase="failed", since=event.at, reason=event.reason, log_tail=tail
+            )
         case events.BackendStopping():
-            return known if known.phase == "failed" else replace(known, phase="stopping", since=event.at)
+            return (
+                known
+                if known.phase == "failed"
+                else replace(known, phase="stopping", since=event.at)
+            )
         case events.BackendStopped():
-            return known if known.phase == "failed" else replace(known, phase="stopped", since=event.at)
+            return (
+                known
+                if known.phase == "failed"
+                else replace(known, phase="stopped", since=event.at)
+            )

@@ -26,7 +26,10 @@ now = time.perf_counter_ns
 STREAMS_PER_WORKER = 64
 START_MARGIN_NS = 5_000_000
 STOP_S = 1.0
-ANSWER_BYTES, TOKEN_BYTES = 2 << 20, 4 << 10  # an answer may have so many, and so many for each token asked
+ANSWER_BYTES, TOKEN_BYTES = (
+    2 << 20,
+    4 << 10,
+)  # an answer may have so many, and so many for each token asked
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 MAX_TOKENS = 1 << 17  # of an answer that no limit is asked of
 EARLY_S = 1.0  # connections for what is due so soon are opened beforehand
@@ -34,11 +37,12 @@ EARLY_S = 1.0  # connections for what is due so soon are opened beforehand
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run's worth of requests. `label` goes into every X-Request-Id, so that the gate log can name its steps.
+    """One run's worth of requests. `label` goes into every X-Request-Id, so that the gate log can
+    name its steps.
 
-    `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts' timestamps.
-    `input_len`: tokens that every prompt is cut or repeated to, or one number for each; 0: as written.
-    `extra_body` is merged into every request body; null removes a field.
+    `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts'
+    timestamps. `input_len`: tokens that every prompt is cut or repeated to, or one number for each;
+    0: as written. `extra_body` is merged into every request body; null removes a field.
     """
 
     base_url: str
@@ -70,12 +74,19 @@ class Load:
     def max_tokens(self) -> int:
         """Tokens asked of each answer at most."""
         asked = {"max_tokens": self.output_len, **self.extra_body}
-        return max([n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)], default=MAX_TOKENS)
+        return max(
+            [n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)],
+            default=MAX_TOKENS,
+        )
 
     @property
     def is_closed_loop(self) -> bool:
         """A fixed concurrency: the next request is due when one ends."""
-        return self.request_rate == "inf" and self.arrival != "trace" and self.slots < len(self.prompts)
+        return (
+            self.request_rate == "inf"
+            and self.arrival != "trace"
+            and self.slots < len(self.prompts)
+        )
 
 
 class LoadError(Exception):
@@ -87,11 +98,11 @@ async def run(
     on_done: Callable[[RequestRecord], None] = lambda record: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Records:
-    """Send every prompt once at its due time; one record each, in data set order.
+    """Send every prompt once at its due time; one record each, in dataset order.
 
-    `on_done` gets each record as its request ends, `on_progress` the sums about once a second and at the end. On
-    cancellation the sockets close and `on_done` gets what the requests under way had come to. LoadError, and
-    httpx.HTTPError (from /tokenize), before anything is sent.
+    `on_done` gets each record as its request ends, `on_progress` the sums about once a second and
+    at the end. On cancellation the sockets close and `on_done` gets what the requests under way had
+    come to. LoadError, and httpx.HTTPError (from /tokenize), before anything is sent.
     """
     jobs = _jobs(load, await _bodies(load))
     crew = [_WorkerProcess(job) for job in jobs]
@@ -109,8 +120,12 @@ async def run(
             raise
     finally:
         await asyncio.gather(*(worker.end() for worker in crew))
-    health = [h for h in await asyncio.gather(*following) if h is not None]  # or what a callback raised
-    records = [gathered.records.get(i) or _lost(load, i, t0, crew) for i in range(len(load.prompts))]
+    health = [
+        h for h in await asyncio.gather(*following) if h is not None
+    ]  # or what a callback raised
+    records = [
+        gathered.records.get(i) or _lost(load, i, t0, crew) for i in range(len(load.prompts))
+    ]
     return Records(await _counted(load, records), health)
 
 
@@ -118,7 +133,10 @@ class _Gathered:
     """What the workers have told so far."""
 
     def __init__(
-        self, workers: int, on_done: Callable[[RequestRecord], None], on_progress: Callable[[Progress], None]
+        self,
+        workers: int,
+        on_done: Callable[[RequestRecord], None],
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self.records: dict[int, RequestRecord] = {}
         self._latest = [Progress()] * workers
@@ -145,7 +163,8 @@ class _WorkerProcess:
         self.last_words = ""
 
     async def start(self) -> None:
-        """Start it and wait until its requests are built and its connections open. LoadError where it ends instead."""
+        """Start it and wait until its requests are built and its connections open. LoadError where
+        it ends instead."""
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "core.load.worker"),
             stdin=asyncio.subprocess.PIPE,
@@ -202,7 +221,7 @@ class _WorkerProcess:
         self.last_words = f"exit code {code}" + (f", {lines[-1]}" if lines else "")
 
 
-# --- what is sent -------------------------------------------------------------------------------------------------
+# --- what is sent ---
 
 
 def _jobs(load: Load, bodies: Sequence[bytes]) -> list[Job]:
@@ -214,13 +233,25 @@ def _jobs(load: Load, bodies: Sequence[bytes]) -> list[Job]:
 
 
 def _job(
-    load: Load, bodies: Sequence[bytes], due_s: Sequence[float], mine: Sequence[int], place: int, count: int
+    load: Load,
+    bodies: Sequence[bytes],
+    due_s: Sequence[float],
+    mine: Sequence[int],
+    place: int,
+    count: int,
 ) -> Job:
     concurrency = load.slots // count + (place < load.slots % count)
-    rows = [Row(i, load.prompts[i].id, f"seg.{load.label}.{i}", int(due_s[i] * 1e9), bodies[i]) for i in mine]
+    rows = [
+        Row(i, load.prompts[i].id, f"seg.{load.label}.{i}", int(due_s[i] * 1e9), bodies[i])
+        for i in mine
+    ]
     return Job(
         url=load.base_url + ("/v1/chat/completions" if load.chat else "/v1/completions"),
-        headers=[("Content-Type", "application/json"), ("Accept-Encoding", "identity"), *_headers(load)],
+        headers=[
+            ("Content-Type", "application/json"),
+            ("Accept-Encoding", "identity"),
+            *_headers(load),
+        ],
         rows=rows,
         concurrency=max(1, concurrency),
         closed_loop=load.is_closed_loop,
@@ -235,7 +266,9 @@ def _due(load: Load) -> list[float]:
     if load.arrival == "trace":
         stamps = [p.timestamp for p in load.prompts if p.timestamp is not None]
         if len(stamps) < len(load.prompts):
-            raise LoadError('arrival "trace" needs a "timestamp" (seconds) in every line of the data set')
+            raise LoadError(
+                'arrival "trace" needs a "timestamp" (seconds) in every line of the dataset'
+            )
         return schedule.replayed(stamps)
     return schedule.arrivals(
         len(load.prompts),
@@ -252,7 +285,9 @@ def _workers(load: Load) -> int:
     """ "auto": one per 64 streams, on what the server leaves: all cores but one."""
     if load.workers != "auto":
         return load.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min(-(-load.slots // STREAMS_PER_WORKER), cores - 1))
 
 
@@ -265,8 +300,14 @@ async def _bodies(load: Load) -> list[bytes]:
     if not load.input_len:
         return [_body(load, prompt.text) for prompt in load.prompts]
     if load.chat:
-        raise LoadError("input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0")
-    lengths = repeat(load.input_len, len(load.prompts)) if isinstance(load.input_len, int) else load.input_len
+        raise LoadError(
+            "input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0"
+        )
+    lengths = (
+        repeat(load.input_len, len(load.prompts))
+        if isinstance(load.input_len, int)
+        else load.input_len
+    )
     async with _client(load) as client:
         return [
             _body(load, _cut(await _tokens(client, load, prompt.text), length, prompt.id))
@@ -298,7 +339,7 @@ def _cut(tokens: list[int], length: int, prompt: str) -> list[int]:
     return (tokens * (length // len(tokens) + 1))[:length]
 
 
-# --- what is counted ----------------------------------------------------------------------------------------------
+# --- what is counted ---
 
 
 class _Tokens(msgspec.Struct):
@@ -315,14 +356,18 @@ def _client(load: Load) -> httpx.AsyncClient:
 
 
 async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
-    """The text's tokens by the server's own tokenizer (vLLM's POST /tokenize), without special ones."""
+    """The text's tokens by the server's own tokenizer (vLLM's POST /tokenize), without special
+    ones."""
     wanted = {"model": load.model, "prompt": text, "add_special_tokens": False}
-    answer = await fetch.whole(client, "POST", "/tokenize", within_s=load.stall_timeout_s, json=wanted)
+    answer = await fetch.whole(
+        client, "POST", "/tokenize", within_s=load.stall_timeout_s, json=wanted
+    )
     return fetch.decoded(answer, _Tokens).tokens
 
 
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
-    """Answers without usage are counted by the server's tokenizer, where it has one; else by their events."""
+    """Answers without usage are counted by the server's tokenizer, where it has one; else by their
+    events."""
     uncounted = [r for r in records if r.ok and r.output_tokens_from == "events"]
     counts: dict[int, int] = {}
     if uncounted:
@@ -331,7 +376,9 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
                 for record in uncounted:
                     counts[record.index] = len(await _tokens(client, load, record.text))
     return [
-        replace(r, output_tokens=counts[r.index], output_tokens_from="tokenizer") if r.index in counts else r
+        replace(r, output_tokens=counts[r.index], output_tokens_from="tokenizer")
+        if r.index in counts
+        else r
         for r in records
     ]
 
@@ -340,4 +387,6 @@ def _lost(load: Load, index: int, t0: int, crew: Sequence[_WorkerProcess]) -> Re
     """A request whose worker fell."""
     words = next((w.last_words for w in crew if w.last_words), "no word from it")
     at = now()
-    return RequestRecord(index, load.prompts[index].id, t0, at, 0, at, error=f"load worker ended: {words}")
+    return RequestRecord(
+        index, load.prompts[index].id, t0, at, 0, at, error=f"load worker ended: {words}"
+    )

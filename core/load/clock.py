@@ -1,8 +1,9 @@
 """Kernel receive stamps: when bytes reached this machine, however late they are read.
 
-Linux only (SO_TIMESTAMPNS, socket(7)). The kernel stamps each segment in CLOCK_REALTIME; `ReceiveClock` maps that to
-perf_counter. Segments that queue up are merged under the last one's stamp, so events read together share it: smaller
-reads do not bring the others back (tried on loopback: four segments 5 ms apart, read 100 bytes at a time).
+Linux only (SO_TIMESTAMPNS, socket(7)). The kernel stamps each segment in CLOCK_REALTIME;
+`ReceiveClock` maps that to perf_counter. Segments that queue up are merged under the last one's
+stamp, so events read together share it: smaller reads do not bring the others back (tried on
+loopback: four segments 5 ms apart, read 100 bytes at a time).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def request_stamps(sock: socket.socket) -> bool:
 
 
 class ReceiveClock:
-    """CLOCK_REALTIME → perf_counter. Call `sample` through the run: the wall clock is slewed, and may be set.
+    """CLOCK_REALTIME → perf_counter. Call `sample` through the run: the wall clock is slewed, and
+    may be set.
 
     Counts reads, those with a kernel stamp, and jumps of the wall clock of over a millisecond.
     """
@@ -49,7 +51,8 @@ class ReceiveClock:
         self.offset_ns = offset
 
     def arrival(self, ancillary: list[tuple[int, int, bytes]]) -> int:
-        """When what has just been read arrived, in perf_counter ns: the kernel's stamp where `recvmsg` brought one."""
+        """When what has just been read arrived, in perf_counter ns: the kernel's stamp where
+        `recvmsg` brought one."""
         read_at = now()
         self.reads += 1
         if not ancillary:

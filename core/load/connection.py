@@ -22,7 +22,8 @@ Sink = Callable[[bytes, int], None]
 
 
 class Connection:
-    """One request at a time: `request` sends it and waits for the head, then the body goes to a sink or is pulled.
+    """One request at a time: `request` sends it and waits for the head, then the body goes to a
+    sink or is pulled.
 
     Without a sink at most 1 MiB waits here, the rest in the kernel.
     """
@@ -39,9 +40,16 @@ class Connection:
     # --- one request
 
     async def request(
-        self, data: bytes, times: Times, max_bytes: float, *, read_s: float | None, write_s: float | None
+        self,
+        data: bytes,
+        times: Times,
+        max_bytes: float,
+        *,
+        read_s: float | None,
+        write_s: float | None,
     ) -> None:
-        """Send `data`, return when the answer's head is here. httpx's errors; a longer answer than `max_bytes` too."""
+        """Send `data`, return when the answer's head is here. httpx's errors; a longer answer than
+        `max_bytes` too."""
         loop = asyncio.get_running_loop()
         self.status, self.headers = 0, []
         self._max_bytes = self._left = max_bytes
@@ -62,18 +70,25 @@ class Connection:
 
     async def _send(self, data: bytes, write_s: float | None) -> None:
         flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.wire.send(data, self._times, lambda: None if flushed.done() else flushed.set_result(None))
+        self.wire.send(
+            data, self._times, lambda: None if flushed.done() else flushed.set_result(None)
+        )
         if flushed.done():
             return
         try:
-            await asyncio.wait({flushed, self._head}, timeout=write_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {flushed, self._head}, timeout=write_s, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             flushed.cancel()
         if not self._times.sent and not self._head.done():
-            self._close(httpx.WriteTimeout(f"the server did not take the request within {write_s:g} s"))
+            self._close(
+                httpx.WriteTimeout(f"the server did not take the request within {write_s:g} s")
+            )
 
     def attach(self, sink: Sink) -> asyncio.Future[None]:
-        """From now on the body goes to `sink(bytes, arrived_at_ns)`; the future that ends with the body."""
+        """From now on the body goes to `sink(bytes, arrived_at_ns)`; the future that ends with the
+        body."""
         while self._queue:
             sink(*self._queue.popleft())
         self._sink = sink
@@ -96,11 +111,15 @@ class Connection:
 
     def header(self, name: bytes) -> str:
         """A header of the answer, by its name in lower case; "" where there is none."""
-        return next((value.decode("latin-1") for known, value in self.headers if known.lower() == name), "")
+        return next(
+            (value.decode("latin-1") for known, value in self.headers if known.lower() == name), ""
+        )
 
     def finish(self) -> bool:
         """The caller is done with the answer; true if the connection can carry another."""
-        if self._busy or not self._times.sent:  # an answer that came before its request was sent whole
+        if (
+            self._busy or not self._times.sent
+        ):  # an answer that came before its request was sent whole
             self.close()
         else:
             self.wire.resume()
@@ -111,7 +130,8 @@ class Connection:
         self._close(httpx.ReadError("the connection was closed here"))
 
     def poll(self, silent_since: int) -> None:
-        """See whether the connection still stands, if nothing has come since `silent_since` (ns)."""
+        """See whether the connection still stands, if nothing has come since `silent_since`
+        (ns)."""
         if self._busy and self._last < silent_since:
             self.wire.poll()
 
@@ -127,8 +147,14 @@ class Connection:
             times.first_byte = at
         self._last = at
         self._left -= len(data)
-        if self._left < 0:  # endless chunks, comments, trailers: no callback of the parser sees them all
-            self._close(httpx.RemoteProtocolError(f"over {self._max_bytes} bytes came, more than an answer may have"))
+        if (
+            self._left < 0
+        ):  # endless chunks, comments, trailers: no callback of the parser sees them all
+            self._close(
+                httpx.RemoteProtocolError(
+                    f"over {self._max_bytes} bytes came, more than an answer may have"
+                )
+            )
             return
         try:
             self._parser.feed_data(data)
@@ -141,7 +167,9 @@ class Connection:
         if not self.status:
             self._head_left -= len(data)
             if self._head_left < 0:
-                self._close(httpx.RemoteProtocolError(f"a response head of over {MAX_HEAD_BYTES} bytes"))
+                self._close(
+                    httpx.RemoteProtocolError(f"a response head of over {MAX_HEAD_BYTES} bytes")
+                )
 
     def lost(self, error: OSError | None) -> None:
         """The connection ended."""
@@ -151,9 +179,15 @@ class Connection:
             self.on_message_complete()
             self._close(httpx.ReadError("closed"))
         elif self._busy and self.status:
-            self._close(httpx.RemoteProtocolError("the server closed the connection before the answer's end"))
+            self._close(
+                httpx.RemoteProtocolError(
+                    "the server closed the connection before the answer's end"
+                )
+            )
         else:
-            self._close(httpx.RemoteProtocolError("the server closed the connection without an answer"))
+            self._close(
+                httpx.RemoteProtocolError("the server closed the connection without an answer")
+            )
 
     def _pass_on(self, piece: bytes, at: int) -> None:
         if self._sink is not None:
@@ -180,7 +214,10 @@ class Connection:
             return
         self.status = status
         names = {name.lower() for name, _ in self.headers}
-        self._until_closed = not names & {b"content-length", b"transfer-encoding"} and status not in (204, 304)
+        self._until_closed = not names & {
+            b"content-length",
+            b"transfer-encoding",
+        } and status not in (204, 304)
         if not self._head.done():
             self._head.set_result(None)
 
@@ -230,7 +267,9 @@ class Connection:
             self._waiter.set_result(None)
 
 
-async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock, passes: ReadPasses) -> Connection:
+async def open_plain(
+    addresses: list[tuple[int, object]], clock: ReceiveClock, passes: ReadPasses
+) -> Connection:
     """Connect to the first of `addresses` (family, address) that answers. OSError of the last."""
     loop = asyncio.get_running_loop()
     failure: OSError = OSError("no address")
@@ -252,7 +291,9 @@ async def open_plain(addresses: list[tuple[int, object]], clock: ReceiveClock, p
     raise failure
 
 
-async def open_tls(host: str, port: int, context: ssl.SSLContext, clock: ReceiveClock) -> Connection:
+async def open_tls(
+    host: str, port: int, context: ssl.SSLContext, clock: ReceiveClock
+) -> Connection:
     """Connect and shake hands. OSError (ssl.SSLError is one) where that fails."""
     connection = Connection()
     loop = asyncio.get_running_loop()

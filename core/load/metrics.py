@@ -1,12 +1,14 @@
 """Request records → TTFT, TPOT, ITL, E2E, throughput, goodput.
 
-- TTFT: first token event with content - t_sent. From t_due too: what a user felt, waiting for the client included
-  (with a fixed concurrency a request is due when a slot is free).
+- TTFT: first token event with content - t_sent. From t_due too: what a user felt, waiting for the
+  client included (with a fixed concurrency a request is due when a slot is free).
 - TPOT: (t_last - t_first) / (n - 1), one value a request of n > 1 tokens.
-- ITL: every gap between token events; a gap whose event carried several tokens is divided by them and counted in
-  `shared_events`. Empty events and chat's role event are not tokens.
-- E2E: t_last - t_sent, and from t_due. Throughput: over the time from the first due moment to the last token.
-- Output length: the server's usage, else its tokenizer, else one token an event (`output_tokens_from` says which).
+- ITL: every gap between token events; a gap whose event carried several tokens is divided by them
+  and counted in `shared_events`. Empty events and chat's role event are not tokens.
+- E2E: t_last - t_sent, and from t_due. Throughput: over the time from the first due moment to the
+  last token.
+- Output length: the server's usage, else its tokenizer, else one token an event
+  (`output_tokens_from` says which).
 - p99: from 100 values on; below, null with a reason, and the maximum stands beside it.
 - Goodput: requests per second that met every limit of the `slo`; TTFT and E2E from t_due.
 Times are perf_counter nanoseconds of one machine; see core.load.record.
@@ -16,14 +18,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.load.record import Records, events_per_read, itls_s
 from core.load.record import RequestRecord as RequestRecord
+from core.load.record import events_per_read, itls_s
 
 MIN_FOR_P99 = 100
 SLO_LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms")
@@ -31,7 +33,8 @@ SLO_LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms")
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Figures over the completed requests of a run; upstream's keys and meanings. Rates are per second."""
+    """Figures over the completed requests of a run; upstream's keys and meanings. Rates are per
+    second."""
 
     num_prompts: int
     completed: int
@@ -72,14 +75,17 @@ class Metrics:
     p99_e2e_from_due_ms_reason: str | None
     max_e2e_from_due_ms: float | None
     shared_events: int  # events that carried several tokens
-    shared_reads_share: float | None  # reads that held several events of a stream: their gaps are lost
+    shared_reads_share: (
+        float | None
+    )  # reads that held several events of a stream: their gaps are lost
     request_goodput: float | None  # None without an slo
     output_tokens_from: dict[str, int] = field(default_factory=dict)
     errors_by_kind: dict[str, int] = field(default_factory=dict)
 
 
 def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None = None) -> Metrics:
-    """Figures of one run; a request that failed counts in `num_prompts` only. None where nothing was measured.
+    """Figures of one run; a request that failed counts in `num_prompts` only. None where nothing
+    was measured.
 
     `slo` holds limits in ms by the names of SLO_LIMITS.
     """
@@ -112,43 +118,32 @@ def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None 
         shared_reads_share=float((per_read > 1).mean()) if per_read.size else None,
         request_goodput=rate(sum(_is_good(r, slo) for r in done)) if slo else None,
         output_tokens_from=dict(Counter(r.output_tokens_from for r in done)),
-        errors_by_kind=dict(sorted(Counter(r.error.split(":")[0] for r in records if r.error).items())),
+        errors_by_kind=dict(
+            sorted(Counter(r.error.split(":")[0] for r in records if r.error).items())
+        ),
     )
 
 
-def as_result(records: Sequence[RequestRecord], figures: Metrics) -> dict[str, Any]:
-    """The measured part of a result file: upstream's keys with their meaning, and ours; lists in data set order.
-
-    `client` says how far the times can be trusted, where `records` come from a load (core.load.client).
-    """
-    from core.load.trust import trust
-
-    return {
-        **asdict(figures),
-        "input_lens": [r.prompt_tokens for r in records],
-        "output_lens": [r.output_tokens for r in records],
-        "ttfts": [r.ttft_s if r.ok else None for r in records],
-        "ttfts_from_due": [r.ttft_from_due_s if r.ok else None for r in records],
-        "itls": [r.itls_s if r.ok else [] for r in records],
-        "generated_texts": [r.text for r in records],
-        "errors": [r.error for r in records],
-        "client": asdict(trust(records.workers, figures)) if isinstance(records, Records) else None,
-    }
-
-
 def _is_good(record: RequestRecord, slo: Mapping[str, float]) -> bool:
-    measured = {"ttft_ms": record.ttft_from_due_s, "tpot_ms": record.tpot_s or 0.0, "e2e_ms": record.e2e_from_due_s}
+    measured = {
+        "ttft_ms": record.ttft_from_due_s,
+        "tpot_ms": record.tpot_s or 0.0,
+        "e2e_ms": record.e2e_from_due_s,
+    }
     return all(measured[name] * 1e3 <= limit for name, limit in slo.items())
 
 
 def _centre(name: str, seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
-    """Mean, median, p99 (linear interpolation, as NumPy and upstream) and maximum in milliseconds."""
+    """Mean, median, p99 (linear interpolation, as NumPy and upstream) and maximum in
+    milliseconds."""
     n = len(seconds)
     ms = np.asarray(seconds) * 1e3
     return {
         f"mean_{name}_ms": float(ms.mean()) if n else None,
         f"median_{name}_ms": float(np.median(ms)) if n else None,
         f"p99_{name}_ms": float(np.percentile(ms, 99)) if n >= MIN_FOR_P99 else None,
-        f"p99_{name}_ms_reason": f"n = {n}, and a p99 needs {MIN_FOR_P99}" if n < MIN_FOR_P99 else None,
+        f"p99_{name}_ms_reason": f"n = {n}, and a p99 needs {MIN_FOR_P99}"
+        if n < MIN_FOR_P99
+        else None,
         f"max_{name}_ms": float(ms.max()) if n else None,
     }

@@ -1,4 +1,5 @@
-"""When sockets are read: all that have something in one pass, the next pass no sooner than 0.2 ms later."""
+"""When sockets are read: all that have something in one pass, the next pass no sooner than 0.2 ms
+later."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ PAUSE_NS = 200_000
 class ReadPasses:
     """The sockets of one event loop whose bytes the kernel stamps: Linux.
 
-    Reading them later moves no stamp, and a pass over several costs less than a waking for each. The loop is held up by
-    at most one pause. Events of one stream that come within a pause are read together, and share the last one's stamp.
+    Reading them later moves no stamp, and a pass over several costs less than a waking for each.
+    The loop is held up by at most one pause. Events of one stream that come within a pause are read
+    together, and share the last one's stamp.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,5 +57,7 @@ class ReadPasses:
             try:
                 read()
             except Exception as error:  # the loop's way with a callback: told, and the others go on
-                self.loop.call_exception_handler({"message": f"reading socket {number} failed", "exception": error})
+                self.loop.call_exception_handler(
+                    {"message": f"reading socket {number} failed", "exception": error}
+                )
         self._ended = now()

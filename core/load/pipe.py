@@ -1,4 +1,5 @@
-"""What a load worker and its parent say to each other: length-prefixed msgpack frames over two pipes."""
+"""What a load worker and its parent say to each other: length-prefixed msgpack frames over two
+pipes."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
-    """A worker's share: rows in the order of their due times; `closed_loop`: a row is due when a slot is free."""
+    """A worker's share: rows in the order of their due times; `closed_loop`: a row is due when a
+    slot is free."""
 
     url: str
     headers: list[tuple[str, str]]
@@ -56,7 +58,8 @@ class Advanced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """A request has ended. Its stamps and event tokens travel as 64-bit integers: a million tokens are 16 MB."""
+    """A request has ended. Its stamps and event tokens travel as 64-bit integers: a million tokens
+    are 16 MB."""
 
     bare: RequestRecord  # without them
     stamps: bytes
@@ -64,7 +67,9 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def record(self) -> RequestRecord:
-        return replace(self.bare, stamps_ns=_numbers(self.stamps), event_tokens=_numbers(self.tokens))
+        return replace(
+            self.bare, stamps_ns=_numbers(self.stamps), event_tokens=_numbers(self.tokens)
+        )
 
 
 def _numbers(data: bytes) -> array[int]:

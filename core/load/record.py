@@ -1,4 +1,5 @@
-"""What is kept of every request, and of the client that sent it. Imported by the load workers: no NumPy here."""
+"""What is kept of every request, and of the client that sent it. Imported by the load workers: no
+NumPy here."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ USER_STAMPS = "user space, at read"
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """What one request did; times are perf_counter nanoseconds of this machine, 0 where it did not come so far.
+    """What one request did; times are perf_counter nanoseconds of this machine, 0 where it did not
+    come so far.
 
-    t_due: when the schedule wanted it; t_start: when the client turned to it; t_sent: just before the send that took
-    its last byte; t_first_byte: first byte of the answer. `stamps_ns[i]`: when token event i arrived; it carried
-    `event_tokens[i]` tokens. `output_tokens_from` says who counted the tokens.
+    t_due: when the schedule wanted it; t_start: when the client turned to it; t_sent: just before
+    the send that took its last byte; t_first_byte: first byte of the answer. `stamps_ns[i]`: when
+    token event i arrived; it carried `event_tokens[i]` tokens. `output_tokens_from` says who
+    counted the tokens.
     """
 
     index: int
@@ -34,7 +37,9 @@ class RequestRecord:
     event_tokens: Sequence[int] = ()
     prompt_tokens: int = 0
     output_tokens: int = 0
-    output_tokens_from: str = "usage"  # "tokenizer": the server's /tokenize; "events": one token per event
+    output_tokens_from: str = (
+        "usage"  # "tokenizer": the server's /tokenize; "events": one token per event
+    )
     text: str = ""
     error: str = ""
 
@@ -116,8 +121,8 @@ def _joined(numbers: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a load has come. `sent` less those that have ended are in flight: requests whose time has not come are
-    not in it, those that found no server are."""
+    """How far a load has come. `sent` less those that have ended are in flight: requests whose time
+    has not come are not in it, those that found no server are."""
 
     sent: int = 0
     first_tokens: int = 0  # requests that have one
@@ -149,7 +154,9 @@ class Lag:
         if not lags_ns:
             return cls(None, None, None)
         ordered = sorted(lags_ns)
-        return cls(*(ordered[min(len(ordered) - 1, int(q * len(ordered)))] / 1e6 for q in (0.5, 0.99, 1.0)))
+        return cls(
+            *(ordered[min(len(ordered) - 1, int(q * len(ordered)))] / 1e6 for q in (0.5, 0.99, 1.0))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +175,11 @@ class WorkerHealth:
 
 
 class Records(list[RequestRecord]):
-    """The records of a load in data set order, with what its workers say of themselves."""
+    """The records of a load in dataset order, with what its workers say of themselves."""
 
-    def __init__(self, records: Iterable[RequestRecord] = (), workers: Sequence[WorkerHealth] = ()) -> None:
+    def __init__(
+        self, records: Iterable[RequestRecord] = (), workers: Sequence[WorkerHealth] = ()
+    ) -> None:
         super().__init__(records)
         self.workers = tuple(workers)
 

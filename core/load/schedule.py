@@ -23,9 +23,9 @@ def arrivals(
 ) -> list[float]:
     """Seconds after the start at which each request is due, ascending, seeded.
 
-    Rate "inf": all at once; with a ramp-up, the first `slots` (0: all) spread evenly over it. A number: intervals drawn
-    from a gamma distribution of mean 1/rate and shape `burstiness` (1: Poisson; less: burstier), or constant; over the
-    ramp-up the rate grows linearly from 0.
+    Rate "inf": all at once; with a ramp-up, the first `slots` (0: all) spread evenly over it. A
+    number: intervals drawn from a gamma distribution of mean 1/rate and shape `burstiness` (1:
+    Poisson; less: burstier), or constant; over the ramp-up the rate grows linearly from 0.
     """
     if rate == "inf":
         return [ramp_up_s * min(1.0, i / (slots or count)) for i in range(count)]
@@ -33,7 +33,11 @@ def arrivals(
     due, at = [], 0.0
     for _ in range(count):
         due.append(_ramped(at, ramp_up_s))
-        at += 1 / rate if arrival == "constant" else draw.gammavariate(burstiness, 1 / (rate * burstiness))
+        at += (
+            1 / rate
+            if arrival == "constant"
+            else draw.gammavariate(burstiness, 1 / (rate * burstiness))
+        )
     return due
 
 
@@ -44,5 +48,6 @@ def replayed(timestamps: Sequence[float]) -> list[float]:
 
 
 def _ramped(at: float, ramp_s: float) -> float:
-    """When a linear ramp has sent what the full rate sends in `at` seconds: the inverse of t²/2T, then t - T/2."""
+    """When a linear ramp has sent what the full rate sends in `at` seconds: the inverse of t²/2T,
+    then t - T/2."""
     return math.sqrt(2 * ramp_s * at) if at < ramp_s / 2 else at + ramp_s / 2

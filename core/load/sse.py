@@ -11,10 +11,12 @@ class EventTooLong(Exception):
 
 
 class EventParser:
-    """Cuts a byte stream into the payloads of its `data:` lines (https://html.spec.whatwg.org/#parsing-an-event-stream).
+    """Cuts a byte stream into the payloads of its `data:` lines
+    (https://html.spec.whatwg.org/#parsing-an-event-stream).
 
-    Lines may end in LF, CRLF or CR, be split anywhere, and several events may come in one read. Data lines of one event
-    are joined by a newline; comments and other fields are dropped. An event that its blank line does not end is none.
+    Lines may end in LF, CRLF or CR, be split anywhere, and several events may come in one read.
+    Data lines of one event are joined by a newline; comments and other fields are dropped. An event
+    that its blank line does not end is none.
     """
 
     def __init__(self) -> None:

@@ -43,12 +43,13 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class TokenStream:
-    """Takes the stamped bytes of one answer. Never raises: `error` holds the first thing that was wrong.
+    """Takes the stamped bytes of one answer. Never raises: `error` holds the first thing that was
+    wrong.
 
-    Empty events and chat's role event are not tokens: what an empty one carried goes to the next event with content.
-    Reasoning text counts as content. With `continuous_usage_stats` every event says how many tokens there are so far;
-    else an event is one token, unless the final usage shows that events carried at least two each: then the total is
-    spread evenly.
+    Empty events and chat's role event are not tokens: what an empty one carried goes to the next
+    event with content. Reasoning text counts as content. With `continuous_usage_stats` every event
+    says how many tokens there are so far; else an event is one token, unless the final usage shows
+    that events carried at least two each: then the total is spread evenly.
     """
 
     __slots__ = (
@@ -83,7 +84,8 @@ class TokenStream:
     def feed(self, chunk: bytes, at: int) -> None:
         """Bytes that arrived at `at` (ns)."""
         if self._is_between and chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n"):
-            try:  # whole events, as servers send them; with anything else but line breaks it is no JSON
+            # Whole events, as servers send them; with anything else but line breaks it is no JSON
+            try:
                 for event in [*map(_decode, chunk[6:-2].split(b"\n\ndata: "))]:
                     self._take(event, at)
                 return
@@ -135,7 +137,9 @@ class TokenStream:
         """Tokens of each event."""
         events, total = len(self.stamps), self.completion_tokens
         if not self._counted and events and total >= 2 * events:
-            return array("q", ((i + 1) * total // events - i * total // events for i in range(events)))
+            return array(
+                "q", ((i + 1) * total // events - i * total // events for i in range(events))
+            )
         tokens = array("q", [1]) * events
         for place, count in self._several.items():
             tokens[place] = count

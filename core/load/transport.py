@@ -1,4 +1,5 @@
-"""httpx over connections whose bytes come stamped: a pool, httpx's timeouts and errors, retry of a stale connection."""
+"""httpx over connections whose bytes come stamped: a pool, httpx's timeouts and errors, retry of a
+stale connection."""
 
 from __future__ import annotations
 
@@ -20,15 +21,21 @@ Origin = tuple[str, str, int]
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they are sent in one go).
+    """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they
+    are sent in one go).
 
-    An answer of more than `max_answer_bytes`, head, framing and trailers included, is httpx.RemoteProtocolError.
-    A request's extensions may hold "times" (a Times that is filled in). The response's extensions hold "connection":
-    `connection.attach(sink)` takes the body with its stamps.
+    An answer of more than `max_answer_bytes`, head, framing and trailers included, is
+    httpx.RemoteProtocolError. A request's extensions may hold "times" (a Times that is filled in).
+    The response's extensions hold "connection": `connection.attach(sink)` takes the body with its
+    stamps.
     """
 
     def __init__(
-        self, *, max_connections: int = 0, tls: ssl.SSLContext | None = None, max_answer_bytes: float = math.inf
+        self,
+        *,
+        max_connections: int = 0,
+        tls: ssl.SSLContext | None = None,
+        max_answer_bytes: float = math.inf,
     ) -> None:
         self._max_answer_bytes = max_answer_bytes
         self._tls = tls
@@ -42,7 +49,8 @@ class Transport(httpx.AsyncBaseTransport):
         self.retries = 0
 
     async def open(self, url: httpx.URL, count: int) -> None:
-        """Have `count` connections ready before they are needed. httpx.ConnectError, httpx.ConnectTimeout."""
+        """Have `count` connections ready before they are needed. httpx.ConnectError,
+        httpx.ConnectTimeout."""
         origin = origin_of(url)
         limit = asyncio.Semaphore(64)  # a listen queue may be short
 
@@ -50,14 +58,18 @@ class Transport(httpx.AsyncBaseTransport):
             async with limit:
                 return await self._connect(origin, 10.0)
 
-        self._idle.setdefault(origin, []).extend(await asyncio.gather(*(one() for _ in range(count))))
+        self._idle.setdefault(origin, []).extend(
+            await asyncio.gather(*(one() for _ in range(count)))
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         origin, extensions = origin_of(request.url), request.extensions
         timeout = extensions.get("timeout", {})
         await self._slot(timeout.get("pool"))
         try:
-            live = await self.answered(origin, wire_bytes(request), extensions.get("times") or Times(), timeout)
+            live = await self.answered(
+                origin, wire_bytes(request), extensions.get("times") or Times(), timeout
+            )
         except BaseException:
             self.free_slot()
             raise
@@ -72,9 +84,11 @@ class Transport(httpx.AsyncBaseTransport):
     async def answered(
         self, origin: Origin, data: bytes, times: Times, timeout: Mapping[str, float | None]
     ) -> Connection:
-        """Send `data` and return when the head of its answer is here; `release` the connection after the body.
+        """Send `data` and return when the head of its answer is here; `release` the connection
+        after the body.
 
-        `timeout` as in httpx. A kept connection found closed, with no byte come, is replaced once. httpx's errors.
+        `timeout` as in httpx. A kept connection found closed, with no byte come, is replaced once.
+        httpx's errors.
         """
         kept = self._kept(origin)
         if kept is not None:
@@ -85,10 +99,13 @@ class Transport(httpx.AsyncBaseTransport):
                     raise
                 self.retries += 1
                 times.sent = 0
-        return await self._asked(await self._connect(origin, timeout.get("connect")), data, times, timeout)
+        return await self._asked(
+            await self._connect(origin, timeout.get("connect")), data, times, timeout
+        )
 
     def poll(self, silent_since: int) -> None:
-        """Find the connections that were reset unnoticed, among those that brought nothing since (ns)."""
+        """Find the connections that were reset unnoticed, among those that brought nothing since
+        (ns)."""
         for live in list(self._all):
             live.poll(silent_since)
 
@@ -104,7 +121,9 @@ class Transport(httpx.AsyncBaseTransport):
     ) -> Connection:
         try:
             await live.request(
-                *(data, times, self._max_answer_bytes), read_s=timeout.get("read"), write_s=timeout.get("write")
+                *(data, times, self._max_answer_bytes),
+                read_s=timeout.get("read"),
+                write_s=timeout.get("write"),
             )
         except BaseException:
             self._drop(live)
@@ -128,9 +147,13 @@ class Transport(httpx.AsyncBaseTransport):
                     self._tls = self._tls or ssl.create_default_context()
                     live = await connection.open_tls(host, port, self._tls, self.clock)
                 else:
-                    live = await connection.open_plain(await self._resolved(origin), self.clock, self._passes_here())
+                    live = await connection.open_plain(
+                        await self._resolved(origin), self.clock, self._passes_here()
+                    )
         except TimeoutError:
-            raise httpx.ConnectTimeout(f"no connection to {host}:{port} within {timeout_s:g} s") from None
+            raise httpx.ConnectTimeout(
+                f"no connection to {host}:{port} within {timeout_s:g} s"
+            ) from None
         except OSError as error:
             raise httpx.ConnectError(f"{host}:{port}: {error}") from None
         self.opened += 1
@@ -200,12 +223,21 @@ def wire_bytes(request: httpx.Request) -> bytes:
 
 
 def post_bytes(url: httpx.URL, headers: Sequence[tuple[str, str]]) -> Callable[[str, bytes], bytes]:
-    """As `wire_bytes`, of many POSTs that differ in their X-Request-Id and body: httpx makes the head once."""
+    """As `wire_bytes`, of many POSTs that differ in their X-Request-Id and body: httpx makes the
+    head once."""
     request = httpx.Request("POST", url, headers=headers)
-    head = _head(request, [(name, value) for name, value in request.headers.raw if name.lower() != b"content-length"])
+    head = _head(
+        request,
+        [(name, value) for name, value in request.headers.raw if name.lower() != b"content-length"],
+    )
 
     def made(request_id: str, body: bytes) -> bytes:
-        return b"%bX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (head, request_id.encode(), len(body), body)
+        return b"%bX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+            head,
+            request_id.encode(),
+            len(body),
+            body,
+        )
 
     return made
 

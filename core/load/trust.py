@@ -1,4 +1,5 @@
-"""How far a result's times can be trusted: what the load workers saw of themselves, and the rules of its warnings."""
+"""How far a result's times can be trusted: what the load workers saw of themselves, and the rules
+of its warnings."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ LATE_NS = 5_000_000
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """`limited_by_client`: a warning says that the client, not the server, made the figures what they are."""
+    """`limited_by_client`: a warning says that the client, not the server, made the figures what
+    they are."""
 
     stamps: str
     stamped_reads_share: float | None  # reads with a kernel stamp
@@ -62,12 +64,18 @@ def trust(workers: Sequence[WorkerHealth], figures: Metrics) -> Trust:
         retries=sum(w.retries for w in workers),
         clock_steps=steps,
         limited_by_client=bool(limits),
-        warnings=tuple([f"this result was limited by the client: {limit}" for limit in limits] + _doubts(steps)),
+        warnings=tuple(
+            [f"this result was limited by the client: {limit}" for limit in limits] + _doubts(steps)
+        ),
     )
 
 
 def _limits(
-    figures: Metrics, loop_lag: Lag, start_lag: Lag, cpu_share: float | None, has_kernel_stamps: bool
+    figures: Metrics,
+    loop_lag: Lag,
+    start_lag: Lag,
+    cpu_share: float | None,
+    has_kernel_stamps: bool,
 ) -> list[str]:
     """Each with its rule."""
     found = []
@@ -75,7 +83,9 @@ def _limits(
     is_late = loop_lag.p99_ms is not None and loop_lag.p99_ms > allowed
     shared = figures.shared_reads_share or 0.0
     if cpu_share is not None and cpu_share > BUSY_SHARE:
-        found.append(f"a load worker used {cpu_share:.0%} of a core (rule: over {BUSY_SHARE:.0%}); raise load_workers")
+        found.append(
+            f"a load worker used {cpu_share:.0%} of a core (rule: over {BUSY_SHARE:.0%}); raise load_workers"
+        )
     if is_late and not has_kernel_stamps:
         found.append(
             f"the loop was late by {loop_lag.p99_ms:.1f} ms at p99, and stamps are taken at read"
@@ -99,5 +109,7 @@ def _limits(
 def _doubts(clock_steps: int) -> list[str]:
     """What is no fault of the client, but spoils times."""
     if clock_steps:
-        return [f"the wall clock jumped {clock_steps} times during the run; kernel stamps near a jump are wrong by it"]
+        return [
+            f"the wall clock jumped {clock_steps} times during the run; kernel stamps near a jump are wrong by it"
+        ]
     return []

@@ -42,9 +42,12 @@ class Wire(Protocol):
 
 
 class PlainWire:
-    """TCP by a socket of our own, so that reads bring the kernel's stamps; where they do, it is read in `passes`."""
+    """TCP by a socket of our own, so that reads bring the kernel's stamps; where they do, it is
+    read in `passes`."""
 
-    def __init__(self, sock: socket.socket, clock: ReceiveClock, passes: ReadPasses, receiver: Receiver) -> None:
+    def __init__(
+        self, sock: socket.socket, clock: ReceiveClock, passes: ReadPasses, receiver: Receiver
+    ) -> None:
         self._sock, self._clock, self._receiver = sock, clock, receiver
         self._loop = asyncio.get_running_loop()
         is_stamped = request_stamps(sock)
@@ -56,7 +59,8 @@ class PlainWire:
         self.resume()
 
     def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
-        """Send all of it, now or as the peer takes it; `times.sent` is set before the send of the last byte."""
+        """Send all of it, now or as the peer takes it; `times.sent` is set before the send of the
+        last byte."""
         self._rest, self._times, self._flushed = memoryview(data), times, flushed
         self._write()
         if self._rest:
@@ -105,7 +109,8 @@ class PlainWire:
             self._paused = False
 
     def poll(self) -> None:
-        """Read now: of a reset that comes together with data, uvloop, where it watches, tells the data only."""
+        """Read now: of a reset that comes together with data, uvloop, where it watches, tells the
+        data only."""
         if not self._paused:
             self._readable()
 

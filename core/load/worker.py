@@ -1,8 +1,9 @@
-"""A load worker: a process that sends its share of the requests and stamps what comes back, and does nothing else.
+"""A load worker: a process that sends its share of the requests and stamps what comes back, and
+does nothing else.
 
-Run as `python -m core.load.worker`; frames of core.load.pipe on stdin and stdout. When stdin ends, as it does when the
-parent dies, the worker ends. Requests are built and connections opened before the start; the garbage collector is off
-from then on.
+Run as `python -m core.load.worker`; frames of core.load.pipe on stdin and stdout. When stdin ends,
+as it does when the parent dies, the worker ends. Requests are built and connections opened before
+the start; the garbage collector is off from then on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from core.load.wire import Times
 TICK_S = 0.01
 PROGRESS_S = 1.0
 MAX_ERROR_BYTES = 1 << 16
-STREAM_TYPES = ("text/event-stream", "text/plain")  # the second is what servers say that were told nothing
+STREAM_TYPES = (
+    "text/event-stream",
+    "text/plain",
+)  # the second is what servers say that were told nothing
 STOPPED = "cancelled: the load was stopped"
 
 
@@ -80,11 +84,14 @@ class Worker:
         self._active: set[Request] = set()
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
-        self._untold: list[bytes] = []  # frames that wait for the tick: one waking of the parent, not one a request
+        self._untold: list[
+            bytes
+        ] = []  # frames that wait for the tick: one waking of the parent, not one a request
         self._loop_lags, self._start_lags = array("q"), array("q")
 
     async def prepare(self) -> None:
-        """Build every request and open connections. A server that is not there is left for the requests to tell."""
+        """Build every request and open connections. A server that is not there is left for the
+        requests to tell."""
         url = httpx.URL(self._job.url)
         self._origin = origin_of(url)
         wire = post_bytes(url, self._job.headers)
@@ -98,7 +105,8 @@ class Worker:
         self._say(Ready())
 
     async def run(self, t0: int) -> None:
-        """Send what is due when it is due; returns when every request has ended. Cancel it to stop early."""
+        """Send what is due when it is due; returns when every request has ended. Cancel it to stop
+        early."""
         wall, cpu = now(), time.process_time()
         watch = asyncio.ensure_future(self._watch())
         try:
@@ -113,7 +121,9 @@ class Worker:
     async def _send_next(self, t0: int) -> None:
         request = self._waiting[-1]
         request.due = t0 + request.row.due_ns
-        while (wait := request.due - now()) > 0:  # uvloop's timers may come half a millisecond early
+        while (
+            wait := request.due - now()
+        ) > 0:  # uvloop's timers may come half a millisecond early
             await asyncio.sleep(wait / 1e9)
         await self._slots.acquire()
         could_start = max(request.due, self._freed.popleft())
@@ -171,7 +181,8 @@ class Worker:
     # --- beside the requests
 
     async def _watch(self) -> None:
-        """Once a tick: loop lag, clock offset, what has ended; now and then stalled requests and progress."""
+        """Once a tick: loop lag, clock offset, what has ended; now and then stalled requests and
+        progress."""
         next_stall_check = next_progress = now()
         stall_check_s = min(1.0, self._job.stall_timeout_s / 4)
         while True:
@@ -196,7 +207,11 @@ class Worker:
             if (wrong := request.stream.error or request.stream.more_than_asked()) and request.task:
                 request.task.cancel(wrong)
                 continue
-            last = request.stream.stamps[-1] if request.stream.stamps else request.times.sent or request.start
+            last = (
+                request.stream.stamps[-1]
+                if request.stream.stamps
+                else request.times.sent or request.start
+            )
             if at - last > limit * 1e9 and request.task:
                 request.task.cancel(f"stalled: no token for {limit:g} s")
 

@@ -1,4 +1,5 @@
-"""Bars → rows of text, a bar a row, with its interval in numbers and the levels to hold it against."""
+"""Bars → rows of text, a bar a row, with its interval in numbers and the levels to hold it
+against."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ def rows(figure: Bars, columns: int, room: int, *, colour: bool) -> list[str]:
     if colour:
         bars = [f"\x1b[38;5;{palette.terminal_colour(figure.place)}m{bar}\x1b[0m" for bar in bars]
     body = [f"{n:>{name_width}} {bar} {t}" for n, bar, t in zip(names, bars, told, strict=True)]
-    key = "   ".join(f"{LEVELS[i % 2]} {level:{figure.form}} {name}" for i, (name, level) in enumerate(figure.lines))
+    key = "   ".join(
+        f"{LEVELS[i % 2]} {level:{figure.form}} {name}"
+        for i, (name, level) in enumerate(figure.lines)
+    )
     return [*body, key] if key else body
 
 

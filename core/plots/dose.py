@@ -1,4 +1,5 @@
-"""Forced routing: a metric against the recorded skew, one curve a backend and pattern, natural routing as a point."""
+"""Forced routing: a metric against the recorded skew, one curve a backend and pattern, natural
+routing as a point."""
 
 from __future__ import annotations
 
@@ -9,12 +10,15 @@ import numpy as np
 
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.dose_response import METRICS, Level, spanned
+from core.errors import NoDataError
 from core.experiment import dose
-from core.experiment.config import ConfigError
 from core.plots.figure import Curve, Floats, Series
 
 DoseAxis = Literal["cv", "rank"]
-AXES: dict[DoseAxis, str] = {"cv": "recorded CV of expert load", "rank": "recorded max/mean of load over EP ranks"}
+AXES: dict[DoseAxis, str] = {
+    "cv": "recorded CV of expert load",
+    "rank": "recorded max/mean of load over EP ranks",
+}
 LABELS = {
     "mean_ttft_ms": "mean TTFT, ms",
     "mean_tpot_ms": "mean TPOT, ms",
@@ -25,16 +29,21 @@ NATURAL = "natural"
 
 
 def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str = "") -> Series:
-    """Levels with their intervals; a colour a backend, a mark a curve. ConfigError where no curve has both."""
+    """Levels with their intervals; a colour a backend, a mark a curve. NoDataError where no curve
+    has both."""
     if metric not in METRICS:
-        raise ConfigError(f"{dose.NAME}: there is no curve of {metric!r}; there are {', '.join(METRICS)}")
+        raise NoDataError(
+            f"{dose.NAME}: there is no curve of {metric!r}; there are {', '.join(METRICS)}"
+        )
     backends = list(dict.fromkeys(curve.backend for curve in found.curves))
     told = [(c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric]
     doses = [level for _, _, levels in told for level in levels]
     if not doses:
-        raise ConfigError(f"{dose.NAME}: no dose has both {METRICS[metric][0]} and a {AXES[axis]}")
+        raise NoDataError(f"{dose.NAME}: no dose has both {METRICS[metric][0]} and a {AXES[axis]}")
     told += [(n.backend, NATURAL, _on([n.at], axis)) for n in found.natural if n.metric == metric]
-    drawn = [(backend, pattern, _points(levels, axis)) for backend, pattern, levels in told if levels]
+    drawn = [
+        (backend, pattern, _points(levels, axis)) for backend, pattern, levels in told if levels
+    ]
     counts = [level.n for level in doses]
     pooled = max(curve.datasets for curve in found.curves if curve.metric == metric)
     has_bars = any(level.value.interval for level in doses)
@@ -44,7 +53,7 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
         LABELS[metric],
         engine=engine,
         note=f"n = {sum(counts)} runs"
-        + f" of {pooled} data sets" * (pooled > 1)
+        + f" of {pooled} datasets" * (pooled > 1)
         + f", {spanned(counts)} a dose; "
         + ("bars: 95 %" if has_bars else "too few for intervals")
         + "; natural routing: a reference",
@@ -56,18 +65,25 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
 
 
 def name(metric: str, axis: DoseAxis) -> str:
-    """Of the file, without its ending: it sorts beside the natural plot of the metric, and is not taken for it."""
+    """Of the file, without its ending: it sorts beside the natural plot of the metric, and is not
+    taken for it."""
     return f"{metric}-forced-{axis}"
 
 
 def csv_text(drawn: Series) -> str:
     """The points of the curves, one row each; empty where there is no interval."""
     rows = [
-        f'"{curve.name}",{x!r},{y!r},' + ",".join("" if np.isnan(end) else repr(end) for end in ends)
+        f'"{curve.name}",{x!r},{y!r},'
+        + ",".join("" if np.isnan(end) else repr(end) for end in ends)
         for curve in drawn.curves
         for x, y, *ends in zip(curve.x.tolist(), curve.y.tolist(), *_ends(curve), strict=True)
     ]
-    return "\n".join([f'"{dose.NAME}: backend, pattern",{drawn.x_label},"{drawn.y_label}",low,high', *rows]) + "\n"
+    return (
+        "\n".join(
+            [f'"{dose.NAME}: backend, pattern",{drawn.x_label},"{drawn.y_label}",low,high', *rows]
+        )
+        + "\n"
+    )
 
 
 def _on(levels: Sequence[Level], axis: DoseAxis) -> list[Level]:
@@ -77,7 +93,11 @@ def _on(levels: Sequence[Level], axis: DoseAxis) -> list[Level]:
 def _points(levels: Sequence[Level], axis: DoseAxis) -> tuple[Floats, Floats, Floats, Floats]:
     """x, y, low, high."""
     rows = [
-        (level.cv if axis == "cv" else level.rank, level.value.value, *(level.value.interval or (np.nan, np.nan)))
+        (
+            level.cv if axis == "cv" else level.rank,
+            level.value.value,
+            *(level.value.interval or (np.nan, np.nan)),
+        )
         for level in levels
     ]
     x, y, low, high = np.array(rows, dtype=float).T

@@ -1,6 +1,8 @@
-"""What a plot shows, whoever draws it: a Series of points and curves, a HeatMap, or Bars. Data only.
+"""What a plot shows, whoever draws it: a Series of points and curves, a HeatMap, or Bars. Data
+only.
 
-Every figure has a title, labels with units, `note` (n, and what was left out) and the engine that it was measured on.
+Every figure has a title, labels with units, `note` (n, and what was left out) and the engine that
+it was measured on.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ CLOUD_FROM = 300  # points
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """One backend's points; `labels` name the data sets. `outlier` marks those beyond 1.5 IQR on either axis.
+    """One backend's points; `labels` name the datasets. `outlier` marks those beyond 1.5 IQR on
+    either axis.
 
     `far` marks those that are not drawn.
-    `x_interval` and `y_interval` [n, 2]: the 95 % intervals, nan where there is none; None where none is known.
+    `x_interval` and `y_interval` [n, 2]: the 95 % intervals, nan where there is none; None where
+    none is known.
     """
 
     name: str
@@ -58,15 +62,16 @@ class Points:
 
     @property
     def is_cloud(self) -> bool:
-        """So many points that only where they are dense can be seen: they are drawn faintly, and behind curves."""
+        """So many points that only where they are dense can be seen: they are drawn faintly, and
+        behind curves."""
         return int(self.drawn.sum()) > CLOUD_FROM
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line through (x, y) [n]; `low` and `high` [n] are its band, or with stroke "bars" or "doses" the ends of an
-    interval at each point, nan where there is none. `place` in the palette: a backend's own; `mark` where its curves
-    need one each."""
+    """A line through (x, y) [n]; `low` and `high` [n] are its band, or with stroke "bars" or
+    "doses" the ends of an interval at each point, nan where there is none. `place` in the palette:
+    a backend's own; `mark` where its curves need one each."""
 
     name: str
     x: Floats
@@ -97,8 +102,12 @@ class Series:
         none = np.zeros(0)
         xs = [g.x[g.drawn] for g in self.groups] + [c.x for c in self.curves]
         ys = [g.y[g.drawn] for g in self.groups] + [c.y for c in self.curves]
-        ends = [e for c in self.curves if c.stroke == "doses" for e in (c.low, c.high) if e is not None]
-        return np.concatenate([none, *xs]), np.concatenate([none, *ys, *(e[np.isfinite(e)] for e in ends)])
+        ends = [
+            e for c in self.curves if c.stroke == "doses" for e in (c.low, c.high) if e is not None
+        ]
+        return np.concatenate([none, *xs]), np.concatenate(
+            [none, *ys, *(e[np.isfinite(e)] for e in ends)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +125,8 @@ class HeatMap:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A bar a name, from 0; `low` and `high` [n]: the 95 % interval, nan where there is none. `lines`: levels to hold
-    the bars against, by what they mean; `form`: how values are written."""
+    """A bar a name, from 0; `low` and `high` [n]: the 95 % interval, nan where there is none.
+    `lines`: levels to hold the bars against, by what they mean; `form`: how values are written."""
 
     title: str
     x_label: str

@@ -1,4 +1,5 @@
-"""The figures of a run directory by name: for the plot command, the end of a batch, the report and the terminal UI."""
+"""The figures of a run directory by name: for the plot command, the end of a batch, the report and
+the terminal UI."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots import latency, png, routing, scatter, steptime
 from core.plots.figure import Figure, HeatMap, Series, noted
 from core.plots.scatter import Axis
@@ -59,12 +60,21 @@ class Drawn:
     caption: str
 
 
-def panels(figure: str, groups: Sequence[Results], samples: Mapping[str, StepSample], engine: str) -> list[Figure]:
-    """A figure of OF_STEPS or OF_RESULTS: a panel a backend, or a metric. ConfigError says why there is none."""
+def panels(
+    figure: str, groups: Sequence[Results], samples: Mapping[str, StepSample], engine: str
+) -> list[Figure]:
+    """A figure of OF_STEPS or OF_RESULTS: a panel a backend, or a metric. NoDataError says why
+    there is none."""
     draw: dict[str, Callable[[], Sequence[Figure]]] = {
-        "heatmap": lambda: _each(samples, lambda name, s: [routing.heat_map(s, subject(name, s), engine)]),
-        "cv-over-time": lambda: _each(samples, lambda name, s: [routing.cv_over_time(s, subject(name, s), engine)]),
-        "step-time": lambda: _each(samples, lambda name, s: steptime.step_time(s, subject(name, s), engine)),
+        "heatmap": lambda: _each(
+            samples, lambda name, s: [routing.heat_map(s, subject(name, s), engine)]
+        ),
+        "cv-over-time": lambda: _each(
+            samples, lambda name, s: [routing.cv_over_time(s, subject(name, s), engine)]
+        ),
+        "step-time": lambda: _each(
+            samples, lambda name, s: steptime.step_time(s, subject(name, s), engine)
+        ),
         "ecdf": lambda: [latency.ecdf(groups, name, engine) for name in ("ttft", "tpot")],
         "rank-load": lambda: routing.rank_load(groups, engine),
     }
@@ -73,27 +83,40 @@ def panels(figure: str, groups: Sequence[Results], samples: Mapping[str, StepSam
 
 def subject(backend: str, sample: StepSample) -> str:
     """`all2all/001`, or `all2all, 50 runs`."""
-    return f"{backend}/{sample.labels[0]}" if len(sample.labels) == 1 else f"{backend}, {len(sample.labels)} runs"
+    return (
+        f"{backend}/{sample.labels[0]}"
+        if len(sample.labels) == 1
+        else f"{backend}, {len(sample.labels)} runs"
+    )
 
 
-def _each(samples: Mapping[str, StepSample], draw: Callable[[str, StepSample], Sequence[Figure]]) -> Sequence[Figure]:
+def _each(
+    samples: Mapping[str, StepSample], draw: Callable[[str, StepSample], Sequence[Figure]]
+) -> Sequence[Figure]:
     drawn: list[Figure] = []
     reasons: list[str] = []
     for name, sample in samples.items():
         try:
             drawn += draw(name, sample)
-        except ConfigError as error:
+        except NoDataError as error:
             reasons.append(str(error))
     if not drawn:
-        raise ConfigError("; ".join(reasons) or "there is no gate log")
+        raise NoDataError("; ".join(reasons) or "there is no gate log")
     return drawn
 
 
 def caption(figure: str, drawn: Sequence[Figure]) -> str:
     """What to see in it, and what is most to be seen."""
     if figure == "heatmap":
-        return " ".join([WHAT_TO_SEE[figure], *(_hottest(panel) for panel in drawn if isinstance(panel, HeatMap))])
-    if figure == "scatter" and not any(panel.curves for panel in drawn if isinstance(panel, Series)):
+        return " ".join(
+            [
+                WHAT_TO_SEE[figure],
+                *(_hottest(panel) for panel in drawn if isinstance(panel, HeatMap)),
+            ]
+        )
+    if figure == "scatter" and not any(
+        panel.curves for panel in drawn if isinstance(panel, Series)
+    ):
         return f"{WHAT_TO_SEE[figure]} Here none is seen."
     return WHAT_TO_SEE[figure]
 
@@ -113,16 +136,18 @@ def draw_all(
     axes: Sequence[Axis] = AXES,
     note: str = "",
 ) -> Iterator[Drawn]:
-    """Write every figure that there is something for into `folder`, scatters against `axes`, with `note` at the end of
-    each one's own. OSError as `png.write`."""
+    """Write every figure that there is something for into `folder`, scatters against `axes`, with
+    `note` at the end of each one's own. OSError as `png.write`."""
     for metric in scatter.METRICS:
         for axis in axes:
-            with contextlib.suppress(ConfigError):  # no run has both
+            with contextlib.suppress(NoDataError):  # no run has both
                 drawn = scatter.series(groups, metric, axis, engine, rows)
                 file = png.write(noted(drawn, note), folder / f"{metric}-{axis}.png")
                 yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))
     for figure in (*OF_STEPS, *OF_RESULTS):
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(NoDataError):
             made = panels(figure, groups, samples, engine)
             file = png.write([noted(panel, note) for panel in made], folder / f"{figure}.png")
-            yield Drawn(figure, file, "; ".join(panel.title for panel in made), caption(figure, made))
+            yield Drawn(
+                figure, file, "; ".join(panel.title for panel in made), caption(figure, made)
+            )

@@ -1,4 +1,5 @@
-"""A HeatMap → rows of text: numbers where they fit, else shades; the hottest where several share a cell."""
+"""A HeatMap → rows of text: numbers where they fit, else shades; the hottest where several share a
+cell."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def rows(figure: HeatMap, columns: int, room: int, *, colour: bool) -> list[str]
     top = float(figure.values.max(initial=0.0)) or 1.0
     names = [span(i * down, down, height) for i in range(len(cells))]
     body = [
-        f"{name:>{margin - 1}} {_row(line, top, cell, colour=colour)}" for name, line in zip(names, cells, strict=True)
+        f"{name:>{margin - 1}} {_row(line, top, cell, colour=colour)}"
+        for name, line in zip(names, cells, strict=True)
     ]
     return [
         _column_names(figure, width, cell, across, margin),
@@ -61,5 +63,9 @@ def _column_names(figure: HeatMap, width: int, cell: int, across: int, margin: i
 
 def _scale(figure: HeatMap, sharing: int, top: float, *, colour: bool) -> str:
     steps = np.linspace(0, 1, len(HEAT_256), endpoint=False) + 0.5 / len(HEAT_256)
-    shades = "".join(_coloured(" ", float(s)) for s in steps) if colour else palette.SHADES.replace(" ", "' '")
+    shades = (
+        "".join(_coloured(" ", float(s)) for s in steps)
+        if colour
+        else palette.SHADES.replace(" ", "' '")
+    )
     return f"0 {shades} {top:.2f}: {figure.unit}"

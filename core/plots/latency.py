@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.analysis.results import Results
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots.figure import Curve, Floats, Series
 from core.stats import bootstrap
 from core.stats.bootstrap import Interval
@@ -19,12 +19,15 @@ LOG_FROM = 8.0  # of largest/smallest
 
 
 def per_request(result: Mapping[str, Any], name: str) -> Floats:
-    """TTFT, TPOT or E2E of each completed request, in ms; empty where the result's lists do not give its own mean.
+    """TTFT, TPOT or E2E of each completed request, in ms; empty where the result's lists do not
+    give its own mean.
 
     (Older results begin a request's list of gaps with its TTFT: no TPOT can be had from those.)
     """
     ttfts, itls, lens = (result.get(key) or [] for key in ("ttfts", "itls", "output_lens"))
-    done = [(t, gaps, n) for t, gaps, n in zip(ttfts, itls, lens) if t is not None and n]
+    done = [
+        (t, gaps, n) for t, gaps, n in zip(ttfts, itls, lens, strict=False) if t is not None and n
+    ]
     seconds = {
         "ttft": [t for t, _, _ in done],
         "tpot": [sum(gaps) / (n - 1) for _, gaps, n in done if n > 1],
@@ -45,18 +48,21 @@ def mean_interval(values: Floats) -> Interval | None:
 
 
 def ecdf(groups: Sequence[Results], name: str, engine: str = "", label: str = "") -> Series:
-    """The share of requests that took at most x ms, by backend; of one run's `label`, else of all runs.
+    """The share of requests that took at most x ms, by backend; of one run's `label`, else of all
+    runs.
 
-    Bands hold the whole curve with 95 % (Dvoretzky, Kiefer, Wolfowitz; Massart's constant), were requests independent.
-    ConfigError where no result lists its requests.
+    Bands hold the whole curve with 95 % (Dvoretzky, Kiefer, Wolfowitz; Massart's constant), were
+    requests independent. NoDataError where no result lists its requests.
     """
     found = [(place, g.name, _of_group(g, name, label)) for place, g in enumerate(groups)]
-    curves = tuple(_curve(values, backend, place) for place, backend, values in found if len(values))
+    curves = tuple(
+        _curve(values, backend, place) for place, backend, values in found if len(values)
+    )
     if not curves:
-        raise ConfigError(f"no result lists the {NAMES[name]} of its requests")
+        raise NoDataError(f"no result lists the {NAMES[name]} of its requests")
     xs = np.concatenate([curve.x for curve in curves])
     return Series(
-        f"{NAMES[name]} of single requests" + (f", data set {label}" if label else ""),
+        f"{NAMES[name]} of single requests" + (f", dataset {label}" if label else ""),
         f"{NAMES[name]}, ms",
         "share of requests at or below",
         engine=engine,

@@ -1,6 +1,8 @@
-"""Colours and marks, the same in every plot: Okabe-Ito, which the colour-blind tell apart; marks that do without.
+"""Colours and marks, the same in every plot: Okabe-Ito, which the colour-blind tell apart; marks
+that do without.
 
-A place in a palette belongs to one backend (or phase) throughout; places beyond the last start again.
+A place in a palette belongs to one backend (or phase) throughout; places beyond the last start
+again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ PNG_HOLLOW = ("o", "X", "s", "^")  # an x has no inside
 TEXT_MARKS = ("o", "x", "#", "^")
 TEXT_HOLLOW = ("O", "X", "%", "A")  # letters have no inside either: larger
 DOSE_MARKS = ("o", "X", "s", "^", "D", "P", "v", "*", "<", ">")
-PNG_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (2, 1)))
+PNG_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (5, 2, 1, 2)),
+    (0, (2, 1)),
+)
 TEXT_STROKES: dict[Stroke, str] = {
     "line": "ox#^",
     "steps": "ox#^",
@@ -25,7 +32,8 @@ TEXT_STROKES: dict[Stroke, str] = {
     "dotted": ".,:'",
     "fit": "-=~+",
 }
-# Cividis-like, from little to much: lightness rises evenly, so grey print and colour-blind eyes read it too.
+# Cividis-like, from little to much: lightness rises evenly, so grey print and colour-blind eyes
+# read it too.
 HEAT = ("#0b2340", "#1f3b63", "#3f5270", "#5d6877", "#7d7f78", "#a09771", "#c4b15f", "#ead54a")
 SHADES = " ░▒▓█"
 HEAT_MAP = "cividis"

@@ -21,26 +21,35 @@ ANNOTATED = 400  # cells up to here show their number
 
 
 def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
-    """Write the PNG, with title and note in its metadata; its folder is made where missing. OSError where it cannot."""
+    """Write the PNG, with title and note in its metadata; its folder is made where missing. OSError
+    where it cannot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     figures = [panels] if isinstance(panels, Series | HeatMap | Bars) else list(panels)
     columns, rows = min(len(figures), 2), -(-len(figures) // 2)
-    size = (PANEL[0] * (0.8 if columns == 2 else 1) * columns, max(_height(f) for f in figures) * rows)
+    size = (
+        PANEL[0] * (0.8 if columns == 2 else 1) * columns,
+        max(_height(f) for f in figures) * rows,
+    )
     canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(canvas)
     for place, figure in enumerate(figures, 1):
         _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * size[0] / columns))
     file.parent.mkdir(parents=True, exist_ok=True)
-    about = {"Title": "; ".join(_title(f) for f in figures), "Description": "; ".join(f.note for f in figures)}
+    about = {
+        "Title": "; ".join(_title(f) for f in figures),
+        "Description": "; ".join(f.note for f in figures),
+    }
     canvas.savefig(file, metadata={**about, "Software": "gatescope"})
     return file
 
 
 def _height(figure: Figure) -> float:
     """A heat map of many layers grows; everything else has the same height."""
-    return max(PANEL[1], 1.6 + 0.16 * len(figure.values)) if isinstance(figure, HeatMap) else PANEL[1]
+    return (
+        max(PANEL[1], 1.6 + 0.16 * len(figure.values)) if isinstance(figure, HeatMap) else PANEL[1]
+    )
 
 
 def _title(figure: Figure) -> str:
@@ -71,16 +80,30 @@ def _draw_series(series: Series, axes: Any) -> None:
         _log_x(series, axes)
     axes.grid(alpha=0.3)
     if series.groups or series.curves:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, borderaxespad=0.1)
-        axes.set_title(axes.get_title(), fontsize=11, pad=10 + 16 * -(-len(axes.get_legend().get_texts()) // 2))
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+            borderaxespad=0.1,
+        )
+        axes.set_title(
+            axes.get_title(), fontsize=11, pad=10 + 16 * -(-len(axes.get_legend().get_texts()) // 2)
+        )
 
 
 def _draw_points(group: Points, place: int, axes: Any) -> None:
     x, y, many = group.x[group.drawn], group.y[group.drawn], group.is_cloud
     colour = palette.colour(place)
-    bars = [_error(values, ends, group) for values, ends in ((x, group.x_interval), (y, group.y_interval))]
+    bars = [
+        _error(values, ends, group)
+        for values, ends in ((x, group.x_interval), (y, group.y_interval))
+    ]
     if not many and any(b is not None for b in bars):
-        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35)
+        axes.errorbar(
+            x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.35
+        )
     marked = {"s": 5 if many else 30, "alpha": 0.25 if many else 0.85, "rasterized": many}
     axes.scatter(
         *(group.x[group.full], group.y[group.full]),
@@ -111,14 +134,30 @@ def _error(values: Floats, ends: Floats | None, group: Points) -> Floats | None:
 
 def _draw_curve(curve: Curve, axes: Any) -> None:
     colour = palette.colour(curve.place)
-    dash = ":" if curve.stroke == "dotted" else palette.PNG_DASHES[curve.place % len(palette.PNG_DASHES)]
+    dash = (
+        ":"
+        if curve.stroke == "dotted"
+        else palette.PNG_DASHES[curve.place % len(palette.PNG_DASHES)]
+    )
     drawn = {"color": colour, "label": curve.name}
     if curve.stroke == "doses":
         _draw_doses(curve, axes)
         return
     if curve.stroke == "bars":
-        reach = None if curve.low is None or curve.high is None else [curve.y - curve.low, curve.high - curve.y]
-        axes.errorbar(curve.x, curve.y, yerr=reach, fmt=palette.png_mark(curve.place), capsize=3, zorder=4, **drawn)
+        reach = (
+            None
+            if curve.low is None or curve.high is None
+            else [curve.y - curve.low, curve.high - curve.y]
+        )
+        axes.errorbar(
+            curve.x,
+            curve.y,
+            yerr=reach,
+            fmt=palette.png_mark(curve.place),
+            capsize=3,
+            zorder=4,
+            **drawn,
+        )
         return
     where = {"drawstyle": "steps-post"} if curve.stroke == "steps" else {}
     marked = curve.stroke == "line" and len(curve.x) <= FEW
@@ -134,7 +173,9 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
     )
     if curve.low is not None and curve.high is not None:
         step = {"step": "post"} if curve.stroke == "steps" else {}
-        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0, **step)
+        axes.fill_between(
+            curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0, **step
+        )
 
 
 def _draw_doses(curve: Curve, axes: Any) -> None:
@@ -171,14 +212,32 @@ def _log_x(series: Series, axes: Any) -> None:
 
 def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
     top = float(figure.values.max(initial=0.0)) or 1.0
-    image = axes.imshow(figure.values, cmap=palette.HEAT_MAP, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        figure.values,
+        cmap=palette.HEAT_MAP,
+        vmin=0,
+        vmax=top,
+        aspect="auto",
+        interpolation="nearest",
+    )
     axes.figure.colorbar(image, ax=axes, label=figure.unit)
-    for axis, count, most in ((axes.yaxis, figure.values.shape[0], 32), (axes.xaxis, figure.values.shape[1], 16)):
+    for axis, count, most in (
+        (axes.yaxis, figure.values.shape[0], 32),
+        (axes.xaxis, figure.values.shape[1], 16),
+    ):
         axis.set_ticks(range(0, count, each(count, most)))
     if figure.values.size <= ANNOTATED:
         for (row, column), value in np.ndenumerate(figure.values):
             dark = value / top < 0.55
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="w" if dark else "k",
+            )
 
 
 def _draw_bars(figure: Bars, axes: Any) -> None:
@@ -186,11 +245,25 @@ def _draw_bars(figure: Bars, axes: Any) -> None:
     if figure.low is not None and figure.high is not None:
         reach = np.nan_to_num([figure.values - figure.low, figure.high - figure.values])
     places = np.arange(len(figure.values))
-    axes.bar(places, figure.values, color=palette.colour(figure.place), yerr=reach, capsize=3, width=0.75)
+    axes.bar(
+        places, figure.values, color=palette.colour(figure.place), yerr=reach, capsize=3, width=0.75
+    )
     axes.set_xticks(places, figure.names, rotation=90 if len(places) > 16 else 0)
     for place, (name, level) in enumerate(figure.lines):
-        axes.axhline(level, color="black", linestyle=palette.PNG_DASHES[place % 4], label=f"{name}: {level:.2f}")
+        axes.axhline(
+            level,
+            color="black",
+            linestyle=palette.PNG_DASHES[place % 4],
+            label=f"{name}: {level:.2f}",
+        )
     axes.grid(axis="y", alpha=0.3)
     if figure.lines:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, borderaxespad=0.1)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+            borderaxespad=0.1,
+        )
         axes.set_title(axes.get_title(), fontsize=11, pad=28)

@@ -1,4 +1,5 @@
-"""What the router did: load of every layer and expert, CV over time with its noise floor, load of every rank."""
+"""What the router did: load of every layer and expert, CV over time with its noise floor, load of
+every rank."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots.figure import Bars, Curve, Floats, HeatMap, Series
 from core.plots.latency import mean_interval
 from core.stats import bootstrap
@@ -22,9 +23,10 @@ PHASES = ("prefill", "decode")
 
 
 def heat_map(sample: StepSample, subject: str, engine: str = "") -> HeatMap:
-    """Load of each layer's experts over the fair share of that layer. ConfigError where no step was logged."""
+    """Load of each layer's experts over the fair share of that layer. NoDataError where no step was
+    logged."""
     if not len(sample.rows):
-        raise ConfigError(f"{subject}: its gate log holds no step of a run")
+        raise NoDataError(f"{subject}: its gate log holds no step of a run")
     counts = np.sum(sample.counts, axis=0)
     fair = counts.mean(axis=1, keepdims=True)
     return HeatMap(
@@ -39,17 +41,25 @@ def heat_map(sample: StepSample, subject: str, engine: str = "") -> HeatMap:
 
 
 def cv_over_time(sample: StepSample, subject: str, engine: str = "") -> Series:
-    """Mean per-step CV and noise floor, prefill and decode apart; a point a run, of one run a point a stretch of steps.
+    """Mean per-step CV and noise floor, prefill and decode apart; a point a run, of one run a point
+    a stretch of steps.
 
-    Bands: 95 % of the mean, over blocks of neighbouring steps. ConfigError where no step was logged.
+    Bands: 95 % of the mean, over blocks of neighbouring steps. NoDataError where no step was
+    logged.
     """
     if not len(sample.rows):
-        raise ConfigError(f"{subject}: its gate log holds no step of a run")
+        raise NoDataError(f"{subject}: its gate log holds no step of a run")
     seconds = (sample["start_ns"] - sample["start_ns"].min()) / 1e9
     unit, scale = ("min", 60) if seconds.max() >= MINUTES_FROM_S else ("s", 1)
-    bins = sample["run"] if len(sample.labels) > 1 else np.floor(np.arange(len(seconds)) * BINS / len(seconds))
+    bins = (
+        sample["run"]
+        if len(sample.labels) > 1
+        else np.floor(np.arange(len(seconds)) * BINS / len(seconds))
+    )
     curves = [
-        curve for place, phase in enumerate(PHASES) for curve in _phase(sample, phase, place, seconds / scale, bins)
+        curve
+        for place, phase in enumerate(PHASES)
+        for curve in _phase(sample, phase, place, seconds / scale, bins)
     ]
     per = "one point a run" if len(sample.labels) > 1 else f"up to {BINS} stretches of steps"
     return Series(
@@ -65,20 +75,30 @@ def cv_over_time(sample: StepSample, subject: str, engine: str = "") -> Series:
 def _phase(sample: StepSample, phase: str, place: int, time: Floats, bins: Floats) -> list[Curve]:
     """The CV of one phase, and its floor where a step had two tokens."""
     of = (sample["prefill_tokens"] > 0) == (phase == "prefill")
-    parts = sorted((np.flatnonzero(of & (bins == b)) for b in np.unique(bins[of])), key=lambda part: time[part].mean())
+    parts = sorted(
+        (np.flatnonzero(of & (bins == b)) for b in np.unique(bins[of])),
+        key=lambda part: time[part].mean(),
+    )
     if not parts:
         return []
     x, y = (np.array([values[part].mean() for part in parts]) for values in (time, sample["cv"]))
     ends = np.array([block_interval(sample["cv"][part]) for part in parts])
-    floors = [values[np.isfinite(values)] for values in (sample["floor_squared"][part] for part in parts)]
+    floors = [
+        values[np.isfinite(values)] for values in (sample["floor_squared"][part] for part in parts)
+    ]
     known = np.array([len(values) > 0 for values in floors])
     level = np.array([math.sqrt(values.mean()) for values in floors if len(values)])
     curve = Curve(f"{phase} CV", x, y, place, "line", ends[:, 0], ends[:, 1])
-    return [curve, Curve(f"{phase} noise floor", x[known], level, place, "dotted")] if known.any() else [curve]
+    return (
+        [curve, Curve(f"{phase} noise floor", x[known], level, place, "dotted")]
+        if known.any()
+        else [curve]
+    )
 
 
 def block_interval(values: Floats) -> tuple[float, float]:
-    """95 % of the mean CV of neighbouring steps, by Student's t over blocks of n^(1/3); no end is below 0, as no CV is.
+    """95 % of the mean CV of neighbouring steps, by Student's t over blocks of n^(1/3); no end is
+    below 0, as no CV is.
 
     nan below three blocks: t(1) of two says next to nothing.
     """
@@ -89,13 +109,20 @@ def block_interval(values: Floats) -> tuple[float, float]:
 
 
 def rank_load(groups: Sequence[Results], engine: str = "", label: str = "") -> list[Bars]:
-    """A panel for each backend that ran with expert parallelism; of one data set's `label`, else of all runs.
+    """A panel for each backend that ran with expert parallelism; of one dataset's `label`, else of
+    all runs.
 
-    ConfigError where none did.
+    NoDataError where none did.
     """
-    panels = [panel for place, group in enumerate(groups) if (panel := _ranks(group, place, engine, label))]
+    panels = [
+        panel
+        for place, group in enumerate(groups)
+        if (panel := _ranks(group, place, engine, label))
+    ]
     if not panels:
-        raise ConfigError("no backend ran with expert parallelism: there are no ranks to tell apart")
+        raise NoDataError(
+            "no backend ran with expert parallelism: there are no ranks to tell apart"
+        )
     return panels
 
 
@@ -103,7 +130,9 @@ def _ranks(group: Results, place: int, engine: str, label: str) -> Bars | None:
     runs: list[dict[str, Any]] = [
         m
         for key, r in group.by_label.items()
-        if (m := r.get("measured_imbalance")) and m.get("rank_loads") and (not label or key == label)
+        if (m := r.get("measured_imbalance"))
+        and m.get("rank_loads")
+        and (not label or key == label)
     ]
     if not runs:
         return None
@@ -122,5 +151,6 @@ def _ranks(group: Results, place: int, engine: str, label: str) -> Bars | None:
         ends[:, 1],
         (("even", 1.0), ("busiest rank of a step, mean", busiest)),
         engine=engine,
-        note=f"n = {len(runs)} runs; bars sum over a run's steps" + "; 95 % intervals over runs" * (len(runs) > 1),
+        note=f"n = {len(runs)} runs; bars sum over a run's steps"
+        + "; 95 % intervals over runs" * (len(runs) > 1),
     )

@@ -1,4 +1,5 @@
-"""A metric of every run against an imbalance, with intervals; a line where the findings see an association."""
+"""A metric of every run against an imbalance, with intervals; a line where the findings see an
+association."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from core.analysis.results import Results, iqr_outliers, number
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots.figure import Curve, Floats, Points, Series
 from core.plots.latency import mean_interval, per_request
 from core.stats import bootstrap
@@ -40,28 +41,41 @@ NAMED = 3  # points that are not drawn, in the note
 
 
 def best_axis(groups: Sequence[Results]) -> Axis:
-    """The measured imbalance that says most and that most results have: excess CV, else CV at face value; else the
-    prediction."""
+    """The measured imbalance that says most and that most results have: excess CV, else CV at face
+    value; else the prediction."""
     labels = [(group, label) for group in groups for label in group.by_label]
     measured: tuple[Axis, ...] = ("excess", "real")
-    known = (axis for axis in measured if 2 * sum(g.x(i, axis) is not None for g, i in labels) > len(labels))
+    known = (
+        axis
+        for axis in measured
+        if 2 * sum(g.x(i, axis) is not None for g, i in labels) > len(labels)
+    )
     return next(known, "predicted")
 
 
-def series(groups: Sequence[Results], metric: str, axis: Axis, engine: str = "", rows: Sequence[Row] = ()) -> Series:
-    """`metric` of each result against an imbalance axis. ConfigError where no result has both as numbers.
+def series(
+    groups: Sequence[Results], metric: str, axis: Axis, engine: str = "", rows: Sequence[Row] = ()
+) -> Series:
+    """`metric` of each result against an imbalance axis. NoDataError where no result has both as
+    numbers.
 
-    `rows`: what the findings say, which is about excess CV: the line of a backend whose association is seen is drawn
-    on that axis.
+    `rows`: what the findings say, which is about excess CV: the line of a backend whose association
+    is seen is drawn on that axis.
     """
     points = _far_marked([_points(group, metric, axis) for group in groups])
     if not any(len(p.labels) for p in points):
-        known = sorted({k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None})
-        raise ConfigError(
+        known = sorted(
+            {k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None}
+        )
+        raise NoDataError(
             f"no result has both {metric!r} as a number and a {axis} imbalance; numeric results: {', '.join(known)}"
         )
     y_label = METRICS.get(metric, metric)
-    seen = {row.backend: row for row in rows if axis == "excess" and row.metric == metric and row.association.is_seen}
+    seen = {
+        row.backend: row
+        for row in rows
+        if axis == "excess" and row.metric == metric and row.association.is_seen
+    }
     fits = (_fit(p, place, seen[p.name]) for place, p in enumerate(points) if p.name in seen)
     return Series(
         f"{y_label.split(',')[0]} against {AXES[axis].split(' of ')[0]}",
@@ -87,7 +101,8 @@ def _note(points: Sequence[Points], results: int) -> str:
 
 
 def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
-    """Values of the metric several times as large as any that is no outlier would squeeze all others: marked as far."""
+    """Values of the metric several times as large as any that is no outlier would squeeze all
+    others: marked as far."""
     largest = max((float(p.y[~p.outlier].max(initial=0.0)) for p in points), default=0.0)
     return tuple(replace(p, far=p.y > FAR * largest) if largest else p for p in points)
 
@@ -117,29 +132,39 @@ def _intervals(ends: Sequence[Interval | None]) -> Floats | None:
 
 def _of_blocks(result: dict[str, Any], axis: Axis) -> Interval | None:
     """The interval that the run's own block bootstrap gave its imbalance."""
-    ends = ((result.get("measured_imbalance") or {}).get("intervals") or {}).get(MEASURED.get(axis, ""))
+    ends = ((result.get("measured_imbalance") or {}).get("intervals") or {}).get(
+        MEASURED.get(axis, "")
+    )
     return (ends[0], ends[1]) if ends else None
 
 
 def _of_requests(result: dict[str, Any], metric: str) -> Interval | None:
-    return mean_interval(per_request(result, OVER_REQUESTS[metric])) if metric in OVER_REQUESTS else None
+    return (
+        mean_interval(per_request(result, OVER_REQUESTS[metric]))
+        if metric in OVER_REQUESTS
+        else None
+    )
 
 
 def _fit(points: Points, place: int, row: Row) -> Curve:
-    """The Theil-Sen line through the medians of all points, outliers too; its band by the bootstrap over data sets."""
+    """The Theil-Sen line through the medians of all points, outliers too; its band by the bootstrap
+    over datasets."""
     x, y = _by_dataset(points)
     grid = np.linspace(points.x[points.drawn].min(), points.x[points.drawn].max(), GRID)
     line = _theil_sen(x[None], y[None], grid)[0]
     drawn = np.random.default_rng(0).integers(0, len(x), (bootstrap.RESAMPLES, len(x)))
     lines = _theil_sen(x[drawn], y[drawn], grid)
-    ends = [bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan) for i in range(GRID)]
+    ends = [
+        bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan)
+        for i in range(GRID)
+    ]
     unit = row.metric.rsplit("_", 1)[-1] if row.metric.endswith("_ms") else "tok/s"
     name = f"{points.name}, Theil-Sen: {row.association.slope.scaled(PER).shown('+.2g')} {unit} per {PER}"
     return Curve(name, grid, line, place, "fit", *np.array(ends).T)
 
 
 def _by_dataset(points: Points) -> tuple[Floats, Floats]:
-    """Means over the repeats of each data set, as the findings take them."""
+    """Means over the repeats of each dataset, as the findings take them."""
     found: dict[str, list[int]] = defaultdict(list)
     for i, label in enumerate(points.labels):
         found[label.partition("-")[0]].append(i)
@@ -148,9 +173,12 @@ def _by_dataset(points: Points) -> tuple[Floats, Floats]:
 
 
 def _theil_sen(x: Floats, y: Floats, grid: Floats) -> Floats:
-    """[resamples, grid]: the line of the median slope over pairs, through the medians, of each resample [., n]."""
+    """[resamples, grid]: the line of the median slope over pairs, through the medians, of each
+    resample [., n]."""
     one, other = np.triu_indices(x.shape[1], 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         slopes = (y[:, other] - y[:, one]) / (x[:, other] - x[:, one])
     slope = np.nanmedian(np.where(np.isfinite(slopes), slopes, np.nan), axis=1, keepdims=True)
-    return np.asarray(np.median(y, axis=1, keepdims=True) + slope * (grid - np.median(x, axis=1, keepdims=True)))
+    return np.asarray(
+        np.median(y, axis=1, keepdims=True) + slope * (grid - np.median(x, axis=1, keepdims=True))
+    )

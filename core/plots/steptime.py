@@ -1,4 +1,5 @@
-"""Step time against the busiest rank's load: as it was, and with the number of tokens held fixed."""
+"""Step time against the busiest rank's load: as it was, and with the number of tokens held
+fixed."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 from core.analysis import step_model
 from core.analysis.step_model import MIN_STEPS
 from core.analysis.step_sample import StepSample
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots.figure import Curve, Floats, Points, Series
 
 MAX_POINTS = 2_000  # more are thinned evenly
@@ -18,14 +19,17 @@ SHOWN_BELOW = 99.0  # percentile of step time: a few slow steps would flatten al
 
 
 def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series]:
-    """Two panels of decode steps: time against max/mean load; against the extra load, at the mean number of tokens.
+    """Two panels of decode steps: time against max/mean load; against the extra load, at the mean
+    number of tokens.
 
-    Steps with few tokens are both quick and uneven, which the first panel shows and the second takes out.
-    ConfigError below 50 decode steps.
+    Steps with few tokens are both quick and uneven, which the first panel shows and the second
+    takes out. NoDataError below 50 decode steps.
     """
     decode = sample.of_phase("decode")
     if len(decode.rows) < MIN_STEPS:
-        raise ConfigError(f"{backend}: {len(decode.rows)} decode steps in its gate log: {MIN_STEPS} are needed")
+        raise NoDataError(
+            f"{backend}: {len(decode.rows)} decode steps in its gate log: {MIN_STEPS} are needed"
+        )
     ms = decode["duration_us"] / 1e3
     ratio = 1 + decode["extra"] / decode["mean_load"]
     over = f"max/mean load over {sample.unit}s, mean over layers"
@@ -41,28 +45,38 @@ def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series
     return [raw, fixed]
 
 
-def _panel(title: str, engine: str, along: tuple[Floats, str], y: Floats, *curves: Curve | None) -> Series:
+def _panel(
+    title: str, engine: str, along: tuple[Floats, str], y: Floats, *curves: Curve | None
+) -> Series:
     x, x_label = along
     thin = slice(None, None, -(-len(x) // MAX_POINTS))
     cloud_x, cloud_y = x[thin], y[thin]
     slow = cloud_y > np.percentile(y, SHOWN_BELOW)
-    points = Points("steps", (), cloud_x[~slow], cloud_y[~slow], np.zeros(int((~slow).sum()), np.bool_))
+    points = Points(
+        "steps", (), cloud_x[~slow], cloud_y[~slow], np.zeros(int((~slow).sum()), np.bool_)
+    )
     note = f"n = {len(x):,} decode steps; {len(points.x):,} drawn, without the slowest {100 - SHOWN_BELOW:.0f} %"
     bins = binned_medians(x, y)
-    return Series(title, x_label, "step time, ms", (points,), engine, note, (bins, *(c for c in curves if c)))
+    return Series(
+        title, x_label, "step time, ms", (points,), engine, note, (bins, *(c for c in curves if c))
+    )
 
 
 def binned_medians(x: Floats, y: Floats) -> Curve:
-    """Medians of y in bins of equally many x; with the 95 % interval of the median by order statistics."""
+    """Medians of y in bins of equally many x; with the 95 % interval of the median by order
+    statistics."""
     order = np.argsort(x, kind="stable")
     parts = [part for part in np.array_split(order, BINS) if len(part)]
     ends = np.array([median_interval(y[part]) for part in parts])
     middle_x, middle_y = (np.array([np.median(v[part]) for part in parts]) for v in (x, y))
-    return Curve("median of a tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1])
+    return Curve(
+        "median of a tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1]
+    )
 
 
 def median_interval(values: Floats) -> tuple[float, float]:
-    """95 % of the median: the order statistics n/2 ∓ 0.98 √n (normal approximation), were values independent."""
+    """95 % of the median: the order statistics n/2 ∓ 0.98 √n (normal approximation), were values
+    independent."""
     n, ordered = len(values), np.sort(values)
     reach = 1.96 * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + 1 + reach)  # counted from 1
@@ -77,8 +91,15 @@ def _model_line(sample: StepSample, extra: Floats, held_ms: Floats) -> Curve | N
         return None
     x = np.array([extra.min(), extra.max()])
     line, low, high = (
-        np.median(held_ms) + slope / 1e3 * (x - np.median(extra)) for slope in (cost.value, *cost.interval)
+        np.median(held_ms) + slope / 1e3 * (x - np.median(extra))
+        for slope in (cost.value, *cost.interval)
     )
     return Curve(
-        f"step model: {cost.shown('.3g')} µs a token", x, line, 2, "fit", np.minimum(low, high), np.maximum(low, high)
+        f"step model: {cost.shown('.3g')} µs a token",
+        x,
+        line,
+        2,
+        "fit",
+        np.minimum(low, high),
+        np.maximum(low, high),
     )

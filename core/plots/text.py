@@ -1,5 +1,5 @@
-"""A figure → text for a terminal, legend and facts above the plot so that they cover no point. plotext is imported
-where it draws."""
+"""A figure → text for a terminal, legend and facts above the plot so that they cover no point.
+plotext is imported where it draws."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Entry = tuple[str, str, int]  # of a legend: mark, name, place in the palette
 
 
 def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
-    """The figure as text of at most `columns` × `rows` cells, its heading included; ANSI colours if `colour`."""
+    """The figure as text of at most `columns` × `rows` cells, its heading included; ANSI colours if
+    `colour`."""
     if columns < MIN_COLUMNS or rows < MIN_ROWS:
         return f"{figure.title}: needs {MIN_COLUMNS}×{MIN_ROWS} cells"
     head = _heading(figure, columns, colour=colour)
@@ -60,11 +61,19 @@ def _mark(group: Points, place: int) -> str:
 
 
 def _heading(figure: Figure, columns: int, *, colour: bool) -> list[str]:
-    axes = f"{figure.y_label} (up) against {figure.x_label} (right)" if isinstance(figure, Series) else ""
+    axes = (
+        f"{figure.y_label} (up) against {figure.x_label} (right)"
+        if isinstance(figure, Series)
+        else ""
+    )
     facts = [figure.note, f"engine: {figure.engine}" if figure.engine else ""]
     lines = [figure.title, axes, *_joined([part for part in facts if part], " · ", columns)]
     rows = [row for line in lines for row in textwrap.wrap(line, columns)]
-    return [*rows, *_legend_rows(legend(figure), columns, colour=colour)] if isinstance(figure, Series) else rows
+    return (
+        [*rows, *_legend_rows(legend(figure), columns, colour=colour)]
+        if isinstance(figure, Series)
+        else rows
+    )
 
 
 def _joined(parts: Sequence[str], between: str, columns: int) -> list[str]:
@@ -141,7 +150,10 @@ def _draw_reach(plotext: Any, curve: Curve) -> None:
 
 
 def _draw_points(plotext: Any, group: Points, place: int, series: Series) -> None:
-    for which, mark in ((group.hollow, palette.text_hollow(place)), (group.full, _mark(group, place))):
+    for which, mark in (
+        (group.hollow, palette.text_hollow(place)),
+        (group.full, _mark(group, place)),
+    ):
         if which.any():
             x, y = group.x[which], group.y[which]
             plotext.figure.draw(_signal(plotext, _along_x(x, series), y, mark, place))

@@ -1,4 +1,5 @@
-"""A run directory in other layouts: upstream's folders and JSON, or tidy Parquet tables. Logs are streamed."""
+"""A run directory in other layouts: upstream's folders and JSON, or tidy Parquet tables. Logs are
+streamed."""
 
 from __future__ import annotations
 
@@ -12,72 +13,83 @@ from typing import Any
 import numpy as np
 
 from core.analysis import results
+from core.errors import FileError, UsageError
 from core.experiment import dose
-from core.experiment.config import ConfigError
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
+from core.report import summary
 from core.routing import folder as gate_folder
 from core.routing import imbalance, steps
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
 from core.routing.steps import Ints
 
-NO_PYARROW = "the Parquet layout needs pyarrow, which is not installed; add it with: pip install pyarrow"
+NO_PYARROW = (
+    "the Parquet layout needs pyarrow, which is not installed; add it with: pip install pyarrow"
+)
 ROW_GROUP_BYTES = 1 << 25
 MEASURES = ("cv", "noise_floor", "expert_max_mean", "rank_max_mean")  # of a step: means over layers
 
 
 def upstream(path: Path, out: Path) -> list[Path]:
-    """`<backend>/results_json/001.json`, `<backend>/gate_logs/gates_logs_01/gate_logs_<layer>.json` and the mappings.
+    """`<backend>/results_json/001.json`, `<backend>/gate_logs/gates_logs_01/gate_logs_<layer>.json`
+    and the mappings.
 
-    ConfigError where `path` is no run directory, a gate log cannot be read, or `out` cannot be written.
+    FileError where `path` is no run directory, a gate log cannot be read, or `out` cannot be
+    written.
     """
     groups, _ = results.of_run_directory(path)
     made = []
     try:
         for group in groups:
             folder = out / group.name
-            shutil.copytree(path / group.name / "results_json", folder / "results_json", dirs_exist_ok=True)
+            shutil.copytree(
+                path / group.name / "results_json", folder / "results_json", dirs_exist_ok=True
+            )
             for mapping in path.glob(f"{group.name}_real_imbalance*.json"):
                 shutil.copy(mapping, out / mapping.name)
             for logs in gate_folder.starts(path / group.name):
                 _write_logs(logs, folder / "gate_logs")
             made.append(folder)
     except (GateLogError, OSError) as error:
-        raise ConfigError(f"export of {path}: {error}") from None
+        raise FileError(f"export of {path}: {error}") from None
     return made
 
 
 def parquet(path: Path, out: Path) -> list[Path]:
-    """`runs.parquet`, a row a run; `steps.parquet`, a row an engine step of a run, with its measures; `loads.parquet`,
-    a row a step and layer, with the tokens of each expert. ConfigError as `upstream`.
+    """`runs.parquet`, a row a run; `steps.parquet`, a row an engine step of a run, with its
+    measures; `loads.parquet`, a row a step and layer, with the tokens of each expert. FileError as
+    `upstream`.
     """
     try:
         from pyarrow import Table
         from pyarrow import parquet as files
     except ImportError:
-        raise ConfigError(NO_PYARROW) from None
+        raise UsageError(NO_PYARROW) from None
     groups, _ = results.of_run_directory(path)
     made = [out / f"{name}.parquet" for name in ("runs", "steps", "loads")]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files.write_table(Table.from_pylist(results.summary_rows(groups)), made[0])
+        files.write_table(Table.from_pylist(summary.summary_rows(groups)), made[0])
         with _TableFile(made[1]) as by_step, _TableFile(made[2]) as by_layer:
             for group in groups:
                 for label, own in _of_runs(gate_folder.starts(path / group.name)):
                     by_step.add(_step_rows(group.name, label, own))
                     by_layer.add(_layer_rows(group.name, label, own))
     except (GateLogError, OSError) as error:
-        raise ConfigError(f"export of {path}: {error}") from None
+        raise FileError(f"export of {path}: {error}") from None
     return made
 
 
 def _of_runs(folders: Sequence[Path]) -> Iterator[tuple[str, GateLog]]:
-    """Label and steps of every run, part by part; a run that a later start of the server logged again is that one's."""
+    """Label and steps of every run, part by part; a run that a later start of the server logged
+    again is that one's."""
     newest: dict[str, Path] = {}
     if len(folders) > 1:
         newest = {label: folder for folder in folders for label, _ in _own_steps(folder)}
     for folder in folders:
-        yield from ((label, own) for label, own in _own_steps(folder) if newest.get(label, folder) == folder)
+        yield from (
+            (label, own) for label, own in _own_steps(folder) if newest.get(label, folder) == folder
+        )
 
 
 def _own_steps(folder: Path) -> Iterator[tuple[str, GateLog]]:
@@ -88,7 +100,7 @@ def _own_steps(folder: Path) -> Iterator[tuple[str, GateLog]]:
                 yield label, own
 
 
-# --- upstream's JSON ----------------------------------------------------------------------------------------------
+# --- upstream's JSON ---
 
 
 def _write_logs(logs: Path, out: Path) -> None:
@@ -118,14 +130,18 @@ class _JsonLayers:
         self.folder.mkdir(parents=True, exist_ok=True)
         first, self.layers = not self.indices, part.loads.shape[1]
         for layer in range(self.layers):
-            rows = ",\n".join(json.dumps(row) for row in part.loads[:, layer].astype(float).tolist())
+            rows = ",\n".join(
+                json.dumps(row) for row in part.loads[:, layer].astype(float).tolist()
+            )
             with open(self._file(layer), "w" if first else "a") as file:
                 file.write(('{"expert_loads": [\n' if first else ",\n") + rows)
         self.indices.append(part.columns["index"])
         self.tokens.append(part.tokens)
 
     def close(self) -> None:
-        steps, tokens = (json.dumps(np.concatenate(parts).tolist()) for parts in (self.indices, self.tokens))
+        steps, tokens = (
+            json.dumps(np.concatenate(parts).tolist()) for parts in (self.indices, self.tokens)
+        )
         for layer in range(self.layers):
             with open(self._file(layer), "a") as file:
                 file.write(f'\n],\n"step": {steps},\n"num_tokens": {tokens}}}\n')
@@ -134,7 +150,7 @@ class _JsonLayers:
         return self.folder / f"gate_logs_{layer}.json"
 
 
-# --- Parquet ------------------------------------------------------------------------------------------------------
+# --- Parquet ---
 
 
 class _TableFile:
@@ -156,7 +172,9 @@ class _TableFile:
 
         if self._waiting:
             whole = pyarrow.concat_tables(self._waiting)
-            self._writer = self._writer or files.ParquetWriter(self.path, whole.schema, compression="zstd")
+            self._writer = self._writer or files.ParquetWriter(
+                self.path, whole.schema, compression="zstd"
+            )
             self._writer.write_table(whole)
             self._waiting = []
 
@@ -175,12 +193,19 @@ def _step_rows(backend: str, label: str, own: GateLog) -> Any:
 
     none = np.zeros((len(own.tokens), 0))
     found, _ = steps.measure(own.loads, own.tokens, own.top_k, own.placement, none, own.by_rank)
-    layers, supported = np.maximum(found.layers, 1), np.where(found.supported > 0, found.supported, np.nan)
+    layers, supported = (
+        np.maximum(found.layers, 1),
+        np.where(found.supported > 0, found.supported, np.nan),
+    )
     floor = np.sqrt(np.maximum(found.floor_squared / supported, 0.0))
     ranks = found.rank_ratio / layers if own.ranks else np.full(len(layers), np.nan)
-    values = dict(zip(MEASURES, (found.cv / layers, floor, found.expert_ratio / layers, ranks), strict=True))
+    values = dict(
+        zip(MEASURES, (found.cv / layers, floor, found.expert_ratio / layers, ranks), strict=True)
+    )
     columns = {name: pyarrow.array(own.columns[name]) for name in COLUMNS}
-    columns |= {name: pyarrow.array(value, from_pandas=True) for name, value in values.items()}  # nan is null
+    columns |= {
+        name: pyarrow.array(value, from_pandas=True) for name, value in values.items()
+    }  # nan is null
     return pyarrow.table(_named(backend, label, len(layers)) | columns)
 
 

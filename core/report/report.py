@@ -8,38 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import files
 from core.analysis import findings, results, step_model, step_sample
 from core.analysis.findings import Findings, Row
 from core.analysis.results import Results
 from core.analysis.step_model import StepModel
 from core.analysis.step_sample import StepSample
 from core.backends import builtin
+from core.errors import FileError, NoDataError
 from core.experiment import state
-from core.experiment.config import Config, ConfigError
-from core.experiment.narrate import shown
+from core.experiment.config import Config
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import document
+from core.report import document, summary
 from core.report import forced as forced_report
 from core.report import router as router_report
 from core.report.document import Code, Heading, Items, Part, Picture, Table, Text
 from core.routing import placement
-from core.rundir import directory, selection
+from core.rundir import journal, selection
+from core.rundir.about import read_about, read_facts
 from core.rundir.selection import Selection
 from core.stats.association import Association
+from core.terminal import shown
 from core.validity import verdict
 from core.validity.problem import Validity
 
 QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew cost latency?"
 METHOD = (
-    "n counts data sets, each at the mean of its repeats. "
-    "Square brackets hold 95 % intervals: bootstrap over data sets, Sen's for slopes. "
+    "n counts datasets, each at the mean of its repeats. "
+    "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
     "p is by permutation of Spearman's correlation, corrected by Holm over all backends and metrics. "
     "Excess CV is the CV of expert load beyond what as many tokens routed evenly at random would show. "
     "A result that is not seen may still be there, as large as its interval allows."
 )
-SELECTED = "Data sets without an excess CV are in no association: it speaks for the measurably skewed ones only."
+SELECTED = "Datasets without an excess CV are in no association: it speaks for the measurably skewed ones only."
 STEP_METHOD = (
     "Step time is fitted on tokens, prompt tokens, requests and the extra load of the busiest rank (expert, without "
     "expert parallelism). It is an association inside the log, not an experiment."
@@ -55,7 +58,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A run directory as it was read, of the chosen data sets alone; `unread`: why some gate logs are not in it."""
+    """A run directory as it was read, of the chosen datasets alone; `unread`: why some gate logs
+    are not in it."""
 
     chosen: Selection
     groups: list[Results]
@@ -68,9 +72,10 @@ class _Source:
 
 
 def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]:
-    """report.md, report.html and their PNGs, and the verdict on what they tell of: all, or some data sets by index.
+    """report.md, report.html and their PNGs, and the verdict on what they tell of: all, or some
+    datasets by index.
 
-    ConfigError where `path` holds no results of these or cannot be written.
+    FileError where `path` holds no results of these or cannot be written.
     """
     source = _source(path, selection.of_run_directory(path, only))
     validity = verdict.of_run_directory(path, source.groups, source.chosen)
@@ -83,27 +88,29 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
             "report.html": document.page(f"gatescope: {path.name}", parts, folder),
         }
         for name, text in made.items():
-            directory.write_whole(folder / name, text.encode(errors="replace"))
+            files.write_whole(folder / name, text.encode(errors="replace"))
     except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
+        raise FileError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return [folder / name for name in made], validity
 
 
 def _source(path: Path, chosen: Selection) -> _Source:
     groups, engine = results.of_run_directory(path, chosen)
     if not groups:
-        raise ConfigError(f"{path}: no run is done yet: there is nothing to report")
-    about, past = directory.read_facts(path), state.fold(directory.stream_events(path))
+        raise NoDataError(f"{path}: no run is done yet: there is nothing to report")
+    about, past = read_facts(path), state.fold(journal.stream_events(path))
     undone = {i: run for i, run in chosen.of(past.runs).items() if run.phase != "done"}
     samples, unread = step_sample.of_backends(path, [group.name for group in groups], chosen)
-    return _Source(chosen, groups, engine, about, directory.read_about(path).config, undone, samples, unread)
+    return _Source(chosen, groups, engine, about, read_about(path).config, undone, samples, unread)
 
 
 def _opening(source: _Source, validity: Validity) -> list[Part]:
-    """The question, of which data sets, and what is wrong: nothing below may be read without it."""
+    """The question, of which datasets, and what is wrong: nothing below may be read without it."""
     head, *problems = (line.strip() for line in validity.in_words())
     told: list[Part] = [Items(problems)] if problems else []
-    covers = [Text(f"This report covers {source.chosen.in_words()} of the run directory.")] * bool(source.chosen.names)
+    covers = [Text(f"This report covers {source.chosen.in_words()} of the run directory.")] * bool(
+        source.chosen.names
+    )
     unseen = f" Nothing to judge by: {', '.join(validity.unchecked)}." if validity.unchecked else ""
     return [
         Heading(f"gatescope: {source.config.experiment.name}", 1),
@@ -120,7 +127,11 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[Part]:
     """What follows; its PNGs are drawn under `folder`. OSError where they cannot be."""
     groups, samples, note = source.groups, source.samples, source.chosen.in_words()
     axes = [scatter.best_axis(groups)]
-    drawn = list(gallery.draw_all(folder / "graphs", groups, samples, source.engine, found.associations, axes, note))
+    drawn = list(
+        gallery.draw_all(
+            folder / "graphs", groups, samples, source.engine, found.associations, axes, note
+        )
+    )
     return [
         *_answer(found, source.about),
         *_set_up(source.about, source.config),
@@ -152,30 +163,61 @@ def _set_up(about: Json, config: Config) -> list[Part]:
     facts = [
         f"engine: {about['engine']}; model: {config.model.id}; started {about['started']}",
         f"host: {host['system']}, {host['cpus']} CPUs; GPUs: {'; '.join(about['gpus']) or 'none seen'}",
-        f"{e.num_prompts} prompts a data set, {e.output_len} output tokens, request rate {e.request_rate}, "
+        f"{e.num_prompts} prompts a dataset, {e.output_len} output tokens, request rate {e.request_rate}, "
         f"max concurrency {e.max_concurrency or 'unlimited'}, {e.repeats} repeats, seed {e.seed}, "
-        f"data sets {'shuffled' if e.shuffle else 'in order'}",
+        f"datasets {'shuffled' if e.shuffle else 'in order'}",
         "versions: " + ", ".join(f"{name} {v}" for name, v in about["versions"].items()),
     ]
-    return [Heading("What ran"), Items([*facts, *(_server(n, s) for n, s in about["servers"].items())])]
+    return [
+        Heading("What ran"),
+        Items([*facts, *(_server(n, s) for n, s in about["servers"].items())]),
+    ]
 
 
 def _server(name: str, server: Json) -> str:
     """What the server said of itself, and where that is not what it was asked to be."""
-    ran = ", ".join(f"{key} {value}" for key, value in server.get("ran", {}).items()) or "it told nothing of itself"
+    ran = (
+        ", ".join(f"{key} {value}" for key, value in server.get("ran", {}).items())
+        or "it told nothing of itself"
+    )
     different = "; ".join(server.get("mismatches", [])) or "none"
     return f"{name}: {ran}. Asked but not run: {different}"
 
 
 def _results(groups: Sequence[Results]) -> list[Part]:
-    forms = {"mean_ttft_ms": ".1f", "mean_tpot_ms": ".2f", "output_throughput": ".1f", "per_step_cv": ".3f"}
+    forms = {
+        "mean_ttft_ms": ".1f",
+        "mean_tpot_ms": ".2f",
+        "output_throughput": ".1f",
+        "per_step_cv": ".3f",
+    }
     forms |= {"noise_floor": ".3f", "excess_cv": ".3f", "rank_imbalance": ".2f"}
     rows = []
     for group in groups:
-        medians = results.backend_medians(group)
-        rows.append([group.name, str(len(group.by_label)), *(shown(medians[key], form) for key, form in forms.items())])
-    head = ["backend", "runs", "TTFT ms", "TPOT ms", "tok/s", "CV", "noise floor", "excess CV", "rank max/mean"]
-    return [Heading("Results"), Table(head, rows), Text(f"Medians over runs. Every run: summary.csv.{_placed(groups)}")]
+        medians = summary.backend_medians(group)
+        rows.append(
+            [
+                group.name,
+                str(len(group.by_label)),
+                *(shown(medians[key], form) for key, form in forms.items()),
+            ]
+        )
+    head = [
+        "backend",
+        "runs",
+        "TTFT ms",
+        "TPOT ms",
+        "tok/s",
+        "CV",
+        "noise floor",
+        "excess CV",
+        "rank max/mean",
+    ]
+    return [
+        Heading("Results"),
+        Table(head, rows),
+        Text(f"Medians over runs. Every run: summary.csv.{_placed(groups)}"),
+    ]
 
 
 def _placed(groups: Sequence[Results]) -> str:
@@ -213,7 +255,12 @@ def _associations(rows: Sequence[Row]) -> list[Part]:
 def _association(row: Row, of: Association, which: str) -> list[str]:
     name, unit = results.NAMES[row.metric]
     slope = of.slope.scaled(findings.PER).shown("+.3g")
-    figures = [of.spearman.shown(".2f"), of.pearson.shown(".2f"), slope, of.explained.scaled(100).shown(".0f")]
+    figures = [
+        of.spearman.shown(".2f"),
+        of.pearson.shown(".2f"),
+        slope,
+        of.explained.scaled(100).shown(".0f"),
+    ]
     return [
         row.backend,
         f"{name}, {unit}",
@@ -226,7 +273,8 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
 
 
 def _steps(samples: Mapping[str, StepSample], unread: Sequence[str]) -> list[Part]:
-    """What imbalance costs a step, and what other placements of the experts would have made of the same log."""
+    """What imbalance costs a step, and what other placements of the experts would have made of the
+    same log."""
     sentences = list(unread)
     tables: list[Part] = []
     for name, sample in samples.items():
@@ -258,7 +306,9 @@ def _as_it_ran(sample: StepSample) -> placement.Outcome:
     later = slice(len(decode.rows) // 2, None)
     extra, mean = decode["extra"][later], decode["mean_load"][later]
     ratio = float((1 + extra / mean).mean())
-    return placement.Outcome(ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean()))
+    return placement.Outcome(
+        ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean())
+    )
 
 
 def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[Part]:
@@ -289,6 +339,10 @@ def _repeat(about: Json, config: Config) -> list[Part]:
         command += ["--dose", ",".join(f"{level:g}" for level in config.dose.levels)]
         command += ["--pattern", ",".join(config.dose.patterns)]
     changed = f", {git.get('changed_files')} changed files" if git.get("changed_files") else ""
-    state_of = f"The config's directory was at git commit {git['commit']}{changed}." if git.get("commit") else ""
+    state_of = (
+        f"The config's directory was at git commit {git['commit']}{changed}."
+        if git.get("commit")
+        else ""
+    )
     note = f"run.json holds the whole configuration that was run. {state_of}".strip()
     return [Heading("To repeat it"), Code(shlex.join(command)), Text(note)]

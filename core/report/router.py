@@ -1,4 +1,5 @@
-"""What the report says of the router in numbers: phases apart, experts, layers, and which data sets skew it most."""
+"""What the report says of the router in numbers: phases apart, experts, layers, and which datasets
+skew it most."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from core.analysis import results
-from core.analysis.results import PHASES, Results
-from core.experiment.narrate import shown
+from core.analysis.results import Results
 from core.report.document import Part, Table, Text
+from core.report.summary import PHASES
+from core.terminal import shown
 
-EXTREMES = 5  # data sets at either end, and layers
+EXTREMES = 5  # datasets at either end, and layers
 NOTE = (
     "Medians over runs. Prefill: steps with prompt tokens in them. Hottest expert, entropy (1: even), Gini (0: even): "
     "of a layer's load over the whole run, mean over layers. Dead: experts of all layers that got no token."
@@ -28,41 +30,75 @@ def parts(groups: Sequence[Results]) -> list[Part]:
     return [
         _phases(measured),
         _experts(measured),
-        Text(f"{NOTE} {' '.join(_layers(name, list(runs.values())) for name, runs in measured.items())}"),
+        Text(
+            f"{NOTE} {' '.join(_layers(name, list(runs.values())) for name, runs in measured.items())}"
+        ),
         _datasets(measured),
     ]
 
 
 def _measured(group: Results) -> dict[str, Json]:
-    return {label: found for label, result in group.by_label.items() if (found := result.get("measured_imbalance"))}
+    return {
+        label: found
+        for label, result in group.by_label.items()
+        if (found := result.get("measured_imbalance"))
+    }
 
 
 def _phases(measured: dict[str, dict[str, Json]]) -> Table:
-    forms = {"steps": ",.0f", "per_step_cv": ".3f", "noise_floor": ".3f", "excess_cv": ".3f", "layer_cv": ".3f"}
+    forms = {
+        "steps": ",.0f",
+        "per_step_cv": ".3f",
+        "noise_floor": ".3f",
+        "excess_cv": ".3f",
+        "layer_cv": ".3f",
+    }
     forms |= {"rank_imbalance": ".2f"}
-    head = ["backend", "steps", "n a run", "CV", "noise floor", "excess CV", "layer CV", "rank max/mean"]
+    head = [
+        "backend",
+        "steps",
+        "n a run",
+        "CV",
+        "noise floor",
+        "excess CV",
+        "layer CV",
+        "rank max/mean",
+    ]
     rows = []
     for name, runs in measured.items():
         for phase in ("all", *PHASES):
             found = [run if phase == "all" else run.get(phase) or {} for run in runs.values()]
-            rows.append([name, phase, *(shown(_median(found, key), form) for key, form in forms.items())])
+            rows.append(
+                [name, phase, *(shown(_median(found, key), form) for key, form in forms.items())]
+            )
     return Table(head, rows)
 
 
 def _experts(measured: dict[str, dict[str, Json]]) -> Table:
-    head = ["backend", "expert max/mean of a step", "hottest expert, %", "entropy", "Gini", "dead experts"]
+    head = [
+        "backend",
+        "expert max/mean of a step",
+        "hottest expert, %",
+        "entropy",
+        "Gini",
+        "dead experts",
+    ]
     rows = []
     for name, runs in measured.items():
         found = list(runs.values())
         hottest = _median(found, "hottest_share")
-        values = [shown(_median(found, "expert_imbalance"), ".2f"), shown(hottest and 100 * hottest, ".1f")]
+        values = [
+            shown(_median(found, "expert_imbalance"), ".2f"),
+            shown(hottest and 100 * hottest, ".1f"),
+        ]
         values += [shown(_median(found, "entropy"), ".3f"), shown(_median(found, "gini"), ".3f")]
         rows.append([name, *values, shown(_median(found, "dead_experts"), ".0f")])
     return Table(head, rows)
 
 
 def _layers(name: str, runs: list[Json]) -> str:
-    """`baseline: CV by layer 0.41 to 0.66; most in layers 3 (0.66), 7 (0.64); least in 0 (0.41).`"""
+    """`baseline: CV by layer 0.41 to 0.66; most in layers 3 (0.66), 7 (0.64); least in 0
+    (0.41).`"""
     by_run = [run["layer_cvs"] for run in runs if run.get("layer_cvs")]
     if not by_run or len({len(cvs) for cvs in by_run}) > 1:
         return ""
@@ -77,11 +113,15 @@ def _layers(name: str, runs: list[Json]) -> str:
 def _datasets(measured: dict[str, dict[str, Json]]) -> Table:
     """Excess CV with its interval, at both ends of the first backend's order."""
     first = next(iter(measured.values()))
-    known = sorted((-cv, label) for label, run in first.items() if (cv := results.number(run.get("excess_cv"))))
+    known = sorted(
+        (-cv, label) for label, run in first.items() if (cv := results.number(run.get("excess_cv")))
+    )
     labels = [label for _, label in known]
     ends = labels if len(labels) <= 2 * EXTREMES else [*labels[:EXTREMES], *labels[-EXTREMES:]]
-    head = ["data set, by excess CV", *(f"{name} [95 %]" for name in measured)]
-    return Table(head, [[label, *(_excess(runs.get(label)) for runs in measured.values())] for label in ends])
+    head = ["dataset, by excess CV", *(f"{name} [95 %]" for name in measured)]
+    return Table(
+        head, [[label, *(_excess(runs.get(label)) for runs in measured.values())] for label in ends]
+    )
 
 
 def _excess(run: Json | None) -> str:

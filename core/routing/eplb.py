@@ -1,9 +1,11 @@
-"""Where EPLB had put the experts when a step ran: the maps that the recorder notes beside a gate log.
+"""Where EPLB had put the experts when a step ran: the maps that the recorder notes beside a gate
+log.
 
-A line of `dp0_pp0.eplb.jsonl` holds the forward index from which on a map was seen, and the physical slots of each
-layer's logical experts (-1: none). Slot p of P lies on rank p // (P / ranks). The counts of a gate log are by logical
-expert: one with several replicas is taken to share its tokens among them evenly, as vLLM spreads them. The recorder
-looks once a second, so that steps up to a second after a change count under the map before it.
+A line of `dp0_pp0.eplb.jsonl` holds the forward index from which on a map was seen, and the
+physical slots of each layer's logical experts (-1: none). Slot p of P lies on rank p // (P /
+ranks). The counts of a gate log are by logical expert: one with several replicas is taken to share
+its tokens among them evenly, as vLLM spreads them. The recorder looks once a second, so that steps
+up to a second after a change count under the map before it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Maps:
-    """The maps of one pipeline stage, followed while they are written. `ranks`: EP ranks that the slots lie on."""
+    """The maps of one pipeline stage, followed while they are written. `ranks`: EP ranks that the
+    slots lie on."""
 
     path: Path
     ranks: int
@@ -46,10 +49,12 @@ class Maps:
             self.place += len(line)
 
     def rank_loads(self, loads: npt.NDArray[Any], index: Ints) -> Floats | None:
-        """[steps, layers, ranks] of `loads` [steps, layers, experts], by the map of each step; None before any.
+        """[steps, layers, ranks] of `loads` [steps, layers, experts], by the map of each step; None
+        before any.
 
-        `index` [steps]: the steps' forward indices, which never fall from one call to the next: maps that are past are
-        forgotten. Steps before the first map count under that. ValueError where a map is of another model.
+        `index` [steps]: the steps' forward indices, which never fall from one call to the next:
+        maps that are past are forgotten. Steps before the first map count under that. ValueError
+        where a map is of another model.
         """
         if not self.starts or not len(index):
             return None if not self.starts else np.zeros((0, loads.shape[1], self.ranks))
@@ -57,18 +62,25 @@ class Maps:
         by_rank = np.empty((*loads.shape[:2], self.ranks))
         for place in np.unique(used):
             steps = used == place
-            by_layer = np.matmul(loads[steps].transpose(1, 0, 2), self._share(self.slots[place], loads.shape[1:]))
+            by_layer = np.matmul(
+                loads[steps].transpose(1, 0, 2), self._share(self.slots[place], loads.shape[1:])
+            )
             by_rank[steps] = by_layer.transpose(1, 0, 2)
         past = int(used[-1])
         del self.starts[:past], self.slots[:past]
         return by_rank
 
     def _share(self, slots: Ints, shape: tuple[int, ...]) -> Floats:
-        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes. ValueError: another shape."""
+        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes.
+        ValueError: another shape."""
         if slots.shape[:2] != shape:
-            raise ValueError(f"{self.path}: a map of {slots.shape[:2]} layers and experts, the gate log has {shape}")
+            raise ValueError(
+                f"{self.path}: a map of {slots.shape[:2]} layers and experts, the gate log has {shape}"
+            )
         physical = -(-(int(slots.max()) + 1) // self.ranks)  # slots of a rank
-        share = np.stack([(slots // physical == rank).sum(axis=-1) for rank in range(self.ranks)], axis=-1)
+        share = np.stack(
+            [(slots // physical == rank).sum(axis=-1) for rank in range(self.ranks)], axis=-1
+        )
         return np.asarray(share / share.sum(axis=-1, keepdims=True))
 
 

@@ -1,4 +1,5 @@
-"""The gate logs of one server start: a folder of files, data-parallel ranks summed, pipeline stages put together."""
+"""The gate logs of one server start: a folder of files, data-parallel ranks summed, pipeline stages
+put together."""
 
 from __future__ import annotations
 
@@ -17,15 +18,18 @@ from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.routing.eplb import Maps
 from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError, Ints
 
-PART_COUNTS = 1 << 18  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
+PART_COUNTS = (
+    1 << 18
+)  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
 START = re.compile(r"-start(\d+)$")  # of a server that was started again
 
 
 class GateFolder:
-    """The steps of one server start: its folder of logs, DP ranks summed by forward index, PP stages put together.
+    """The steps of one server start: its folder of logs, DP ranks summed by forward index, PP
+    stages put together.
 
-    A step is given out once every rank has written a later one. Steps that a rank lost are left out and counted in
-    `incomplete`: their sums would be too small.
+    A step is given out once every rank has written a later one. Steps that a rank lost are left out
+    and counted in `incomplete`: their sums would be too small.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,11 +42,14 @@ class GateFolder:
         self._maps: list[Maps] = []  # by pipeline stage, where EPLB moves experts
 
     def read(self) -> GateLog:
-        """The steps that became whole since the last read. GateLogError where a rank's log is missing or corrupt."""
+        """The steps that became whole since the last read. GateLogError where a rank's log is
+        missing or corrupt."""
         opened = self._open()
         behind = min(self._last.values())
         for path, follower in self._followers.items():
-            if path in opened or (self._enough < math.inf and self._last[path] > behind):  # others have to catch up
+            if path in opened or (
+                self._enough < math.inf and self._last[path] > behind
+            ):  # others have to catch up
                 continue
             new = follower.read(self._enough)
             if len(new.tokens):
@@ -75,15 +82,19 @@ class GateFolder:
 
     @property
     def left_out(self) -> str:
-        """Which steps are not in what was read, since some rank has no part of them: true once the log has ended; while
-        it grows, they may only wait for a rank that is behind."""
+        """Which steps are not in what was read, since some rank has no part of them: true once the
+        log has ended; while it grows, they may only wait for a rank that is behind."""
         told = []
         if self.incomplete:
             told.append(f"{self.incomplete} steps that a rank lost")
         parts = [part for pending in self._pending.values() for part in pending]
-        if waiting := {i for part in parts for i in part.columns["index"][part.tokens > 0].tolist()}:
+        if waiting := {
+            i for part in parts for i in part.columns["index"][part.tokens > 0].tolist()
+        }:
             first = min(self._last, key=self._last.__getitem__)
-            told.append(f"{len(waiting)} steps after forward pass {self._last[first]}, where {first.stem} ends")
+            told.append(
+                f"{len(waiting)} steps after forward pass {self._last[first]}, where {first.stem} ends"
+            )
         return f"{self.folder}: left out: {'; '.join(told)}" if told else ""
 
     @property
@@ -105,7 +116,9 @@ class GateFolder:
         expected = headers[0].dp_size * headers[0].pp_size if headers else 1
         if len(headers) < expected:
             reasons = "; ".join(problems(self.folder)) or "is the server still starting?"
-            raise GateLogError(f"{self.folder}: {len(headers)} of {expected} gate logs are there: {reasons}")
+            raise GateLogError(
+                f"{self.folder}: {len(headers)} of {expected} gate logs are there: {reasons}"
+            )
         return opened
 
     def _take(self, path: Path, last: int) -> GateLog:
@@ -133,9 +146,13 @@ class GateFolder:
         """With the loads by rank, where EPLB moves experts and its maps were logged."""
         if not log.moved:
             return log
-        headers = {path: f.header for path, f in self._followers.items() if f.header and f.header.dp == 0}
+        headers = {
+            path: f.header for path, f in self._followers.items() if f.header and f.header.dp == 0
+        }
         stages = sorted((header.pp, path, header) for path, header in headers.items())
-        self._maps = self._maps or [Maps(path.with_suffix(".eplb.jsonl"), header.ranks) for _, path, header in stages]
+        self._maps = self._maps or [
+            Maps(path.with_suffix(".eplb.jsonl"), header.ranks) for _, path, header in stages
+        ]
         edges = np.cumsum([header.layers for _, _, header in stages])[:-1]
         found = []
         for maps, loads in zip(self._maps, np.split(log.loads, edges, axis=1), strict=True):
@@ -145,7 +162,9 @@ class GateFolder:
             except ValueError as error:
                 raise GateLogError(str(error)) from None
         known = [by_rank for by_rank in found if by_rank is not None]
-        return replace(log, by_rank=np.concatenate(known, axis=1)) if len(known) == len(found) else log
+        return (
+            replace(log, by_rank=np.concatenate(known, axis=1)) if len(known) == len(found) else log
+        )
 
 
 def read(folder: Path) -> GateLog:
@@ -164,7 +183,8 @@ def starts(backend: Path) -> list[Path]:
 
 
 def problems(folder: Path) -> list[str]:
-    """What the recorder itself reports in the files beside its logs: refusals, its own failures, losses."""
+    """What the recorder itself reports in the files beside its logs: refusals, its own failures,
+    losses."""
     found = []
     for side in sorted(folder.glob("*.gatelog.json")):
         try:
@@ -176,34 +196,50 @@ def problems(folder: Path) -> list[str]:
         found += [f"{rank}: {totals[key]}" for key in ("refused", "disabled") if totals.get(key)]
         found += [
             f"{rank}: {totals[key]} steps {what}"
-            for key, what in (("dropped", "were dropped"), ("violations", "do not add up to top_k × tokens"))
+            for key, what in (
+                ("dropped", "were dropped"),
+                ("violations", "do not add up to top_k × tokens"),
+            )
             if totals.get(key)
         ]
         if totals.get("silent"):
-            silent = ", ".join(map(str, totals["silent"])) if isinstance(totals["silent"], list) else totals["silent"]
+            silent = (
+                ", ".join(map(str, totals["silent"]))
+                if isinstance(totals["silent"], list)
+                else totals["silent"]
+            )
             found.append(f"{rank}: routers that were not seen in every step: {silent}")
     return found
 
 
 def _summed(ranks: list[list[GateLog]]) -> GateLog:
-    """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token in."""
+    """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token
+    in."""
     first = [stages[0] for stages in ranks]
-    loads = np.sum([np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0)
+    loads = np.sum(
+        [np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0
+    )
     columns = {name: np.sum([rank.columns[name] for rank in first], axis=0) for name in COLUMNS}
     columns["index"] = first[0].columns["index"]
-    columns["start_ns"], columns["duration_ns"] = _span([stage for stages in ranks for stage in stages])
+    columns["start_ns"], columns["duration_ns"] = _span(
+        [stage for stages in ranks for stage in stages]
+    )
     labels = sorted({label for rank in first for label in rank.segments})
     none = np.zeros(len(columns["index"]), np.int64)
     segments = {
-        label: np.asarray(np.sum([rank.segments.get(label, none) for rank in first], axis=0)) for label in labels
+        label: np.asarray(np.sum([rank.segments.get(label, none) for rank in first], axis=0))
+        for label in labels
     }
     lost = "; ".join(stage.lost for stages in ranks for stage in stages if stage.lost)
-    merged = replace(first[0], loads=np.asarray(loads), columns=columns, segments=segments, lost=lost)
+    merged = replace(
+        first[0], loads=np.asarray(loads), columns=columns, segments=segments, lost=lost
+    )
     return merged.where(merged.tokens > 0)
 
 
 def _span(ranks: list[GateLog]) -> tuple[Ints, Ints]:
-    """Start and duration of each step: from the first rank that began it to the last that ended it."""
+    """Start and duration of each step: from the first rank that began it to the last that ended
+    it."""
     idle = np.array([rank.tokens == 0 for rank in ranks])
     starts = np.array([rank.columns["start_ns"] for rank in ranks])
     ends = starts + np.array([rank.columns["duration_ns"] for rank in ranks])
@@ -222,7 +258,9 @@ def _concatenated(parts: list[GateLog]) -> GateLog:
         loads=np.concatenate([p.loads for p in parts]),
         columns={name: np.concatenate([p.columns[name] for p in parts]) for name in COLUMNS},
         segments={
-            label: np.concatenate([p.segments.get(label, np.zeros(len(p.tokens), np.int64)) for p in parts])
+            label: np.concatenate(
+                [p.segments.get(label, np.zeros(len(p.tokens), np.int64)) for p in parts]
+            )
             for label in labels
         },
         lost=parts[-1].lost,

@@ -40,11 +40,17 @@ class GateLogError(Exception):
 class GateLog:
     """Steps of one log. `loads[s, l, e]`: tokens that expert e of layer l got in step s."""
 
-    loads: Counts  # [steps, layers, experts], in the narrowest unsigned type that holds them: widen before arithmetic
-    columns: dict[str, Ints]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
+    # [steps, layers, experts], in the narrowest unsigned type that holds them: widen before
+    # arithmetic
+    loads: Counts
+    columns: dict[
+        str, Ints
+    ]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
     segments: dict[str, Ints]  # label → tokens of that label in each step
     top_k: int
-    placement: tuple[int, ...] = ()  # EP rank of each expert; empty without expert parallelism, and under EPLB
+    placement: tuple[
+        int, ...
+    ] = ()  # EP rank of each expert; empty without expert parallelism, and under EPLB
     lost: str = ""  # what was not readable at the end of the file
     by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads by EPLB's map of the moment
     moved: bool = False  # EPLB placed the experts
@@ -56,11 +62,14 @@ class GateLog:
     @property
     def ranks(self) -> int:
         """EP ranks whose loads are known; 0 where there are none."""
-        return max(self.placement, default=-1) + 1 if self.by_rank is None else self.by_rank.shape[-1]
+        return (
+            max(self.placement, default=-1) + 1 if self.by_rank is None else self.by_rank.shape[-1]
+        )
 
     @property
     def placed(self) -> str:
-        """How experts were placed on ranks: linear, round robin, EPLB, or nothing without expert parallelism."""
+        """How experts were placed on ranks: linear, round robin, EPLB, or nothing without expert
+        parallelism."""
         if self.moved:
             return "EPLB" if self.by_rank is not None else "EPLB, but no map of it was logged"
         linear = self.placement == tuple(sorted(self.placement))
@@ -79,7 +88,8 @@ class GateLog:
         )
 
     def of(self, label: str) -> GateLog:
-        """The steps whose tokens all belong to segment `label`; a step shared with another is nobody's."""
+        """The steps whose tokens all belong to segment `label`; a step shared with another is
+        nobody's."""
         own = self.segments.get(label, np.zeros(len(self.tokens), dtype=np.int64))
         return self.where((own == self.tokens) & (own > 0))
 
@@ -99,9 +109,11 @@ class Follower:
     lost: str = field(default="")
 
     def read(self, enough: float = math.inf) -> GateLog:
-        """The new whole blocks, until `enough` counts are read. `lost` says what follows them that is not readable.
+        """The new whole blocks, until `enough` counts are read. `lost` says what follows them that
+        is not readable.
 
-        GateLogError where it is not a gate log, or where the next block is corrupt: what follows it is never read.
+        GateLogError where it is not a gate log, or where the next block is corrupt: what follows it
+        is never read.
         """
         with open(self.path, "rb") as file:
             if self.header is None:
@@ -119,12 +131,15 @@ class Follower:
                     raise
                 corrupt = f" ({str(error).removeprefix(f'{self.path}: ')})"
             more = file.seek(0, os.SEEK_END) - self.place
-        self.lost = f"{more} bytes after the last whole block{corrupt}" if more and counts < enough else ""
+        self.lost = (
+            f"{more} bytes after the last whole block{corrupt}" if more and counts < enough else ""
+        )
         return _joined(blocks, self.header, self.lost)
 
 
 def read(path: Path) -> GateLog:
-    """The whole log; a torn tail is left out and named in `lost`. GateLogError as `Follower.read`."""
+    """The whole log; a torn tail is left out and named in `lost`. GateLogError as
+    `Follower.read`."""
     try:
         return Follower(path).read()
     except OSError as error:
@@ -145,11 +160,15 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
     head = file.read(12)
     if not MAGIC.startswith(head[:8]):
         known = MAGIC.decode()
-        found = f"version {head[7:8]!r} of the format" if head[:7] == MAGIC[:7] else "not a gate log"
+        found = (
+            f"version {head[7:8]!r} of the format" if head[:7] == MAGIC[:7] else "not a gate log"
+        )
         raise GateLogError(f"{path}: {found}: it does not start with {known}")
     length = int.from_bytes(head[8:], "little")
     if length > MAX_HEADER_BYTES:
-        raise GateLogError(f"{path}: a header of {length} bytes: damaged, or written in another byte order")
+        raise GateLogError(
+            f"{path}: a header of {length} bytes: damaged, or written in another byte order"
+        )
     text = file.read(length)
     if len(head) < 12 or len(text) < length:
         raise GateLogError(f"{path}: the header is cut off")
@@ -168,16 +187,30 @@ class _Schema(msgspec.Struct):
 
 
 def _check(path: Path, header: Header) -> None:
-    sizes = (header.layers, header.experts, header.top_k, header.ranks, header.dp_size, header.pp_size)
+    sizes = (
+        header.layers,
+        header.experts,
+        header.top_k,
+        header.ranks,
+        header.dp_size,
+        header.pp_size,
+    )
     if not all(0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
-        raise GateLogError(f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count")
+        raise GateLogError(
+            f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count"
+        )
     placed = header.placement if header.ranks > 1 else ()
-    if len(placed) not in (0, header.experts) or not all(0 <= rank < header.ranks for rank in placed):
-        raise GateLogError(f"{path}: the header places {len(placed)} of {header.experts} experts on ranks it has not")
+    if len(placed) not in (0, header.experts) or not all(
+        0 <= rank < header.ranks for rank in placed
+    ):
+        raise GateLogError(
+            f"{path}: the header places {len(placed)} of {header.experts} experts on ranks it has not"
+        )
 
 
 def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
-    """The block that starts at the file's position; None where the file ends before the block does."""
+    """The block that starts at the file's position; None where the file ends before the block
+    does."""
     head = file.read(BLOCK_HEAD.size)
     if len(head) < BLOCK_HEAD.size:
         return None
@@ -192,7 +225,9 @@ def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
     try:
         return _decode(_unpacked(packed, raw_len, codec), steps, header, len(head) + packed_len)
     except (ValueError, struct.error, zlib.error, *NOT_JSON) as error:
-        raise GateLogError(f"{path}: corrupt: a block of {steps} steps does not decode: {error}") from None
+        raise GateLogError(
+            f"{path}: corrupt: a block of {steps} steps does not decode: {error}"
+        ) from None
 
 
 def _unpacked(packed: bytes, raw_len: int, codec: int) -> bytes:
@@ -226,7 +261,8 @@ def _decode(raw: bytes, steps: int, header: Header, size: int) -> _Block:
 
 
 def _counts(planes: npt.NDArray[np.uint8]) -> Counts:
-    """Counts from their bytes [bytes of a count, counts], low bytes first; high bytes that are all zero count not."""
+    """Counts from their bytes [bytes of a count, counts], low bytes first; high bytes that are all
+    zero count not."""
     width = len(planes)
     while width > 1 and not planes[width - 1].max(initial=0):
         width -= 1
@@ -241,14 +277,18 @@ def _counts(planes: npt.NDArray[np.uint8]) -> Counts:
 
 def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
     steps = sum(b.columns.shape[1] for b in blocks)
-    columns = np.concatenate([np.empty((len(COLUMNS), 0), np.int64), *(b.columns for b in blocks)], axis=1)
+    columns = np.concatenate(
+        [np.empty((len(COLUMNS), 0), np.int64), *(b.columns for b in blocks)], axis=1
+    )
     none = np.empty((0, header.layers, header.experts), np.uint8)
     loads = [b.loads for b in blocks] or [none]
     segments: dict[str, Ints] = {}
     place = 0
     for block in blocks:
         for label, tokens in zip(block.labels, block.segments, strict=True):
-            segments.setdefault(label, np.zeros(steps, np.int64))[place : place + len(tokens)] = tokens
+            segments.setdefault(label, np.zeros(steps, np.int64))[place : place + len(tokens)] = (
+                tokens
+            )
         place += block.columns.shape[1]
     named = dict(zip(COLUMNS, columns, strict=True))
     whole = loads[0] if len(loads) == 1 else np.concatenate(loads)

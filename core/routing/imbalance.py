@@ -1,20 +1,26 @@
-"""Gate logs → load imbalance: CVs, noise floor, excess CV, max/mean per expert and rank, entropy, Gini.
+"""Gate logs → load imbalance: CVs, noise floor, excess CV, max/mean per expert and rank, entropy,
+Gini.
 
-Definitions, with x[s, l, e] the tokens that expert e of layer l got in step s, and n the tokens of a step:
+Definitions, with x[s, l, e] the tokens that expert e of layer l got in step s, and n the tokens of
+a step:
 
 - CV(x) = population std(x) / (mean(x) + 1e-10) over the experts.
-- per-step CV: mean of CV over all (s, l). aggregated CV: CV of Σ x over layers and steps of ≤ 1000 tokens.
-  Both are upstream's. layer CV: Σ over steps, CV, mean over layers.
-- noise floor: what a perfectly fair router shows by chance, floor² = (E/k²) Σ_e p(1-p)/(n-1), p = x/n. A token picks
-  k distinct experts, so each x_e is a sum of n draws with variance p(1-p); n-1 makes the estimate unbiased.
-- excess CV = √max(0, mean(CV²) - mean(floor²)): means before the root, so that a fair router's tends to 0. It is null,
-  with a reason, where its square does not rise above its own standard error.
-- rank imbalance: mean over (s, l) of max/mean load over EP ranks, under the placement of the moment (`placement`: as
-  vLLM starts, or by EPLB's logged maps, replicas sharing evenly: core.routing.eplb); expert imbalance: the same over experts.
-- entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead experts: of all
-  layers × experts, those that got no token.
-- intervals: 95 %, over blocks of steps (core.stats.bootstrap): what other steps of the same traffic might have shown. Steps
-  share their requests, so blocks are made long enough that neighbours no longer go together.
+- per-step CV: mean of CV over all (s, l). aggregated CV: CV of Σ x over layers and steps of ≤ 1000
+  tokens. Both are upstream's. layer CV: Σ over steps, CV, mean over layers.
+- noise floor: what a perfectly fair router shows by chance, floor² = (E/k²) Σ_e p(1-p)/(n-1), p =
+  x/n. A token picks k distinct experts, so each x_e is a sum of n draws with variance p(1-p); n-1
+  makes the estimate unbiased.
+- excess CV = √max(0, mean(CV²) - mean(floor²)): means before the root, so that a fair router's
+  tends to 0. It is null, with a reason, where its square does not rise above its own standard
+  error.
+- rank imbalance: mean over (s, l) of max/mean load over EP ranks, under the placement of the moment
+  (`placement`: as vLLM starts, or by EPLB's logged maps, replicas sharing evenly:
+  core.routing.eplb); expert imbalance: the same over experts.
+- entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead
+  experts: of all layers × experts, those that got no token.
+- intervals: 95 %, over blocks of steps (core.stats.bootstrap): what other steps of the same traffic
+  might have shown. Steps share their requests, so blocks are made long enough that neighbours no
+  longer go together.
 """
 
 from __future__ import annotations
@@ -64,7 +70,8 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
-    """What one set of steps shows. Lists are by expert (loads summed over layers and steps), by layer or by rank."""
+    """What one set of steps shows. Lists are by expert (loads summed over layers and steps), by
+    layer or by rank."""
 
     per_step_cv: float
     aggregated_cv: float | None
@@ -90,7 +97,9 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     dead_experts: int = 0
     layer_cvs: list[float] = []
     rank_loads: list[float] = []
-    placement: str | None = None  # of experts on EP ranks, when these steps ran; null without expert parallelism
+    placement: str | None = (
+        None  # of experts on EP ranks, when these steps ran; null without expert parallelism
+    )
     intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
     prefill: Phase | None = None
     decode: Phase | None = None
@@ -99,7 +108,9 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     constant_loads: bool = False  # every step has the same loads
 
 
-def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: int = 1) -> Imbalance:
+def measure_run(
+    run: RunBlocks, left_out: dict[str, int] | None = None, files: int = 1
+) -> Imbalance:
     """All measures of one run. GateLogError where no step is its own."""
     if not run.steps:
         raise GateLogError("no step of its own with tokens")
@@ -107,7 +118,9 @@ def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: i
     blocks = run.grouped()
     drawn, replicates = _resampled(blocks, run.top_k)
     estimates, count = whole.figures(), len(blocks[0])
-    intervals = {name: bootstrap.interval(float(v), replicates[name], count) for name, v in estimates.items()}
+    intervals = {
+        name: bootstrap.interval(float(v), replicates[name], count) for name, v in estimates.items()
+    }
     excess = judged(whole.excess_squared(), drawn.excess_squared(), count)
     aggregated = judged(whole.aggregated_excess_squared(), drawn.aggregated_excess_squared(), count)
     if not whole["supported"]:
@@ -127,7 +140,9 @@ def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: i
         aggregated_noise_floor=_root(whole.aggregated_floor_squared()) if has_small else None,
         aggregated_excess_cv=aggregated.value,
         aggregated_excess_cv_reason=aggregated.reason,
-        max_min_ratio=float(whole.small.max() / whole.small.min()) if whole.small.min() > 0 else None,
+        max_min_ratio=float(whole.small.max() / whole.small.min())
+        if whole.small.min() > 0
+        else None,
         rank_imbalance=float(estimates["rank_imbalance"]) if has_ranks else None,
         tokens=int(whole["tokens"]),
         steps=run.steps,
@@ -153,7 +168,8 @@ def measure_run(run: RunBlocks, left_out: dict[str, int] | None = None, files: i
 
 
 class _Sums:
-    """Sums over steps, of one run or of many resampled ones (then every array has a first axis of resamples)."""
+    """Sums over steps, of one run or of many resampled ones (then every array has a first axis of
+    resamples)."""
 
     def __init__(self, rows: Floats, counts: Floats, small: Floats, top_k: float) -> None:
         self.rows, self.counts, self.small, self.top_k = rows, counts, small, top_k
@@ -187,24 +203,32 @@ class _Sums:
             "layer_cv": cv(self.counts).mean(axis=-1),
             "rank_imbalance": self.ratio("rank_ratio", "layers"),
             "expert_imbalance": self.ratio("expert_ratio", "layers"),
-            "entropy": np.asarray(-(share * spread).sum(axis=-1) / np.log(max(experts, 2))).mean(axis=-1),
+            "entropy": np.asarray(-(share * spread).sum(axis=-1) / np.log(max(experts, 2))).mean(
+                axis=-1
+            ),
             "hottest_share": share.max(axis=-1).mean(axis=-1),
         }
 
 
 def gini(loads: Floats) -> Floats:
-    """Gini coefficient over the last axis: 0 even, (E-1)/E all in one; nan where there is no load."""
+    """Gini coefficient over the last axis: 0 even, (E-1)/E all in one; nan where there is no
+    load."""
     experts = loads.shape[-1]
     place = 2 * np.arange(1, experts + 1) - experts - 1
     with np.errstate(invalid="ignore"):
-        return np.asarray((np.sort(loads, axis=-1) * place).sum(axis=-1) / experts / loads.sum(axis=-1))
+        return np.asarray(
+            (np.sort(loads, axis=-1) * place).sum(axis=-1) / experts / loads.sum(axis=-1)
+        )
 
 
-def _resampled(blocks: tuple[Floats, Floats, Floats], top_k: float) -> tuple[_Sums, dict[str, Floats]]:
-    """The sums of every resample of the blocks, but those by layer, and the measures that have an interval.
+def _resampled(
+    blocks: tuple[Floats, Floats, Floats], top_k: float
+) -> tuple[_Sums, dict[str, Floats]]:
+    """The sums of every resample of the blocks, but those by layer, and the measures that have an
+    interval.
 
-    Resamples are taken a few at a time, so that their counts by layer and expert stay in a processor's cache; float32
-    is plenty for the spread of what comes of those.
+    Resamples are taken a few at a time, so that their counts by layer and expert stay in a
+    processor's cache; float32 is plenty for the spread of what comes of those.
     """
     rows, counts, small = blocks
     draws = bootstrap.weights(len(rows))
@@ -223,7 +247,10 @@ def judged(squared: Floats, replicates: Floats, blocks: int) -> Excess:
     if blocks < 2:
         return Excess(None, "too few steps: no standard error")
     usable = replicates[np.isfinite(replicates)]
-    value, error = float(squared), bootstrap.standard_error(usable, blocks) if len(usable) else np.nan
+    value, error = (
+        float(squared),
+        bootstrap.standard_error(usable, blocks) if len(usable) else np.nan,
+    )
     if np.isnan(value) or np.isnan(error):
         return Excess(None, "too few tokens for a noise floor")
     if value <= error:
@@ -234,21 +261,31 @@ def judged(squared: Floats, replicates: Floats, blocks: int) -> Excess:
 
 
 def _shown(
-    intervals: dict[str, Interval | None], excess: Excess, aggregated: Excess, *, has_ranks: bool, has_small: bool
+    intervals: dict[str, Interval | None],
+    excess: Excess,
+    aggregated: Excess,
+    *,
+    has_ranks: bool,
+    has_small: bool,
 ) -> dict[str, Interval | None]:
     hidden = {"rank_imbalance": not has_ranks, "aggregated_cv": not has_small}
     shown = {name: ends for name, ends in intervals.items() if not hidden.get(name, False)}
     return shown | {"excess_cv": excess.interval, "aggregated_excess_cv": aggregated.interval}
 
 
-def _phases(run: RunBlocks, blocks: tuple[Floats, Floats, Floats], drawn: _Sums) -> tuple[Phase | None, Phase | None]:
-    """Prefill and decode; the half of a row that has prompt tokens, and what it leaves of the other half."""
+def _phases(
+    run: RunBlocks, blocks: tuple[Floats, Floats, Floats], drawn: _Sums
+) -> tuple[Phase | None, Phase | None]:
+    """Prefill and decode; the half of a row that has prompt tokens, and what it leaves of the other
+    half."""
     width, whole = len(SUMS), run.rows.sum(axis=0)
     prompt, of_prompt = whole[width:], drawn.rows[:, width:]
     count, prompt_count = len(blocks[0]), int(np.count_nonzero(blocks[0][:, width]))
     others = run.counts.sum(axis=0) - run.prefill_counts
     prefill = _phase(run, prompt, of_prompt, run.prefill_counts, prompt_count)
-    return prefill, _phase(run, whole[:width] - prompt, drawn.rows[:, :width] - of_prompt, others, count)
+    return prefill, _phase(
+        run, whole[:width] - prompt, drawn.rows[:, :width] - of_prompt, others, count
+    )
 
 
 def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: int) -> Phase | None:
@@ -277,12 +314,14 @@ def _root(squared: Floats) -> float | None:
 
 
 def measure_segment(log: GateLog, label: str) -> Imbalance:
-    """The steps of one run, and how many were left out because another run's tokens were in them."""
+    """The steps of one run, and how many were left out because another run's tokens were in
+    them."""
     return measure_segments([log], label)
 
 
 def measure_segments(parts: Sequence[GateLog], label: str) -> Imbalance:
-    """As `measure_segment`, of a log that was read in several parts. GateLogError where no step is the run's own."""
+    """As `measure_segment`, of a log that was read in several parts. GateLogError where no step is
+    the run's own."""
     meter = Meter()
     for part in parts:
         if len(part.tokens):  # a look at the log between two blocks finds no step
@@ -298,14 +337,15 @@ def of_meter(meter: Meter, label: str) -> Imbalance:
     return measure_run(run, {"shared with another segment": run.shared})
 
 
-# --- folders ------------------------------------------------------------------------------------------------------
+# --- folders ---
 
 
 def measure_folder(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
-    """A folder of gate logs, or a folder of such folders → measures by name, and what could not be read.
+    """A folder of gate logs, or a folder of such folders → measures by name, and what could not be
+    read.
 
-    A binary log is split by its segments (`gates_logs_<label>`), as a run directory's is; a label that a later start
-    of the server logged again is the later one's.
+    A binary log is split by its segments (`gates_logs_<label>`), as a run directory's is; a label
+    that a later start of the server logged again is the later one's.
     """
     if not folder.is_dir():
         return {}, [f"{folder}: not a folder"]
@@ -316,18 +356,28 @@ def measure_folder(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
             found |= measured
             problems += problem
     if not found and not problems:
-        problems.append(f"{folder}: no gate logs (*.gatelog, or gate_logs_<layer>.json) in it or in its folders")
+        problems.append(
+            f"{folder}: no gate logs (*.gatelog, or gate_logs_<layer>.json) in it or in its folders"
+        )
     return found, problems
 
 
 def _log_folders(folder: Path) -> list[Path]:
     def holds_logs(place: Path) -> bool:
-        return any(p.suffix == ".gatelog" or p.name.startswith("gate_logs_") for p in place.iterdir() if p.is_file())
+        return any(
+            p.suffix == ".gatelog" or p.name.startswith("gate_logs_")
+            for p in place.iterdir()
+            if p.is_file()
+        )
 
     if holds_logs(folder):
         return [folder]
-    inner = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: (gate_folder.start_of(p), p.name))
-    return [p for p in inner if holds_logs(p)] or [p for p in inner if p.name.startswith("gates_logs")]
+    inner = sorted(
+        (p for p in folder.iterdir() if p.is_dir()), key=lambda p: (gate_folder.start_of(p), p.name)
+    )
+    return [p for p in inner if holds_logs(p)] or [
+        p for p in inner if p.name.startswith("gates_logs")
+    ]
 
 
 def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
@@ -342,9 +392,14 @@ def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
         measured = measure_run(run, {"no tokens": empty}, files=len(layers))
     except GateLogError as error:
         return {}, [*problems, f"{folder}: {error}"]
-    steps, tokens = max(int((x.tokens > 0).sum()) for x in layers), max(int(x.tokens.sum()) for x in layers)
+    steps, tokens = (
+        max(int((x.tokens > 0).sum()) for x in layers),
+        max(int(x.tokens.sum()) for x in layers),
+    )
     # upstream's files do not tell prompt tokens from others
-    return {folder.name: replace(measured, steps=steps, tokens=tokens, prefill=None, decode=None)}, problems
+    return {
+        folder.name: replace(measured, steps=steps, tokens=tokens, prefill=None, decode=None)
+    }, problems
 
 
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
@@ -365,7 +420,10 @@ def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     found: dict[str, Imbalance] = {}
     for label, run in sorted(meter.runs.items()):
         try:
-            left_out = {"shared with another segment": run.shared, "of which a rank lost its part": log.incomplete}
+            left_out = {
+                "shared with another segment": run.shared,
+                "of which a rank lost its part": log.incomplete,
+            }
             found[f"gates_logs_{label}"] = measure_run(run, left_out, files)
         except GateLogError as error:
             problems.append(f"{folder}, {label}: {error}")

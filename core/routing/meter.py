@@ -1,7 +1,7 @@
 """One pass over a gate log → the imbalance of every run in it, in bounded memory.
 
-A run's steps are summed into at most 32 blocks of neighbouring steps, whatever the log's length: when they are full,
-neighbours are joined. The blocks are what the 95 % intervals resample.
+A run's steps are summed into at most 32 blocks of neighbouring steps, whatever the log's length:
+when they are full, neighbours are joined. The blocks are what the 95 % intervals resample.
 """
 
 from __future__ import annotations
@@ -23,16 +23,28 @@ ALIKE = 0.05  # correlation of neighbours from which on they are joined
 MAX_AGGREGATED_TOKENS = 1000
 WARMUP = "warmup"  # the segment of warm-up requests: never measured
 
-# A row of sums over steps, in this order; the second half of a row is the same over steps with prompt tokens.
+# A row of sums over steps, in this order; the second half of a row is the same over steps with
+# prompt tokens.
 SUMS = (
-    *("steps", "tokens", "layers", "cv", "supported", "cv_squared", "floor_squared", "expert_ratio", "rank_ratio"),
+    *(
+        "steps",
+        "tokens",
+        "layers",
+        "cv",
+        "supported",
+        "cv_squared",
+        "floor_squared",
+        "expert_ratio",
+        "rank_ratio",
+    ),
     *("rank_extra", "small_tokens"),
 )
 
 
 @dataclass(slots=True)
 class RunBlocks:
-    """The steps of one run, summed by block. `counts` [blocks, layers, experts], `rows` [blocks, 2 × sums]."""
+    """The steps of one run, summed by block. `counts` [blocks, layers, experts], `rows` [blocks, 2
+    × sums]."""
 
     layers: int
     experts: int
@@ -47,7 +59,9 @@ class RunBlocks:
     constant: bool = True  # every step so far has the first one's loads
     rows: Floats = field(init=False)
     counts: Floats = field(init=False)
-    small: Floats = field(init=False)  # [blocks, experts]: over layers and steps of at most 1000 tokens
+    small: Floats = field(
+        init=False
+    )  # [blocks, experts]: over layers and steps of at most 1000 tokens
     prefill_counts: Floats = field(init=False)  # [layers, experts]
     rank_loads: Floats = field(init=False)  # [ranks]
     first: npt.NDArray[np.float64] | None = None
@@ -73,16 +87,20 @@ class RunBlocks:
     def grouped(self) -> tuple[Floats, Floats, Floats]:
         """Rows, counts and small counts in the blocks that intervals draw.
 
-        They have at least n^(1/3) steps, and as many as it takes until neighbours no longer go together: decode steps
-        share their requests, so that a few long blocks know more of the spread than many short ones.
+        They have at least n^(1/3) steps, and as many as it takes until neighbours no longer go
+        together: decode steps share their requests, so that a few long blocks know more of the
+        spread than many short ones.
         """
         rows, counts, small = (part[: self.used] for part in (self.rows, self.counts, self.small))
         length = float(self.length)
         while len(rows) > 2 and (
-            length < bootstrap.block_length(self.steps) or (len(rows) > FEW_BLOCKS and _alike(rows, counts) > ALIKE)
+            length < bootstrap.block_length(self.steps)
+            or (len(rows) > FEW_BLOCKS and _alike(rows, counts) > ALIKE)
         ):
             pairs = np.arange(0, len(rows), 2)
-            rows, counts, small = (np.add.reduceat(part, pairs, axis=0) for part in (rows, counts, small))
+            rows, counts, small = (
+                np.add.reduceat(part, pairs, axis=0) for part in (rows, counts, small)
+            )
             length *= 2
         return rows, counts, small
 
@@ -95,13 +113,16 @@ class RunBlocks:
 
 
 def _alike(rows: Floats, counts: Floats) -> float:
-    """How much neighbouring blocks go together: in CV, in CV² over the floor, or in how they favour what all favour."""
+    """How much neighbouring blocks go together: in CV, in CV² over the floor, or in how they favour
+    what all favour."""
     of = {name: rows[:, place] for place, name in enumerate(SUMS)}
     whole = counts.sum(axis=0)
     favour = whole - whole.mean(axis=-1, keepdims=True)
     return max(
         bootstrap.lag_one(of["cv"] / np.maximum(of["layers"], 1)),
-        bootstrap.lag_one((of["cv_squared"] - of["floor_squared"]) / np.maximum(of["supported"], 1)),
+        bootstrap.lag_one(
+            (of["cv_squared"] - of["floor_squared"]) / np.maximum(of["supported"], 1)
+        ),
         bootstrap.lag_one(np.tensordot(counts, favour, 2) / np.maximum(counts.sum(axis=(1, 2)), 1)),
     )
 
@@ -122,15 +143,20 @@ class Meter:
         self.runs: dict[str, RunBlocks] = {}
 
     def add(self, log: GateLog, layer_tokens: Ints | None = None) -> StepFigures:
-        """Sum up one part; the figures of its steps. `layer_tokens` [steps, layers] where layers saw different steps.
+        """Sum up one part; the figures of its steps. `layer_tokens` [steps, layers] where layers
+        saw different steps.
 
         A step whose tokens belong to several runs is nobody's; warm-up steps are nobody's too.
         """
         parts = list(self._parts(log))
         columns, small = _columns(parts, log)
         tokens = log.tokens if layer_tokens is None else layer_tokens
-        figures, sums = steps.measure(log.loads, tokens, log.top_k, log.placement, columns, log.by_rank)
-        table = _table(log, figures, log.tokens if layer_tokens is None else layer_tokens.sum(axis=1))
+        figures, sums = steps.measure(
+            log.loads, tokens, log.top_k, log.placement, columns, log.by_rank
+        )
+        table = _table(
+            log, figures, log.tokens if layer_tokens is None else layer_tokens.sum(axis=1)
+        )
         summed = _Summed(log, figures, table, columns, sums, small)
         place = 0
         for part in parts:
@@ -154,7 +180,8 @@ class Meter:
 
 
 def _columns(parts: list[_Part], log: GateLog) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """[steps, sums]: for each part its blocks, the same over large steps where there are any, its prompt steps."""
+    """[steps, sums]: for each part its blocks, the same over large steps where there are any, its
+    prompt steps."""
     small = log.tokens <= MAX_AGGREGATED_TOKENS
     prefill = log.columns["prefill_tokens"] > 0
     columns = []

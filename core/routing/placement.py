@@ -1,11 +1,14 @@
-"""Where experts could live: placements on EP ranks, and the rank imbalance that each would have shown.
+"""Where experts could live: placements on EP ranks, and the rank imbalance that each would have
+shown.
 
 - linear: expert e on rank e // (E / ranks), as vLLM does by default.
-- packed: the same number of experts on every rank, the heaviest first to the lightest rank that has room.
-- replicated: EPLB as DeepSeek published it (github.com/deepseek-ai/EPLB), written from its description. Hot experts
-  get replicas, one after the other to the expert with the most load per replica; replicas are then packed. The global
-  policy does so over all ranks; the hierarchical one first packs groups of experts onto nodes, then replicates and
-  packs inside each node, so that a token's group stays on one node.
+- packed: the same number of experts on every rank, the heaviest first to the lightest rank that has
+  room.
+- replicated: EPLB as DeepSeek published it (github.com/deepseek-ai/EPLB), written from its
+  description. Hot experts get replicas, one after the other to the expert with the most load per
+  replica; replicas are then packed. The global policy does so over all ranks; the hierarchical one
+  first packs groups of experts onto nodes, then replicates and packs inside each node, so that a
+  token's group stays on one node.
 A replica takes an equal share of its expert's tokens.
 """
 
@@ -24,7 +27,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`share[l, e, r]`: the part of expert e's tokens in layer l that rank r computes; sums to 1 over ranks."""
+    """`share[l, e, r]`: the part of expert e's tokens in layer l that rank r computes; sums to 1
+    over ranks."""
 
     name: str
     share: Floats
@@ -50,22 +54,32 @@ def packed(weight: Floats, ranks: int) -> Placement:
     """No replicas; `weight` [layers, experts] is the load to balance."""
     _divides(ranks, weight.shape[1], "experts")
     pack, place = balanced_packing(weight, ranks)
-    return _placed("packed", _slots(pack, place, weight.shape[1] // ranks, ranks), weight.shape[1], ranks)
+    return _placed(
+        "packed", _slots(pack, place, weight.shape[1] // ranks, ranks), weight.shape[1], ranks
+    )
 
 
-def replicated(weight: Floats, ranks: int, replicas: int, *, groups: int = 1, nodes: int = 1) -> Placement:
-    """EPLB: `replicas` physical experts in all. Hierarchical where `nodes` divides `groups`, else global."""
+def replicated(
+    weight: Floats, ranks: int, replicas: int, *, groups: int = 1, nodes: int = 1
+) -> Placement:
+    """EPLB: `replicas` physical experts in all. Hierarchical where `nodes` divides `groups`, else
+    global."""
     hierarchical = nodes > 1 and groups % nodes == 0
-    name = f"EPLB {'hierarchical' if hierarchical else 'global'}, {replicas - weight.shape[1]} spare"
-    slots = eplb(weight, replicas, groups if hierarchical else 1, nodes if hierarchical else 1, ranks)
+    name = (
+        f"EPLB {'hierarchical' if hierarchical else 'global'}, {replicas - weight.shape[1]} spare"
+    )
+    slots = eplb(
+        weight, replicas, groups if hierarchical else 1, nodes if hierarchical else 1, ranks
+    )
     return _placed(name, slots, weight.shape[1], ranks)
 
 
 def eplb(weight: Floats, replicas: int, groups: int, nodes: int, ranks: int) -> Ints:
-    """The expert in each physical slot [layers, replicas]; slot s is on rank s // (replicas / ranks).
+    """The expert in each physical slot [layers, replicas]; slot s is on rank s // (replicas /
+    ranks).
 
-    `weight` [layers, experts]; `groups` of neighbouring experts stay on one of the `nodes`. ValueError where the
-    numbers do not divide.
+    `weight` [layers, experts]; `groups` of neighbouring experts stay on one of the `nodes`.
+    ValueError where the numbers do not divide.
     """
     layers, experts = weight.shape
     for whole, name, by in (
@@ -83,11 +97,14 @@ def eplb(weight: Floats, replicas: int, groups: int, nodes: int, ranks: int) -> 
     pack, place = balanced_packing(per_copy, ranks // nodes)
     slot = _slots(pack, place, replicas // ranks, ranks // nodes)
     local = np.take_along_axis(copy_of, slot, axis=1).reshape(layers, nodes, -1)
-    return np.take_along_axis(order, (local + np.arange(nodes)[:, None] * node_experts).reshape(layers, -1), axis=1)
+    return np.take_along_axis(
+        order, (local + np.arange(nodes)[:, None] * node_experts).reshape(layers, -1), axis=1
+    )
 
 
 def balanced_packing(weight: Floats, packs: int) -> tuple[Ints, Ints]:
-    """Each row's items into `packs` of equal size, the heaviest first to the lightest pack with room.
+    """Each row's items into `packs` of equal size, the heaviest first to the lightest pack with
+    room.
 
     The pack of every item, and its place in the pack, both [rows, items].
     """
@@ -104,7 +121,8 @@ def balanced_packing(weight: Floats, packs: int) -> tuple[Ints, Ints]:
 
 
 def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
-    """One copy of every item, spare ones to whichever has the most weight a copy: items [rows, replicas], counts."""
+    """One copy of every item, spare ones to whichever has the most weight a copy: items [rows,
+    replicas], counts."""
     rows, items = weight.shape
     copy_of = np.tile(np.arange(replicas) % items, (rows, 1))
     count, all_rows = np.ones((rows, items)), np.arange(rows)
@@ -116,7 +134,8 @@ def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """A placement on `ranks`: mean over steps and layers of max/mean rank load, and of max - mean in tokens."""
+    """A placement on `ranks`: mean over steps and layers of max/mean rank load, and of max - mean
+    in tokens."""
 
     ranks: int
     name: str
@@ -125,13 +144,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def what_if(loads: Floats, gpus: Sequence[int] = (2, 4, 8)) -> list[Outcome]:
-    """Every placement of `loads` [steps, layers, experts]: made from the first half of steps, judged on the rest."""
+    """Every placement of `loads` [steps, layers, experts]: made from the first half of steps,
+    judged on the rest."""
     half, (layers, experts) = len(loads) // 2, loads.shape[1:]
     weight, later = loads[:half].sum(axis=0), loads[half:]
     outcomes = []
     for ranks in (n for n in gpus if half and experts % n == 0):
         spare = experts + ranks
-        options = [linear(layers, experts, ranks), packed(weight, ranks), replicated(weight, ranks, spare)]
+        options = [
+            linear(layers, experts, ranks),
+            packed(weight, ranks),
+            replicated(weight, ranks, spare),
+        ]
         if ranks >= 4 and experts % 2 == 0:
             options.append(replicated(weight, ranks, spare, groups=experts, nodes=2))
         outcomes += [_judged(option, later) for option in options]
@@ -154,7 +178,9 @@ def _judged(option: Placement, loads: Floats) -> Outcome:
 def _slots(pack: Ints, place: Ints, room: int, packs: int) -> Ints:
     """Items in the order of packs and places: the inverse of (pack, place) → item."""
     slots = np.empty((len(pack), room * packs), np.int64)
-    np.put_along_axis(slots, pack * room + place, np.tile(np.arange(pack.shape[1]), (len(pack), 1)), axis=1)
+    np.put_along_axis(
+        slots, pack * room + place, np.tile(np.arange(pack.shape[1]), (len(pack), 1)), axis=1
+    )
     return slots
 
 

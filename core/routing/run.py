@@ -1,4 +1,5 @@
-"""What the gate log shows of one run, summed up part by part while it grows: the counts themselves are not kept."""
+"""What the gate log shows of one run, summed up part by part while it grows: the counts themselves
+are not kept."""
 
 from __future__ import annotations
 
@@ -7,10 +8,9 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta, Struct
 
-from core.experiment import dose
 from core.experiment.dose import Dose
-from core.recorder.gatescope_recorder.dose import Order
-from core.routing import imbalance
+from core.recorder.gatescope_recorder.order import Order
+from core.routing import forced, imbalance
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
 from core.routing.meter import Meter
@@ -27,15 +27,18 @@ class LongestStep(Struct, frozen=True):
 
 
 class RunRouting:
-    """`tokens` of the run that were seen so far. With an `order`, its routing is held against the dose asked for."""
+    """`tokens` of the run that were seen so far. With an `order`, its routing is held against the
+    dose asked for."""
 
     def __init__(self, label: str, asked: Dose | None = None, order: Order | None = None) -> None:
         self.label, self.tokens = label, 0
         self.longest_step: LongestStep | None = None
-        self._span: tuple[int, int] | None = None  # its first step's start and its last one's end, in ns
+        self._span: tuple[int, int] | None = (
+            None  # its first step's start and its last one's end, in ns
+        )
         self._meter = Meter()
         self._decode_ns: list[Ints] = []  # durations of its steps without prompt tokens
-        self._check = dose.Check(asked, label, order) if order else None
+        self._check = forced.Check(asked, label, order) if order else None
 
     def add(self, part: GateLog) -> None:
         """The next part of the log; one without steps is a look between two blocks."""
@@ -73,15 +76,18 @@ class RunRouting:
         return imbalance.of_meter(self._meter, self.label)
 
     def decode_step_ms(self) -> float | None:
-        """Median duration, in ms, of the run's own steps that hold no prompt token; None of no such step."""
+        """Median duration, in ms, of the run's own steps that hold no prompt token; None of no such
+        step."""
         took = np.concatenate(self._decode_ns) if self._decode_ns else np.zeros(0)
         return float(np.median(took)) / 1e6 if len(took) else None
 
     def delivery_lag_ms(self, due: int, began_ns: int, last_token_ns: int) -> float | None:
-        """From the end of the run's last step to the arrival of its last token, in ms. `due`: tokens of its answers.
+        """From the end of the run's last step to the arrival of its last token, in ms. `due`:
+        tokens of its answers.
 
-        None unless these tokens and no others were seen: the last step is another where some are missing, or a failed
-        request's are among them. None too where steps lie outside the two times: another machine's clock timed them.
+        None unless these tokens and no others were seen: the last step is another where some are
+        missing, or a failed request's are among them. None too where steps lie outside the two
+        times: another machine's clock timed them.
         """
         if not self._span or self.tokens != due:
             return None

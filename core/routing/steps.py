@@ -1,8 +1,8 @@
 """What one engine step shows: CV, noise floor and max/mean of its loads, for many steps at once.
 
-The work is done on a few experts at a time, [experts, layers, steps], which is how a gate log stores them and what
-fits a processor's cache. Variances come from Σx and Σx² of whole numbers, which are exact: in float32 while both stay
-below 2^24, else in float64.
+The work is done on a few experts at a time, [experts, layers, steps], which is how a gate log
+stores them and what fits a processor's cache. Variances come from Σx and Σx² of whole numbers,
+which are exact: in float32 while both stay below 2^24, else in float64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """Each [steps], but for `rank_loads`. A sum or mean over layers takes the layers that saw tokens in that step."""
+    """Each [steps], but for `rank_loads`. A sum or mean over layers takes the layers that saw
+    tokens in that step."""
 
     layers: Floats  # layers that saw tokens
     cv: Floats  # Σ over layers of the CV of expert load
@@ -45,22 +46,27 @@ def measure(
     columns: Floats,
     by_rank: Floats | None = None,
 ) -> tuple[StepFigures, Floats]:
-    """Figures of `loads` [steps, layers, experts], and the sums of loads that `columns` [steps, sums] picks.
+    """Figures of `loads` [steps, layers, experts], and the sums of loads that `columns` [steps,
+    sums] picks.
 
-    `tokens` is [steps], or [steps, layers] where layers hold different steps; `placement[e]` the EP rank of expert e,
-    or empty where `by_rank` [steps, layers, ranks] says what each rank computed. The sums are [sums, layers, experts].
+    `tokens` is [steps], or [steps, layers] where layers hold different steps; `placement[e]` the EP
+    rank of expert e, or empty where `by_rank` [steps, layers, ranks] says what each rank computed.
+    The sums are [sums, layers, experts].
     """
     by_expert = np.ascontiguousarray(loads.transpose(2, 1, 0))
     totals, sums = _totals(by_expert, placement, columns)
     if by_rank is not None:
         totals = replace(totals, ranks=by_rank.transpose(2, 1, 0))
     n = np.atleast_2d(np.asarray(tokens, np.float64).T)
-    return _figures(len(by_expert), top_k, n, totals), np.ascontiguousarray(sums.transpose(2, 1, 0), np.float64)
+    return _figures(len(by_expert), top_k, n, totals), np.ascontiguousarray(
+        sums.transpose(2, 1, 0), np.float64
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """Over the experts of each layer and step, [layers, steps]; `ranks` [EP ranks, layers, steps]."""
+    """Over the experts of each layer and step, [layers, steps]; `ranks` [EP ranks, layers,
+    steps]."""
 
     total: Floats
     squares: Floats
@@ -71,7 +77,8 @@ class _Totals:
 def _totals(
     by_expert: npt.NDArray[Any], placement: tuple[int, ...], columns: Floats
 ) -> tuple[_Totals, npt.NDArray[Any]]:
-    """And the sums over steps that `columns` picks, [experts, layers, sums]. One pass, a few experts at a time."""
+    """And the sums over steps that `columns` picks, [experts, layers, sums]. One pass, a few
+    experts at a time."""
     experts, layers, steps = by_expert.shape
     kind = _exact(by_expert)
     few = max(1, CHUNK // max(layers * steps, 1))
@@ -91,7 +98,9 @@ def _totals(
         np.multiply(flat, flat, out=flat)
         squares += one @ flat
     peak = by_expert.max(axis=0, initial=0).astype(np.float64)
-    wide = [a.astype(np.float64).reshape(*a.shape[:-1], layers, steps) for a in (total, squares, ranks)]
+    wide = [
+        a.astype(np.float64).reshape(*a.shape[:-1], layers, steps) for a in (total, squares, ranks)
+    ]
     return _Totals(wide[0], wide[1], peak, wide[2]), sums
 
 
@@ -133,7 +142,8 @@ def _figures(experts: int, top_k: float, n: Floats, of: _Totals) -> StepFigures:
 
 
 def _over_layers(values: Floats, weight: npt.NDArray[Any]) -> Floats:
-    """Σ over layers of values × weight, each [1 or layers, steps], at least one of them with every layer."""
+    """Σ over layers of values × weight, each [1 or layers, steps], at least one of them with every
+    layer."""
     if len(weight) == 1:
         return np.asarray(values.sum(axis=0) * weight[0])
     return np.asarray((values * weight).sum(axis=0))
@@ -150,7 +160,10 @@ def cv(loads: npt.NDArray[Any]) -> Floats:
 
 
 def floor_squared(loads: Floats, tokens: npt.NDArray[Any], top_k: float) -> Floats:
-    """Squared noise floor over the last axis: (E/k²) Σ p(1-p)/(n-1), p = x/n; nan where tokens < 2."""
+    """Squared noise floor over the last axis: (E/k²) Σ p(1-p)/(n-1), p = x/n; nan where tokens <
+    2."""
     n = np.asarray(tokens, dtype=np.float64)
-    floor = _floor_squared(loads.shape[-1], top_k, n, loads.sum(axis=-1), (loads * loads).sum(axis=-1))
+    floor = _floor_squared(
+        loads.shape[-1], top_k, n, loads.sum(axis=-1), (loads * loads).sum(axis=-1)
+    )
     return np.where(n >= 2, floor, np.nan)

@@ -1,4 +1,5 @@
-"""Gate logs in upstream's layout: a folder of `gate_logs_<layer>.json`, each {"step", "num_tokens", "expert_loads"}."""
+"""Gate logs in upstream's layout: a folder of `gate_logs_<layer>.json`, each {"step", "num_tokens",
+"expert_loads"}."""
 
 from __future__ import annotations
 
@@ -28,16 +29,24 @@ class JsonLayer:
 
 
 def read_layer(path: Path) -> JsonLayer:
-    """One `gate_logs_<layer>.json`. GateLogError where it is not upstream's {"step", "num_tokens", "expert_loads"}."""
+    """One `gate_logs_<layer>.json`. GateLogError where it is not upstream's {"step", "num_tokens",
+    "expert_loads"}."""
     try:
         data: dict[str, Any] = json.loads(path.read_text())
         loads = np.array(data["expert_loads"], dtype=np.float64)
         tokens = np.array(data["num_tokens"], dtype=np.int64)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise GateLogError(f"{path}: not a readable gate log: {type(error).__name__}: {error}") from None
+        raise GateLogError(
+            f"{path}: not a readable gate log: {type(error).__name__}: {error}"
+        ) from None
     if loads.ndim != 2 or tokens.ndim != 1 or len(loads) != len(tokens) or not loads.size:
-        raise GateLogError(f"{path}: expected one row of expert loads a step, got {loads.shape} for {tokens.shape}")
-    if not ((loads >= 0) & (loads <= MAX_LOAD)).all() or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all():
+        raise GateLogError(
+            f"{path}: expected one row of expert loads a step, got {loads.shape} for {tokens.shape}"
+        )
+    if (
+        not ((loads >= 0) & (loads <= MAX_LOAD)).all()
+        or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all()
+    ):
         raise GateLogError(f"{path}: holds negative or non-finite loads, or some above {MAX_LOAD}")
     return JsonLayer(loads, tokens)
 
@@ -59,7 +68,9 @@ def read_layers(folder: Path) -> tuple[list[JsonLayer], list[str]]:
             problems.append(str(error))
             continue
         if layers and layer.loads.shape[1] != layers[0].loads.shape[1]:
-            problems.append(f"{path}: {layer.loads.shape[1]} experts, the layers before it have others")
+            problems.append(
+                f"{path}: {layer.loads.shape[1]} experts, the layers before it have others"
+            )
             continue
         layers.append(layer)
     return layers, problems
@@ -77,7 +88,9 @@ def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:
     top_k = float(np.median(sums[tokens > 0] / tokens[tokens > 0]))
     meter = Meter()
     if all(np.array_equal(layer.tokens, layers[0].tokens) for layer in layers):
-        meter.add(_as_log(label, np.stack([x.loads for x in layers], axis=1), layers[0].tokens, top_k))
+        meter.add(
+            _as_log(label, np.stack([x.loads for x in layers], axis=1), layers[0].tokens, top_k)
+        )
         return meter.runs[label]
     for place, layer in enumerate(layers):
         loads = np.zeros((len(layer.tokens), len(layers), layer.loads.shape[1]))

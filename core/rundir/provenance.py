@@ -1,4 +1,5 @@
-"""run.json: what was asked for, with which versions, on which machine; what really ran joins it once a server is up."""
+"""run.json: what was asked for, with which versions, on which machine; what really ran joins it
+once a server is up."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PACKAGES = ("gatescope", "numpy", "httpx", "httptools", "uvloop", "msgspec", "uv
 
 
 def describe(config: Config, runs: Sequence[Run], kind: str, label: str) -> dict[str, Any]:
-    """The resolved configuration, versions, host, GPUs, driver, git state. `kind`: vllm or builtin, as decided."""
+    """The resolved configuration, versions, host, GPUs, driver, git state. `kind`: vllm or builtin,
+    as decided."""
     return {
         "config": config,
         "engine": label,
@@ -37,7 +39,13 @@ def describe(config: Config, runs: Sequence[Run], kind: str, label: str) -> dict
 
 def gpus() -> list[str]:
     """One line a GPU: index, name, memory, driver; none where there is no nvidia-smi."""
-    return _lines(["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version", "--format=csv,noheader"])
+    return _lines(
+        [
+            "nvidia-smi",
+            "--query-gpu=index,name,memory.total,driver_version",
+            "--format=csv,noheader",
+        ]
+    )
 
 
 def _version(package: str) -> str:

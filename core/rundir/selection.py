@@ -1,4 +1,4 @@
-"""Which data sets of a run directory are looked at: all of them, or those that --only names."""
+"""Which datasets of a run directory are looked at: all of them, or those that --only names."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.experiment import plan
-from core.rundir import directory
+from core.rundir import about, result
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`names`: the chosen of `total` data sets, in order; all of them where it is empty."""
+    """`names`: the chosen of `total` datasets, in order; all of them where it is empty."""
 
     names: tuple[str, ...] = ()
     total: int = 0
 
     def has(self, run: str) -> bool:
-        """Whether a run, by its id or its label, is of a chosen data set."""
+        """Whether a run, by its id or its label, is of a chosen dataset."""
         return not self.names or plan.dataset_of(run) in self.names
 
     def of(self, by_run: Mapping[str, T]) -> dict[str, T]:
-        """What is kept by run, of the chosen data sets alone."""
+        """What is kept by run, of the chosen datasets alone."""
         return {run: kept for run, kept in by_run.items() if self.has(run)}
 
     @property
     def named(self) -> str:
-        return f"data set{'s' * (len(self.names) > 1)} {', '.join(self.names)}"
+        return f"dataset{'s' * (len(self.names) > 1)} {', '.join(self.names)}"
 
     def in_words(self) -> str:
-        """`only data sets 001, 007 (2 of 50)`; nothing where all are looked at."""
+        """`only datasets 001, 007 (2 of 50)`; nothing where all are looked at."""
         return f"only {self.named} ({len(self.names)} of {self.total})" if self.names else ""
 
     def folder(self, run_dir: Path) -> Path:
-        """Where what is made of these alone belongs: `RUN_DIR/only-001-007`; the run directory where that is all."""
+        """Where what is made of these alone belongs: `RUN_DIR/only-001-007`; the run directory
+        where that is all."""
         return run_dir / "-".join(("only", *self.names)) if self.names else run_dir
 
 
@@ -45,14 +46,17 @@ ALL = Selection()
 
 
 def of_run_directory(path: Path, only: Collection[str]) -> Selection:
-    """What `only` names of the data sets that were to be run or have results; `ALL` where it names none.
+    """What `only` names of the datasets that were to be run or have results; `ALL` where it names
+    none.
 
-    ConfigError for a name that none of them has, and where `path` is no run directory.
+    UsageError for a name that none of them has, and where `path` is no run directory.
     """
     if not only:
         return ALL
-    backends, _ = directory.read_names(path)
-    known = {run.dataset for run in directory.read_about(path).runs}
+    backends, _ = about.read_names(path)
+    known = {run.dataset for run in about.read_about(path).runs}
     for backend in backends:
-        known |= {plan.dataset_of(label) for label in directory.result_files(path / backend / "results_json")}
+        known |= {
+            plan.dataset_of(label) for label in result.result_files(path / backend / "results_json")
+        }
     return Selection(tuple(plan.named(only, sorted(known))), len(known))

@@ -1,1 +1,2 @@
-"""Statistics that know nothing of gatescope: bootstrap, estimates, rank correlation, paired comparison."""
+"""Statistics that know nothing of gatescope: bootstrap, estimates, rank correlation, paired
+comparison."""

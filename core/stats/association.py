@@ -1,10 +1,13 @@
-"""How one figure goes with another over data sets: rank and linear correlation, slope, and what length explains.
+"""How one figure goes with another over datasets: rank and linear correlation, slope, and what
+length explains.
 
-- Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh); Spearman's p by permutation.
-  Pearson's (and what it explains) are too narrow where noise has heavy tails: Spearman and slope are what is relied on.
+- Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh);
+  Spearman's p by permutation. Pearson's (and what it explains) are too narrow where noise has heavy
+  tails: Spearman and slope are what is relied on.
 - slope: Theil-Sen, the median over pairs, with Sen's (1968) interval.
 - explained: Pearson's r², the part of the variance that a straight line takes up.
-- partial: Spearman's between what is left of both after a linear fit of their ranks on the covariates' ranks.
+- partial: Spearman's between what is left of both after a linear fit of their ranks on the
+  covariates' ranks.
 - Holm's correction is over all tests that are reported side by side.
 """
 
@@ -42,18 +45,25 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
         return p is not None and p < ALPHA
 
 
-def associate(x: Floats, y: Floats, covariates: Sequence[Floats] = (), seed: int = 0) -> Association:
-    """Of points (x, y) [n]; `covariates`, each [n], are what the partial correlation holds fixed."""
+def associate(
+    x: Floats, y: Floats, covariates: Sequence[Floats] = (), seed: int = 0
+) -> Association:
+    """Of points (x, y) [n]; `covariates`, each [n], are what the partial correlation holds
+    fixed."""
     if reason := _unsupported(x, y):
         null = estimate.none(reason)
-        return Association(n=len(x), spearman=null, pearson=null, slope=null, explained=null, partial=null)
+        return Association(
+            n=len(x), spearman=null, pearson=null, slope=null, explained=null, partial=null
+        )
     from scipy import stats
 
     drawn = np.random.default_rng(seed).integers(0, len(x), (bootstrap.RESAMPLES, len(x)))
     ranks = stats.rankdata
     slope = stats.theilslopes(y, x, alpha=bootstrap.LEVEL)
     pearson = _correlation(x, y, pearson_rows(x[drawn], y[drawn]))
-    spearman = _correlation(ranks(x), ranks(y), pearson_rows(ranks(x[drawn], axis=-1), ranks(y[drawn], axis=-1)))
+    spearman = _correlation(
+        ranks(x), ranks(y), pearson_rows(ranks(x[drawn], axis=-1), ranks(y[drawn], axis=-1))
+    )
     return Association(
         n=len(x),
         spearman=spearman,
@@ -85,7 +95,9 @@ def _correlation(x: Floats, y: Floats, replicates: Floats) -> Estimate:
     value = float(pearson_rows(x, y))
     edge = 1 - 1e-12
     ends = bootstrap.interval(
-        float(np.arctanh(np.clip(value, -edge, edge))), np.arctanh(np.clip(replicates, -edge, edge)), len(x)
+        float(np.arctanh(np.clip(value, -edge, edge))),
+        np.arctanh(np.clip(replicates, -edge, edge)),
+        len(x),
     )
     return estimate.of(value, ends and (float(np.tanh(ends[0])), float(np.tanh(ends[1]))))
 
@@ -98,7 +110,9 @@ def _squared(r: Estimate) -> Estimate:
     return Estimate(r.value**2, ends)
 
 
-def _partial(x: Floats, y: Floats, covariates: Sequence[Floats], drawn: np.typing.NDArray[np.int64]) -> Estimate:
+def _partial(
+    x: Floats, y: Floats, covariates: Sequence[Floats], drawn: np.typing.NDArray[np.int64]
+) -> Estimate:
     varying = [c for c in covariates if np.ptp(c) > 0]
     if not varying:
         return estimate.none("the covariates are the same for every point")
@@ -109,7 +123,9 @@ def _partial(x: Floats, y: Floats, covariates: Sequence[Floats], drawn: np.typin
     if left_x.std() < 1e-9 * x.std() or left_y.std() < 1e-9 * y.std():
         return estimate.none("the covariates determine one of the two")
     return _correlation(
-        left_x, left_y, pearson_rows(_residuals(x[drawn], given[drawn]), _residuals(y[drawn], given[drawn]))
+        left_x,
+        left_y,
+        pearson_rows(_residuals(x[drawn], given[drawn]), _residuals(y[drawn], given[drawn])),
     )
 
 
@@ -120,7 +136,8 @@ def _residuals(values: Floats, given: Floats) -> Floats:
 
 
 def _permutation_p(x: Floats, y: Floats, seed: int) -> float:
-    """Two-sided p of the correlation of x and y, by shuffling y (Phipson & Smyth's (b + 1)/(m + 1))."""
+    """Two-sided p of the correlation of x and y, by shuffling y (Phipson & Smyth's (b + 1)/(m +
+    1))."""
     shuffled = np.random.default_rng(seed).permuted(np.tile(y, (PERMUTATIONS, 1)), axis=1)
     seen = abs(float(pearson_rows(x, y)))
     return float((1 + (abs(pearson_rows(x, shuffled)) >= seen - 1e-12).sum()) / (PERMUTATIONS + 1))

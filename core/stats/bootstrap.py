@@ -1,9 +1,10 @@
 """95 % intervals by the bootstrap over blocks of neighbouring steps, or over points.
 
-Steps that follow each other resemble each other, so blocks are drawn, not steps (Künsch 1989): of n^(1/3) steps or
-more, see `RunBlocks.grouped`. Intervals are expanded percentile intervals (Hesterberg 2015): percentiles are narrow
-where blocks are few, and are widened by √(B/(B-1)) · t/z. They are put about the estimate by the replicates' own mean,
-which takes out the upward bias that resampling gives to anything with a square in it, a CV among them.
+Steps that follow each other resemble each other, so blocks are drawn, not steps (Künsch 1989): of
+n^(1/3) steps or more, see `RunBlocks.grouped`. Intervals are expanded percentile intervals
+(Hesterberg 2015): percentiles are narrow where blocks are few, and are widened by √(B/(B-1)) · t/z.
+They are put about the estimate by the replicates' own mean, which takes out the upward bias that
+resampling gives to anything with a square in it, a CV among them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def block_length(steps: int) -> float:
 
 
 def lag_one(values: Floats) -> float:
-    """Correlation of neighbours in `values` [n], less the -1/n that independent ones show; 0 where nothing varies."""
+    """Correlation of neighbours in `values` [n], less the -1/n that independent ones show; 0 where
+    nothing varies."""
     left = values - values.mean()
     spread = float(left @ left)
     return float(left[1:] @ left[:-1]) / spread + 1 / len(values) if spread > 0 else 0.0
@@ -35,12 +37,15 @@ def lag_one(values: Floats) -> float:
 
 def weights(blocks: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """[resamples, blocks]: how often each block is drawn. The same for the same numbers."""
-    draws = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples)
+    draws = np.random.default_rng(seed).multinomial(
+        blocks, np.full(blocks, 1 / blocks), size=resamples
+    )
     return draws.astype(np.float64)
 
 
 def interval(estimate: float, replicates: Floats, blocks: int) -> Interval | None:
-    """95 % interval of `estimate`, from its replicates [resamples] over `blocks` units; None below two units."""
+    """95 % interval of `estimate`, from its replicates [resamples] over `blocks` units; None below
+    two units."""
     usable = replicates[np.isfinite(replicates)]
     if blocks < 2 or len(usable) < len(replicates) / 2 or not math.isfinite(estimate):
         return None
@@ -59,7 +64,8 @@ def _expansion(blocks: int) -> float:
 
 
 def t_quantile(freedom: int) -> float:
-    """Student's 97.5 % quantile without importing scipy: Hill's expansion (CACM 396), exact for 1 and 2."""
+    """Student's 97.5 % quantile without importing scipy: Hill's expansion (CACM 396), exact for 1
+    and 2."""
     if freedom == 1:
         return 12.706204736432095
     if freedom == 2:

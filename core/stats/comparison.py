@@ -1,9 +1,11 @@
-"""Two backends on the same data sets: paired ratio and difference, with intervals, and how far repeats differ.
+"""Two backends on the same datasets: paired ratio and difference, with intervals, and how far
+repeats differ.
 
-From MIN_DATASETS data sets on, what is said is about data sets like these: intervals are by the bootstrap over data
-sets, each at the mean of its repeats, which holds what repeats add (drawing repeats inside a drawn data set as well
-would count that twice). Below, where every data set was repeated, it is about these data sets only: intervals are
-Student's over repeats, with Welch's and Satterthwaite's degrees of freedom.
+From MIN_DATASETS datasets on, what is said is about datasets like these: intervals are by the
+bootstrap over datasets, each at the mean of its repeats, which holds what repeats add (drawing
+repeats inside a drawn dataset as well would count that twice). Below, where every dataset was
+repeated, it is about these datasets only: intervals are Student's over repeats, with Welch's and
+Satterthwaite's degrees of freedom.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ RESAMPLES = 2_000
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """`ratio`: geometric mean over data sets of other/reference; `difference`: mean of other - reference.
+    """`ratio`: geometric mean over datasets of other/reference; `difference`: mean of other -
+    reference.
 
-    `repeats`: the fewest and the most of a data set at a backend; `spread`: standard deviation of repeats about their
-    data set's mean, in %, null without repeats; `fixed`: about these data sets only.
+    `repeats`: the fewest and the most of a dataset at a backend; `spread`: standard deviation of
+    repeats about their dataset's mean, in %, null without repeats; `fixed`: about these datasets
+    only.
     """
 
     metric: str
@@ -39,9 +43,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     fixed: bool = False
 
     def in_words(self, name: str) -> str:
-        """`all2all TPOT is 18 % higher than baseline's [16, 21]`; where the interval holds 1, no difference is seen."""
+        """`all2all TPOT is 18 % higher than baseline's [16, 21]`; where the interval holds 1, no
+        difference is seen."""
         if self.ratio.value is None or self.ratio.interval is None:
-            return f"{self.other} {name} and {self.reference}'s are not compared: {self.ratio.reason}"
+            return (
+                f"{self.other} {name} and {self.reference}'s are not compared: {self.ratio.reason}"
+            )
         percent, low, high = (100 * (r - 1) for r in (self.ratio.value, *self.ratio.interval))
         ends = f"[{low:.1f}, {high:.1f}] %"
         if low <= 0 <= high:
@@ -54,8 +61,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _of(self) -> str:
-        only = "of this data set only" if self.n == 1 else f"of these {self.n} data sets only"
-        about = only if self.fixed else f"n = {self.n} data sets"
+        only = "of this dataset only" if self.n == 1 else f"of these {self.n} datasets only"
+        about = only if self.fixed else f"n = {self.n} datasets"
         spread = "" if self.spread is None else f"; repeats differ by {self.spread:.2g} % (SD)"
         return f"{about}{repeated(self.repeats)}{spread}"
 
@@ -68,8 +75,10 @@ def repeated(repeats: tuple[int, int]) -> str:
     return f" × {fewest} repeats" if fewest == most else f" × {fewest}–{most} repeats"
 
 
-def compare(metric: str, reference: str, other: str, values: Sequence[Mapping[str, Sequence[float]]]) -> Comparison:
-    """`values`: of the reference and of the other, by data set, the value of each repeat."""
+def compare(
+    metric: str, reference: str, other: str, values: Sequence[Mapping[str, Sequence[float]]]
+) -> Comparison:
+    """`values`: of the reference and of the other, by dataset, the value of each repeat."""
     shared = sorted(values[0].keys() & values[1].keys())
     sides = [[np.array(side[name], dtype=np.float64) for name in shared] for side in values]
     counts = [len(repeats) for side in sides for repeats in side] or [1]
@@ -95,14 +104,14 @@ def compare(metric: str, reference: str, other: str, values: Sequence[Mapping[st
 
 def _unsupported(sides: list[list[Floats]], fixed: bool) -> str | None:
     if len(sides[0]) < MIN_DATASETS and not fixed:
-        return f"n = {len(sides[0])} data sets run by both: too few to say; {MIN_DATASETS} are needed, or repeats"
+        return f"n = {len(sides[0])} datasets run by both: too few to say; {MIN_DATASETS} are needed, or repeats"
     if any((repeats <= 0).any() for side in sides for repeats in side):
         return "a value is not above zero, so there is no ratio"
     return None
 
 
 def _mean_difference(sides: list[list[Floats]], fixed: bool) -> Estimate:
-    """Mean over data sets of the other's mean less the reference's."""
+    """Mean over datasets of the other's mean less the reference's."""
     gaps = np.array([after.mean() - before.mean() for before, after in zip(*sides, strict=True)])
     value, n = float(gaps.mean()), len(gaps)
     if fixed:
@@ -115,7 +124,9 @@ def _students(value: float, repeats: list[Floats], datasets: int) -> Interval:
     """Of a mean over `datasets` of differences of means of `repeats`."""
     parts = np.array([r.var(ddof=1) / len(r) for r in repeats]) / datasets**2
     variance = float(parts.sum())
-    freedom = variance**2 / float((parts**2 / [len(r) - 1 for r in repeats]).sum()) if variance else 1.0
+    freedom = (
+        variance**2 / float((parts**2 / [len(r) - 1 for r in repeats]).sum()) if variance else 1.0
+    )
     half = bootstrap.t_quantile(max(1, math.floor(freedom + 1e-9))) * math.sqrt(variance)
     return value - half, value + half
 
@@ -126,7 +137,7 @@ def _exponential(of: Estimate) -> Estimate:
 
 
 def _spread(repeats: list[Floats]) -> float | None:
-    """Pooled standard deviation of log values about their data set's mean, in %."""
+    """Pooled standard deviation of log values about their dataset's mean, in %."""
     logs = [np.log(r) for r in repeats if len(r) > 1 and (r > 0).all()]
     if not logs:
         return None

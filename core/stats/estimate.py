@@ -8,7 +8,9 @@ import msgspec
 
 from core.stats.bootstrap import Interval
 
-MIN_DATASETS = 8  # below, nothing is said of an effect: too few for an interval or a test to be relied on
+MIN_DATASETS = (
+    8  # below, nothing is said of an effect: too few for an interval or a test to be relied on
+)
 
 
 class Estimate(msgspec.Struct, frozen=True):

@@ -1,5 +1,5 @@
-"""Rules about time: the machine is the same from the first run to the last, so that backends, which run one after the
-other, are compared on the same machine."""
+"""Rules about time: the machine is the same from the first run to the last, so that backends, which
+run one after the other, are compared on the same machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from core.backends.nvml import POWER_CAP
 from core.experiment import dose
-from core.experiment.events import Gpu
+from core.experiment.events import POWER_CAP, Gpu
 from core.validity.evidence import Evidence
 from core.validity.problem import Problem, problems
 
@@ -21,7 +20,9 @@ BUSY_PCT = 10  # utilisation, below which a sample says nothing about a GPU unde
 THROTTLED = 0.01  # share of samples: more than a stray one of a long experiment
 CAPPED = 0.1  # share of samples at the power limit, which heavy prefill may touch now and then
 CLOCK_DRIFT = 0.03  # as large as the differences that backends are compared for
-WARMING_C = 10.0  # over which leakage, and with it the boost clock at a given power, changes visibly
+WARMING_C = (
+    10.0  # over which leakage, and with it the boost clock at a given power, changes visibly
+)
 TPOT_DRIFT = 0.03  # as CLOCK_DRIFT
 CHANGE = 0.002  # p: two backends of an experiment without any drift are suspected once in 250 times
 EDGE = 3  # runs on either side of a change, at least
@@ -42,7 +43,8 @@ Shift = tuple[float, float, str]  # before, after, and what was before what
 
 
 def throttled_gpus(seen: Evidence) -> list[Problem] | None:
-    """No GPU was held back: by heat or a power brake, or for a good part of the time by its power limit."""
+    """No GPU was held back: by heat or a power brake, or for a good part of the time by its power
+    limit."""
     reasons: dict[str, list[Sequence[str]]] = defaultdict(list)
     for sample in seen.journal.samples:
         for gpu in sample.gpus:
@@ -50,13 +52,23 @@ def throttled_gpus(seen: Evidence) -> list[Problem] | None:
                 reasons[f"{sample.backend}/gpu{gpu.index}"].append(gpu.throttled)
 
     def wrong(samples: list[Sequence[str]]) -> str:
-        shares = {r: sum(r in s for s in samples) / len(samples) for r in sorted({r for s in samples for r in s})}
+        shares = {
+            r: sum(r in s for s in samples) / len(samples)
+            for r in sorted({r for s in samples for r in s})
+        }
         over = [
-            f"{share:.0%} by {r}" for r, share in shares.items() if share > (CAPPED if r == POWER_CAP else THROTTLED)
+            f"{share:.0%} by {r}"
+            for r, share in shares.items()
+            if share > (CAPPED if r == POWER_CAP else THROTTLED)
         ]
         return f"held back in {', '.join(over)} of {len(samples)} samples" if over else ""
 
-    return problems("doubtful", reasons, wrong, "cool the machine or lock the clocks (nvidia-smi -lgc), and run again")
+    return problems(
+        "doubtful",
+        reasons,
+        wrong,
+        "cool the machine or lock the clocks (nvidia-smi -lgc), and run again",
+    )
 
 
 def gpu_clocks(seen: Evidence) -> list[Problem] | None:
@@ -68,7 +80,12 @@ def gpu_clocks(seen: Evidence) -> list[Problem] | None:
         return f"SM clock {before:.0f} → {after:.0f} MHz {what}" if abs(moved) > CLOCK_DRIFT else ""
 
     shifts = _shifts(seen, lambda gpu: gpu.sm_clock_mhz)
-    return problems("doubtful", shifts, wrong, "lock the clocks (nvidia-smi -lgc), or repeat with interleave = true")
+    return problems(
+        "doubtful",
+        shifts,
+        wrong,
+        "lock the clocks (nvidia-smi -lgc), or repeat with interleave = true",
+    )
 
 
 def gpu_temperatures(seen: Evidence) -> list[Problem] | None:
@@ -79,16 +96,28 @@ def gpu_temperatures(seen: Evidence) -> list[Problem] | None:
         return f"{before:.0f} → {after:.0f} °C {what}" if abs(after - before) > WARMING_C else ""
 
     shifts = _shifts(seen, lambda gpu: gpu.temperature_c)
-    return problems("doubtful", shifts, wrong, "warm up longer (warmup_requests), or repeat with interleave = true")
+    return problems(
+        "doubtful",
+        shifts,
+        wrong,
+        "warm up longer (warmup_requests), or repeat with interleave = true",
+    )
 
 
 def drift_over_time(seen: Evidence) -> list[Problem] | None:
-    """TPOT does not go with the order of a backend's runs. Not judged where that is the order of the data sets."""
-    if not seen.config or not (seen.config.experiment.shuffle or seen.config.experiment.repeats > 1):
+    """TPOT does not go with the order of a backend's runs. Not judged where that is the order of
+    the datasets."""
+    if not seen.config or not (
+        seen.config.experiment.shuffle or seen.config.experiment.repeats > 1
+    ):
         return None
     interleaved = seen.config.experiment.interleave
     series = {name: runs for name, runs in _in_order(seen).items() if len(runs) >= MIN_RUNS}
-    order = "" if interleaved else ", and backends ran one after the other: their difference may hold as much"
+    order = (
+        ""
+        if interleaved
+        else ", and backends ran one after the other: their difference may hold as much"
+    )
 
     def wrong(runs: list[Timed]) -> str:
         levels, freedom = _levels(runs)
@@ -114,8 +143,9 @@ def _in_order(seen: Evidence) -> dict[str, list[Timed]]:
 
 
 def _levels(runs: Sequence[Timed]) -> tuple[Floats, int]:
-    """Logarithms of TPOT in order of time, less what the data set accounts for: its mean where it ran several times,
-    else a straight line over the logarithm of its tokens; and how many of them are free."""
+    """Logarithms of TPOT in order of time, less what the dataset accounts for: its mean where it
+    ran several times, else a straight line over the logarithm of its tokens; and how many of them
+    are free."""
     logs = np.log([run.tpot for run in runs])
     names, group = np.unique([run.dataset for run in runs], return_inverse=True)
     if len(names) < len(runs):
@@ -130,8 +160,9 @@ def _levels(runs: Sequence[Timed]) -> tuple[Floats, int]:
 def _change(levels: Floats, freedom: int) -> tuple[int, float]:
     """Where a series changes most, and the p of that being chance: the smaller of two, doubled.
 
-    Pettitt (1979) sees a step: K = max |2 Σ ranks - t (n + 1)|, p = 2 exp(-6 K² / (n³ + n²)). Spearman's correlation
-    with time, on Fisher's scale, sees a trend, of fewer runs too. `freedom` of n - 1 levels are free.
+    Pettitt (1979) sees a step: K = max |2 Σ ranks - t (n + 1)|, p = 2 exp(-6 K² / (n³ + n²)).
+    Spearman's correlation with time, on Fisher's scale, sees a trend, of fewer runs too. `freedom`
+    of n - 1 levels are free.
     """
     n = len(levels)
     ranks = levels.argsort().argsort() + 1.0
@@ -140,12 +171,15 @@ def _change(levels: Floats, freedom: int) -> tuple[int, float]:
     step = 2 * math.exp(-6 * float(walk.max()) ** 2 * freedom / (n - 1) / (n**3 + n**2))
     rho = float(np.clip(np.corrcoef(np.arange(n), ranks)[0, 1], -0.999, 0.999))
     trend = math.erfc(abs(math.atanh(rho)) * math.sqrt(max(freedom - 2, 0) / 2))
-    apart = (walk / np.sqrt(before * (n - before)))[EDGE - 1 : n - EDGE]  # of the two means, in standard errors
+    apart = (walk / np.sqrt(before * (n - before)))[
+        EDGE - 1 : n - EDGE
+    ]  # of the two means, in standard errors
     return int(apart.argmax()) + EDGE, min(1.0, 2 * min(step, trend))
 
 
 def _shifts(seen: Evidence, of: Callable[[Gpu], float | None]) -> dict[str, Shift]:
-    """What a value of each GPU under load was in a backend's first runs and last, and at the first backend and this."""
+    """What a value of each GPU under load was in a backend's first runs and last, and at the first
+    backend and this."""
     series = _by_gpu(seen, of)
     shifts: dict[str, Shift] = {}
     first: dict[str, tuple[str, float]] = {}
@@ -156,7 +190,11 @@ def _shifts(seen: Evidence, of: Callable[[Gpu], float | None]) -> dict[str, Shif
             shifts[name] = (*_thirds(values), "from its first runs to its last")
         other, level = first.setdefault(gpu, (backend, float(np.median(values))))
         if other != backend:
-            shifts[f"{name} against {other}"] = (level, float(np.median(values)), "from the one to the other")
+            shifts[f"{name} against {other}"] = (
+                level,
+                float(np.median(values)),
+                "from the one to the other",
+            )
     return shifts
 
 

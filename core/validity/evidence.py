@@ -1,5 +1,5 @@
-"""What the rules of validity look at: the part of a run directory, or of a folder of gate logs, that speaks for or
-against its own figures."""
+"""What the rules of validity look at: the part of a run directory, or of a folder of gate logs,
+that speaks for or against its own figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from core.routing import folder as gate_folder
 from core.routing import upstream
 from core.routing.imbalance import Imbalance
 from core.routing.run import LongestStep
-from core.rundir import directory
+from core.rundir import about
+from core.rundir.journal import stream_events
 from core.rundir.selection import ALL, Selection
 
 
@@ -75,29 +76,35 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All by run id ("baseline/001"), or by a folder's name where there are gate logs only. What is empty is unknown:
-    the rules that need it are not checked."""
+    """All by run id ("baseline/001"), or by a folder's name where there are gate logs only. What is
+    empty is unknown: the rules that need it are not checked."""
 
     results: Mapping[str, RunResult] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)  # results that are none → why
     routing: Mapping[str, Routing] = field(default_factory=dict)
     cvs: Mapping[str, Sequence[float]] = field(
         default_factory=dict
-    )  # backend, or folder → a per-step CV of each data set
-    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)  # numbers of the layers that have a log file
-    recorders: Mapping[str, Sequence[str]] = field(default_factory=dict)  # gate-log folder → what the recorder reports
+    )  # backend, or folder → a per-step CV of each dataset
+    layers: Mapping[str, Sequence[int]] = field(
+        default_factory=dict
+    )  # numbers of the layers that have a log file
+    recorders: Mapping[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # gate-log folder → what the recorder reports
     config: Config | None = None
     journal: Journal = Journal()
 
     @property
     def natural(self) -> dict[str, Routing]:
-        """The runs whose routing was not forced: what is forced may be constant, and leave a rank idle."""
+        """The runs whose routing was not forced: what is forced may be constant, and leave a rank
+        idle."""
         return {run: log for run, log in self.routing.items() if not dose.of_label(run)}
 
 
 def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Evidence:
-    """`groups`: the results of the chosen data sets, as core.analysis.results reads them. What speaks of a server, not of a
-    run, is of all data sets. ConfigError where its journal or run.json is unreadable."""
+    """`groups`: the results of the chosen datasets, as core.analysis.results reads them. What
+    speaks of a server, not of a run, is of all datasets. FileError where its journal or run.json
+    is unreadable."""
     results, unreadable = _results(groups)
     folders = [folder for group in groups for folder in gate_folder.starts(path / group.name)]
     return Evidence(
@@ -106,8 +113,8 @@ def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = 
         routing=_routing(results),
         cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
         recorders={f"{f.parent.name}/{f.name}": gate_folder.problems(f) for f in folders},
-        config=directory.read_about(path).config,
-        journal=_journal(directory.stream_events(path), chosen),
+        config=about.read_about(path).config,
+        journal=_journal(stream_events(path), chosen),
     )
 
 
@@ -126,18 +133,27 @@ def of_result(run: str, data: bytes) -> Evidence:
 
 def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
     """`found`: what core.routing.imbalance.measure_folder made of `folder`."""
-    routing = {name: msgspec.convert(measured, Routing, from_attributes=True) for name, measured in found.items()}
-    places = {place.name: place for place in (folder.resolve(), *folder.iterdir()) if place.is_dir()}
+    routing = {
+        name: msgspec.convert(measured, Routing, from_attributes=True)
+        for name, measured in found.items()
+    }
+    places = {
+        place.name: place for place in (folder.resolve(), *folder.iterdir()) if place.is_dir()
+    }
     layers = {name: _layer_numbers(places[name]) for name in found if name in places}
     return Evidence(
         routing=routing,
-        cvs={folder.resolve().name: _one_a_dataset({name: measured.per_step_cv for name, measured in found.items()})},
+        cvs={
+            folder.resolve().name: _one_a_dataset(
+                {name: measured.per_step_cv for name, measured in found.items()}
+            )
+        },
         layers={name: numbers for name, numbers in layers.items() if numbers},
     )
 
 
 def _one_a_dataset(cvs: Mapping[str, float]) -> list[float]:
-    """Of the repeats of a data set, which a deterministic server may route alike, the last."""
+    """Of the repeats of a dataset, which a deterministic server may route alike, the last."""
     return list({label.partition("-")[0]: cv for label, cv in cvs.items()}.values())
 
 
@@ -178,4 +194,8 @@ def _results(groups: Sequence[Results]) -> tuple[dict[str, RunResult], dict[str,
 
 def _layer_numbers(folder: Path) -> list[int]:
     """Of upstream's layer files in a folder."""
-    return [int(found.group(1)) for p in upstream.layer_files(folder) if (found := upstream.LAYER_FILE.match(p.name))]
+    return [
+        int(found.group(1))
+        for p in upstream.layer_files(folder)
+        if (found := upstream.LAYER_FILE.match(p.name))
+    ]

@@ -16,10 +16,11 @@ Severity = Literal["invalid", "doubtful"]
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """One thing that is wrong. invalid: figures are not what they are called; doubtful: they may be off.
+    """One thing that is wrong. invalid: figures are not what they are called; doubtful: they may be
+    off.
 
-    `where`: runs, backends, GPUs or folders; where there are several, `sentence` speaks of the first,
-    by name if it is not true of all.
+    `where`: runs, backends, GPUs or folders; where there are several, `sentence` speaks of the
+    first, by name if it is not true of all.
     """
 
     severity: Severity
@@ -52,7 +53,11 @@ class Validity(Struct, frozen=True, kw_only=True):
 
     def of(self, place: str) -> list[str]:
         """The rule and severity of each problem that a run or folder has."""
-        return [f"{problem.severity}: {problem.rule}" for problem in self.problems if place in problem.where]
+        return [
+            f"{problem.severity}: {problem.rule}"
+            for problem in self.problems
+            if place in problem.where
+        ]
 
     def in_words(self) -> list[str]:
         """`validity: 20 checks, none failed`; or how many failed, and a line for each problem."""
@@ -62,7 +67,8 @@ class Validity(Struct, frozen=True, kw_only=True):
 
 
 def check(evidence: Evidence, rules: Sequence[Rule]) -> Validity:
-    """A rule is called by its function's name. Problems of one rule and severity are joined, the worst come first."""
+    """A rule is called by its function's name. Problems of one rule and severity are joined, the
+    worst come first."""
     wrong: list[Problem] = []
     checked: list[str] = []
     unchecked: list[str] = []
@@ -80,14 +86,23 @@ def rule_name(rule: Rule) -> str:
 
 
 def problems(
-    severity: Severity | Callable[[T], Severity], over: Mapping[str, T], wrong: Callable[[T], str], remedy: str
+    severity: Severity | Callable[[T], Severity],
+    over: Mapping[str, T],
+    wrong: Callable[[T], str],
+    remedy: str,
 ) -> list[Problem] | None:
-    """A problem for each of `over` that `wrong` has a sentence for; None where there is nothing to judge."""
+    """A problem for each of `over` that `wrong` has a sentence for; None where there is nothing to
+    judge."""
     if not over:
         return None
     found = [(name, what, text) for name, what in over.items() if (text := wrong(what))]
     return [
-        Problem(severity=severity(what) if callable(severity) else severity, where=[name], sentence=text, remedy=remedy)
+        Problem(
+            severity=severity(what) if callable(severity) else severity,
+            where=[name],
+            sentence=text,
+            remedy=remedy,
+        )
         for name, what, text in found
     ]
 
@@ -97,7 +112,9 @@ def shown(where: Sequence[str]) -> str:
     by_backend: dict[str, list[str]] = defaultdict(list)
     for place in where:
         by_backend[place.partition("/")[0] if "/" in place else ""].append(place)
-    return ", ".join(f"{first}{f' and {len(more)} more' if more else ''}" for first, *more in by_backend.values())
+    return ", ".join(
+        f"{first}{f' and {len(more)} more' if more else ''}" for first, *more in by_backend.values()
+    )
 
 
 def _joined(problems: Iterable[Problem]) -> list[Problem]:
@@ -111,4 +128,6 @@ def _as_one(group: Sequence[Problem]) -> Problem:
     first = group[0]
     alike = len({problem.sentence for problem in group}) == 1
     sentence = first.sentence if alike else f"{first.sentence} ({first.where[0]})"
-    return replace(first, where=[place for problem in group for place in problem.where], sentence=sentence)
+    return replace(
+        first, where=[place for problem in group for place in problem.where], sentence=sentence
+    )

@@ -1,4 +1,5 @@
-"""Rules about gate logs: whether their steps can be those of the traffic, and whether all of it is in them."""
+"""Rules about gate logs: whether their steps can be those of the traffic, and whether all of it is
+in them."""
 
 from __future__ import annotations
 
@@ -11,21 +12,27 @@ from core.routing.run import LongestStep
 from core.validity.evidence import Evidence, Routing, RunResult
 from core.validity.problem import Problem, Severity, problems
 
-MIN_STEPS = 30  # a CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
+# A CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
+MIN_STEPS = 30
 MIN_CONSTANT = 5  # steps: two or three steps of one repeated word may be alike by chance
-MIN_CVS = 3  # data sets: two may be alike by chance, or be the same prompts
-SAME_CV = 1e-6  # relative: far below what chance leaves between two samples of traffic, however many steps they have
+MIN_CVS = 3  # datasets: two may be alike by chance, or be the same prompts
+# relative: far below what chance leaves between two samples of traffic, however many steps they
+# have
+SAME_CV = 1e-6
 TOKENS_LOST = 0.01  # share: losing more can be losing a kind of step, such as prefill
 
 MIN_RUNS = 5  # of a backend, to know how long its steps usually take
 STALLED = 3.0  # × the usual: skew, clocks and a busy machine seldom do as much
 STALL_MS = 250.0  # less is no more than a few steps
 
-OWN_RECORDER = "record again with one file a rank and without dummy batches, as gatescope's recorder does"
+OWN_RECORDER = (
+    "record again with one file a rank and without dummy batches, as gatescope's recorder does"
+)
 
 
 def one_token_steps(seen: Evidence) -> list[Problem] | None:
-    """Steps of one token each, though prompts have more: what an idle data-parallel rank's dummy batches look like."""
+    """Steps of one token each, though prompts have more: what an idle data-parallel rank's dummy
+    batches look like."""
     single = {run for run, r in seen.results.items() if r.total_input_tokens <= r.completed}
 
     def wrong(log: Routing) -> str:
@@ -37,7 +44,10 @@ def one_token_steps(seen: Evidence) -> list[Problem] | None:
         return told if log.tokens == log.steps else ""
 
     return problems(
-        "invalid", {run: log for run, log in seen.routing.items() if run not in single}, wrong, OWN_RECORDER
+        "invalid",
+        {run: log for run, log in seen.routing.items() if run not in single},
+        wrong,
+        OWN_RECORDER,
     )
 
 
@@ -46,17 +56,25 @@ def constant_loads(seen: Evidence) -> list[Problem] | None:
 
     def wrong(log: Routing) -> str:
         stands_still = log.constant_loads and log.steps >= MIN_CONSTANT
-        return f"all {log.steps} steps have the same loads: that is not live traffic" if stands_still else ""
+        return (
+            f"all {log.steps} steps have the same loads: that is not live traffic"
+            if stands_still
+            else ""
+        )
 
     return problems("invalid", seen.natural, wrong, OWN_RECORDER)
 
 
 def same_cv(seen: Evidence) -> list[Problem] | None:
-    """Data sets differ in CV, as no two samples of traffic are alike."""
+    """Datasets differ in CV, as no two samples of traffic are alike."""
 
     def wrong(cvs: Sequence[float]) -> str:
         alike = max(cvs) - min(cvs) <= SAME_CV * max(cvs)
-        return f"all {len(cvs)} data sets have a CV of {cvs[0]:.3f}: it is not of their traffic" if alike else ""
+        return (
+            f"all {len(cvs)} datasets have a CV of {cvs[0]:.3f}: it is not of their traffic"
+            if alike
+            else ""
+        )
 
     known = {name: cvs for name, cvs in seen.cvs.items() if len(cvs) >= MIN_CVS}
     return problems("invalid", known, wrong, OWN_RECORDER)
@@ -69,7 +87,9 @@ def sums_of_loads(seen: Evidence) -> list[Problem] | None:
         what = "the loads of a layer do not add up to top_k × tokens"
         return f"in {log.violations} of {log.steps} steps {what}" if log.violations else ""
 
-    remedy = "do not use these counts; the files beside the gate logs name the layers that were not seen"
+    remedy = (
+        "do not use these counts; the files beside the gate logs name the layers that were not seen"
+    )
     return problems("invalid", seen.routing, wrong, remedy)
 
 
@@ -84,20 +104,26 @@ def number_of_steps(seen: Evidence) -> list[Problem] | None:
 
 
 def stalled_steps(seen: Evidence) -> list[Problem] | None:
-    """A run's longest step is not far longer than its tokens account for, as where a kernel is compiled on the way.
+    """A run's longest step is not far longer than its tokens account for, as where a kernel is
+    compiled on the way.
 
-    Usual is the run's median decode step and, for each token, what the longest steps of the backend's runs take beyond
-    that (median over runs, so that nothing is seen where half of them stall).
+    Usual is the run's median decode step and, for each token, what the longest steps of the
+    backend's runs take beyond that (median over runs, so that nothing is seen where half of them
+    stall).
     """
     by_backend: dict[str, dict[str, tuple[LongestStep, float]]] = defaultdict(dict)
     for run, result in seen.results.items():
         if result.longest_step and result.decode_step_ms:
             by_backend[run.partition("/")[0]][run] = result.longest_step, result.decode_step_ms
-    usual = {run: (step, ms) for runs in by_backend.values() for run, (step, ms) in _usual(runs).items()}
+    usual = {
+        run: (step, ms) for runs in by_backend.values() for run, (step, ms) in _usual(runs).items()
+    }
 
     def wrong(longest: tuple[LongestStep, float]) -> str:
         step, ms = longest
-        told = f"a step of {step.tokens} tokens took {step.ms:,.0f} ms, where {ms:,.0f} ms are usual"
+        told = (
+            f"a step of {step.tokens} tokens took {step.ms:,.0f} ms, where {ms:,.0f} ms are usual"
+        )
         return told if step.ms > max(STALLED * ms, ms + STALL_MS) else ""
 
     remedy = "TTFT or TPOT holds that; look for JIT in server.log and for other load, delete its result and --resume"
@@ -105,11 +131,16 @@ def stalled_steps(seen: Evidence) -> list[Problem] | None:
 
 
 def _usual(runs: Mapping[str, tuple[LongestStep, float]]) -> dict[str, tuple[LongestStep, float]]:
-    """The longest step of each run, and how many ms as many tokens usually take; empty of few runs."""
+    """The longest step of each run, and how many ms as many tokens usually take; empty of few
+    runs."""
     if len(runs) < MIN_RUNS:
         return {}
-    a_token = statistics.median((step.ms - decode_ms) / step.tokens for step, decode_ms in runs.values())
-    return {run: (step, decode_ms + a_token * step.tokens) for run, (step, decode_ms) in runs.items()}
+    a_token = statistics.median(
+        (step.ms - decode_ms) / step.tokens for step, decode_ms in runs.values()
+    )
+    return {
+        run: (step, decode_ms + a_token * step.tokens) for run, (step, decode_ms) in runs.items()
+    }
 
 
 def missing_layers(seen: Evidence) -> list[Problem] | None:
@@ -117,14 +148,20 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
     whole = max((log.layers for log in seen.routing.values()), default=0)
 
     def fewer(log: Routing) -> str:
-        return f"{log.layers} layers are in its gate log, {whole} in others" if log.layers < whole else ""
+        return (
+            f"{log.layers} layers are in its gate log, {whole} in others"
+            if log.layers < whole
+            else ""
+        )
 
     def gaps(numbers: Sequence[int]) -> str:
         stride = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
         lost = sorted({*range(numbers[0], numbers[-1], max(stride, 1))} - {*numbers})
         return f"there is no log of layer {', '.join(map(str, lost))}" if lost else ""
 
-    counts = problems("invalid", seen.routing, fewer, "compare runs of one model only, with every layer recorded")
+    counts = problems(
+        "invalid", seen.routing, fewer, "compare runs of one model only, with every layer recorded"
+    )
     files = problems("invalid", seen.layers, gaps, "copy all files of the folder")
     return None if counts is None else [*counts, *(files or [])]
 
@@ -134,7 +171,9 @@ def missing_ranks(seen: Evidence) -> list[Problem] | None:
 
     def wrong(log: Routing) -> str:
         idle = [rank for rank, load in enumerate(log.rank_loads) if not load]
-        return f"rank {idle[0]} of {len(log.rank_loads)} got no token in the whole run" if idle else ""
+        return (
+            f"rank {idle[0]} of {len(log.rank_loads)} got no token in the whole run" if idle else ""
+        )
 
     with_ranks = {run: log for run, log in seen.natural.items() if log.rank_loads}
     return problems("doubtful", with_ranks, wrong, "see its log: a rank that serves gets tokens")
@@ -167,8 +206,14 @@ def _tokens(result: RunResult) -> tuple[int, int]:
 
 
 def recorder_reports(seen: Evidence) -> list[Problem] | None:
-    """The recorder had nothing to report: no refusal, no failure of its own, no dropped step, no silent router."""
-    return problems("doubtful", seen.recorders, "; ".join, "mend that and run again: a part of the routing is missing")
+    """The recorder had nothing to report: no refusal, no failure of its own, no dropped step, no
+    silent router."""
+    return problems(
+        "doubtful",
+        seen.recorders,
+        "; ".join,
+        "mend that and run again: a part of the routing is missing",
+    )
 
 
 def measured_routing(seen: Evidence) -> list[Problem] | None:
@@ -176,6 +221,15 @@ def measured_routing(seen: Evidence) -> list[Problem] | None:
     ours = {run: r for run, r in seen.results.items() if r.gate_log}
 
     def wrong(result: RunResult) -> str:
-        return "" if result.measured_imbalance else result.measured_imbalance_reason or "no imbalance was measured"
+        return (
+            ""
+            if result.measured_imbalance
+            else result.measured_imbalance_reason or "no imbalance was measured"
+        )
 
-    return problems("invalid", ours, wrong, "its times stand, but say nothing about skew; gatescope doctor tells more")
+    return problems(
+        "invalid",
+        ours,
+        wrong,
+        "its times stand, but say nothing about skew; gatescope doctor tells more",
+    )

@@ -1,4 +1,5 @@
-"""Rules about servers: what ran is what was asked for, computed every token once, and was the same at every start."""
+"""Rules about servers: what ran is what was asked for, computed every token once, and was the same
+at every start."""
 
 from __future__ import annotations
 
@@ -27,19 +28,35 @@ def one_version(seen: Evidence) -> list[Problem] | None:
     usual = next(iter(versions.values()), [])[:1]
 
     def wrong(said: list[str]) -> str:
-        return f"it ran {' and then '.join(said)}; the first server was {usual[0]}" if said != usual else ""
+        return (
+            f"it ran {' and then '.join(said)}; the first server was {usual[0]}"
+            if said != usual
+            else ""
+        )
 
-    return problems("doubtful", versions, wrong, "compare backends of one version, unless the version is the question")
+    return problems(
+        "doubtful",
+        versions,
+        wrong,
+        "compare backends of one version, unless the version is the question",
+    )
 
 
 def prefix_caching(seen: Evidence) -> list[Problem] | None:
-    """Off, and no prompt token came out of a cache: what is cached is not computed, so routing and TTFT miss it."""
-    on = {r.backend: "its log says that it is on" * (r.ran.get("prefix_caching") == "True") for r in seen.journal.ready}
+    """Off, and no prompt token came out of a cache: what is cached is not computed, so routing and
+    TTFT miss it."""
+    on = {
+        r.backend: "its log says that it is on" * (r.ran.get("prefix_caching") == "True")
+        for r in seen.journal.ready
+    }
     for sample in seen.journal.samples:
         if sample.server and (hits := sample.server.prefix_cache_hits):
             on[sample.backend] = f"{hits} prompt tokens came out of the cache"
     return problems(
-        "invalid", on, str, "take --enable-prefix-caching out of extra_args; repeated prompts vanish with it"
+        "invalid",
+        on,
+        str,
+        "take --enable-prefix-caching out of extra_args; repeated prompts vanish with it",
     )
 
 
@@ -50,4 +67,9 @@ def preemptions(seen: Evidence) -> list[Problem] | None:
         if sample.server:
             most[sample.backend] = max(most.get(sample.backend, 0), sample.server.preemptions)
     remedy = "lower max_concurrency or max_num_seqs, or give the server more memory"
-    return problems("doubtful", most, lambda n: f"{n} requests were preempted and computed again" if n else "", remedy)
+    return problems(
+        "doubtful",
+        most,
+        lambda n: f"{n} requests were preempted and computed again" if n else "",
+        remedy,
+    )

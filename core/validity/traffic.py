@@ -1,26 +1,34 @@
-"""Rules about requests: whether all were answered in full, alike by every backend, long enough, and not held up by
-the client or the server's front end."""
+"""Rules about requests: whether all were answered in full, alike by every backend, long enough, and
+not held up by the client or the server's front end."""
 
 from __future__ import annotations
 
 from core.validity.evidence import Evidence, LoadClient, RunResult
 from core.validity.problem import Problem, Severity, problems
 
-MIN_WINDOW_S = 0.25  # a pause of 10 ms (a garbage collection, a slice of another process) is 4 % of it
+MIN_WINDOW_S = (
+    0.25  # a pause of 10 ms (a garbage collection, a slice of another process) is 4 % of it
+)
 LATE = 0.02  # of a run's time
 LATE_MS = 50.0  # less may be a few decode steps, or the drift of a GPU's clock
-UNEQUAL = 0.01  # share of tokens: beyond it the work differs by as much as the effects that are looked for
+# Share of tokens: beyond it the work differs by as much as the effects that are looked for
+UNEQUAL = 0.01
 
 
 def readable_results(seen: Evidence) -> list[Problem] | None:
     """Every result file is one."""
     every = {**dict.fromkeys(seen.results, ""), **seen.unreadable}
-    return problems("invalid", every, lambda why: why and f"not a result: {why}", "delete the file and --resume")
+    return problems(
+        "invalid", every, lambda why: why and f"not a result: {why}", "delete the file and --resume"
+    )
 
 
 def failed_runs(seen: Evidence) -> list[Problem] | None:
     """Every run that was started ended well."""
-    started = {run: seen.journal.failed.get(run, "") for run in {**seen.journal.started, **seen.journal.failed}}
+    started = {
+        run: seen.journal.failed.get(run, "")
+        for run in {**seen.journal.started, **seen.journal.failed}
+    }
     remedy = "what is compared lacks these; mend the cause and: gatescope --resume RUN_DIR"
     return problems("doubtful", started, lambda why: why and f"failed: {why}", remedy)
 
@@ -30,7 +38,11 @@ def failed_requests(seen: Evidence) -> list[Problem] | None:
 
     def wrong(result: RunResult) -> str:
         failed = result.num_prompts - result.completed
-        return f"{failed} of {result.num_prompts} requests failed, and no figure counts them" if failed > 0 else ""
+        return (
+            f"{failed} of {result.num_prompts} requests failed, and no figure counts them"
+            if failed > 0
+            else ""
+        )
 
     return problems("doubtful", seen.results, wrong, "errors in its result file say why")
 
@@ -49,7 +61,7 @@ def answer_lengths(seen: Evidence) -> list[Problem] | None:
 
 
 def equal_work(seen: Evidence) -> list[Problem] | None:
-    """The same prompt and output tokens of a data set at every backend."""
+    """The same prompt and output tokens of a dataset at every backend."""
     first: dict[str, RunResult] = {}  # of each label, at the backend that ran it first
     pairs: dict[str, tuple[RunResult, RunResult]] = {}
     for run, result in seen.results.items():
@@ -66,7 +78,9 @@ def equal_work(seen: Evidence) -> list[Problem] | None:
         apart = max(abs(a - b) / max(a, b, 1) for a, b in zip(*map(_tokens, pair), strict=True))
         return "invalid" if apart > UNEQUAL else "doubtful"
 
-    remedy = "do not compare the backends on these; look at failed requests, tokenizers, max_model_len"
+    remedy = (
+        "do not compare the backends on these; look at failed requests, tokenizers, max_model_len"
+    )
     return problems(severity, pairs, wrong, remedy)
 
 
@@ -82,7 +96,11 @@ def window(seen: Evidence) -> list[Problem] | None:
     """The measured time is long enough."""
 
     def wrong(duration: float) -> str:
-        return f"it lasted {duration:.2f} s, under {MIN_WINDOW_S:g} s" if duration < MIN_WINDOW_S else ""
+        return (
+            f"it lasted {duration:.2f} s, under {MIN_WINDOW_S:g} s"
+            if duration < MIN_WINDOW_S
+            else ""
+        )
 
     durations = {run: r.duration for run, r in seen.results.items() if r.duration is not None}
     return problems("doubtful", durations, wrong, "raise num_prompts or output_len")
@@ -95,11 +113,14 @@ def client_limits(seen: Evidence) -> list[Problem] | None:
     def wrong(client: LoadClient) -> str:
         return client.warnings[0] if client.warnings else ""
 
-    return problems("doubtful", clients, wrong, "give the client cores of its own, or send less at once")
+    return problems(
+        "doubtful", clients, wrong, "give the client cores of its own, or send less at once"
+    )
 
 
 def delivery_lag(seen: Evidence) -> list[Problem] | None:
-    """The last token arrives soon after the last engine step: the server's front end keeps up with its engine."""
+    """The last token arrives soon after the last engine step: the server's front end keeps up with
+    its engine."""
     lags = {
         run: (r.delivery_lag_ms, r.duration)
         for run, r in seen.results.items()

@@ -1,4 +1,5 @@
-"""The rules in the order in which they are told, and the verdict on a run directory, a result, or gate logs."""
+"""The rules in the order in which they are told, and the verdict on a run directory, a result, or
+gate logs."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ RULES: tuple[Rule, ...] = (
 
 
 def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Validity:
-    """Of the chosen data sets, whose results `groups` are. ConfigError as `evidence.of_run_directory`."""
+    """Of the chosen datasets, whose results `groups` are. ConfigError as
+    `evidence.of_run_directory`."""
     return problem.check(evidence.of_run_directory(path, groups, chosen), RULES)
 
 

@@ -1,4 +1,4 @@
-"""A data set: one JSONL file of prompts."""
+"""A dataset: one JSONL file of prompts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from core.errors import DatasetError
+
 MAX_LINE_BYTES = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -18,12 +20,9 @@ HALF_A_PAIR = re.compile(
 )
 
 
-class DatasetError(Exception):
-    """A data set file that cannot be used; the text names file and line."""
-
-
 class Prompt(msgspec.Struct, frozen=True):
-    """One line: its id, the text that is sent, what kind of text it is, and in a trace when it was sent (seconds)."""
+    """One line: its id, the text that is sent, what kind of text it is, and in a trace when it was
+    sent (seconds)."""
 
     id: str
     text: str
@@ -33,7 +32,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`index` ("001") names the data set's files in every run directory."""
+    """`index` ("001") names the dataset's files in every run directory."""
 
     index: str
     path: Path
@@ -41,13 +40,15 @@ class Dataset:
 
 
 def index_of(path: Path, place: int) -> str:
-    """The index in the file's name (`007_0.5546.jsonl` → "007"), else its place (from 1) in the sorted list."""
+    """The index in the file's name (`007_0.5546.jsonl` → "007"), else its place (from 1) in the
+    sorted list."""
     found = re.match(r"([0-9]{3,})[_.]", path.name)
     return found.group(1) if found else f"{place:03d}"
 
 
 def read(path: Path, index: str) -> Dataset:
-    """Read a JSONL file. DatasetError for a line that is not {"id", "text", "category"} or a file without prompts."""
+    """Read a JSONL file. DatasetError for a line that is not {"id", "text", "category"} or a file
+    without prompts."""
     try:
         with open(path, "rb") as file:
             prompts = tuple(_prompts(path, file))
@@ -68,7 +69,9 @@ def lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 2), b""), 1):
         stripped = line.removeprefix(BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
         if len(stripped) > MAX_LINE_BYTES:
-            raise DatasetError(f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer")
+            raise DatasetError(
+                f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer"
+            )
         if stripped:
             yield number, stripped
 
@@ -77,21 +80,25 @@ def _prompt(where: str, line: bytes) -> Prompt:
     try:
         prompt = _decoder.decode(line)
     except NOT_JSON as error:
-        raise DatasetError(f'{where}: expected {{"id": …, "text": …, "category": …}}: {why(line, error)}') from None
+        raise DatasetError(
+            f'{where}: expected {{"id": …, "text": …, "category": …}}: {why(line, error)}'
+        ) from None
     if not prompt.text.strip():
         raise DatasetError(f"{where}: expected a text, it is blank")
     return prompt
 
 
 def why(line: bytes, error: Exception) -> str:
-    """What is wrong with JSON that was refused: msgspec does not say which byte is no UTF-8, and takes half a surrogate
-    pair for the end of the input."""
+    """What is wrong with JSON that was refused: msgspec does not say which byte is no UTF-8, and
+    takes half a surrogate pair for the end of the input."""
     try:
         line.decode()
     except UnicodeDecodeError as undecodable:
         return str(undecodable)
     half = HALF_A_PAIR.search(line)
-    return f"{half.group().decode()} is half a character: no text can hold it" if half else str(error)
+    return (
+        f"{half.group().decode()} is half a character: no text can hold it" if half else str(error)
+    )
 
 
 _decoder = msgspec.json.Decoder(Prompt)

@@ -1,6 +1,7 @@
 """The folder that drawn datasets are written to.
 
-`{index:03d}_{score:.4f}.jsonl`, one {"id", "text", "category"} a line, and `metadata.json` beside them.
+`{index:03d}_{score:.4f}.jsonl`, one {"id", "text", "category"} a line, and `metadata.json` beside
+them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ _METADATA = "metadata.json"
 def write(datasets: Sequence[Dataset], folder: Path) -> list[Path]:
     """Write `datasets` and their metadata to `folder`, replacing what an earlier call wrote there.
 
-    No file is ever half-written. ValueError where the folder holds datasets that its metadata.json does not
-    list: those came from somewhere else, and nothing is touched. Other files stay as they are.
+    No file is ever half-written. ValueError where the folder holds datasets that its metadata.json
+    does not list: those came from somewhere else, and nothing is touched. Other files stay as they
+    are.
     """
     contents = {dataset.file: _lines(dataset) for dataset in datasets}
     if len(contents) != len(datasets):
@@ -29,7 +31,8 @@ def write(datasets: Sequence[Dataset], folder: Path) -> list[Path]:
     _refuse_foreign(folder, own)
     folder.mkdir(parents=True, exist_ok=True)
     after = [_entry(dataset) for dataset in datasets]
-    # Listing both sets first keeps every file owned if this stops half-way: the next call then cleans up.
+    # Listing both sets first keeps every file owned if this stops half-way: the next call then
+    # cleans up.
     _write_metadata(folder, [*after, *(entry for entry in before if entry["file"] not in contents)])
     for name, content in contents.items():
         _replace(folder / name, content)
@@ -49,7 +52,9 @@ def _entry(dataset: Dataset) -> dict[str, Any]:
     return {
         "index": dataset.index,
         "file": dataset.file,
-        "score": round(dataset.score, 12),  # the last bits differ between processors; the file must not
+        "score": round(
+            dataset.score, 12
+        ),  # the last bits differ between processors; the file must not
         "strategy": dataset.strategy,
         "domains": list(dataset.domains),
         "queries": len(dataset.prompts),
@@ -85,7 +90,8 @@ def _write_metadata(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _replace(file: Path, content: str) -> None:
-    """Write under a temporary name in the same folder, then rename: readers see the old file or the new."""
+    """Write under a temporary name in the same folder, then rename: readers see the old file or the
+    new."""
     temporary = file.with_name(".generate.tmp")
     try:
         temporary.write_bytes(content.encode("utf-8"))

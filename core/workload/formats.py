@@ -1,4 +1,5 @@
-"""Data sets in the layouts of other benchmarks: ShareGPT's JSON, and JSONL lines with a `prompt`."""
+"""Datasets in the layouts of other benchmarks: ShareGPT's JSON, and JSONL lines with a
+`prompt`."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from core.errors import DatasetError
 from core.workload import dataset
-from core.workload.dataset import Dataset, DatasetError, Prompt
+from core.workload.dataset import Dataset, Prompt
 
 HUMAN = ("human", "user")
 
@@ -29,10 +31,11 @@ class _Line(msgspec.Struct):
 
 
 def read(path: Path, index: str) -> Dataset:
-    """Our JSONL ({"id", "text", …}), JSONL of {"prompt": …}, or ShareGPT (a JSON array), told apart by how they begin.
+    """Our JSONL ({"id", "text", …}), JSONL of {"prompt": …}, or ShareGPT (a JSON array), told apart
+    by how they begin.
 
-    Of a ShareGPT conversation the first human turn is taken, in the file's order; those without an answer are left out,
-    as in vLLM's benchmarks. DatasetError names what is wrong.
+    Of a ShareGPT conversation the first human turn is taken, in the file's order; those without an
+    answer are left out, as in vLLM's benchmarks. DatasetError names what is wrong.
     """
     first = _first_line(path)
     if first.startswith(b"["):
@@ -49,7 +52,14 @@ def read(path: Path, index: str) -> Dataset:
 def _first_line(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return next((line.strip() for line in iter(lambda: file.readline(1 << 20), b"") if line.strip()), b"")
+            return next(
+                (
+                    line.strip()
+                    for line in iter(lambda: file.readline(1 << 20), b"")
+                    if line.strip()
+                ),
+                b"",
+            )
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -89,8 +99,12 @@ def _with_prompt(path: Path) -> tuple[Prompt, ...]:
             try:
                 fields = decoder.decode(line)
             except dataset.NOT_JSON as error:
-                raise DatasetError(f'{path}:{number}: expected {{"prompt": …}}: {dataset.why(line, error)}') from None
+                raise DatasetError(
+                    f'{path}:{number}: expected {{"prompt": …}}: {dataset.why(line, error)}'
+                ) from None
             if not fields.prompt.strip():
                 raise DatasetError(f"{path}:{number}: expected a prompt, it is blank")
-            prompts.append(Prompt(str(fields.id or number), fields.prompt, timestamp=fields.timestamp))
+            prompts.append(
+                Prompt(str(fields.id or number), fields.prompt, timestamp=fields.timestamp)
+            )
     return tuple(prompts)

@@ -1,7 +1,8 @@
 """Draws prompt datasets that skew a Mixture-of-Experts router by different amounts.
 
-Owns the dataset strategies and the search for a wanted imbalance score; core/workload/folder.py writes what was drawn.
-Every draw comes from `seed`: the same queries and seed give the same bytes. Must not import the UI.
+Owns the dataset strategies and the search for a wanted imbalance score; core/workload/folder.py
+writes what was drawn. Every draw comes from `seed`: the same queries and seed give the same bytes.
+Must not import the UI.
 """
 
 from __future__ import annotations
@@ -109,12 +110,15 @@ Strategy = Callable[[Queries, random.Random, int], Draft]
 
 
 def load_queries(file: Path) -> dict[str, list[str]]:
-    """Read {domain: [query, …]} from a JSON file; ValueError names the file and what was expected."""
+    """Read {domain: [query, …]} from a JSON file; ValueError names the file and what was
+    expected."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: not a JSON file in UTF-8: {error}") from error
-    if not isinstance(found, dict) or not all(_is_list_of_text(queries) for queries in found.values()):
+    if not isinstance(found, dict) or not all(
+        _is_list_of_text(queries) for queries in found.values()
+    ):
         raise ValueError(f"{file}: expected one object of the form {{domain: [query, …]}}")
     return found
 
@@ -123,17 +127,22 @@ def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def generate(queries: Queries, *, count: int = 50, seed: int = 0, queries_per_dataset: int = 30) -> list[Dataset]:
+def generate(
+    queries: Queries, *, count: int = 50, seed: int = 0, queries_per_dataset: int = 30
+) -> list[Dataset]:
     """Draw `count` datasets: the fixed strategies in order, then random combinations of domains.
 
-    Each dataset has its own generator, so a smaller `count` gives the first datasets of a larger one.
+    Each dataset has its own generator, so a smaller `count` gives the first datasets of a larger
+    one.
     """
     if count < 1:
         raise ValueError(f"count is {count}: expected 1 or more datasets")
     pools = _distinct(queries)
     _check_size(queries_per_dataset)
     return [
-        _dataset(index, strategy(pools, random.Random(f"{seed}:{index}"), queries_per_dataset), seed)
+        _dataset(
+            index, strategy(pools, random.Random(f"{seed}:{index}"), queries_per_dataset), seed
+        )
         for index, strategy in enumerate(islice(_strategies(tuple(pools), seed), count), 1)
     ]
 
@@ -143,11 +152,12 @@ def mix_to_target(
 ) -> Dataset:
     """Draw a dataset whose predicted score lies within TOLERANCE of `target`.
 
-    The search bisects a path of mixtures: from prompts of keywords that occur once each, through whole
-    queries, to one word repeated. The low end is limited by the vocabulary (words share sub-word tokens, the
-    ten most frequent tokens always hold their share) and by the similarity term, which is 0.05 for unrelated
-    texts; the high end by the Gini coefficient, which needs some rare tokens beside the repeated one.
-    With 30 prompts of the shipped queries that is about 0.11 to 0.97. ValueError names the reachable range.
+    The search bisects a path of mixtures: from prompts of keywords that occur once each, through
+    whole queries, to one word repeated. The low end is limited by the vocabulary (words share
+    sub-word tokens, the ten most frequent tokens always hold their share) and by the similarity
+    term, which is 0.05 for unrelated texts; the high end by the Gini coefficient, which needs some
+    rare tokens beside the repeated one. With 30 prompts of the shipped queries that is about 0.11
+    to 0.97. ValueError names the reachable range.
     """
     pools = _distinct(queries)
     _check_size(queries_per_dataset)
@@ -164,7 +174,7 @@ def mix_to_target(
     )
 
 
-# --- the strategies ---------------------------------------------------------------------------------------
+# --- the strategies ---
 
 
 def high_repetition(queries: Queries, rng: random.Random, size: int, *, phrases: int) -> Draft:
@@ -176,12 +186,18 @@ def high_repetition(queries: Queries, rng: random.Random, size: int, *, phrases:
 
 def single_domain(queries: Queries, rng: random.Random, size: int, *, domain: str) -> Draft:
     """Queries of one domain."""
-    return _shared_category("single_domain", f"single_domain_{domain}", queries, (domain,), rng, size)
+    return _shared_category(
+        "single_domain", f"single_domain_{domain}", queries, (domain,), rng, size
+    )
 
 
-def concentrated(queries: Queries, rng: random.Random, size: int, *, domains: Sequence[str]) -> Draft:
+def concentrated(
+    queries: Queries, rng: random.Random, size: int, *, domains: Sequence[str]
+) -> Draft:
     """Queries of a few domains, evenly."""
-    return _shared_category("concentrated", f"concentrated_{len(domains)}", queries, domains, rng, size)
+    return _shared_category(
+        "concentrated", f"concentrated_{len(domains)}", queries, domains, rng, size
+    )
 
 
 def mixed_per_query(queries: Queries, rng: random.Random, size: int, *, domains: int) -> Draft:
@@ -211,7 +227,9 @@ def sentence_structure(queries: Queries, rng: random.Random, size: int) -> Draft
         raise ValueError(f"{size} different pairs of topics need more than {len(topics)} domains")
     structure = rng.choice(STRUCTURES)
     texts = [structure.format(a=a, b=b) for a, b in rng.sample(pairs, size)]
-    return Draft("sentence_structure", tuple(queries), tuple((text, "sentence_structure") for text in texts))
+    return Draft(
+        "sentence_structure", tuple(queries), tuple((text, "sentence_structure") for text in texts)
+    )
 
 
 def clusters(queries: Queries, rng: random.Random, size: int) -> Draft:
@@ -225,7 +243,8 @@ def clusters(queries: Queries, rng: random.Random, size: int) -> Draft:
 
 
 def rising(queries: Queries, rng: random.Random, size: int) -> Draft:
-    """From one domain to all: prompt i of n is drawn from the first ⌈i/n · domains⌉ of a random order."""
+    """From one domain to all: prompt i of n is drawn from the first ⌈i/n · domains⌉ of a random
+    order."""
     pools = _shuffled(queries, rng)
     order = rng.sample(list(pools), len(pools))
     entries = []
@@ -241,11 +260,14 @@ def rising(queries: Queries, rng: random.Random, size: int) -> Draft:
 def random_domains(queries: Queries, rng: random.Random, size: int, *, domains: int) -> Draft:
     """Queries of a random combination of domains, evenly."""
     chosen = rng.sample(list(queries), min(domains, len(queries)))
-    return _shared_category("random_domains", f"random_{len(chosen)}_domains", queries, chosen, rng, size)
+    return _shared_category(
+        "random_domains", f"random_{len(chosen)}_domains", queries, chosen, rng, size
+    )
 
 
 def _strategies(domains: Sequence[str], seed: int) -> Iterator[Strategy]:
-    """The strategies in index order, without end; `seed` decides which domains the concentrated ones get."""
+    """The strategies in index order, without end; `seed` decides which domains the concentrated
+    ones get."""
     order = cycle(random.Random(f"{seed}:domains").sample(domains, len(domains)))
     yield partial(high_repetition, phrases=4)
     yield partial(high_repetition, phrases=1)
@@ -261,7 +283,10 @@ def _strategies(domains: Sequence[str], seed: int) -> Iterator[Strategy]:
 
 
 def _dataset(index: int, draft: Draft, seed: int) -> Dataset:
-    prompts = tuple(Prompt(f"{draft.strategy}_{i}", text, category) for i, (text, category) in enumerate(draft.entries))
+    prompts = tuple(
+        Prompt(f"{draft.strategy}_{i}", text, category)
+        for i, (text, category) in enumerate(draft.entries)
+    )
     return Dataset(index, draft.strategy, draft.domains, seed, _score(draft), prompts)
 
 
@@ -269,11 +294,12 @@ def _score(draft: Draft) -> float:
     return predict([text for text, _ in draft.entries]).score
 
 
-# --- drawing queries --------------------------------------------------------------------------------------
+# --- drawing queries ---
 
 
 def _distinct(queries: Queries) -> dict[str, list[str]]:
-    """Each query once, in its first domain, blanks dropped; sorted, so that file order changes nothing."""
+    """Each query once, in its first domain, blanks dropped; sorted, so that file order changes
+    nothing."""
     seen: set[str] = set()
     pools: dict[str, list[str]] = {}
     for domain in sorted(queries):
@@ -296,7 +322,12 @@ def _shuffled(queries: Queries, rng: random.Random) -> dict[str, list[str]]:
 
 
 def _shared_category(
-    strategy: str, category: str, queries: Queries, domains: Sequence[str], rng: random.Random, size: int
+    strategy: str,
+    category: str,
+    queries: Queries,
+    domains: Sequence[str],
+    rng: random.Random,
+    size: int,
 ) -> Draft:
     texts = _spread(queries, domains, rng, size)
     return Draft(strategy, tuple(domains), tuple((text, category) for text in texts))
@@ -304,7 +335,9 @@ def _shared_category(
 
 def _spread(queries: Queries, domains: Sequence[str], rng: random.Random, size: int) -> list[str]:
     """`size` different queries, as evenly over `domains` as these allow, in random order."""
-    pools = _shuffled({domain: queries[domain] for domain in rng.sample(domains, len(domains))}, rng)
+    pools = _shuffled(
+        {domain: queries[domain] for domain in rng.sample(domains, len(domains))}, rng
+    )
     rounds = range(max(map(len, pools.values()), default=0))
     turns = (pool[i] for i in rounds for pool in pools.values() if i < len(pool))
     texts = list(islice(turns, size))
@@ -340,16 +373,18 @@ def _repeated(phrase: str, words: int) -> str:
     return " ".join(islice(cycle(phrase.split()), words))
 
 
-# --- the search for a target score ------------------------------------------------------------------------
+# --- the search for a target score ---
 
 
 @dataclass(frozen=True, slots=True)
 class _Mixture:
-    """A path from keywords (position 0) through whole queries (position n) to repetition (position `end`).
+    """A path from keywords (position 0) through whole queries (position n) to repetition (position
+    `end`).
 
-    Up to n each step turns one prompt of keywords into a query; from there each step adds one repetition,
-    and a query gives way to its first. One query is never replaced: with a single distinct token left the
-    Gini coefficient, and so the score, would fall. Long queries go first, so that the last steps stay small.
+    Up to n each step turns one prompt of keywords into a query; from there each step adds one
+    repetition, and a query gives way to its first. One query is never replaced: with a single
+    distinct token left the Gini coefficient, and so the score, would fall. Long queries go first,
+    so that the last steps stay small.
     """
 
     domains: tuple[str, ...]
@@ -396,13 +431,16 @@ def _keyword_prompts(queries: Queries, rng: random.Random, size: int) -> tuple[s
     texts = chain.from_iterable(queries.values())
     words = sorted({word for text in texts for word in _KEYWORD.findall(text.lower())})
     if len(words) < size:
-        raise ValueError(f"{size} prompts of different keywords need more than {len(words)} different words")
+        raise ValueError(
+            f"{size} prompts of different keywords need more than {len(words)} different words"
+        )
     rng.shuffle(words)
     return tuple(" ".join(words[i : size * _KEYWORDS : size]) for i in range(size))
 
 
 def _closest(mixture: _Mixture, target: float) -> tuple[Draft, float]:
-    """Bisect the path, on which the score rises, and return the mixture seen nearest to `target`."""
+    """Bisect the path, on which the score rises, and return the mixture seen nearest to
+    `target`."""
     low, high = 0, mixture.end
     seen = {position: _score(mixture.at(position)) for position in (low, high)}
     while high - low > 1:

@@ -1,7 +1,8 @@
 """Scores how strongly a set of texts should skew a Mixture-of-Experts router, from the texts alone.
 
-Owns the imbalance score of a dataset (0: varied, 1: one token over and over) and Mixtral's tokenizer.
-Imports only the standard library and NumPy at the top: sentencepiece is loaded with the first text.
+Owns the imbalance score of a dataset (0: varied, 1: one token over and over) and Mixtral's
+tokenizer. Imports only the standard library and NumPy at the top: sentencepiece is loaded with the
+first text.
 
 Score = Σ weight·value / Σ weight over the components that apply, clamped to [0, 1]; see WEIGHTS.
 """
@@ -39,7 +40,8 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The score of some texts in [0, 1], the weighed components behind it, and the plain measurements."""
+    """The score of some texts in [0, 1], the weighed components behind it, and the plain
+    measurements."""
 
     score: float
     components: Mapping[str, Mapping[str, float]]
@@ -101,17 +103,23 @@ def entropy_bits(counts: Sequence[int]) -> float:
 
 
 def tfidf_similarity(texts: Sequence[str]) -> float | None:
-    """Mean cosine over all pairs of the texts' TF-IDF vectors; None with fewer than 2 texts or no terms.
+    """Mean cosine over all pairs of the texts' TF-IDF vectors; None with fewer than 2 texts or no
+    terms.
 
-    With unit vectors v the mean is (|Σv|² − Σ|v|²) / (n(n−1)), so no n×n matrix is needed. A text without
-    terms has the zero vector, which is at cosine 0 to every other.
+    With unit vectors v the mean is (|Σv|² − Σ|v|²) / (n(n−1)), so no n×n matrix is needed. A text
+    without terms has the zero vector, which is at cosine 0 to every other.
     """
     counts = [Counter(_terms(text)) for text in texts]
     column = _vocabulary(counts)
     n = len(texts)
     if n < 2 or not column:
         return None
-    cells = [(row, column[term], k) for row, c in enumerate(counts) for term, k in c.items() if term in column]
+    cells = [
+        (row, column[term], k)
+        for row, c in enumerate(counts)
+        for term, k in c.items()
+        if term in column
+    ]
     rows, columns, occurrences = np.array(cells, dtype=np.int64).T
     documents = np.bincount(columns, minlength=len(column))
     idf = np.log((1 + n) / (1 + documents)) + 1
@@ -122,7 +130,8 @@ def tfidf_similarity(texts: Sequence[str]) -> float | None:
 
 
 def _token_metrics(tokens: Sequence[int]) -> dict[str, float]:
-    """Measurements of the texts' tokens as one sequence: a bigram may span two neighbouring texts."""
+    """Measurements of the texts' tokens as one sequence: a bigram may span two neighbouring
+    texts."""
     unigrams = Counter(tokens)
     bigrams = Counter(pairwise(tokens))
     counts = list(unigrams.values())
@@ -147,7 +156,8 @@ def _top_share(counts: Counter[Any]) -> float:
 
 
 def _components(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What each component adds to the score; normalized_contribution sums to it, percentage is that × 100."""
+    """What each component adds to the score; normalized_contribution sums to it, percentage is that
+    × 100."""
     views = _views(metrics)
     used_weight = math.fsum(WEIGHTS[name] for name in views)
     return {name: _component(view, WEIGHTS[name], used_weight) for name, view in views.items()}
@@ -165,7 +175,8 @@ def _component(view: dict[str, float], weight: float, used_weight: float) -> dic
 
 
 def _views(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Each component's measurement and what is derived from it; the last entry, in [0, 1], is weighed."""
+    """Each component's measurement and what is derived from it; the last entry, in [0, 1], is
+    weighed."""
     diversity = metrics["vocabulary_diversity"]
     evenness = _evenness(metrics)
     views = {
@@ -187,7 +198,8 @@ def _views(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _evenness(metrics: Mapping[str, float]) -> float:
-    """Entropy over its maximum log2(unique tokens); 0 for a single unique token, the most uneven text."""
+    """Entropy over its maximum log2(unique tokens); 0 for a single unique token, the most uneven
+    text."""
     unique = metrics["unique_tokens"]
     return min(1.0, metrics["unigram_entropy"] / math.log2(unique)) if unique > 1 else 0.0
 
@@ -199,7 +211,8 @@ def _terms(text: str) -> list[str]:
 
 
 def _vocabulary(counts: Sequence[Counter[str]]) -> dict[str, int]:
-    """Column of each term kept; of equally frequent terms at the limit, the alphabetically first."""
+    """Column of each term kept; of equally frequent terms at the limit, the alphabetically
+    first."""
     totals: Counter[str] = Counter()
     for count in counts:
         totals.update(count)
@@ -209,7 +222,8 @@ def _vocabulary(counts: Sequence[Counter[str]]) -> dict[str, int]:
 
 @cache
 def stop_words() -> frozenset[str]:
-    """The 318 English words of scikit-learn's list (Glasgow Information Retrieval Group), one a line."""
+    """The 318 English words of scikit-learn's list (Glasgow Information Retrieval Group), one a
+    line."""
     return frozenset(Path(__file__).with_name("stopwords.txt").read_text(encoding="utf-8").split())
 
 

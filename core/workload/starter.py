@@ -1,17 +1,19 @@
-"""What a directory without a checkout needs: experiments.toml and the data sets, carried by the wheel."""
+"""What a directory without a checkout needs: experiments.toml and the datasets, carried by the
+wheel."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from core.experiment.config import ConfigError
+from core.errors import FileError
 
 QUERIES = "domain_queries.json"
 
 
 def root() -> Path:
-    """The folder that holds experiments.toml and datasets/: inside the wheel, or the checkout's root."""
+    """The folder that holds experiments.toml and datasets/: inside the wheel, or the checkout's
+    root."""
     packed = Path(__file__).parents[1] / "starter_files"
     return packed if packed.is_dir() else Path(__file__).parents[2]
 
@@ -23,14 +25,19 @@ def queries_file(folder: Path) -> Path:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write experiments.toml and datasets/ into `folder`. ConfigError where either is there already or cannot be."""
+    """Write experiments.toml and datasets/ into `folder`. FileError where either is there already
+    or cannot be."""
     for name in ("experiments.toml", "datasets"):
         if (folder / name).exists():
-            raise ConfigError(f"{(folder / name).resolve()} is there already; init writes into a directory without it")
+            raise FileError(
+                f"{(folder / name).resolve()} is there already; init writes into a directory without it"
+            )
     try:
         # copyfile: an installation may be read-only, its copy is the user's own.
         shutil.copytree(root() / "datasets", folder / "datasets", copy_function=shutil.copyfile)
         shutil.copyfile(root() / "experiments.toml", folder / "experiments.toml")
     except OSError as error:
-        raise ConfigError(f"{folder.resolve()}: cannot be written: {error.strerror or error}") from None
+        raise FileError(
+            f"{folder.resolve()}: cannot be written: {error.strerror or error}"
+        ) from None
     return [folder / "experiments.toml", folder / "datasets"]

@@ -1,4 +1,5 @@
-"""From results to words, JSON and the report's section: forced runs by their labels, natural ones beside them."""
+"""From results to words, JSON and the report's section: forced runs by their labels, natural ones
+beside them."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ def backend(name: str, start: float, slope: float, *, ranks: bool, repeats: int 
         for r in range(1, repeats + 1)
         for level in LEVELS
     }
-    natural = {"001": result(0.2, start + 1, 1.1 if ranks else None), "002": result(0.9, 99.0, None)}
+    natural = {
+        "001": result(0.2, start + 1, 1.1 if ranks else None),
+        "002": result(0.9, 99.0, None),
+    }
     return Results(name, natural, {}, {}, forced)
 
 
@@ -69,9 +73,18 @@ class TestFindings:
         told = "\n".join(dose_findings.find(groups).headlines)
         assert "forced routing, hot-rank: all2all TPOT rises with imposed skew: +0.39" in told
         assert "forced routing, hot-rank: baseline TPOT: no effect of imposed skew is seen" in told
-        assert "forced routing, hot-rank: all2all TPOT beats baseline's up to a recorded CV of 0.5" in told
-        assert "forced routing, spread: all2all TPOT beats baseline's at 4 of 4 levels, and at none" in told
-        assert "forced routing, hot-rank against spread: all2all TPOT is higher at the same doses: +3" in told
+        assert (
+            "forced routing, hot-rank: all2all TPOT beats baseline's up to a recorded CV of 0.5"
+            in told
+        )
+        assert (
+            "forced routing, spread: all2all TPOT beats baseline's at 4 of 4 levels, and at none"
+            in told
+        )
+        assert (
+            "forced routing, hot-rank against spread: all2all TPOT is higher at the same doses: +3"
+            in told
+        )
         assert "a control" in told
         assert all(line.startswith("forced routing, ") for line in told.splitlines())
 
@@ -82,15 +95,23 @@ class TestFindings:
                 run
                 for backend in ("baseline", "all2all")
                 for pattern in ("hot-rank", "spread")
-                for run in dosed.runs(lambda _: 10.0, backend=backend, pattern=pattern, noise=1.0, seed=seed)
+                for run in dosed.runs(
+                    lambda _: 10.0, backend=backend, pattern=pattern, noise=1.0, seed=seed
+                )
             ]
             found = dose_findings.of_runs(made)
-            told.append(any(c.is_seen for c in found.curves) or " is higher" in "".join(found.sentences))
+            told.append(
+                any(c.is_seen for c in found.curves) or " is higher" in "".join(found.sentences)
+            )
         assert sum(told) <= 5  # 5 % of 40, and chance
 
-    def test_natural_runs_are_a_reference_of_the_same_data_sets_and_in_no_fit(self, groups: list[Results]) -> None:
+    def test_natural_runs_are_a_reference_of_the_same_datasets_and_in_no_fit(
+        self, groups: list[Results]
+    ) -> None:
         found = dose_findings.find(groups)
-        (at,) = (n.at for n in found.natural if (n.backend, n.metric) == ("all2all", "mean_tpot_ms"))
+        (at,) = (
+            n.at for n in found.natural if (n.backend, n.metric) == ("all2all", "mean_tpot_ms")
+        )
         assert (at.cv, at.value.value, at.value.interval, at.n) == (0.2, 11.0, None, 1)
         without = [Results(g.name, {}, {}, {}, g.forced) for g in groups]
         assert dose_findings.find(without).curves == found.curves
@@ -104,7 +125,13 @@ class TestFindings:
 
     def test_rotating_heat_is_told_by_the_steps_excess(self) -> None:
         label = "001~rotating~1"
-        rotated = Results("all2all", {}, {}, {}, {label: result(0.02, 10.0, 1.5), "001~rotating~0": result(0.0, 9, 1)})
+        rotated = Results(
+            "all2all",
+            {},
+            {},
+            {},
+            {label: result(0.02, 10.0, 1.5), "001~rotating~0": result(0.0, 9, 1)},
+        )
         by_level = {run.level: run.cv for run in dose_findings.runs_of(rotated)}
         assert by_level == {1.0: pytest.approx(0.03), 0.0: 0.0}
 
@@ -115,22 +142,34 @@ class TestFindings:
         left_out = dose_findings.find([Results("all2all", {}, {}, {}, forced)]).left_out
         assert left_out == {
             "all2all/001~hot-rank~0.5": "no CV of its load was recorded",
-            "all2all/002~spread~0.5": "its data set lacks a level of spread",
+            "all2all/002~spread~0.5": "its dataset lacks a level of spread",
         }
 
     def test_they_are_kept_as_json(self, groups: list[Results]) -> None:
         found = dose_findings.find(groups)
-        assert msgspec.json.decode(msgspec.json.encode(found), type=dose_findings.DoseFindings) == found
+        assert (
+            msgspec.json.decode(msgspec.json.encode(found), type=dose_findings.DoseFindings)
+            == found
+        )
 
 
 class TestReportSection:
-    def test_it_says_forced_routing_and_shows_every_dose(self, groups: list[Results], tmp_path: Path) -> None:
+    def test_it_says_forced_routing_and_shows_every_dose(
+        self, groups: list[Results], tmp_path: Path
+    ) -> None:
         text = document.markdown(forced_report.parts(dose_findings.find(groups), tmp_path, "test"))
         assert text.startswith("## What imposed skew costs (forced routing)")
         assert "The text that such runs generate means nothing." in text
-        rows = [line for line in text.splitlines() if line.startswith(("| hot-rank | all2all | ", "| natural |"))]
+        rows = [
+            line
+            for line in text.splitlines()
+            if line.startswith(("| hot-rank | all2all | ", "| natural |"))
+        ]
         assert sum("| natural |" in row for row in rows) == 2
-        assert any(row.startswith("| hot-rank | all2all | 1.5 | 1.520 | 2.50 | 3 | 16.01 [") for row in rows)
+        assert any(
+            row.startswith("| hot-rank | all2all | 1.5 | 1.520 | 2.50 | 3 | 16.01 [")
+            for row in rows
+        )
         assert "| hot-rank | TPOT (less) | all2all | baseline | loses above | 0.5" in text
 
     def test_nothing_forced_says_nothing(self, groups: list[Results], tmp_path: Path) -> None:
@@ -141,8 +180,13 @@ class TestReportSection:
     def test_one_repeat_is_shown_without_intervals(self, tmp_path: Path) -> None:
         found = dose_findings.find([backend("all2all", 10, 4, ranks=True, repeats=1)])
         text = document.markdown(forced_report.parts(found, tmp_path, "test"))
-        assert "too few runs to say: 1 data set at 4 levels need 3 repeats of each, or 8 data sets" in text
-        assert "[" not in next(line for line in text.splitlines() if line.startswith("| hot-rank | all2all | 1.5"))
+        assert (
+            "too few runs to say: 1 dataset at 4 levels need 3 repeats of each, or 8 datasets"
+            in text
+        )
+        assert "[" not in next(
+            line for line in text.splitlines() if line.startswith("| hot-rank | all2all | 1.5")
+        )
 
     def test_the_table_of_a_batch_fits_its_columns(self, groups: list[Results]) -> None:
         lines = forced_report.table(dose_findings.find(groups)).splitlines()
@@ -155,7 +199,17 @@ class TestWholeWay:
     def test_a_dosed_batch_and_its_report(self, tmp_path: Path) -> None:
         place = Place(tmp_path, repeats=3)
         done = place.gatescope(
-            *("--batch", "--only", "001", "--out", "made", "--dose", "0,0.5,1", "--pattern", "hot-rank")
+            *(
+                "--batch",
+                "--only",
+                "001",
+                "--out",
+                "made",
+                "--dose",
+                "0,0.5,1",
+                "--pattern",
+                "hot-rank",
+            )
         )
         assert done.returncode == 0, done.stderr
         assert "forced routing: means of each dose" in done.stderr
@@ -166,7 +220,9 @@ class TestWholeWay:
             assert [level["n"] for level in curve["levels"]] == [3, 3, 3]
             assert curve["levels"][2]["cv"] == pytest.approx(1, abs=0.2)
             assert curve["per_cv"]["interval"] is not None
-        steps = {c["backend"]: c["levels"] for c in kept["curves"] if c["metric"] == "decode_step_ms"}
+        steps = {
+            c["backend"]: c["levels"] for c in kept["curves"] if c["metric"] == "decode_step_ms"
+        }
         assert all(level["value"]["value"] > 0 for levels in steps.values() for level in levels)
         assert steps["all2all"][2]["rank"] > steps["all2all"][0]["rank"]
         assert steps["baseline"][2]["rank"] is None
@@ -174,4 +230,7 @@ class TestWholeWay:
         assert place.gatescope("report", "made").returncode == 0
         text = (place.made / "report.md").read_text()
         assert "## What imposed skew costs (forced routing)" in text
-        assert "![forced routing: median decode step against imposed skew](graphs/decode_step_ms-forced-cv.png)" in text
+        assert (
+            "![forced routing: median decode step against imposed skew](graphs/decode_step_ms-forced-cv.png)"
+            in text
+        )

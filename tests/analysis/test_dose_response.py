@@ -1,4 +1,5 @@
-"""Dose-response curves: hand-worked figures, planted slopes and how often the intervals hold them, what n supports."""
+"""Dose-response curves: hand-worked figures, planted slopes and how often the intervals hold them,
+what n supports."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ def curve(made: list[DoseRun]) -> Curve:
 
 
 def of_values(values: dict[float, list[float]], **fields: float) -> list[DoseRun]:
-    """One data set, with these values at each level."""
+    """One dataset, with these values at each level."""
     return [
         DoseRun(
             backend="all2all",
@@ -53,20 +54,29 @@ class TestByHand:
 
     def test_interval_of_a_level_is_students_over_the_pooled_spread(self) -> None:
         made = runs(lambda cv: 10 + cv, levels=(0.0, 1.0, 2.0), repeats=6, noise=1.0, seed=1)
-        spread = np.mean([np.var([r.values[TPOT] for r in made if r.level == v], ddof=1) for v in (0.0, 1.0, 2.0)])
+        spread = np.mean(
+            [
+                np.var([r.values[TPOT] for r in made if r.level == v], ddof=1)
+                for v in (0.0, 1.0, 2.0)
+            ]
+        )
         half = bootstrap.t_quantile(15) * np.sqrt(spread / 6)
         for level in curve(made).levels:
             low, high = level.value.interval or (0.0, 0.0)
             assert (high - low) / 2 == pytest.approx(half, rel=0.06)
             assert (high + low) / 2 == pytest.approx(level.value.value, abs=0.1)
 
-    def test_data_sets_that_lack_a_level_do_not_count(self) -> None:
-        made = [r for r in runs(lambda cv: 10 + cv, datasets=3) if not (r.dataset == "001" and r.level == 1.5)]
+    def test_datasets_that_lack_a_level_do_not_count(self) -> None:
+        made = [
+            r
+            for r in runs(lambda cv: 10 + cv, datasets=3)
+            if not (r.dataset == "001" and r.level == 1.5)
+        ]
         found = curve(made)
         assert found.datasets == 2
         assert [level.n for level in found.levels] == [6] * len(LEVELS)
 
-    def test_repeats_count_within_their_data_set(self) -> None:
+    def test_repeats_count_within_their_dataset(self) -> None:
         more = [r for r in runs(lambda _: 40.0, datasets=2, repeats=9) if r.dataset == "001"]
         found = curve([*(r for r in runs(lambda _: 20.0, datasets=2) if r.dataset == "000"), *more])
         assert [level.value.value for level in found.levels] == [30.0] * len(LEVELS)
@@ -78,7 +88,8 @@ class TestByHand:
 
 class TestPlanted:
     @pytest.mark.parametrize(
-        ("datasets", "repeats", "levels"), [(1, 3, LEVELS), (2, 2, (0.0, 0.5, 1.0)), (10, 1, LEVELS)]
+        ("datasets", "repeats", "levels"),
+        [(1, 3, LEVELS), (2, 2, (0.0, 0.5, 1.0)), (10, 1, LEVELS)],
     )
     def test_a_slope_lies_in_its_interval_and_none_is_reported_where_there_is_none(
         self, datasets: int, repeats: int, levels: tuple[float, ...]
@@ -100,10 +111,14 @@ class TestPlanted:
         made = runs(lambda cv: 10 + 0.3 * cv, noise=0.3, repeats=5, seed=4)
         at = {level: [r.values[TPOT] for r in made if r.level == level] for level in LEVELS}
         off = np.array(LEVELS) - np.mean(LEVELS)
-        slope = sum(d * np.mean(at[level]) for d, level in zip(off, LEVELS, strict=True)) / (off @ off)
+        slope = sum(d * np.mean(at[level]) for d, level in zip(off, LEVELS, strict=True)) / (
+            off @ off
+        )
         spread = np.mean([np.var(at[level], ddof=1) for level in LEVELS])
         t = slope / np.sqrt(spread / 5 / (off @ off))
-        assert curve(made).p == pytest.approx(2 * stats.t.sf(abs(t), 20), rel=0.25)  # 2 000 resamples: to a few %
+        assert curve(made).p == pytest.approx(
+            2 * stats.t.sf(abs(t), 20), rel=0.25
+        )  # 2 000 resamples: to a few %
 
     def test_the_slope_against_rank_load(self) -> None:
         found = curve(runs(lambda cv: 10 + 4 * cv, noise=0.1, rank=lambda cv: 1 + cv / 2, seed=1))
@@ -114,14 +129,19 @@ class TestPlanted:
     def test_a_curve_that_bends_is_said_to(self) -> None:
         found = curve(runs(lambda cv: 10 + 4 * max(cv - 0.5, 0), noise=0.1))
         assert found.bends
-        assert "TPOT goes with imposed skew, but not along a straight line: over the lowest dose " in found.in_words()
+        assert (
+            "TPOT goes with imposed skew, but not along a straight line: over the lowest dose "
+            in found.in_words()
+        )
         rises = [level.over_lowest for level in found.levels]
         assert rises[0] is None
         for rise, planted in zip(rises[1:], (0, 0, 2, 4), strict=True):
             assert rise is not None
             low, high = rise.interval or (0.0, 0.0)
             assert low <= planted <= high
-        valley = curve(runs(lambda cv: 10 + 4 * abs(cv - 0.65), noise=0.1))  # its mean slope says nothing
+        valley = curve(
+            runs(lambda cv: 10 + 4 * abs(cv - 0.65), noise=0.1)
+        )  # its mean slope says nothing
         assert "no effect" not in valley.in_words()
         assert not curve(runs(lambda cv: 10 + 4 * cv, noise=0.1)).bends
 
@@ -131,7 +151,7 @@ class TestInWords:
         told = curve(runs(lambda cv: 10 + 4 * cv, noise=0.05, seed=1)).in_words()
         assert told.startswith("hot-rank: all2all TPOT rises with imposed skew: +0.4")
         assert "ms per 0.1 of recorded CV" in told
-        assert "(doses 0.00 to 1.50, n = 15 runs of 1 data set)" in told
+        assert "(doses 0.00 to 1.50, n = 15 runs of 1 dataset)" in told
 
     def test_no_effect(self) -> None:
         told = curve(runs(lambda _: 10.0, noise=0.5, seed=1)).in_words()
@@ -143,7 +163,9 @@ class TestWhatNCannotSupport:
     def test_too_few_runs_are_null_and_say_how_many_are_needed(self) -> None:
         found = curve(runs(lambda cv: 10 + cv, repeats=1))
         assert found.per_cv.value is None
-        assert "1 data set at 5 levels need 3 repeats of each, or 8 data sets" in str(found.per_cv.reason)
+        assert "1 dataset at 5 levels need 3 repeats of each, or 8 datasets" in str(
+            found.per_cv.reason
+        )
         assert [level.value.value for level in found.levels] == [10.0, 10.25, 10.5, 11.0, 11.5]
         assert all(level.value.interval is None for level in found.levels)
 
@@ -151,10 +173,15 @@ class TestWhatNCannotSupport:
     def test_what_it_asks_for_is_enough(self, datasets: int, repeats: int) -> None:
         few = curve(runs(lambda cv: cv, repeats=1, datasets=datasets))
         assert f"need {repeats} repeats of each" in str(few.per_cv.reason)
-        assert curve(runs(lambda cv: cv, repeats=repeats, datasets=datasets)).per_cv.value is not None
+        assert (
+            curve(runs(lambda cv: cv, repeats=repeats, datasets=datasets)).per_cv.value is not None
+        )
 
     def test_one_level_and_no_skew_give_no_slope(self) -> None:
-        assert curve(runs(lambda _: 1.0, levels=(0.5,), repeats=9)).per_cv.reason == "one level gives no slope"
+        assert (
+            curve(runs(lambda _: 1.0, levels=(0.5,), repeats=9)).per_cv.reason
+            == "one level gives no slope"
+        )
         same = curve([r for v in (0.0, 1.0) for r in of_values({v: [1.0] * 9}, cv=0.3)])
         assert same.per_cv.reason == "recorded CV varies by less than 0.1 over the levels"
 

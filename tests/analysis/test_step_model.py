@@ -11,7 +11,8 @@ from core.analysis import step_model, step_sample
 
 
 def decode_log(folder: Path, cost_us: float, seed: int = 0) -> step_sample.StepSample:
-    """600 decode steps of 12 runs, 2 ranks: 1000 µs + 5 µs a token + `cost_us` a token of the busiest rank's extra."""
+    """600 decode steps of 12 runs, 2 ranks: 1000 µs + 5 µs a token + `cost_us` a token of the
+    busiest rank's extra."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(8, 33, 600)
     loads = routed(rng, tokens, 2, np.array([2.0, 1, 1, 1]))

@@ -1,4 +1,5 @@
-"""Each failure was provoked on vLLM 0.30 for CPUs, but those of GPUs; the lines are cut to what counts."""
+"""Each failure was provoked on vLLM 0.30 for CPUs, but those of GPUs; the lines are cut to what
+counts."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ ECHO = (
     API
     + "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
 )
-HUB_FRAME = API + '  File "/env/site-packages/huggingface_hub/utils/_validators.py", line 89, in _inner_fn'
+HUB_FRAME = (
+    API + '  File "/env/site-packages/huggingface_hub/utils/_validators.py", line 89, in _inner_fn'
+)
 
 DEATHS = {
     "a flag that it does not know": (
@@ -23,7 +26,10 @@ DEATHS = {
         "the server does not know --no-such-flag --nor-this 1; see extra_args",
     ),
     "a value that it does not know": (
-        [USAGE, "api_server.py: error: argument --dtype: invalid choice: 'bfloat61' (choose from 'auto', 'bfloat16')"],
+        [
+            USAGE,
+            "api_server.py: error: argument --dtype: invalid choice: 'bfloat61' (choose from 'auto', 'bfloat16')",
+        ],
         "the server knows no --dtype bfloat61; it has 'auto', 'bfloat16'",
     ),
     "a value of the wrong kind": (
@@ -36,7 +42,8 @@ DEATHS = {
             WORKER
             + "ValueError: Unquantized MoE backend TRITON does not support the deployment configuration since kernel"
             " does not support current device cpu.",
-            CORE + "Exception: WorkerProc initialization failed due to an exception in a background process.",
+            CORE
+            + "Exception: WorkerProc initialization failed due to an exception in a background process.",
             ECHO,
         ],
         "the MoE kernel TRITON cannot run here: kernel does not support current device cpu; choose another moe_backend",
@@ -44,7 +51,8 @@ DEATHS = {
     "a context longer than the model's": (
         [
             PYDANTIC,
-            API + "  Value error, User-specified max_model_len (20480) is greater than the derived max_model_len"
+            API
+            + "  Value error, User-specified max_model_len (20480) is greater than the derived max_model_len"
             " (max_position_embeddings=2048.0 or model_max_length=None in model's config.json). To allow overriding …",
             API + "    For further information visit …",
         ],
@@ -73,7 +81,8 @@ DEATHS = {
     ),
     "no tokenizer": (
         [
-            API + '  File "/env/site-packages/transformers/tokenization_utils_tokenizers.py", line 422, in __init__',
+            API
+            + '  File "/env/site-packages/transformers/tokenization_utils_tokenizers.py", line 422, in __init__',
             API + "    raise ValueError(",
             API + "ValueError: Couldn't instantiate the backend tokenizer from one of: ",
             API + "(1) a `tokenizers` library serialization file, ",
@@ -82,20 +91,26 @@ DEATHS = {
     ),
     "a tokenizer that is none": (
         [
-            API + '  File "/env/site-packages/transformers/tokenization_utils_base.py", line 1948, in _from_pretrained',
+            API
+            + '  File "/env/site-packages/transformers/tokenization_utils_base.py", line 1948, in _from_pretrained',
             API + '    added_tokens = tokenizer_file_handle.pop("added_tokens")',
             API + "KeyError: 'added_tokens'",
         ],
         "the model's tokenizer cannot be loaded: KeyError: 'added_tokens'",
     ),
     "a folder without config.json": (
-        [PYDANTIC, API + "  Value error, Invalid repository ID or local directory specified: '/models/tiny'."],
+        [
+            PYDANTIC,
+            API
+            + "  Value error, Invalid repository ID or local directory specified: '/models/tiny'.",
+        ],
         "/models/tiny is no model: id in [model] names a folder with config.json, or a model at the hub",
     ),
     "a folder that is not there": (
         [
             HUB_FRAME,
-            API + "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or"
+            API
+            + "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or"
             " 'namespace/repo_name': '/models/none'. Use `repo_type` argument if needed.",
             API + "The above exception was the direct cause of the following exception:",
         ],
@@ -113,7 +128,8 @@ DEATHS = {
     "a kind of model that transformers does not know": (
         [
             PYDANTIC,
-            API + "  Value error, The checkpoint you are trying to load has model type `nope` but Transformers does not"
+            API
+            + "  Value error, The checkpoint you are trying to load has model type `nope` but Transformers does not"
             " recognize this architecture. This could be because of an issue with the checkpoint.",
         ],
         "this environment's transformers knows no models of type nope; a newer one may",
@@ -121,24 +137,35 @@ DEATHS = {
     "a layout that does not divide the model": (
         [
             PYDANTIC,
-            API + "  Value error, Total number of attention heads (8) must be divisible by tensor parallel size (3)."
+            API
+            + "  Value error, Total number of attention heads (8) must be divisible by tensor parallel size (3)."
             " [type=value_error, input_value=ArgsKwargs((), {}), input_type=ArgsKwargs]",
         ],
         "tensor_parallel = 3 does not divide the model's 8 attention heads",
     ),
     "another objection of a config class": (
-        [PYDANTIC, API + "  Value error, This and that. [type=value_error, input_value=ArgsKwargs((), {'a': 1})]"],
+        [
+            PYDANTIC,
+            API
+            + "  Value error, This and that. [type=value_error, input_value=ArgsKwargs((), {'a': 1})]",
+        ],
         "This and that.",
     ),
     "ranks without NUMA nodes": (
-        [WORKER + "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers.", ECHO],
+        [
+            WORKER
+            + "AssertionError: Not enough allowed NUMA nodes to bind threads of 2 local CPUWorkers.",
+            ECHO,
+        ],
         'there is no NUMA node for each rank; give each its cores: env = { VLLM_CPU_OMP_THREADS_BIND = "0|1" }',
     ),
     "a GPU that is full": (
         [
             WORKER + "Traceback (most recent call last):",
-            WORKER + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total …",
-            CORE + "Exception: WorkerProc initialization failed due to an exception in a background process.",
+            WORKER
+            + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total …",
+            CORE
+            + "Exception: WorkerProc initialization failed due to an exception in a background process.",
             ECHO,
         ],
         "CUDA out of memory (2.00 GiB more were wanted); lower max_num_batched_tokens, or use more ranks",
@@ -149,7 +176,8 @@ DEATHS = {
     ),
     "a GPU that another process holds": (
         [
-            CORE + "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is less than desired GPU memory"
+            CORE
+            + "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is less than desired GPU memory"
             " utilization (0.9, 125.8 GiB). Decrease GPU memory utilization or reduce …",
             ECHO,
         ],
@@ -157,29 +185,45 @@ DEATHS = {
     ),
     "no room for the KV cache": (
         [
-            CORE + "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` …",
+            CORE
+            + "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` …",
             ECHO,
         ],
         "no memory is left for the KV cache; raise --gpu-memory-utilization in extra_args, or use more ranks",
     ),
     "more ranks than GPUs": (
-        [API + "  Value error, World size (8) is larger than the number of available GPUs (2) in this node."],
+        [
+            API
+            + "  Value error, World size (8) is larger than the number of available GPUs (2) in this node."
+        ],
         "8 ranks were asked for, and 2 GPUs are here; lower tensor_parallel or data_parallel",
     ),
     "a port in use": (
-        ["ERROR:    [Errno 98] error while attempting to bind: address already in use", "later line"],
+        [
+            "ERROR:    [Errno 98] error while attempting to bind: address already in use",
+            "later line",
+        ],
         "address already in use",
     ),
     "no vLLM in that environment": (
-        ["/usr/bin/python3: Error while finding module", "ModuleNotFoundError: No module named 'vllm'"],
+        [
+            "/usr/bin/python3: Error while finding module",
+            "ModuleNotFoundError: No module named 'vllm'",
+        ],
         "ModuleNotFoundError: No module named 'vllm'",
     ),
     "a handled failure before the known one": (
-        ["ImportError: no flash attention here", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB"],
+        [
+            "ImportError: no flash attention here",
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB",
+        ],
         "CUDA out of memory (1 GiB more were wanted); lower max_num_batched_tokens, or use more ranks",
     ),
     "a warning that speaks of what could go wrong": (
-        ["WARNING 11-24 [utils.py:299] This can cause errors such as CUDA out of memory", "ValueError: something else"],
+        [
+            "WARNING 11-24 [utils.py:299] This can cause errors such as CUDA out of memory",
+            "ValueError: something else",
+        ],
         "ValueError: something else",
     ),
     "nothing that looks like a failure": (["Loading weights", "Killed"], "Killed"),

@@ -20,10 +20,10 @@ import pytest
 from core.backends import gpus, ports, supervise
 from core.backends import server as servers
 from core.backends.server import Server, ServerError
-from core.experiment.config import ConfigError
+from core.errors import BackendError
 
-# Starts a child in a session of its own, and writes both pids. With a second argument the child ignores SIGTERM, as a
-# hung worker does.
+# Starts a child in a session of its own, and writes both pids. With a second argument the child
+# ignores SIGTERM, as a hung worker does.
 TREE = """
 import subprocess, sys, time
 child = '''
@@ -97,7 +97,11 @@ def pids_of(file: Path) -> list[int]:
 
 def supervisors(mark: str) -> list[int]:
     """Pids of a server's supervisor and of its watcher, from a mark."""
-    return [p.pid for p in supervise.marked(mark) if any(supervise.__file__ in word for word in p.cmdline())]
+    return [
+        p.pid
+        for p in supervise.marked(mark)
+        if any(supervise.__file__ in word for word in p.cmdline())
+    ]
 
 
 def is_alive(pid: int) -> bool:
@@ -120,9 +124,15 @@ def test_ready_after_its_phases(healthy: Server) -> None:
     assert phases == ["loading weights", "capturing graphs"]
 
 
-def test_what_a_server_writes_just_before_it_is_ready_is_told_too(tmp_path: Path, port: int) -> None:
-    late = HEALTHY.replace("self.send_response", "print('Capturing CUDA graphs: 50%', flush=True); self.send_response")
-    server = start(tmp_path, port, late.replace("Capturing CUDA graphs: 100%", "still loading"), str(port))
+def test_what_a_server_writes_just_before_it_is_ready_is_told_too(
+    tmp_path: Path, port: int
+) -> None:
+    late = HEALTHY.replace(
+        "self.send_response", "print('Capturing CUDA graphs: 50%', flush=True); self.send_response"
+    )
+    server = start(
+        tmp_path, port, late.replace("Capturing CUDA graphs: 100%", "still loading"), str(port)
+    )
     phases: list[str] = []
     try:
         asyncio.run(server.wait_ready(30.0, phases.append))
@@ -133,14 +143,20 @@ def test_what_a_server_writes_just_before_it_is_ready_is_told_too(tmp_path: Path
 
 def test_a_server_that_dies_says_why(tmp_path: Path, port: int) -> None:
     server = start(tmp_path, port, "print('step 1'); raise OSError('no weights here')")
-    with pytest.raises(ServerError, match=r"tiny exited with code 1 after .* s: OSError: no weights here") as failure:
+    with pytest.raises(
+        ServerError, match=r"tiny exited with code 1 after .* s: OSError: no weights here"
+    ) as failure:
         asyncio.run(server.wait_ready(30.0))
     server.stop()
     assert failure.value.log_tail[0] == "step 1"
 
 
 def test_a_server_that_is_not_ready_in_time_says_how_far_it_came(tmp_path: Path, port: int) -> None:
-    server = start(tmp_path, port, "print('Starting to load model m', flush=True); import time; time.sleep(600)")
+    server = start(
+        tmp_path,
+        port,
+        "print('Starting to load model m', flush=True); import time; time.sleep(600)",
+    )
     try:
         with pytest.raises(ServerError, match=r"not ready after 1 s .* last seen loading weights"):
             asyncio.run(server.wait_ready(1.0))
@@ -149,7 +165,9 @@ def test_a_server_that_is_not_ready_in_time_says_how_far_it_came(tmp_path: Path,
     assert server.has_ended
 
 
-def test_a_start_that_builds_kernels_says_so(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_builds_kernels_says_so(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Told(Exception):
         pass
 
@@ -158,7 +176,9 @@ def test_a_start_that_builds_kernels_says_so(tmp_path: Path, port: int, monkeypa
 
     monkeypatch.setattr(servers, "BUILD_POLL_S", 0.1)
     compiler = str(shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "nvcc"))
-    server = start(tmp_path, port, "import subprocess, sys; subprocess.run([sys.argv[1], '600'])", compiler)
+    server = start(
+        tmp_path, port, "import subprocess, sys; subprocess.run([sys.argv[1], '600'])", compiler
+    )
     try:
         with pytest.raises(Told, match="building CUDA kernels"):
             asyncio.run(server.wait_ready(60.0, tell))
@@ -166,11 +186,15 @@ def test_a_start_that_builds_kernels_says_so(tmp_path: Path, port: int, monkeypa
         server.stop()
 
 
-def test_tritons_own_compiler_is_no_build(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tritons_own_compiler_is_no_build(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     monkeypatch.setattr(servers, "BUILD_POLL_S", 0.1)
     compiler = str(shutil.copy(shutil.which("sleep") or "sleep", tmp_path / "ptxas"))
-    server = start(tmp_path, port, "import subprocess, sys; subprocess.run([sys.argv[1], '600'])", compiler)
+    server = start(
+        tmp_path, port, "import subprocess, sys; subprocess.run([sys.argv[1], '600'])", compiler
+    )
     try:
         with pytest.raises(ServerError, match="not ready"):
             asyncio.run(server.wait_ready(1.0, told.append))
@@ -203,11 +227,22 @@ def test_the_tree_goes_when_we_are_killed(tmp_path: Path, killed: str) -> None:
     """What then is left to nobody is ended when the run directory is resumed: see test_stopping."""
     root, mark = str(Path(__file__).parents[2]), f"{tmp_path}."
     ours = subprocess.Popen(
-        [sys.executable, "-c", OURS, root, TREE, str(tmp_path / "pids"), str(tmp_path / "log"), mark]
+        [
+            sys.executable,
+            "-c",
+            OURS,
+            root,
+            TREE,
+            str(tmp_path / "pids"),
+            str(tmp_path / "log"),
+            mark,
+        ]
     )
     server, worker = pids_of(tmp_path / "pids")
     supervisor, watcher = supervisors(mark)
-    last = [supervisor, watcher][: ["gatescope", "its supervisor too", "both and the watcher"].index(killed)]
+    last = [supervisor, watcher][
+        : ["gatescope", "its supervisor too", "both and the watcher"].index(killed)
+    ]
     for pid in [ours.pid, *last]:
         os.kill(pid, signal.SIGSTOP)  # so that they die as one
     for pid in [ours.pid, *last]:
@@ -226,13 +261,17 @@ def test_a_killed_supervisor_is_named_and_what_it_left_is_ended(tmp_path: Path, 
     pids = pids_of(tmp_path / "pids")
     for pid in supervisors(server.mark):
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(ServerError, match=r"^the supervisor of server tiny was killed by SIGKILL after"):
+    with pytest.raises(
+        ServerError, match=r"^the supervisor of server tiny was killed by SIGKILL after"
+    ):
         asyncio.run(server.wait_ready(30.0))
     assert server.stop() == []
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-def test_a_process_that_writes_over_its_environment_keeps_its_mark(tmp_path: Path, port: int) -> None:
+def test_a_process_that_writes_over_its_environment_keeps_its_mark(
+    tmp_path: Path, port: int
+) -> None:
     """setproctitle does, and vLLM calls it; SPT_NOENV stops it."""
     code = "import os; assert os.environ['SPT_NOENV'] == '1'; import time; print('checked', flush=True); time.sleep(9)"
     server = start(tmp_path, port, code)
@@ -250,11 +289,15 @@ class TestPort:
     def test_a_taken_port_names_its_owner(self, healthy: Server) -> None:
         asyncio.run(healthy.wait_ready(30.0))
         found = r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*; choose another port"
-        with pytest.raises(ConfigError, match=found.format(healthy.port)):
+        with pytest.raises(BackendError, match=found.format(healthy.port)):
             ports.check("b", healthy.port)
 
-    @pytest.mark.parametrize("other", [HEALTHY, SILENT], ids=["a server in good health", "no HTTP server"])
-    def test_another_process_on_the_port_ends_the_start_at_once(self, tmp_path: Path, port: int, other: str) -> None:
+    @pytest.mark.parametrize(
+        "other", [HEALTHY, SILENT], ids=["a server in good health", "no HTTP server"]
+    )
+    def test_another_process_on_the_port_ends_the_start_at_once(
+        self, tmp_path: Path, port: int, other: str
+    ) -> None:
         foreign = subprocess.Popen([sys.executable, "-c", other, str(port)], stdout=subprocess.PIPE)
         try:
             assert foreign.stdout
@@ -268,7 +311,9 @@ class TestPort:
             foreign.kill()
             foreign.communicate()
 
-    def test_a_listener_on_all_addresses_is_passed_over_where_ours_is_nearer(self, healthy: Server) -> None:
+    def test_a_listener_on_all_addresses_is_passed_over_where_ours_is_nearer(
+        self, healthy: Server
+    ) -> None:
         asyncio.run(healthy.wait_ready(30.0))
         assert ports.foreigner(healthy.port, [p.pid for p in supervise.marked(healthy.mark)]) == ""
         assert f"process {os.getpid()} (" not in ports.foreigner(healthy.port, [])
@@ -279,7 +324,9 @@ class TestPort:
             mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             mine.bind(("127.0.0.1", port))
             mine.listen()
-            other = subprocess.Popen([sys.executable, "-c", SHARING, str(port)], stdout=subprocess.PIPE)
+            other = subprocess.Popen(
+                [sys.executable, "-c", SHARING, str(port)], stdout=subprocess.PIPE
+            )
             assert other.stdout
             other.stdout.readline()
             try:
@@ -289,11 +336,18 @@ class TestPort:
                 other.kill()
                 other.communicate()
 
-    def test_a_server_that_finds_its_port_taken_says_by_whom(self, tmp_path: Path, healthy: Server) -> None:
+    def test_a_server_that_finds_its_port_taken_says_by_whom(
+        self, tmp_path: Path, healthy: Server
+    ) -> None:
         asyncio.run(healthy.wait_ready(30.0))
         code = "raise OSError('[Errno 98] error while attempting to bind: address already in use')"
         late = servers.start(
-            "late", [sys.executable, "-c", code], port=healthy.port, api_key="k", log=tmp_path / "late.log", env={}
+            "late",
+            [sys.executable, "-c", code],
+            port=healthy.port,
+            api_key="k",
+            log=tmp_path / "late.log",
+            env={},
         )
         late.process.wait(30)
         assert f"address already in use: port {healthy.port} is held by process" in late.death()
@@ -339,9 +393,13 @@ esac
         before = gpus.seen()
         used.unlink()
         (told,) = gpus.wait_free(before, timeout_s=0.0)
-        assert told.startswith("nvidia-smi shows 0 GPUs of 1 that were there before the server started")
+        assert told.startswith(
+            "nvidia-smi shows 0 GPUs of 1 that were there before the server started"
+        )
 
-    def test_is_seen_free_before_a_stop_returns(self, tmp_path: Path, used: Path, port: int) -> None:
+    def test_is_seen_free_before_a_stop_returns(
+        self, tmp_path: Path, used: Path, port: int
+    ) -> None:
         """The fake server takes 90000 MiB; the driver has them back a moment after its end."""
         taking = f"open({str(used)!r}, 'w').write('90500'); import time; time.sleep(600)"
         server = start(tmp_path, port, taking)
@@ -354,7 +412,9 @@ esac
         assert used.read_text() == "500"
         slow_driver.join()
 
-    def test_of_a_machine_without_gpus_is_not_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_a_machine_without_gpus_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         assert gpus.seen() == []
         assert gpus.wait_free([]) == []

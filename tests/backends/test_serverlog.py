@@ -11,12 +11,18 @@ def test_lines_of_an_earlier_start_are_not_taken(tmp_path: Path) -> None:
     start = log.stat().st_size
     with open(log, "a") as more:
         more.write("OSError: of this start\n")
-    assert list(serverlog.lines(log, start)) == serverlog.tail(log, start) == ["OSError: of this start"]
+    assert (
+        list(serverlog.lines(log, start))
+        == serverlog.tail(log, start)
+        == ["OSError: of this start"]
+    )
 
 
 def test_phases_are_told_once_as_the_log_grows(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
-    log.write_text("INFO 11-24 13:00:00 [gpu_model_runner.py:3] Starting to load model tiny...\nLoading safet")
+    log.write_text(
+        "INFO 11-24 13:00:00 [gpu_model_runner.py:3] Starting to load model tiny...\nLoading safet"
+    )
     phases = serverlog.PhaseFollower(log)
     assert list(phases.read()) == ["loading weights"]
     with open(log, "a") as more:
@@ -24,6 +30,8 @@ def test_phases_are_told_once_as_the_log_grows(tmp_path: Path) -> None:
         more.write("Capturing CUDA graphs (decode, FULL):  50%|##\rCapturing CUDA gra")
     assert list(phases.read()) == ["compiling", "capturing graphs"]
     with open(log, "a") as more:
-        more.write("phs: 100%\nGraph capturing finished in 9 secs\ninit engine (profile, create kv cache) took 3 s\n")
+        more.write(
+            "phs: 100%\nGraph capturing finished in 9 secs\ninit engine (profile, create kv cache) took 3 s\n"
+        )
     assert list(phases.read()) == ["warming up", "starting the API server"]
     assert list(phases.read()) == []

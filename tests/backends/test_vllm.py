@@ -9,7 +9,8 @@ import pytest
 from core.backends import choice, gpus, vllm
 from core.backends.gpus import Gpu
 from core.backends.vllm import Installed
-from core.experiment.config import Backend, ConfigError, Model
+from core.errors import BackendError, ConfigError
+from core.experiment.config import Backend, Model
 
 GPU = Gpu("H200", 0, 143771)
 MODEL = Model(id="mistralai/Mixtral-8x7B-v0.1", load_format="dummy")
@@ -24,8 +25,23 @@ ALL2ALL = Backend(
 )
 COMMON = [
     *("--host", "127.0.0.1", "--port", "8001"),
-    *("--served-model-name", "mistralai/Mixtral-8x7B-v0.1", "--load-format", "dummy", "--max-model-len", "4096"),
-    *("--max-num-seqs", "32", "--max-num-batched-tokens", "8192", "--seed", "7", "--no-enable-prefix-caching"),
+    *(
+        "--served-model-name",
+        "mistralai/Mixtral-8x7B-v0.1",
+        "--load-format",
+        "dummy",
+        "--max-model-len",
+        "4096",
+    ),
+    *(
+        "--max-num-seqs",
+        "32",
+        "--max-num-batched-tokens",
+        "8192",
+        "--seed",
+        "7",
+        "--no-enable-prefix-caching",
+    ),
 ]
 
 
@@ -45,7 +61,13 @@ def tail(backend: Backend, version: str) -> str:
 
 class TestCommandLine:
     def test_baseline(self) -> None:
-        assert arguments(BASELINE, "0.25.1") == [*COMMON, "--tensor-parallel-size", "4", "--moe-backend", "triton"]
+        assert arguments(BASELINE, "0.25.1") == [
+            *COMMON,
+            "--tensor-parallel-size",
+            "4",
+            "--moe-backend",
+            "triton",
+        ]
 
     @pytest.mark.parametrize("version", ["0.20.2", "0.25.1", "0.30.0", "0.32.0"])
     def test_all2all_names_both_backends(self, version: str) -> None:
@@ -62,17 +84,24 @@ class TestCommandLine:
         )
         env = vllm.environment(ALL2ALL, None, installed(version), {})
         assert env["VLLM_USE_FLASHINFER_MOE_FP16"] == "1"
-        assert "VLLM_USE_FLASHINFER_MOE_FP16" not in vllm.environment(ALL2ALL, None, Installed("p", "0.25.1"), {})
+        assert "VLLM_USE_FLASHINFER_MOE_FP16" not in vllm.environment(
+            ALL2ALL, None, Installed("p", "0.25.1"), {}
+        )
 
     def test_before_the_flag_triton_is_the_default(self) -> None:
         assert tail(BASELINE, "0.15.1") == "--tensor-parallel-size 4"
 
     def test_a_kernel_that_an_old_version_cannot_be_asked_for_is_refused(self) -> None:
         backend = Backend(name="b", moe_backend="deep_gemm")
-        with pytest.raises(ConfigError, match=r"b, moe_backend: vLLM 0\.15\.1 has no --moe-backend .* got 'deep_gemm'"):
+        with pytest.raises(
+            ConfigError,
+            match=r"b, moe_backend: vLLM 0\.15\.1 has no --moe-backend .* got 'deep_gemm'",
+        ):
             arguments(backend, "0.15.1")
 
-    def test_an_empty_kernel_leaves_the_flag_out_and_extra_arguments_come_last_as_they_are(self) -> None:
+    def test_an_empty_kernel_leaves_the_flag_out_and_extra_arguments_come_last_as_they_are(
+        self,
+    ) -> None:
         backend = Backend(
             name="b",
             tensor_parallel=1,
@@ -89,14 +118,18 @@ class TestCommandLine:
 class TestEnvironment:
     def test_the_recorder_is_put_before_what_the_path_had(self) -> None:
         backend = Backend(name="b", env={"PYTHONPATH": "/mine", "VLLM_CPU_KVCACHE_SPACE": "1"})
-        env = vllm.environment(backend, Path("/logs"), Installed("python", "0.25.1"), {"PYTHONPATH": "/theirs"})
+        env = vllm.environment(
+            backend, Path("/logs"), Installed("python", "0.25.1"), {"PYTHONPATH": "/theirs"}
+        )
         assert env["PYTHONPATH"] == f"{vllm.RECORDER}{os.pathsep}/mine"
         assert env["GATESCOPE_GATE_LOGS"] == "/logs"
         assert env["VLLM_CPU_KVCACHE_SPACE"] == "1"
         assert "VLLM_PLUGINS" not in env
 
     def test_a_choice_of_plugins_is_added_to(self) -> None:
-        env = vllm.environment(BASELINE, Path("/logs"), Installed("p", "0.25.1"), {"VLLM_PLUGINS": "lora"})
+        env = vllm.environment(
+            BASELINE, Path("/logs"), Installed("p", "0.25.1"), {"VLLM_PLUGINS": "lora"}
+        )
         assert env["VLLM_PLUGINS"] == "lora,gatescope_recorder"
 
     def test_without_logs_nothing_is_recorded(self) -> None:
@@ -106,23 +139,29 @@ class TestEnvironment:
     def test_the_entry_point_names_a_function_that_is_there(self) -> None:
         from importlib.metadata import distributions
 
-        found = [d for d in distributions(path=[str(vllm.RECORDER)]) if d.name == "gatescope-recorder"]
+        found = [
+            d for d in distributions(path=[str(vllm.RECORDER)]) if d.name == "gatescope-recorder"
+        ]
         (point,) = found[0].entry_points
         assert (point.group, point.name) == ("vllm.general_plugins", vllm.PLUGIN)
-        assert (vllm.RECORDER / f"{point.module.replace('.', '/')}.py").read_text().count(f"def {point.attr}(") == 1
+        assert (vllm.RECORDER / f"{point.module.replace('.', '/')}.py").read_text().count(
+            f"def {point.attr}("
+        ) == 1
 
 
 class TestFinding:
     def test_an_interpreter_without_vllm(self) -> None:
         assert vllm.find(sys.executable) is None
-        with pytest.raises(ConfigError, match="has no vLLM; install it there"):
+        with pytest.raises(BackendError, match="has no vLLM; install it there"):
             vllm.check(BASELINE)
 
     def test_no_such_interpreter(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="no such interpreter"):
+        with pytest.raises(BackendError, match="no such interpreter"):
             vllm.find(str(tmp_path / "python"))
 
-    def test_the_version_is_read_without_importing_vllm(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_version_is_read_without_importing_vllm(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         package = tmp_path / "vllm"
         (package / "entrypoints/openai").mkdir(parents=True)
         (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -131,12 +170,16 @@ class TestFinding:
         (package / "engine").mkdir()
         (package / "engine/arg_utils.py").write_text('add_argument("--all2all-backend")')
         (package / "model_executor/layers/fused_moe/router").mkdir(parents=True)
-        (package / "model_executor/layers/fused_moe/router/base_router.py").write_text("def _compute_routing(")
+        (package / "model_executor/layers/fused_moe/router/base_router.py").write_text(
+            "def _compute_routing("
+        )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         vllm._find.cache_clear()
         found = vllm.find(sys.executable)
         vllm._find.cache_clear()
-        expected = Installed(sys.executable, "0.25.1", has_module=True, has_moe_flag=False, hook="_compute_routing")
+        expected = Installed(
+            sys.executable, "0.25.1", has_module=True, has_moe_flag=False, hook="_compute_routing"
+        )
         assert found == expected
         assert expected.release == (0, 25)
         (package / "engine/arg_utils.py").write_text('moe_group.add_argument("--moe-backend")')
@@ -155,7 +198,14 @@ ENGINE = (
 RECORDS = "INFO [worker.py:61] gatescope recorder: records 32 layers x 8 experts, top-2, dp 0 of 1, pp 0 of 1, hook x\n"
 
 
-def log_of(folder: Path, *lines: str, version: str = "0.25.1", tp: int = 1, dp: int = 1, graphs: str = "NONE") -> Path:
+def log_of(
+    folder: Path,
+    *lines: str,
+    version: str = "0.25.1",
+    tp: int = 1,
+    dp: int = 1,
+    graphs: str = "NONE",
+) -> Path:
     log = folder / "server.log"
     log.write_text(ENGINE.format(version=version, tp=tp, dp=dp, graphs=graphs) + "".join(lines))
     return log
@@ -195,7 +245,13 @@ class TestWhatRan:
         assert vllm.mismatches(ALL2ALL, ran) == []
 
     def test_another_kernel_than_asked_for_is_named(self, tmp_path: Path) -> None:
-        log = log_of(tmp_path, "Using TRITON Unquantized MoE backend out of …\n", RECORDS, dp=4, graphs="FULL")
+        log = log_of(
+            tmp_path,
+            "Using TRITON Unquantized MoE backend out of …\n",
+            RECORDS,
+            dp=4,
+            graphs="FULL",
+        )
         assert vllm.mismatches(ALL2ALL, vllm.ran({"version": "0.25.1"}, log)) == [
             "asked for moe_backend flashinfer_cutlass, ran TRITON",
             "asked for all2all_backend allgather_reducescatter; the server's log names no all2all manager",
@@ -208,7 +264,9 @@ class TestWhatRan:
         (sentence,) = vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log))
         assert sentence.startswith("asked for moe_backend flashinfer_cutlass, ran TRITON")
         with open(log, "a") as more:
-            more.write("INFO [unquantized.py] Enabling FlashInfer CUTLASS MoE for UnquantizedFusedMoEMethod\n")
+            more.write(
+                "INFO [unquantized.py] Enabling FlashInfer CUTLASS MoE for UnquantizedFusedMoEMethod\n"
+            )
         assert vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log)) == []
 
     def test_the_kernels_line_of_015_is_not_taken_for_the_attentions(self, tmp_path: Path) -> None:
@@ -219,14 +277,26 @@ class TestWhatRan:
             version="0.15.1",
         )
         ran = vllm.ran({"version": "0.15.1"}, log)
-        assert (ran["moe_backend"], ran["attention_backend"]) == ("FlashInfer CUTLASS", "FLASH_ATTN")
-        log = log_of(tmp_path, "INFO [unquantized.py:103] Using TRITON backend for Unquantized MoE\n", version="0.15.1")
+        assert (ran["moe_backend"], ran["attention_backend"]) == (
+            "FlashInfer CUTLASS",
+            "FLASH_ATTN",
+        )
+        log = log_of(
+            tmp_path,
+            "INFO [unquantized.py:103] Using TRITON backend for Unquantized MoE\n",
+            version="0.15.1",
+        )
         ran = vllm.ran({"version": "0.15.1"}, log)
         assert (ran["moe_backend"], "attention_backend" in ran) == ("TRITON", False)
 
-    def test_missing_graphs_and_a_router_that_is_not_recorded_are_told(self, tmp_path: Path) -> None:
+    def test_missing_graphs_and_a_router_that_is_not_recorded_are_told(
+        self, tmp_path: Path
+    ) -> None:
         log = log_of(
-            tmp_path, "Using TRITON Unquantized MoE backend\n", RECORDS, "gatescope recorder: disabled: Oops\n"
+            tmp_path,
+            "Using TRITON Unquantized MoE backend\n",
+            RECORDS,
+            "gatescope recorder: disabled: Oops\n",
         )
         backend = Backend(name="b", tensor_parallel=1)
         assert vllm.mismatches(backend, vllm.ran({"version": "0.25.1"}, log)) == [
@@ -237,7 +307,10 @@ class TestWhatRan:
     def test_an_earlier_start_in_the_same_log_is_forgotten(self, tmp_path: Path) -> None:
         log = log_of(tmp_path, "Using TRITON Unquantized MoE backend\n", tp=4)
         with open(log, "a") as more:
-            more.write("non-default args: {}\n" + ENGINE.format(version="0.25.1", tp=2, dp=1, graphs="FULL"))
+            more.write(
+                "non-default args: {}\n"
+                + ENGINE.format(version="0.25.1", tp=2, dp=1, graphs="FULL")
+            )
         ran = vllm.ran({"version": "0.25.1"}, log)
         assert (ran["tensor_parallel_size"], "moe_backend" in ran) == ("2", False)
 
@@ -254,11 +327,15 @@ class TestChoice:
 
     @pytest.fixture
     def _vllm_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(vllm, "find", lambda python: Installed("python", "0.25.1") if python else None)
+        monkeypatch.setattr(
+            vllm, "find", lambda python: Installed("python", "0.25.1") if python else None
+        )
 
     @pytest.mark.usefixtures("_vllm_here")
     def test_auto_takes_vllm_where_it_and_enough_gpus_are(self, here: list[Gpu]) -> None:
-        backends = [Backend(name=n, python="/x", tensor_parallel=size) for n, size in (("a", 2), ("b", 1))]
+        backends = [
+            Backend(name=n, python="/x", tensor_parallel=size) for n, size in (("a", 2), ("b", 1))
+        ]
         assert choice.decide("auto", backends) == "builtin"
         here.append(GPU)
         assert choice.decide("auto", backends) == "builtin"
@@ -273,10 +350,15 @@ class TestChoice:
     @pytest.mark.usefixtures("_vllm_here")
     def test_the_label_names_the_version_and_weights_that_are_none(self) -> None:
         both = [Backend(name="a", python="/x"), Backend(name="b", python="/x")]
-        assert choice.label("builtin", [BASELINE], Model(load_format="dummy")) == "builtin (NumPy, CPU)"
+        assert (
+            choice.label("builtin", [BASELINE], Model(load_format="dummy"))
+            == "builtin (NumPy, CPU)"
+        )
         assert choice.label("vllm", both, Model()) == "vllm 0.25.1"
-        assert choice.label("vllm", both, Model(load_format="dummy")) == "vllm 0.25.1, dummy weights"
-        with pytest.raises(ConfigError, match="has no vLLM"):
+        assert (
+            choice.label("vllm", both, Model(load_format="dummy")) == "vllm 0.25.1, dummy weights"
+        )
+        with pytest.raises(BackendError, match="has no vLLM"):
             choice.label("vllm", [BASELINE], Model())
 
 
@@ -287,17 +369,24 @@ class TestWarmup:
         return Model(id=str(tmp_path), max_model_len=4096)
 
     def test_by_hand(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Steps nearest to 4096 tokens: 16 divides 2 × 4088 and 2 × 4092 − 8. With three idle ranks beside
-        it a prompt of 4093 tokens makes a step of 4096, one of 4089 a step of 4092."""
+        """Steps nearest to 4096 tokens: 16 divides 2 × 4088 and 2 × 4092 − 8. With three idle ranks
+        beside it a prompt of 4093 tokens makes a step of 4096, one of 4089 a step of 4092."""
         monkeypatch.setattr(gpus, "seen", lambda: [GPU])
         assert vllm.warmup_input_lens(BASELINE, mixtral)[-3:] == (4088, 4092, 4095)
         assert vllm.warmup_input_lens(ALL2ALL, mixtral)[-3:] == (4089, 4093, 4095)
 
-    def test_a_step_holds_no_more_than_it_may(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_step_holds_no_more_than_it_may(
+        self, mixtral: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(gpus, "seen", lambda: [GPU])
-        assert vllm.warmup_input_lens(Backend(name="small", max_num_batched_tokens=64), mixtral)[-1] == 64
+        assert (
+            vllm.warmup_input_lens(Backend(name="small", max_num_batched_tokens=64), mixtral)[-1]
+            == 64
+        )
 
-    def test_none_without_a_gpu_or_a_known_model(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_none_without_a_gpu_or_a_known_model(
+        self, mixtral: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(gpus, "seen", lambda: [])
         assert vllm.warmup_input_lens(BASELINE, mixtral) == ()
         monkeypatch.setattr(gpus, "seen", lambda: [GPU])

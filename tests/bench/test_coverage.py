@@ -1,4 +1,5 @@
-"""Intervals hold the truth about as often as they say: the cases of bench/analysis/coverage.py, with fewer repeats."""
+"""Intervals hold the truth about as often as they say: the cases of bench/analysis/coverage.py,
+with fewer repeats."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ def load() -> Any:
 BENCH = Path(__file__).parents[2] / "bench" / "analysis" / "coverage.py"
 CASES = {case.name: case for case in load().CASES}
 REPEATS = 80
-NARROW = {("association, t(3) noise", "pearson"), ("association, t(3) noise", "explained")}  # known, and said
+NARROW = {
+    ("association, t(3) noise", "pearson"),
+    ("association, t(3) noise", "explained"),
+}  # known, and said
 
 
 @pytest.mark.parametrize("name", CASES)

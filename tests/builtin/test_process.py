@@ -34,11 +34,16 @@ def refusal(*options: str) -> tuple[int, str]:
 
 class TestStart:
     def test_help_imports_no_numpy(self) -> None:
-        """The BLAS reads its number of threads when NumPy is imported: the options must come first."""
+        """The BLAS reads its number of threads when NumPy is imported: the options must come
+        first."""
         command = [sys.executable, "-X", "importtime", "-m", "core.builtin.server", "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+        )
         assert "--enable-expert-parallel" in done.stdout
-        imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+        imported = {
+            line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()
+        }
         assert "argparse" in imported
         assert not imported & {"numpy", "starlette", "uvicorn", "httpx"}
 
@@ -47,11 +52,20 @@ class TestStart:
         [
             ("--max-num-seqs 0", "--max-num-seqs must be at least 1"),
             ("--port 70000", "--port must be"),
-            ("--max-num-seqs 8 --max-num-batched-tokens 7", "--max-num-batched-tokens must be at least --max-num-seqs"),
+            (
+                "--max-num-seqs 8 --max-num-batched-tokens 7",
+                "--max-num-batched-tokens must be at least --max-num-seqs",
+            ),
             ("--data-parallel-size 2", "--data-parallel-size needs --enable-expert-parallel"),
             ("--tensor-parallel-size 3", "they must divide the intermediate size, 448"),
-            ("--tensor-parallel-size 16 --enable-expert-parallel", "they must divide the experts, 8"),
-            ("--max-num-seqs 1000000 --max-num-batched-tokens 1000000 --max-model-len 1000000", "lower --max-num-seqs"),
+            (
+                "--tensor-parallel-size 16 --enable-expert-parallel",
+                "they must divide the experts, 8",
+            ),
+            (
+                "--max-num-seqs 1000000 --max-num-batched-tokens 1000000 --max-model-len 1000000",
+                "lower --max-num-seqs",
+            ),
             ("--gate-log /dev/null/x", "File exists: '/dev/null'"),
         ],
     )
@@ -78,15 +92,22 @@ class TestEnd:
                 next(stream)
                 os.killpg(running.process.pid, number)  # to the ranks too, as ctrl-c does
                 *_, last = stream
-            assert (last["error"]["code"], last["error"]["message"]) == (503, "The engine has stopped.")
+            assert (last["error"]["code"], last["error"]["message"]) == (
+                503,
+                "The engine has stopped.",
+            )
             code, said = running.end()
             assert (code, said) == (0, f"{number.name}: stopping\n")
             assert all(is_gone(rank) for rank in ranks)
 
     def test_a_client_that_leaves_in_the_middle_of_its_request_leaves_no_trace(self) -> None:
         with server() as running:
-            with socket.create_connection((running.client.base_url.host, running.client.base_url.port or 0)) as half:
-                head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+            with socket.create_connection(
+                (running.client.base_url.host, running.client.base_url.port or 0)
+            ) as half:
+                head = (
+                    f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+                )
                 half.sendall(f'{head}Content-Length: 99\r\n\r\n{{"prompt": "a'.encode())
             assert running.post(prompt="a", max_tokens=1).status_code == 200
             running.process.terminate()
@@ -118,4 +139,7 @@ class TestEnd:
 
     def assert_dead(self, running: Running, rank: int) -> None:
         code, said = running.end()
-        assert (code, said) == (1, f"error: rank 2 (process {rank}) was ended by SIGKILL; the server ends\n")
+        assert (code, said) == (
+            1,
+            f"error: rank 2 (process {rank}) was ended by SIGKILL; the server ends\n",
+        )

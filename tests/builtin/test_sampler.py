@@ -1,4 +1,5 @@
-"""Drawing tokens, and what a request's newest token hands out: end of sequence, limits, stop strings."""
+"""Drawing tokens, and what a request's newest token hands out: end of sequence, limits, stop
+strings."""
 
 from __future__ import annotations
 
@@ -30,10 +31,15 @@ class TestDraw:
         [
             (1.0, (0.3, 0.5, 0.2)),
             (0.5, (0.09 / 0.38, 0.25 / 0.38, 0.04 / 0.38)),  # p^(1/T), renormalised
-            (2.0, tuple(math.sqrt(p) / sum(map(math.sqrt, (0.3, 0.5, 0.2))) for p in (0.3, 0.5, 0.2))),
+            (
+                2.0,
+                tuple(math.sqrt(p) / sum(map(math.sqrt, (0.3, 0.5, 0.2))) for p in (0.3, 0.5, 0.2)),
+            ),
         ],
     )
-    def test_temperature_sharpens_or_flattens(self, temperature: float, shares: tuple[float, ...]) -> None:
+    def test_temperature_sharpens_or_flattens(
+        self, temperature: float, shares: tuple[float, ...]
+    ) -> None:
         count = 5000
         seen = drawn(count, temperature=temperature)
         for token, share in enumerate(shares):
@@ -57,7 +63,9 @@ class TestDraw:
         assert set(drawn(100, temperature=1e-300)) == {1}
 
 
-def text_of(text: str, *, max_tokens: int = 100, stop: tuple[str, ...] = (), ignore_eos: bool = False) -> list[Delta]:
+def text_of(
+    text: str, *, max_tokens: int = 100, stop: tuple[str, ...] = (), ignore_eos: bool = False
+) -> list[Delta]:
     """The deltas of a sequence that generates these characters, up to its end."""
     sampling = Sampling(max_tokens, stop=stop, ignore_eos=ignore_eos)
     return deltas_of([EOS if c == "$" else ord(c) for c in text], sampling)
@@ -77,15 +85,27 @@ def deltas_of(tokens: list[int], sampling: Sampling) -> list[Delta]:
 class TestEnd:
     def test_max_tokens_ends_with_length(self) -> None:
         deltas = text_of("abcdef", max_tokens=3)
-        assert [(d.text, d.finish_reason) for d in deltas] == [("a", None), ("b", None), ("c", "length")]
+        assert [(d.text, d.finish_reason) for d in deltas] == [
+            ("a", None),
+            ("b", None),
+            ("c", "length"),
+        ]
 
     def test_end_of_sequence_ends_with_stop_and_no_text(self) -> None:
         deltas = text_of("ab$cd")
-        assert [(d.text, d.finish_reason) for d in deltas] == [("a", None), ("b", None), ("", "stop")]
+        assert [(d.text, d.finish_reason) for d in deltas] == [
+            ("a", None),
+            ("b", None),
+            ("", "stop"),
+        ]
 
     def test_ignore_eos_goes_on_and_gives_it_a_text_that_counts(self) -> None:
         deltas = text_of("a$b", max_tokens=3, ignore_eos=True)
-        assert [(d.text, d.finish_reason) for d in deltas] == [("a", None), (REPLACEMENT, None), ("b", "length")]
+        assert [(d.text, d.finish_reason) for d in deltas] == [
+            ("a", None),
+            (REPLACEMENT, None),
+            ("b", "length"),
+        ]
 
     def test_a_stop_string_over_several_tokens_is_never_sent(self) -> None:
         deltas = text_of("so END of it", stop=("END", "xyz"))
@@ -98,11 +118,18 @@ class TestEnd:
         deltas = text_of("a EN$", stop=("END",))
         assert ("".join(d.text for d in deltas), deltas[-1].finish_reason) == ("a EN", "stop")
 
-    @given(st.text("abc", max_size=20), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
+    @given(
+        st.text("abc", max_size=20),
+        st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
+    )
     @example("cab", ["b", "ab"])
-    def test_stop_strings_end_the_text_where_the_first_is_complete(self, text: str, stops: list[str]) -> None:
+    def test_stop_strings_end_the_text_where_the_first_is_complete(
+        self, text: str, stops: list[str]
+    ) -> None:
         sent = "".join(d.text for d in text_of(text, max_tokens=len(text) or 1, stop=tuple(stops)))
-        ends = [i + 1 for i in range(len(text)) if any(text[: i + 1].endswith(stop) for stop in stops)]
+        ends = [
+            i + 1 for i in range(len(text)) if any(text[: i + 1].endswith(stop) for stop in stops)
+        ]
         if not ends:
             assert sent == text
         else:

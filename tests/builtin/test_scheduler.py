@@ -1,4 +1,5 @@
-"""Which sequences take part in a step, with how many tokens: worked examples, and properties of random traffic."""
+"""Which sequences take part in a step, with how many tokens: worked examples, and properties of
+random traffic."""
 
 from __future__ import annotations
 
@@ -83,7 +84,11 @@ def test_abort_takes_out_waiting_and_running_sequences_and_nothing_twice() -> No
     scheduler = Scheduler(1, 100)
     running, waiting = queued(scheduler, 1, 1)
     scheduler.schedule()
-    assert [scheduler.remove(waiting), scheduler.remove(running), scheduler.remove(running)] == [True, True, False]
+    assert [scheduler.remove(waiting), scheduler.remove(running), scheduler.remove(running)] == [
+        True,
+        True,
+        False,
+    ]
     assert scheduler.is_idle
     assert scheduler.schedule() == []
 
@@ -100,7 +105,9 @@ def test_every_sequence_ends_and_no_step_is_over_budget(data: st.DataObject) -> 
     max_seqs = data.draw(st.integers(1, 4), "max_num_seqs")
     budget = data.draw(st.integers(max_seqs, 12), "max_num_batched_tokens")
     sizes = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 6)), max_size=10)
-    arriving = [sequence(prompt, wanted) for prompt, wanted in data.draw(sizes, "prompts and max_tokens")]
+    arriving = [
+        sequence(prompt, wanted) for prompt, wanted in data.draw(sizes, "prompts and max_tokens")
+    ]
     scheduler = Scheduler(max_seqs, budget)
     passed = dict.fromkeys(arriving, 0)
     admitted: list[Sequence] = []
@@ -129,7 +136,9 @@ def test_every_sequence_ends_and_no_step_is_over_budget(data: st.DataObject) -> 
         for each, tokens in step:
             passed[each] += tokens
         advance(step)
-        for each in [each for each in scheduler.running if each.generated == each.request.sampling.max_tokens]:
+        for each in [
+            each for each in scheduler.running if each.generated == each.request.sampling.max_tokens
+        ]:
             ended.add(each)
             assert scheduler.remove(each)
     assert ended | aborted == set(arriving)
@@ -138,4 +147,6 @@ def test_every_sequence_ends_and_no_step_is_over_budget(data: st.DataObject) -> 
     for each in ended:
         assert passed[each] == len(each.request.prompt) + each.request.sampling.max_tokens - 1
     newcomers = queued(scheduler, *[1] * max_seqs)
-    assert sorted(chunk.sequence.slot for chunk in scheduler.schedule()) == list(range(max_seqs)), newcomers
+    assert sorted(chunk.sequence.slot for chunk in scheduler.schedule()) == list(range(max_seqs)), (
+        newcomers
+    )

@@ -1,4 +1,5 @@
-"""The logits against Hugging Face's MixtralForCausalLM, which reads the same weights from a published form."""
+"""The logits against Hugging Face's MixtralForCausalLM, which reads the same weights from a
+published form."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ TOLERANCE = 2e-5  # two float32 computations, logits of up to 4
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not PYTHON, reason="GATESCOPE_VLLM_PYTHON names no interpreter with torch and transformers")
+@pytest.mark.skipif(
+    not PYTHON, reason="GATESCOPE_VLLM_PYTHON names no interpreter with torch and transformers"
+)
 def test_logits_agree_with_transformers_mixtral(tmp_path: Path) -> None:
     shape = Shape()
     weights = Weights.seeded(shape, 0)
@@ -40,7 +43,10 @@ def test_logits_agree_with_transformers_mixtral(tmp_path: Path) -> None:
     ranks = Ranks(shape, weights, Layout(Split.TENSOR, 1), 128)
     model = Model(shape, weights, KVCache(shape, 1, len(tokens)), ranks)
     ours = [model.forward(Batch.of([Span(0, 0, tokens[:1].tolist(), True)])).logits[0]]
-    ours += [model.forward(Batch.of([Span(0, i, [int(tokens[i])], True)])).logits[0] for i in range(1, len(tokens))]
+    ours += [
+        model.forward(Batch.of([Span(0, i, [int(tokens[i])], True)])).logits[0]
+        for i in range(1, len(tokens))
+    ]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
     whole = model.forward(Batch.of([Span(0, 0, tokens.tolist(), True)])).logits[0]
     np.testing.assert_allclose(whole, theirs[-1], rtol=0, atol=TOLERANCE)

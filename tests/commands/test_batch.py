@@ -1,4 +1,5 @@
-"""`gatescope --batch` end to end: the real command, the real built-in servers, on ports that are free here."""
+"""`gatescope --batch` end to end: the real command, the real built-in servers, on ports that are
+free here."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from support.place import GATESCOPE, LIMIT_S, PROMPTS, UPSTREAM_KEYS, Place, is_
 
 from core.experiment import events
 from core.routing import folder as gate_folder
-from core.rundir import directory
+from core.rundir.about import read_about
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -28,7 +29,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-# --- a whole run ---------------------------------------------------------------------------------------------------
+# --- a whole run ---
 
 HEAVY = ("matplotlib", "scipy", "plotext", "textual", "tui")
 WATCHED = f"""
@@ -47,12 +48,16 @@ sys.exit(cli.main(["--batch", "--json", "--out", "made"]))
 
 
 class Whole:
-    """One batch of two data sets at two backends, and what it said."""
+    """One batch of two datasets at two backends, and what it said."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         done = subprocess.run(
-            [sys.executable, "-c", WATCHED], cwd=place.folder, capture_output=True, timeout=LIMIT_S, env=os.environ
+            [sys.executable, "-c", WATCHED],
+            cwd=place.folder,
+            capture_output=True,
+            timeout=LIMIT_S,
+            env=os.environ,
         )
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr.decode()
         self.result_files = {
@@ -84,11 +89,19 @@ class TestWholeRun:
     def test_stderr_is_plain_lines_for_a_reader(self, whole: Whole) -> None:
         assert not set("\r\x1b\b") & set(whole.err)
         for place, run in enumerate(whole.result_files, 1):
-            line = next(line for line in whole.err.splitlines() if f"run {place} of 4 {run}" in line)
+            line = next(
+                line for line in whole.err.splitlines() if f"run {place} of 4 {run}" in line
+            )
             assert all(word in line for word in ("TTFT", "TPOT", "tok/s", "CV", "ETA"))
         assert "engine: builtin (NumPy, CPU): its times say nothing about GPUs" in whole.err
-        assert re.search(r"mean TPOT, ms \(up\) against (excess|per-step) CV of expert load \(right\)", whole.err)
-        named = [Path(line.split("wrote ")[1]) for line in whole.err.splitlines() if line.startswith("wrote ")]
+        assert re.search(
+            r"mean TPOT, ms \(up\) against (excess|per-step) CV of expert load \(right\)", whole.err
+        )
+        named = [
+            Path(line.split("wrote ")[1])
+            for line in whole.err.splitlines()
+            if line.startswith("wrote ")
+        ]
         assert len(named) >= 7
         assert all((whole.place.folder / file).is_file() for file in named)
 
@@ -104,7 +117,9 @@ class TestWholeRun:
         assert not list(made.rglob("*.tmp*"))
         graphs = {g.name: g.read_bytes() for g in (made / "graphs").iterdir()}
         metrics = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
-        assert {f"{m}-{axis}.png" for m in metrics for axis in ("real", "predicted")} <= graphs.keys()
+        assert {
+            f"{m}-{axis}.png" for m in metrics for axis in ("real", "predicted")
+        } <= graphs.keys()
         assert all(data.startswith(PNG) for data in graphs.values())
 
     def test_results_hold_upstreams_keys_and_add_up(self, whole: Whole) -> None:
@@ -112,14 +127,23 @@ class TestWholeRun:
             assert set(UPSTREAM_KEYS.split()) <= result.keys()
             assert (result["backend"], result["dataset_name"]) == tuple(run.split("/"))
             assert result["engine"] == "builtin (NumPy, CPU)"
-            assert (result["completed"], result["num_prompts"], result["errors"]) == (5, 5, [""] * 5)
+            assert (result["completed"], result["num_prompts"], result["errors"]) == (
+                5,
+                5,
+                [""] * 5,
+            )
             assert result["output_lens"] == [6] * 5
             assert result["total_output_tokens"] == 30
             assert result["total_input_tokens"] == sum(result["input_lens"])
-            assert all(n >= len(text.encode()) for n, text in zip(result["input_lens"], PROMPTS, strict=True))
+            assert all(
+                n >= len(text.encode())
+                for n, text in zip(result["input_lens"], PROMPTS, strict=True)
+            )
             assert [len(gaps) for gaps in result["itls"]] == [5] * 5
             assert result["mean_ttft_ms"] == pytest.approx(1e3 * np.mean(result["ttfts"]))
-            assert result["mean_tpot_ms"] == pytest.approx(1e3 * np.mean([np.mean(gaps) for gaps in result["itls"]]))
+            assert result["mean_tpot_ms"] == pytest.approx(
+                1e3 * np.mean([np.mean(gaps) for gaps in result["itls"]])
+            )
             assert result["output_throughput"] == pytest.approx(30 / result["duration"])
             assert all(result["generated_texts"])
 
@@ -127,26 +151,42 @@ class TestWholeRun:
         for result in whole.results.values():
             due = result["total_input_tokens"] + 30 - 5
             measured = result["measured_imbalance"]
-            assert measured["tokens"] == result["gate_log"]["tokens_due"] == result["gate_log"]["tokens_seen"] == due
+            assert (
+                measured["tokens"]
+                == result["gate_log"]["tokens_due"]
+                == result["gate_log"]["tokens_seen"]
+                == due
+            )
             assert sum(measured["expert_loads"]) == due * measured["layers"] * 2  # top-2
 
     def test_the_same_prompts_are_routed_alike_by_both_backends(self, whole: Whole) -> None:
         for label in ("001", "002"):
             one, other = (whole.results[f"{b}/{label}"] for b in ("baseline", "all2all"))
             assert one["generated_texts"] == other["generated_texts"]
-            assert one["measured_imbalance"]["expert_loads"] == other["measured_imbalance"]["expert_loads"]
+            assert (
+                one["measured_imbalance"]["expert_loads"]
+                == other["measured_imbalance"]["expert_loads"]
+            )
 
     def test_every_run_was_looked_at_once_however_short(self, whole: Whole) -> None:
-        assert {sample.run for sample in whole.place.told(events.Sampled)} == whole.result_files.keys()
+        assert {
+            sample.run for sample in whole.place.told(events.Sampled)
+        } == whole.result_files.keys()
 
     def test_upstreams_mappings_are_what_the_gate_logs_say(self, whole: Whole) -> None:
         for backend in ("baseline", "all2all"):
-            answer = whole.place.gatescope("imbalance", whole.place.made / backend / "gate_logs", "--json")
+            answer = whole.place.gatescope(
+                "imbalance", whole.place.made / backend / "gate_logs", "--json"
+            )
             assert answer.returncode == 0
             measured = json.loads(answer.stdout)
             for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
-                mapping = json.loads((whole.place.made / f"{backend}_real_imbalance{suffix}.json").read_bytes())
-                expected = {f"gates_logs_{i:02d}": measured[f"gates_logs_{i:03d}"][key] for i in (1, 2)}
+                mapping = json.loads(
+                    (whole.place.made / f"{backend}_real_imbalance{suffix}.json").read_bytes()
+                )
+                expected = {
+                    f"gates_logs_{i:02d}": measured[f"gates_logs_{i:03d}"][key] for i in (1, 2)
+                }
                 assert mapping == pytest.approx(expected, abs=1e-12)
 
     def test_the_summary_has_a_row_for_every_run(self, whole: Whole) -> None:
@@ -155,7 +195,9 @@ class TestWholeRun:
         assert rows.keys() == whole.results.keys()
         for run, result in whole.results.items():
             assert float(rows[run]["mean_ttft_ms"]) == pytest.approx(result["mean_ttft_ms"])
-            assert float(rows[run]["per_step_cv"]) == pytest.approx(result["measured_imbalance"]["per_step_cv"])
+            assert float(rows[run]["per_step_cv"]) == pytest.approx(
+                result["measured_imbalance"]["per_step_cv"]
+            )
 
     def test_the_stamps_of_the_requests_make_up_the_results(self, whole: Whole) -> None:
         for run, result in whole.results.items():
@@ -167,12 +209,14 @@ class TestWholeRun:
             assert ttfts == pytest.approx(result["ttfts"])
             log = gate_folder.read(whole.place.made / backend / "gate_logs")
             ends = (log.columns["start_ns"] + log.columns["duration_ns"])[log.segments[label] > 0]
-            assert result["delivery_lag_ms"] == pytest.approx((kept["stamps_ns"].max() - ends[-1]) / 1e6)
+            assert result["delivery_lag_ms"] == pytest.approx(
+                (kept["stamps_ns"].max() - ends[-1]) / 1e6
+            )
             assert 0 < result["delivery_lag_ms"] < 1e3 * result["duration"]
 
     def test_run_json_says_what_was_asked_and_what_ran(self, whole: Whole) -> None:
         about = json.loads((whole.place.made / "run.json").read_bytes())
-        assert directory.read_about(whole.place.made).config.dataset_paths == tuple(
+        assert read_about(whole.place.made).config.dataset_paths == tuple(
             sorted((whole.place.folder / "datasets").iterdir())
         )
         assert about["versions"]["gatescope"] != "unknown"
@@ -180,7 +224,9 @@ class TestWholeRun:
         assert [s["mismatches"] for s in about["servers"].values()] == [[], []]
 
     def test_plots_are_loaded_when_all_is_measured_and_screens_never(self, whole: Whole) -> None:
-        loaded = dict(line.split() for line in (whole.place.folder / "imports.txt").read_text().splitlines())
+        loaded = dict(
+            line.split() for line in (whole.place.folder / "imports.txt").read_text().splitlines()
+        )
         assert {"matplotlib", "plotext"} <= loaded.keys() <= {"matplotlib", "plotext", "scipy"}
         assert set(loaded.values()) == {"ExperimentFinished"}
 
@@ -189,7 +235,9 @@ class TestWholeRun:
         assert all(is_closed(port) for port in whole.place.ports)
 
     def test_is_plotted_again(self, whole: Whole, tmp_path: Path) -> None:
-        answer = whole.place.gatescope("plot", whole.place.made, "--metric", "median_ttft_ms", "-o", tmp_path / "a.png")
+        answer = whole.place.gatescope(
+            "plot", whole.place.made, "--metric", "median_ttft_ms", "-o", tmp_path / "a.png"
+        )
         assert answer.returncode == 0, answer.stderr
         assert re.search("against (excess|per-step) CV of expert load", answer.stdout)
         assert (tmp_path / "a.png").read_bytes().startswith(PNG)
@@ -203,10 +251,10 @@ class TestWholeRun:
         assert len(whole.place.told(events.BackendStarting)) == 2
 
 
-# --- what goes wrong -----------------------------------------------------------------------------------------------
+# --- what goes wrong ---
 
 
-def test_a_failing_data_set_is_reported_and_the_rest_is_done(place: Place) -> None:
+def test_a_failing_dataset_is_reported_and_the_rest_is_done(place: Place) -> None:
     """The first prompt of all is too long, so the warm-up meets it too."""
     place.write_dataset(1, ["x" * 700, *PROMPTS])
     answer = place.gatescope("--batch", "--backend", "baseline", "--out", "made")
@@ -225,7 +273,9 @@ def test_a_port_in_use_is_named_with_its_owner_and_nothing_is_started(place: Pla
         taken.listen()
         answer = place.gatescope("--batch", "--out", "made")
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith(f"gatescope: [[backends]] all2all, port: {place.ports[1]} is not free")
+    assert answer.stderr.startswith(
+        f"gatescope: [[backends]] all2all, port: {place.ports[1]} is not free"
+    )
     assert f"held by process {os.getpid()} " in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     assert not place.made.exists()
@@ -242,13 +292,27 @@ def test_a_reader_of_the_events_may_go_away(place: Place) -> None:
 def test_closed_standard_streams_are_not_mistaken_for_files(tmp_path: Path) -> None:
     """Else the journal, or the lock, is given stderr's number, and the talk goes into it."""
     place = Place(tmp_path, repeats=2)
-    command = [*GATESCOPE, "--batch", "--json", "--only", "001", "--backend", "baseline", "--out", "made"]
-    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=place.folder, timeout=LIMIT_S)
+    command = [
+        *GATESCOPE,
+        "--batch",
+        "--json",
+        "--only",
+        "001",
+        "--backend",
+        "baseline",
+        "--out",
+        "made",
+    ]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], cwd=place.folder, timeout=LIMIT_S
+    )
     assert done.returncode == 0
     assert (place.made / ".lock").read_text().strip().isdigit()
     assert place.phases() == {"baseline/001": "done", "baseline/001-r2": "done"}
     found = place.results()
-    first, second = (json.loads(found[f"baseline/results_json/{label}.json"]) for label in ("001", "001-r2"))
+    first, second = (
+        json.loads(found[f"baseline/results_json/{label}.json"]) for label in ("001", "001-r2")
+    )
     assert (first["dataset_name"], second["dataset_name"]) == ("001", "001-r2")
     assert first["generated_texts"] == second["generated_texts"]
     mapping = json.loads((place.made / "baseline_real_imbalance.json").read_bytes())

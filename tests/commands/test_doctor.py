@@ -28,11 +28,18 @@ python = "{python}"
 
 
 def examined(
-    folder: Path, *, engine: str = "builtin", python: str = "", port: int = 0, model: str = "org/name"
+    folder: Path,
+    *,
+    engine: str = "builtin",
+    python: str = "",
+    port: int = 0,
+    model: str = "org/name",
 ) -> dict[str, Finding]:
     (folder / "001_0.5.jsonl").write_text('{"prompt": "a"}\n')
     file = folder / "experiments.toml"
-    file.write_text(CONFIG.format(engine=engine, python=python, port=port or free_port(), model=model))
+    file.write_text(
+        CONFIG.format(engine=engine, python=python, port=port or free_port(), model=model)
+    )
     return {finding.subject: finding for finding in doctor.examine(file)}
 
 
@@ -58,14 +65,18 @@ def fake_vllm(folder: Path, version: str, router: str) -> str:
 def test_the_built_in_engine_needs_nothing(tmp_path: Path) -> None:
     found = examined(tmp_path)
     assert found["engine"].found == "builtin (NumPy, CPU)"
-    assert found["config"].found == f"{tmp_path / 'experiments.toml'}: backends baseline; 1 data sets"
+    assert (
+        found["config"].found == f"{tmp_path / 'experiments.toml'}: backends baseline; 1 datasets"
+    )
     assert [f.subject for f in found.values() if f.fix and f.subject != "terminal"] == []
 
 
 def test_vllm_its_version_and_the_hook(tmp_path: Path) -> None:
     python = fake_vllm(tmp_path, "0.25.1", "    def set_capture_fn(self, capture_fn):")
     found = examined(tmp_path, engine="vllm", python=python)
-    assert found["baseline"] == Finding("baseline", f"vLLM 0.25.1 in {python}, router hook: set_capture_fn")
+    assert found["baseline"] == Finding(
+        "baseline", f"vLLM 0.25.1 in {python}, router hook: set_capture_fn"
+    )
 
 
 def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) -> None:
@@ -74,8 +85,12 @@ def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) 
     assert "use one of 0.11 to 0.32" in found["baseline"].fix
 
 
-def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_asked_for(tmp_path: Path) -> None:
-    assert examined(tmp_path, engine="vllm")["baseline"].fix.startswith("install it there (pip install vllm)")
+def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    assert examined(tmp_path, engine="vllm")["baseline"].fix.startswith(
+        "install it there (pip install vllm)"
+    )
     assert not examined(tmp_path, engine="auto")["baseline"].fix
 
 
@@ -94,7 +109,9 @@ def test_a_model_folder_without_a_tokenizer(tmp_path: Path) -> None:
     model.mkdir()
     assert examined(tmp_path, engine="vllm", model=str(model))["tokenizer"].fix
     (model / "tokenizer.json").touch()
-    assert examined(tmp_path, engine="vllm", model=str(model))["tokenizer"].found == str(model / "tokenizer.json")
+    assert examined(tmp_path, engine="vllm", model=str(model))["tokenizer"].found == str(
+        model / "tokenizer.json"
+    )
 
 
 def test_a_broken_config_is_told_and_the_rest_is_examined(tmp_path: Path) -> None:
@@ -110,7 +127,10 @@ def test_run_prints_a_fix_below_each_problem_and_tells_by_its_exit_code(
     findings = [Finding("GPUs", "none"), Finding("port 1", "taken", "end it")]
     monkeypatch.setattr(doctor, "examine", lambda path: iter(findings))
     assert doctor.run(tmp_path) == 1
-    assert capsys.readouterr().out == "✓ GPUs    none\n! port 1  taken\n          fix: end it\n1 problem\n"
+    assert (
+        capsys.readouterr().out
+        == "✓ GPUs    none\n! port 1  taken\n          fix: end it\n1 problem\n"
+    )
     monkeypatch.setattr(doctor, "examine", lambda path: iter(findings[:1]))
     assert doctor.run(tmp_path) == 0
 

@@ -23,8 +23,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def served(place: Place) -> Iterator[str]:
-    """The URL of a `gatescope serve baseline`, which is ended as a shell would and leaves nothing."""
-    server = subprocess.Popen([*GATESCOPE, "serve", "baseline"], cwd=place.folder, stdout=subprocess.PIPE)
+    """The URL of a `gatescope serve baseline`, which is ended as a shell would and leaves
+    nothing."""
+    server = subprocess.Popen(
+        [*GATESCOPE, "serve", "baseline"], cwd=place.folder, stdout=subprocess.PIPE
+    )
     guard = threading.Timer(LIMIT_S, server.kill)
     guard.start()
     assert server.stdout
@@ -48,13 +51,23 @@ class TestBench:
         result = json.loads(answer.stdout)
         assert [p.name for p in (place.folder / "results").iterdir()] == ["002.json"]
         assert json.loads((place.folder / "results" / "002.json").read_bytes()) == result
-        assert (result["completed"], result["output_lens"], result["dataset_name"]) == (3, [5, 5, 5], "002")
+        assert (result["completed"], result["output_lens"], result["dataset_name"]) == (
+            3,
+            [5, 5, 5],
+            "002",
+        )
         assert set(UPSTREAM_KEYS.split()) - {"tokenizer_id"} <= result.keys()
         counted = httpx.get(f"{served}/metrics", trust_env=False).text
-        (generated,) = [line for line in counted.splitlines() if line.startswith("vllm:generation_tokens_total{")]
+        (generated,) = [
+            line
+            for line in counted.splitlines()
+            if line.startswith("vllm:generation_tokens_total{")
+        ]
         assert float(generated.split()[-1]) == 3 * 5
 
-        unknown = place.gatescope("bench", self.DATASET, "--port", str(place.ports[0]), "--model", "nobody")
+        unknown = place.gatescope(
+            "bench", self.DATASET, "--port", str(place.ports[0]), "--model", "nobody"
+        )
         assert (unknown.returncode, unknown.stdout) == (1, "")
         assert "404" in unknown.stderr
 
@@ -62,13 +75,19 @@ class TestBench:
         answer = place.gatescope("bench", self.DATASET, "--port", str(place.ports[0]))
         assert (answer.returncode, answer.stdout) == (2, "")
         url = f"http://127.0.0.1:{place.ports[0]}"
-        assert answer.stderr.startswith(f"gatescope: {url}/v1/models: no model named there (ConnectError: ")
+        assert answer.stderr.startswith(
+            f"gatescope: {url}/v1/models: no model named there (ConnectError: "
+        )
         assert len(answer.stderr.splitlines()) == 1
 
 
 def test_serve_says_why_its_server_died(place: Place) -> None:
     config = place.folder / "experiments.toml"
-    config.write_text(place.config.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-flag"]'))
+    config.write_text(
+        place.config.replace(
+            'name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-flag"]'
+        )
+    )
     answer = place.gatescope("serve", "baseline")
     assert answer.returncode == 1
     assert "error: unrecognized arguments: --no-such-flag" in answer.stdout
@@ -77,22 +96,33 @@ def test_serve_says_why_its_server_died(place: Place) -> None:
     assert death.endswith(" s: the server does not know --no-such-flag; see extra_args")
 
 
-def test_serve_without_a_key_shows_a_new_one_to_a_terminal_only(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_without_a_key_shows_a_new_one_to_a_terminal_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("VLLM_API_KEY")
     answer = place.gatescope("serve", "baseline")
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("gatescope: serve: no VLLM_API_KEY is set, and no terminal is there")
+    assert answer.stderr.startswith(
+        "gatescope: serve: no VLLM_API_KEY is set, and no terminal is there"
+    )
 
     ours, theirs = os.openpty()
     command = [*GATESCOPE, "serve", "baseline"]
-    with subprocess.Popen(command, cwd=place.folder, stdout=subprocess.PIPE, stderr=theirs) as server:
+    with subprocess.Popen(
+        command, cwd=place.folder, stdout=subprocess.PIPE, stderr=theirs
+    ) as server:
         os.close(theirs)
         assert server.stdout
-        url = next(line.split()[1].decode() for line in server.stdout if line.startswith(b"ready: "))
+        url = next(
+            line.split()[1].decode() for line in server.stdout if line.startswith(b"ready: ")
+        )
         told = os.read(ours, 4096).decode()
         assert told.startswith("~ the key of this server: export VLLM_API_KEY=")
         header = {"Authorization": f"Bearer {told.strip().rpartition('=')[2]}"}
-        answers = [httpx.get(f"{url}/v1/models", headers=h, trust_env=False).status_code for h in ({}, header)]
+        answers = [
+            httpx.get(f"{url}/v1/models", headers=h, trust_env=False).status_code
+            for h in ({}, header)
+        ]
         server.terminate()
     os.close(ours)
     assert answers == [401, 200]
@@ -107,7 +137,11 @@ def test_serve_refuses_a_taken_port_and_an_unknown_backend(place: Place) -> None
     assert f"[[backends]] baseline, port: {place.ports[0]} is not free" in answer.stderr
     answer = place.gatescope("serve", "baseline", "--batch-tokens", "4")
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("gatescope: serve baseline, max_num_batched_tokens: expected at least max_num_seqs")
+    assert answer.stderr.startswith(
+        "gatescope: serve baseline, max_num_batched_tokens: expected at least max_num_seqs"
+    )
     answer = place.gatescope("serve", "base")
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("gatescope: experiments.toml: no backend 'base'; known: baseline, all2all")
+    assert answer.stderr.startswith(
+        "gatescope: experiments.toml: no backend 'base'; known: baseline, all2all"
+    )

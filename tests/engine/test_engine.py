@@ -12,7 +12,7 @@ from support.watched import Watched, edit
 from core.engine import detached
 from core.experiment import events
 from core.experiment.state import Snapshot
-from core.rundir import directory
+from core.rundir import journal
 
 SERVER = "core.builtin.server"
 
@@ -22,20 +22,29 @@ def kill(watched: Watched, number: signal.Signals) -> None:
     server.send_signal(number)
 
 
-def test_a_server_that_dies_fails_its_run_with_the_cause_and_the_queue_goes_on(engine: Watched) -> None:
+def test_a_server_that_dies_fails_its_run_with_the_cause_and_the_queue_goes_on(
+    engine: Watched,
+) -> None:
     engine.until(lambda s: s.live and s.live.finished)
     kill(engine, signal.SIGKILL)
     after = engine.until(lambda s: s.live and s.live.run == "baseline/002")
     assert after.runs["baseline/001"].phase == "failed"
     reason = after.runs["baseline/001"].reason
-    assert re.search(r"[1-4] of 4 requests failed, the first with: .*; server baseline was killed by SIGKILL", reason)
-    starts = [e for e in directory.read_events(engine.run_dir) if isinstance(e, events.BackendStarting)]
+    assert re.search(
+        r"[1-4] of 4 requests failed, the first with: .*; server baseline was killed by SIGKILL",
+        reason,
+    )
+    starts = [
+        e for e in journal.read_events(engine.run_dir) if isinstance(e, events.BackendStarting)
+    ]
     assert [e.backend for e in starts] == ["baseline", "baseline"]
 
 
 def test_a_server_that_hangs_is_started_again(experiment: Path, tmp_path: Path) -> None:
     edit(experiment, stall_timeout_s=1.0, output_len=60)
-    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001", "002"], backends=["baseline"]))
+    engine = Watched(
+        detached.start(experiment, out=tmp_path / "run", only=["001", "002"], backends=["baseline"])
+    )
     engine.until(lambda s: s.live and s.live.finished)
     kill(engine, signal.SIGSTOP)
     ended: Snapshot = engine.until(lambda s: s.finished)
@@ -45,20 +54,30 @@ def test_a_server_that_hangs_is_started_again(experiment: Path, tmp_path: Path) 
     engine.wait()
 
 
-def test_interleaved_backends_take_turns_as_often_as_it_takes(experiment: Path, tmp_path: Path) -> None:
+def test_interleaved_backends_take_turns_as_often_as_it_takes(
+    experiment: Path, tmp_path: Path
+) -> None:
     """A server that was put down for the other's turn is no failed one, however often."""
     edit(experiment, repeats=6, interleave="true", output_len=2)
     engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001"]))
     ended: Snapshot = engine.until(lambda s: s.finished)
     assert {r.phase for r in ended.runs.values()} == {"done"}
-    starts = [e.backend for e in directory.read_events(engine.run_dir) if isinstance(e, events.BackendStarting)]
+    starts = [
+        e.backend
+        for e in journal.read_events(engine.run_dir)
+        if isinstance(e, events.BackendStarting)
+    ]
     assert starts == [*["baseline", "all2all"] * 3, "baseline"]
     engine.wait()
 
 
-def test_a_server_that_never_starts_fails_its_backends_runs_only(experiment: Path, tmp_path: Path) -> None:
+def test_a_server_that_never_starts_fails_its_backends_runs_only(
+    experiment: Path, tmp_path: Path
+) -> None:
     text = experiment.read_text()
-    experiment.write_text(text.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-option"]'))
+    experiment.write_text(
+        text.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-option"]')
+    )
     edit(experiment, output_len=2)
     engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001", "002"]))
     ended = engine.until(lambda s: s.finished)

@@ -1,4 +1,5 @@
-"""Disks that fill up, directories that are locked or vanish, clocks that jump: each has one outcome, and says so."""
+"""Disks that fill up, directories that are locked or vanish, clocks that jump: each has one
+outcome, and says so."""
 
 from __future__ import annotations
 
@@ -14,24 +15,27 @@ import psutil
 import pytest
 from support.place import GATESCOPE, Place, is_closed
 
+from core.errors import FileError
 from core.experiment import events, state
-from core.experiment.config import ConfigError
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
 from core.load.metrics import RequestRecord
-from core.rundir import directory as store
+from core.rundir import about, journal
 from core.rundir.directory import RunDirectory
 
 pytestmark = pytest.mark.fault
 
-linux_only = pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="limits of another process need Linux")
+linux_only = pytest.mark.skipif(
+    not hasattr(psutil, "RLIMIT_FSIZE"), reason="limits of another process need Linux"
+)
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 PR_CAPBSET_DROP = 24
 STAMPS = tuple(range(1, 4000))
 
 
 def fill_up(process: psutil.Process, more: int, file: Path) -> None:
-    """From now on no file of `process` grows past `file`'s size and `more` bytes: for it alone, the disk is full."""
+    """From now on no file of `process` grows past `file`'s size and `more` bytes: for it alone, the
+    disk is full."""
     most = file.stat().st_size + more
     process.rlimit(psutil.RLIMIT_FSIZE, (most, most))
 
@@ -54,7 +58,10 @@ def test_a_journal_without_room_stops_the_batch_and_a_resume_goes_on(tmp_path: P
         assert batch.drain() == 1
         assert not psutil.wait_procs(batch.tree, timeout=15)[1]
     said = (tmp_path / "stderr.txt").read_text()
-    assert "! stopped: [Errno 28] no room for the journal: 'made'; servers are down; mend it and go on with" in said
+    assert (
+        "! stopped: [Errno 28] no room for the journal: 'made'; servers are down; mend it and go on with"
+        in said
+    )
     assert "Traceback" not in said
     assert is_closed(place.ports[0])
     assert place.journal  # whole lines only
@@ -77,7 +84,9 @@ def test_results_without_room_fail_their_run_and_the_queue_goes_on(tmp_path: Pat
     goes_on(place)
 
 
-def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RunDirectory.create(tmp_path) as directory:
         directory.write_json("a.json", {"old": 1})
         for fault in ("fsync", "replace"):
@@ -112,13 +121,19 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="capabilities are Linux's")
-def test_a_read_only_directory_is_named_before_anything_starts(tmp_path: Path, locked: Path) -> None:
+def test_a_read_only_directory_is_named_before_anything_starts(
+    tmp_path: Path, locked: Path
+) -> None:
     place = Place(tmp_path)
     locked.chmod(0o500)
 
     def batch(*flags: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*GATESCOPE, "--batch", *flags], cwd=tmp_path, capture_output=True, text=True, preexec_fn=_as_others_do
+            [*GATESCOPE, "--batch", *flags],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            preexec_fn=_as_others_do,
         )
 
     refused = batch("--out", locked / "run")
@@ -156,8 +171,11 @@ FIGURES = events.RunFigures(
 
 
 @pytest.mark.parametrize("step_s", [-86400.0, 86400.0], ids=["backwards", "forwards"])
-def test_a_clock_that_is_set_in_a_run_spoils_no_order_and_no_time_left(tmp_path: Path, step_s: float) -> None:
-    """`at` is for labels: durations come from a clock that is never set, and the order is the journal's."""
+def test_a_clock_that_is_set_in_a_run_spoils_no_order_and_no_time_left(
+    tmp_path: Path, step_s: float
+) -> None:
+    """`at` is for labels: durations come from a clock that is never set, and the order is the
+    journal's."""
     told: list[AnyEvent] = [events.ExperimentStarted(at=1e9, name="n", engine="e", runs=RUNS)]
     for place, run in enumerate(RUNS[:2]):
         at = 1e9 + 10 * place + step_s * place  # set while the second run runs
@@ -166,7 +184,7 @@ def test_a_clock_that_is_set_in_a_run_spoils_no_order_and_no_time_left(tmp_path:
     with RunDirectory.create(tmp_path) as directory:
         for event in told:
             directory.append(event)
-    assert store.read_events(tmp_path) == told
+    assert journal.read_events(tmp_path) == told
     snapshot = state.fold(told)
     assert [r.phase for r in snapshot.runs.values()] == ["done", "done", "queued"]
     eta = snapshot.eta_s()
@@ -179,7 +197,9 @@ def test_a_journal_cannot_name_a_result_outside_its_run_directory(tmp_path: Path
     with RunDirectory.create(tmp_path / "run") as directory:
         for result in ("../outside.json", str(tmp_path / "outside.json"), "a/../../outside.json"):
             directory.append(events.RunFinished(run=RUNS[0].id, figures=FIGURES, result=result))
-    assert store.done_runs(tmp_path / "run") == set()
+    assert journal.done_runs(tmp_path / "run") == set()
     (tmp_path / "run" / "run.json").write_text('{"engine": "e", "backends": ["../.."]}')
-    with pytest.raises(ConfigError, match=r"run\.json: not as gatescope writes it: Expected `str` matching regex"):
-        store.read_names(tmp_path / "run")
+    with pytest.raises(
+        FileError, match=r"run\.json: not as gatescope writes it: Expected `str` matching regex"
+    ):
+        about.read_names(tmp_path / "run")

@@ -1,4 +1,5 @@
-"""SIGKILL at seeded instants, then resume: nothing finished is lost or touched, nothing is left behind.
+"""SIGKILL at seeded instants, then resume: nothing finished is lost or touched, nothing is left
+behind.
 
 GATESCOPE_KILLS sets how many kills a run of the suite does; the nightly number is 50.
 """
@@ -17,8 +18,9 @@ from pathlib import Path
 import psutil
 from support.watched import edit
 
+from core import files
 from core.experiment import state
-from core.rundir import directory
+from core.rundir import journal
 
 KILLS = int(os.environ.get("GATESCOPE_KILLS", "5"))
 LATEST_S = 2.5
@@ -30,9 +32,15 @@ def batch(experiment: Path, run_dir: Path) -> subprocess.Popen[bytes]:
     begun = (run_dir / "run.json").exists()
     if not begun:
         shutil.rmtree(run_dir, ignore_errors=True)
-    how = ["--resume", str(run_dir)] if begun else ["--config", str(experiment), "--out", str(run_dir)]
+    how = (
+        ["--resume", str(run_dir)]
+        if begun
+        else ["--config", str(experiment), "--out", str(run_dir)]
+    )
     return subprocess.Popen(
-        [sys.executable, "-m", "core.cli", "--batch", *how], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "core.cli", "--batch", *how],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -40,12 +48,13 @@ def finished(run_dir: Path) -> dict[str, bytes]:
     """Every run that counts as done, with its result's bytes."""
     if not (run_dir / "events.jsonl").exists():
         return {}
-    runs = state.fold(directory.read_events(run_dir)).runs
-    return {i: (run_dir / runs[i].result).read_bytes() for i in directory.done_runs(run_dir)}
+    runs = state.fold(journal.read_events(run_dir)).runs
+    return {i: (run_dir / runs[i].result).read_bytes() for i in journal.done_runs(run_dir)}
 
 
 def kill_at(process: subprocess.Popen[bytes], instant_s: float) -> bool:
-    """SIGKILL after `instant_s`; false where it had ended by itself. Its whole tree is gone then."""
+    """SIGKILL after `instant_s`; false where it had ended by itself. Its whole tree is gone
+    then."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(instant_s)
         return False
@@ -75,9 +84,11 @@ def test_killed_at_any_instant_it_goes_on_where_it_was(experiment: Path, tmp_pat
                 break
             kills += 1
         assert process.returncode == 0, process.stderr and process.stderr.read()
-        assert sorted(before) == [f"{b}/{d}" for b in ("all2all", "baseline") for d in ("001", "002", "003")]
+        assert sorted(before) == [
+            f"{b}/{d}" for b in ("all2all", "baseline") for d in ("001", "002", "003")
+        ]
         for result in (run_dir / "baseline" / "results_json").glob("*.json"):
-            log = directory.read_json(result)["gate_log"]
+            log = files.read_json(result)["gate_log"]
             assert log["tokens_seen"] == log["tokens_due"] > 0
 
 

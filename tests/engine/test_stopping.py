@@ -1,4 +1,5 @@
-"""Signals, and what is done after them: nothing is left running, nothing done is lost, `--resume` does the rest."""
+"""Signals, and what is done after them: nothing is left running, nothing done is lost, `--resume`
+does the rest."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
         assert batch.end(signal.SIGINT) == 130
         assert gone(batch, 0)
     assert second.returncode == 2
-    assert f"made: in use by another gatescope, process {batch.me.pid}; wait for it or stop it" in second.stderr
+    assert (
+        f"made: in use by another gatescope, process {batch.me.pid}; wait for it or stop it"
+        in second.stderr
+    )
     assert is_closed(place.ports[0])
     assert [e.by for e in place.told(events.ExperimentInterrupted)] == ["SIGINT"]
     assert place.phases() == {"baseline/001": "done", "baseline/002": "queued"}
@@ -43,7 +47,10 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
 
     again = place.gatescope("--batch", "--out", "made", "--backend", "baseline")
     assert again.returncode == 2
-    assert "made: --out must be new or empty; to go on with an interrupted run use: --resume made" in again.stderr
+    assert (
+        "made: --out must be new or empty; to go on with an interrupted run use: --resume made"
+        in again.stderr
+    )
 
     (tmp_path / "experiments.toml").unlink()  # the run directory knows what it was started with
     answer = place.gatescope("--resume", place.made, "--batch", cwd=tmp_path.parent)
@@ -53,7 +60,11 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
     assert [e.run for e in place.told(events.RunStarted)] == ["baseline/001", "baseline/002"]
     assert place.results()["baseline/results_json/001.json"] == first
     for result in map(json.loads, place.results().values()):
-        assert (result["input_lens"], result["request_rate"], result["completed"]) == ([16] * 5, 100, 5)
+        assert (result["input_lens"], result["request_rate"], result["completed"]) == (
+            [16] * 5,
+            100,
+            5,
+        )
     mapping = json.loads((place.made / "baseline_real_imbalance.json").read_bytes())
     assert list(mapping) == ["gates_logs_01", "gates_logs_02"]
 
@@ -113,7 +124,8 @@ def test_a_killed_supervisor_costs_its_run_and_no_more(tmp_path: Path) -> None:
 
 
 def test_what_was_done_is_on_disk_two_seconds_after_the_first_signal(tmp_path: Path) -> None:
-    """Slurm sends SIGTERM, and SIGKILL a while later; here the server hangs, so that its end would take longer."""
+    """Slurm sends SIGTERM, and SIGKILL a while later; here the server hangs, so that its end would
+    take longer."""
     place = Place(tmp_path, output_len=100, max_concurrency=1)
     with place.running("--backend", "all2all") as batch:
         batch.until(events.RequestFinished)
@@ -127,7 +139,11 @@ def test_what_was_done_is_on_disk_two_seconds_after_the_first_signal(tmp_path: P
         assert gone(batch, 15)
     assert [e.by for e in place.told(events.ExperimentInterrupted)] == ["SIGTERM"]
     assert set(place.phases().values()) == {"queued"}
-    (partial,) = [json.loads(data) for name, data in place.results().items() if name.endswith("001.partial.json")]
+    (partial,) = [
+        json.loads(data)
+        for name, data in place.results().items()
+        if name.endswith("001.partial.json")
+    ]
     assert partial["completed"] == sum(not e.error for e in place.told(events.RequestFinished)) >= 1
 
 

@@ -1,4 +1,5 @@
-"""experiments.toml: what it resolves to, and that every mistake is one line that says where, what and what else."""
+"""experiments.toml: what it resolves to, and that every mistake is one line that says where, what
+and what else."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import files
+from core.errors import ConfigError, FileError
 from core.experiment import config
-from core.experiment.config import Backend, Config, ConfigError, Experiment, Forcing, Model
-from core.rundir import directory
+from core.experiment.config import Backend, Config, Experiment, Forcing, Model
+from core.rundir import about
 
 SHIPPED = Path(__file__).parents[2] / "experiments.toml"
 BACKEND = '[[backends]]\nname = "baseline"\n'
@@ -66,7 +69,11 @@ def test_the_shipped_file_holds_every_key_with_its_default() -> None:
 
 def test_left_out_keys_and_tables_take_their_defaults(tmp_path: Path) -> None:
     loaded = config.load(write(tmp_path, BACKEND))
-    assert (loaded.experiment, loaded.model, loaded.backends) == (Experiment(), Model(), (Backend(name="baseline"),))
+    assert (loaded.experiment, loaded.model, loaded.backends) == (
+        Experiment(),
+        Model(),
+        (Backend(name="baseline"),),
+    )
     assert loaded.dataset_paths == tuple(sorted((tmp_path / "datasets").iterdir()))
 
 
@@ -83,7 +90,9 @@ def test_a_path_that_json_cannot_name_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, BACKEND)
     odd = os.fsencode(tmp_path / "datasets") + b"/003_\xff.jsonl"
     Path(os.fsdecode(odd)).write_text("")
-    with pytest.raises(ConfigError, match=r"003_\\udcff\.jsonl': expected a path in UTF-8; rename it$"):
+    with pytest.raises(
+        FileError, match=r"003_\\udcff\.jsonl': expected a path in UTF-8; rename it$"
+    ):
         config.load(file)
 
 
@@ -93,9 +102,15 @@ def test_ranks_are_tensor_times_data_parallel() -> None:
 
 @pytest.mark.parametrize(
     ("written", "resolved"),
-    [("../env/bin/python", "{folder}/env/bin/python"), ("/opt/p", "/opt/p"), ("python3", "python3")],
+    [
+        ("../env/bin/python", "{folder}/env/bin/python"),
+        ("/opt/p", "/opt/p"),
+        ("python3", "python3"),
+    ],
 )
-def test_an_interpreter_with_a_slash_is_a_path_from_the_file(tmp_path: Path, written: str, resolved: str) -> None:
+def test_an_interpreter_with_a_slash_is_a_path_from_the_file(
+    tmp_path: Path, written: str, resolved: str
+) -> None:
     file = write(tmp_path / "inner", f'{BACKEND}python = "{written}"')
     assert config.load(file).backends[0].python == resolved.format(folder=tmp_path)
 
@@ -117,12 +132,16 @@ def test_globs_are_relative_to_the_file_and_each_file_is_taken_once(
 
 def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     assert (
-        config.load(write(tmp_path, b"\xef\xbb\xbf[experiment]\r\nseed = 3\r\n" + BACKEND.encode())).experiment.seed
+        config.load(
+            write(tmp_path, b"\xef\xbb\xbf[experiment]\r\nseed = 3\r\n" + BACKEND.encode())
+        ).experiment.seed
         == 3
     )
 
 
-@pytest.mark.parametrize(("written", "rate"), [('"inf"', "inf"), ("inf", "inf"), ("2", 2.0), ("0.5", 0.5)])
+@pytest.mark.parametrize(
+    ("written", "rate"), [('"inf"', "inf"), ("inf", "inf"), ("2", 2.0), ("0.5", 0.5)]
+)
 def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | str) -> None:
     text = f"[experiment]\nrequest_rate = {written}\n{BACKEND}"
     assert config.load(write(tmp_path, text)).experiment.request_rate == rate
@@ -134,7 +153,10 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
         ("num_prompt = 3", "num_prompt: unknown key; did you mean 'num_prompts'?"),
         ("port = 8000", "port: unknown key; it belongs in [[backends]]"),
         ("max_model_len = 1", "max_model_len: unknown key; it belongs in [model]"),
-        ('"a\\nb" = 1', r"'a\nb': unknown key; known: name, engine, datasets, num_prompts, input_len, output_len,"),
+        (
+            '"a\\nb" = 1',
+            r"'a\nb': unknown key; known: name, engine, datasets, num_prompts, input_len, output_len,",
+        ),
         ("num_prompts = 0", "num_prompts: expected a whole number >= 1, got 0"),
         ("num_prompts = -3", "num_prompts: expected a whole number >= 1, got -3"),
         ('num_prompts = "3"', "num_prompts: expected a whole number, got '3'"),
@@ -163,14 +185,29 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
         ("slo.ttft = 1", "slo, ttft: unknown key; did you mean 'ttft_ms'?"),
         ("slo = 3", "slo: expected a table, got 3"),
         ("load_workers = 0", 'load_workers: expected a whole number above 0, or "auto", got 0'),
-        ('arrival = "uniform"', 'arrival: expected "poisson" or "constant" or "trace", got \'uniform\''),
-        ('name = "../up"', "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter or"),
-        ('name = "end\\n"', "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter or"),
+        (
+            'arrival = "uniform"',
+            'arrival: expected "poisson" or "constant" or "trace", got \'uniform\'',
+        ),
+        (
+            'name = "../up"',
+            "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter or",
+        ),
+        (
+            'name = "end\\n"',
+            "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter or",
+        ),
         ("datasets = 3", "datasets: expected a glob, or a list of globs, got 3"),
         ("datasets = [3]", "datasets, item 1: expected a text, got 3"),
         ("datasets = []", "datasets: expected at least one glob, got none"),
-        ('datasets = "nope/*.jsonl"', "datasets: expected a glob that matches files, 'nope/*.jsonl' matches none in "),
-        ('datasets = "datasets"', "datasets: expected a glob that matches files, 'datasets' matches none in "),
+        (
+            'datasets = "nope/*.jsonl"',
+            "datasets: expected a glob that matches files, 'nope/*.jsonl' matches none in ",
+        ),
+        (
+            'datasets = "datasets"',
+            "datasets: expected a glob that matches files, 'datasets' matches none in ",
+        ),
         ('datasets = ""', "datasets: expected a glob that matches files, '' matches none in "),
         ('datasets = "a\\u0000b"', r"datasets: expected a text without NUL, got 'a\x00b'"),
         (
@@ -184,7 +221,9 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
     ],
 )
 def test_a_mistake_in_experiment_is_one_line(tmp_path: Path, line: str, said: str) -> None:
-    assert mistake(write(tmp_path, f"[experiment]\n{line}\n{BACKEND}")).startswith(f"[experiment], {said}")
+    assert mistake(write(tmp_path, f"[experiment]\n{line}\n{BACKEND}")).startswith(
+        f"[experiment], {said}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,7 +239,10 @@ def test_a_mistake_in_experiment_is_one_line(tmp_path: Path, line: str, said: st
         ("env = {A = 1}", "env, A: expected a text, got 1"),
         ('env = {"A=B" = "1"}', "env: expected names of environment variables, got 'A=B'"),
         ('env = {A = "\\u0000"}', r"env, A: expected a text without NUL, got '\x00'"),
-        ("max_num_batched_tokens = 31", "max_num_batched_tokens: expected at least max_num_seqs (32), since a running"),
+        (
+            "max_num_batched_tokens = 31",
+            "max_num_batched_tokens: expected at least max_num_seqs (32), since a running",
+        ),
         ('extra_args = ["--api_key=k"]', "extra_args: expected no API key; leave it out"),
         ('env = { VLLM_API_KEY = "k" }', "env: expected no API key; leave it out"),
         ('name = "graphs"', "name: expected a name of its own, 'graphs' is taken; rename it"),
@@ -218,14 +260,26 @@ def test_a_mistake_in_a_backend_is_one_line(tmp_path: Path, line: str, said: str
     ("text", "said"),
     [
         ("", "[[backends]]: expected at least one [[backends]] table (in double brackets)"),
-        ('[backends]\nname = "a"', "[[backends]]: expected at least one [[backends]] table (in double brackets)"),
+        (
+            '[backends]\nname = "a"',
+            "[[backends]]: expected at least one [[backends]] table (in double brackets)",
+        ),
         ("backends = [1]", "[[backends]] number 1: expected a table, got 1"),
         (f"experiment = 3\n{BACKEND}", "[experiment]: expected a table, got 3"),
         (f'[model]\nid = ""\n{BACKEND}', "[model], id: expected a text of length >= 1, got ''"),
-        (f"[experimnt]\n{BACKEND}", "the top level, experimnt: unknown table; did you mean 'experiment'?"),
+        (
+            f"[experimnt]\n{BACKEND}",
+            "the top level, experimnt: unknown table; did you mean 'experiment'?",
+        ),
         (f"seed = 3\n{BACKEND}", "the top level, seed: unknown table; it belongs in [experiment]"),
-        (f"{BACKEND}{BACKEND}", "[[backends]] number 2, name: expected a name of its own, 'baseline' is taken"),
-        ("a b", "not valid TOML: Expected '=' after a key in a key/value pair (at line 1, column 3)"),
+        (
+            f"{BACKEND}{BACKEND}",
+            "[[backends]] number 2, name: expected a name of its own, 'baseline' is taken",
+        ),
+        (
+            "a b",
+            "not valid TOML: Expected '=' after a key in a key/value pair (at line 1, column 3)",
+        ),
         ("seed = " + "9" * 5000, "not valid TOML: Exceeds the limit (4300 digits)"),
         ("a = " + "[" * 5000, "not valid TOML: nested too deeply"),
         (
@@ -245,7 +299,7 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     assert mistake(tmp_path) == "cannot be read: Is a directory"
 
 
-# --- whatever is written there -------------------------------------------------------------------------------------
+# --- whatever is written there ---
 
 
 def toml(value: Any) -> str:
@@ -263,18 +317,28 @@ def toml(value: Any) -> str:
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
-keys = st.sampled_from([k for t in (Experiment, Model, Backend) for k in t.__struct_fields__]) | texts
-scalars = (
-    st.booleans() | st.integers() | st.floats() | texts | st.dates() | st.sampled_from(["inf", "datasets/*", "auto"])
+keys = (
+    st.sampled_from([k for t in (Experiment, Model, Backend) for k in t.__struct_fields__]) | texts
 )
-values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(texts, v, max_size=3), max_leaves=5)
+scalars = (
+    st.booleans()
+    | st.integers()
+    | st.floats()
+    | texts
+    | st.dates()
+    | st.sampled_from(["inf", "datasets/*", "auto"])
+)
+values = st.recursive(
+    scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(texts, v, max_size=3), max_leaves=5
+)
 tables = st.dictionaries(keys, values, max_size=4)
 documents = st.fixed_dictionaries(
     {},
     optional={
         "experiment": tables | values,
         "model": tables | values,
-        "backends": st.lists(tables.map(lambda t: {"name": "a", **t}) | values, max_size=3) | values,
+        "backends": st.lists(tables.map(lambda t: {"name": "a", **t}) | values, max_size=3)
+        | values,
     },
 ).flatmap(lambda tree: st.dictionaries(texts, values, max_size=1).map(lambda odd: {**odd, **tree}))
 
@@ -295,8 +359,10 @@ def loaded_or_refused(folder: Path, text: bytes) -> None:
         assert str(loaded).startswith(f"{file}: ")
         assert len(str(loaded).splitlines()) == 1
     else:
-        (folder / "run.json").write_bytes(directory.formatted({"config": loaded, "engine_kind": "builtin", "runs": []}))
-        assert directory.read_about(folder).config == loaded
+        (folder / "run.json").write_bytes(
+            files.formatted({"config": loaded, "engine_kind": "builtin", "runs": []})
+        )
+        assert about.read_about(folder).config == loaded
 
 
 @given(tree=documents)
@@ -305,10 +371,16 @@ def test_any_toml_is_loaded_or_refused_in_one_line(folder: Path, tree: dict[str,
 
 
 @given(key=keys, value=values)
-def test_any_value_of_any_key_is_loaded_or_refused_in_one_line(folder: Path, key: str, value: Any) -> None:
+def test_any_value_of_any_key_is_loaded_or_refused_in_one_line(
+    folder: Path, key: str, value: Any
+) -> None:
     line = f"{toml(key)} = {toml(value)}\n"
-    table = next((t for t in ("experiment", "model") if key in config.TABLES[t].__struct_fields__), "")
-    loaded_or_refused(folder, (f"[{table}]\n{line}{BACKEND}" if table else f"{BACKEND}{line}").encode())
+    table = next(
+        (t for t in ("experiment", "model") if key in config.TABLES[t].__struct_fields__), ""
+    )
+    loaded_or_refused(
+        folder, (f"[{table}]\n{line}{BACKEND}" if table else f"{BACKEND}{line}").encode()
+    )
 
 
 @given(text=st.binary(max_size=60) | texts.map(str.encode))

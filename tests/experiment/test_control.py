@@ -1,4 +1,5 @@
-"""Commands to an engine: the socket, its replies, and what each command does to a real run on the built-in engine."""
+"""Commands to an engine: the socket, its replies, and what each command does to a real run on the
+built-in engine."""
 
 from __future__ import annotations
 
@@ -12,11 +13,21 @@ import pytest
 from support.place import Place
 from support.watched import Watched
 
+from core import files
 from core.engine import detached
+from core.errors import GatescopeError
 from core.experiment import control, events
-from core.experiment.config import ConfigError
-from core.experiment.control import Add, Cancel, Command, ControlError, Move, Retry, Stop, StopServer
-from core.rundir import directory
+from core.experiment.control import (
+    Add,
+    Cancel,
+    Command,
+    ControlError,
+    Move,
+    Retry,
+    Stop,
+    StopServer,
+)
+from core.rundir import result
 
 
 def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
@@ -26,7 +37,7 @@ def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
     engine.until(lambda s: s.live is not None)
     send(Move(["baseline/003"], before="baseline/002"))
     send(Add(["002"], ["all2all"]))
-    with pytest.raises(ControlError, match=r"no such data set; there are 3, from 001 to 003"):
+    with pytest.raises(ControlError, match=r"no such dataset; there are 3, from 001 to 003"):
         send(Add(["099"], []))
     with pytest.raises(ControlError, match="there is no run nix"):
         send(Cancel(["nix"]))
@@ -56,7 +67,9 @@ def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
     stopped = engine.until(lambda s: s.interrupted)
     assert (stopped.interrupted, stopped.runs["all2all/001"].phase) == ("stop", "queued")
     engine.wait()
-    with pytest.raises(ControlError, match=r"no engine is running in .*; go on with: gatescope --resume "):
+    with pytest.raises(
+        ControlError, match=r"no engine is running in .*; go on with: gatescope --resume "
+    ):
         send(Stop())
 
 
@@ -65,13 +78,13 @@ def test_a_cancelled_run_keeps_the_requests_that_were_answered(engine: Watched) 
     control.send(engine.run_dir, Cancel(["baseline/001"]))
     ended = engine.until(lambda s: s.runs["baseline/001"].phase == "cancelled").runs["baseline/001"]
     results = engine.run_dir / "baseline" / "results_json"
-    partial = directory.read_json(results / "001.partial.json")
+    partial = files.read_json(results / "001.partial.json")
     assert 1 <= partial["completed"] < 4
     assert partial["output_lens"] == [200] * partial["completed"]
     assert partial["delivery_lag_ms"] is None  # the last step is that of an answer that is not kept
     assert ended.reason == f"{partial['completed']} requests kept"
     assert not (results / "001.json").exists()
-    assert directory.results(results) == {}
+    assert result.results(results) == {}
 
 
 def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -94,7 +107,9 @@ def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: P
     assert place.gatescope("--retry-cancelled").returncode == 2
 
 
-def test_an_engine_outlives_the_one_who_started_it_and_is_in_a_session_of_its_own(engine: Watched) -> None:
+def test_an_engine_outlives_the_one_who_started_it_and_is_in_a_session_of_its_own(
+    engine: Watched,
+) -> None:
     assert os.getsid(engine.pid) == engine.pid != os.getsid(0)
     assert control.is_live(engine.run_dir)
     assert (engine.run_dir / detached.LOG).read_text().startswith("load-imbalance: 6 runs")
@@ -102,7 +117,7 @@ def test_an_engine_outlives_the_one_who_started_it_and_is_in_a_session_of_its_ow
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
     experiment.write_text(experiment.read_text().replace("output_len", "output_lenn"))
-    with pytest.raises(ConfigError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"):
+    with pytest.raises(GatescopeError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"):
         detached.start(experiment, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob(".*.log"))
@@ -130,7 +145,8 @@ class TestSocket:
         assert seen == [Cancel(["x"])]
 
     @pytest.mark.parametrize(
-        "line", [b"", b"{}", b"[1]", b'{"type":"Fly"}', b'{"type":"Cancel","runs":[3]}', b"\xff\x00"]
+        "line",
+        [b"", b"{}", b"[1]", b'{"type":"Fly"}', b'{"type":"Cancel","runs":[3]}', b"\xff\x00"],
     )
     def test_answers_what_is_not_a_command_with_an_error(self, line: bytes, tmp_path: Path) -> None:
         def refuse(command: Command) -> None:
@@ -144,7 +160,9 @@ class TestSocket:
                 writer.close()
                 return answer
 
-        assert msgspec.json.decode(asyncio.run(talk()), type=control.Reply).error.startswith("not a command: ")
+        assert msgspec.json.decode(asyncio.run(talk()), type=control.Reply).error.startswith(
+            "not a command: "
+        )
 
     def test_drops_a_line_without_end(self, tmp_path: Path) -> None:
         async def talk() -> bytes:

@@ -14,22 +14,27 @@ from support.place import Place
 from support.synthetic import as_log, routed
 
 from core.analysis import results as analysis
-from core.backends import choice
+from core.backends import choice, forcing
+from core.errors import BackendError, ConfigError
 from core.experiment import config, dose, plan
-from core.experiment.config import Config, ConfigError, Forcing
+from core.experiment.config import Config, Forcing
 from core.experiment.dose import Dose
 from core.recorder.gatescope_recorder import dose as forced
-from core.recorder.gatescope_recorder.dose import Course, Order
+from core.recorder.gatescope_recorder.dose import Course
+from core.recorder.gatescope_recorder.order import DoseError, Order
+from core.routing.forced import Check
 from core.routing.gatelog import GateLog
 
 BACKENDS = '[[backends]]\nname = "baseline"\n[[backends]]\nname = "all2all"\n'
 
 
 def loaded(folder: Path, text: str) -> Config:
-    """Two backends, two data sets."""
+    """Two backends, two datasets."""
     for name in ("001_0.1", "002_0.2"):
         (folder / f"{name}.jsonl").write_text('{"id": "a", "text": "hello"}\n')
-    (folder / "experiments.toml").write_text(f'[experiment]\ndatasets = "*.jsonl"\n{text}\n{BACKENDS}')
+    (folder / "experiments.toml").write_text(
+        f'[experiment]\ndatasets = "*.jsonl"\n{text}\n{BACKENDS}'
+    )
     return config.load(folder / "experiments.toml")
 
 
@@ -42,8 +47,15 @@ def test_a_label_names_the_dose_and_is_read_back() -> None:
     assert dose.of_label("001-r2") is None
 
 
-def test_every_data_set_runs_naturally_and_at_every_dose_in_one_shuffled_order(tmp_path: Path) -> None:
-    made = plan.make(loaded(tmp_path, 'repeats = 2\n[dose]\nlevels = [0, 1.5]\npatterns = ["hot-experts", "rotating"]'))
+def test_every_dataset_runs_naturally_and_at_every_dose_in_one_shuffled_order(
+    tmp_path: Path,
+) -> None:
+    made = plan.make(
+        loaded(
+            tmp_path,
+            'repeats = 2\n[dose]\nlevels = [0, 1.5]\npatterns = ["hot-experts", "rotating"]',
+        )
+    )
     labels = {b: [r.label for r in made.runs if r.backend == b] for b in ("baseline", "all2all")}
     assert labels["baseline"] == labels["all2all"]
     assert Counter(labels["baseline"]).total() == len(set(labels["baseline"])) == 2 * 2 * 5
@@ -61,14 +73,22 @@ def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
     assert config.with_doses(without, [], []).dose is None
     assert config.with_doses(without, [0, 2.5], []).dose == Forcing(levels=[0, 2.5])
     table = replace(without, dose=Forcing(levels=[1.0], rotate_steps=8))
-    assert config.with_doses(table, [], ["spread"]).dose == Forcing(levels=[1.0], patterns=["spread"], rotate_steps=8)
+    assert config.with_doses(table, [], ["spread"]).dose == Forcing(
+        levels=[1.0], patterns=["spread"], rotate_steps=8
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("levels = [0, -1]", "[dose], levels, item 2: expected a CV of expert load, a number of at least 0, got -1"),
-        ('patterns = ["hot"]', '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "spread" or'),
+        (
+            "levels = [0, -1]",
+            "[dose], levels, item 2: expected a CV of expert load, a number of at least 0, got -1",
+        ),
+        (
+            'patterns = ["hot"]',
+            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "spread" or',
+        ),
         ("levels = []", "[dose]: expected at least one level and one pattern, got none"),
         ("levels = [0.00001]", "[dose], levels: expected at most 4 decimals, got 1e-05"),
         ("rotate_step = 3", "[dose], rotate_step: unknown key; did you mean 'rotate_steps'?"),
@@ -82,14 +102,21 @@ def test_a_mistake_in_the_table_is_one_line(tmp_path: Path, text: str, said: str
 
 
 def test_results_with_forced_routing_come_by_a_door_of_their_own(tmp_path: Path) -> None:
-    for label in ("001", "001-r2", "001~hot-rank~0.5", "001-r2~spread~1", "001~mild~1", "001.partial"):
+    for label in (
+        "001",
+        "001-r2",
+        "001~hot-rank~0.5",
+        "001-r2~spread~1",
+        "001~mild~1",
+        "001.partial",
+    ):
         (tmp_path / f"{label}.json").write_text(json.dumps({"mean_tpot_ms": 1.0}))
     found = analysis.of_folders("baseline", tmp_path)
     assert list(found.by_label) == ["001", "001-r2"]
     assert sorted(found.forced) == ["001-r2~spread~1", "001~hot-rank~0.5"]
 
 
-# --- before anything starts ---------------------------------------------------------------------------------------
+# --- before anything starts ---
 
 
 @pytest.mark.parametrize(
@@ -115,13 +142,15 @@ def test_backends_share_the_ranks_that_a_hot_rank_is_one_of(tmp_path: Path) -> N
     one = loaded(tmp_path, "")
     baseline, all2all = one.backends
     expert = replace(all2all, tensor_parallel=1, data_parallel=2, expert_parallel=True)
-    assert dose.ranks([baseline, expert]) == 2
-    assert dose.ranks([baseline]) == 4
-    with pytest.raises(forced.DoseError, match="backends of 2 and 8 expert-parallel ranks"):
-        dose.ranks([expert, replace(expert, data_parallel=8)])
+    assert forcing.ranks([baseline, expert]) == 2
+    assert forcing.ranks([baseline]) == 4
+    with pytest.raises(DoseError, match="backends of 2 and 8 expert-parallel ranks"):
+        forcing.ranks([expert, replace(expert, data_parallel=8)])
 
 
-def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(tmp_path: Path) -> None:
+def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(
+    tmp_path: Path,
+) -> None:
     package = tmp_path / "vllm"
     (package / "entrypoints/openai").mkdir(parents=True)
     moe = package / "model_executor/layers/fused_moe"
@@ -134,7 +163,9 @@ def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(t
     python.chmod(0o755)
     one = loaded(tmp_path, "[dose]")
     backend = replace(one.backends[0], python=str(python))
-    with pytest.raises(ConfigError, match=r"vLLM 0\.11\.2 has no router .* forced routing needs 0\.15 or newer"):
+    with pytest.raises(
+        BackendError, match=r"vLLM 0\.11\.2 has no router .* forced routing needs 0\.15 or newer"
+    ):
         choice.check_doses("vllm", [backend], one, [Dose("hot-experts", 1)])
 
 
@@ -142,24 +173,33 @@ def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(t
     ("arguments", "said"),
     [
         (("--dose", "much"), "expected CVs of expert load such as 0,0.25,1.5, got 'much'"),
-        (("--dose", "1", "--pattern", "hot"), "expected some of hot-experts, hot-rank, spread, rotating, got 'hot'"),
+        (
+            ("--dose", "1", "--pattern", "hot"),
+            "expected some of hot-experts, hot-rank, spread, rotating, got 'hot'",
+        ),
         (("--dose", "1.8"), "1.732 is the most; take other levels or patterns"),
         (("--resume", "made", "--dose", "1"), "--resume goes on as the run was started; leave out"),
     ],
 )
-def test_a_wrong_option_starts_nothing(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_a_wrong_option_starts_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
     place = Place(tmp_path)
     done = place.gatescope("--batch", "--out", "made", *arguments)
-    assert (done.returncode, said in done.stderr, place.made.exists()) == (2, True, False), done.stderr
+    assert (done.returncode, said in done.stderr, place.made.exists()) == (2, True, False), (
+        done.stderr
+    )
 
 
-# --- what the gate log says ---------------------------------------------------------------------------------------
+# --- what the gate log says ---
 
 ORDER = Order(("hot-experts~0.5", "rotating~0.5", "hot-experts~0"), rotate_steps=4)
 HALF = np.array([forced.weight_for(0.5, 2, 8, 2)] * 2 + [1.0] * 6)
 
 
-def of_weights(weights: list[float] | np.ndarray[tuple[int], np.dtype[np.float64]], seed: int = 0) -> np.ndarray:
+def of_weights(
+    weights: list[float] | np.ndarray[tuple[int], np.dtype[np.float64]], seed: int = 0
+) -> np.ndarray:
     """Loads of 200 steps of 30 independent tokens, 4 layers."""
     return routed(np.random.default_rng(seed), [30] * 200, 4, np.asarray(weights, np.float64))
 
@@ -171,7 +211,7 @@ def turning(weights: np.ndarray) -> np.ndarray:
 
 
 def against(wanted: Dose | None, label: str, *parts: GateLog) -> str:
-    check = dose.Check(wanted, label, ORDER)
+    check = Check(wanted, label, ORDER)
     for part in parts:
         check.add(part)
     return check.wrong()
@@ -189,12 +229,18 @@ def against(wanted: Dose | None, label: str, *parts: GateLog) -> str:
         (Dose("rotating", 0.5), turning(np.ones(8)), False),
     ],
 )
-def test_a_run_that_was_not_routed_as_asked_is_told(wanted: Dose, loads: np.ndarray, fits: bool) -> None:
+def test_a_run_that_was_not_routed_as_asked_is_told(
+    wanted: Dose, loads: np.ndarray, fits: bool
+) -> None:
     label = f"001~{wanted.label}"
     log = as_log(loads, label)
     wrong = against(wanted, label, log, log)
     assert (wrong == "") == fits, wrong
-    assert fits or f"asked for forced routing: {wanted.pattern}, CV {wanted.level:g}; what was recorded is" in wrong
+    assert (
+        fits
+        or f"asked for forced routing: {wanted.pattern}, CV {wanted.level:g}; what was recorded is"
+        in wrong
+    )
 
 
 def test_tokens_of_another_dose_in_a_step_fail_both_runs() -> None:
@@ -204,7 +250,9 @@ def test_tokens_of_another_dose_in_a_step_fail_both_runs() -> None:
     mixed = GateLog(log.loads, log.columns, {**log.segments, "002": beside}, 2)
     for label in ("001~hot-experts~0.5", "002"):
         said = against(dose.of_label(label), label, mixed)
-        assert said == "3 steps hold tokens of requests with another dose, and were routed naturally"
+        assert (
+            said == "3 steps hold tokens of requests with another dose, and were routed naturally"
+        )
     same = GateLog(log.loads, log.columns, {**log.segments, "002~hot-experts~0.5": beside}, 2)
     assert against(Dose("hot-experts", 0.5), "001~hot-experts~0.5", same) == ""
 
@@ -223,11 +271,14 @@ def test_a_step_that_mixes_doses_or_asks_for_an_unknown_one_is_routed_naturally(
     assert cut.start == 16  # the tokens that went before
 
 
-# --- the whole way, on the built-in engine ------------------------------------------------------------------------
+# --- the whole way, on the built-in engine ---
 
 
-def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_change(tmp_path: Path) -> None:
-    """One request at a time: which requests share a step must not change the last bits of anyone's text."""
+def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_change(
+    tmp_path: Path,
+) -> None:
+    """One request at a time: which requests share a step must not change the last bits of anyone's
+    text."""
     place = Place(tmp_path, num_prompts=42, max_concurrency=1, shuffle=True)
     place.write_dataset(1, [f"{i:04d} of a longer prompt; " * 19 for i in range(42)])
     common = ("--batch", "--backend", "baseline", "--only", "001")
@@ -236,12 +287,16 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
         done = place.gatescope(*common, "--out", out, *more)
         assert done.returncode == 0, done.stderr
         assert ("forced routing" in done.stderr) == bool(more)
-    results = {p.stem: json.loads(p.read_bytes()) for p in place.made.glob("baseline/results_json/*.json")}
+    results = {
+        p.stem: json.loads(p.read_bytes()) for p in place.made.glob("baseline/results_json/*.json")
+    }
     assert sorted(results) == ["001", "001~spread~0.25", "001~spread~1.5"]
     for label, result in results.items():
         measured, wanted = result["measured_imbalance"], dose.of_label(label)
         assert measured["tokens"] == result["gate_log"]["tokens_due"] > 20_000
-        assert result["forced_routing"] == (wanted and {"pattern": wanted.pattern, "level": wanted.level})
+        assert result["forced_routing"] == (
+            wanted and {"pattern": wanted.pattern, "level": wanted.level}
+        )
         if wanted:
             assert measured["aggregated_cv"] == pytest.approx(wanted.level, rel=0.02)
             assert set(np.argsort(measured["expert_loads"])[-2:]) == {0, 4}
@@ -250,7 +305,10 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
     plain = json.loads((tmp_path / "plain/baseline/results_json/001.json").read_bytes())
     for key in ("generated_texts", "forced_routing"):
         assert results["001"][key] == plain[key]
-    assert results["001"]["measured_imbalance"]["expert_loads"] == plain["measured_imbalance"]["expert_loads"]
+    assert (
+        results["001"]["measured_imbalance"]["expert_loads"]
+        == plain["measured_imbalance"]["expert_loads"]
+    )
     assert results["001~spread~1.5"]["generated_texts"] != plain["generated_texts"]
     assert place.gatescope("report", "made").returncode == 0
     report = (place.made / "report.md").read_text()

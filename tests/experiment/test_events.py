@@ -13,7 +13,9 @@ from core.experiment.events import AnyEvent
 
 
 def test_every_kind_of_event_is_in_the_vocabulary() -> None:
-    defined = {k for k in vars(events).values() if isinstance(k, type) and issubclass(k, events.Event)}
+    defined = {
+        k for k in vars(events).values() if isinstance(k, type) and issubclass(k, events.Event)
+    }
     assert defined - {events.Event} == set(KINDS)
 
 
@@ -30,7 +32,9 @@ def test_an_event_comes_back_as_it_was(kind: type[AnyEvent], data: st.DataObject
 
 def test_a_line_names_its_event_and_moment() -> None:
     event = events.RunFailed(at=1.5, run="baseline/001", reason="no")
-    assert events.encode(event) == b'{"event":"RunFailed","at":1.5,"run":"baseline/001","reason":"no"}'
+    assert (
+        events.encode(event) == b'{"event":"RunFailed","at":1.5,"run":"baseline/001","reason":"no"}'
+    )
 
 
 def test_an_event_is_stamped_when_it_is_made() -> None:
@@ -45,7 +49,10 @@ def test_a_torn_line_is_no_event(event: AnyEvent, cut: float) -> None:
         events.decode(line[: int(len(line) * cut)])
 
 
-@given(line=st.binary(max_size=40) | st.sampled_from([b'{"event":"RunFailed","run":"\xff"}', b"[" * 100_000]))
+@given(
+    line=st.binary(max_size=40)
+    | st.sampled_from([b'{"event":"RunFailed","run":"\xff"}', b"[" * 100_000])
+)
 def test_what_is_no_event_is_a_decode_error(line: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         events.decode(line)

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from core.errors import ConfigError, DatasetError, UsageError
 from core.experiment import config, plan
-from core.experiment.config import Config, ConfigError
+from core.experiment.config import Config
 
 
 def loaded(
-    folder: Path, experiment: str = "", names: tuple[str, ...] = ("001_0.1", "002_0.2", "chat", "010_0.3")
+    folder: Path,
+    experiment: str = "",
+    names: tuple[str, ...] = ("001_0.1", "002_0.2", "chat", "010_0.3"),
 ) -> Config:
-    """Two backends and one data set file for each name."""
+    """Two backends and one dataset file for each name."""
     for name in names:
         (folder / f"{name}.jsonl").write_text('{"id": "a", "text": "hello"}\n')
     (folder / "experiments.toml").write_text(
@@ -56,20 +59,34 @@ def test_two_files_of_one_index_are_refused(tmp_path: Path) -> None:
 
 def test_repeats_are_numbered_from_the_second(tmp_path: Path) -> None:
     made = plan.make(
-        loaded(tmp_path, "shuffle = false\nrepeats = 3", names=("001_0.1", "002_0.2")), backends=["all2all"]
+        loaded(tmp_path, "shuffle = false\nrepeats = 3", names=("001_0.1", "002_0.2")),
+        backends=["all2all"],
     )
-    assert ids(made) == [f"all2all/{label}" for label in ("001", "002", "001-r2", "002-r2", "001-r3", "002-r3")]
+    assert ids(made) == [
+        f"all2all/{label}" for label in ("001", "002", "001-r2", "002-r2", "001-r3", "002-r3")
+    ]
     assert {run.dataset for run in made.runs} == {"001", "002"}
 
 
 def test_interleaved_backends_take_turns_and_neighbours_share_a_server(tmp_path: Path) -> None:
-    made = plan.make(loaded(tmp_path, "shuffle = false\nrepeats = 3\ninterleave = true", names=("001_0.1",)))
-    passes = ("baseline/001", "all2all/001", "all2all/001-r2", "baseline/001-r2", "baseline/001-r3", "all2all/001-r3")
+    made = plan.make(
+        loaded(tmp_path, "shuffle = false\nrepeats = 3\ninterleave = true", names=("001_0.1",))
+    )
+    passes = (
+        "baseline/001",
+        "all2all/001",
+        "all2all/001-r2",
+        "baseline/001-r2",
+        "baseline/001-r3",
+        "all2all/001-r3",
+    )
     assert ids(made) == list(passes)
     assert made.backends == ["baseline", "all2all"]
 
 
-def test_the_order_is_drawn_from_the_seed_anew_for_every_repeat_and_alike_for_every_backend(tmp_path: Path) -> None:
+def test_the_order_is_drawn_from_the_seed_anew_for_every_repeat_and_alike_for_every_backend(
+    tmp_path: Path,
+) -> None:
     names = tuple(f"{i:03d}_0.5" for i in range(1, 21))
     first = loaded(tmp_path, "repeats = 2", names=names)
     made = plan.make(first)
@@ -92,26 +109,30 @@ def test_only_and_backend_narrow_the_plan(tmp_path: Path) -> None:
 
 def test_an_unknown_index_or_backend_is_refused_with_the_nearest(tmp_path: Path) -> None:
     known = loaded(tmp_path)
-    with pytest.raises(ConfigError, match=r"^--only 1: no such data set; there are 4, from 001 to 010; did you mean"):
+    with pytest.raises(
+        UsageError, match=r"^--only 1: no such dataset; there are 4, from 001 to 010; did you mean"
+    ):
         plan.make(known, only=["1"])
-    with pytest.raises(ConfigError, match=r"there is no backend 'base'; did you mean 'baseline'\?$"):
+    with pytest.raises(UsageError, match=r"there is no backend 'base'; did you mean 'baseline'\?$"):
         plan.make(known, backends=["base"])
-    with pytest.raises(ConfigError, match=r"there is no backend 'x'; known: baseline, all2all$"):
+    with pytest.raises(UsageError, match=r"there is no backend 'x'; known: baseline, all2all$"):
         plan.make(known, backends=["x"])
 
 
 def test_a_trace_needs_a_timestamp_in_every_prompt_that_is_sent(tmp_path: Path) -> None:
     known = loaded(tmp_path, 'arrival = "trace"\nnum_prompts = 1', names=("001_0.1",))
-    with pytest.raises(ConfigError, match=r"001_0\.1\.jsonl: prompt 'a': expected a \"timestamp\" in seconds"):
+    with pytest.raises(
+        ConfigError, match=r"001_0\.1\.jsonl: prompt 'a': expected a \"timestamp\" in seconds"
+    ):
         plan.make(known)
     timed = '{"id": "a", "text": "hello", "timestamp": 1.5}\n{"id": "b", "text": "not sent"}\n'
     (tmp_path / "001_0.1.jsonl").write_text(timed)
     assert plan.make(known).datasets["001"].prompts[0].timestamp == 1.5
 
 
-def test_a_bad_data_set_stops_the_plan_unless_it_is_not_wanted(tmp_path: Path) -> None:
+def test_a_bad_dataset_stops_the_plan_unless_it_is_not_wanted(tmp_path: Path) -> None:
     known = loaded(tmp_path)
     (tmp_path / "002_0.2.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match=r"002_0\.2\.jsonl:1: expected "):
+    with pytest.raises(DatasetError, match=r"002_0\.2\.jsonl:1: expected "):
         plan.make(known)
     assert len(plan.make(known, only=["001"]).runs) == 2

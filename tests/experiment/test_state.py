@@ -35,7 +35,14 @@ def started(at: float = 0.0) -> events.ExperimentStarted:
 
 
 def request(run: str, index: int, **values: Any) -> events.RequestFinished:
-    given = {"input_tokens": 10, "output_tokens": 4, "ttft_ms": 5.0, "tpot_ms": 2.0, "itl_ms": 2.0, "e2e_ms": 11.0}
+    given = {
+        "input_tokens": 10,
+        "output_tokens": 4,
+        "ttft_ms": 5.0,
+        "tpot_ms": 2.0,
+        "itl_ms": 2.0,
+        "e2e_ms": 11.0,
+    }
     return events.RequestFinished(run=run, index=index, **{**given, **values})
 
 
@@ -50,7 +57,11 @@ def phases(snapshot: Snapshot) -> dict[str, str]:
 class TestRuns:
     def test_are_queued_in_the_order_of_the_plan(self) -> None:
         snapshot = state.fold([started(at=7.0)])
-        assert (snapshot.name, snapshot.engine, snapshot.started_at) == ("load", "builtin (NumPy, CPU)", 7.0)
+        assert (snapshot.name, snapshot.engine, snapshot.started_at) == (
+            "load",
+            "builtin (NumPy, CPU)",
+            7.0,
+        )
         assert phases(snapshot) == dict.fromkeys(IDS, "queued")
         assert [r.run for r in snapshot.runs.values()] == RUNS
 
@@ -65,12 +76,19 @@ class TestRuns:
             events.RunCancelled(at=18.0, run=IDS[2], completed=1),
         ]
         snapshot = state.fold(story)
-        assert phases(snapshot) == dict(zip(IDS, ("done", "failed", "cancelled", "queued"), strict=True))
+        assert phases(snapshot) == dict(
+            zip(IDS, ("done", "failed", "cancelled", "queued"), strict=True)
+        )
         first = snapshot.runs[IDS[0]]
         assert (first.figures, first.result, first.score) == (FIGURES, "baseline/001.json", 0.5)
         assert (first.started_at, first.ended_at) == (10.0, 14.0)
-        assert (snapshot.runs[IDS[1]].reason, snapshot.runs[IDS[2]].reason) == ("no server", "1 requests kept")
-        assert {p: snapshot.count(p) for p in ("queued", "running", "done", "failed", "cancelled")} == {
+        assert (snapshot.runs[IDS[1]].reason, snapshot.runs[IDS[2]].reason) == (
+            "no server",
+            "1 requests kept",
+        )
+        assert {
+            p: snapshot.count(p) for p in ("queued", "running", "done", "failed", "cancelled")
+        } == {
             "queued": 1,
             "running": 0,
             "done": 1,
@@ -100,7 +118,12 @@ class TestRuns:
         snapshot = state.fold(story)
         assert list(snapshot.runs) == [IDS[2], IDS[0], more.id, IDS[3], IDS[1]]
         again = snapshot.runs[IDS[0]]
-        assert (again.phase, again.reason, again.started_at, again.score) == ("queued", "", 0.0, 0.7)
+        assert (again.phase, again.reason, again.started_at, again.score) == (
+            "queued",
+            "",
+            0.0,
+            0.7,
+        )
         assert [snapshot.runs[i].score for i in (IDS[1], IDS[2], more.id)] == [None, 0.7, 0.7]
 
 
@@ -112,10 +135,28 @@ class TestLive:
             request(IDS[0], 1),
             request(IDS[0], 0, ttft_ms=7.0, tpot_ms=None, itl_ms=None, output_tokens=1),
             request("all2all/001", 0),
-            request(IDS[0], 2, error="stalled", ttft_ms=None, tpot_ms=None, itl_ms=None, e2e_ms=None, output_tokens=0),
+            request(
+                IDS[0],
+                2,
+                error="stalled",
+                ttft_ms=None,
+                tpot_ms=None,
+                itl_ms=None,
+                e2e_ms=None,
+                output_tokens=0,
+            ),
         ]
         assert state.fold(story).live == state.Live(
-            IDS[0], 3, 3, 1, 30, 5, ttft_ms=(5.0, 7.0), tpot_ms=(2.0,), itl_ms=(2.0,), e2e_ms=(11.0, 11.0)
+            IDS[0],
+            3,
+            3,
+            1,
+            30,
+            5,
+            ttft_ms=(5.0, 7.0),
+            tpot_ms=(2.0,),
+            itl_ms=(2.0,),
+            e2e_ms=(11.0, 11.0),
         )
 
     @pytest.mark.parametrize(
@@ -133,7 +174,11 @@ class TestLive:
         assert state.fold([started(), events.RunStarted(run=IDS[0], requests=1), end]).live is None
 
     def test_outlives_the_end_of_another_run(self) -> None:
-        story: list[AnyEvent] = [started(), events.RunStarted(run=IDS[0], requests=1), events.RunCancelled(run=IDS[1])]
+        story: list[AnyEvent] = [
+            started(),
+            events.RunStarted(run=IDS[0], requests=1),
+            events.RunCancelled(run=IDS[1]),
+        ]
         live = state.fold(story).live
         assert live is not None
         assert live.run == IDS[0]
@@ -141,7 +186,13 @@ class TestLive:
     def test_keeps_two_minutes_of_samples(self) -> None:
         samples = [
             events.Sampled(
-                at=float(i), backend="baseline", run=IDS[0], sent=1, first_tokens=0, output_tokens=0, finished=0
+                at=float(i),
+                backend="baseline",
+                run=IDS[0],
+                sent=1,
+                first_tokens=0,
+                output_tokens=0,
+                finished=0,
             )
             for i in range(150)
         ]
@@ -149,28 +200,54 @@ class TestLive:
 
 
 class TestBackends:
-    START = events.BackendStarting(at=1.0, backend="baseline", port=8000, pid=7, command=["serve", "-x"], log="a.log")
+    START = events.BackendStarting(
+        at=1.0, backend="baseline", port=8000, pid=7, command=["serve", "-x"], log="a.log"
+    )
 
     def test_tell_how_a_start_went(self) -> None:
         snapshot = state.fold(
-            [started(), self.START, events.BackendPhase(at=2.0, backend="baseline", phase="compiling")]
+            [
+                started(),
+                self.START,
+                events.BackendPhase(at=2.0, backend="baseline", phase="compiling"),
+            ]
         )
         backend = snapshot.backends["baseline"]
         assert (backend.phase, backend.step, backend.since) == ("starting", "compiling", 2.0)
-        assert (backend.port, backend.pid, backend.command, backend.log) == (8000, 7, ("serve", "-x"), "a.log")
-        ready = events.BackendReady(at=3.0, backend="baseline", seconds=2.0, ran={"tp": "4"}, mismatches=["kernel"])
+        assert (backend.port, backend.pid, backend.command, backend.log) == (
+            8000,
+            7,
+            ("serve", "-x"),
+            "a.log",
+        )
+        ready = events.BackendReady(
+            at=3.0, backend="baseline", seconds=2.0, ran={"tp": "4"}, mismatches=["kernel"]
+        )
         backend = state.reduce(snapshot, ready).backends["baseline"]
         assert (backend.phase, backend.step, backend.ready_after_s) == ("ready", "", 2.0)
-        assert (backend.ran, backend.mismatches, backend.command) == ({"tp": "4"}, ("kernel",), ("serve", "-x"))
+        assert (backend.ran, backend.mismatches, backend.command) == (
+            {"tp": "4"},
+            ("kernel",),
+            ("serve", "-x"),
+        )
 
     def test_stop_unless_they_failed(self) -> None:
-        end: list[AnyEvent] = [events.BackendStopping(backend="baseline"), events.BackendStopped(backend="baseline")]
+        end: list[AnyEvent] = [
+            events.BackendStopping(backend="baseline"),
+            events.BackendStopped(backend="baseline"),
+        ]
         stopping = state.fold([started(), self.START, end[0]])
         assert stopping.backends["baseline"].phase == "stopping"
         assert state.reduce(stopping, end[1]).backends["baseline"].phase == "stopped"
-        failure = events.BackendFailed(backend="baseline", reason="exited with code 1", log_tail=["CUDA"])
+        failure = events.BackendFailed(
+            backend="baseline", reason="exited with code 1", log_tail=["CUDA"]
+        )
         backend = state.fold([started(), self.START, failure, *end]).backends["baseline"]
-        assert (backend.phase, backend.reason, backend.log_tail) == ("failed", "exited with code 1", ("CUDA",))
+        assert (backend.phase, backend.reason, backend.log_tail) == (
+            "failed",
+            "exited with code 1",
+            ("CUDA",),
+        )
 
 
 class TestExperiment:
@@ -187,20 +264,37 @@ class TestExperiment:
 
     def test_an_interruption_queues_the_running_run_again(self) -> None:
         snapshot = state.fold([*self.STORY, events.ExperimentInterrupted(at=9.0, by="SIGTERM")])
-        assert phases(snapshot) == dict(zip(IDS, ("done", "failed", "cancelled", "queued"), strict=True))
-        assert (snapshot.interrupted, snapshot.ended_at, snapshot.finished) == ("SIGTERM", 9.0, False)
+        assert phases(snapshot) == dict(
+            zip(IDS, ("done", "failed", "cancelled", "queued"), strict=True)
+        )
+        assert (snapshot.interrupted, snapshot.ended_at, snapshot.finished) == (
+            "SIGTERM",
+            9.0,
+            False,
+        )
 
     @pytest.mark.parametrize(
-        "last", [[], [events.ExperimentInterrupted(at=9.0, by="SIGTERM")]], ids=["killed", "stopped"]
+        "last",
+        [[], [events.ExperimentInterrupted(at=9.0, by="SIGTERM")]],
+        ids=["killed", "stopped"],
     )
     def test_resuming_queues_all_but_the_done_and_the_cancelled(self, last: list[AnyEvent]) -> None:
         snapshot = state.fold([*self.STORY, *last, events.ExperimentResumed(missing=2)])
-        assert phases(snapshot) == dict(zip(IDS, ("done", "queued", "cancelled", "queued"), strict=True))
+        assert phases(snapshot) == dict(
+            zip(IDS, ("done", "queued", "cancelled", "queued"), strict=True)
+        )
         assert snapshot.runs[IDS[0]].figures == FIGURES
-        assert (snapshot.live, snapshot.backends, snapshot.interrupted, snapshot.ended_at) == (None, {}, "", 0.0)
+        assert (snapshot.live, snapshot.backends, snapshot.interrupted, snapshot.ended_at) == (
+            None,
+            {},
+            "",
+            0.0,
+        )
 
     def test_its_end_is_told(self) -> None:
-        snapshot = state.fold([*self.STORY, events.ExperimentFinished(at=9.0, done=1, failed=1, cancelled=2)])
+        snapshot = state.fold(
+            [*self.STORY, events.ExperimentFinished(at=9.0, done=1, failed=1, cancelled=2)]
+        )
         assert (snapshot.finished, snapshot.ended_at) == (True, 9.0)
 
 
@@ -211,4 +305,6 @@ class TestAnyStory:
         whole = state.fold([started(), *story])
         cut = len(story) // 2
         assert state.fold(story[cut:], state.fold([started(), *story[:cut]])) == whole
-        assert sum(whole.count(p) for p in ("queued", "running", "done", "failed", "cancelled")) == len(whole.runs)
+        assert sum(
+            whole.count(p) for p in ("queued", "running", "done", "failed", "cancelled")
+        ) == len(whole.runs)

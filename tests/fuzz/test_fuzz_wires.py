@@ -1,4 +1,5 @@
-"""Wires and logs: whatever comes, a reader names it as an error of its own, or makes the best of it."""
+"""Wires and logs: whatever comes, a reader names it as an error of its own, or makes the best of
+it."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.garbage import json_like, near, nested
 
-from core.backends import nvml, rootcause, serverlog
+from core.backends import prometheus, rootcause, serverlog
 from core.experiment import control
-from core.load import metrics
+from core.load import metrics, result
 from core.load.connection import Connection
 from core.load.record import RequestRecord
 from core.load.sse import EventParser, EventTooLong
@@ -77,13 +78,14 @@ def figures_of(stream: TokenStream) -> None:
     )
     figures = metrics.summarise([record])
     assert figures.completed == (not error)
-    msgspec.json.decode(msgspec.json.encode(metrics.as_result([record], figures)))
+    msgspec.json.decode(msgspec.json.encode(result.as_result([record], figures)))
 
 
 @given(data=SSE, sizes=st.lists(st.integers(0, 40), max_size=6))
 @example(data=b'data: {"error":' + nested()[0] + b"\n\n", sizes=[])
 @example(
-    data=b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967296}}\n\ndata: [DONE]\n\n', sizes=[]
+    data=b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967296}}\n\ndata: [DONE]\n\n',
+    sizes=[],
 )
 def test_any_bytes_as_a_stream(data: bytes, sizes: list[int]) -> None:
     stream, parser = TokenStream(50), EventParser()
@@ -141,15 +143,26 @@ HTTP = near(
 )
 
 
-@given(data=HTTP, sizes=st.lists(st.integers(1, 60), max_size=6), with_sink=st.booleans(), reset=st.booleans())
-@example(data=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 2, sizes=[], with_sink=True, reset=False)
-def test_any_bytes_as_an_answer(data: bytes, sizes: list[int], with_sink: bool, reset: bool) -> None:
+@given(
+    data=HTTP,
+    sizes=st.lists(st.integers(1, 60), max_size=6),
+    with_sink=st.booleans(),
+    reset=st.booleans(),
+)
+@example(
+    data=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 2, sizes=[], with_sink=True, reset=False
+)
+def test_any_bytes_as_an_answer(
+    data: bytes, sizes: list[int], with_sink: bool, reset: bool
+) -> None:
     got = bytearray()
 
     async def scenario() -> None:
         connection = Connection()
         connection.wire = _NoWire()
-        asking = asyncio.ensure_future(connection.request(b"", Times(), 1e6, read_s=None, write_s=None))
+        asking = asyncio.ensure_future(
+            connection.request(b"", Times(), 1e6, read_s=None, write_s=None)
+        )
         await asyncio.sleep(0)
         for at, piece in enumerate(pieces(data, sizes), 1):
             if piece and connection.is_open:
@@ -167,7 +180,9 @@ def test_any_bytes_as_an_answer(data: bytes, sizes: list[int], with_sink: bool, 
     assert len(got) <= len(data)
 
 
-@given(lines=st.lists(near(b'{"type":"Cancel","runs":["a"]}', b'{"type":"Stop"', b"\xff"), max_size=4))
+@given(
+    lines=st.lists(near(b'{"type":"Cancel","runs":["a"]}', b'{"type":"Stop"', b"\xff"), max_size=4)
+)
 @example(lines=nested())
 @example(lines=[b'{"type":"Cancel","runs":["\xff"]}'])
 @example(lines=[b'{"type":"Cancel","runs":["\\ud800"]}'])
@@ -211,9 +226,20 @@ def test_any_server_log(tmp_path_factory: pytest.TempPathFactory, data: bytes, o
     assert "\n" not in rootcause.find(serverlog.lines(file, offset))
 
 
-@given(text=near(b"vllm:num_requests_running", b'{engine="0"}', b" 1e999", b" NaN", b" -e", b" 7\n", b"\n", b"# HELP "))
+@given(
+    text=near(
+        b"vllm:num_requests_running",
+        b'{engine="0"}',
+        b" 1e999",
+        b" NaN",
+        b" -e",
+        b" 7\n",
+        b"\n",
+        b"# HELP ",
+    )
+)
 @example(text=b"vllm:num_requests_running 1e999\nvllm:num_requests_running -1e999\n")
 @example(text=b"vllm:kv_cache_usage_perc -e\n")
 def test_any_metrics(text: bytes) -> None:
-    load = nvml.read_metrics(text.decode(errors="replace"))
+    load = prometheus.read_metrics(text.decode(errors="replace"))
     assert msgspec.json.decode(msgspec.json.encode(load), type=type(load)) == load

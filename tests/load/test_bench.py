@@ -8,8 +8,8 @@ import pytest
 from support.truth import Truth
 
 from core import cli
+from core.errors import DatasetError
 from core.workload import formats
-from core.workload.dataset import DatasetError
 
 
 def written(path: Path, *lines: Any) -> Path:
@@ -19,31 +19,53 @@ def written(path: Path, *lines: Any) -> Path:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    return written(tmp_path / "007_0.5.jsonl", *({"id": f"q{i}", "text": f"What is {i}?"} for i in range(6)))
+    return written(
+        tmp_path / "007_0.5.jsonl", *({"id": f"q{i}", "text": f"What is {i}?"} for i in range(6))
+    )
 
 
 def bench(truth: Truth, data: Path, *flags: str) -> int:
-    return cli.main(["bench", str(data), "--base-url", truth.url + "/v1", "--output-len", "6", *flags])
+    return cli.main(
+        ["bench", str(data), "--base-url", truth.url + "/v1", "--output-len", "6", *flags]
+    )
 
 
-def test_a_result_file_of_the_data_set_s_index_each_prompt_once(
+def test_a_result_file_of_the_dataset_s_index_each_prompt_once(
     truth: Truth, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench(truth, prompts, "--num-prompts", "4", "--result-dir", str(tmp_path / "out"), "--json") == 0
+    assert (
+        bench(truth, prompts, "--num-prompts", "4", "--result-dir", str(tmp_path / "out"), "--json")
+        == 0
+    )
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["007.json"]
     result = json.loads((tmp_path / "out" / "007.json").read_text())
     said = capsys.readouterr()
     assert json.loads(said.out) == result
     assert (result["model_id"], result["num_prompts"], result["completed"]) == ("truth", 4, 4)
-    assert (result["p99_ttft_ms"], result["p99_ttft_ms_reason"]) == (None, "n = 4, and a p99 needs 100")
+    assert (result["p99_ttft_ms"], result["p99_ttft_ms_reason"]) == (
+        None,
+        "n = 4, and a p99 needs 100",
+    )
     assert result["max_ttft_ms"] >= result["median_ttft_ms"] >= 5.0
     assert result["client"]["workers"] == 1
     assert "4 of 4 requests" in said.err
-    assert sorted(row["prompt_head"] for row in truth.rows().values()) == [f"What is {i}?" for i in range(4)]
+    assert sorted(row["prompt_head"] for row in truth.rows().values()) == [
+        f"What is {i}?" for i in range(4)
+    ]
 
 
-def test_chat_a_rate_slo_and_warm_up(truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--chat", "--request-rate", "500", "--arrival", "constant", "--slo", "ttft_ms=60000,tpot_ms=60000"]
+def test_chat_a_rate_slo_and_warm_up(
+    truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "--chat",
+        "--request-rate",
+        "500",
+        "--arrival",
+        "constant",
+        "--slo",
+        "ttft_ms=60000,tpot_ms=60000",
+    ]
     assert bench(truth, prompts, *flags, "--warmup", "2", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["endpoint"], result["completed"], len(truth.rows())) == ("chat", 6, 8)
@@ -58,7 +80,9 @@ def test_some_failed(truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[
     assert "2 × HTTP 500" in said
 
 
-def test_a_server_that_is_not_there_is_bad_usage(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_there_is_bad_usage(
+    prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gone = Truth()
     gone.stop()
     assert bench(gone, prompts) == 2
@@ -78,13 +102,17 @@ def test_a_server_that_is_not_there_is_bad_usage(prompts: Path, capsys: pytest.C
         ["--burstiness", "0"],
     ],
 )
-def test_wrong_flags_are_refused(flags: list[str], prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_are_refused(
+    flags: list[str], prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["bench", str(prompts), "--port", "1", *flags])
     assert f"argument {flags[0]}: expected" in capsys.readouterr().err
 
 
-def test_a_trace_without_timestamps_is_refused(truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trace_without_timestamps_is_refused(
+    truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bench(truth, prompts, "--arrival", "trace") == 2
     assert 'needs a "timestamp"' in capsys.readouterr().err
     assert truth.rows() == {}
@@ -96,13 +124,21 @@ class TestFormats:
         assert [p.id for p in data.prompts] == [f"q{i}" for i in range(6)]
 
     def test_jsonl_with_prompts(self, tmp_path: Path) -> None:
-        path = written(tmp_path / "d.jsonl", {"prompt": "one", "timestamp": 1.5}, {"prompt": "two", "id": 9})
+        path = written(
+            tmp_path / "d.jsonl", {"prompt": "one", "timestamp": 1.5}, {"prompt": "two", "id": 9}
+        )
         prompts = formats.read(path, "001").prompts
-        assert [(p.id, p.text, p.timestamp) for p in prompts] == [("1", "one", 1.5), ("9", "two", None)]
+        assert [(p.id, p.text, p.timestamp) for p in prompts] == [
+            ("1", "one", 1.5),
+            ("9", "two", None),
+        ]
 
     def test_sharegpt(self, tmp_path: Path) -> None:
         def talk(name: str, *turns: tuple[str, str]) -> dict[str, Any]:
-            return {"id": name, "conversations": [{"from": who, "value": text} for who, text in turns]}
+            return {
+                "id": name,
+                "conversations": [{"from": who, "value": text} for who, text in turns],
+            }
 
         path = tmp_path / "sg.json"
         path.write_text(
@@ -115,7 +151,10 @@ class TestFormats:
                 ]
             )
         )
-        assert [(p.id, p.text) for p in formats.read(path, "001").prompts] == [("a", "hello"), ("d", "Σ?")]
+        assert [(p.id, p.text) for p in formats.read(path, "001").prompts] == [
+            ("a", "hello"),
+            ("d", "Σ?"),
+        ]
 
     @pytest.mark.parametrize(
         ("content", "words"),

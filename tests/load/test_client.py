@@ -14,7 +14,7 @@ import psutil
 import pytest
 from support.truth import Truth
 
-from core.load import client, metrics
+from core.load import client, metrics, result
 from core.load.client import Load, LoadError
 from core.load.record import KERNEL_STAMPS, Progress, Records, RequestRecord
 from core.workload.dataset import Prompt
@@ -36,10 +36,12 @@ def alphabet(tokens: int, per_event: int = 1) -> str:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(pid).children(recursive=True) if "core.load.worker" in p.cmdline()]
+    return [
+        p for p in psutil.Process(pid).children(recursive=True) if "core.load.worker" in p.cmdline()
+    ]
 
 
-# --- what comes back ----------------------------------------------------------------------------------------------
+# --- what comes back ---
 
 
 @pytest.mark.parametrize("chat", [False, True], ids=["completions", "chat"])
@@ -50,7 +52,9 @@ def test_every_prompt_once_in_order_with_every_token(truth: Truth, chat: bool, s
     assert [r.prompt_id for r in records] == ["p0", "p1", "p2", "p3", "p4"]
     assert [r.error for r in records] == [""] * 5
     assert [r.text for r in records] == [alphabet(8)] * 5
-    assert [(r.output_tokens, r.output_tokens_from, r.prompt_tokens) for r in records] == [(8, "usage", 8)] * 5
+    assert [(r.output_tokens, r.output_tokens_from, r.prompt_tokens) for r in records] == [
+        (8, "usage", 8)
+    ] * 5
     assert {i: row["prompt_head"] for i, row in truth.rows().items()} == {
         f"seg.001.{i}": f"prompt {i}" for i in range(5)
     }
@@ -62,11 +66,19 @@ def test_times_are_in_order_and_hold_what_the_server_knows(truth: Truth) -> None
     for record in records:
         row = rows[f"seg.001.{record.index}"]
         assert record.t_due_ns <= record.t_start_ns <= record.t_sent_ns <= record.t_first_byte_ns
-        assert record.t_first_byte_ns <= record.stamps_ns[0] <= record.stamps_ns[-1] <= record.t_done_ns
+        assert (
+            record.t_first_byte_ns
+            <= record.stamps_ns[0]
+            <= record.stamps_ns[-1]
+            <= record.t_done_ns
+        )
         assert record.t_sent_ns <= row["t_request"]
-        # The clock is the server's too. The wall clock's offset is known to a few µs; leave it 1 ms.
-        assert all(at >= sent - 1_000_000 for at, sent in zip(record.stamps_ns, row["t_send"], strict=True))
-    health = metrics.as_result(records, metrics.summarise(records))["client"]
+        # The clock is the server's too. The wall clock's offset is known to a few µs; leave it 1
+        # ms.
+        assert all(
+            at >= sent - 1_000_000 for at, sent in zip(record.stamps_ns, row["t_send"], strict=True)
+        )
+    health = result.as_result(records, metrics.summarise(records))["client"]
     if sys.platform == "linux":
         assert health["stamps"] == KERNEL_STAMPS
     assert health["connections"] == 3
@@ -75,7 +87,11 @@ def test_times_are_in_order_and_hold_what_the_server_knows(truth: Truth) -> None
 def test_several_tokens_an_event_are_counted_and_their_gaps_divided(truth: Truth) -> None:
     truth.control(per_event=4, itl_ms=8.0)
     record = run(load(truth, 1, output_len=12))[0]
-    assert (tuple(record.event_tokens), record.output_tokens, record.text) == ((4, 4, 4), 12, alphabet(12, 4))
+    assert (tuple(record.event_tokens), record.output_tokens, record.text) == (
+        (4, 4, 4),
+        12,
+        alphabet(12, 4),
+    )
     assert len(record.itls_s) == 8
     assert metrics.summarise([record]).shared_events == 3
 
@@ -111,7 +127,9 @@ def test_an_answer_that_turns_out_wrong_is_not_waited_for() -> None:
         server = await asyncio.start_server(one, "127.0.0.1", 0)
         host, port = server.sockets[0].getsockname()
         async with server:
-            return await client.run(Load(f"http://{host}:{port}", "m", "007", [Prompt("a", "text")]))
+            return await client.run(
+                Load(f"http://{host}:{port}", "m", "007", [Prompt("a", "text")])
+            )
 
     records = asyncio.run(asyncio.wait_for(scenario(), 30))
     assert records[0].error.startswith("not the expected JSON: ")
@@ -129,7 +147,11 @@ def test_headers_key_and_extra_fields_reach_the_server() -> None:
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        size = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        size = next(
+            int(line[15:])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length:")
+        )
         got.extend([head, await reader.readexactly(size)])
         writer.write(b"HTTP/1.1 400 Bad\r\ncontent-length: 3\r\n\r\nno!")
 
@@ -157,10 +179,12 @@ def test_headers_key_and_extra_fields_reach_the_server() -> None:
     assert b"ignore_eos" not in got[1]
 
 
-# --- when they are sent -------------------------------------------------------------------------------------------
+# --- when they are sent ---
 
 
-def test_a_fixed_concurrency_is_never_passed_and_a_request_is_due_when_a_slot_is_free(truth: Truth) -> None:
+def test_a_fixed_concurrency_is_never_passed_and_a_request_is_due_when_a_slot_is_free(
+    truth: Truth,
+) -> None:
     truth.control(ttft_ms=20.0)
     records = run(load(truth, 9, max_concurrency=3))
     ends = sorted(r.t_done_ns for r in records)
@@ -181,7 +205,7 @@ def test_at_a_rate_waiting_for_a_slot_counts_from_the_due_time(truth: Truth) -> 
     assert figures.max_ttft_from_due_ms > 3 * 40 > figures.max_ttft_ms
 
 
-def test_a_trace_is_replayed_in_its_order_and_told_in_the_data_set_s(truth: Truth) -> None:
+def test_a_trace_is_replayed_in_its_order_and_told_in_the_dataset_s(truth: Truth) -> None:
     stamps = (5.03, 5.0, 5.015)
     prompts = tuple(Prompt(f"p{i}", f"prompt {i}", timestamp=at) for i, at in enumerate(stamps))
     records = run(load(truth, prompts=prompts, arrival="trace"))
@@ -203,10 +227,12 @@ def test_a_thousand_streams_at_once(truth: Truth) -> None:
     truth.control(ttft_ms=1000.0)
     records = run(load(truth, 1000, output_len=2))
     assert {r.error for r in records} == {""}
-    assert max(r.t_sent_ns for r in records) < min(r.stamps_ns[0] for r in records)  # all were open together
+    assert max(r.t_sent_ns for r in records) < min(
+        r.stamps_ns[0] for r in records
+    )  # all were open together
 
 
-# --- while it runs ------------------------------------------------------------------------------------------------
+# --- while it runs ---
 
 
 def test_each_request_is_told_as_it_ends_and_progress_meanwhile(truth: Truth) -> None:
@@ -301,14 +327,16 @@ def test_workers_die_with_their_parent(truth: Truth, tmp_path: Path) -> None:
 
 
 def test_a_worker_starts_lean() -> None:
-    script = (
-        "import sys, core.load.worker; print([m for m in ('numpy', 'click', 'rich', 'textual') if m in sys.modules])"
+    script = "import sys, core.load.worker; print([m for m in ('numpy', 'click', 'rich', 'textual') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+        == "[]\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_a_client_busy_with_something_else_moves_no_stamp(truth: Truth) -> None:
-    """The worker is stopped for 30 ms in the middle of a stream; stamps that are its own stay where the bytes came."""
+    """The worker is stopped for 30 ms in the middle of a stream; stamps that are its own stay where
+    the bytes came."""
     if sys.platform != "linux":
         pytest.skip("kernel stamps are read on Linux only")
     truth.control(itl_ms=100.0)

@@ -23,12 +23,17 @@ def written(path: Path, *lines: Any) -> Path:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    return written(tmp_path / "007_0.5.jsonl", *({"id": f"q{i}", "text": f"What is {i}?"} for i in range(6)))
+    return written(
+        tmp_path / "007_0.5.jsonl", *({"id": f"q{i}", "text": f"What is {i}?"} for i in range(6))
+    )
 
 
 def bench(url: str, data: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     """The result of one run in which every request was answered."""
-    assert cli.main(["bench", str(data), "--base-url", url, "--output-len", "3", "--json", *flags]) == 0
+    assert (
+        cli.main(["bench", str(data), "--base-url", url, "--output-len", "3", "--json", *flags])
+        == 0
+    )
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
 
@@ -54,7 +59,12 @@ def test_key_headers_and_fields_reach_the_server(
     body = server.posted()[0].body
     assert body is not None
     assert body["messages"] == [{"role": "user", "content": "What is 0?"}]
-    assert (body["model"], body["max_tokens"], body["temperature"], body["top_k"]) == ("m", 3, 0.0, 5)
+    assert (body["model"], body["max_tokens"], body["temperature"], body["top_k"]) == (
+        "m",
+        3,
+        0.0,
+        5,
+    )
     assert "ignore_eos" not in body
 
 
@@ -75,19 +85,27 @@ def test_usage_is_asked_of_every_event_and_says_how_many_tokens_it_carried(
         result = bench(server.url, prompts, capsys)
     wanted = {"include_usage": True, "continuous_usage_stats": True}
     assert all(asked.body and asked.body["stream_options"] == wanted for asked in server.posted())
-    assert (result["shared_events"], result["output_tokens_from"], result["output_lens"]) == (6, {"usage": 6}, [3] * 6)
+    assert (result["shared_events"], result["output_tokens_from"], result["output_lens"]) == (
+        6,
+        {"usage": 6},
+        [3] * 6,
+    )
     assert [len(gaps) for gaps in result["itls"]] == [2] * 6
 
 
 @pytest.mark.parametrize("layout", ["ShareGPT", "JSONL of prompts"])
-def test_other_data_sets_are_sent_in_their_order(
+def test_other_datasets_are_sent_in_their_order(
     layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = ["first", "Σ second", "third"]
     if layout == "ShareGPT":
-        turns = [[{"from": "human", "value": text}, {"from": "gpt", "value": "yes"}] for text in texts]
+        turns = [
+            [{"from": "human", "value": text}, {"from": "gpt", "value": "yes"}] for text in texts
+        ]
         data = tmp_path / "talks.json"
-        data.write_text(json.dumps([{"id": str(i), "conversations": each} for i, each in enumerate(turns)]))
+        data.write_text(
+            json.dumps([{"id": str(i), "conversations": each} for i, each in enumerate(turns)])
+        )
     else:
         data = written(tmp_path / "own.jsonl", *({"prompt": text} for text in texts))
     with Recording() as server:
@@ -100,21 +118,35 @@ def test_other_data_sets_are_sent_in_their_order(
     [
         (["--request-rate", "200"], {"arrival": "poisson", "request_rate": 200.0}),
         (["--request-rate", "200", "--burstiness", "0.5"], {"burstiness": 0.5}),
-        (["--request-rate", "200", "--ramp-up", "0.02", "--arrival", "constant"], {"ramp_up_s": 0.02}),
-        (["--max-concurrency", "2", "--ramp-up", "0.02"], {"max_concurrency": 2, "request_rate": "inf"}),
+        (
+            ["--request-rate", "200", "--ramp-up", "0.02", "--arrival", "constant"],
+            {"ramp_up_s": 0.02},
+        ),
+        (
+            ["--max-concurrency", "2", "--ramp-up", "0.02"],
+            {"max_concurrency": 2, "request_rate": "inf"},
+        ),
         (["--arrival", "trace"], {"arrival": "trace"}),
         (["--load-workers", "2"], {}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_every_arrival_sends_each_prompt_once_and_is_told_in_the_result(
-    flags: list[str], told: dict[str, Any], truth: Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    told: dict[str, Any],
+    truth: Truth,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = [{"id": f"q{i}", "text": f"What is {i}?", "timestamp": 7 + i / 100} for i in range(6)]
     result = bench(truth.url, written(tmp_path / "007.jsonl", *lines), capsys, *flags)
     assert {name: result[name] for name in told} == told
-    assert sorted(row["prompt_head"] for row in truth.rows().values()) == [f"What is {i}?" for i in range(6)]
-    assert all(late >= sent for late, sent in zip(result["ttfts_from_due"], result["ttfts"], strict=True))
+    assert sorted(row["prompt_head"] for row in truth.rows().values()) == [
+        f"What is {i}?" for i in range(6)
+    ]
+    assert all(
+        late >= sent for late, sent in zip(result["ttfts_from_due"], result["ttfts"], strict=True)
+    )
 
 
 def test_a_server_that_closes_kept_connections_loses_no_request(
@@ -126,7 +158,10 @@ def test_a_server_that_closes_kept_connections_loses_no_request(
 
 
 def test_tls_with_a_certificate_of_one_s_own(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
     command += " -addext subjectAltName=IP:127.0.0.1"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.load import metrics
-from core.load.metrics import Metrics, as_result, summarise
+from core.load.metrics import Metrics, summarise
 from core.load.record import (
     KERNEL_STAMPS,
     USER_STAMPS,
@@ -21,6 +21,7 @@ from core.load.record import (
     events_per_read,
     itls_s,
 )
+from core.load.result import as_result
 from core.load.trust import Trust, trust
 
 MS = 1_000_000
@@ -48,7 +49,7 @@ def record(
     )
 
 
-# --- the definitions, worked out by hand --------------------------------------------------------------------------
+# --- the definitions, worked out by hand ---
 
 
 def test_one_request() -> None:
@@ -61,25 +62,40 @@ def test_one_request() -> None:
     assert r.e2e_from_due_s == pytest.approx(0.091)
 
 
-REQUESTS = st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=6), max_size=5)
+REQUESTS = st.lists(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=6), max_size=5
+)
 
 
 @given(REQUESTS)
-def test_gaps_and_reads_of_many_requests_are_those_of_each_in_turn(requests: list[list[tuple[int, int]]]) -> None:
+def test_gaps_and_reads_of_many_requests_are_those_of_each_in_turn(
+    requests: list[list[tuple[int, int]]],
+) -> None:
     records = [
         record(i, at=tuple(accumulate((step for step, _ in events), initial=20))[1:])
         for i, events in enumerate(requests)
     ]
     records = [
-        replace(r, event_tokens=tuple(n for _, n in events)) for r, events in zip(records, requests, strict=True)
+        replace(r, event_tokens=tuple(n for _, n in events))
+        for r, events in zip(records, requests, strict=True)
     ]
     gaps, reads = [], []
     for r in records:
-        for earlier, later, tokens in zip(r.stamps_ns, r.stamps_ns[1:], r.event_tokens[1:], strict=False):
+        for earlier, later, tokens in zip(
+            r.stamps_ns, r.stamps_ns[1:], r.event_tokens[1:], strict=False
+        ):
             gaps += [(later - earlier) / 1e9 / tokens] * tokens
         reads += [len(list(group)) for _, group in groupby(r.stamps_ns)]
-    assert itls_s(records).tolist() == pytest.approx(gaps) == [gap for r in records for gap in r.itls_s]
-    assert events_per_read(records).tolist() == reads == [n for r in records for n in r.events_per_read]
+    assert (
+        itls_s(records).tolist()
+        == pytest.approx(gaps)
+        == [gap for r in records for gap in r.itls_s]
+    )
+    assert (
+        events_per_read(records).tolist()
+        == reads
+        == [n for r in records for n in r.events_per_read]
+    )
 
 
 def test_a_gap_is_divided_by_the_tokens_its_event_carried() -> None:
@@ -105,7 +121,9 @@ def test_events_of_one_read_share_a_stamp_and_the_share_of_such_reads_is_told() 
 
 
 def test_rates_run_from_the_first_due_moment_to_the_last_token() -> None:
-    figures = summarise([record(0, due=0, at=(60, 70)), record(1, due=100, sent=110, at=(300, 500))])
+    figures = summarise(
+        [record(0, due=0, at=(60, 70)), record(1, due=100, sent=110, at=(300, 500))]
+    )
     assert figures.duration == pytest.approx(0.5)
     assert figures.request_throughput == pytest.approx(4.0)
     assert figures.output_throughput == pytest.approx(8.0)
@@ -125,7 +143,10 @@ def test_a_failed_request_counts_as_sent_and_in_no_figure() -> None:
 def test_p99_needs_a_hundred_values() -> None:
     few = [record(i, at=(10 + 10 + i, 200)) for i in range(99)]
     figures = summarise(few)
-    assert (figures.p99_ttft_ms, figures.p99_ttft_ms_reason) == (None, "n = 99, and a p99 needs 100")
+    assert (figures.p99_ttft_ms, figures.p99_ttft_ms_reason) == (
+        None,
+        "n = 99, and a p99 needs 100",
+    )
     assert figures.max_ttft_ms == pytest.approx(108.0)
     figures = summarise([*few, record(99, at=(10 + 10 + 99, 200))])
     assert figures.p99_ttft_ms == pytest.approx(10 + 0.99 * 99)
@@ -146,7 +167,12 @@ def test_goodput_counts_what_met_every_limit_as_the_user_felt_it() -> None:
 def test_nothing_was_measured() -> None:
     for records in ([], [record(error="HTTP 500: no")]):
         figures = summarise(records)
-        assert (figures.completed, figures.duration, figures.mean_ttft_ms, figures.output_throughput) == (0, 0, None, 0)
+        assert (
+            figures.completed,
+            figures.duration,
+            figures.mean_ttft_ms,
+            figures.output_throughput,
+        ) == (0, 0, None, 0)
         assert as_result(records, figures)["client"] is None
 
 
@@ -162,7 +188,7 @@ def test_figures_are_those_of_numpy_over_the_same_gaps(gaps_ms: list[list[float]
     assert figures.median_itl_ms == (pytest.approx(np.median(gaps)) if gaps.size else None)
 
 
-# --- how far to trust it ------------------------------------------------------------------------------------------
+# --- how far to trust it ---
 
 HEALTHY = WorkerHealth(
     reads=1000,
@@ -205,7 +231,9 @@ LATE = (0,) * 50 + (12_000_000,) * 50
         ({"start_lags_ns": (0, 40_000_000)}, (60, 70, 80), "requests started up to 40.0 ms late"),
     ],
 )
-def test_each_way_in_which_a_client_limits_a_result(change: dict[str, Any], at: tuple[float, ...], words: str) -> None:
+def test_each_way_in_which_a_client_limits_a_result(
+    change: dict[str, Any], at: tuple[float, ...], words: str
+) -> None:
     found = verdict(replace(HEALTHY, **change), at)
     assert found.limited_by_client
     assert len(found.warnings) == 1
@@ -253,5 +281,7 @@ def test_upstream_s_keys_are_kept() -> None:
     for metric in ("ttft", "tpot", "itl"):
         assert {f"{kind}_{metric}_ms" for kind in ("mean", "median", "p99")} <= keys
     result = as_result([record(at=(60, 70))], summarise([record(at=(60, 70))]))
-    assert {"input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"} <= set(result)
+    assert {"input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"} <= set(
+        result
+    )
     assert isinstance(summarise([]), Metrics)

@@ -19,7 +19,9 @@ from core.load.clock import ReceiveClock
 from core.load.passes import PAUSE_NS, ReadPasses
 from core.load.wire import PlainWire
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sockets without kernel stamps are read by the loop")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="sockets without kernel stamps are read by the loop"
+)
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -78,7 +80,9 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_one_pass_reads_every_socket_that_has_something(run: Run, time: Time, many_files: None, pairs: Pairs) -> None:
+def test_one_pass_reads_every_socket_that_has_something(
+    run: Run, time: Time, many_files: None, pairs: Pairs
+) -> None:
     """More of them than epoll tells at once if it is not asked for more."""
 
     async def scenario() -> None:
@@ -103,12 +107,14 @@ def test_one_pass_reads_every_socket_that_has_something(run: Run, time: Time, ma
 
 
 @pytest.mark.parametrize(
-    ("elsewhere_ns", "slept"), [(0, [200_000] * 49), (150_000, [50_000] * 49), (200_000, []), (900_000, [])]
+    ("elsewhere_ns", "slept"),
+    [(0, [200_000] * 49), (150_000, [50_000] * 49), (200_000, []), (900_000, [])],
 )
 def test_a_pass_begins_a_pause_after_the_last_ended(
     run: Run, time: Time, pairs: Pairs, elsewhere_ns: int, slept: list[int]
 ) -> None:
-    """50 passes over two sockets that always have something; between them the loop does something else."""
+    """50 passes over two sockets that always have something; between them the loop does something
+    else."""
 
     async def scenario() -> None:
         loop, done, read = asyncio.get_running_loop(), asyncio.Event(), []
@@ -132,14 +138,18 @@ def test_a_pass_begins_a_pause_after_the_last_ended(
             theirs.send(b"x")
             reading.add(ours, partial(take, ours))
         await done.wait()
-        assert {a is b for a, b in zip(read[::2], read[1::2], strict=True)} == {False}  # each once a pass
+        assert {a is b for a, b in zip(read[::2], read[1::2], strict=True)} == {
+            False
+        }  # each once a pass
         assert time.slept == slept
 
     assert PAUSE_NS == 200_000
     run(scenario())
 
 
-def test_a_socket_that_another_s_read_closed_is_not_read(run: Run, time: Time, pairs: Pairs) -> None:
+def test_a_socket_that_another_s_read_closed_is_not_read(
+    run: Run, time: Time, pairs: Pairs
+) -> None:
     async def scenario() -> None:
         reading, done = ReadPasses(asyncio.get_running_loop()), asyncio.Event()
         socks: list[socket.socket] = []
@@ -196,7 +206,9 @@ def test_a_read_that_fails_is_told_and_the_others_go_on(run: Run, time: Time, pa
     run(scenario())
 
 
-def test_nothing_is_held_once_the_last_socket_is_gone_and_it_begins_anew(run: Run, pairs: Pairs) -> None:
+def test_nothing_is_held_once_the_last_socket_is_gone_and_it_begins_anew(
+    run: Run, pairs: Pairs
+) -> None:
     async def scenario() -> None:
         reading = ReadPasses(asyncio.get_running_loop())
         ours, theirs = pairs()
@@ -212,7 +224,7 @@ def test_nothing_is_held_once_the_last_socket_is_gone_and_it_begins_anew(run: Ru
     run(scenario())
 
 
-# --- with a wire ---------------------------------------------------------------------------------------------------
+# --- with a wire ---
 
 
 class Kept:
@@ -239,7 +251,9 @@ class Kept:
         return self.wire
 
 
-def test_a_new_socket_under_the_number_of_one_closed_in_the_pass_gets_its_own_bytes(run: Run, pairs: Pairs) -> None:
+def test_a_new_socket_under_the_number_of_one_closed_in_the_pass_gets_its_own_bytes(
+    run: Run, pairs: Pairs
+) -> None:
     async def scenario() -> None:
         reading = ReadPasses(asyncio.get_running_loop())
         (first, first_peer), (second, second_peer), (third, third_peer) = pairs(), pairs(), pairs()

@@ -55,7 +55,9 @@ LINES = st.lists(
 
 
 @given(LINES, st.sampled_from([b"\n", b"\r\n", b"\r"]), st.data())
-def test_where_the_bytes_are_cut_changes_nothing(lines: list[bytes], end: bytes, data: st.DataObject) -> None:
+def test_where_the_bytes_are_cut_changes_nothing(
+    lines: list[bytes], end: bytes, data: st.DataObject
+) -> None:
     stream = b"".join(line + end for line in lines)
     whole = events_of(stream)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))

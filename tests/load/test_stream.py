@@ -12,7 +12,8 @@ from core.load.stream import TokenStream
 
 def sse(*payloads: Any) -> bytes:
     return b"".join(
-        b"data: " + (p.encode() if isinstance(p, str) else json.dumps(p).encode()) + b"\n\n" for p in payloads
+        b"data: " + (p.encode() if isinstance(p, str) else json.dumps(p).encode()) + b"\n\n"
+        for p in payloads
     )
 
 
@@ -49,7 +50,9 @@ def test_each_event_has_the_time_of_the_read_that_completed_it() -> None:
 
 def test_empty_events_and_the_role_are_no_tokens() -> None:
     stream = read(
-        (1, sse(chat(role="assistant", content=""))), (2, sse(chat(content="hi"))), (3, sse(chat(content=None)))
+        (1, sse(chat(role="assistant", content=""))),
+        (2, sse(chat(content="hi"))),
+        (3, sse(chat(content=None))),
     )
     assert list(stream.stamps) == [2]
 
@@ -61,12 +64,18 @@ def test_what_an_empty_event_carried_goes_to_the_next_one_with_content() -> None
 
 
 def test_reasoning_is_output() -> None:
-    stream = read((1, sse(chat(reasoning_content="hm"))), (2, sse(chat(reasoning="so"))), (3, sse(chat(content="42"))))
+    stream = read(
+        (1, sse(chat(reasoning_content="hm"))),
+        (2, sse(chat(reasoning="so"))),
+        (3, sse(chat(content="42"))),
+    )
     assert list(stream.stamps) == [1, 2, 3]
 
 
 def test_continuous_usage_counts_the_tokens_of_each_event() -> None:
-    stream = read((1, sse(token("ab", 2), token("cdef", 6))), (2, sse(token("g", 7), usage(7), "[DONE]")))
+    stream = read(
+        (1, sse(token("ab", 2), token("cdef", 6))), (2, sse(token("g", 7), usage(7), "[DONE]"))
+    )
     assert tuple(stream.event_tokens()) == (2, 4, 1)
     assert stream.received == 7
 
@@ -92,12 +101,21 @@ def test_what_is_no_json_is_named() -> None:
 
 
 def test_how_an_answer_ended_too_soon_is_told() -> None:
-    assert read((1, sse(token("a")))).closing_error() == "stream cut: the server closed it before [DONE]"
-    assert read((1, sse("[DONE]"))).closing_error() == "empty stream: the server ended it without a token"
+    assert (
+        read((1, sse(token("a")))).closing_error()
+        == "stream cut: the server closed it before [DONE]"
+    )
+    assert (
+        read((1, sse("[DONE]"))).closing_error()
+        == "empty stream: the server ended it without a token"
+    )
 
 
 def test_several_whole_events_of_one_read_are_each_counted_under_its_time() -> None:
-    stream = read((1, sse(token("a", 1), token("", 2), token("bc", 3), token("def", 6))), (2, sse(token("g", 7))))
+    stream = read(
+        (1, sse(token("a", 1), token("", 2), token("bc", 3), token("def", 6))),
+        (2, sse(token("g", 7))),
+    )
     assert list(stream.stamps) == [1, 1, 1, 2]
     assert stream.texts == ["a", "bc", "def", "g"]
     assert tuple(stream.event_tokens()) == (1, 2, 3, 1)
@@ -105,11 +123,24 @@ def test_several_whole_events_of_one_read_are_each_counted_under_its_time() -> N
 
 
 def test_a_read_that_begins_in_a_line_is_no_whole_event_though_it_looks_like_one() -> None:
-    stream = read((1, b": "), (2, sse(token("comment"))), (3, sse(token("a"))), (4, b"id: "), (5, sse(token("id"))))
+    stream = read(
+        (1, b": "),
+        (2, sse(token("comment"))),
+        (3, sse(token("a"))),
+        (4, b"id: "),
+        (5, sse(token("id"))),
+    )
     assert (list(stream.stamps), stream.texts, stream.error) == ([3], ["a"], "")
 
 
-PAYLOADS = [token("a", 1), token("", 2), token("Σ\n\ndata: {}", 5), chat(content="hi"), usage(9), "[DONE]"]
+PAYLOADS = [
+    token("a", 1),
+    token("", 2),
+    token("Σ\n\ndata: {}", 5),
+    chat(content="hi"),
+    usage(9),
+    "[DONE]",
+]
 WRONG = ["{oops}", {"choices": 5}, {"error": "no memory"}]
 FRAMES = [
     *["data: {}\n\n"] * 4,
@@ -128,16 +159,23 @@ EVENTS = st.tuples(st.sampled_from(PAYLOADS * 2 + WRONG), st.sampled_from(FRAMES
 
 @settings(max_examples=300)
 @given(st.lists(EVENTS, max_size=8), st.data())
-def test_where_reads_are_cut_changes_no_token(events: list[tuple[Any, str]], data: st.DataObject) -> None:
-    """Against a byte at a time, which says where each token ends: its time is that of the read that holds the place."""
+def test_where_reads_are_cut_changes_no_token(
+    events: list[tuple[Any, str]], data: st.DataObject
+) -> None:
+    """Against a byte at a time, which says where each token ends: its time is that of the read that
+    holds the place."""
     texts = [p if isinstance(p, str) else json.dumps(p, ensure_ascii=False) for p, _ in events]
     framed = [frame.format(text).encode() for text, (_, frame) in zip(texts, events, strict=True)]
     raw, ends = b"".join(framed), [*accumulate(map(len, framed))]
-    cuts = [end for end in ends if data.draw(st.booleans())] + data.draw(st.lists(st.integers(0, len(raw)), max_size=3))
+    cuts = [end for end in ends if data.draw(st.booleans())] + data.draw(
+        st.lists(st.integers(0, len(raw)), max_size=3)
+    )
     places = [0, *sorted(cuts), len(raw)]
     cut = read(*((end, raw[start:end]) for start, end in pairwise(places)))
     by_byte = read(*((place + 1, raw[place : place + 1]) for place in range(len(raw))))
-    assert list(cut.stamps) == [next(place for place in places if place >= end) for end in by_byte.stamps]
+    assert list(cut.stamps) == [
+        next(place for place in places if place >= end) for end in by_byte.stamps
+    ]
     assert cut.event_tokens() == by_byte.event_tokens()
     assert cut.closing_error() == by_byte.closing_error()
     for name in ("texts", "prompt_tokens", "completion_tokens", "error"):

@@ -30,12 +30,20 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 async def asked(reader: asyncio.StreamReader) -> bytes:
     """One whole request."""
     head = await reader.readuntil(b"\r\n\r\n")
-    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+    length = next(
+        (
+            int(line[15:])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length:")
+        ),
+        0,
+    )
     return head + await reader.readexactly(length)
 
 
 def answering(*answers: bytes, close: bool = True) -> Talk:
-    """Answers the requests of each connection in turn, then closes it (or waits for the client to)."""
+    """Answers the requests of each connection in turn, then closes it (or waits for the client
+    to)."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for answer in answers:
@@ -50,7 +58,8 @@ def answering(*answers: bytes, close: bool = True) -> Talk:
 
 @asynccontextmanager
 async def serving(talk: Talk, **options: Any) -> AsyncIterator[tuple[str, list[bool]]]:
-    """A raw server; its address, and one entry per connection that turns true when the connection is over."""
+    """A raw server; its address, and one entry per connection that turns true when the connection
+    is over."""
     over: list[bool] = []
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,7 +82,9 @@ async def serving(talk: Talk, **options: Any) -> AsyncIterator[tuple[str, list[b
 
 
 @asynccontextmanager
-async def client(timeout: Any = 5.0, **options: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Transport]]:
+async def client(
+    timeout: Any = 5.0, **options: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Transport]]:
     transport = Transport(**options)
     async with httpx.AsyncClient(transport=transport, timeout=timeout) as made:
         yield made, transport
@@ -107,7 +118,10 @@ def test_bodies(answer: bytes) -> None:
 def test_httpx_does_the_rest() -> None:
     async def scenario() -> None:
         body = gzip.compress(b'{"a": 1}')
-        answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        answer = (
+            b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+            + body
+        )
         got: list[bytes] = []
 
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -115,7 +129,9 @@ def test_httpx_does_the_rest() -> None:
             writer.write(answer)
 
         async with serving(talk) as (address, _), client() as (http, _):
-            response = await http.post(f"http://{address}/path?q=1", json={"b": 2}, headers={"X-Mine": "yes"})
+            response = await http.post(
+                f"http://{address}/path?q=1", json={"b": 2}, headers={"X-Mine": "yes"}
+            )
             assert response.json() == {"a": 1}
             assert got[0].startswith(b"POST /path?q=1 HTTP/1.1\r\n")
             assert b"x-mine: yes\r\n" in got[0].lower()
@@ -133,15 +149,27 @@ def test_an_error_status_comes_with_its_body() -> None:
     ("answer", "error", "text"),
     [
         (b"", httpx.RemoteProtocolError, "without an answer"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", httpx.RemoteProtocolError, "before the answer's end"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf",
+            httpx.RemoteProtocolError,
+            "before the answer's end",
+        ),
         (
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
             httpx.RemoteProtocolError,
             "before the answer",
         ),
         (b"SSH-2.0-OpenSSH_9.6\r\n", httpx.RemoteProtocolError, "not HTTP/1.1"),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", httpx.RemoteProtocolError, "not HTTP/1.1"),
-        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES, httpx.RemoteProtocolError, "a response head of over"),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+            httpx.RemoteProtocolError,
+            "not HTTP/1.1",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES,
+            httpx.RemoteProtocolError,
+            "a response head of over",
+        ),
     ],
     ids=["nothing", "short body", "short chunk", "not HTTP", "bad chunk", "endless head"],
 )
@@ -221,7 +249,10 @@ def test_a_connection_is_kept_and_a_stale_one_replaced_once() -> None:
 
 def test_what_has_been_answered_in_part_is_not_sent_again() -> None:
     async def scenario() -> None:
-        async with serving(answering(OK, b"HTTP/1.1 200 OK\r\ncontent-le")) as (address, over), client() as (http, own):
+        async with (
+            serving(answering(OK, b"HTTP/1.1 200 OK\r\ncontent-le")) as (address, over),
+            client() as (http, own),
+        ):
             await http.get(f"http://{address}/")
             with pytest.raises(httpx.RemoteProtocolError):
                 await http.get(f"http://{address}/")
@@ -331,9 +362,13 @@ def test_tls(tmp_path: Path) -> None:
     theirs.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
 
     async def scenario() -> None:
-        talk = answering(*[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"] * 2)
+        talk = answering(
+            *[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"] * 2
+        )
         async with serving(talk, ssl=theirs) as (address, over):
-            async with client(tls=ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))) as (http, own):
+            async with client(
+                tls=ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+            ) as (http, own):
                 assert (await http.get(f"https://{address}/")).text == "ok"
                 assert (await http.post(f"https://{address}/", content=b"x" * 300_000)).text == "ok"
                 assert len(over) == 1
@@ -345,7 +380,9 @@ def test_tls(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_without_kernel_stamps_reads_are_stamped_here_and_never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kernel_stamps_reads_are_stamped_here_and_never_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(wire, "request_stamps", lambda sock: False)
     monkeypatch.delattr(select, "epoll")  # as where there is none
     monkeypatch.setattr(passes, "time", None)
@@ -353,7 +390,9 @@ def test_without_kernel_stamps_reads_are_stamped_here_and_never_wait(monkeypatch
     async def scenario() -> None:
         async with serving(answering(OK)) as (address, _), client() as (http, own):
             before = now()
-            response = await http.get(f"http://{address}/", extensions={"times": (times := Times())})
+            response = await http.get(
+                f"http://{address}/", extensions={"times": (times := Times())}
+            )
             assert response.text == "ok"
             assert own.clock.reads > 0 == own.clock.stamped_reads
             assert before < times.sent < times.first_byte < now()
@@ -375,11 +414,13 @@ def test_a_post_of_many_has_the_bytes_that_httpx_would_send() -> None:
     )
     made = post_bytes(url, headers)
     for number, body in enumerate((b"{}", "Σ".encode() * 99)):
-        own = httpx.Request("POST", url, headers=[*headers, ("X-Request-Id", f"seg.1.{number}")], content=body)
+        own = httpx.Request(
+            "POST", url, headers=[*headers, ("X-Request-Id", f"seg.1.{number}")], content=body
+        )
         assert made(f"seg.1.{number}", body) == wire_bytes(own)
 
 
-# --- where reads are cut ------------------------------------------------------------------------------------------
+# --- where reads are cut ---
 
 
 class _NoWire:
@@ -411,7 +452,9 @@ async def asked_of(wire: _NoWire) -> tuple[Connection, asyncio.Task[None]]:
 
 @settings(max_examples=100)
 @given(st.lists(st.integers(1, len(ANSWER) - 1), max_size=8), st.booleans())
-def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list[int], is_attached_early: bool) -> None:
+def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(
+    cuts: list[int], is_attached_early: bool
+) -> None:
     async def scenario() -> list[tuple[bytes, int]]:
         connection, asking = await asked_of(_NoWire())
         got: list[tuple[bytes, int]] = []
@@ -428,7 +471,9 @@ def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(cuts: list
 
     got = run(scenario())
     assert b"".join(piece for piece, _ in got) == b"".join(PIECES)
-    assert all(before < after for (_, before), (_, after) in pairwise(got))  # one piece a read, however many chunks
+    assert all(
+        before < after for (_, before), (_, after) in pairwise(got)
+    )  # one piece a read, however many chunks
     ends, taken = [*sorted(set(cuts)), len(ANSWER)], 0
     for piece, at in got:
         taken += len(piece)

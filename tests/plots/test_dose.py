@@ -1,4 +1,5 @@
-"""The figure of forced routing: every level where it was recorded, with its interval, in text, PNG and CSV."""
+"""The figure of forced routing: every level where it was recorded, with its interval, in text, PNG
+and CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from support.dosed import LEVELS, runs
 from core import cli
 from core.analysis import dose_findings
 from core.analysis.dose_findings import DoseFindings
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots import dose, png, text
 
 
@@ -57,13 +58,15 @@ class TestFigure:
         assert drawn.curves[0].x.tolist() == [1 + level for level in LEVELS]
 
     def test_what_no_run_has_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="no dose has both TTFT and a recorded CV"):
+        with pytest.raises(NoDataError, match="no dose has both TTFT and a recorded CV"):
             dose.series(found(), "mean_ttft_ms")
 
     def test_without_intervals_it_says_so(self) -> None:
         drawn = dose.series(found(repeats=1), "mean_tpot_ms")
         assert "too few for intervals" in drawn.note
-        assert "|" not in text.draw(drawn, 80, 24, colour=False).split("└")[0].split("┌")[1].replace("│", "")
+        assert "|" not in text.draw(drawn, 80, 24, colour=False).split("└")[0].split("┌")[
+            1
+        ].replace("│", "")
 
 
 class TestDrawn:
@@ -78,25 +81,42 @@ class TestDrawn:
 
     def test_png_and_csv(self, tmp_path: Path) -> None:
         drawn = dose.series(found(), "mean_tpot_ms")
-        assert png.write(drawn, tmp_path / f"{dose.name('mean_tpot_ms', 'cv')}.png").stat().st_size > 20_000
+        assert (
+            png.write(drawn, tmp_path / f"{dose.name('mean_tpot_ms', 'cv')}.png").stat().st_size
+            > 20_000
+        )
         lines = dose.csv_text(drawn).splitlines()
-        assert lines[0] == '"forced routing: backend, pattern",recorded CV of expert load,"mean TPOT, ms",low,high'
+        assert (
+            lines[0]
+            == '"forced routing: backend, pattern",recorded CV of expert load,"mean TPOT, ms",low,high'
+        )
         assert len(lines) == 1 + 4 * 5 + 2
         assert lines[1].startswith('"baseline, hot-rank",0.0,')
         assert lines[-1].endswith(",,")  # natural: three runs give no interval
 
 
 class TestPlotCommand:
-    def test_it_draws_the_doses_of_a_run_directory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_draws_the_doses_of_a_run_directory(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         for label, tpot in (("001", 9.0), ("001~hot-rank~0", 10.0), ("001~hot-rank~1", 14.0)):
-            result = {"mean_tpot_ms": tpot, "measured_imbalance": {"aggregated_cv": float(label.endswith("~1"))}}
+            result = {
+                "mean_tpot_ms": tpot,
+                "measured_imbalance": {"aggregated_cv": float(label.endswith("~1"))},
+            }
             file = tmp_path / "baseline" / "results_json" / f"{label}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result))
         results = ["--baseline-results", str(tmp_path / "baseline" / "results_json")]
         out = ["-o", str(tmp_path / "dose.png")]
-        assert cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpot_ms", *out]) == 0
+        assert (
+            cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpot_ms", *out]) == 0
+        )
         assert "forced routing: mean TPOT against imposed skew" in capsys.readouterr().out
         assert (tmp_path / "dose.png").is_file()
-        assert cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpto_ms", *out]) == 2
-        assert "there is no curve of 'mean_tpto_ms'; there are mean_tpot_ms" in capsys.readouterr().err
+        assert (
+            cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpto_ms", *out]) == 2
+        )
+        assert (
+            "there is no curve of 'mean_tpto_ms'; there are mean_tpot_ms" in capsys.readouterr().err
+        )

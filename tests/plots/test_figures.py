@@ -14,7 +14,7 @@ from support.synthetic import write_log
 from core.analysis import step_model, step_sample
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots import histogram, latency, routing, scatter, steptime
 from core.stats.bootstrap import Floats
 
@@ -37,7 +37,8 @@ def group(name: str, *results: dict[str, Any]) -> Results:
 
 @pytest.fixture
 def sample(tmp_path: Path) -> StepSample:
-    """Two layers, four experts, top 2; one prompt step and three decode steps of run 001, one decode step of 002."""
+    """Two layers, four experts, top 2; one prompt step and three decode steps of run 001, one
+    decode step of 002."""
     loads = np.array(
         [
             [[4, 4, 4, 4], [8, 8, 0, 0]],  # 8 tokens of a prompt
@@ -48,7 +49,13 @@ def sample(tmp_path: Path) -> StepSample:
         ]
     )
     labels, prefill = ["001"] * 4 + ["002"], [8, 0, 0, 0, 0]
-    write_log(*(tmp_path / "dp0_pp0.gatelog", loads), labels=labels, prefill=prefill, ranks=2, placement=(0, 0, 1, 1))
+    write_log(
+        *(tmp_path / "dp0_pp0.gatelog", loads),
+        labels=labels,
+        prefill=prefill,
+        ranks=2,
+        placement=(0, 0, 1, 1),
+    )
     return step_sample.read([tmp_path])
 
 
@@ -59,7 +66,9 @@ class TestStepSample:
         assert sample["run"].tolist() == [0, 0, 0, 0, 1]
         assert sample["cv"].tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5, 1.0])
         # ranks get 8+8 | 16+0, then 4+0 | 2+2, then 2+0 | 0+2
-        assert sample["extra"].tolist() == pytest.approx([(0 + 8) / 2, (2 + 0) / 2, 1, 1, (1 + 1) / 2])
+        assert sample["extra"].tolist() == pytest.approx(
+            [(0 + 8) / 2, (2 + 0) / 2, 1, 1, (1 + 1) / 2]
+        )
         assert sample["mean_load"].tolist() == [8, 2, 2, 2, 1]
         # floor² = (E/k²) Σ p(1-p)/(n-1), E = 4, k = 2; nan for one token
         floor = (4 * 0.25 / 7 + 0) / 2, (0 + 4 * 0.25) / 2
@@ -71,13 +80,15 @@ class TestStepSample:
         assert sample.counts[0].tolist() == [[10, 10, 4, 4], [11, 11, 3, 3]]
         assert sample.of_run("002").counts[0].tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
         assert len(sample.of_run("001").rows) == 4
-        with pytest.raises(ConfigError, match="no step of 003 in the gate log; there are 001, 002"):
+        with pytest.raises(NoDataError, match="no step of 003 in the gate log; there are 001, 002"):
             sample.of_run("003")
 
     def test_a_run_begun_anew_is_its_last_start(self, tmp_path: Path) -> None:
         for name, load in (("a", 3), ("b", 1)):
             (tmp_path / name).mkdir()
-            write_log(tmp_path / name / "dp0_pp0.gatelog", np.full((2, 1, 4), load), tokens=[2 * load] * 2)
+            write_log(
+                tmp_path / name / "dp0_pp0.gatelog", np.full((2, 1, 4), load), tokens=[2 * load] * 2
+            )
         found = step_sample.read([tmp_path / "a", tmp_path / "b"]).of_run("001")
         assert found["tokens"].tolist() == [2, 2]
         assert found.counts[0].tolist() == [[2, 2, 2, 2]]
@@ -92,18 +103,28 @@ class TestHeatMap:
 
     def test_a_layer_without_load_is_zero(self, tmp_path: Path) -> None:
         write_log(tmp_path / "dp0_pp0.gatelog", np.array([[[2, 2], [0, 0]]]), tokens=[2])
-        assert routing.heat_map(step_sample.read([tmp_path]), "x").values.tolist() == [[1, 1], [0, 0]]
+        assert routing.heat_map(step_sample.read([tmp_path]), "x").values.tolist() == [
+            [1, 1],
+            [0, 0],
+        ]
 
     def test_an_empty_log_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="all2all: its gate log holds no step of a run"):
+        with pytest.raises(NoDataError, match="all2all: its gate log holds no step of a run"):
             routing.heat_map(step_sample.read([]), "all2all")
 
 
 class TestCvOverTime:
-    def test_a_point_a_run_prefill_and_decode_apart_with_their_floors(self, sample: StepSample) -> None:
+    def test_a_point_a_run_prefill_and_decode_apart_with_their_floors(
+        self, sample: StepSample
+    ) -> None:
         drawn = routing.cv_over_time(sample, "all2all")
         curves = {c.name: c for c in drawn.curves}
-        assert list(curves) == ["prefill CV", "prefill noise floor", "decode CV", "decode noise floor"]
+        assert list(curves) == [
+            "prefill CV",
+            "prefill noise floor",
+            "decode CV",
+            "decode noise floor",
+        ]
         # steps start every 2 ms: the decode steps of 001 at 2, 4, 6 ms, that of 002 at 8
         assert curves["decode CV"].x == pytest.approx([0.004, 0.008])
         assert curves["decode CV"].y == pytest.approx([0.5, 1.0])
@@ -122,13 +143,23 @@ class TestCvOverTime:
         steps = np.array([1.5, 2.5, 3, 3, 4, 4])
         reach = 4.302652729696142 / math.sqrt(3)
         assert routing.block_interval(steps) == pytest.approx((3 - reach, 3 + reach))
-        assert routing.block_interval(steps - 1) == pytest.approx((0, 2 + reach))  # a CV is not below 0
-        assert all(math.isnan(end) for few in ([1.0], [1.0, 2, 3]) for end in routing.block_interval(np.array(few)))
+        assert routing.block_interval(steps - 1) == pytest.approx(
+            (0, 2 + reach)
+        )  # a CV is not below 0
+        assert all(
+            math.isnan(end)
+            for few in ([1.0], [1.0, 2, 3])
+            for end in routing.block_interval(np.array(few))
+        )
 
-    def test_runs_stand_in_order_of_time_whichever_a_log_names_first(self, sample: StepSample) -> None:
+    def test_runs_stand_in_order_of_time_whichever_a_log_names_first(
+        self, sample: StepSample
+    ) -> None:
         times = sample["start_ns"].copy()
         rows = sample.rows.copy()
-        rows[:, step_sample.COLUMNS.index("start_ns")] = times[::-1]  # now 002, the second label, ran first
+        rows[:, step_sample.COLUMNS.index("start_ns")] = times[
+            ::-1
+        ]  # now 002, the second label, ran first
         curves = {c.name: c for c in routing.cv_over_time(replace(sample, rows=rows), "x").curves}
         assert curves["decode CV"].x == pytest.approx([0.0, 0.004])
         assert curves["decode CV"].y == pytest.approx([1.0, 0.5])
@@ -145,11 +176,13 @@ class TestRankLoad:
         assert [name for name, _ in bars.lines] == ["even", "busiest rank of a step, mean"]
         assert [level for _, level in bars.lines] == pytest.approx([1, 1.5])
         assert bars.low is not None
-        assert bars.low[0] == pytest.approx(1.375 - 12.706204736432095 * 0.125)  # t(1) × the standard error
+        assert bars.low[0] == pytest.approx(
+            1.375 - 12.706204736432095 * 0.125
+        )  # t(1) × the standard error
         assert bars.place == 1
 
     def test_without_ranks_it_says_so(self) -> None:
-        with pytest.raises(ConfigError, match="no backend ran with expert parallelism"):
+        with pytest.raises(NoDataError, match="no backend ran with expert parallelism"):
             routing.rank_load([group("baseline", {"measured_imbalance": {"rank_loads": []}})])
 
 
@@ -164,7 +197,9 @@ class TestEcdf:
         assert curve.low[-1] == pytest.approx(1 - math.sqrt(math.log(40) / 16))
         assert curve.name == "baseline: p50 25, p90 40 ms"
         assert drawn.note.startswith("n = 8 requests")
-        assert latency.ecdf([group("baseline", runs)], "tpot").curves[0].x == pytest.approx([1, 2, 3, 4])
+        assert latency.ecdf([group("baseline", runs)], "tpot").curves[0].x == pytest.approx(
+            [1, 2, 3, 4]
+        )
 
     def test_a_failed_request_counts_for_nothing(self) -> None:
         runs = result([10.0, 20], [1.0, 2])
@@ -178,7 +213,7 @@ class TestEcdf:
         older = result([100.0, 110], [10.0, 12])
         older["itls"] = [[t, *gaps] for t, gaps in zip(older["ttfts"], older["itls"], strict=True)]
         assert latency.per_request(older, "tpot").tolist() == []
-        with pytest.raises(ConfigError, match="no result lists the TPOT of its requests"):
+        with pytest.raises(NoDataError, match="no result lists the TPOT of its requests"):
             latency.ecdf([group("baseline", older)], "tpot")
 
 
@@ -187,7 +222,11 @@ class TestScatterIntervals:
         measured = {"excess_cv": 0.5, "intervals": {"excess_cv": [0.4, 0.7]}}
         runs = [
             result([10.0, 20, 30], [1.0, 2, 3], measured_imbalance=measured),
-            result([10.0], [1.0], measured_imbalance={"excess_cv": 0.6, "intervals": {"excess_cv": None}}),
+            result(
+                [10.0],
+                [1.0],
+                measured_imbalance={"excess_cv": 0.6, "intervals": {"excess_cv": None}},
+            ),
         ]
         (points,) = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess").groups
         assert points.x.tolist() == [0.5, 0.6]
@@ -200,7 +239,10 @@ class TestScatterIntervals:
         assert np.isnan(points.y_interval[1]).all()
 
     def test_what_lacks_a_value_is_counted(self) -> None:
-        runs = [result([10.0 * i], [1.0], measured_imbalance={"excess_cv": cv}) for i, cv in ((1, 0.5), (2, None))]
+        runs = [
+            result([10.0 * i], [1.0], measured_imbalance={"excess_cv": cv})
+            for i, cv in ((1, 0.5), (2, None))
+        ]
         drawn = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess")
         assert drawn.note == "n = 1; 1 without both values"
 
@@ -213,7 +255,10 @@ class TestStepTime:
         assert curve.y == pytest.approx(2 * curve.x)
 
     def test_the_interval_of_a_median_by_order_statistics(self) -> None:
-        assert steptime.median_interval(np.arange(1, 101, dtype=np.float64)) == (40, 61)  # Conover's table for n = 100
+        assert steptime.median_interval(np.arange(1, 101, dtype=np.float64)) == (
+            40,
+            61,
+        )  # Conover's table for n = 100
         assert steptime.median_interval(np.array([3.0, 1, 2])) == (1, 3)
 
     def test_tokens_are_held_fixed(self, tmp_path: Path) -> None:
@@ -227,11 +272,13 @@ class TestStepTime:
         assert held == pytest.approx(1000 + 10 * 10 + 7 * extra)
 
     def test_it_needs_fifty_steps(self, sample: StepSample) -> None:
-        with pytest.raises(ConfigError, match="all2all: 4 decode steps in its gate log: 50 are needed"):
+        with pytest.raises(
+            NoDataError, match="all2all: 4 decode steps in its gate log: 50 are needed"
+        ):
             steptime.step_time(sample, "all2all")
 
 
 def test_a_histogram_counts_by_bins_of_a_twentieth() -> None:
-    drawn = histogram.of([0.31, 0.34, 0.42], "score", "data sets")
+    drawn = histogram.of([0.31, 0.34, 0.42], "score", "datasets")
     assert drawn.names == ("0.30–0.35", "0.35–0.40", "0.40–0.45")
     assert drawn.values.tolist() == [2, 0, 1]

@@ -1,4 +1,5 @@
-"""Figures drawn as text and as PNG; and the plot command, with upstream's flags and over a run directory."""
+"""Figures drawn as text and as PNG; and the plot command, with upstream's flags and over a run
+directory."""
 
 from __future__ import annotations
 
@@ -12,14 +13,13 @@ import numpy as np
 import pytest
 from support.synthetic import routed, write_log
 
-from core import cli
+from core import cli, files
 from core.analysis import results as analysis
 from core.analysis.results import Results
 from core.commands.plot import FIGURES
 from core.experiment import config
 from core.plots import png, scatter, text, ticks
 from core.plots.figure import Bars, Curve, HeatMap, Series
-from core.rundir import directory
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
@@ -52,7 +52,9 @@ def png_text(file: Path) -> dict[str, str]:
         body = data[place + 8 : place + 8 + size]
         if kind in (b"tEXt", b"iTXt"):
             name, _, value = body.partition(b"\0")
-            found[name.decode()] = value.strip(b"\0").decode("utf-8" if kind == b"iTXt" else "latin-1")
+            found[name.decode()] = value.strip(b"\0").decode(
+                "utf-8" if kind == b"iTXt" else "latin-1"
+            )
         place += size + 12
     return found
 
@@ -61,7 +63,14 @@ class TestScatter:
     def test_text_names_units_n_engine_and_what_is_not_drawn(self) -> None:
         series = scatter.series(two_backends(), "mean_tpot_ms", "real", "builtin (NumPy, CPU)")
         drawn = text.draw(series, 80, 20, colour=False)
-        for part in ("mean TPOT, ms", "per-step CV", "n = 24", "draw: baseline/013", "engine: builtin", "all2all"):
+        for part in (
+            "mean TPOT, ms",
+            "per-step CV",
+            "n = 24",
+            "draw: baseline/013",
+            "engine: builtin",
+            "all2all",
+        ):
             assert part in drawn
         assert max(len(line) for line in drawn.splitlines()) <= 80
         assert len(drawn.splitlines()) <= 20
@@ -77,7 +86,9 @@ class TestScatter:
     def test_the_filter_is_tukeys_fences_on_either_axis(self) -> None:
         values = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 100])
         assert analysis.iqr_outliers(values).tolist() == [False] * 8 + [True]
-        assert [g.outlier.sum() for g in scatter.series(two_backends(), "mean_tpot_ms", "real").groups] == [1, 0]
+        assert [
+            g.outlier.sum() for g in scatter.series(two_backends(), "mean_tpot_ms", "real").groups
+        ] == [1, 0]
 
     def test_an_outlier_is_drawn_hollow_unless_it_squeezes_the_others(self, tmp_path: Path) -> None:
         x = np.linspace(0.3, 0.9, 12)  # the others: 11.5 to 20.1 ms
@@ -86,19 +97,25 @@ class TestScatter:
             group = results("baseline", [*x.tolist(), 0.6], [*(10 + 5 * x).tolist(), odd])
             series = scatter.series([group, *both], "mean_tpot_ms", "real")
             assert series.groups[0].hollow.tolist() == [False] * 12 + [is_drawn]
-            assert series.note == ("n = 25" if is_drawn else "n = 24; too far off to draw: baseline/013")
-            assert ("O baseline, beyond 1.5 IQR (n = 1)" in text.draw(series, 80, 20, colour=False)) == is_drawn
+            assert series.note == (
+                "n = 25" if is_drawn else "n = 24; too far off to draw: baseline/013"
+            )
+            assert (
+                "O baseline, beyond 1.5 IQR (n = 1)" in text.draw(series, 80, 20, colour=False)
+            ) == is_drawn
             assert (odd in series.shown[1]) == is_drawn
             png.write(series, tmp_path / "hollow.png")
 
     def test_the_most_skewed_are_drawn_whatever_they_cost(self) -> None:
-        """Twelve data sets within 0.1 ms, and a skewed one that takes twice as long."""
+        """Twelve datasets within 0.1 ms, and a skewed one that takes twice as long."""
         x, y = [*np.linspace(0.3, 0.4, 12), 1.7], [*np.linspace(13.2, 13.3, 12), 26.0]
         series = scatter.series([results("baseline", x, y)], "mean_tpot_ms", "real")
         assert series.groups[0].hollow.tolist() == [False] * 12 + [True]
 
     def test_too_small_a_pane_says_so(self) -> None:
-        assert "needs" in text.draw(scatter.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False)
+        assert "needs" in text.draw(
+            scatter.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False
+        )
 
 
 class TestTicks:
@@ -130,7 +147,13 @@ class TestPlotCommand:
                 mapping[f"gates_logs_{i:02d}"] = 0.3 + i / 100
             (tmp_path / f"{backend}.json").write_text(json.dumps(mapping))
         return [
-            *("plot", "--baseline-results", str(tmp_path / "baseline"), "--all2all-results", str(tmp_path / "all2all")),
+            *(
+                "plot",
+                "--baseline-results",
+                str(tmp_path / "baseline"),
+                "--all2all-results",
+                str(tmp_path / "all2all"),
+            ),
             *("--baseline-imbalance", str(tmp_path / "baseline.json")),
             *("--all2all-imbalance", str(tmp_path / "all2all.json")),
         ]
@@ -149,7 +172,9 @@ class TestPlotCommand:
         assert cli.main([*upstream, "--metric", "mean_tttf_ms"]) == 2
         assert "mean_ttft_ms" in capsys.readouterr().err
 
-    def test_neither_a_run_directory_nor_results_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_neither_a_run_directory_nor_results_is_refused(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert cli.main(["plot"]) == 2
         assert "RUN_DIR" in capsys.readouterr().err
 
@@ -159,10 +184,16 @@ def run_dir(tmp_path: Path) -> Path:
     """Two backends, three runs of 40 decode steps and a prompt step each; all2all has two ranks."""
     rng = np.random.default_rng(3)
     backends = '[[backends]]\nname = "baseline"\n[[backends]]\nname = "all2all"\nport = 8001'
-    (tmp_path / "experiments.toml").write_text(f'[experiment]\ndatasets = "experiments.toml"\n{backends}')
-    asked = {"config": config.load(tmp_path / "experiments.toml"), "engine_kind": "builtin", "runs": []}
+    (tmp_path / "experiments.toml").write_text(
+        f'[experiment]\ndatasets = "experiments.toml"\n{backends}'
+    )
+    asked = {
+        "config": config.load(tmp_path / "experiments.toml"),
+        "engine_kind": "builtin",
+        "runs": [],
+    }
     ran = {"engine": "builtin (NumPy, CPU)", "backends": ["baseline", "all2all"]}
-    (tmp_path / "run.json").write_bytes(directory.formatted(asked | ran))
+    (tmp_path / "run.json").write_bytes(files.formatted(asked | ran))
     (tmp_path / "events.jsonl").touch()
     for backend, ranks, slower in (("baseline", 1, 1.0), ("all2all", 2, 1.5)):
         (tmp_path / backend / "gate_logs").mkdir(parents=True)
@@ -200,10 +231,17 @@ def run_dir(tmp_path: Path) -> Path:
 class TestFiguresOfARun:
     @pytest.mark.parametrize("figure", FIGURES)
     def test_text_fits_a_small_terminal_and_looks_as_it_did(
-        self, figure: str, run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self,
+        figure: str,
+        run_dir: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("COLUMNS", "80")
-        assert cli.main(["plot", str(run_dir), "--figure", figure, "--png", str(run_dir / "a.png")]) == 0
+        assert (
+            cli.main(["plot", str(run_dir), "--figure", figure, "--png", str(run_dir / "a.png")])
+            == 0
+        )
         drawn = capsys.readouterr().out
         assert max(map(len, drawn.splitlines())) <= 80
         assert max(len(panel.splitlines()) for panel in drawn.split("\n\n")) <= 22
@@ -223,27 +261,45 @@ class TestFiguresOfARun:
             ("cv-over-time", (1536, 648)),
         ],
     )
-    def test_png_has_its_size_and_says_what_it_is(self, figure: str, size: tuple[int, int], run_dir: Path) -> None:
+    def test_png_has_its_size_and_says_what_it_is(
+        self, figure: str, size: tuple[int, int], run_dir: Path
+    ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", figure]) == 0
-        file = run_dir / "graphs" / ("mean_ttft_ms-excess.png" if figure == "scatter" else f"{figure}.png")
+        file = (
+            run_dir
+            / "graphs"
+            / ("mean_ttft_ms-excess.png" if figure == "scatter" else f"{figure}.png")
+        )
         assert png_size(file) == size
         assert png_text(file)["Software"] == "gatescope"
         assert "builtin (NumPy, CPU)" in png_text(file)["Title"]
         assert "n = " in png_text(file)["Description"]
 
-    def test_one_backend_and_one_run(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_one_backend_and_one_run(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--backend", "all2all"]) == 0
         assert "all2all, 3 runs" in (told := capsys.readouterr().out)
         assert "baseline" not in told
-        assert cli.main(["plot", str(run_dir), "--figure", "cv-over-time", "--run", "all2all/002"]) == 0
+        assert (
+            cli.main(["plot", str(run_dir), "--figure", "cv-over-time", "--run", "all2all/002"])
+            == 0
+        )
         assert "CV of expert load over time: all2all/002\n" in capsys.readouterr().out
         assert (run_dir / "graphs" / "cv-over-time-all2all-002.png").is_file()
 
-    def test_what_is_not_there_is_named(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_is_not_there_is_named(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--run", "all2all/009"]) == 2
         told = capsys.readouterr().err
-        assert told == "gatescope: no results of all2all/009; there are baseline (3 runs), all2all (3 runs)\n"
-        assert cli.main(["plot", str(run_dir), "--figure", "rank-load", "--backend", "baseline"]) == 2
+        assert (
+            told
+            == "gatescope: no results of all2all/009; there are baseline (3 runs), all2all (3 runs)\n"
+        )
+        assert (
+            cli.main(["plot", str(run_dir), "--figure", "rank-load", "--backend", "baseline"]) == 2
+        )
         assert "no backend ran with expert parallelism" in capsys.readouterr().err
         (run_dir / "baseline" / "gate_logs" / "dp0_pp0.gatelog").write_bytes(b"no gate log")
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap"]) == 0
@@ -256,7 +312,9 @@ class TestWideModels:
     def test_a_cell_stands_for_the_hottest_of_those_that_share_it(self) -> None:
         values = np.zeros((61, 256))
         values[7, 130] = 9.0
-        drawn = text.draw(HeatMap("t", "expert", "layer", values, "load"), 80, 22, colour=False).splitlines()
+        drawn = text.draw(
+            HeatMap("t", "expert", "layer", values, "load"), 80, 22, colour=False
+        ).splitlines()
         assert len(drawn) <= 22
         assert max(map(len, drawn)) <= 80
         (hot,) = (line for line in drawn if "█" in line and "load" not in line)
@@ -271,18 +329,32 @@ class TestWideModels:
 
 def test_the_legend_stands_outside_and_wraps() -> None:
     curves = tuple(
-        Curve(f"a curve with a long name, number {i}", np.array([0.0, 1]), np.array([i, i + 1.0]), i) for i in range(4)
+        Curve(
+            f"a curve with a long name, number {i}", np.array([0.0, 1]), np.array([i, i + 1.0]), i
+        )
+        for i in range(4)
     )
     drawn = text.draw(Series("title", "x", "y", curves=curves), 60, 20, colour=False).splitlines()
     plot = next(i for i, line in enumerate(drawn) if "┌" in line)
-    assert drawn[2:plot] == [f"{mark} a curve with a long name, number {i}" for i, mark in enumerate("ox#^")]
+    assert drawn[2:plot] == [
+        f"{mark} a curve with a long name, number {i}" for i, mark in enumerate("ox#^")
+    ]
     assert not any("curve" in line for line in drawn[plot:])
-    assert "\x1b[38;5;208mx a curve" in text.draw(Series("title", "x", "y", curves=curves), 60, 20, colour=True)
+    assert "\x1b[38;5;208mx a curve" in text.draw(
+        Series("title", "x", "y", curves=curves), 60, 20, colour=True
+    )
 
 
 def test_bars_carry_their_interval_and_their_levels() -> None:
     bars = Bars(
-        "t", "rank", "load", ("r0", "r1"), np.array([1.0, 0.5]), 0, np.array([0.9, np.nan]), np.array([1.1, np.nan])
+        "t",
+        "rank",
+        "load",
+        ("r0", "r1"),
+        np.array([1.0, 0.5]),
+        0,
+        np.array([0.9, np.nan]),
+        np.array([1.1, np.nan]),
     )
     drawn = text.draw(replace(bars, lines=(("even", 0.75),)), 40, 12, colour=False).splitlines()
     assert drawn[1].endswith("1.00 [0.90, 1.10]")

@@ -14,13 +14,16 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder needs vLLM. Where CI says that it has it, a missing one is a failure and not a skip."""
+    """All of this folder needs vLLM. Where CI says that it has it, a missing one is a failure and
+    not a skip."""
     missing = "GATESCOPE_VLLM_PYTHON" not in os.environ
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.vllm)
             if missing:
-                item.add_marker(pytest.mark.skip(reason="GATESCOPE_VLLM_PYTHON names no vLLM environment"))
+                item.add_marker(
+                    pytest.mark.skip(reason="GATESCOPE_VLLM_PYTHON names no vLLM environment")
+                )
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,8 @@ def tiny_mixtral(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> 
     """A seeded random Mixtral of 4 layers, 8 experts, top-2."""
     folder = tmp_path_factory.mktemp("tiny-mixtral")
     subprocess.run(
-        [vllm_python, str(HERE.parent / "support" / "tiny_mixtral.py"), str(folder)], check=True, capture_output=True
+        [vllm_python, str(HERE.parent / "support" / "tiny_mixtral.py"), str(folder)],
+        check=True,
+        capture_output=True,
     )
     return Model(id=str(folder), max_model_len=2048)

@@ -1,4 +1,5 @@
-"""The whole way on real vLLM: two backends, two data sets, `gatescope --batch`; then `serve` by hand."""
+"""The whole way on real vLLM: two backends, two datasets, `gatescope --batch`; then `serve` by
+hand."""
 
 from __future__ import annotations
 
@@ -67,29 +68,40 @@ def gatescope(*arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def experiment(vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with experiments.toml and three data sets: one letter over and over, all that there are, and 24 long
-    prompts. One request at a time, so that the same prompt gives the same text."""
+def experiment(
+    vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with experiments.toml and three datasets: one letter over and over, all that there
+    are, and 24 long prompts. One request at a time, so that the same prompt gives the same text."""
     folder = tmp_path_factory.mktemp("experiment")
     common = COMMON.format(python=vllm_python, start_s=START_S, all2all=CPU_ALL2ALL)
     config = CONFIG.format(model=tiny_mixtral.id, ports=(free_port(), free_port()), common=common)
     (folder / "experiments.toml").write_text(config)
     texts = ["a" * 200] * 6, PROMPTS, [string.printable[n : n + 30] * 30 for n in range(24)]
     for number, prompts in enumerate(texts, 1):
-        lines = "".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(prompts))
+        lines = "".join(
+            json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(prompts)
+        )
         (folder / f"00{number}_0.5.jsonl").write_text(lines)
     return folder
 
 
 @pytest.fixture(scope="module")
 def run(experiment: Path) -> Path:
-    """On a machine that seems to have a GPU, so that the warm-up goes through the step sizes that matter there."""
+    """On a machine that seems to have a GPU, so that the warm-up goes through the step sizes that
+    matter there."""
     (experiment / "nvidia-smi").write_text(
         '#!/bin/sh\ncase "$1" in --query-gpu=*) echo "NVIDIA H200, 0, 143771" ;; esac\n'
     )
     (experiment / "nvidia-smi").chmod(0o755)
     done = subprocess.run(
-        gatescope("--batch", "--config", str(experiment / "experiments.toml"), "--out", str(experiment / "run")),
+        gatescope(
+            "--batch",
+            "--config",
+            str(experiment / "experiments.toml"),
+            "--out",
+            str(experiment / "run"),
+        ),
         capture_output=True,
         text=True,
         timeout=2 * START_S,
@@ -110,12 +122,18 @@ def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label
     assert got["completed"] == 6
     assert got["engine"].startswith("vllm 0.")
     log = got["gate_log"]
-    assert log["tokens_seen"] == log["tokens_due"] == got["total_input_tokens"] + got["total_output_tokens"] - 6
+    assert (
+        log["tokens_seen"]
+        == log["tokens_due"]
+        == got["total_input_tokens"] + got["total_output_tokens"] - 6
+    )
     assert 0 < got["delivery_lag_ms"] < 1e3 * got["duration"]
 
 
 @pytest.mark.parametrize(("backend", "idle"), [("baseline", 0), ("all2all", 1)])
-def test_the_warm_up_meets_every_step_size_that_has_a_kernel_compiled(run: Path, backend: str, idle: int) -> None:
+def test_the_warm_up_meets_every_step_size_that_has_a_kernel_compiled(
+    run: Path, backend: str, idle: int
+) -> None:
     """Counted with the dummy token of an idle data-parallel rank, which is in no log."""
     warmup = gate_folder.read(run / backend / "gate_logs").segments[WARMUP]
     sizes = [size - idle for size in moekernel.step_sizes(2047 + idle, 8, 2) if size > idle]
@@ -123,14 +141,21 @@ def test_the_warm_up_meets_every_step_size_that_has_a_kernel_compiled(run: Path,
 
 
 @pytest.mark.parametrize("backend", ["baseline", "all2all"])
-def test_one_letter_over_and_over_skews_the_router_more_than_all_of_them(run: Path, backend: str) -> None:
-    same, different = (result(run, backend, label)["measured_imbalance"] for label in ("001", "002"))
+def test_one_letter_over_and_over_skews_the_router_more_than_all_of_them(
+    run: Path, backend: str
+) -> None:
+    same, different = (
+        result(run, backend, label)["measured_imbalance"] for label in ("001", "002")
+    )
     assert same["layer_cv"] > different["layer_cv"]
 
 
 def test_both_layouts_route_alike(run: Path) -> None:
-    """The same prompts to the same weights: prefill routes the same, so all but the drawn tokens agree."""
-    one, two = (result(run, backend, "002")["measured_imbalance"] for backend in ("baseline", "all2all"))
+    """The same prompts to the same weights: prefill routes the same, so all but the drawn tokens
+    agree."""
+    one, two = (
+        result(run, backend, "002")["measured_imbalance"] for backend in ("baseline", "all2all")
+    )
     assert one["layer_cv"] == pytest.approx(two["layer_cv"], rel=0.1)
 
 
@@ -138,7 +163,10 @@ def test_what_ran_is_in_run_json(run: Path) -> None:
     about = json.loads((run / "run.json").read_text())
     ran = {name: server["ran"] for name, server in _servers(about).items()}
     assert ran["baseline"]["moe_backend"] == ran["all2all"]["moe_backend"] == "CPU"
-    assert (ran["baseline"]["data_parallel_size"], ran["all2all"]["data_parallel_size"]) == ("1", "2")
+    assert (ran["baseline"]["data_parallel_size"], ran["all2all"]["data_parallel_size"]) == (
+        "1",
+        "2",
+    )
     assert ran["all2all"]["recorder"].startswith("records 4 layers x 8 experts")
     assert [server["mismatches"] for server in _servers(about).values()] == [[], []]
 
@@ -151,9 +179,15 @@ def test_forced_routing_is_recorded_as_it_was_asked_for(run: Path, backend: str)
     assert measured["tokens"] == got["gate_log"]["tokens_due"] > 20_000
     assert measured["aggregated_cv"] == pytest.approx(1.0, rel=0.02)
     loads = measured["expert_loads"]
-    assert set(sorted(range(8), key=lambda e: -loads[e])[:2]) == {0, 4}  # one expert on each of two ranks
+    assert set(sorted(range(8), key=lambda e: -loads[e])[:2]) == {
+        0,
+        4,
+    }  # one expert on each of two ranks
     assert result(run, backend, "003")["forced_routing"] is None
-    assert "on for spread~1" in _servers(json.loads((run / "run.json").read_text()))[backend]["ran"]["forced_routing"]
+    assert (
+        "on for spread~1"
+        in _servers(json.loads((run / "run.json").read_text()))[backend]["ran"]["forced_routing"]
+    )
 
 
 def _servers(about: dict[str, Any]) -> dict[str, Any]:
@@ -162,12 +196,19 @@ def _servers(about: dict[str, Any]) -> dict[str, Any]:
     return {name: note[-1] if isinstance(note, list) else note for name, note in found.items()}
 
 
-def test_serve_answers_as_the_recorded_server_did_and_leaves_nothing_behind(experiment: Path, run: Path) -> None:
-    """After `run`, so that both do not fight over the cores. `serve` loads no plugin: natural text is the same."""
+def test_serve_answers_as_the_recorded_server_did_and_leaves_nothing_behind(
+    experiment: Path, run: Path
+) -> None:
+    """After `run`, so that both do not fight over the cores. `serve` loads no plugin: natural text
+    is the same."""
     config = (experiment / "experiments.toml").read_text()
     port = int(re.findall(r"port = (\d+)", config)[0])
-    command = gatescope("serve", "baseline", "--config", str(experiment / "experiments.toml"), "--max-seqs", "4")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **CPU, "VLLM_API_KEY": "key"})
+    command = gatescope(
+        "serve", "baseline", "--config", str(experiment / "experiments.toml"), "--max-seqs", "4"
+    )
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env={**os.environ, **CPU, "VLLM_API_KEY": "key"}
+    )
     try:
         models = _when_ready(port, process)
         assert models.status_code == 200
@@ -181,10 +222,18 @@ def test_serve_answers_as_the_recorded_server_did_and_leaves_nothing_behind(expe
 
 
 def _completed(port: int, model: str, prompt: str) -> str:
-    body = {"model": model, "prompt": prompt, "max_tokens": 12, "ignore_eos": True, "temperature": 0}
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": 12,
+        "ignore_eos": True,
+        "temperature": 0,
+    }
     headers = {"Authorization": "Bearer key"}
     url = f"http://127.0.0.1:{port}/v1/completions"
-    answer = httpx.post(url, json=body, headers=headers, timeout=120.0, trust_env=False).raise_for_status()
+    answer = httpx.post(
+        url, json=body, headers=headers, timeout=120.0, trust_env=False
+    ).raise_for_status()
     return str(answer.json()["choices"][0]["text"])
 
 

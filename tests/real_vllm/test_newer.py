@@ -1,4 +1,5 @@
-"""A newer vLLM than the one whose own routing is the oracle, where GATESCOPE_VLLM_PYTHON_032 names its environment."""
+"""A newer vLLM than the one whose own routing is the oracle, where GATESCOPE_VLLM_PYTHON_032 names
+its environment."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ MAKE_MODEL = Path(__file__).parents[1] / "support" / "tiny_mixtral.py"
 
 @pytest.mark.skipif(not PYTHON, reason="GATESCOPE_VLLM_PYTHON_032 names no vLLM environment")
 def test_it_serves_and_every_token_is_recorded(tmp_path: Path) -> None:
-    subprocess.run([PYTHON, str(MAKE_MODEL), str(tmp_path / "model")], check=True, capture_output=True)
+    subprocess.run(
+        [PYTHON, str(MAKE_MODEL), str(tmp_path / "model")], check=True, capture_output=True
+    )
     model = Model(id=str(tmp_path / "model"), max_model_len=2048)
     backend = cpu_backend(PYTHON)
     with started(backend, model, tmp_path) as up:
@@ -30,10 +33,17 @@ def test_it_serves_and_every_token_is_recorded(tmp_path: Path) -> None:
         body = {"model": model.id, "prompt": "abc" * 20, "max_tokens": 9, "ignore_eos": True}
         headers = {"Authorization": "Bearer key", "X-Request-Id": "seg.001.0"}
         url = f"{up.server.base_url}/v1/completions"
-        httpx.post(url, json=body, headers=headers, timeout=120.0, trust_env=False).raise_for_status()
+        httpx.post(
+            url, json=body, headers=headers, timeout=120.0, trust_env=False
+        ).raise_for_status()
         deadline = time.monotonic() + 10.0
-        while (log := gate_folder.read(up.gate_logs)).tokens.sum() < 68 and time.monotonic() < deadline:
+        while (
+            log := gate_folder.read(up.gate_logs)
+        ).tokens.sum() < 68 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert log.segments["001"].sum() == 60 + 8
         assert (log.loads.sum(axis=2) == 2 * log.tokens[:, None]).all()
-        assert vllm.mismatches(backend, vllm.ran(asyncio.run(up.server.version()), up.server.log)) == []
+        assert (
+            vllm.mismatches(backend, vllm.ran(asyncio.run(up.server.version()), up.server.log))
+            == []
+        )

@@ -30,13 +30,18 @@ REQUESTS = 40
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp1": {},
     "tp2": {"tensor_parallel": 2},
-    "dp2-ep": {"data_parallel": 2, "expert_parallel": True, "all2all_backend": "allgather_reducescatter"},
+    "dp2-ep": {
+        "data_parallel": 2,
+        "expert_parallel": True,
+        "all2all_backend": "allgather_reducescatter",
+    },
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What vLLM says of one request. `routed` [tokens, layers, top_k]: experts of every token but the last."""
+    """What vLLM says of one request. `routed` [tokens, layers, top_k]: experts of every token but
+    the last."""
 
     segment: str
     prompt_tokens: int
@@ -51,7 +56,10 @@ class Answer:
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def run(
-    request: pytest.FixtureRequest, vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    vllm_python: str,
+    tiny_mixtral: Model,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
     """One server of the layout, with REQUESTS answered by it at once, and its gate log."""
     backend = cpu_backend(
@@ -70,12 +78,15 @@ def run(
 
 
 async def _ask_all(up: Started, model: str) -> list[Answer]:
-    async with httpx.AsyncClient(base_url=up.server.base_url, timeout=300.0, trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=up.server.base_url, timeout=300.0, trust_env=False
+    ) as client:
         return list(await asyncio.gather(*(_ask(client, model, n) for n in range(REQUESTS))))
 
 
 async def _ask(client: httpx.AsyncClient, model: str, number: int) -> Answer:
-    """Prompts of 5 to 400 characters, answers of 1 to 40 tokens; every second request is of segment "001-r2"."""
+    """Prompts of 5 to 400 characters, answers of 1 to 40 tokens; every second request is of segment
+    "001-r2"."""
     draw = random.Random(number)
     segment = "001-r2" if number % 2 else "002"
     body = {
@@ -86,7 +97,9 @@ async def _ask(client: httpx.AsyncClient, model: str, number: int) -> Answer:
         "temperature": 0,
     }
     headers = {"X-Request-Id": f"seg.{segment}.{number}", "Authorization": "Bearer key"}
-    answer = (await client.post("/v1/completions", json=body, headers=headers)).raise_for_status().json()
+    answer = (
+        (await client.post("/v1/completions", json=body, headers=headers)).raise_for_status().json()
+    )
     routed = np.load(io.BytesIO(base64.b64decode(answer["choices"][0]["routed_experts"])))
     usage = answer["usage"]
     return Answer(segment, usage["prompt_tokens"], usage["completion_tokens"], routed)
@@ -122,7 +135,9 @@ def test_every_step_and_layer_adds_up_and_no_dummy_or_warm_up_token_is_in(run: A
 def test_segments_are_told_apart(run: Any) -> None:
     _, answers, log, _, _ = run
     for segment in ("001-r2", "002"):
-        assert log.segments[segment].sum() == sum(a.forwarded for a in answers if a.segment == segment)
+        assert log.segments[segment].sum() == sum(
+            a.forwarded for a in answers if a.segment == segment
+        )
     assert sum(log.segments.values()).tolist() == log.tokens.tolist()
 
 
@@ -141,7 +156,8 @@ def test_what_ran_is_what_was_asked_for(run: Any) -> None:
 
 
 def _end_together(paths: list[Path]) -> bool:
-    """Whether all logs come to the same last forward pass; each rank writes its block when it is due."""
+    """Whether all logs come to the same last forward pass; each rank writes its block when it is
+    due."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if len({int(gatelog.read(path).columns["index"][-1]) for path in paths}) == 1:
@@ -153,7 +169,9 @@ def _end_together(paths: list[Path]) -> bool:
 def test_ranks_write_the_same_forward_passes_and_know_who_holds_an_expert(run: Any) -> None:
     up, _, log, _, _ = run
     paths = sorted(up.gate_logs.glob("*.gatelog"))
-    assert [p.name for p in paths] == [f"dp{n}_pp0.gatelog" for n in range(up.backend.data_parallel)]
+    assert [p.name for p in paths] == [
+        f"dp{n}_pp0.gatelog" for n in range(up.backend.data_parallel)
+    ]
     assert _end_together(paths)
     merged = GateFolder(up.gate_logs)
     merged.read()
@@ -162,7 +180,8 @@ def test_ranks_write_the_same_forward_passes_and_know_who_holds_an_expert(run: A
 
 
 def test_all_of_it_goes_when_its_supervisor_is_killed(run: Any) -> None:
-    """The last one of each layout. vLLM's processes write their titles over where their environment was."""
+    """The last one of each layout. vLLM's processes write their titles over where their environment
+    was."""
     up, *_ = run
     tree = supervise.marked(up.server.mark)
     assert "VLLM::EngineCore" in " ".join(process.name() for process in tree)

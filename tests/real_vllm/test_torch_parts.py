@@ -31,7 +31,9 @@ def checked(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Check
 def test_every_check_passes(checked: Checked) -> None:
     done, _ = checked
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.count("ok check_") == CHECKS.read_text().count("\ndef check_") - 1  # all but the shared one
+    assert (
+        done.stdout.count("ok check_") == CHECKS.read_text().count("\ndef check_") - 1
+    )  # all but the shared one
 
 
 def test_the_log_reads_back_without_dummies_and_padding(

@@ -1,4 +1,5 @@
-"""Forced routing: the distribution is exact, reachable levels are known, and a pool holds what was asked for."""
+"""Forced routing: the distribution is exact, reachable levels are known, and a pool holds what was
+asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from core.recorder.gatescope_recorder import dose
-from core.recorder.gatescope_recorder.dose import DoseError
+from core.recorder.gatescope_recorder.order import PATTERNS, DoseError, Order, dose_of
 
 
 def enumerated(weights: list[float], top_k: int) -> list[float]:
@@ -26,7 +27,8 @@ def enumerated(weights: list[float], top_k: int) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("experts", "top_k", "hot", "weight"), [(4, 1, 1, 3.0), (5, 2, 2, 7.5), (6, 3, 1, 40.0), (7, 3, 4, 2.0)]
+    ("experts", "top_k", "hot", "weight"),
+    [(4, 1, 1, 3.0), (5, 2, 2, 7.5), (6, 3, 1, 40.0), (7, 3, 4, 2.0)],
 )
 def test_inclusion_probabilities_are_those_of_every_choice_that_there_is(
     experts: int, top_k: int, hot: int, weight: float
@@ -34,20 +36,26 @@ def test_inclusion_probabilities_are_those_of_every_choice_that_there_is(
     want = enumerated([weight] * hot + [1.0] * (experts - hot), top_k)
     p_hot, p_cold = dose.inclusion(weight, hot, experts, top_k)
     assert [p_hot] * hot + [p_cold] * (experts - hot) == pytest.approx(want, abs=1e-12)
-    assert dose.cv(weight, hot, experts, top_k) == pytest.approx(np.std(want) / np.mean(want), abs=1e-12)
+    assert dose.cv(weight, hot, experts, top_k) == pytest.approx(
+        np.std(want) / np.mean(want), abs=1e-12
+    )
 
 
 def test_the_most_that_can_be_reached() -> None:
-    """Two hot of eight, two a token: √(8/2 - 1). One hot of eight: it takes 1/2 of all, the others 1/14 each."""
+    """Two hot of eight, two a token: √(8/2 - 1). One hot of eight: it takes 1/2 of all, the others
+    1/14 each."""
     assert dose.highest(2, 8, 2) == pytest.approx(math.sqrt(3))
     assert dose.highest(1, 8, 2) == pytest.approx(np.std([7] + [1] * 7) / 1.75)
     assert dose.cv(dose.weight_for(1.732, 2, 8, 2), 2, 8, 2) == pytest.approx(1.732)
     with pytest.raises(DoseError) as caught:
         dose.weight_for(1.8, 2, 8, 2)
-    assert str(caught.value) == "a CV of 1.8 cannot be had from 2 hot of 8 experts, 2 a token: 1.732 is the most"
+    assert (
+        str(caught.value)
+        == "a CV of 1.8 cannot be had from 2 hot of 8 experts, 2 a token: 1.732 is the most"
+    )
 
 
-@pytest.mark.parametrize("pattern", dose.PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (64, 6)])
 @pytest.mark.parametrize("level", [0, 0.25, 1.0, 1.5])
 def test_a_pool_has_distinct_experts_and_the_cv_that_was_asked_for(
@@ -63,7 +71,8 @@ def test_a_pool_has_distinct_experts_and_the_cv_that_was_asked_for(
 
 
 def test_a_stretch_of_a_pool_looks_like_independent_draws() -> None:
-    """Thirty uniform tokens show a CV of √((8/2 - 1)/30) = 0.316 for no reason; a level of 0.5 comes on top of it."""
+    """Thirty uniform tokens show a CV of √((8/2 - 1)/30) = 0.316 for no reason; a level of 0.5
+    comes on top of it."""
     for level in (0.0, 0.5):
         pool = dose.pool(f"hot-experts~{level:g}", 8, 2)
         steps = pool[: 546 * 30].reshape(546, 30, 2)
@@ -90,10 +99,10 @@ def test_pools_are_the_same_for_the_same_seed_only() -> None:
 
 
 def test_the_dose_is_read_from_a_segments_label() -> None:
-    assert dose.dose_of("001~hot-rank~0.5") == dose.dose_of("001-r2~hot-rank~0.5-try2") == "hot-rank~0.5"
-    assert dose.dose_of("001") == dose.dose_of("warmup") == dose.dose_of("001~mild~0.5") == ""
+    assert dose_of("001~hot-rank~0.5") == dose_of("001-r2~hot-rank~0.5-try2") == "hot-rank~0.5"
+    assert dose_of("001") == dose_of("warmup") == dose_of("001~mild~0.5") == ""
 
 
 def test_an_order_survives_the_environment() -> None:
-    order = dose.Order(("hot-rank~0.5", "spread~1"), 2, 64, 7)
-    assert dose.Order.decode(order.encode()) == order
+    order = Order(("hot-rank~0.5", "spread~1"), 2, 64, 7)
+    assert Order.decode(order.encode()) == order

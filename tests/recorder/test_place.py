@@ -23,7 +23,11 @@ EP = {"enable_expert_parallel": True}
         ({"tensor_parallel_size": 2}, 8, ()),
         ({"data_parallel_size": 2, **EP}, 8, (0, 0, 0, 0, 1, 1, 1, 1)),
         ({"tensor_parallel_size": 2, "data_parallel_size": 2, **EP}, 6, (0, 0, 1, 1, 2, 3)),
-        ({"data_parallel_size": 2, "expert_placement_strategy": "round_robin", **EP}, 4, (0, 1, 0, 1)),
+        (
+            {"data_parallel_size": 2, "expert_placement_strategy": "round_robin", **EP},
+            4,
+            (0, 1, 0, 1),
+        ),
         ({"data_parallel_size": 2, "enable_eplb": True, **EP}, 4, ()),
     ],
 )

@@ -14,7 +14,8 @@ def scheduled(
     cached: dict[str, int] | None = None,
     finished: set[str] | None = None,
 ) -> Any:
-    """A SchedulerOutput. `new`: id → (prompt length, computed tokens); `cached`: id → computed tokens."""
+    """A SchedulerOutput. `new`: id → (prompt length, computed tokens); `cached`: id → computed
+    tokens."""
     return SimpleNamespace(
         scheduled_new_reqs=[
             SimpleNamespace(req_id=i, prompt_token_ids=[0] * length, num_computed_tokens=computed)

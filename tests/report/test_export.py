@@ -32,12 +32,17 @@ def run_dir(tmp_path: Path) -> Path:
     return made
 
 
-def test_upstreams_layout_measures_as_the_run_did(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_upstreams_layout_measures_as_the_run_did(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["export", str(run_dir), "--layout", "upstream"]) == 0
     out = run_dir / "export"
     assert (out / "baseline" / "results_json" / "001.json").is_file()
     assert (out / "baseline_real_imbalance.json").is_file()
-    assert sorted(p.name for p in (out / "baseline" / "gate_logs").iterdir()) == ["gates_logs_01", "gates_logs_02-r2"]
+    assert sorted(p.name for p in (out / "baseline" / "gate_logs").iterdir()) == [
+        "gates_logs_01",
+        "gates_logs_02-r2",
+    ]
     capsys.readouterr()
     both = []
     for folder in (run_dir / "baseline" / "gate_logs", out / "baseline" / "gate_logs"):
@@ -70,7 +75,8 @@ class TestParquet:
         files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
         assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
         runs, steps, loads = (
-            files.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("runs", "steps", "loads")
+            files.read_table(tmp_path / f"{name}.parquet").to_pylist()
+            for name in ("runs", "steps", "loads")
         )
         assert [(r["backend"], r["dataset"], r["mean_tpot_ms"]) for r in runs] == [
             ("baseline", "001", 12.5),
@@ -89,9 +95,13 @@ class TestParquet:
         )
         assert [s["rank_max_mean"] for s in steps] == [None] * 5
         assert [r["loads"] for r in loads] == log.loads[1:].reshape(10, 4).tolist()
-        assert [(r["index"], r["layer"]) for r in loads] == [(i, layer) for i in range(1, 6) for layer in range(2)]
+        assert [(r["index"], r["layer"]) for r in loads] == [
+            (i, layer) for i in range(1, 6) for layer in range(2)
+        ]
 
-    def test_a_run_that_was_begun_anew_is_the_later_starts(self, run_dir: Path, tmp_path: Path) -> None:
+    def test_a_run_that_was_begun_anew_is_the_later_starts(
+        self, run_dir: Path, tmp_path: Path
+    ) -> None:
         files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
         for start, tokens in ((2, 7), (10, 9)):
             again = routed(np.random.default_rng(2), [tokens] * 3, 2, np.ones(4))
@@ -99,7 +109,9 @@ class TestParquet:
             write_log(folder / "dp0_pp0.gatelog", again, labels=["002-r2"] * 3)
         assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
         steps = files.read_table(tmp_path / "steps.parquet").to_pylist()
-        assert [(s["dataset"], s["tokens"]) for s in steps] == [("001", 8)] * 3 + [("002-r2", 9)] * 3
+        assert [(s["dataset"], s["tokens"]) for s in steps] == [("001", 8)] * 3 + [
+            ("002-r2", 9)
+        ] * 3
         measured, _ = imbalance.measure_folder(run_dir / "baseline")
         assert measured["gates_logs_002-r2"].tokens == 27
 

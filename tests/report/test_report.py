@@ -1,4 +1,5 @@
-"""Findings and the report, through the command: of a real batch, and of run directories with planted effects."""
+"""Findings and the report, through the command: of a real batch, and of run directories with
+planted effects."""
 
 from __future__ import annotations
 
@@ -17,13 +18,15 @@ from core.analysis import findings
 from core.analysis import results as analysis
 
 ROUTING = ("heatmap", "cv-over-time", "rank-load")
-SCATTERS = {f"graphs/{metric}.png" for metric in ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")}
+SCATTERS = {
+    f"graphs/{metric}.png" for metric in ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
+}
 Planted = Callable[[float], float]
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A batch of two data sets at two backends of the built-in engine."""
+    """A batch of two datasets at two backends of the built-in engine."""
     place = Place(tmp_path_factory.mktemp("report"))
     done = place.gatescope("--batch", "--out", "made")
     assert done.returncode == 0, done.stderr
@@ -40,7 +43,8 @@ def reported(ran: Place) -> Place:
 
 
 def planted(ran: Place, folder: Path, tpot: Planted, other: float, n: int = 24) -> Path:
-    """The batch's directory with n data sets, whose TPOT is `tpot` of the excess CV, `other` times that at all2all."""
+    """The batch's directory with n datasets, whose TPOT is `tpot` of the excess CV, `other` times
+    that at all2all."""
     shutil.copytree(ran.made, folder)
     rng = np.random.default_rng(8)
     for place, cv in enumerate(rng.uniform(0.2, 1.0, n), 1):
@@ -56,14 +60,19 @@ def planted(ran: Place, folder: Path, tpot: Planted, other: float, n: int = 24) 
 
 
 class TestAfterABatch:
-    def test_two_data_sets_are_too_few_to_say(self, ran: Place) -> None:
+    def test_two_datasets_are_too_few_to_say(self, ran: Place) -> None:
         told = (ran.folder / "stderr.txt").read_text()
         assert "baseline TPOT against excess CV: n = 2: too few to say; 8 are needed" in told
-        assert "all2all TPOT and baseline's are not compared: n = 2 data sets run by both: too few to say" in told
+        assert (
+            "all2all TPOT and baseline's are not compared: n = 2 datasets run by both: too few to say"
+            in told
+        )
 
     def test_findings_are_kept_as_json(self, ran: Place) -> None:
         kept = json.loads((ran.made / "findings.json").read_bytes())
-        assert [row["association"]["spearman"]["value"] for row in kept["associations"]] == [None] * 6
+        assert [row["association"]["spearman"]["value"] for row in kept["associations"]] == [
+            None
+        ] * 6
         assert len(kept["sentences"]) == 6 + 3
         assert any("say nothing about GPUs" in caveat for caveat in kept["caveats"])
 
@@ -92,31 +101,51 @@ class TestReport:
     def test_every_measure_of_the_router_is_told(self, reported: Place) -> None:
         text = (reported.made / "report.md").read_text()
         results = [
-            json.loads(f.read_text()) for f in sorted((reported.made / "all2all" / "results_json").glob("*.json"))
+            json.loads(f.read_text())
+            for f in sorted((reported.made / "all2all" / "results_json").glob("*.json"))
         ]
         measured = [result["measured_imbalance"] for result in results]
-        decode = {key: float(np.median([m["decode"][key] for m in measured])) for key in ("per_step_cv", "layer_cv")}
+        decode = {
+            key: float(np.median([m["decode"][key] for m in measured]))
+            for key in ("per_step_cv", "layer_cv")
+        }
         row = next(line for line in text.splitlines() if line.startswith("| all2all | decode |"))
         assert f"| {decode['per_step_cv']:.3f} |" in row
         assert f"| {decode['layer_cv']:.3f} |" in row
-        row = next(line for line in text.splitlines() if line.startswith("| all2all | ") and line.count("|") == 7)
-        median = {k: float(np.median([m[k] for m in measured])) for k in ("entropy", "gini", "hottest_share")}
-        assert f"| {100 * median['hottest_share']:.1f} | {median['entropy']:.3f} | {median['gini']:.3f} |" in row
+        row = next(
+            line
+            for line in text.splitlines()
+            if line.startswith("| all2all | ") and line.count("|") == 7
+        )
+        median = {
+            k: float(np.median([m[k] for m in measured]))
+            for k in ("entropy", "gini", "hottest_share")
+        }
+        assert (
+            f"| {100 * median['hottest_share']:.1f} | {median['entropy']:.3f} | {median['gini']:.3f} |"
+            in row
+        )
         assert re.search(r"all2all: CV by layer \S+ to \S+; most in layers \d+ \(", text)
         low, high = measured[0]["intervals"]["excess_cv"]
-        assert re.search(rf"\| 001 \|.* {measured[0]['excess_cv']:.3f} \[{low:.3f}, {high:.3f}\] \|", text)
+        assert re.search(
+            rf"\| 001 \|.* {measured[0]['excess_cv']:.3f} \[{low:.3f}, {high:.3f}\] \|", text
+        )
 
     def test_the_summary_has_a_column_for_each(self, ran: Place) -> None:
         with open(ran.made / "summary.csv") as file:
             row = next(r for r in csv.DictReader(file) if r["backend"] == "all2all")
-        result = json.loads((ran.made / "all2all" / "results_json" / f"{row['dataset']}.json").read_text())
+        result = json.loads(
+            (ran.made / "all2all" / "results_json" / f"{row['dataset']}.json").read_text()
+        )
         measured = result["measured_imbalance"]
         assert float(row["gini"]) == measured["gini"]
         assert float(row["decode_excess_cv"] or "nan") == pytest.approx(
             measured["decode"]["excess_cv"] or np.nan, nan_ok=True
         )
         assert row["placement"] == "linear"
-        assert [row["excess_cv_low"], row["excess_cv_high"]] == [str(x) for x in measured["intervals"]["excess_cv"]]
+        assert [row["excess_cv_low"], row["excess_cv_high"]] == [
+            str(x) for x in measured["intervals"]["excess_cv"]
+        ]
 
     def test_the_page_needs_no_other_file(self, reported: Place) -> None:
         page = (reported.made / "report.html").read_text()
@@ -124,15 +153,21 @@ class TestReport:
         assert len(sources) == 4 + len(ROUTING)
         assert all(source.startswith("data:image/png;base64,") for source in sources)
 
-    def test_a_planted_effect_is_found_and_the_backends_are_told_apart(self, ran: Place, tmp_path: Path) -> None:
+    def test_a_planted_effect_is_found_and_the_backends_are_told_apart(
+        self, ran: Place, tmp_path: Path
+    ) -> None:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + 10 * cv, 1.18)
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
         assert "baseline TPOT rises with excess CV (Spearman" in text
-        told = re.search(r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, n = 24", text)
+        told = re.search(
+            r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, n = 24", text
+        )
         assert told
         assert 15 < float(told[1]) <= 18 <= float(told[2]) < 21
-        slope = re.search(r"baseline TPOT rises.* slope \S+ \[(\S+), (\S+)\] ms per 0.1 of excess CV", text)
+        slope = re.search(
+            r"baseline TPOT rises.* slope \S+ \[(\S+), (\S+)\] ms per 0.1 of excess CV", text
+        )
         assert slope
         assert float(slope[1]) <= 1.0 <= float(slope[2])
 
@@ -145,18 +180,25 @@ class TestReport:
         assert " rises with" not in text
         assert " falls with" not in text
 
-    def test_what_has_no_excess_cv_is_left_out_with_its_reason(self, ran: Place, tmp_path: Path) -> None:
+    def test_what_has_no_excess_cv_is_left_out_with_its_reason(
+        self, ran: Place, tmp_path: Path
+    ) -> None:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.0, n=9)
         file = run_dir / "baseline" / "results_json" / "003.json"
         result = json.loads(file.read_text())
         result["measured_imbalance"] |= {"excess_cv": None, "excess_cv_reason": "too few <steps>"}
         file.write_text(json.dumps(result))
         assert ran.gatescope("report", run_dir).returncode == 0
-        assert r"baseline/003: no excess CV: too few \<steps>" in (run_dir / "report.md").read_text()
-        assert "baseline/003: no excess CV: too few &lt;steps&gt;" in (run_dir / "report.html").read_text()
-        assert "n = 8 data sets" in (run_dir / "report.md").read_text()
+        assert (
+            r"baseline/003: no excess CV: too few \<steps>" in (run_dir / "report.md").read_text()
+        )
+        assert (
+            "baseline/003: no excess CV: too few &lt;steps&gt;"
+            in (run_dir / "report.html").read_text()
+        )
+        assert "n = 8 datasets" in (run_dir / "report.md").read_text()
 
-    def test_repeats_of_a_data_set_count_once(self, ran: Place, tmp_path: Path) -> None:
+    def test_repeats_of_a_dataset_count_once(self, ran: Place, tmp_path: Path) -> None:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.0, n=7)
         for backend in ("baseline", "all2all"):
             folder = run_dir / backend / "results_json"
@@ -164,19 +206,23 @@ class TestReport:
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
         assert "baseline TPOT against excess CV: n = 7: too few to say" in text
-        assert "n = 7 data sets run by both: too few to say; 8 are needed, or repeats" in text
+        assert "n = 7 datasets run by both: too few to say; 8 are needed, or repeats" in text
 
-    def test_two_data_sets_that_were_repeated_are_compared_as_these_only(self, ran: Place, tmp_path: Path) -> None:
+    def test_two_datasets_that_were_repeated_are_compared_as_these_only(
+        self, ran: Place, tmp_path: Path
+    ) -> None:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.18, n=2)
         for backend, factor in (("baseline", 1.0), ("all2all", 1.18)):
             for file in list((run_dir / backend / "results_json").glob("00[12].json")):
                 result = json.loads(file.read_text())
                 for repeat in (2, 3, 4):
-                    again = result | {"mean_tpot_ms": result["mean_tpot_ms"] + 0.1 * factor * repeat}
+                    again = result | {
+                        "mean_tpot_ms": result["mean_tpot_ms"] + 0.1 * factor * repeat
+                    }
                     file.with_name(f"{file.stem}-r{repeat}.json").write_text(json.dumps(again))
         assert ran.gatescope("report", run_dir).returncode == 0
         told = re.search(
-            r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, of these 2 data sets only × 4 repeats",
+            r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, of these 2 datasets only × 4 repeats",
             (run_dir / "report.md").read_text(),
         )
         assert told
@@ -186,7 +232,9 @@ class TestReport:
         self, ran: Place, tmp_path: Path
     ) -> None:
         run_dir = planted(ran, tmp_path / "run", lambda _: 10.0, 1.0, n=9)
-        assert findings.ORDER in findings.find(analysis.of_run_directory(run_dir)[0], "vllm").caveats
+        assert (
+            findings.ORDER in findings.find(analysis.of_run_directory(run_dir)[0], "vllm").caveats
+        )
         file = run_dir / "baseline" / "results_json" / "009.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "date": "99991231-235959"}))
         assert findings.find(analysis.of_run_directory(run_dir)[0], "vllm").caveats == []

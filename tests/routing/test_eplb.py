@@ -1,4 +1,5 @@
-"""Rank imbalance where EPLB moves experts: by the map that was logged when a step ran, worked out by hand."""
+"""Rank imbalance where EPLB moves experts: by the map that was logged when a step ran, worked out
+by hand."""
 
 from __future__ import annotations
 
@@ -17,12 +18,21 @@ from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLogError
 
 # Two ranks with three slots each: 0 1 2 | 3 4 5. Four experts, so two have a second replica.
-BEFORE = [[0, 4], [1, 5], [2, -1], [3, -1]]  # experts 0 and 1 on both ranks, 2 on the first, 3 on the second
+BEFORE = [
+    [0, 4],
+    [1, 5],
+    [2, -1],
+    [3, -1],
+]  # experts 0 and 1 on both ranks, 2 on the first, 3 on the second
 AFTER = [[0, 1], [3, -1], [4, -1], [2, 5]]  # expert 0 twice on the first, 3 on both
 
 
-def note(folder: Path, maps: list[tuple[int, list[list[list[int]]]]], name: str = "dp0_pp0") -> None:
-    lines = [json.dumps({"index": i, "wall_ns": 0, "logical_to_physical": m}) + "\n" for i, m in maps]
+def note(
+    folder: Path, maps: list[tuple[int, list[list[list[int]]]]], name: str = "dp0_pp0"
+) -> None:
+    lines = [
+        json.dumps({"index": i, "wall_ns": 0, "logical_to_physical": m}) + "\n" for i, m in maps
+    ]
     (folder / f"{name}.eplb.jsonl").write_text("".join(lines))
 
 
@@ -33,7 +43,8 @@ def measured(folder: Path) -> imbalance.Imbalance:
 
 
 def test_each_step_counts_under_the_map_of_its_time(tmp_path: Path) -> None:
-    # step 0, BEFORE: 8/2 + 2/2 + 4 + 0 = 9 of 14 | 4 + 1 + 0 = 5: 9/7; step 1, AFTER: 8 | 2 + 4: 8/7
+    # step 0, BEFORE: 8/2 + 2/2 + 4 + 0 = 9 of 14 | 4 + 1 + 0 = 5: 9/7; step 1, AFTER: 8 | 2 + 4:
+    # 8/7
     write_log(tmp_path / "dp0_pp0.gatelog", np.array([[[8, 2, 4, 0]]] * 2), ranks=2)
     note(tmp_path, [(0, [BEFORE]), (1, [AFTER])])
     found = measured(tmp_path)
@@ -62,7 +73,9 @@ def test_without_a_map_there_is_no_rank_imbalance_and_it_is_said_why(
 def test_placements_that_do_not_move_are_named(tmp_path: Path) -> None:
     for name, placement in (("linear", (0, 0, 1, 1)), ("round robin", (0, 1, 0, 1))):
         folder = tmp_path / name
-        write_log(folder / "dp0_pp0.gatelog", np.array([[[8, 2, 4, 0]]]), ranks=2, placement=placement)
+        write_log(
+            folder / "dp0_pp0.gatelog", np.array([[[8, 2, 4, 0]]]), ranks=2, placement=placement
+        )
         assert measured(folder).placement == name
 
 
@@ -73,7 +86,19 @@ def test_ranks_are_summed_before_the_map_and_stages_have_their_own(tmp_path: Pat
                 "test", "test", 1, 4, 2, dp=dp, dp_size=2, pp=pp, pp_size=2, ranks=2
             )  # two stages of a layer
             log = GateLogWriter(tmp_path / f"dp{dp}_pp{pp}.gatelog", header)
-            log.append(Step(0, 0, 10, 4, 0, 4, 4, {"001": 4}, np.array([[4, 2, 2, 0] if dp else [4, 0, 2, 2]])))
+            log.append(
+                Step(
+                    0,
+                    0,
+                    10,
+                    4,
+                    0,
+                    4,
+                    4,
+                    {"001": 4},
+                    np.array([[4, 2, 2, 0] if dp else [4, 0, 2, 2]]),
+                )
+            )
             log.close()
     note(tmp_path, [(0, [BEFORE])])
     note(tmp_path, [(0, [AFTER])], "dp0_pp1")
@@ -91,7 +116,9 @@ def test_a_map_that_grows_while_it_is_read(tmp_path: Path) -> None:
     log.flush()
     first = reader.read().by_rank
     with open(tmp_path / "dp0_pp0.eplb.jsonl", "a") as file:
-        file.write(json.dumps({"index": 1, "logical_to_physical": [AFTER]}) + "\n" + '{"index": 2, "log')
+        file.write(
+            json.dumps({"index": 1, "logical_to_physical": [AFTER]}) + "\n" + '{"index": 2, "log'
+        )
     log.append(Step(1, 10, 10, 7, 0, 7, 7, {"001": 7}, step))
     log.close()
     second = reader.read().by_rank

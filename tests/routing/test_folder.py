@@ -1,4 +1,5 @@
-"""The gate logs of one server start: ranks are summed, stages put together, what a rank lost is left out."""
+"""The gate logs of one server start: ranks are summed, stages put together, what a rank lost is
+left out."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from core.routing.gatelog import GateLogError
 
 
 class TestInParts:
-    def test_parts_are_what_one_read_gives(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_parts_are_what_one_read_gives(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(gate_folder, "PART_COUNTS", 600)
         ranks = [writer(tmp_path, dp, dp_size=2) for dp in (0, 1)]
         for index in range(1, 700):
@@ -43,12 +46,22 @@ class TestWhole:
         assert log.loads.tolist() == [[[4, 2]], [[2, 2]], [[1, 0]]]
         assert log.tokens.tolist() == [6, 4, 1]
         assert log.columns["requests"].tolist() == [2, 2, 2]
-        assert log.columns["start_ns"].tolist() == [0, 105, 200]  # an idle rank's times do not count
+        assert log.columns["start_ns"].tolist() == [
+            0,
+            105,
+            200,
+        ]  # an idle rank's times do not count
         assert log.columns["duration_ns"].tolist() == [25, 20, 10]
-        assert {k: v.tolist() for k, v in log.segments.items()} == {"001": [4, 0, 1], "002": [2, 4, 0]}
+        assert {k: v.tolist() for k, v in log.segments.items()} == {
+            "001": [4, 0, 1],
+            "002": [2, 4, 0],
+        }
 
     def test_pipeline_stages_are_put_together_by_layer(self, tmp_path: Path) -> None:
-        first, second = writer(tmp_path, pp=0, layers=2, pp_size=2), writer(tmp_path, pp=1, pp_size=2)
+        first, second = (
+            writer(tmp_path, pp=0, layers=2, pp_size=2),
+            writer(tmp_path, pp=1, pp_size=2),
+        )
         first.append(step(0, [3, 1], layers=2))
         second.append(step(0, [0, 4], start=20))
         first.close()
@@ -87,7 +100,8 @@ class TestWhole:
         assert log.incomplete == 1
 
     def test_ranks_that_end_at_different_steps_are_told(self, tmp_path: Path) -> None:
-        """A rank that was killed loses its last block: the sums of those steps would be too small."""
+        """A rank that was killed loses its last block: the sums of those steps would be too
+        small."""
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
         for index in range(5):
             one.append(step(index, [1, 0] if index != 3 else [0, 0]))
@@ -97,11 +111,15 @@ class TestWhole:
         two.close()
         log = GateFolder(tmp_path)
         assert [i for part in log.blocks() for i in part.columns["index"]] == [0, 1]
-        assert log.left_out == (f"{tmp_path}: left out: 2 steps after forward pass 1, where dp1_pp0 ends")
+        assert log.left_out == (
+            f"{tmp_path}: left out: 2 steps after forward pass 1, where dp1_pp0 ends"
+        )
         found, problems = imbalance.measure_folder(tmp_path)
         assert (problems, found["gates_logs_001"].files) == ([log.left_out], 2)
 
-    def test_a_log_met_while_its_header_is_written_is_read_once_it_is_whole(self, tmp_path: Path) -> None:
+    def test_a_log_met_while_its_header_is_written_is_read_once_it_is_whole(
+        self, tmp_path: Path
+    ) -> None:
         """Of two ranks, the second is met at every length that its first write can have."""
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
         header = two.path.stat().st_size
@@ -122,6 +140,10 @@ class TestWhole:
 
     def test_a_missing_rank_is_an_error_that_says_why(self, tmp_path: Path) -> None:
         writer(tmp_path, 0, dp_size=2).close()
-        (tmp_path / "dp1_pp0.gatelog.json").write_text('{"refused": "a monolithic kernel routes inside"}')
-        with pytest.raises(GateLogError, match=r"1 of 2 gate logs .*dp1_pp0: a monolithic kernel routes inside"):
+        (tmp_path / "dp1_pp0.gatelog.json").write_text(
+            '{"refused": "a monolithic kernel routes inside"}'
+        )
+        with pytest.raises(
+            GateLogError, match=r"1 of 2 gate logs .*dp1_pp0: a monolithic kernel routes inside"
+        ):
             gate_folder.read(tmp_path)

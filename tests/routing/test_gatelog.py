@@ -30,7 +30,9 @@ class TestOneFile:
 
     @pytest.mark.parametrize("largest", [255, 256, 65_535, 65_536, 1 << 20])
     def test_counts_of_any_width_come_back(self, tmp_path: Path, largest: int) -> None:
-        log = GateLogWriter(tmp_path / "dp0_pp0.gatelog", Header("test", "tiny", 1, 2, 1, count_bytes=4))
+        log = GateLogWriter(
+            tmp_path / "dp0_pp0.gatelog", Header("test", "tiny", 1, 2, 1, count_bytes=4)
+        )
         loads = np.array([[largest, 1]], dtype=np.uint32)
         log.append(Step(0, 0, 10, largest + 1, 0, largest + 1, 1, {"001": largest + 1}, loads))
         log.close()
@@ -85,16 +87,43 @@ class TestOneFile:
     @pytest.mark.parametrize(
         ("damage", "said"),
         [
-            (lambda data: b"GATELOG2" + data[8:], "version b'2' of the format: it does not start with GATELOG1"),
-            (lambda data: b"SQLite f" + data[8:], "not a gate log: it does not start with GATELOG1"),
-            (lambda data: data[:8] + data[8:12][::-1] + data[12:], "bytes: damaged, or written in another byte order"),
+            (
+                lambda data: b"GATELOG2" + data[8:],
+                "version b'2' of the format: it does not start with GATELOG1",
+            ),
+            (
+                lambda data: b"SQLite f" + data[8:],
+                "not a gate log: it does not start with GATELOG1",
+            ),
+            (
+                lambda data: data[:8] + data[8:12][::-1] + data[12:],
+                "bytes: damaged, or written in another byte order",
+            ),
             (lambda data: data[:40], "the header is cut off"),
             (lambda data: data[:10], "the header is cut off"),
-            (lambda data: data.replace(b'"schema":1', b'"schema":2'), "schema 2, this version reads schema 1"),
-            (lambda data: data.replace(b'"layers":1', b'"layers":0'), "the header's sizes make no sense"),
-            (lambda data: data.replace(b'"ranks":1', b'"ranks":x'), "the header is not readable: JSON is malformed"),
+            (
+                lambda data: data.replace(b'"schema":1', b'"schema":2'),
+                "schema 2, this version reads schema 1",
+            ),
+            (
+                lambda data: data.replace(b'"layers":1', b'"layers":0'),
+                "the header's sizes make no sense",
+            ),
+            (
+                lambda data: data.replace(b'"ranks":1', b'"ranks":x'),
+                "the header is not readable: JSON is malformed",
+            ),
         ],
-        ids=["version", "other file", "byte order", "cut", "cut early", "schema", "sizes", "no JSON"],
+        ids=[
+            "version",
+            "other file",
+            "byte order",
+            "cut",
+            "cut early",
+            "schema",
+            "sizes",
+            "no JSON",
+        ],
     )
     def test_a_header_that_cannot_be_read_is_named(
         self, tmp_path: Path, damage: Callable[[bytes], bytes], said: str
@@ -131,4 +160,6 @@ class TestOneFile:
         log.append(Step(0, 0, 1, 3, 3, 0, 1, wrong.segments, wrong.counts))
         log.close()
         assert json.loads((tmp_path / "dp0_pp0.gatelog.json").read_text())["violations"] == 1
-        assert gate_folder.problems(tmp_path) == ["dp0_pp0: 1 steps do not add up to top_k × tokens"]
+        assert gate_folder.problems(tmp_path) == [
+            "dp0_pp0: 1 steps do not add up to top_k × tokens"
+        ]

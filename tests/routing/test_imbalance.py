@@ -1,4 +1,5 @@
-"""Load imbalance: upstream's published numbers, hand-worked ones, and routers whose skew is known."""
+"""Load imbalance: upstream's published numbers, hand-worked ones, and routers whose skew is
+known."""
 
 from __future__ import annotations
 
@@ -19,11 +20,19 @@ from core.routing.gatelog import GateLog
 
 class TestUpstreamsNumbers:
     @needs_oracle
-    @pytest.mark.parametrize(("method", "file"), [("per-step", "per_step"), ("aggregated", "aggregated")])
+    @pytest.mark.parametrize(
+        ("method", "file"), [("per-step", "per_step"), ("aggregated", "aggregated")]
+    )
     def test_the_command_agrees_to_1e_9(self, tmp_path: Path, method: str, file: str) -> None:
         out = tmp_path / "cv.json"
-        assert cli.main(["imbalance", str(ORACLE / "gate_logs"), "--method", method, "-o", str(out)]) == 0
-        ours, published = json.loads(out.read_text()), json.loads((ORACLE / f"{file}.json").read_text())
+        assert (
+            cli.main(["imbalance", str(ORACLE / "gate_logs"), "--method", method, "-o", str(out)])
+            == 0
+        )
+        ours, published = (
+            json.loads(out.read_text()),
+            json.loads((ORACLE / f"{file}.json").read_text()),
+        )
         assert list(ours) == sorted(published)
         assert [ours[name] for name in sorted(published)] == pytest.approx(
             [published[name] for name in sorted(published)], abs=1e-9, rel=0
@@ -48,7 +57,8 @@ class TestUpstreamsNumbers:
 
 class TestHandWorked:
     def test_two_layers_two_steps(self, tmp_path: Path) -> None:
-        # layer 0: (3,1) then (2,2): CVs 0.5, 0; layer 1: (4,0) then (2,2): CVs 1, 0. Sums: (5,3), (6,2): CVs 0.25, 0.5.
+        # layer 0: (3,1) then (2,2): CVs 0.5, 0; layer 1: (4,0) then (2,2): CVs 1, 0. Sums: (5,3),
+        # (6,2): CVs 0.25, 0.5.
         folder = write_layers(tmp_path / "logs", [[[3, 1], [2, 2]], [[4, 0], [2, 2]]], [4, 4])
         measured = imbalance.measure_folder(folder)[0]["logs"]
         assert measured.per_step_cv == pytest.approx(1.5 / 4)
@@ -76,10 +86,13 @@ class TestHandWorked:
         assert measured.rank_imbalance == pytest.approx(1.25)
 
     def test_entropy_gini_hottest_and_dead_of_a_hand_worked_layer(self, tmp_path: Path) -> None:
-        # loads (6, 2, 0, 0): entropy (0.75 ln 4/3 + 0.25 ln 4) / ln 4; Gini Σ (2i-5) x_(i) / (4 · 8) = (2 + 18) / 32
+        # loads (6, 2, 0, 0): entropy (0.75 ln 4/3 + 0.25 ln 4) / ln 4; Gini Σ (2i-5) x_(i) / (4 ·
+        # 8) = (2 + 18) / 32
         folder = write_layers(tmp_path / "logs", [[[4, 0, 0, 0], [2, 2, 0, 0]]], [4, 4])
         measured = imbalance.measure_folder(folder)[0]["logs"]
-        assert measured.entropy == pytest.approx((0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(4))
+        assert measured.entropy == pytest.approx(
+            (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(4)
+        )
         assert measured.gini == pytest.approx(20 / 32)
         assert measured.hottest_share == pytest.approx(0.75)
         assert measured.dead_experts == 2
@@ -88,7 +101,12 @@ class TestHandWorked:
 
     def test_prefill_and_decode_apart(self, tmp_path: Path) -> None:
         # a prompt step (6, 2): CV 0.5; decode steps (1, 1), (2, 0): CVs 0 and 1
-        write_log(tmp_path / "a.gatelog", np.array([[[6, 2]], [[1, 1]], [[2, 0]]]), prefill=[8, 0, 0], top_k=1)
+        write_log(
+            tmp_path / "a.gatelog",
+            np.array([[[6, 2]], [[1, 1]], [[2, 0]]]),
+            prefill=[8, 0, 0],
+            top_k=1,
+        )
         measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.prefill is not None
         assert measured.decode is not None
@@ -101,7 +119,9 @@ class TestHandWorked:
 
     def test_layers_that_logged_different_steps(self, tmp_path: Path) -> None:
         folder = write_layers(tmp_path / "a", [[[3, 1], [2, 2]], [[4, 0], [2, 2]]], [4, 4])
-        (folder / "gate_logs_1.json").write_text('{"step": [0], "num_tokens": [4], "expert_loads": [[4, 0]]}')
+        (folder / "gate_logs_1.json").write_text(
+            '{"step": [0], "num_tokens": [4], "expert_loads": [[4, 0]]}'
+        )
         measured = imbalance.measure_folder(folder)[0]["a"]
         assert measured.per_step_cv == pytest.approx((0.5 + 0 + 1) / 3)
         assert measured.layer_cv == pytest.approx((0.25 + 1) / 2)
@@ -111,7 +131,9 @@ class TestHandWorked:
 class TestOnePass:
     def test_parts_and_joined_blocks_change_no_measure(self) -> None:
         weights = np.array([3.0, 1, 1, 1])
-        loads = routed(np.random.default_rng(6), np.random.default_rng(7).integers(1, 1500, 300), 3, weights)
+        loads = routed(
+            np.random.default_rng(6), np.random.default_rng(7).integers(1, 1500, 300), 3, weights
+        )
         log = as_log(loads)
         whole = imbalance.measure_segment(log, "001")
         place = np.arange(300)
@@ -123,7 +145,9 @@ class TestOnePass:
         for measured in (whole, parted):
             assert measured.per_step_cv == pytest.approx(step_cv.mean(), rel=1e-9)
             assert measured.aggregated_cv == pytest.approx(small.std() / small.mean(), rel=1e-9)
-            assert measured.layer_cv == pytest.approx((layers.std(axis=-1) / layers.mean(axis=-1)).mean(), rel=1e-9)
+            assert measured.layer_cv == pytest.approx(
+                (layers.std(axis=-1) / layers.mean(axis=-1)).mean(), rel=1e-9
+            )
             assert measured.expert_loads == layers.sum(axis=0).tolist()
 
     def test_every_label_gets_its_own_steps(self) -> None:
@@ -147,7 +171,9 @@ class TestNoiseFloorAndExcess:
         assert (measured.excess_cv is None) == (measured.excess_cv_reason is not None)
 
     @pytest.mark.parametrize("tokens", [4, 30, 300])
-    def test_excess_finds_the_skew_whatever_the_tokens_of_a_step(self, tmp_path: Path, tokens: int) -> None:
+    def test_excess_finds_the_skew_whatever_the_tokens_of_a_step(
+        self, tmp_path: Path, tokens: int
+    ) -> None:
         weights = np.array([4.0, 2, 1, 1, 1, 1, 1, 1])
         loads = routed(np.random.default_rng(2), [tokens] * (12_000 // tokens), 4, weights)
         write_log(tmp_path / "a.gatelog", loads)
@@ -159,7 +185,9 @@ class TestNoiseFloorAndExcess:
         loads = routed(np.random.default_rng(3), [1] * 50, 2, np.ones(8))
         write_log(tmp_path / "a.gatelog", loads)
         measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
-        assert measured.per_step_cv == pytest.approx(math.sqrt(3))  # upstream's all2all logs: √(E/k - 1)
+        assert measured.per_step_cv == pytest.approx(
+            math.sqrt(3)
+        )  # upstream's all2all logs: √(E/k - 1)
         assert measured.noise_floor is None
         assert measured.excess_cv is None
         assert "single token" in str(measured.excess_cv_reason)
@@ -180,7 +208,9 @@ class TestWhatIsLeftOut:
     def test_a_torn_binary_log_is_used_up_to_its_last_whole_block(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        log = write_log(tmp_path / "a.gatelog", routed(np.random.default_rng(4), [9] * 600, 2, np.ones(4)))
+        log = write_log(
+            tmp_path / "a.gatelog", routed(np.random.default_rng(4), [9] * 600, 2, np.ones(4))
+        )
         log.write_bytes(log.read_bytes()[:-10])
         assert cli.main(["imbalance", str(tmp_path), "--json"]) == 1
         out, err = capsys.readouterr()
@@ -200,11 +230,24 @@ class TestWhatIsLeftOut:
         write_layers(tmp_path / "logs", [[[3, 1], [0, 0], [2, 2]]], [4, 0, 4])
         assert cli.main(["imbalance", str(tmp_path / "logs")]) == 0
         out = capsys.readouterr().out
-        for part in (": 1 file, ", "2 steps used", "1 no tokens", "8 tokens", "e0 5", "e1 3", "max/min 1.6667"):
+        for part in (
+            ": 1 file, ",
+            "2 steps used",
+            "1 no tokens",
+            "8 tokens",
+            "e0 5",
+            "e1 3",
+            "max/min 1.6667",
+        ):
             assert part in out
 
     def test_steps_of_two_runs_and_of_the_warm_up_count_for_none(self, tmp_path: Path) -> None:
         loads = routed(np.random.default_rng(5), [8] * 6, 1, np.ones(4))
-        write_log(tmp_path / "a.gatelog", loads, labels=["warmup", "001", "001", "002", "002", "002"])
+        write_log(
+            tmp_path / "a.gatelog", loads, labels=["warmup", "001", "001", "002", "002", "002"]
+        )
         found, _ = imbalance.measure_folder(tmp_path)
-        assert {name: m.steps for name, m in found.items()} == {"gates_logs_001": 2, "gates_logs_002": 3}
+        assert {name: m.steps for name, m in found.items()} == {
+            "gates_logs_001": 2,
+            "gates_logs_002": 3,
+        }

@@ -25,7 +25,10 @@ PUBLISHED = [
 
 def ranks_of(slots: np.ndarray, ranks: int) -> list[list[tuple[int, ...]]]:
     """What each rank holds, order aside."""
-    return [sorted(tuple(sorted(r)) for r in layer.reshape(ranks, -1).tolist()) for layer in np.asarray(slots)]
+    return [
+        sorted(tuple(sorted(r)) for r in layer.reshape(ranks, -1).tolist())
+        for layer in np.asarray(slots)
+    ]
 
 
 def test_the_published_example() -> None:
@@ -55,8 +58,12 @@ def test_numbers_that_do_not_divide_are_refused() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), ranks=st.sampled_from([2, 4, 8]), spare=st.sampled_from([0, 1, 2]))
-def test_every_placement_keeps_all_load_and_eplb_is_no_worse_than_linear(seed: int, ranks: int, spare: int) -> None:
+@given(
+    seed=st.integers(0, 1000), ranks=st.sampled_from([2, 4, 8]), spare=st.sampled_from([0, 1, 2])
+)
+def test_every_placement_keeps_all_load_and_eplb_is_no_worse_than_linear(
+    seed: int, ranks: int, spare: int
+) -> None:
     rng = np.random.default_rng(seed)
     weight = np.asarray(rng.pareto(1.5, (3, 16)) + 0.1, dtype=np.float64)
     options = [
@@ -71,7 +78,9 @@ def test_every_placement_keeps_all_load_and_eplb_is_no_worse_than_linear(seed: i
         assert option.share.sum(axis=-1) == pytest.approx(np.ones((3, 16)))
     worst = [float(o.rank_loads(weight[None]).max(axis=-1).mean()) for o in options]
     ideal = float((weight.sum(axis=-1) / ranks).mean())
-    assert worst[2] <= worst[0] * (4 / 3) + 1e-9  # greedy packing's bound, against the best of all placements
+    assert (
+        worst[2] <= worst[0] * (4 / 3) + 1e-9
+    )  # greedy packing's bound, against the best of all placements
     assert min(worst) >= ideal - 1e-9
 
 

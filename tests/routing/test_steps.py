@@ -12,10 +12,23 @@ from core.routing import steps
 from core.routing.steps import Floats
 
 
-def by_definition(loads: Floats, tokens: npt.NDArray[np.int64], placement: tuple[int, ...]) -> dict[str, Floats]:
+def by_definition(
+    loads: Floats, tokens: npt.NDArray[np.int64], placement: tuple[int, ...]
+) -> dict[str, Floats]:
     """top_k = 2; `tokens` [steps, layers]."""
-    ranks = [[e for e, r in enumerate(placement) if r == rank] for rank in range(max(placement) + 1)]
-    names = ("layers", "cv", "cv_squared", "floor_squared", "expert_ratio", "rank_ratio", "rank_extra", "violations")
+    ranks = [
+        [e for e, r in enumerate(placement) if r == rank] for rank in range(max(placement) + 1)
+    ]
+    names = (
+        "layers",
+        "cv",
+        "cv_squared",
+        "floor_squared",
+        "expert_ratio",
+        "rank_ratio",
+        "rank_extra",
+        "violations",
+    )
     made: dict[str, Floats] = {name: np.zeros(len(loads)) for name in names}
     for s, layer in np.ndindex(*tokens.shape):
         x, n = loads[s, layer], float(tokens[s, layer])
@@ -46,18 +59,26 @@ def by_definition(loads: Floats, tokens: npt.NDArray[np.int64], placement: tuple
     layered=st.booleans(),
     adds_up=st.booleans(),
 )
-def test_any_loads_in_any_type(seed: int, largest: int, kind: type, layered: bool, adds_up: bool) -> None:
+def test_any_loads_in_any_type(
+    seed: int, largest: int, kind: type, layered: bool, adds_up: bool
+) -> None:
     rng = np.random.default_rng(seed)
     largest = min(largest, 255) if kind is np.uint8 else largest
     tokens = rng.integers(0, largest + 1, (5, 3 if layered or not adds_up else 1)) // 6
     tokens = np.broadcast_to(tokens, (5, 3))
-    loads = rng.multinomial(2 * tokens, np.full(6, 1 / 6)) if adds_up else rng.integers(0, largest + 1, (5, 3, 6))
+    loads = (
+        rng.multinomial(2 * tokens, np.full(6, 1 / 6))
+        if adds_up
+        else rng.integers(0, largest + 1, (5, 3, 6))
+    )
     columns = rng.integers(0, 2, (5, 2)).astype(np.float64)
     given_tokens = tokens if layered or not adds_up else tokens[:, 0]
     placement = (0, 1, 1, 0, 2, 2)
     found, sums = steps.measure(loads.astype(kind), given_tokens, 2, placement, columns)
     for name, values in by_definition(loads.astype(np.float64), tokens, placement).items():
-        assert np.asarray(getattr(found, name), float).astype(bool if name == "violations" else float) == pytest.approx(
+        assert np.asarray(getattr(found, name), float).astype(
+            bool if name == "violations" else float
+        ) == pytest.approx(
             values.astype(bool) if name == "violations" else values, rel=1e-9, abs=1e-9
         ), name
     assert sums == pytest.approx(np.einsum("sle,sc->cle", loads.astype(float), columns))
@@ -66,7 +87,9 @@ def test_any_loads_in_any_type(seed: int, largest: int, kind: type, layered: boo
 def test_a_whole_model_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = np.random.default_rng(1).integers(0, 9, (7, 3, 10)).astype(np.uint16)
     whole = steps.measure(loads, loads[:, 0].sum(axis=1), 1, (0,) * 5 + (1,) * 5, np.ones((7, 1)))
-    monkeypatch.setattr(steps, "CHUNK", 3 * 7 * 3)  # three experts at a time: the last piece is smaller
+    monkeypatch.setattr(
+        steps, "CHUNK", 3 * 7 * 3
+    )  # three experts at a time: the last piece is smaller
     pieces = steps.measure(loads, loads[:, 0].sum(axis=1), 1, (0,) * 5 + (1,) * 5, np.ones((7, 1)))
     for name in whole[0].__slots__:
         assert getattr(whole[0], name).tolist() == getattr(pieces[0], name).tolist()

@@ -1,4 +1,5 @@
-"""The run directory: who may write it, and that what is in it is whole, whatever stopped the writer."""
+"""The run directory: who may write it, and that what is in it is whole, whatever stopped the
+writer."""
 
 from __future__ import annotations
 
@@ -12,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.vocabulary import any_event
 
+from core import files
+from core.errors import FileError
 from core.experiment import events
-from core.experiment.config import ConfigError
 from core.experiment.plan import Run
 from core.load.metrics import RequestRecord
+from core.rundir import about, journal
 from core.rundir import directory as store
-from core.rundir.directory import Journal, RunDirectory
+from core.rundir.directory import RunDirectory
+from core.rundir.journal import Journal, done_runs, read_events, stream_events
+from core.rundir.result import results
 
 RUN = Run("baseline", "001", "001", "001.jsonl")
 FIGURES = events.RunFigures(
@@ -47,23 +52,25 @@ class TestCreation:
     def test_takes_an_empty_folder_and_no_other(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path):
             pass
-        with pytest.raises(ConfigError, match=r"--out must be new or empty; .* use: --resume "):
+        with pytest.raises(FileError, match=r"--out must be new or empty; .* use: --resume "):
             RunDirectory.create(tmp_path)
 
     def test_refuses_a_name_that_json_cannot_hold(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"expected a path in UTF-8; rename it$"):
+        with pytest.raises(FileError, match=r"expected a path in UTF-8; rename it$"):
             RunDirectory.create(tmp_path / os.fsdecode(b"\xff"))
 
     def test_says_why_it_cannot(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(ConfigError, match=r"file: cannot be written: File exists$"):
+        with pytest.raises(FileError, match=r"file: cannot be written: File exists$"):
             RunDirectory.create(tmp_path / "file")
-        with pytest.raises(ConfigError, match=r"x: cannot be written: Not a directory$"):
+        with pytest.raises(FileError, match=r"x: cannot be written: Not a directory$"):
             RunDirectory.create(tmp_path / "file" / "x")
 
     def test_only_a_run_directory_is_reopened(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "none"):
-            with pytest.raises(ConfigError, match=r"not a run directory: run\.json and events\.jsonl are expected"):
+            with pytest.raises(
+                FileError, match=r"not a run directory: run\.json and events\.jsonl are expected"
+            ):
                 RunDirectory.reopen(path)
         assert not list(tmp_path.iterdir())
 
@@ -80,11 +87,13 @@ class TestLock:
     def test_keeps_a_second_gatescope_out_and_names_the_first(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as first:
             first.write_json("run.json", {})
-            with pytest.raises(ConfigError, match=f"in use by another gatescope, process {os.getpid()}; wait for it"):
+            with pytest.raises(
+                FileError, match=f"in use by another gatescope, process {os.getpid()}; wait for it"
+            ):
                 RunDirectory.reopen(tmp_path)
             first.append(events.BackendStopped(backend="a"))
         with RunDirectory.reopen(tmp_path):
-            assert len(store.read_events(tmp_path)) == 1
+            assert len(read_events(tmp_path)) == 1
 
 
 class TestJournal:
@@ -96,16 +105,16 @@ class TestJournal:
             directory.append(told[1])
         file = tmp_path / "events.jsonl"
         file.write_bytes(file.read_bytes()[:-5])
-        assert store.read_events(tmp_path) == told[:1]
+        assert read_events(tmp_path) == told[:1]
         with RunDirectory.reopen(tmp_path) as directory:
             directory.append(told[2])
-        assert store.read_events(tmp_path) == [told[0], told[2]]
+        assert read_events(tmp_path) == [told[0], told[2]]
 
     @pytest.mark.parametrize("torn", [b'{"event":"BackendStopp', b"\xff\x00"])
     def test_that_is_nothing_but_a_torn_line_is_empty(self, tmp_path: Path, torn: bytes) -> None:
         (tmp_path / "run.json").write_text("{}")
         (tmp_path / "events.jsonl").write_bytes(torn)
-        assert store.read_events(tmp_path) == []
+        assert read_events(tmp_path) == []
         with RunDirectory.reopen(tmp_path):
             assert (tmp_path / "events.jsonl").read_bytes() == b""
 
@@ -115,31 +124,40 @@ class TestJournal:
     def test_names_a_line_that_is_no_event(self, tmp_path: Path, line: bytes) -> None:
         good = events.encode(events.BackendStopped(backend="a"))
         (tmp_path / "events.jsonl").write_bytes(good + b"\n" + line + b"\n" + good + b"\n")
-        with pytest.raises(ConfigError, match=r"events\.jsonl:2: not an event: ") as caught:
-            store.read_events(tmp_path)
+        with pytest.raises(FileError, match=r"events\.jsonl:2: not an event: ") as caught:
+            read_events(tmp_path)
         assert len(str(caught.value).splitlines()) == 1
 
-    def test_of_any_size_is_read_in_parts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_any_size_is_read_in_parts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         told = [events.BackendStopped(backend="x" * size) for size in (1, 300, 5, 90, 900, 2)]
-        (tmp_path / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in told) + b'{"torn' * 90)
+        (tmp_path / "events.jsonl").write_bytes(
+            b"".join(events.encode(e) + b"\n" for e in told) + b'{"torn' * 90
+        )
         (tmp_path / "run.json").write_text("{}")
         for size in (50, 100, 1000):
-            monkeypatch.setattr(store, "PART_BYTES", size)
+            monkeypatch.setattr(journal, "PART_BYTES", size)
             assert len(Journal(tmp_path).poll()) < len(told)
-            assert list(store.stream_events(tmp_path)) == told
+            assert list(stream_events(tmp_path)) == told
         monkeypatch.setattr(store, "TAIL_BYTES", 100)
         with RunDirectory.reopen(tmp_path):
             assert (tmp_path / "events.jsonl").read_bytes().endswith(b"}\n")
-        assert store.read_events(tmp_path) == told
+        assert read_events(tmp_path) == told
 
     def test_that_is_missing_is_said(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"events\.jsonl: cannot be read: No such file or directory$"):
-            store.read_events(tmp_path)
+        with pytest.raises(
+            FileError, match=r"events\.jsonl: cannot be read: No such file or directory$"
+        ):
+            read_events(tmp_path)
 
     @settings(max_examples=50)
     @given(told=st.lists(any_event, max_size=4), cuts=st.lists(st.floats(0, 1), max_size=4))
     def test_is_followed_as_it_grows(
-        self, tmp_path_factory: pytest.TempPathFactory, told: list[events.AnyEvent], cuts: list[float]
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        told: list[events.AnyEvent],
+        cuts: list[float],
     ) -> None:
         folder = tmp_path_factory.mktemp("journal")
         whole = b"".join(events.encode(e) + b"\n" for e in told)
@@ -154,48 +172,60 @@ class TestJournal:
 class TestFiles:
     def test_are_replaced_whole(self, tmp_path: Path) -> None:
         file = tmp_path / "new" / "summary.csv"
-        store.write_whole(file, b"first, and long")
+        files.write_whole(file, b"first, and long")
         with open(file, "rb") as reader:  # who reads meanwhile has the old one, all of it
-            store.write_whole(file, b"second")
+            files.write_whole(file, b"second")
             assert reader.read() == b"first, and long"
         assert file.read_bytes() == b"second"
         assert [p.name for p in file.parent.iterdir()] == ["summary.csv"]
 
     def test_json_is_indented_and_ends_its_last_line(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
-            written = directory.write_json("a/b.json", {"path": Path("x"), "numbers": [1, 2.5, None]})
-        assert written.read_bytes() == b'{\n "path": "x",\n "numbers": [\n  1,\n  2.5,\n  null\n ]\n}\n'
+            written = directory.write_json(
+                "a/b.json", {"path": Path("x"), "numbers": [1, 2.5, None]}
+            )
+        assert (
+            written.read_bytes()
+            == b'{\n "path": "x",\n "numbers": [\n  1,\n  2.5,\n  null\n ]\n}\n'
+        )
 
     def test_a_result_lies_under_its_backend_and_label(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
             assert directory.write_result(RUN, {"completed": 3}) == "baseline/results_json/001.json"
-        assert store.results(tmp_path / "baseline" / "results_json") == {"001": {"completed": 3}}
+        assert results(tmp_path / "baseline" / "results_json") == {"001": {"completed": 3}}
 
     def test_results_are_those_of_labels_in_order(self, tmp_path: Path) -> None:
         for name in ("010", "002-r2", "002", "1000", "1", "002.partial", "notes", "٠٠١"):
             (tmp_path / f"{name}.json").write_text("{}")
-        assert list(store.results(tmp_path)) == ["002", "002-r2", "010", "1000"]
+        assert list(results(tmp_path)) == ["002", "002-r2", "010", "1000"]
 
     @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b'{"a": "\xff"}', b"[" * 100_000])
-    def test_json_that_is_no_object_is_refused_in_one_line(self, tmp_path: Path, data: bytes) -> None:
+    def test_json_that_is_no_object_is_refused_in_one_line(
+        self, tmp_path: Path, data: bytes
+    ) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        for read in (lambda: store.read_json(tmp_path / "run.json"), lambda: store.read_about(tmp_path)):
-            with pytest.raises(ConfigError, match=r"run\.json: not a JSON object: ") as caught:
+        for read in (
+            lambda: files.read_json(tmp_path / "run.json"),
+            lambda: about.read_about(tmp_path),
+        ):
+            with pytest.raises(FileError, match=r"run\.json: not a JSON object: ") as caught:
                 read()
             assert len(str(caught.value).splitlines()) == 1
 
     @pytest.mark.parametrize("data", [b"{}", b'{"config": 3}', b'{"config": {"path": 3}}'])
-    def test_a_run_json_that_does_not_say_what_was_run_is_refused(self, tmp_path: Path, data: bytes) -> None:
+    def test_a_run_json_that_does_not_say_what_was_run_is_refused(
+        self, tmp_path: Path, data: bytes
+    ) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        with pytest.raises(ConfigError, match=r"run\.json: does not say what was run: "):
-            store.read_about(tmp_path)
+        with pytest.raises(FileError, match=r"run\.json: does not say what was run: "):
+            about.read_about(tmp_path)
 
     def test_what_a_server_ran_joins_run_json(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
             directory.write_json("run.json", {"engine": "x", "servers": {}})
             directory.note_server("baseline", {"ran": {"tp": "4"}})
             directory.note_server("all2all", {"ran": {"dp": "4"}})
-        assert store.read_json(tmp_path / "run.json") == {
+        assert files.read_json(tmp_path / "run.json") == {
             "engine": "x",
             "servers": {"baseline": {"ran": {"tp": "4"}}, "all2all": {"ran": {"dp": "4"}}},
         }
@@ -214,18 +244,25 @@ class TestDoneRuns:
     def test_are_those_that_journal_and_result_agree_on(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
             for label in ("001", "002", "003", "004"):
-                directory.append(finished(f"baseline/{label}", f"baseline/results_json/{label}.json"))
+                directory.append(
+                    finished(f"baseline/{label}", f"baseline/results_json/{label}.json")
+                )
             directory.append(events.RunFailed(run="baseline/005", reason="no"))
             directory.write_json("baseline/results_json/001.json", {"completed": 1})
             directory.write_json("baseline/results_json/005.json", {"completed": 1})
         (tmp_path / "baseline/results_json/002.json").write_bytes(b'{"completed": ')
         (tmp_path / "baseline/results_json/003.json").write_bytes(b'{"text": "\xff"}')
-        assert store.done_runs(tmp_path) == {"baseline/001"}
+        assert done_runs(tmp_path) == {"baseline/001"}
 
 
 def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
     times = {"t_due_ns": 1, "t_start_ns": 2, "t_sent_ns": 3, "t_done_ns": 9}
-    good = {"stamps_ns": (5, 7, 8), "event_tokens": (1, 2, 1), "prompt_tokens": 11, "output_tokens": 4}
+    good = {
+        "stamps_ns": (5, 7, 8),
+        "event_tokens": (1, 2, 1),
+        "prompt_tokens": 11,
+        "output_tokens": 4,
+    }
     records = [
         RequestRecord(index=0, prompt_id="a", **times, **good),  # type: ignore[arg-type]  # ** has one type
         RequestRecord(index=1, prompt_id="b", **times, error="HTTP 400"),  # type: ignore[arg-type]  # ** has one type

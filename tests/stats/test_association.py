@@ -1,4 +1,5 @@
-"""Associations and comparisons: against scipy, hand-worked numbers, and effects that were planted."""
+"""Associations and comparisons: against scipy, hand-worked numbers, and effects that were
+planted."""
 
 from __future__ import annotations
 
@@ -80,7 +81,9 @@ class TestPlantedEffects:
 
 class TestWhatNCannotSupport:
     @pytest.mark.parametrize(("x", "reason"), [([1.0, 2, 3], "n = 3"), ([1.0] * 9, "same value")])
-    def test_too_few_or_constant_points_are_null_with_a_reason(self, x: list[float], reason: str) -> None:
+    def test_too_few_or_constant_points_are_null_with_a_reason(
+        self, x: list[float], reason: str
+    ) -> None:
         found = associate(np.array(x), np.arange(len(x), dtype=float))
         assert found.spearman.value is None
         assert reason in str(found.spearman.reason)
@@ -97,42 +100,52 @@ class TestComparison:
         assert found.ratio.value == pytest.approx(1.18, rel=0.02)
         assert found.spread is None
         assert "all2all TPOT is 1" in found.in_words("TPOT")
-        assert found.in_words("TPOT").endswith("n = 40 data sets")
+        assert found.in_words("TPOT").endswith("n = 40 datasets")
 
     def test_no_difference_is_said_so(self) -> None:
         rng = np.random.default_rng(7)
-        sides = tuple({f"{i:03d}": [10 * float(np.exp(rng.normal(0, 0.1)))] for i in range(30)} for _ in range(2))
+        sides = tuple(
+            {f"{i:03d}": [10 * float(np.exp(rng.normal(0, 0.1)))] for i in range(30)}
+            for _ in range(2)
+        )
         assert "no difference is seen" in comparison.compare("m", "a", "b", sides).in_words("TPOT")
 
-    def test_only_shared_data_sets_count_and_two_are_too_few(self) -> None:
-        found = comparison.compare("m", "a", "b", ({"001": [1.0], "002": [2.0]}, {"002": [2.0], "003": [1.0]}))
+    def test_only_shared_datasets_count_and_two_are_too_few(self) -> None:
+        found = comparison.compare(
+            "m", "a", "b", ({"001": [1.0], "002": [2.0]}, {"002": [2.0], "003": [1.0]})
+        )
         assert (found.n, found.ratio.value) == (1, None)
         assert "are not compared" in found.in_words("TPOT")
 
     def test_ratio_and_difference_by_hand(self) -> None:
-        sides = ({str(i): [float(i)] for i in range(1, 9)}, {str(i): [2.0 * i] for i in range(1, 9)})
+        sides = (
+            {str(i): [float(i)] for i in range(1, 9)},
+            {str(i): [2.0 * i] for i in range(1, 9)},
+        )
         found = comparison.compare("m", "a", "b", sides)
         assert found.ratio.value == pytest.approx(2)
         assert found.difference.value == pytest.approx(4.5)
 
 
 class TestRepeats:
-    def test_a_data_set_counts_at_its_mean_however_often_it_ran(self) -> None:
+    def test_a_dataset_counts_at_its_mean_however_often_it_ran(self) -> None:
         once = {str(i): [float(i)] for i in range(1, 9)}
         thrice = {str(i): [2.0 * i - 0.5, 2.0 * i, 2.0 * i + 0.5] for i in range(1, 9)}
         found = comparison.compare("m", "a", "b", (once, thrice))
         assert found.difference.value == pytest.approx(4.5)
         assert found.repeats == (1, 3)
-        assert "n = 8 data sets × 1–3 repeats; repeats differ by" in found.in_words("TPOT")
+        assert "n = 8 datasets × 1–3 repeats; repeats differ by" in found.in_words("TPOT")
 
     def test_their_spread_by_hand(self) -> None:
         # logs 0, 2 about 1 and 4, 4 about 4: (1 + 1 + 0 + 0) / 2 degrees of freedom
         sides = ({"001": np.exp([0.0, 2]).tolist()}, {"001": np.exp([4.0, 4]).tolist()})
         assert comparison.compare("m", "a", "b", sides).spread == pytest.approx(100)
 
-    def test_few_data_sets_are_compared_by_their_repeats_as_welch_does(self) -> None:
+    def test_few_datasets_are_compared_by_their_repeats_as_welch_does(self) -> None:
         before, after = np.array([10.0, 11, 12, 10.5]), np.array([14.0, 15.5, 13])
-        found = comparison.compare("m", "a", "b", ({"001": before.tolist()}, {"001": after.tolist()}))
+        found = comparison.compare(
+            "m", "a", "b", ({"001": before.tolist()}, {"001": after.tolist()})
+        )
         test = stats.ttest_ind(after, before, equal_var=False)
         whole = int(test.df)  # ours takes whole degrees of freedom, rounded down
         half = stats.t.ppf(0.975, whole) * (after.mean() - before.mean()) / test.statistic
@@ -140,4 +153,4 @@ class TestRepeats:
         assert found.difference.interval == pytest.approx(
             (after.mean() - before.mean() - half, after.mean() - before.mean() + half), abs=0.01
         )
-        assert "of this data set only × 3–4 repeats" in found.in_words("TPOT")
+        assert "of this dataset only × 3–4 repeats" in found.in_words("TPOT")

@@ -32,7 +32,8 @@ def test_one_unit_supports_no_interval() -> None:
 
 @pytest.mark.parametrize(("steps", "tokens"), [(40, 30), (200, 8)])
 def test_intervals_of_the_excess_cover_the_truth(steps: int, tokens: int) -> None:
-    """200 routers of one known skew: 95 % ± 3 of the intervals hold it, and the estimate has no bias to speak of."""
+    """200 routers of one known skew: 95 % ± 3 of the intervals hold it, and the estimate has no
+    bias to speak of."""
     weights = np.array([4.0, 2, 1, 1, 1, 1, 1, 1])
     truth = inclusion_cv(weights)
     covered, values = 0, []

@@ -55,7 +55,9 @@ def started(backend: Backend, model: Model, folder: Path) -> Iterator[Started]:
     gate_logs.mkdir()
     launch = vllm.launch(backend, model, gate_logs, 0)
     log = folder / "server.log"
-    server = servers.start(backend.name, launch.command, port=backend.port, api_key="key", log=log, env=launch.env)
+    server = servers.start(
+        backend.name, launch.command, port=backend.port, api_key="key", log=log, env=launch.env
+    )
     try:
         yield Started(server, backend, gate_logs)
     finally:

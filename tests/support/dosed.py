@@ -26,7 +26,8 @@ def runs(
     metric: str = TPOT,
     seed: int = 0,
 ) -> list[DoseRun]:
-    """`response` and `rank` of the recorded CV, which is the level; a data set shifts all of its runs alike."""
+    """`response` and `rank` of the recorded CV, which is the level; a dataset shifts all of its
+    runs alike."""
     rng = np.random.default_rng([seed, *backend.encode(), *pattern.encode()])
     shift = np.random.default_rng(seed).normal(0, 2 * noise, datasets)  # the same at every backend
     return [

@@ -15,7 +15,9 @@ def json_like(*keys: str) -> st.SearchStrategy[Any]:
     """Any JSON value, whose objects often have these keys."""
     names = st.sampled_from(keys) | texts if keys else texts
     return st.recursive(
-        scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=8
+        scalars,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+        max_leaves=8,
     )
 
 

@@ -17,11 +17,20 @@ def writer(
     return GateLogWriter(folder / f"dp{dp}_pp{pp}.gatelog", header)
 
 
-def step(index: int, loads: list[int], label: str = "001", start: int = 0, duration: int = 10, layers: int = 1) -> Step:
+def step(
+    index: int,
+    loads: list[int],
+    label: str = "001",
+    start: int = 0,
+    duration: int = 10,
+    layers: int = 1,
+) -> Step:
     """A step of top-1 routing: as many tokens as its loads sum up to, all of one segment."""
     tokens = sum(loads)
     counts = np.array([loads] * layers, dtype=np.uint16)
-    return Step(index, start, duration, tokens, tokens, 0, 1, {label: tokens} if tokens else {}, counts)
+    return Step(
+        index, start, duration, tokens, tokens, 0, 1, {label: tokens} if tokens else {}, counts
+    )
 
 
 def write_layers(folder: Path, layers: list[list[list[float]]], tokens: list[int]) -> Path:

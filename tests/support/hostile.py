@@ -1,6 +1,8 @@
-"""A server that answers as its prompt asks: well, or in one of many hostile ways. Raw sockets: nothing is tidied.
+"""A server that answers as its prompt asks: well, or in one of many hostile ways. Raw sockets:
+nothing is tidied.
 
-Every attack is an endless or a short stream of pieces; what it must come to for the client stands beside it.
+Every attack is an endless or a short stream of pieces; what it must come to for the client stands
+beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ BOMB_BYTES = 1 << 26
 RESET = b"RST"
 SILENCE = b"..."
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-UNFRAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"  # ends when the connection does
+UNFRAMED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"  # ends when the connection does
+)
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 DONE = "[DONE]"
 
@@ -34,19 +38,24 @@ Pieces = Iterable[bytes]
 
 @dataclass(frozen=True)
 class Attack:
-    """`error`: how the request's error begins, or one of several; "" where the answer is good in spite of all."""
+    """`error`: how the request's error begins, or one of several; "" where the answer is good in
+    spite of all."""
 
     pieces: Callable[[], Pieces]
     error: str | tuple[str, ...]
 
 
 def token(text: str, used: object = None) -> str:
-    usage = "" if used is None else f', "usage": {{"prompt_tokens": 3, "completion_tokens": {used}}}'
+    usage = (
+        "" if used is None else f', "usage": {{"prompt_tokens": 3, "completion_tokens": {used}}}'
+    )
     return f'{{"choices": [{{"index": 0, "text": {json.dumps(text)}}}]{usage}}}'
 
 
 def sse(*payloads: str | bytes) -> bytes:
-    return b"".join(b"data: " + (p if isinstance(p, bytes) else p.encode()) + b"\n\n" for p in payloads)
+    return b"".join(
+        b"data: " + (p if isinstance(p, bytes) else p.encode()) + b"\n\n" for p in payloads
+    )
 
 
 def chunk(data: bytes) -> bytes:
@@ -84,7 +93,9 @@ def _dribbles(begin: bytes, pieces: Callable[[], Pieces]) -> Callable[[], Pieces
 
 def _bomb(head: bytes) -> Callable[[], Pieces]:
     """gzip whose every 64 KiB unpack to 64 MiB, without end."""
-    return lambda: itertools.chain([head + b"Content-Encoding: gzip\r\n\r\n"], itertools.repeat(_bomb_block()))
+    return lambda: itertools.chain(
+        [head + b"Content-Encoding: gzip\r\n\r\n"], itertools.repeat(_bomb_block())
+    )
 
 
 @functools.cache
@@ -193,7 +204,9 @@ class Hostile:
             request_queue_size = 128
 
         self._server = Server(("127.0.0.1", 0), Connection)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -227,7 +240,11 @@ def _prompt(peer: socket.socket) -> str:
             return ""
         data += more
     head, _, body = data.partition(b"\r\n\r\n")
-    lengths = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    lengths = [
+        int(line[15:])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length:")
+    ]
     while len(body) < sum(lengths):
         body += peer.recv(BLOCK)
     return str(json.loads(body)["prompt"]) if body else "a question without a prompt"

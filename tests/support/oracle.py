@@ -7,4 +7,6 @@ from pathlib import Path
 import pytest
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle"
-needs_oracle = pytest.mark.skipif(not ORACLE.is_dir(), reason="upstream's data is not beside this checkout")
+needs_oracle = pytest.mark.skipif(
+    not ORACLE.is_dir(), reason="upstream's data is not beside this checkout"
+)

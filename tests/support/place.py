@@ -20,7 +20,7 @@ from support.watched import free_port
 
 from core.experiment import events, state
 from core.experiment.events import AnyEvent
-from core.rundir import directory
+from core.rundir.journal import read_events
 
 GATESCOPE = [sys.executable, "-m", "core.cli"]
 LIMIT_S = 100.0
@@ -30,7 +30,9 @@ UPSTREAM_KEYS = """
     mean_ttft_ms median_ttft_ms p99_ttft_ms mean_tpot_ms median_tpot_ms p99_tpot_ms mean_itl_ms median_itl_ms p99_itl_ms
     input_lens output_lens ttfts itls generated_texts errors imbalance_score imbalance_components imbalance_raw_metrics
 """
-PROMPTS = [f"Question {i} of a small data set: how many of these are there, and why {i}?" for i in range(5)]
+PROMPTS = [
+    f"Question {i} of a small dataset: how many of these are there, and why {i}?" for i in range(5)
+]
 E = TypeVar("E", bound=events.Event)
 
 
@@ -40,7 +42,7 @@ def is_closed(port: int) -> bool:
 
 
 class Place:
-    """A directory with an experiment: two data sets, two small backends."""
+    """A directory with an experiment: two datasets, two small backends."""
 
     def __init__(self, folder: Path, **experiment: Any) -> None:
         self.folder = folder
@@ -49,13 +51,29 @@ class Place:
         (folder / "datasets").mkdir()
         for index in (1, 2):
             self.write_dataset(index, PROMPTS)
-        settings = {"engine": "builtin", "output_len": 6, "warmup_requests": 1, "shuffle": False, **experiment}
+        settings = {
+            "engine": "builtin",
+            "output_len": 6,
+            "warmup_requests": 1,
+            "shuffle": False,
+            **experiment,
+        }
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         self.config = "\n".join(
             [
                 *("[experiment]", *lines, "[model]", "max_model_len = 600"),
-                *("[[backends]]", 'name = "baseline"', f"port = {self.ports[0]}", "tensor_parallel = 1"),
-                *("[[backends]]", 'name = "all2all"', f"port = {self.ports[1]}", "tensor_parallel = 1"),
+                *(
+                    "[[backends]]",
+                    'name = "baseline"',
+                    f"port = {self.ports[0]}",
+                    "tensor_parallel = 1",
+                ),
+                *(
+                    "[[backends]]",
+                    'name = "all2all"',
+                    f"port = {self.ports[1]}",
+                    "tensor_parallel = 1",
+                ),
                 *("data_parallel = 2", "expert_parallel = true"),
             ]
         )
@@ -66,9 +84,15 @@ class Place:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (self.folder / "datasets" / f"{index:03d}_0.5000.jsonl").write_text(lines)
 
-    def gatescope(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def gatescope(
+        self, *arguments: str | Path, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*GATESCOPE, *arguments], cwd=cwd or self.folder, capture_output=True, text=True, timeout=LIMIT_S
+            [*GATESCOPE, *arguments],
+            cwd=cwd or self.folder,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
         )
 
     @contextlib.contextmanager
@@ -96,13 +120,16 @@ class Place:
 
     @property
     def journal(self) -> list[AnyEvent]:
-        return directory.read_events(self.made)
+        return read_events(self.made)
 
     def told(self, kind: type[E]) -> list[E]:
         return [event for event in self.journal if isinstance(event, kind)]
 
     def results(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.made)): p.read_bytes() for p in self.made.rglob("results_json/*.json")}
+        return {
+            str(p.relative_to(self.made)): p.read_bytes()
+            for p in self.made.rglob("results_json/*.json")
+        }
 
     def phases(self) -> dict[str, str]:
         return {i: r.phase for i, r in state.fold(self.journal).runs.items()}
@@ -125,7 +152,8 @@ class Running:
         pytest.fail(f"it ended with {self.process.wait()} before {kind.__name__}")
 
     def end(self, number: signal.Signals) -> int:
-        """SIGTERM and SIGKILL to gatescope alone, as `kill` does; the others to its group, as a terminal does."""
+        """SIGTERM and SIGKILL to gatescope alone, as `kill` does; the others to its group, as a
+        terminal does."""
         if number in (signal.SIGTERM, signal.SIGKILL):
             self.me.send_signal(number)
         else:

@@ -1,4 +1,5 @@
-"""A server that keeps what it was asked: heads and bodies, over plain HTTP or TLS. Answers three tokens at once."""
+"""A server that keeps what it was asked: heads and bodies, over plain HTTP or TLS. Answers three
+tokens at once."""
 
 from __future__ import annotations
 
@@ -11,11 +12,17 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = [
-    {"choices": [{"index": 0, "text": text, "delta": {"content": text}}], "usage": {"completion_tokens": used}}
+    {
+        "choices": [{"index": 0, "text": text, "delta": {"content": text}}],
+        "usage": {"completion_tokens": used},
+    }
     for text, used in (("a", 1), ("bc", 3))  # the second event carries two tokens
 ]
 USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
-ANSWER = b"".join(b"data: %b\n\n" % json.dumps(e).encode() for e in [*EVENTS, USAGE]) + b"data: [DONE]\n\n"
+ANSWER = (
+    b"".join(b"data: %b\n\n" % json.dumps(e).encode() for e in [*EVENTS, USAGE])
+    + b"data: [DONE]\n\n"
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,8 @@ class Asked:
 
 
 class Recording:
-    """`asked`: every request so far. `is_fickle`: closes each connection after an answer, without a word of it."""
+    """`asked`: every request so far. `is_fickle`: closes each connection after an answer, without a
+    word of it."""
 
     def __init__(self, certificate: Path | None = None, *, is_fickle: bool = False) -> None:
         self.asked: list[Asked] = []

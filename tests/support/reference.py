@@ -1,4 +1,5 @@
-"""Mixtral's forward pass as plainly as it can be written: one token, one head, one expert at a time, in float64."""
+"""Mixtral's forward pass as plainly as it can be written: one token, one head, one expert at a
+time, in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ class Reference:
 
     def counts(self, first: int, stop: int, experts: int) -> list[list[int]]:
         """Tokens first to stop - 1 that each expert of each layer got."""
-        return [[sum(e in token for token in layer[first:stop]) for e in range(experts)] for layer in self.chosen]
+        return [
+            [sum(e in token for token in layer[first:stop]) for e in range(experts)]
+            for layer in self.chosen
+        ]
 
 
 def forward(shape: Shape, weights: Weights, tokens: list[int]) -> Reference:
@@ -43,7 +47,9 @@ def forward(shape: Shape, weights: Weights, tokens: list[int]) -> Reference:
             chosen[layer].append(best[: shape.top_k])
             margins.append(float(router[best[shape.top_k - 1]] - router[best[shape.top_k]]))
             states[i] = x + experts(shape, weights, layer, h, router, best[: shape.top_k])
-    last = [rms_norm(x, weights.final_norm, shape) @ weights.head.astype(np.float64) for x in states]
+    last = [
+        rms_norm(x, weights.final_norm, shape) @ weights.head.astype(np.float64) for x in states
+    ]
     return Reference(np.array(last), chosen, min(margins))
 
 
@@ -57,7 +63,9 @@ def greedy(shape: Shape, weights: Weights, prompt: list[int], count: int) -> lis
 
 def rms_norm(x: Vector, weight: npt.NDArray[np.float32], shape: Shape) -> Vector:
     """x [hidden]."""
-    normed: Vector = x / math.sqrt(float(x @ x) / len(x) + shape.norm_eps) * weight.astype(np.float64)
+    normed: Vector = (
+        x / math.sqrt(float(x @ x) / len(x) + shape.norm_eps) * weight.astype(np.float64)
+    )
     return normed
 
 
@@ -98,7 +106,9 @@ def rotated(x: Vector, position: int, shape: Shape) -> Vector:
     return out
 
 
-def experts(shape: Shape, weights: Weights, layer: int, h: Vector, router: Vector, best: list[int]) -> Vector:
+def experts(
+    shape: Shape, weights: Weights, layer: int, h: Vector, router: Vector, best: list[int]
+) -> Vector:
     """The softmax over all experts, renormalised over the best; each a SwiGLU network."""
     probabilities = softmax(router)
     kept = sum(probabilities[e] for e in best)
@@ -106,5 +116,9 @@ def experts(shape: Shape, weights: Weights, layer: int, h: Vector, router: Vecto
     for e in best:
         gate_up = weights.gate_up[layer, e].astype(np.float64)
         gate, up = h @ gate_up[:, : shape.intermediate], h @ gate_up[:, shape.intermediate :]
-        out += probabilities[e] / kept * ((gate / (1 + np.exp(-gate)) * up) @ weights.down[layer, e].astype(np.float64))
+        out += (
+            probabilities[e]
+            / kept
+            * ((gate / (1 + np.exp(-gate)) * up) @ weights.down[layer, e].astype(np.float64))
+        )
     return out

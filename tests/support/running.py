@@ -41,8 +41,11 @@ class Running:
         return self.client.post("/v1/completions", json=fields)
 
     @contextlib.contextmanager
-    def stream(self, path: str = "/v1/completions", **fields: Any) -> Iterator[Iterator[dict[str, Any]]]:
-        """The events of a stream, as they come; the last one must be [DONE]. Leaving early hangs up."""
+    def stream(
+        self, path: str = "/v1/completions", **fields: Any
+    ) -> Iterator[Iterator[dict[str, Any]]]:
+        """The events of a stream, as they come; the last one must be [DONE]. Leaving early hangs
+        up."""
         with self.client.stream("POST", path, json={**fields, "stream": True}) as response:
             assert response.status_code == 200, response.read()
             yield events(response)
@@ -51,7 +54,9 @@ class Running:
         """One value of /metrics."""
         wanted = "".join(f',{key}="{value}"' for key, value in labels.items())
         start = f'vllm:{name}{{engine="0",model_name="builtin"{wanted}}} '
-        (line,) = [line for line in self.client.get("/metrics").text.splitlines() if line.startswith(start)]
+        (line,) = [
+            line for line in self.client.get("/metrics").text.splitlines() if line.startswith(start)
+        ]
         return float(line.removeprefix(start))
 
     def end(self) -> tuple[int, str]:
@@ -72,7 +77,8 @@ def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def server(*options: object) -> Iterator[Running]:
-    """Start a server, wait until it says that it is ready, and kill what is left of it at the end."""
+    """Start a server, wait until it says that it is ready, and kill what is left of it at the
+    end."""
     command = [sys.executable, "-m", "core.builtin.server", "--port", "0", *map(str, options)]
     process = subprocess.Popen(
         command,
@@ -84,7 +90,10 @@ def server(*options: object) -> Iterator[Running]:
     )
     try:
         with httpx.Client(
-            base_url=_url(process), headers={"Authorization": f"Bearer {KEY}"}, timeout=DEADLINE_S, trust_env=False
+            base_url=_url(process),
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=DEADLINE_S,
+            trust_env=False,
         ) as client:
             yield Running(process, client)
     finally:

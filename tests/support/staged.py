@@ -18,7 +18,7 @@ from core.experiment.control import Command
 from core.experiment.dose import Dose
 from core.experiment.events import AnyEvent, Latency, RunFigures
 from core.experiment.plan import Run
-from core.rundir import directory
+from core.rundir import journal
 from tui.app import Gatescope
 from tui.model.session import Ask, Session
 
@@ -28,7 +28,8 @@ UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
 
 
 class Played(Session):
-    """A session over a recording: its clock stands still, its engine notes commands instead of obeying them."""
+    """A session over a recording: its clock stands still, its engine notes commands instead of
+    obeying them."""
 
     def __init__(self, ask: Ask, run_dir: Path | None, *, live: bool, now: float) -> None:
         super().__init__(ask, run_dir, clock=lambda: now)
@@ -74,7 +75,7 @@ def stage(place: Path, name: str) -> Played:
     recording, cut, live = STAGES[name]
     folder = place / "runs" / recording
     shutil.copytree(RECORDED / recording, folder)
-    kept = cut(directory.read_events(folder))
+    kept = cut(journal.read_events(folder))
     (folder / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in kept))
     return Played(Ask(), folder, live=live, now=kept[-1].at + 0.5)
 
@@ -90,16 +91,22 @@ def _cancelled(recorded: list[AnyEvent]) -> list[AnyEvent]:
 
 
 def _dosed(_: list[AnyEvent]) -> list[AnyEvent]:
-    """A finished experiment of two backends, natural and at four doses of two patterns: 10 ms, and what skew adds."""
+    """A finished experiment of two backends, natural and at four doses of two patterns: 10 ms, and
+    what skew adds."""
     rng = np.random.default_rng(1)
-    doses = [None, *(Dose(p, level) for p in ("hot-rank", "spread") for level in (0.0, 0.5, 1.0, 1.5))]
+    doses = [
+        None,
+        *(Dose(p, level) for p in ("hot-rank", "spread") for level in (0.0, 0.5, 1.0, 1.5)),
+    ]
     runs = [
         Run(backend, "001", plan.label("001", repeat, dose), "datasets/001_0.5.jsonl", dose)
         for backend in ("baseline", "all2all")
         for repeat in (1, 2, 3)
         for dose in doses
     ]
-    told: list[AnyEvent] = [events.ExperimentStarted(at=1e9, name="dose", engine="builtin (NumPy, CPU)", runs=runs)]
+    told: list[AnyEvent] = [
+        events.ExperimentStarted(at=1e9, name="dose", engine="builtin (NumPy, CPU)", runs=runs)
+    ]
     for at, run in enumerate(runs, 10**9):
         told.append(events.RunStarted(at=at + 0.2, run=run.id, requests=16))
         figures = _figures(run, float(rng.normal(0, 0.1)))
@@ -117,7 +124,9 @@ def _figures(run: Run, noise: float) -> RunFigures:
         failed=0,
         duration_s=1.0,
         output_throughput=16_000 / tpot,
-        latencies={name: Latency(n=16, mean=v, p50=v, p90=v, p99=None, max=v) for name, v in times.items()},
+        latencies={
+            name: Latency(n=16, mean=v, p50=v, p90=v, p99=None, max=v) for name, v in times.items()
+        },
         score=0.5,
         cv=level + 0.3,
         aggregated_cv=level + 0.01,
@@ -141,7 +150,9 @@ STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] 
 
 
 @asynccontextmanager
-async def shown(session: Session, width: int = 140, height: int = 45, *, ascii: bool = False) -> AsyncIterator[Screen]:
+async def shown(
+    session: Session, width: int = 140, height: int = 45, *, ascii: bool = False
+) -> AsyncIterator[Screen]:
     """The App over a session, settled; it ticks only when told to."""
     app = Gatescope(session, ascii=ascii, hz=2.0)
     async with app.run_test(size=(width, height)) as pilot:
@@ -174,7 +185,8 @@ class Screen:
         await self.pilot.pause()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something that a thread or a dialog brings about; an AssertionError after ten seconds."""
+        """Wait for something that a thread or a dialog brings about; an AssertionError after ten
+        seconds."""
         deadline = time.monotonic() + 10
         while not holds():
             assert time.monotonic() < deadline, self.text
@@ -182,5 +194,7 @@ class Screen:
 
     @property
     def text(self) -> str:
-        strips = self.app.screen._compositor.render_strips()  # Textual has no public way to the text of a screen
+        strips = (
+            self.app.screen._compositor.render_strips()
+        )  # Textual has no public way to the text of a screen
         return "\n".join(strip.text.rstrip() for strip in strips) + "\n"

@@ -17,9 +17,14 @@ Floats = npt.NDArray[np.float64]
 
 
 def routed(
-    rng: np.random.Generator, tokens: Sequence[int] | Counts, layers: int, weights: Floats, top_k: int = 2
+    rng: np.random.Generator,
+    tokens: Sequence[int] | Counts,
+    layers: int,
+    weights: Floats,
+    top_k: int = 2,
 ) -> Counts:
-    """[steps, layers, experts]: every token draws top_k distinct experts, one after the other, by `weights`."""
+    """[steps, layers, experts]: every token draws top_k distinct experts, one after the other, by
+    `weights`."""
     sizes = np.asarray(tokens)
     gumbel = rng.gumbel(size=(int(sizes.sum()), layers, len(weights))) + np.log(weights)
     chosen = np.argpartition(-gumbel, top_k - 1, axis=-1)[..., :top_k]
@@ -66,7 +71,8 @@ def write_log(
     placement: tuple[int, ...] = (),
     top_k: int = 2,
 ) -> Path:
-    """A binary gate log of `loads` [steps, layers, experts], one segment label a step ("001" by default)."""
+    """A binary gate log of `loads` [steps, layers, experts], one segment label a step ("001" by
+    default)."""
     steps, layers, experts = loads.shape
     header = Header("test", "test", layers, experts, top_k, ranks=ranks, placement=placement)
     writer = GateLogWriter(path, header)
@@ -76,7 +82,17 @@ def write_log(
         took = 1_000_000 if durations_ns is None else int(durations_ns[s])
         label = "001" if labels is None else labels[s]
         writer.append(
-            Step(s, s * 2_000_000, took, n, of_prompt, n - of_prompt, n - of_prompt or 1, {label: n}, loads[s])
+            Step(
+                s,
+                s * 2_000_000,
+                took,
+                n,
+                of_prompt,
+                n - of_prompt,
+                n - of_prompt or 1,
+                {label: n},
+                loads[s],
+            )
         )
     writer.close()
     return path

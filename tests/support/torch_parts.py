@@ -1,6 +1,8 @@
-"""The recorder's PyTorch parts, checked inside the vLLM environment: `python torch_parts.py RECORDER_DIR TMP`.
+"""The recorder's PyTorch parts, checked inside the vLLM environment: `python torch_parts.py
+RECORDER_DIR TMP`.
 
-Prints one line a check; an AssertionError ends it. Fakes stand in for vLLM's objects where they differ by version.
+Prints one line a check; an AssertionError ends it. Fakes stand in for vLLM's objects where they
+differ by version.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ TMP = Path(sys.argv[2])
 
 from gatescope_recorder import histogram, routers  # type: ignore[import-not-found]
 from gatescope_recorder.capture import Capture  # type: ignore[import-not-found]
-from gatescope_recorder.dose import Course, Order  # type: ignore[import-not-found]
+from gatescope_recorder.dose import Course  # type: ignore[import-not-found]
 from gatescope_recorder.eplb import MapLog  # type: ignore[import-not-found]
 from gatescope_recorder.forcing import Forcing, Tables  # type: ignore[import-not-found]
 from gatescope_recorder.gatelog import Header  # type: ignore[import-not-found]
+from gatescope_recorder.order import Order  # type: ignore[import-not-found]
 from gatescope_recorder.place import Place, RefusedError  # type: ignore[import-not-found]
 from gatescope_recorder.recorder import Recorder  # type: ignore[import-not-found]
 from gatescope_recorder.worker import Attachment  # type: ignore[import-not-found]
@@ -70,7 +73,11 @@ class Layer11(torch.nn.Module):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.top_k, self.global_num_experts, self.quant_method = 2, EXPERTS, UnquantizedFusedMoEMethod()
+        self.top_k, self.global_num_experts, self.quant_method = (
+            2,
+            EXPERTS,
+            UnquantizedFusedMoEMethod(),
+        )
 
     @staticmethod
     def select_experts(ids: torch.Tensor) -> tuple[None, torch.Tensor, None]:
@@ -93,7 +100,9 @@ def model_of(*layers: torch.nn.Module) -> torch.nn.Module:
 
 def chosen(tokens: int, seed: int) -> torch.Tensor:
     draw = np.random.default_rng(seed)
-    return torch.tensor(np.array([draw.choice(EXPERTS, 2, replace=False) for _ in range(tokens)]), dtype=torch.int32)
+    return torch.tensor(
+        np.array([draw.choice(EXPERTS, 2, replace=False) for _ in range(tokens)]), dtype=torch.int32
+    )
 
 
 def counted(ids: torch.Tensor) -> list[int]:
@@ -106,7 +115,11 @@ def header(layers: int) -> Any:
 
 def scheduled(tokens: int, request: str = "seg.001.0", new: bool = True) -> Any:
     return types.SimpleNamespace(
-        scheduled_new_reqs=[types.SimpleNamespace(req_id=request, prompt_token_ids=[0] * tokens, num_computed_tokens=0)]
+        scheduled_new_reqs=[
+            types.SimpleNamespace(
+                req_id=request, prompt_token_ids=[0] * tokens, num_computed_tokens=0
+            )
+        ]
         if new
         else [],
         scheduled_cached_reqs=types.SimpleNamespace(req_ids=[], num_computed_tokens=[]),
@@ -226,7 +239,13 @@ def check_steps_dummies_and_padding() -> None:
     run_step(recorder, capture, [chosen(3, 8), chosen(3, 9)])
     recorder.close()
     side = sidecar(path)
-    assert (side["closed"], side["steps"], side["tokens"], side["idle"], side["violations"]) == (True, 3, 7, 1, 0), side
+    assert (side["closed"], side["steps"], side["tokens"], side["idle"], side["violations"]) == (
+        True,
+        3,
+        7,
+        1,
+        0,
+    ), side
     print("log", path)
 
 
@@ -325,13 +344,21 @@ def from_pool(course: Any, cut: Any, layer: int, tokens: int) -> Any:
 def check_forced_rows_come_from_the_pool_and_all_others_stay_bit_for_bit() -> None:
     tables, made = forced_model()
     twin = Course(ORDER, EXPERTS, 2, LAYERS, MOST)
-    steps = [({""}, 5), ({"hot-rank~1"}, 7), ({"rotating~1.5"}, 4), ({"rotating~1.5"}, 64), ({"hot-rank~1", ""}, 6)]
+    steps = [
+        ({""}, 5),
+        ({"hot-rank~1"}, 7),
+        ({"rotating~1.5"}, 4),
+        ({"rotating~1.5"}, 64),
+        ({"hot-rank~1", ""}, 6),
+    ]
     for kind in (torch.int32, torch.int64):
         for doses, tokens in steps:
             tables.fill(doses, tokens)
             cut = twin.next(doses, tokens)
             for layer, router in enumerate(made):
-                ids = torch.cat([chosen(tokens, 20 + layer), torch.full((1, 2), -1)]).to(kind)  # the last is padding
+                ids = torch.cat([chosen(tokens, 20 + layer), torch.full((1, 2), -1)]).to(
+                    kind
+                )  # the last is padding
                 got = router.route(ids)
                 assert got.dtype == kind
                 assert torch.equal(got[tokens:], ids[tokens:])
@@ -342,9 +369,12 @@ def check_forced_rows_come_from_the_pool_and_all_others_stay_bit_for_bit() -> No
 
 
 def check_forcing_survives_compilation() -> None:
-    """As on a CPU, where the router is traced: what is forced is decided by tensors, never by the trace."""
+    """As on a CPU, where the router is traced: what is forced is decided by tensors, never by the
+    trace."""
     tables, made = forced_model()
-    compiled = torch.compile(made[1]._compute_routing, fullgraph=True, dynamic=True, backend="eager")
+    compiled = torch.compile(
+        made[1]._compute_routing, fullgraph=True, dynamic=True, backend="eager"
+    )
     for doses in ({""}, {"hot-rank~1"}, {""}, {"spread~0"}):
         tables.fill(doses, 9)
         ids = chosen(11, 3)

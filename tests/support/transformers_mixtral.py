@@ -1,9 +1,11 @@
-"""Run by an interpreter that has torch and transformers: the logits of MixtralForCausalLM on given weights.
+"""Run by an interpreter that has torch and transformers: the logits of MixtralForCausalLM on given
+weights.
 
     python transformers_mixtral.py WEIGHTS.npz FOLDER LOGITS.npy
 
-Writes the weights as an ordinary Mixtral checkpoint into FOLDER, loads that, and saves the logits [tokens, vocab] of
-the prompt in WEIGHTS.npz. Imports nothing of gatescope: that environment need not have it.
+Writes the weights as an ordinary Mixtral checkpoint into FOLDER, loads that, and saves the logits
+[tokens, vocab] of the prompt in WEIGHTS.npz. Imports nothing of gatescope: that environment need
+not have it.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ def write_checkpoint(given: Any, shape: dict[str, Any], folder: Path) -> None:
         "lm_head.weight": given["head"].T,
     }
     for layer in range(shape["layers"]):
-        tensors |= {f"model.layers.{layer}.{name}": array for name, array in layer_tensors(given, shape, layer)}
+        tensors |= {
+            f"model.layers.{layer}.{name}": array
+            for name, array in layer_tensors(given, shape, layer)
+        }
     whole = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -22,7 +22,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if kind in plain:
         return plain[kind]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return st.builds(kind, **{name: values(hint) for name, hint in get_type_hints(kind).items()})
+        return st.builds(
+            kind, **{name: values(hint) for name, hint in get_type_hints(kind).items()}
+        )
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
     inner = [values(part) for part in get_args(kind)]

@@ -11,7 +11,7 @@ import psutil
 
 from core.experiment import state
 from core.experiment.state import Snapshot
-from core.rundir import directory
+from core.rundir import journal
 
 PATIENCE_S = 60.0
 
@@ -28,7 +28,7 @@ class Watched:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.journal = directory.Journal(run_dir)
+        self.journal = journal.Journal(run_dir)
         self.snapshot = Snapshot()
         self.pid = int((run_dir / ".lock").read_text())
 
@@ -61,6 +61,10 @@ class Watched:
 
 def edit(experiment: Path, **values: object) -> None:
     """Set keys of [experiment]."""
-    kept = [x for x in experiment.read_text().splitlines(keepends=True) if x.split(" = ")[0] not in values]
+    kept = [
+        x
+        for x in experiment.read_text().splitlines(keepends=True)
+        if x.split(" = ")[0] not in values
+    ]
     lines = [f"{key} = {value}\n" for key, value in values.items()]
     experiment.write_text("".join([kept[0], *lines, *kept[1:]]))

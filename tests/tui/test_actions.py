@@ -1,4 +1,5 @@
-"""Every key does what the help says of it. CHECKS has one check an action; an action without one fails."""
+"""Every key does what the help says of it. CHECKS has one check an action; an action without one
+fails."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def test_key_does_what_the_help_says(name: str) -> None:
     asyncio.run(try_it())
 
 
-# --- the engine -------------------------------------------------------------------------------------------------------
+# --- the engine ---
 
 
 @check("run", "stopped")
@@ -152,7 +153,7 @@ async def _quit(screen: Screen, session: Played) -> None:
     assert not session.sent
 
 
-# --- the display ------------------------------------------------------------------------------------------------------
+# --- the display ---
 
 
 @check("pause")
@@ -259,7 +260,7 @@ for _number, _pane in enumerate(PANES, 1):
     _goes_to(_number, _pane)
 
 
-# --- panes ------------------------------------------------------------------------------------------------------------
+# --- panes ---
 
 
 @check("mark", "first")
@@ -267,7 +268,9 @@ async def _mark(screen: Screen, session: Played) -> None:
     await screen.press("1", "end", "m", "up", "m")
     assert screen.app.query_one(Queue).marked == {"all2all/001", "all2all/002"}
     await screen.press("x")
-    await screen.until(lambda: session.sent == [Cancel(["all2all/001", "all2all/002"])])  # queued ones: no question
+    await screen.until(
+        lambda: session.sent == [Cancel(["all2all/001", "all2all/002"])]
+    )  # queued ones: no question
 
 
 @check("order", "finished")
@@ -275,7 +278,12 @@ async def _order(screen: Screen, session: Played) -> None:
     queue = screen.app.query_one(Queue)
     await screen.press("o", "o", "o")
     assert queue.order == "TTFT"
-    assert [r.run.id for r in queue.rows()] == ["baseline/001", "baseline/002", "all2all/001", "all2all/002"]
+    assert [r.run.id for r in queue.rows()] == [
+        "baseline/001",
+        "baseline/002",
+        "all2all/001",
+        "all2all/002",
+    ]
     await screen.press("o", "o", "o", "o", "o")
     assert queue.order == "queue"
 
@@ -308,8 +316,12 @@ async def _dose(screen: Screen, session: Played) -> None:
     await screen.press("v")
     assert "forced routing, hot-rank: all2all TPOT rises with imposed skew: +0.4" in screen.text
     await screen.press("v", "e")
-    await screen.until(lambda: "wrote runs/demo/graphs/decode_step_ms-forced-rank.png" in screen.text)
-    assert (Path("runs/demo/graphs/decode_step_ms-forced-rank.csv")).read_text().count("\n") == 1 + 2 * 4 + 1
+    await screen.until(
+        lambda: "wrote runs/demo/graphs/decode_step_ms-forced-rank.png" in screen.text
+    )
+    assert (Path("runs/demo/graphs/decode_step_ms-forced-rank.csv")).read_text().count(
+        "\n"
+    ) == 1 + 2 * 4 + 1
     await screen.press("escape")
     assert not isinstance(screen.app.screen, DoseScreen)
 
@@ -407,7 +419,7 @@ async def _log(screen: Screen, session: Played) -> None:
     assert not isinstance(screen.app.screen, ServerScreen)
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- all of them ---
 
 
 def test_help_lists_every_key_once() -> None:
@@ -426,7 +438,10 @@ def test_disabled_key_says_why() -> None:
             assert "x cancel: no engine is running; r starts it" in screen.text
             await screen.press("r")
             assert "r run: nothing is left to run" in screen.text
-            assert why_not(BY_NAME["stop_server"], screen.app.view) == "no engine is running; r starts it"
+            assert (
+                why_not(BY_NAME["stop_server"], screen.app.view)
+                == "no engine is running; r starts it"
+            )
 
     asyncio.run(look())
 

@@ -1,4 +1,5 @@
-"""A person's session under tmux over the built-in engine: start, detach, attach, cancel, stop; nothing is left."""
+"""A person's session under tmux over the built-in engine: start, detach, attach, cancel, stop;
+nothing is left."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Terminal:
         self.tmux("-f", "/dev/null", "new-session", "-d", "-s", "keep", "exec sleep 600")
 
     def tmux(self, *words: str) -> str:
-        done = subprocess.run(["tmux", "-L", self.socket, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["tmux", "-L", self.socket, *words], capture_output=True, text=True, check=False
+        )
         return done.stdout
 
     def open(self, *words: str) -> None:
@@ -84,7 +87,9 @@ def test_a_session(terminal: Terminal) -> None:
     terminal.press("r")
     terminal.until(lambda t: "running in run" in t)
     shown = terminal.until(
-        lambda t: any(line.strip("│ ").startswith("TTFT ") and "." in line for line in t.splitlines())
+        lambda t: any(
+            line.strip("│ ").startswith("TTFT ") and "." in line for line in t.splitlines()
+        )
     )
     assert "baseline · 00" in shown
 

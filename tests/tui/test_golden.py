@@ -1,4 +1,5 @@
-"""What each state looks like, as text. After a change that is meant: GATESCOPE_GOLDEN=update pytest tests/tui."""
+"""What each state looks like, as text. After a change that is meant: GATESCOPE_GOLDEN=update pytest
+tests/tui."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_each_tab_of_a_small_terminal(tab: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES[:2], ids=lambda s: f"{s[0]}x{s[1]}")
-@pytest.mark.parametrize(("keys", "name"), [("D", "forced"), ("Di", "forced-by-rank"), ("Dv", "forced-in-words")])
+@pytest.mark.parametrize(
+    ("keys", "name"), [("D", "forced"), ("Di", "forced-by-rank"), ("Dv", "forced-in-words")]
+)
 def test_forced_routing(keys: str, name: str, size: tuple[int, int]) -> None:
     async def look() -> str:
         async with shown(stage(Path(), "dosed"), *size) as screen:
@@ -82,7 +85,9 @@ def test_each_figure_of_the_gate_logs(size: tuple[int, int]) -> None:
                 seen.append(screen.text)
         return seen
 
-    for name, text in zip(("heatmap", "cv-over-time", "step-time"), asyncio.run(look()), strict=True):
+    for name, text in zip(
+        ("heatmap", "cv-over-time", "step-time"), asyncio.run(look()), strict=True
+    ):
         agree(f"figure-{name}-{size[0]}x{size[1]}", text)
 
 
@@ -99,8 +104,14 @@ def test_ascii_has_nothing_else() -> None:
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(ask: Ask) -> Snapshot:
-        made = [Run(b, d, d, f"datasets/{d}_0.5.jsonl") for b in ("baseline", "all2all") for d in ("001", "002")]
-        return Snapshot(name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made})
+        made = [
+            Run(b, d, d, f"datasets/{d}_0.5.jsonl")
+            for b in ("baseline", "all2all")
+            for d in ("001", "002")
+        ]
+        return Snapshot(
+            name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made}
+        )
 
     monkeypatch.setattr(session, "planned", planned)
 
@@ -114,8 +125,13 @@ def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
 def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(ask: Ask) -> Snapshot:
         doses = None, Dose("hot-rank", 0.25), Dose("hot-experts", 1.5)
-        made = [Run("baseline", "001", label("001", 1, dose), "datasets/001_0.5.jsonl", dose) for dose in doses]
-        return Snapshot(name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made})
+        made = [
+            Run("baseline", "001", label("001", 1, dose), "datasets/001_0.5.jsonl", dose)
+            for dose in doses
+        ]
+        return Snapshot(
+            name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made}
+        )
 
     monkeypatch.setattr(session, "planned", planned)
 

@@ -16,7 +16,9 @@ from core.routing.gatelog import GateLog
 from tui.model.loads import Loads, Totals
 
 
-def log(loads: list[list[list[int]]], tokens: list[int], placement: tuple[int, ...] = ()) -> GateLog:
+def log(
+    loads: list[list[list[int]]], tokens: list[int], placement: tuple[int, ...] = ()
+) -> GateLog:
     """A log of one run; `loads[step][layer][expert]`."""
     return GateLog(np.array(loads), {"tokens": np.array(tokens)}, {}, top_k=1, placement=placement)
 
@@ -25,7 +27,8 @@ def test_layer_measures_by_hand() -> None:
     totals = Totals()
     totals.add(log([[[3, 1]], [[1, 3]]], [4, 4], placement=(0, 1)))
     (layer,) = totals.layers()
-    # Each step: mean 2, std 1, so CV ½; floor² = 2 · (¾·¼ + ¼·¾) / 3 = ¼, so CV² - floor² = 0: nothing above chance.
+    # Each step: mean 2, std 1, so CV ½; floor² = 2 · (¾·¼ + ¼·¾) / 3 = ¼, so CV² - floor² = 0:
+    # nothing above chance.
     assert layer.cv == pytest.approx(0.5)
     assert layer.floor == pytest.approx(0.5)
     assert layer.excess is None
@@ -70,7 +73,9 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
         assert load.steps == len(own.tokens)
         assert load.tokens == own.tokens.sum()
         mean_cv = float(np.mean([layer.cv for layer in load.layers]))
-        assert mean_cv == pytest.approx(float(imbalance.cv(own.loads.astype(float)).mean()), rel=1e-12)
+        assert mean_cv == pytest.approx(
+            float(imbalance.cv(own.loads.astype(float)).mean()), rel=1e-12
+        )
         for layer in load.layers:
             by_expert = own.loads[:, layer.layer].sum(axis=0)
             assert layer.shares == pytest.approx(tuple(by_expert / by_expert.sum()))

@@ -10,7 +10,11 @@ from tui.draw.scatter import Dot
 
 
 def points() -> list[Dot]:
-    return [Dot(0, "a/1", 0.0, 0.0, False), Dot(1, "b/1", 1.0, 10.0, False), Dot(0, "a/2", 0.5, 5.0, True)]
+    return [
+        Dot(0, "a/1", 0.0, 0.0, False),
+        Dot(1, "b/1", 1.0, 10.0, False),
+        Dot(0, "a/2", 0.5, 5.0, True),
+    ]
 
 
 def test_low_values_are_at_the_lower_left() -> None:
@@ -25,7 +29,11 @@ def test_low_values_are_at_the_lower_left() -> None:
 
 
 def test_points_of_two_backends_in_a_cell_are_counted() -> None:
-    same = [Dot(0, "a/1", 1.0, 1.0, False), Dot(1, "b/1", 1.0, 1.0, False), Dot(0, "a/2", 2.0, 2.0, False)]
+    same = [
+        Dot(0, "a/1", 1.0, 1.0, False),
+        Dot(1, "b/1", 1.0, 1.0, False),
+        Dot(0, "a/2", 2.0, 2.0, False),
+    ]
     text = "\n".join(line.plain for line in scatter.draw(same, 40, 12))
     assert "2" in text
     assert "▲" not in text
@@ -40,7 +48,9 @@ def test_one_point_and_no_room() -> None:
 
 
 def test_outliers_are_hollow_or_left_out() -> None:
-    group = Points("a", ("1", "2"), np.array([1.0, 9.0]), np.array([1.0, 9.0]), np.array([False, True]))
+    group = Points(
+        "a", ("1", "2"), np.array([1.0, 9.0]), np.array([1.0, 9.0]), np.array([False, True])
+    )
     series = Series("t", "x", "y", (group,))
     assert [d.id for d in scatter.dots(series, outliers=False)] == ["a/1"]
     assert [d.outlier for d in scatter.dots(series, outliers=True)] == [False, True]

@@ -10,8 +10,8 @@ import pytest
 from rich.cells import cell_len
 from support.staged import shown, stage
 
+from core.errors import ConfigError
 from core.experiment import control, events
-from core.experiment.config import ConfigError
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from tui.model import figures, session
 from tui.model.loads import LayerLoad, Load
@@ -111,17 +111,28 @@ def test_a_start_that_fails_is_said() -> None:
     async def ask() -> None:
         async with shown(played) as screen:
             await screen.press("r")
-            await screen.until(lambda: "not started: [[backends]] baseline, port: 8000 is not free" in screen.text)
+            await screen.until(
+                lambda: "not started: [[backends]] baseline, port: 8000 is not free" in screen.text
+            )
 
     asyncio.run(ask())
 
 
 def test_gpus_stand_beside_each_other_where_they_fit() -> None:
     found = [
-        Gpu(index=i, memory_used_gib=128.4, memory_total_gib=141, utilisation_pct=88, power_w=640.2, temperature_c=74)
+        Gpu(
+            index=i,
+            memory_used_gib=128.4,
+            memory_total_gib=141,
+            utilisation_pct=88,
+            power_w=640.2,
+            temperature_c=74,
+        )
         for i in range(2)
     ]
-    assert gpus(found, 80) == ["gpu0 128/141 GiB  88% 640 W 74 °C  gpu1 128/141 GiB  88% 640 W 74 °C"]
+    assert gpus(found, 80) == [
+        "gpu0 128/141 GiB  88% 640 W 74 °C  gpu1 128/141 GiB  88% 640 W 74 °C"
+    ]
     assert len(gpus(found, 40)) == 2
     assert gpus([], 80) == []
 
@@ -129,7 +140,16 @@ def test_gpus_stand_beside_each_other_where_they_fit() -> None:
 def test_rates_are_of_one_run() -> None:
     load = ServerLoad(running=1, waiting=0, kv_cache=0.5, preemptions=0)
     kept = [
-        Sampled(at=at, backend="b", run=run, sent=1, first_tokens=1, output_tokens=tokens, finished=0, server=load)
+        Sampled(
+            at=at,
+            backend="b",
+            run=run,
+            sent=1,
+            first_tokens=1,
+            output_tokens=tokens,
+            finished=0,
+            server=load,
+        )
         for at, run, tokens in (
             (0.0, "b/1", 0),
             (1.0, "b/1", 50),
@@ -231,7 +251,9 @@ def test_a_run_that_its_client_limited_says_so() -> None:
     text = asyncio.run(look())
     assert "! drift over time: drift over time is told" in text
     assert "! equal work: equal work is told" in text
-    assert not any(rule in text for rule in ("window is told", "GPU clocks is told", "limited by the client"))
+    assert not any(
+        rule in text for rule in ("window is told", "GPU clocks is told", "limited by the client")
+    )
 
 
 def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:
@@ -254,7 +276,8 @@ def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:
 def test_the_heat_map_fits_whatever_the_model(width: int, experts: int) -> None:
     shares = tuple([2 / experts] + [(1 - 2 / experts) / (experts - 1)] * (experts - 1))
     layers = tuple(
-        LayerLoad(layer=i, cv=0.5, floor=0.1, excess=0.4, reason="", rank=1.2, shares=shares) for i in range(60)
+        LayerLoad(layer=i, cv=0.5, floor=0.1, excess=0.4, reason="", rank=1.2, shares=shares)
+        for i in range(60)
     )
     pane = Imbalance()
     pane.view = View(load=Load("a/001", 10, 100, layers))

@@ -14,7 +14,7 @@ from support.staged import shown, stage
 
 from core.experiment import events
 from core.experiment.events import AnyEvent
-from core.rundir import directory
+from core.rundir import journal
 from tui.draw.glyphs import STATES, ascii_only
 from tui.draw.text import bar, clock, fit, number, safe, sparkline
 
@@ -68,19 +68,26 @@ def test_numbers_and_times() -> None:
     assert bar(0.5, 4) == "██░░"
 
 
-def test_hostile_server_cannot_move_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reason, log lines, command and versions of a server that says what it likes; then its log itself."""
+def test_hostile_server_cannot_move_the_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reason, log lines, command and versions of a server that says what it likes; then its log
+    itself."""
     monkeypatch.chdir(tmp_path)
     evil = "\x1b[2J\x1b]0;pwned\x07\x1b[31mEVIL\x9b1;1H\u202e"
     session = stage(Path(), "failed")
     assert session.run_dir is not None
     kept: list[AnyEvent] = [
-        e for e in directory.read_events(session.run_dir) if not isinstance(e, events.BackendFailed)
+        e for e in journal.read_events(session.run_dir) if not isinstance(e, events.BackendFailed)
     ]
     at = kept[-1].at
     kept += [
-        events.BackendStarting(at=at, backend="all2all", port=1, pid=2, command=[evil], log=f"all2all/{evil}.log"),
-        events.BackendReady(at=at, backend="all2all", seconds=1.0, ran={evil: evil}, mismatches=[evil]),
+        events.BackendStarting(
+            at=at, backend="all2all", port=1, pid=2, command=[evil], log=f"all2all/{evil}.log"
+        ),
+        events.BackendReady(
+            at=at, backend="all2all", seconds=1.0, ran={evil: evil}, mismatches=[evil]
+        ),
         events.BackendFailed(at=at, backend="all2all", reason=evil, log_tail=[evil]),
     ]
     (session.run_dir / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in kept))

@@ -1,4 +1,5 @@
-"""Rules of validity: a sound run directory breaks none, and each way to break one is named by its rule."""
+"""Rules of validity: a sound run directory breaks none, and each way to break one is named by its
+rule."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from core.backends import nvml
 from core.experiment import events
 from core.experiment.events import AnyEvent, Gpu, Sampled, ServerLoad
 from core.routing import imbalance
-from core.rundir import directory
+from core.rundir.journal import read_events
 from core.validity import verdict
 from core.validity.problem import Validity, rule_name
 
@@ -33,7 +34,8 @@ RUNS = 12
 
 
 class Made:
-    """A run directory of a real batch, grown to 12 data sets at each backend; its results and journal can be edited."""
+    """A run directory of a real batch, grown to 12 datasets at each backend; its results and
+    journal can be edited."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,8 +50,10 @@ class Made:
         file.write_text(json.dumps(result))
 
     def journal(self, change: Callable[[AnyEvent], AnyEvent]) -> None:
-        told = [change(event) for event in directory.read_events(self.path)]
-        (self.path / "events.jsonl").write_bytes(b"".join(events.encode(event) + b"\n" for event in told))
+        told = [change(event) for event in read_events(self.path)]
+        (self.path / "events.jsonl").write_bytes(
+            b"".join(events.encode(event) + b"\n" for event in told)
+        )
 
     def sampled(self, change: Callable[[Sampled], Sampled]) -> None:
         self.journal(lambda event: change(event) if isinstance(event, Sampled) else event)
@@ -92,11 +96,15 @@ def grown(batch: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
             run = f"{backend}/{number:03d}"
             (folder / f"{number:03d}.json").write_text(template)
             tpot = 10 * float(np.exp(rng.normal(0, 0.02)))
-            made.edit(run, mean_tpot_ms=tpot, duration=2.0, delivery_lag_ms=10.0, client={"warnings": []})
+            made.edit(
+                run, mean_tpot_ms=tpot, duration=2.0, delivery_lag_ms=10.0, client={"warnings": []}
+            )
             told += _run(run, 100.0 * place + number)
         cvs = {f"gates_logs_{number:02d}": 0.4 + number / 100 for number in range(1, RUNS + 1)}
         (made.path / f"{backend}_real_imbalance.json").write_text(json.dumps(cvs))
-    (made.path / "events.jsonl").write_bytes(b"".join(events.encode(event) + b"\n" for event in told))
+    (made.path / "events.jsonl").write_bytes(
+        b"".join(events.encode(event) + b"\n" for event in told)
+    )
     return made.path
 
 
@@ -118,7 +126,15 @@ def _run(run: str, at: float) -> list[AnyEvent]:
     ]
     load = ServerLoad(running=5, waiting=0, kv_cache=0.1, preemptions=0)
     seen = Sampled(
-        at=at, backend=backend, run=run, sent=5, first_tokens=5, output_tokens=9, finished=0, server=load, gpus=hot
+        at=at,
+        backend=backend,
+        run=run,
+        sent=5,
+        first_tokens=5,
+        output_tokens=9,
+        finished=0,
+        server=load,
+        gpus=hot,
     )
     return [events.RunStarted(at=at, run=run, requests=5), seen, replace(seen, at=at + 0.5)]
 
@@ -137,7 +153,7 @@ def test_a_sound_directory_breaks_no_rule_and_all_are_checked(made: Made) -> Non
     assert found.in_words() == [f"validity: {len(verdict.RULES)} checks, none failed"]
 
 
-# --- each way to break a rule --------------------------------------------------------------------------------------
+# --- each way to break a rule ---
 
 Break = Callable[[Made], None]
 ONE = "all2all/003"
@@ -154,7 +170,11 @@ def routing(run: str = ONE, **changes: Any) -> Break:
 def server(**changes: Any) -> Break:
     def change(sampled: Sampled) -> Sampled:
         assert sampled.server
-        return replace(sampled, server=replace(sampled.server, **changes)) if sampled.run == ONE else sampled
+        return (
+            replace(sampled, server=replace(sampled.server, **changes))
+            if sampled.run == ONE
+            else sampled
+        )
 
     return lambda made: made.sampled(change)
 
@@ -178,7 +198,9 @@ def ran(**changes: str) -> Break:
 
 def failed(made: Made) -> None:
     with open(made.path / "events.jsonl", "ab") as journal:
-        journal.write(events.encode(events.RunFailed(run=ONE, reason="5 of 5 requests failed")) + b"\n")
+        journal.write(
+            events.encode(events.RunFailed(run=ONE, reason="5 of 5 requests failed")) + b"\n"
+        )
 
 
 def alike(made: Made) -> None:
@@ -214,7 +236,8 @@ def heat(of_run: Callable[[int], int]) -> Break:
 
 
 def stalled(ms: float, decode_ms: float = 13.2) -> Break:
-    """A token of the longest steps takes 0.02 ms more than a decode step; but one step of 3205 tokens takes `ms`."""
+    """A token of the longest steps takes 0.02 ms more than a decode step; but one step of 3205
+    tokens takes `ms`."""
 
     def break_it(made: Made) -> None:
         longest = {"ms": decode_ms + 100, "tokens": 5000}
@@ -306,7 +329,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         routing(constant_loads=True),
         *("constant loads", "invalid", [ONE], " steps have the same loads: that is not live traffic"),
     ),
-    "one CV": (alike, "same CV", "invalid", ["all2all"], "all 12 data sets have a CV of 1.732"),
+    "one CV": (alike, "same CV", "invalid", ["all2all"], "all 12 datasets have a CV of 1.732"),
     "wrong sums": (
         routing(violations=2, steps=44),
         *("sums of loads", "invalid", [ONE], "in 2 of 44 steps the loads of a layer do not add up to top_k × tokens"),
@@ -329,7 +352,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 8% by heat (hardware) of 24 samples"),
     ),
     "power": (
-        throttled(nvml.POWER_CAP, 2),
+        throttled(events.POWER_CAP, 2),
         *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 17% by the power limit of 24 samples"),
     ),
     "falling clocks": (
@@ -372,11 +395,11 @@ def test_every_rule_is_broken_once() -> None:
     assert {rule for _, rule, *_ in BREAKS.values()} == {rule_name(rule) for rule in verdict.RULES}
 
 
-# --- what is no problem ---------------------------------------------------------------------------------------------
+# --- what is no problem ---
 
 
 def test_a_power_limit_that_is_touched_now_and_then_is_none(made: Made) -> None:
-    throttled(nvml.POWER_CAP, 1)(made)
+    throttled(events.POWER_CAP, 1)(made)
     assert made.verdict().problems == []
 
 
@@ -397,7 +420,9 @@ def test_a_step_stalls_from_three_times_the_usual_and_a_quarter_of_a_second_on(
 
 
 @pytest.mark.parametrize(("duration", "limit_ms"), [(2.0, 50.0), (10.0, 200.0)])
-def test_a_token_is_late_from_two_percent_of_the_run_and_50_ms_on(made: Made, duration: float, limit_ms: float) -> None:
+def test_a_token_is_late_from_two_percent_of_the_run_and_50_ms_on(
+    made: Made, duration: float, limit_ms: float
+) -> None:
     made.edit(ONE, duration=duration, delivery_lag_ms=limit_ms)
     assert made.verdict().problems == []
     made.edit(ONE, delivery_lag_ms=limit_ms + 0.1)
@@ -412,19 +437,29 @@ def test_of_four_runs_nobody_knows_what_is_usual(made: Made) -> None:
 
 
 def test_an_idle_gpu_says_nothing(made: Made) -> None:
-    made.gpus(lambda s, g: replace(g, utilisation_pct=0, sm_clock_mhz=345, temperature_c=30) if g.index else g)
+    made.gpus(
+        lambda s, g: (
+            replace(g, utilisation_pct=0, sm_clock_mhz=345, temperature_c=30) if g.index else g
+        )
+    )
     assert made.verdict().problems == []
 
 
 def test_runs_of_one_prompt_token_have_one_token_steps(made: Made) -> None:
     for backend in BACKENDS:
-        made.edit(f"{backend}/003", total_input_tokens=5, measured_imbalance={"tokens": 44, "steps": 44})
+        made.edit(
+            f"{backend}/003", total_input_tokens=5, measured_imbalance={"tokens": 44, "steps": 44}
+        )
     assert made.verdict().problems == []
 
 
 def test_tokens_of_failed_requests_were_computed_too(made: Made) -> None:
     for backend in BACKENDS:
-        changes = {"completed": 4, "total_output_tokens": 160, "gate_log": {"tokens_due": 1000, "tokens_seen": 1200}}
+        changes = {
+            "completed": 4,
+            "total_output_tokens": 160,
+            "gate_log": {"tokens_due": 1000, "tokens_seen": 1200},
+        }
         made.edit(f"{backend}/003", **changes)
     assert {problem.rule for problem in made.verdict().problems} == {"failed requests"}
 
@@ -433,7 +468,10 @@ def test_forced_routing_may_be_constant_and_leave_a_rank_idle(made: Made) -> Non
     for backend in BACKENDS:
         folder = made.path / backend / "results_json"
         shutil.copy(folder / "003.json", folder / "003~hot-rank~1.json")
-        made.edit(f"{backend}/003~hot-rank~1", measured_imbalance={"constant_loads": True, "rank_loads": [9.0, 0.0]})
+        made.edit(
+            f"{backend}/003~hot-rank~1",
+            measured_imbalance={"constant_loads": True, "rank_loads": [9.0, 0.0]},
+        )
     assert made.verdict().problems == []
 
 
@@ -446,15 +484,15 @@ def test_repeats_that_a_server_routes_alike_are_no_counter_that_stands_still(mad
     assert [problem.rule for problem in made.verdict().problems] == ["same CV"]
 
 
-def test_an_order_that_is_the_data_sets_own_is_not_judged(made: Made) -> None:
+def test_an_order_that_is_the_datasets_own_is_not_judged(made: Made) -> None:
     drifting(made)
     made.configure(shuffle=False)
     assert made.verdict().problems == []
     assert made.verdict().unchecked == ["drift over time"]
 
 
-def test_a_drift_is_seen_within_repeats_whatever_the_data_sets_cost(made: Made) -> None:
-    """A second pass over data sets of very different TPOT is 10 % slower."""
+def test_a_drift_is_seen_within_repeats_whatever_the_datasets_cost(made: Made) -> None:
+    """A second pass over datasets of very different TPOT is 10 % slower."""
     made.configure(shuffle=False, repeats=2)
     folder = made.path / "all2all" / "results_json"
     for n in range(1, RUNS + 1):
@@ -472,7 +510,9 @@ def test_a_drift_is_seen_within_repeats_whatever_the_data_sets_cost(made: Made) 
     assert "interleave" not in made.verdict().problems[0].in_words()
 
 
-def test_a_step_late_in_a_backends_runs_is_seen_though_data_sets_cost_what_their_tokens_do(made: Made) -> None:
+def test_a_step_late_in_a_backends_runs_is_seen_though_datasets_cost_what_their_tokens_do(
+    made: Made,
+) -> None:
     """Forty runs whose TPOT goes with their tokens; the last ten take half as long again."""
     rng = np.random.default_rng(5)
     folder = made.path / "all2all" / "results_json"
@@ -482,13 +522,17 @@ def test_a_step_late_in_a_backends_runs_is_seen_though_data_sets_cost_what_their
             tokens = int(rng.integers(1000, 9000))
             tpot = tokens / 400 * float(np.exp(rng.normal(0, 0.05))) * (1.5 if n > 30 else 1.0)
             made.edit(f"all2all/{n:03d}", mean_tpot_ms=tpot, total_input_tokens=tokens)
-            journal.write(events.encode(events.RunStarted(at=200.0 + n, run=f"all2all/{n:03d}", requests=5)) + b"\n")
+            journal.write(
+                events.encode(events.RunStarted(at=200.0 + n, run=f"all2all/{n:03d}", requests=5))
+                + b"\n"
+            )
     (drift,) = (problem for problem in made.verdict().problems if problem.rule == "drift over time")
     assert "after 30 of its 40 runs" in drift.sentence
 
 
 def test_runs_without_a_drift_are_seldom_suspected(made: Made) -> None:
-    """None of thirty shuffles of the same twelve values at two backends, where 0.002 each are expected."""
+    """None of thirty shuffles of the same twelve values at two backends, where 0.002 each are
+    expected."""
     rng = np.random.default_rng(7)
     values = np.exp(rng.normal(2, 0.2, RUNS))
     for _ in range(30):
@@ -505,7 +549,9 @@ def test_problems_of_many_runs_are_told_once(made: Made) -> None:
     made.edit("all2all/009", measured_imbalance={"violations": 1})
     invalid, doubtful = made.verdict().in_words()[1:]
     assert invalid.startswith("  INVALID sums of loads: all2all/009: in 1 of ")
-    assert doubtful.startswith("  window: baseline/002 and 2 more, all2all/002 and 2 more: it lasted 0.10 s")
+    assert doubtful.startswith(
+        "  window: baseline/002 and 2 more, all2all/002 and 2 more: it lasted 0.10 s"
+    )
 
 
 def test_what_is_told_of_one_of_several_runs_names_it(made: Made) -> None:
@@ -519,11 +565,12 @@ def test_what_is_told_of_one_of_several_runs_names_it(made: Made) -> None:
     assert "(baseline/002);" in differing
 
 
-# --- gate logs alone, upstream's among them -------------------------------------------------------------------------
+# --- gate logs alone, upstream's among them ---
 
 
 def dummy_batches(folder: Path, layers: int = 32, steps: int = 10) -> Path:
-    """What a data-parallel rank without requests leaves behind: one token a step, routed alike in every step."""
+    """What a data-parallel rank without requests leaves behind: one token a step, routed alike in
+    every step."""
     experts = np.random.default_rng(0).permuted(np.tile(np.arange(8), (layers, 1)), axis=1)[:, :2]
     loads = np.zeros((layers, steps, 8))
     np.put_along_axis(loads, np.repeat(experts[:, None], steps, axis=1), 1.0, axis=2)
@@ -531,18 +578,30 @@ def dummy_batches(folder: Path, layers: int = 32, steps: int = 10) -> Path:
 
 
 class TestGateLogs:
-    def test_upstreams_dummy_batches_are_caught(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_upstreams_dummy_batches_are_caught(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         for name in ("gates_logs_01", "gates_logs_03"):
             dummy_batches(tmp_path / "logs" / name)
         arguments = ["imbalance", str(tmp_path / "logs")]
         assert cli.main(arguments) == 0
         told = capsys.readouterr().err
-        assert "INVALID one token steps: gates_logs_01 and 1 more: each of its 10 steps has a single token" in told
+        assert (
+            "INVALID one token steps: gates_logs_01 and 1 more: each of its 10 steps has a single token"
+            in told
+        )
         assert "whatever is sent (here 1.732)" in told
-        assert "INVALID constant loads: gates_logs_01 and 1 more: all 10 steps have the same loads" in told
+        assert (
+            "INVALID constant loads: gates_logs_01 and 1 more: all 10 steps have the same loads"
+            in told
+        )
         assert cli.main([*arguments, "--strict", "--json"]) == 1
         kept = json.loads(capsys.readouterr().out)["gates_logs_03"]["problems"]
-        assert kept == ["invalid: one token steps", "invalid: constant loads", "doubtful: number of steps"]
+        assert kept == [
+            "invalid: one token steps",
+            "invalid: constant loads",
+            "doubtful: number of steps",
+        ]
 
     def test_a_plot_of_upstreams_mappings_says_what_is_wrong_with_them(
         self, grown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -552,35 +611,58 @@ class TestGateLogs:
         flags = ["--baseline-imbalance", str(grown / "baseline_real_imbalance.json")]
         for backend in BACKENDS:
             flags += [f"--{backend}-results", str(grown / backend / "results_json")]
-        assert cli.main(["plot", *flags, "--all2all-imbalance", str(mapping), "-o", str(tmp_path / "a.png")]) == 0
+        assert (
+            cli.main(
+                ["plot", *flags, "--all2all-imbalance", str(mapping), "-o", str(tmp_path / "a.png")]
+            )
+            == 0
+        )
         told = capsys.readouterr().err
-        assert "INVALID same CV: all2all: all 12 data sets have a CV of 1.732: it is not of their traffic" in told
+        assert (
+            "INVALID same CV: all2all: all 12 datasets have a CV of 1.732: it is not of their traffic"
+            in told
+        )
 
     @needs_oracle
     def test_upstreams_own_logs_are_only_too_short(self) -> None:
         folder = ORACLE / "gate_logs"
         found = verdict.of_gate_logs(folder, imbalance.measure_folder(folder)[0])
         (problem,) = found.problems
-        assert (problem.rule, problem.severity, len(problem.where)) == ("number of steps", "doubtful", 15)
+        assert (problem.rule, problem.severity, len(problem.where)) == (
+            "number of steps",
+            "doubtful",
+            15,
+        )
         assert problem.sentence.startswith("n = 10 steps, and 30 are needed")
-        assert set(found.checked) >= {"one token steps", "constant loads", "sums of loads", "missing layers"}
+        assert set(found.checked) >= {
+            "one token steps",
+            "constant loads",
+            "sums of loads",
+            "missing layers",
+        }
 
     def test_a_missing_layer_file_is_named(self, tmp_path: Path) -> None:
-        loads = routed(np.random.default_rng(1), [20] * 40, 6, np.ones(8)).transpose(1, 0, 2).tolist()
+        loads = (
+            routed(np.random.default_rng(1), [20] * 40, 6, np.ones(8)).transpose(1, 0, 2).tolist()
+        )
         folder = write_layers(tmp_path / "logs", loads, [20] * 40)
         (folder / "gate_logs_3.json").unlink()
         (problem,) = verdict.of_gate_logs(folder, imbalance.measure_folder(folder)[0]).problems
         assert (problem.rule, problem.sentence) == ("missing layers", "there is no log of layer 3")
 
     def test_layers_that_are_moe_every_second_time_have_no_gap(self, tmp_path: Path) -> None:
-        loads = routed(np.random.default_rng(1), [20] * 40, 3, np.ones(8)).transpose(1, 0, 2).tolist()
+        loads = (
+            routed(np.random.default_rng(1), [20] * 40, 3, np.ones(8)).transpose(1, 0, 2).tolist()
+        )
         folder = write_layers(tmp_path / "logs", loads, [20] * 40)
         (folder / "gate_logs_2.json").rename(folder / "gate_logs_5.json")
         (folder / "gate_logs_1.json").rename(folder / "gate_logs_3.json")
         (folder / "gate_logs_0.json").rename(folder / "gate_logs_1.json")
         assert verdict.of_gate_logs(folder, imbalance.measure_folder(folder)[0]).problems == []
 
-    def test_our_own_log_of_wrong_counts(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_our_own_log_of_wrong_counts(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         loads = routed(np.random.default_rng(1), [20] * 40, 2, np.ones(8))
         loads[7, 1, 0] += 1
         write_log(tmp_path / "dp0_pp0.gatelog", loads)
@@ -588,7 +670,7 @@ class TestGateLogs:
         assert "INVALID sums of loads: gates_logs_001: in 1 of 40 steps" in capsys.readouterr().err
 
 
-# --- GPUs and the whole way -----------------------------------------------------------------------------------------
+# --- GPUs and the whole way ---
 
 NVML = """
 from types import SimpleNamespace
@@ -628,7 +710,9 @@ class TestBatch:
         kept = json.loads((batch.made / "findings.json").read_bytes())["validity"]
         assert {problem["rule"] for problem in kept["problems"]} <= {"client limits", "window"}
         assert "drift over time" in kept["unchecked"]
-        assert {"as asked", "recorded tokens", "one token steps", "equal work"} <= {*kept["checked"]}
+        assert {"as asked", "recorded tokens", "one token steps", "equal work"} <= {
+            *kept["checked"]
+        }
 
     def test_unequal_work_and_a_hot_gpu_end_a_strict_batch_with_1(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -640,7 +724,9 @@ class TestBatch:
         place = Place(tmp_path, strict=True, max_error_rate=0.5, output_len=40)
         place.write_dataset(1, ["short", "x" * 300])
         short = 'expert_parallel = true\nextra_args = ["--max-model-len", "200"]'
-        (tmp_path / "experiments.toml").write_text(place.config.replace("expert_parallel = true", short))
+        (tmp_path / "experiments.toml").write_text(
+            place.config.replace("expert_parallel = true", short)
+        )
         done = place.gatescope("--batch", "--out", "made", "--only", "001")
         assert done.returncode == 1, done.stderr
         assert place.phases() == dict.fromkeys(("baseline/001", "all2all/001"), "done")

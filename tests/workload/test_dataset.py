@@ -1,4 +1,4 @@
-"""Data sets: what a file of prompts may hold, and that a bad line is named by file and number."""
+"""Datasets: what a file of prompts may hold, and that a bad line is named by file and number."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.oracle import ORACLE, needs_oracle
 
+from core.errors import DatasetError
 from core.workload import dataset
-from core.workload.dataset import MAX_LINE_BYTES, Dataset, DatasetError, Prompt
+from core.workload.dataset import MAX_LINE_BYTES, Dataset, Prompt
 
 DATASETS = ORACLE / "datasets"
 LINE = b'{"id": "a", "text": "b", "category": "c"}'
@@ -60,7 +61,13 @@ def test_lines_are_read_in_order_with_their_repeats(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [LINE + b"\n", LINE + b"\r\n", b"\n \n\t\n" + LINE + b"\n\n", b"\xef\xbb\xbf" + LINE, b"  " + LINE + b"  \n"],
+    [
+        LINE + b"\n",
+        LINE + b"\r\n",
+        b"\n \n\t\n" + LINE + b"\n\n",
+        b"\xef\xbb\xbf" + LINE,
+        b"  " + LINE + b"  \n",
+    ],
     ids=["newline", "crlf", "blank lines", "byte order mark", "spaces"],
 )
 def test_what_editors_leave_around_a_line_is_no_part_of_it(tmp_path: Path, data: bytes) -> None:
@@ -93,7 +100,10 @@ def test_texts_may_hold_any_character(tmp_path: Path, line: bytes, text: str) ->
         (b'{"id": "a", "text": "b\xff"}', "'utf-8' codec can't decode byte 0xff"),
         (b'{"id": "a", "text": "\xed\xa0\x80"}', "'utf-8' codec can't decode byte 0xed"),
         (b'{"id": "a", "text": "\\ud800"}', "\\ud800 is half a character: no text can hold it"),
-        (b'{"id": "a", "text": "\\ud83d\\ude00\\uDC00"}', "\\uDC00 is half a character: no text can hold it"),
+        (
+            b'{"id": "a", "text": "\\ud83d\\ude00\\uDC00"}',
+            "\\uDC00 is half a character: no text can hold it",
+        ),
         (b'{"id": "a", "text": "b\0"}', "JSON is malformed: invalid character"),
         (
             b'{"id": "a", "text": "b", "c": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -108,14 +118,19 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: bytes, said: st
 
 
 def test_a_blank_text_is_refused(tmp_path: Path) -> None:
-    assert mistake(written(tmp_path, b'{"id": "a", "text": " \\n"}')) == ":1: expected a text, it is blank"
+    assert (
+        mistake(written(tmp_path, b'{"id": "a", "text": " \\n"}'))
+        == ":1: expected a text, it is blank"
+    )
 
 
 def test_a_line_may_be_a_mebibyte_and_no_longer(tmp_path: Path) -> None:
     frame = len(b'{"id": "a", "text": ""}')
     for more, ending in ((0, b""), (0, b"\n"), (0, b"\r\n")):
         line = b'{"id": "a", "text": "' + b"x" * (MAX_LINE_BYTES - frame + more) + b'"}'
-        assert len(dataset.read(written(tmp_path, LINE + b"\n" + line + ending), "001").prompts) == 2
+        assert (
+            len(dataset.read(written(tmp_path, LINE + b"\n" + line + ending), "001").prompts) == 2
+        )
     assert mistake(written(tmp_path, LINE + b"\n" + line + b"x")).startswith(
         f":2: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer"
     )
@@ -132,14 +147,16 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 @needs_oracle
-def test_the_published_data_sets_are_read_whole() -> None:
+def test_the_published_datasets_are_read_whole() -> None:
     for file in sorted(DATASETS.glob("*.jsonl")):
         rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
         read = dataset.read(file, "001").prompts
-        assert [(p.id, p.text, p.category) for p in read] == [(r["id"], r["text"], r["category"]) for r in rows]
+        assert [(p.id, p.text, p.category) for p in read] == [
+            (r["id"], r["text"], r["category"]) for r in rows
+        ]
 
 
-# --- whatever is in the file ---------------------------------------------------------------------------------------
+# --- whatever is in the file ---
 
 
 texts = st.text(st.characters(codec="utf-8"))
@@ -147,7 +164,8 @@ prompts = st.builds(Prompt, texts, texts.filter(lambda t: bool(t.strip())), text
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda v: (
-        st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["id", "text", "category", "x"]), v, max_size=4)
+        st.lists(v, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "text", "category", "x"]), v, max_size=4)
     ),
 )
 
@@ -157,8 +175,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("datasets")
 
 
-@given(prompts=st.lists(prompts, min_size=1, max_size=5), escape=st.booleans(), ending=st.sampled_from(["\n", "\r\n"]))
-def test_what_is_written_is_read_back(folder: Path, prompts: list[Prompt], escape: bool, ending: str) -> None:
+@given(
+    prompts=st.lists(prompts, min_size=1, max_size=5),
+    escape=st.booleans(),
+    ending=st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_is_written_is_read_back(
+    folder: Path, prompts: list[Prompt], escape: bool, ending: str
+) -> None:
     rows = ({"id": p.id, "text": p.text, "category": p.category} for p in prompts)
     data = "".join(json.dumps(row, ensure_ascii=escape) + ending for row in rows)
     assert dataset.read(written(folder, data.encode()), "001").prompts == tuple(prompts)
@@ -179,7 +203,9 @@ def read_or_refused(folder: Path, data: bytes) -> None:
 
 
 @given(rows=st.lists(json_values, min_size=1, max_size=3), escape=st.booleans())
-def test_any_json_is_read_or_refused_in_one_line(folder: Path, rows: list[object], escape: bool) -> None:
+def test_any_json_is_read_or_refused_in_one_line(
+    folder: Path, rows: list[object], escape: bool
+) -> None:
     data = "\n".join(json.dumps(row, ensure_ascii=escape) for row in rows)
     read_or_refused(folder, data.encode("utf-8", "surrogatepass"))
 

@@ -11,12 +11,29 @@ from typing import Any
 import pytest
 
 from core.workload.folder import write
-from core.workload.generator import CLUSTERS, REPEATED_WORDS, TOLERANCE, Dataset, generate, load_queries, mix_to_target
+from core.workload.generator import (
+    CLUSTERS,
+    REPEATED_WORDS,
+    TOLERANCE,
+    Dataset,
+    generate,
+    load_queries,
+    mix_to_target,
+)
 from core.workload.predictor import predict
 
 SHIPPED = Path(__file__).parents[2] / "datasets" / "domain_queries.json"
 DOMAINS = [domain for group in CLUSTERS.values() for domain in group]
-OPENINGS = ("Explain", "Compare", "Why is there", "Describe", "Sketch", "Who found", "How large is", "Define")
+OPENINGS = (
+    "Explain",
+    "Compare",
+    "Why is there",
+    "Describe",
+    "Sketch",
+    "Who found",
+    "How large is",
+    "Define",
+)
 WORDS = """
 anchor apple arrow attic autumn badge bamboo barrel basket beacon bench bishop blanket blossom border bottle branch
 bread bridge broom brush bucket butter button cabin cable camel candle canyon carbon carpet castle cattle cellar chain
@@ -36,7 +53,10 @@ def made_up_queries(per_domain: int = 50) -> dict[str, list[str]]:
     rng = random.Random(7)
     words = WORDS.split()
     return {
-        domain: [f"{rng.choice(OPENINGS)} {' '.join(rng.sample(words, 5))} {domain} {i}" for i in range(per_domain)]
+        domain: [
+            f"{rng.choice(OPENINGS)} {' '.join(rng.sample(words, 5))} {domain} {i}"
+            for i in range(per_domain)
+        ]
         for domain in DOMAINS
     }
 
@@ -117,8 +137,13 @@ class TestStrategies:
         for dataset, expected in zip(of_strategy(datasets, "mixed_per_query"), (3, 5), strict=True):
             joined = [[query for query in DOMAIN_OF if query in text] for text in dataset.texts]
             # A made-up query ends in its number, so "… 1" is also found within "… 12".
-            longest = [[q for q in found if not any(q != o and o.startswith(q) for o in found)] for found in joined]
-            assert [len({DOMAIN_OF[query] for query in found}) for found in longest] == [expected] * 30
+            longest = [
+                [q for q in found if not any(q != o and o.startswith(q) for o in found)]
+                for found in joined
+            ]
+            assert [len({DOMAIN_OF[query] for query in found}) for found in longest] == [
+                expected
+            ] * 30
 
     def test_diverse_covers_every_domain(self, datasets: list[Dataset]) -> None:
         (dataset,) = of_strategy(datasets, "diverse")
@@ -135,7 +160,10 @@ class TestStrategies:
         (dataset,) = of_strategy(datasets, "clusters")
         expected = [name for name in CLUSTERS for _ in range(6)]
         assert [prompt.category.removeprefix("cluster_") for prompt in dataset.prompts] == expected
-        assert all(DOMAIN_OF[p.text] in CLUSTERS[p.category.removeprefix("cluster_")] for p in dataset.prompts)
+        assert all(
+            DOMAIN_OF[p.text] in CLUSTERS[p.category.removeprefix("cluster_")]
+            for p in dataset.prompts
+        )
 
     def test_rising_opens_more_domains_as_it_goes(self, datasets: list[Dataset]) -> None:
         (dataset,) = of_strategy(datasets, "rising")
@@ -151,7 +179,9 @@ class TestStrategies:
 
 
 class TestGenerate:
-    def test_same_seed_gives_the_same_datasets_whatever_the_file_order(self, datasets: list[Dataset]) -> None:
+    def test_same_seed_gives_the_same_datasets_whatever_the_file_order(
+        self, datasets: list[Dataset]
+    ) -> None:
         backwards = {domain: QUERIES[domain][::-1] for domain in reversed(QUERIES)}
         assert generate(backwards, count=20) == datasets[:20]
 
@@ -166,10 +196,14 @@ class TestGenerate:
 
     @pytest.mark.parametrize("size", [1, 7])
     def test_dataset_size_can_be_chosen(self, size: int) -> None:
-        assert {len(dataset.prompts) for dataset in generate(QUERIES, queries_per_dataset=size)} == {size}
+        assert {
+            len(dataset.prompts) for dataset in generate(QUERIES, queries_per_dataset=size)
+        } == {size}
 
     def test_queries_that_occur_twice_count_once(self) -> None:
-        doubled = {domain: [*texts, *texts, "  ", texts[0] + " "] for domain, texts in QUERIES.items()}
+        doubled = {
+            domain: [*texts, *texts, "  ", texts[0] + " "] for domain, texts in QUERIES.items()
+        }
         assert generate(doubled, count=14) == generate(QUERIES, count=14)
 
     @pytest.mark.parametrize("count", [0, -1])
@@ -189,7 +223,9 @@ class TestGenerate:
 
 
 class TestWrite:
-    def test_names_hold_the_score_of_the_texts_in_the_file(self, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_names_hold_the_score_of_the_texts_in_the_file(
+        self, datasets: list[Dataset], tmp_path: Path
+    ) -> None:
         files = write(datasets, tmp_path)
         assert [file.name[:3] for file in files] == [f"{i:03d}" for i in range(1, 51)]
         for file in files:
@@ -200,7 +236,9 @@ class TestWrite:
 
     def test_metadata_describes_every_file(self, datasets: list[Dataset], tmp_path: Path) -> None:
         files = write(datasets, tmp_path)
-        entries: list[dict[str, Any]] = json.loads((tmp_path / "metadata.json").read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = json.loads(
+            (tmp_path / "metadata.json").read_text(encoding="utf-8")
+        )
         assert [entry["file"] for entry in entries] == [file.name for file in files]
         assert entries[2] == {
             "index": 3,
@@ -225,14 +263,22 @@ class TestWrite:
         assert "Zürich?\\nZeile" in file.read_text(encoding="utf-8")
         assert [row["text"] for row in read_lines(file)] == datasets[2].texts
 
-    def test_regenerating_replaces_its_own_files_and_no_other(self, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_regenerating_replaces_its_own_files_and_no_other(
+        self, datasets: list[Dataset], tmp_path: Path
+    ) -> None:
         (tmp_path / "domain_queries.json").write_text("{}", encoding="utf-8")
         write(datasets[:5], tmp_path)
         other = generate(QUERIES, count=3, seed=9)
         files = write(other, tmp_path)
-        assert set(snapshot(tmp_path)) == {"domain_queries.json", "metadata.json", *(f.name for f in files)}
+        assert set(snapshot(tmp_path)) == {
+            "domain_queries.json",
+            "metadata.json",
+            *(f.name for f in files),
+        }
 
-    def test_refuses_a_folder_with_datasets_of_someone_else(self, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_refuses_a_folder_with_datasets_of_someone_else(
+        self, datasets: list[Dataset], tmp_path: Path
+    ) -> None:
         (tmp_path / "001_0.7585.jsonl").write_text("{}\n", encoding="utf-8")
         before = snapshot(tmp_path)
         with pytest.raises(ValueError, match=r"001_0\.7585\.jsonl.*another folder"):
@@ -240,12 +286,16 @@ class TestWrite:
         assert snapshot(tmp_path) == before
 
     @pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"file": 3}]'])
-    def test_refuses_metadata_of_someone_else(self, content: str, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_refuses_metadata_of_someone_else(
+        self, content: str, datasets: list[Dataset], tmp_path: Path
+    ) -> None:
         (tmp_path / "metadata.json").write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=r"metadata\.json"):
             write(datasets[:2], tmp_path)
 
-    def test_metadata_cannot_make_it_remove_files_elsewhere(self, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_metadata_cannot_make_it_remove_files_elsewhere(
+        self, datasets: list[Dataset], tmp_path: Path
+    ) -> None:
         outside = tmp_path / "precious.jsonl"
         outside.write_text("keep\n", encoding="utf-8")
         folder = tmp_path / "out"
@@ -254,7 +304,9 @@ class TestWrite:
         write(datasets[:1], folder)
         assert outside.exists()
 
-    def test_two_datasets_of_one_name_are_an_error(self, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_two_datasets_of_one_name_are_an_error(
+        self, datasets: list[Dataset], tmp_path: Path
+    ) -> None:
         with pytest.raises(ValueError, match="same file name"):
             write([datasets[0], datasets[0]], tmp_path)
 

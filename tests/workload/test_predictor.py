@@ -1,4 +1,5 @@
-"""The imbalance predictor: against hand-worked numbers, scikit-learn, and upstream's published scores."""
+"""The imbalance predictor: against hand-worked numbers, scikit-learn, and upstream's published
+scores."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ def sklearn_similarity(texts: Sequence[str]) -> float:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import cosine_similarity
 
-    vectorizer = TfidfVectorizer(max_features=MAX_FEATURES, stop_words="english", ngram_range=(1, 2))
+    vectorizer = TfidfVectorizer(
+        max_features=MAX_FEATURES, stop_words="english", ngram_range=(1, 2)
+    )
     cosines = cosine_similarity(vectorizer.fit_transform(texts))
     return float(np.mean(cosines[np.triu_indices(len(texts), k=1)]))
 
@@ -68,13 +71,21 @@ class TestTokenizer:
 class TestMeasures:
     @pytest.mark.parametrize(
         ("counts", "expected"),
-        [([5], 0.0), ([3, 3, 3], 0.0), ([1, 2], 1 / 6), ([0.0001, 1], 0.49990001), ([1, 2, 3, 4], 0.25)],
+        [
+            ([5], 0.0),
+            ([3, 3, 3], 0.0),
+            ([1, 2], 1 / 6),
+            ([0.0001, 1], 0.49990001),
+            ([1, 2, 3, 4], 0.25),
+        ],
     )
     def test_gini_of_known_counts(self, counts: list[int], expected: float) -> None:
         assert gini(counts) == pytest.approx(expected, abs=1e-8)
         assert gini(counts[::-1]) == pytest.approx(expected, abs=1e-8)
 
-    @pytest.mark.parametrize(("counts", "bits"), [([7], 0.0), ([1, 1], 1.0), ([2, 1, 1], 1.5), ([1] * 8, 3.0)])
+    @pytest.mark.parametrize(
+        ("counts", "bits"), [([7], 0.0), ([1, 1], 1.0), ([2, 1, 1], 1.5), ([1] * 8, 3.0)]
+    )
     def test_entropy_of_known_counts(self, counts: list[int], bits: float) -> None:
         assert entropy_bits(counts) == pytest.approx(bits, abs=1e-12)
 
@@ -139,7 +150,9 @@ class TestScore:
 
     def test_percentages_sum_to_the_score(self) -> None:
         found = predict(["What is a quark?", "What is a gluon?", "Bake bread."])
-        assert math.fsum(p["percentage"] for p in found.components.values()) == pytest.approx(100 * found.score)
+        assert math.fsum(p["percentage"] for p in found.components.values()) == pytest.approx(
+            100 * found.score
+        )
 
     def test_rises_with_repetition(self) -> None:
         varied, repeated = [TWELVE] * 3, ["water " * 12 + "light"] * 3
@@ -150,7 +163,9 @@ class TestScore:
         assert found.score == pytest.approx((0.20 + 0.10) / 0.9)  # top ten, and no entropy at all
         assert found.raw_metrics["bigram_concentration"] == 0
 
-    @pytest.mark.parametrize(("texts", "message"), [([], "no texts"), ([""], "1 text"), (["", ""], "2 text")])
+    @pytest.mark.parametrize(
+        ("texts", "message"), [([], "no texts"), ([""], "1 text"), (["", ""], "2 text")]
+    )
     def test_of_nothing_is_an_error(self, texts: list[str], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             predict(texts)
@@ -165,10 +180,17 @@ class TestScore:
         if any(texts):
             found = predict(texts)
             assert 0 <= found.score <= 1
-            assert all(math.isfinite(value) for part in found.components.values() for value in part.values())
+            assert all(
+                math.isfinite(value)
+                for part in found.components.values()
+                for value in part.values()
+            )
 
     def test_of_fifty_datasets_takes_under_two_seconds(self) -> None:
-        texts = [f"Explain how {a} changes the {b} of a {c}" for a, b, c in zip(*[TWELVE.split()] * 3, strict=True)]
+        texts = [
+            f"Explain how {a} changes the {b} of a {c}"
+            for a, b, c in zip(*[TWELVE.split()] * 3, strict=True)
+        ]
         datasets = [(texts * 3)[:30]] * 50
         predict(texts)
         start = time.perf_counter()
@@ -179,8 +201,12 @@ class TestScore:
 
 class TestSimilarity:
     def test_of_two_texts_is_what_paper_and_pencil_give(self) -> None:
-        rare = math.log(3 / 2) + 1  # "dog" and "cat dog" occur in one text of two; "cat" in both: weight 1
-        assert tfidf_similarity(["cat dog", "cat fish"]) == pytest.approx(1 / (1 + 2 * rare**2), abs=1e-12)
+        rare = (
+            math.log(3 / 2) + 1
+        )  # "dog" and "cat dog" occur in one text of two; "cat" in both: weight 1
+        assert tfidf_similarity(["cat dog", "cat fish"]) == pytest.approx(
+            1 / (1 + 2 * rare**2), abs=1e-12
+        )
 
     @pytest.mark.parametrize(
         "texts",
@@ -216,7 +242,8 @@ class TestSimilarity:
 
     def test_keeps_the_thousand_most_frequent_terms(self) -> None:
         words = [f"w{i:04d}" for i in range(MAX_FEATURES)]
-        # Each word occurs twice, each pair of neighbours once: only the words are kept, and they agree.
+        # Each word occurs twice, each pair of neighbours once: only the words are kept, and they
+        # agree.
         texts = [" ".join(words), " ".join(reversed(words))]
         assert tfidf_similarity(texts) == pytest.approx(1, abs=1e-9)
         assert sklearn_similarity(texts) == pytest.approx(1, abs=1e-9)
@@ -253,7 +280,9 @@ class TestUpstream:
         found = predict(read_texts(ORACLE / result["dataset_path"]))
         for name, part in result["imbalance_components"].items():
             assert list(found.components[name]) == list(part)
-            assert found.components[name]["contribution"] == pytest.approx(part["contribution"], abs=1e-9)
+            assert found.components[name]["contribution"] == pytest.approx(
+                part["contribution"], abs=1e-9
+            )
 
 
 def test_importing_the_module_loads_neither_tokenizer_nor_scikit_learn() -> None:

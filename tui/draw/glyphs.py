@@ -1,4 +1,5 @@
-"""How states look: always a symbol and a word. And the one table that turns every symbol into ASCII."""
+"""How states look: always a symbol and a word. And the one table that turns every symbol into
+ASCII."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ SYMBOLS = ("·▶✓×↻●○◌–…▲▼→←↑≥≤≠²±°🔎■◆
 BLOCKS = ("▁▂▃▄▅▆▇█░▒▓▏▎▍▌▐▕▊▉", "_.,-=+*#.:%||||||||")
 RULES = ("│┃║╎┆┊─━═╌┄┈▔╴╶╸╺", "||||||-----------")
 CORNERS = ("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝┏┓┗┛", "+++++++++++++++++++++")
-ASCII = str.maketrans(*("".join(part) for part in zip(SYMBOLS, BLOCKS, RULES, CORNERS, strict=True)))
+ASCII = str.maketrans(
+    *("".join(part) for part in zip(SYMBOLS, BLOCKS, RULES, CORNERS, strict=True))
+)
 
 
 def ascii_only(text: str) -> str:
@@ -42,4 +45,7 @@ class AsciiFilter(LineFilter):
     """Last before the terminal: whatever a widget drew, only ASCII leaves."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [s if s.text.isascii() else Segment(ascii_only(s.text), s.style, s.control) for s in segments]
+        return [
+            s if s.text.isascii() else Segment(ascii_only(s.text), s.style, s.control)
+            for s in segments
+        ]

@@ -1,4 +1,5 @@
-"""A Series as a scatter of marks in cells: outliers hollow, one point picked out, points that share a cell counted."""
+"""A Series as a scatter of marks in cells: outliers hollow, one point picked out, points that share
+a cell counted."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ LEAST = (24, 6)  # columns and rows
 
 
 class Dot(NamedTuple):
-    """One point. `group`: its backend's place. `mark` where it has another than its backend's; `low`, `high`: the ends
-    of its interval."""
+    """One point. `group`: its backend's place. `mark` where it has another than its backend's;
+    `low`, `high`: the ends of its interval."""
 
     group: int
     id: str
@@ -33,17 +34,27 @@ class Dot(NamedTuple):
 
 def dots(series: Series, *, outliers: bool) -> list[Dot]:
     return [
-        Dot(place, f"{group.name}/{group.labels[i]}", float(group.x[i]), float(group.y[i]), bool(group.outlier[i]))
+        Dot(
+            place,
+            f"{group.name}/{group.labels[i]}",
+            float(group.x[i]),
+            float(group.y[i]),
+            bool(group.outlier[i]),
+        )
         for place, group in enumerate(series.groups)
         for i in (group.drawn if outliers else group.full).nonzero()[0].tolist()
     ]
 
 
 def legend(series: Series, *, outliers: bool) -> Line:
-    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far off to draw."""
+    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far
+    off to draw."""
     spans: list[Span] = []
     for place, group in enumerate(series.groups):
-        spans += [(f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]), (f" n={int(group.full.sum())}   ", "dim")]
+        spans += [
+            (f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]),
+            (f" n={int(group.full.sum())}   ", "dim"),
+        ]
     hollow = sum(int(group.hollow.sum()) for group in series.groups)
     far = sum(int((~group.drawn).sum()) for group in series.groups)
     if hollow:
@@ -55,15 +66,20 @@ def legend(series: Series, *, outliers: bool) -> Line:
     return Line(tuple(spans))
 
 
-def draw(points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False) -> list[Line]:
-    """Axes with ticks and a mark for each point; `here` is the id to pick out. `joined`: one id is one curve."""
+def draw(
+    points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False
+) -> list[Line]:
+    """Axes with ticks and a mark for each point; `here` is the id to pick out. `joined`: one id is
+    one curve."""
     if width < LEAST[0] or height < LEAST[1] or not points:
         return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
     reach = [end for p in points for end in (p.low, p.high) if end is not None]
     xs, ys = _span([p.x for p in points]), _span([*(p.y for p in points), *reach])
     rows = height - 2
     ticks = (round(i / (TICKS - 1) * (rows - 1)) for i in range(TICKS))
-    labels = {row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks}  # what the row itself stands for
+    labels = {
+        row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks
+    }  # what the row itself stands for
     margin = max(len(text) for text in labels.values())
     frame = Frame(xs, ys, width - margin - 2, rows)
     cells = (_under(points, frame) if joined else {}) | _cells(points, frame, here)
@@ -145,11 +161,15 @@ def _x_axis(xs: tuple[float, float], margin: int, columns: int) -> list[Line]:
         label = _label(_at(xs, i / (TICKS - 1)), xs)
         start = min(max(0, margin + 1 + place - len(label) // 2), len(text) - len(label))
         text[start : start + len(label)] = label
-    return [line((f"{'':>{margin}}└{rule}", "dim")), line((fit("".join(text), columns + margin + 2), "dim"))]
+    return [
+        line((f"{'':>{margin}}└{rule}", "dim")),
+        line((fit("".join(text), columns + margin + 2), "dim")),
+    ]
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """The range drawn: the values', a twentieth wider on both sides, but not below 0 for what cannot be."""
+    """The range drawn: the values', a twentieth wider on both sides, but not below 0 for what
+    cannot be."""
     low, high = min(values), max(values)
     edge = (high - low) / 20 or abs(low) / 10 or 1.0
     return max(low - edge, 0.0) if low >= 0 else low - edge, high + edge

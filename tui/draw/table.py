@@ -33,11 +33,20 @@ def head(columns: Sequence[Column]) -> Line:
 
 
 def row(
-    columns: Sequence[Column], cells: Mapping[str, Span | str], *, cursor: bool = False, rest: Span | None = None
+    columns: Sequence[Column],
+    cells: Mapping[str, Span | str],
+    *,
+    cursor: bool = False,
+    rest: Span | None = None,
 ) -> Line:
-    """One line; `cells` by column title. `rest`: what stands in place of the columns after the last cell."""
+    """One line; `cells` by column title. `rest`: what stands in place of the columns after the last
+    cell."""
     spans: list[tuple[str, Role]] = []
-    last = max((n for n, c in enumerate(columns) if c.title in cells), default=-1) if rest else len(columns) - 1
+    last = (
+        max((n for n, c in enumerate(columns) if c.title in cells), default=-1)
+        if rest
+        else len(columns) - 1
+    )
     for place, column in enumerate(columns[: last + 1]):
         cell = cells.get(column.title, "")
         text, role = (cell, "") if isinstance(cell, str) else cell

@@ -1,4 +1,5 @@
-"""Text as panes build it: lines of (text, role) spans, cut to cells, and made safe for the terminal."""
+"""Text as panes build it: lines of (text, role) spans, cut to cells, and made safe for the
+terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def line(*parts: str | Span, cursor: bool = False) -> Line:
 
 
 def safe(text: str) -> str:
-    """`text` without anything that could move the cursor or change the terminal; line ends and tabs become spaces."""
+    """`text` without anything that could move the cursor or change the terminal; line ends and tabs
+    become spaces."""
     if text.isprintable():
         return text
     text = ESCAPES.sub("", text).translate({9: " ", 10: " ", 13: " "})
@@ -57,7 +59,9 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """`text` in rows of at most `width` cells, broken at spaces where it has them."""
     import textwrap
 
-    return textwrap.wrap(safe(text), max(width, 8), subsequent_indent=indent, break_long_words=True) or [""]
+    return textwrap.wrap(
+        safe(text), max(width, 8), subsequent_indent=indent, break_long_words=True
+    ) or [""]
 
 
 def beside(left: Sequence[Line], right: Sequence[Line], width: int) -> list[Line]:

@@ -1,4 +1,5 @@
-"""Colours: Okabe-Ito, which the colour-blind tell apart, and the roles that spans of text have in it."""
+"""Colours: Okabe-Ito, which the colour-blind tell apart, and the roles that spans of text have in
+it."""
 
 from __future__ import annotations
 
@@ -73,7 +74,10 @@ _BOTH = {
     "strong": Style(bold=True),
     "head": Style(bold=True, underline=False),
     "key": Style(bold=True, reverse=True),
-    **{f"heat{i}": Style(color="#ffffff" if i < 4 else "#101010", bgcolor=c) for i, c in enumerate(HEAT)},
+    **{
+        f"heat{i}": Style(color="#ffffff" if i < 4 else "#101010", bgcolor=c)
+        for i, c in enumerate(HEAT)
+    },
 }
 
 

@@ -1,4 +1,5 @@
-"""What an ended run's result says of itself: how late its load client was, and why it may not be believed."""
+"""What an ended run's result says of itself: how late its load client was, and why it may not be
+believed."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Lag(Struct, frozen=True):
 
 
 class Client(Struct, frozen=True):
-    """`loop_lag`: how late the client's event loop was. `warnings`: what the rules of validity say of the run."""
+    """`loop_lag`: how late the client's event loop was. `warnings`: what the rules of validity say
+    of the run."""
 
     loop_lag: Lag = Lag()
     warnings: tuple[str, ...] = ()
@@ -37,7 +39,9 @@ class Problem(Struct, frozen=True):
         """Whether it is about the run, or about the whole of its backend."""
         backend = run.partition("/")[0]
         whole = (place.partition("/") for place in self.where)
-        return run in self.where or any(b == backend and not label[:1].isdigit() for b, _, label in whole)
+        return run in self.where or any(
+            b == backend and not label[:1].isdigit() for b, _, label in whole
+        )
 
 
 class Validity(Struct, frozen=True):
@@ -49,17 +53,22 @@ class Findings(Struct, frozen=True):
 
 
 def client(run_dir: Path, run: str, result: str) -> Client | None:
-    """The client of a run, by its result file, and what is wrong with the run; None where there is no such file."""
+    """The client of a run, by its result file, and what is wrong with the run; None where there is
+    no such file."""
     file, findings = (run_dir / result).resolve(), (run_dir / FINDINGS).resolve()
     try:
         alone, written_ns = _read(file, run), file.stat().st_mtime_ns
         judged_ns = findings.stat().st_mtime_ns if findings.exists() else 0
-        whole = _judged(findings, judged_ns) if judged_ns >= written_ns else None  # else the experiment goes on
+        whole = (
+            _judged(findings, judged_ns) if judged_ns >= written_ns else None
+        )  # else the experiment goes on
     except (OSError, msgspec.DecodeError):
         return None
     if whole is None:
         return alone
-    return Client(alone.loop_lag, tuple(f"{p.rule}: {p.sentence}" for p in whole.problems if p.concerns(run)))
+    return Client(
+        alone.loop_lag, tuple(f"{p.rule}: {p.sentence}" for p in whole.problems if p.concerns(run))
+    )
 
 
 @lru_cache(64)
@@ -70,7 +79,9 @@ def _read(result: Path, run: str) -> Client:
     data = result.read_bytes()
     problems = verdict.of_result(run, data).problems
     told = msgspec.json.decode(data, type=Result).client or Client()
-    return Client(told.loop_lag, tuple(f"{problem.rule}: {problem.sentence}" for problem in problems))
+    return Client(
+        told.loop_lag, tuple(f"{problem.rule}: {problem.sentence}" for problem in problems)
+    )
 
 
 @lru_cache(4)

@@ -1,4 +1,5 @@
-"""Figures that panes work out of a Snapshot: percentiles of the run in progress, rates between samples."""
+"""Figures that panes work out of a Snapshot: percentiles of the run in progress, rates between
+samples."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def percentile(ordered: Sequence[float], q: float) -> float:
 
 
 def latencies(snapshot: Snapshot, run: RunState) -> dict[str, Latency]:
-    """Of a finished run its figures; of the one in progress what its finished requests show so far."""
+    """Of a finished run its figures; of the one in progress what its finished requests show so
+    far."""
     if run.figures:
         return run.figures.latencies
     live = snapshot.live

@@ -1,5 +1,5 @@
-"""The figures of a run directory that the Plots pane shows beside the scatter. Imports NumPy: read them off the UI
-thread."""
+"""The figures of a run directory that the Plots pane shows beside the scatter. Imports NumPy: read
+them off the UI thread."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from rich.style import Style
 from rich.text import Text
 
 from core.analysis import results, step_sample
-from core.experiment.config import ConfigError
+from core.errors import NoDataError
 from core.plots import gallery, text
 from core.plots.figure import Figure
 from tui.draw.text import Line, Span
 
 
 def panels(figure: str, run_dir: Path, backends: Sequence[str], engine: str) -> list[Figure]:
-    """What there is of `figure` so far. ConfigError says why nothing."""
+    """What there is of `figure` so far. NoDataError says why nothing."""
     if figure in gallery.OF_STEPS:
         samples, problems = step_sample.of_backends(
             run_dir, [b for b in backends if any(run_dir.glob(f"{b}/gate_logs*"))]
         )
         if not samples:
-            raise ConfigError("; ".join(problems) or "no gate log yet")
+            raise NoDataError("; ".join(problems) or "no gate log yet")
         return gallery.panels(figure, [], samples, engine)
     groups = []
     for backend in backends:
-        with contextlib.suppress(ConfigError):  # none of its runs is done
+        with contextlib.suppress(NoDataError):  # none of its runs is done
             groups.append(results.of_folders(backend, run_dir / backend / "results_json"))
     if not groups:
-        raise ConfigError("no run is done yet")
+        raise NoDataError("no run is done yet")
     return gallery.panels(figure, groups, {}, engine)
 
 
@@ -46,7 +46,10 @@ def _line(row: str) -> Line:
     spans: list[Span] = []
     done = 0
     for span in decoded.spans:
-        spans += [(decoded.plain[done : span.start], ""), (decoded.plain[span.start : span.end], _style(span.style))]
+        spans += [
+            (decoded.plain[done : span.start], ""),
+            (decoded.plain[span.start : span.end], _style(span.style)),
+        ]
         done = span.end
     return Line((*spans, (decoded.plain[done:], "")))
 

@@ -1,4 +1,5 @@
-"""Expert load by layer, followed in the gate logs while they grow. Imports NumPy: load it off the UI thread."""
+"""Expert load by layer, followed in the gate logs while they grow. Imports NumPy: load it off the
+UI thread."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ Floats = npt.NDArray[np.float64]
 
 
 class LayerLoad(Struct, frozen=True):
-    """One layer. `cv`: mean over steps; `floor`: what a fair router shows by chance; `excess` null with a `reason`.
+    """One layer. `cv`: mean over steps; `floor`: what a fair router shows by chance; `excess` null
+    with a `reason`.
 
-    `rank`: mean over steps of max/mean load per expert-parallel rank. `shares`: of the layer's load, by expert.
+    `rank`: mean over steps of max/mean load per expert-parallel rank. `shares`: of the layer's
+    load, by expert.
     """
 
     layer: int
@@ -116,7 +119,8 @@ class Totals:
         )
 
     def _excess(self, i: int) -> tuple[float | None, str]:
-        """√(mean over steps of CV² - floor²) where that mean is above its own standard error, else the reason."""
+        """√(mean over steps of CV² - floor²) where that mean is above its own standard error, else
+        the reason."""
         n = self.floored
         if n < 2:
             return None, "fewer than two steps of two tokens or more"
@@ -132,7 +136,9 @@ def _rank_max_mean(log: GateLog, loads: Floats) -> Floats:
     ranks = np.array(log.placement)
     by_rank = log.by_rank
     if by_rank is None:
-        by_rank = np.stack([loads[:, :, ranks == r].sum(axis=-1) for r in range(log.ranks)], axis=-1)
+        by_rank = np.stack(
+            [loads[:, :, ranks == r].sum(axis=-1) for r in range(log.ranks)], axis=-1
+        )
     mean = by_rank.mean(axis=-1)
     return np.asarray(np.where(mean > 0, by_rank.max(axis=-1) / np.where(mean > 0, mean, 1.0), 1.0))
 

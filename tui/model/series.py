@@ -1,4 +1,5 @@
-"""The Series that the Plots pane and the dose's screen draw and export, from a Snapshot. Imports NumPy."""
+"""The Series that the Plots pane and the dose's screen draw and export, from a Snapshot. Imports
+NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from core.plots.scatter import Axis
 
 
 def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
-    """`metric` of every finished run whose routing was natural against `axis`. ConfigError where no run has both."""
+    """`metric` of every finished run whose routing was natural against `axis`. NoDataError where no
+    run has both."""
     return scatter.series(groups(snapshot), metric, axis, snapshot.engine)
 
 
@@ -39,7 +41,11 @@ def csv_text(series: Series) -> str:
 
 def _results(name: str, runs: Sequence[RunState]) -> Results:
     natural, forced = (
-        {r.run.label: r.figures for r in runs if r.figures and (r.run.dose is not None) is is_forced}
+        {
+            r.run.label: r.figures
+            for r in runs
+            if r.figures and (r.run.dose is not None) is is_forced
+        }
         for is_forced in (False, True)
     )
     return Results(

@@ -1,4 +1,5 @@
-"""Session: what the screen looks at, a plan that is not started or a run directory that is followed. No widgets."""
+"""Session: what the screen looks at, a plan that is not started or a run directory that is
+followed. No widgets."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from core.errors import FileError, GatescopeError
 from core.experiment import control, state
-from core.experiment.config import ConfigError
 from core.experiment.control import Command
 from core.experiment.dose import Pattern
 from core.experiment.events import AnyEvent, RequestFinished, Sampled
@@ -21,7 +22,7 @@ from core.experiment.state import RunState, Snapshot
 from tui.model.view import Happened, Stage
 
 if TYPE_CHECKING:
-    from core.rundir.directory import Journal
+    from core.rundir.journal import Journal
 
 EVENTS_KEPT = 500
 
@@ -39,9 +40,12 @@ class Ask(Struct, frozen=True):
 
 
 class Session:
-    """Holds the snapshot and takes commands. Every method but `poll` may block: call those from a thread."""
+    """Holds the snapshot and takes commands. Every method but `poll` may block: call those from a
+    thread."""
 
-    def __init__(self, ask: Ask, run_dir: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, ask: Ask, run_dir: Path | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self.ask = ask
         self.run_dir = run_dir
         self.clock = clock
@@ -59,12 +63,12 @@ class Session:
                 self.follow(self.run_dir)
             else:
                 self.snapshot, self.stage, self.problem = planned(self.ask), "not started", ""
-        except ConfigError as error:
+        except GatescopeError as error:
             self.problem, self.stage = str(error), "failed"
 
     def follow(self, run_dir: Path) -> None:
-        """Fold the journal of `run_dir`, and follow it from now on. ConfigError where it is none."""
-        from core.rundir.directory import Journal
+        """Fold the journal of `run_dir`, and follow it from now on. FileError where it is none."""
+        from core.rundir.journal import Journal
 
         journal = Journal(run_dir)
         snapshot, happened = Snapshot(), tuple[Happened, ...]()
@@ -72,7 +76,7 @@ class Session:
             snapshot, new = folded(part, snapshot)
             happened = (*happened, *new)[-EVENTS_KEPT:]
         if not snapshot.started_at:
-            raise ConfigError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
+            raise FileError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
         self.run_dir, self._journal = run_dir, journal
         self.snapshot, self.happened, self.problem = snapshot, happened, ""
         self.look()
@@ -88,7 +92,7 @@ class Session:
             return
         try:
             events = self._journal.poll()
-        except ConfigError as error:
+        except GatescopeError as error:
             self.problem = str(error)
             return
         if events:
@@ -97,13 +101,15 @@ class Session:
         self.stage = self._stage()
 
     def start(self, *, retry_cancelled: bool = False) -> Path:
-        """Start the engine, or go on with what is missing, and with `retry_cancelled` with what was cancelled; the run
-        directory. ConfigError says why not."""
+        """Start the engine, or go on with what is missing, and with `retry_cancelled` with what was
+        cancelled; the run directory. GatescopeError says why not."""
         from core.engine import detached
 
         ask = self.ask
         if self.run_dir:
-            run_dir = detached.start(ask.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled)
+            run_dir = detached.start(
+                ask.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled
+            )
         else:
             run_dir = detached.start(
                 ask.config_path,
@@ -127,11 +133,16 @@ class Session:
         return self.run_dir is not None and control.is_live(self.run_dir)
 
     def datasets(self) -> dict[str, Path]:
-        """Every data set that the configuration names, by index. ConfigError where it cannot be read."""
+        """Every dataset that the configuration names, by index. GatescopeError where it cannot be
+        read."""
         from core.experiment import config, plan
-        from core.rundir import directory
+        from core.rundir import about
 
-        loaded = directory.read_about(self.run_dir).config if self.run_dir else config.load(self.ask.config_path)
+        loaded = (
+            about.read_about(self.run_dir).config
+            if self.run_dir
+            else config.load(self.ask.config_path)
+        )
         return plan.select_datasets(loaded, ())
 
     def _stage(self) -> Stage:
@@ -142,8 +153,11 @@ class Session:
         return "stopped" if self.snapshot.interrupted else "engine gone"
 
 
-def folded(events: Sequence[AnyEvent], snapshot: Snapshot | None = None) -> tuple[Snapshot, tuple[Happened, ...]]:
-    """The snapshot after `events`, and the last of the lines that tell of them: only those are put into words."""
+def folded(
+    events: Sequence[AnyEvent], snapshot: Snapshot | None = None
+) -> tuple[Snapshot, tuple[Happened, ...]]:
+    """The snapshot after `events`, and the last of the lines that tell of them: only those are put
+    into words."""
     from core.experiment import narrate
 
     telling = [n for n, event in enumerate(events) if not is_quiet(event)]
@@ -167,13 +181,16 @@ def is_quiet(event: AnyEvent) -> bool:
 
 
 def planned(ask: Ask) -> Snapshot:
-    """What would be run, with the scores that the data sets' file names state. ConfigError where nothing can be."""
+    """What would be run, with the scores that the datasets' file names state. GatescopeError where
+    nothing can be."""
     from core.experiment import config, plan
 
     loaded = config.with_doses(config.load(ask.config_path), list(ask.levels), list(ask.patterns))
     made = plan.make(loaded, ask.only, ask.backends)
     runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
-    return Snapshot(name=loaded.experiment.name, engine=ask.engine or loaded.experiment.engine, runs=runs)
+    return Snapshot(
+        name=loaded.experiment.name, engine=ask.engine or loaded.experiment.engine, runs=runs
+    )
 
 
 def score_in(file: str) -> float | None:
@@ -183,9 +200,14 @@ def score_in(file: str) -> float | None:
 
 
 def newest_live(parent: Path = Path("runs")) -> Path | None:
-    """The run directory under `parent` whose engine runs, the one started last; None where there is none."""
+    """The run directory under `parent` whose engine runs, the one started last; None where there is
+    none."""
     try:
-        found = sorted((p.parent for p in parent.glob(f"*/{control.SOCKET}")), key=os.path.getmtime, reverse=True)
+        found = sorted(
+            (p.parent for p in parent.glob(f"*/{control.SOCKET}")),
+            key=os.path.getmtime,
+            reverse=True,
+        )
     except OSError:
         return None
     return next((p for p in found if control.is_live(p)), None)

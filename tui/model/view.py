@@ -1,4 +1,5 @@
-"""What a pane draws: one immutable View a tick. Panes hold a cursor, a filter and an order besides, nothing else."""
+"""What a pane draws: one immutable View a tick. Panes hold a cursor, a filter and an order besides,
+nothing else."""
 
 from __future__ import annotations
 
@@ -60,12 +61,20 @@ class View(Struct, frozen=True):
     @property
     def backends(self) -> tuple[str, ...]:
         """Every backend of the queue and every server, in the order that they came."""
-        return tuple(dict.fromkeys([*(r.run.backend for r in self.snapshot.runs.values()), *self.snapshot.backends]))
+        return tuple(
+            dict.fromkeys(
+                [*(r.run.backend for r in self.snapshot.runs.values()), *self.snapshot.backends]
+            )
+        )
 
     def others(self, run: RunState) -> list[RunState]:
-        """Finished runs of the same data set and repeat at the other backends."""
+        """Finished runs of the same dataset and repeat at the other backends."""
         runs = self.snapshot.runs.values()
-        return [r for r in runs if r.run.label == run.run.label and r.run.backend != run.run.backend and r.figures]
+        return [
+            r
+            for r in runs
+            if r.run.label == run.run.label and r.run.backend != run.run.backend and r.figures
+        ]
 
     def role(self, backend: str) -> str:
         names = self.backends

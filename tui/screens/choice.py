@@ -1,4 +1,5 @@
-"""Choice: a question over the screen. Its first option is the harmless one; it is what enter and esc answer."""
+"""Choice: a question over the screen. Its first option is the harmless one; it is what enter and
+esc answer."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Choice(ModalScreen[str]):
         Binding("ctrl+c", "interrupt", priority=True),
     ]
 
-    def __init__(self, title: str, texts: Sequence[str], options: Sequence[Option], interrupt: str = "esc") -> None:
+    def __init__(
+        self, title: str, texts: Sequence[str], options: Sequence[Option], interrupt: str = "esc"
+    ) -> None:
         super().__init__()
         self._title, self._texts, self._options, self._interrupt = title, texts, options, interrupt
 
@@ -44,8 +47,13 @@ class Choice(ModalScreen[str]):
             box.border_title = Content(safe(self._title))
             for text in self._texts:
                 yield Static(Content(safe(text)))
-            rows = [Content.assemble((f" {o.key:<4}", "bold"), f" {o.label}: {safe(o.help)}") for o in self._options]
-            yield OptionList(*(lists.Option(row, id=o.key) for row, o in zip(rows, self._options, strict=True)))
+            rows = [
+                Content.assemble((f" {o.key:<4}", "bold"), f" {o.label}: {safe(o.help)}")
+                for o in self._options
+            ]
+            yield OptionList(
+                *(lists.Option(row, id=o.key) for row, o in zip(rows, self._options, strict=True))
+            )
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(event.option.id or "esc")

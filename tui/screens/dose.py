@@ -1,4 +1,5 @@
-"""DoseScreen: what imposed skew costs. A metric of the forced-routing runs against the recorded skew, and in words."""
+"""DoseScreen: what imposed skew costs. A metric of the forced-routing runs against the recorded
+skew, and in words."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from core.analysis.dose_response import METRICS, PER
+from core.errors import GatescopeError
 from core.experiment import dose
-from core.experiment.config import ConfigError
 from tui.draw import scatter
 from tui.draw.scatter import Dot
 from tui.draw.text import Line, Span, fit, line, wrapped
@@ -36,7 +37,8 @@ HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), (
 
 
 class DoseScreen(Screen[None]):
-    """Drawn anew when a forced run ends. `in_words`: the sentences have the whole screen, and scroll."""
+    """Drawn anew when a forced run ends. `in_words`: the sentences have the whole screen, and
+    scroll."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,D,ctrl+c", "dismiss", "back"),
@@ -84,7 +86,8 @@ class DoseScreen(Screen[None]):
         self.query_one("#keys", Lines).put([bars.keys(HINTS)])
 
     def _follow(self) -> None:
-        """Work out the findings anew where there are more finished runs: in a thread, since it takes a moment."""
+        """Work out the findings anew where there are more finished runs: in a thread, since it
+        takes a moment."""
         key = tuple(id(run.figures) for run in self._session.snapshot.runs.values() if run.figures)
         if key != self._asked:
             self._asked = key
@@ -103,22 +106,23 @@ class DoseScreen(Screen[None]):
         return self._found
 
     def series(self) -> Series:
-        """What is drawn, and what `e` writes. ConfigError where no dose has both values."""
+        """What is drawn, and what `e` writes. GatescopeError where no dose has both values."""
         from core.plots import dose as figure
 
         return figure.series(self.findings(), self.metric, self.axis, self._session.snapshot.engine)
 
-    # --- drawing ----------------------------------------------------------------------------------------------------
+    # --- drawing ---
 
     def _header(self) -> Line:
         about = f"   engine {self._session.snapshot.engine}   {self._session.run_dir}"
         return line((f" {dose.NAME}: what imposed skew costs", "strong"), (about, "dim"))
 
     def _plot(self, width: int, height: int) -> list[Line]:
-        """The plot, with the slope of each curve; below it, where there is room, how the curves compare."""
+        """The plot, with the slope of each curve; below it, where there is room, how the curves
+        compare."""
         try:
             drawn = self.series()
-        except ConfigError as error:
+        except GatescopeError as error:
             return empty(*wrapped(str(error), width - 4), "p  another metric   i  the other axis")
         words = [row for text in self._compared() for row in wrapped(text, width - 2, "  ")]
         room = max(0, min(len(words), height - LEAST_ROWS))
@@ -141,7 +145,9 @@ class DoseScreen(Screen[None]):
             if c.metric == self.metric
         }
         return {
-            name: f"{slope.shown('+.2g')} {unit} per {PER}" for name, slope in per.items() if slope.value is not None
+            name: f"{slope.shown('+.2g')} {unit} per {PER}"
+            for name, slope in per.items()
+            if slope.value is not None
         }
 
     def _compared(self) -> list[str]:
@@ -152,12 +158,15 @@ class DoseScreen(Screen[None]):
 
     def _words(self, width: int, height: int) -> list[Line]:
         found = self.findings()
-        texts = [*found.sentences, *(f"left out: {run}: {why}" for run, why in found.left_out.items())]
+        texts = [
+            *found.sentences,
+            *(f"left out: {run}: {why}" for run, why in found.left_out.items()),
+        ]
         rows = [row for text in texts for row in (*wrapped(text, width - 2, "  "), "")]
         self._top = max(0, min(self._top, len(rows) - height))
         return [line(f" {row}") for row in rows[self._top : self._top + height]]
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys ---
 
     def action_metric(self) -> None:
         self.metric = METRIC_KEYS[(METRIC_KEYS.index(self.metric) + 1) % len(METRIC_KEYS)]
@@ -184,16 +193,20 @@ class DoseScreen(Screen[None]):
             self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
+        from core import files
         from core.plots import dose as figure
         from core.plots import png
-        from core.rundir import directory
 
-        file = Path(self._session.run_dir or "") / "graphs" / f"{figure.name(self.metric, self.axis)}.png"
+        file = (
+            Path(self._session.run_dir or "")
+            / "graphs"
+            / f"{figure.name(self.metric, self.axis)}.png"
+        )
         try:
             drawn = self.series()
             png.write(drawn, file)
-            directory.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
-        except (OSError, ConfigError) as error:
+            files.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
+        except (OSError, GatescopeError) as error:
             self._said = f"not written: {error}"
         else:
             self._said = f"wrote {file} and the same points as .csv"
@@ -203,7 +216,15 @@ class DoseScreen(Screen[None]):
 def dots(series: Series) -> list[Dot]:
     """The points of its curves, in order, with their intervals."""
     return [
-        Dot(curve.place, curve.name, x, y, mark=MARKS[place % len(MARKS)], low=_end(low), high=_end(high))
+        Dot(
+            curve.place,
+            curve.name,
+            x,
+            y,
+            mark=MARKS[place % len(MARKS)],
+            low=_end(low),
+            high=_end(high),
+        )
         for place, curve in enumerate(series.curves)
         if curve.low is not None and curve.high is not None
         for x, y, low, high in zip(
@@ -220,7 +241,10 @@ def _legend(series: Series, slopes: dict[str, str], width: int) -> list[Line]:
     """Mark, name and slope of each curve, in as many rows as they need."""
     rows: list[list[Span]] = [[(" ", "")]]
     for place, curve in enumerate(series.curves):
-        text = f"{MARKS[place % len(MARKS)]} {curve.name}  {slopes.get(curve.name, '')}".rstrip() + "   "
+        text = (
+            f"{MARKS[place % len(MARKS)]} {curve.name}  {slopes.get(curve.name, '')}".rstrip()
+            + "   "
+        )
         if len(rows[-1]) > 1 and sum(len(part) for part, _ in rows[-1]) + len(text) > width:
             rows.append([(" ", "")])
         rows[-1].append((text, BACKENDS[curve.place % 4]))

@@ -47,7 +47,9 @@ class Ending(ModalScreen[None]):
                 return
         while self._session.is_live():
             time.sleep(LOOK_S)
-        self.app.call_from_thread(self.app.exit, 0, message=f"stopped; what was done is in {self._session.run_dir}")
+        self.app.call_from_thread(
+            self.app.exit, 0, message=f"stopped; what was done is in {self._session.run_dir}"
+        )
 
     def _refused(self, reason: str) -> None:
         self.query_one("#ending", Static).update(f"! not stopped: {reason}")

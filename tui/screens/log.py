@@ -1,4 +1,5 @@
-"""ServerScreen: a server's command line, what really runs in it, and the end of its log, followed and searched."""
+"""ServerScreen: a server's command line, what really runs in it, and the end of its log, followed
+and searched."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class ServerScreen(Screen[None]):
     def __init__(self, name: str, server: BackendState, run_dir: Path | None) -> None:
         super().__init__()
         self._server_name, self._server = name, server
-        self.log_file = (run_dir or Path()) / name / Path(server.log).name  # wherever the engine was started from
+        self.log_file = (
+            (run_dir or Path()) / name / Path(server.log).name
+        )  # wherever the engine was started from
         self.rows: list[str] = []
         self._first: int | None = None  # row at the top; None follows the end
         self._words = ""
@@ -74,16 +77,26 @@ class ServerScreen(Screen[None]):
 
     def _about(self, width: int, height: int) -> list[Line]:
         command = wrapped("$ " + shlex.join(self._server.command), width, "    ")
-        ran = wrapped("ran: " + " · ".join(f"{k} {v}" for k, v in self._server.ran.items()), width, "    ")
+        ran = wrapped(
+            "ran: " + " · ".join(f"{k} {v}" for k, v in self._server.ran.items()), width, "    "
+        )
         wrong = [line((f"NOT AS ASKED: {m}", "bad")) for m in self._server.mismatches]
-        title = line((f" {self._server_name} ", "strong"), (f" {self._server.phase} · {self.log_file}", "dim"))
+        title = line(
+            (f" {self._server_name} ", "strong"),
+            (f" {self._server.phase} · {self.log_file}", "dim"),
+        )
         room = max(1, (height - 1 - len(wrong)) // 2)
-        return [title, *(line(t) for t in command[:room]), *wrong, *(line((t, "dim")) for t in ran[:room])]
+        return [
+            title,
+            *(line(t) for t in command[:room]),
+            *wrong,
+            *(line((t, "dim")) for t in ran[:room]),
+        ]
 
     def _row(self, row: str, width: int) -> Line:
         return line((fit(row, width), "warn" if self._words and self._words in row.lower() else ""))
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys ---
 
     def action_scroll(self, by: int) -> None:
         height = self.query_one("#log", Lines).size.height
@@ -127,7 +140,8 @@ class ServerScreen(Screen[None]):
 
 
 def tail(file: Path, size: int = TAIL_BYTES) -> list[str]:
-    """The lines in the last `size` bytes of a file; a carriage return ends a line too (progress bars)."""
+    """The lines in the last `size` bytes of a file; a carriage return ends a line too (progress
+    bars)."""
     with open(file, "rb") as opened:
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - size))
         text = opened.read().decode(errors="replace")

@@ -12,7 +12,9 @@ from tui.actions import ACTIONS, Action, why_not
 class Actions(Provider):
     async def discover(self) -> Hits:
         for action in ACTIONS:
-            yield DiscoveryHit(self._named(action), partial(self._do, action), help=self._help(action))
+            yield DiscoveryHit(
+                self._named(action), partial(self._do, action), help=self._help(action)
+            )
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
@@ -20,7 +22,9 @@ class Actions(Provider):
             score = matcher.match(f"{action.label} {action.help}")
             if score > 0:
                 named = self._named(action)
-                yield Hit(score, named, partial(self._do, action), text=named, help=self._help(action))
+                yield Hit(
+                    score, named, partial(self._do, action), text=named, help=self._help(action)
+                )
 
     def _named(self, action: Action) -> str:
         return f"{action.label}  ({action.key_text})"

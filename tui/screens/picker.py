@@ -1,4 +1,4 @@
-"""Picker: choose data sets to add to the queue."""
+"""Picker: choose datasets to add to the queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tui.draw.text import safe
 
 
 class Picker(ModalScreen[list[str]]):
-    """Dismissed with the indices chosen, none where it was left. A mark is text, so that it is seen without colour."""
+    """Dismissed with the indices chosen, none where it was left. A mark is text, so that it is seen
+    without colour."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c", "leave", "back", priority=True),
@@ -33,13 +34,15 @@ class Picker(ModalScreen[list[str]]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall") as box:
-            box.border_title = "Add data sets"
+            box.border_title = "Add datasets"
             box.border_subtitle = "space marks  enter adds  esc goes back"
             yield Static("Each is run once more at every backend.", markup=False)
             yield OptionList(*(Option(self._row(index), id=index) for index in self._datasets))
 
     def _row(self, index: str) -> Content:
-        return Content(safe(f"[{'x' if index in self._marked else ' '}] {index}  {self._datasets[index].name}"))
+        return Content(
+            safe(f"[{'x' if index in self._marked else ' '}] {index}  {self._datasets[index].name}")
+        )
 
     def action_mark(self) -> None:
         box = self.query_one(OptionList)

@@ -63,7 +63,9 @@ def room(hints: Sequence[tuple[str, str]]) -> int:
 
 def keys(hints: Sequence[tuple[str, str]]) -> Line:
     """Keys and what they do."""
-    return Line(tuple(span for key, label in hints for span in ((f" {key} ", "key"), (f" {label} ", ""))))
+    return Line(
+        tuple(span for key, label in hints for span in ((f" {key} ", "key"), (f" {label} ", "")))
+    )
 
 
 def _cells(key: str, label: str) -> int:

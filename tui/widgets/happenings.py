@@ -50,7 +50,9 @@ class Events(Pane):
     def draw(self, width: int, height: int) -> list[Line]:
         rows = self.rows()
         if not rows:
-            shown = f"No event matches {self.filter!r}." if self.filter else "Nothing has happened yet."
+            shown = (
+                f"No event matches {self.filter!r}." if self.filter else "Nothing has happened yet."
+            )
             return empty(shown, "esc  shows all again" if self.filter else "r  run")[-height:]
         return [event_line(rows[i], width, cursor=self.is_cursor(i)) for i in self.window(height)]
 

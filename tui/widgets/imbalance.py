@@ -1,4 +1,5 @@
-"""Imbalance: the router layer by layer, with its noise floor, and the share of every expert as a heat map."""
+"""Imbalance: the router layer by layer, with its noise floor, and the share of every expert as a
+heat map."""
 
 from __future__ import annotations
 
@@ -75,10 +76,16 @@ class Imbalance(Pane):
         columns, cell = self._room(len(layers[0].shares), width)
         head = self._summary(width)
         shown = self.window(height - len(head) - 2)
-        body = [self._layer(columns, layers[i], cell, width, cursor=self.is_cursor(i)) for i in shown]
+        body = [
+            self._layer(columns, layers[i], cell, width, cursor=self.is_cursor(i)) for i in shown
+        ]
         heads = self._heads(columns, len(layers[0].shares), cell, width)
         lines = [*head, heads, *body, self._detail(layers, width)]
-        return [*lines, *self._same_data_set(width)] if height - len(lines) > len(self.view.backends) + 1 else lines
+        return (
+            [*lines, *self._same_dataset(width)]
+            if height - len(lines) > len(self.view.backends) + 1
+            else lines
+        )
 
     def do_worst_first(self) -> None:
         self.worst_first = not self.worst_first
@@ -100,18 +107,25 @@ class Imbalance(Pane):
             return empty("Waiting for the first steps in the gate log …")
         return empty("No gate log of this run.", "1  the queue: enter shows another run")
 
-    def _same_data_set(self, width: int) -> list[Line]:
-        """What the run's data set came to at each backend, where there is room for it."""
+    def _same_dataset(self, width: int) -> list[Line]:
+        """What the run's dataset came to at each backend, where there is room for it."""
         shown = self.view.run
         same = [r for r in self.runs() if shown and r.run.label == shown.run.label]
         columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
-        return [Line(), table.head(columns), *(table.row(columns, self._of_run(r)) for r in same)] if same else []
+        return (
+            [Line(), table.head(columns), *(table.row(columns, self._of_run(r)) for r in same)]
+            if same
+            else []
+        )
 
     def _runs(self, width: int, height: int) -> list[Line]:
         """Per-step and aggregated CV of every finished run."""
         runs = self.runs()
         columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
-        body = [table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i)) for i in self.window(height - 1)]
+        body = [
+            table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i))
+            for i in self.window(height - 1)
+        ]
         return [table.head(columns), *body]
 
     def _of_run(self, run: RunState) -> dict[str, Span | str]:
@@ -138,31 +152,41 @@ class Imbalance(Pane):
             reason = f" ({figures.imbalance_reason})" if figures.imbalance_reason else ""
             text = f"per-step CV {number(figures.cv, 3)}  excess {excess}{reason}  aggregated CV "
             return [line((fit(text + number(figures.aggregated_cv, 3), width), "strong"))]
-        live = [s.imbalance for s in self.view.snapshot.samples if s.run == self.view.shown and s.imbalance]
+        live = [
+            s.imbalance
+            for s in self.view.snapshot.samples
+            if s.run == self.view.shown and s.imbalance
+        ]
         if not live:
             return []
         last = live[-1]
-        text = (
-            f"last second: CV {last.cv:.3f}  excess {number(last.excess_cv, 3)}  rank {number(last.rank_imbalance, 2)}"
-        )
+        text = f"last second: CV {last.cv:.3f}  excess {number(last.excess_cv, 3)}  rank {number(last.rank_imbalance, 2)}"
         return [line((fit(text, width), "strong"))]
 
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
-        """The columns, and the cells that an expert gets in the heat map: 4 or 3 show its share in %, 1 a shade."""
+        """The columns, and the cells that an expert gets in the heat map: 4 or 3 show its share in
+        %, 1 a shade."""
         for cell, least in ((4, WHOLE), (3, WHOLE), (4, LEAST), (3, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
                 return table.fitting(LAYERS, width - experts * cell - 1), cell
-        is_free = _folded(experts, width - WHOLE) == _folded(experts, width - LEAST)  # the columns cost no cell
+        is_free = _folded(experts, width - WHOLE) == _folded(
+            experts, width - LEAST
+        )  # the columns cost no cell
         return table.fitting(LAYERS, WHOLE if is_free else LEAST), 1
 
     def _heads(self, columns: tuple[Column, ...], experts: int, cell: int, width: int) -> Line:
         names = "".join(f"e{e}".rjust(cell) for e in range(experts))
         if cell == 1:
             each = _folded(experts, width - _width(columns))
-            names = fit(f"e0 … e{experts - 1}" + f", hottest of {each}" * (each > 1), width - _width(columns))
+            names = fit(
+                f"e0 … e{experts - 1}" + f", hottest of {each}" * (each > 1),
+                width - _width(columns),
+            )
         return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
 
-    def _layer(self, columns: tuple[Column, ...], layer: LayerLoad, cell: int, width: int, *, cursor: bool) -> Line:
+    def _layer(
+        self, columns: tuple[Column, ...], layer: LayerLoad, cell: int, width: int, *, cursor: bool
+    ) -> Line:
         cells: dict[str, Span | str] = {
             "": (f"L{layer.layer:02d}", "strong"),
             "CV": number(layer.cv, 3),

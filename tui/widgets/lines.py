@@ -1,4 +1,5 @@
-"""Lines: a widget that shows rows of spans and repaints only those that changed. Nothing unsafe passes it."""
+"""Lines: a widget that shows rows of spans and repaints only those that changed. Nothing unsafe
+passes it."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ class Lines(Widget):
         segments, used = [], 0
         for part, role in text.spans:
             shown = safe(part)
-            segments.append(Segment(shown, base + (role if isinstance(role, Style) else styles[role])))
+            segments.append(
+                Segment(shown, base + (role if isinstance(role, Style) else styles[role]))
+            )
             used += cell_len(shown)
         strip = Strip(segments, used).adjust_cell_length(self.size.width, base)
         return strip.apply_style(CURSOR) if text.cursor else strip

@@ -1,4 +1,5 @@
-"""Live: the run in progress (or the one that is pinned): progress, latencies against the other backend, throughput."""
+"""Live: the run in progress (or the one that is pinned): progress, latencies against the other
+backend, throughput."""
 
 from __future__ import annotations
 
@@ -9,7 +10,19 @@ from core.experiment.state import RunState
 from tui.draw import table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
-from tui.draw.text import NONE, Line, Span, bar, beside, clock, fit, line, number, sparkline, wrapped
+from tui.draw.text import (
+    NONE,
+    Line,
+    Span,
+    bar,
+    beside,
+    clock,
+    fit,
+    line,
+    number,
+    sparkline,
+    wrapped,
+)
 from tui.model.figures import METRICS, latencies, rates
 from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import change
@@ -24,7 +37,12 @@ LATENCIES = (
     Column("max", 8, 2),
     Column("p50 vs", 8, 9),
 )
-COMPARED = (Column("whole run", 14, 9, right=False), Column("this", 9), Column("other", 9), Column("vs", 7))
+COMPARED = (
+    Column("whole run", 14, 9, right=False),
+    Column("this", 9),
+    Column("other", 9),
+    Column("vs", 7),
+)
 WHOLE_RUN = (
     ("out tok/s", "output_throughput", 0),
     ("per-step CV", "cv", 3),
@@ -46,7 +64,9 @@ class Live(Pane):
             return ""
         pinned = " · pinned, f follows the run in progress" if self.view.pinned else ""
         forced = f" · {run.run.dose}" if run.run.dose else ""
-        return f"{run.run.backend} · {run.run.label.partition('~')[0]}{forced} · {run.phase}{pinned}"
+        return (
+            f"{run.run.backend} · {run.run.label.partition('~')[0]}{forced} · {run.phase}{pinned}"
+        )
 
     def draw(self, width: int, height: int) -> list[Line]:
         run = self.view.run
@@ -65,7 +85,10 @@ class Live(Pane):
     def _empty(self) -> list[Line]:
         match self.view.stage:
             case "not started" | "failed" | "reading":
-                return empty("Nothing is running.", "r  start: servers come up one after the other, runs follow")
+                return empty(
+                    "Nothing is running.",
+                    "r  start: servers come up one after the other, runs follow",
+                )
             case "running":
                 return self._waiting()
         return empty("No run has ended.", "r  go on with what is missing")
@@ -77,13 +100,17 @@ class Live(Pane):
                 waited = self.view.now - server.since
                 return [
                     Line(),
-                    line("  ", ("~ ", "warn"), f"{name} is starting: {waited:.0f} s  {server.step}"),
+                    line(
+                        "  ", ("~ ", "warn"), f"{name} is starting: {waited:.0f} s  {server.step}"
+                    ),
                     line(("  the first run begins when it is ready   l  its log", "dim")),
                 ]
-        return empty("Nothing is running at the moment.", "a  add data sets")
+        return empty("Nothing is running at the moment.", "a  add datasets")
 
     def _progress(self, run: RunState, width: int) -> list[Line]:
-        symbol, role = STATES["cut off" if run.phase == "running" and not self.view.running else run.phase]
+        symbol, role = STATES[
+            "cut off" if run.phase == "running" and not self.view.running else run.phase
+        ]
         live = self.view.snapshot.live
         if live is None or live.run != run.run.id:
             return [self._ended(run, symbol, role), *self._reason(run, width)]
@@ -118,7 +145,10 @@ class Live(Pane):
     def _reason(self, run: RunState, width: int) -> list[Line]:
         """Why it ended as it did; what its client has to say against its figures."""
         if self.view.client and self.view.client.warnings:
-            return [line(("! " + fit(text, width - 2), "warn")) for text in self.view.client.warnings[:2]]
+            return [
+                line(("! " + fit(text, width - 2), "warn"))
+                for text in self.view.client.warnings[:2]
+            ]
         if not run.reason:
             return []
         rows = wrapped(run.reason, width - 2)[:3]
@@ -130,7 +160,9 @@ class Live(Pane):
         tail = server.log_tail if server and server.phase == "failed" else ()
         keys = line(
             (
-                "R  queue it again   l  the whole log" if self.view.running else "r  run it again   l  the whole log",
+                "R  queue it again   l  the whole log"
+                if self.view.running
+                else "r  run it again   l  the whole log",
                 "dim",
             )
         )
@@ -145,8 +177,12 @@ class Live(Pane):
         columns = table.fitting(LATENCIES, width)
         lines = [table.head(columns)]
         if not run.figures:
-            theirs = {name: value for name, value in theirs.items() if name != "itl"}  # another thing: see the footnote
-        lines += [table.row(columns, _row(name, known.get(name), theirs.get(name))) for name in METRICS]
+            theirs = {
+                name: value for name, value in theirs.items() if name != "itl"
+            }  # another thing: see the footnote
+        lines += [
+            table.row(columns, _row(name, known.get(name), theirs.get(name))) for name in METRICS
+        ]
         return [*lines, line((fit(self._footnote(run, other, known), width), "dim"))]
 
     def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
@@ -196,7 +232,10 @@ def _compared(run: RunState, other: RunState | None) -> list[Line]:
             "other": (number(beside_it, digits), "dim"),
         }
         rows.append(
-            table.row(columns, cells | {"vs": change(value, beside_it, more_is_better=field == WHOLE_RUN[0][1])})
+            table.row(
+                columns,
+                cells | {"vs": change(value, beside_it, more_is_better=field == WHOLE_RUN[0][1])},
+            )
         )
     reason = mine.imbalance_reason
     return [*rows, *([line((f"excess –: {reason}", "dim"))] if reason else [])]
@@ -207,10 +246,21 @@ def _row(name: str, mine: Latency | None, theirs: Latency | None) -> dict[str, S
     if mine is None:
         return cells | dict.fromkeys(("mean", "p50", "p90", "p99", "max", "p50 vs"), (NONE, "dim"))
     digits = 1 if mine.p50 < 1000 else 0
-    values: dict[str, Span | str] = {n: number(getattr(mine, n), digits) for n in ("mean", "p50", "p90", "p99", "max")}
-    return cells | values | {"n": number(mine.n), "p50 vs": change(mine.p50, theirs.p50 if theirs else None)}
+    values: dict[str, Span | str] = {
+        n: number(getattr(mine, n), digits) for n in ("mean", "p50", "p90", "p99", "max")
+    }
+    return (
+        cells
+        | values
+        | {"n": number(mine.n), "p50 vs": change(mine.p50, theirs.p50 if theirs else None)}
+    )
 
 
 def _trend(name: str, values: list[float], digits: int, role: str, width: int) -> Line:
     now = number(values[-1] if values else None, digits)
-    return line((fit(name, 11), "dim"), fit(now, 8, right=True), " ", (sparkline(values, max(width - 21, 4)), role))
+    return line(
+        (fit(name, 11), "dim"),
+        fit(now, 8, right=True),
+        " ",
+        (sparkline(values, max(width - 21, 4)), role),
+    )

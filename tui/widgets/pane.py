@@ -14,7 +14,8 @@ from tui.widgets.lines import Lines
 
 
 class Pane(Lines, can_focus=True):
-    """A subclass says what it shows (`draw`) and how many items its cursor can stand on (`count`)."""
+    """A subclass says what it shows (`draw`) and how many items its cursor can stand on
+    (`count`)."""
 
     NUMBER: ClassVar[int]
     NAME: ClassVar[str]
@@ -24,7 +25,9 @@ class Pane(Lines, can_focus=True):
         Binding("down,j", "move(1)", "down", tooltip="Move the cursor of the pane in focus down"),
         Binding("pageup", "page(-1)", "page up", tooltip="Move the cursor up by a page"),
         Binding("pagedown", "page(1)", "page down", tooltip="Move the cursor down by a page"),
-        Binding("home,g", "move(-1000000000)", "first", tooltip="Move the cursor to the first line"),
+        Binding(
+            "home,g", "move(-1000000000)", "first", tooltip="Move the cursor to the first line"
+        ),
         Binding("end,G", "move(1000000000)", "last", tooltip="Move the cursor to the last line"),
     ]
 
@@ -70,7 +73,7 @@ class Pane(Lines, can_focus=True):
     def is_cursor(self, item: int) -> bool:
         return item == self.at and self.has_focus
 
-    # --- keys and mouse ---------------------------------------------------------------------------------------------
+    # --- keys and mouse ---
 
     def action_move(self, by: int) -> None:
         self.at = max(0, min(self.at + by, self.count() - 1))
@@ -87,7 +90,7 @@ class Pane(Lines, can_focus=True):
         event.stop()
         self.action_move(-1)
 
-    # --- life -------------------------------------------------------------------------------------------------------
+    # --- life ---
 
     def on_resize(self) -> None:
         if self.is_on_screen:

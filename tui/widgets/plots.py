@@ -1,5 +1,5 @@
-"""Plots: any metric against an imbalance, both backends, with the point under the cursor in words; the figures of
-the gate logs and of single requests; export."""
+"""Plots: any metric against an imbalance, both backends, with the point under the cursor in words;
+the figures of the gate logs and of single requests; export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from core.experiment.config import ConfigError
+from core.errors import GatescopeError
 from core.experiment.state import RunState
 from tui.draw import scatter
 from tui.draw.text import Line, Span, fit, line, number
@@ -31,8 +31,18 @@ class Plots(Pane):
     NAME = "Plots"
     KEYS: ClassVar[str] = " F figure  p metric  i axis  u outliers  ← → point  e export "
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "move(-1)", "point before", tooltip="Plots: go to the point, or the panel of a figure, before"),
-        Binding("right", "move(1)", "next point", tooltip="Plots: go to the next point, or panel of a figure"),
+        Binding(
+            "left",
+            "move(-1)",
+            "point before",
+            tooltip="Plots: go to the point, or the panel of a figure, before",
+        ),
+        Binding(
+            "right",
+            "move(1)",
+            "next point",
+            tooltip="Plots: go to the next point, or panel of a figure",
+        ),
     ]
 
     class Exported(Message):
@@ -54,7 +64,8 @@ class Plots(Pane):
         self._problem = ""
 
     def points(self) -> list[RunState]:
-        """Finished runs of natural routing, in the order of the queue: what the cursor goes over."""
+        """Finished runs of natural routing, in the order of the queue: what the cursor goes
+        over."""
         return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.dose]
 
     def count(self) -> int:
@@ -62,7 +73,9 @@ class Plots(Pane):
 
     def title(self) -> str:
         if self.figure != SCATTER:
-            return f"{self.figure}  {self.at + 1}/{len(self._panels)}" if self._panels else self.figure
+            return (
+                f"{self.figure}  {self.at + 1}/{len(self._panels)}" if self._panels else self.figure
+            )
         if not self.points():
             return ""
         from core.plots.scatter import AXES as AXIS_LABELS
@@ -80,12 +93,12 @@ class Plots(Pane):
         return [*self._plot(width, height - len(detail)), *detail]
 
     def series(self) -> Series:
-        """What is drawn, and what `e` writes. ConfigError where no run has both values."""
+        """What is drawn, and what `e` writes. GatescopeError where no run has both values."""
         from tui.model import series
 
         return series.of(self.view.snapshot, self.metric, self.axis)
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys ---
 
     def do_figure(self) -> str:
         self.figure = FIGURES[(FIGURES.index(self.figure) + 1) % len(FIGURES)]
@@ -110,8 +123,8 @@ class Plots(Pane):
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
+        from core import files
         from core.plots import png
-        from core.rundir import directory
         from tui.model import series
 
         folder = Path(self.view.run_dir) / "graphs"
@@ -119,25 +132,27 @@ class Plots(Pane):
             if self.figure == SCATTER:
                 drawn = self.series()
                 file = png.write(drawn, folder / f"{self.metric}-{self.axis}.png")
-                directory.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
+                files.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
                 told = f"wrote {file} and the same points as .csv"
             else:
                 told = f"wrote {png.write(self._read(), folder / f'{self.figure}.png')}"
-        except (OSError, ConfigError) as error:
+        except (OSError, GatescopeError) as error:
             told = f"not written: {error}"
         self.app.call_from_thread(self.post_message, self.Exported(told))
 
-    # --- figures other than the scatter -----------------------------------------------------------------------------
+    # --- figures other than the scatter ---
 
     def _figure(self, width: int, height: int) -> list[Line]:
-        """The panel under the cursor; read anew, off this thread, when the figure changed or a run has ended."""
+        """The panel under the cursor; read anew, off this thread, when the figure changed or a run
+        has ended."""
         wanted = (self.figure, self.view.run_dir, len(self.points()))
         if wanted != self._asked and self.view.run_dir:
             self._asked = wanted
             self.run_worker(self._look, thread=True, exclusive=True, group="figure")
         if not self._panels:
             return empty(
-                fit(self._problem or f"Reading what {self.figure} is drawn from …", width - 2), "F  next figure"
+                fit(self._problem or f"Reading what {self.figure} is drawn from …", width - 2),
+                "F  next figure",
             )
         at = min(self.at, len(self._panels) - 1)
         key = (self.figure, at, width, height)
@@ -157,7 +172,7 @@ class Plots(Pane):
         figure = self.figure
         try:
             panels, problem = self._read(), ""
-        except (OSError, ConfigError) as error:
+        except (OSError, GatescopeError) as error:
             panels, problem = [], str(error)
         self.app.call_from_thread(self._looked, figure, panels, problem)
 
@@ -166,13 +181,21 @@ class Plots(Pane):
             self._panels, self._problem, self._plotted = panels, problem, (None, [])
             self.show(self.view)
 
-    # --- drawing ----------------------------------------------------------------------------------------------------
+    # --- drawing ---
 
     def _plot(self, width: int, height: int) -> list[Line]:
         """Drawn anew only when what it shows changed."""
         points = self.points()
         here = points[self.at].run.id if self.has_focus else ""
-        key = (tuple(id(r.figures) for r in points), self.metric, self.axis, self.hides_outliers, here, width, height)
+        key = (
+            tuple(id(r.figures) for r in points),
+            self.metric,
+            self.axis,
+            self.hides_outliers,
+            here,
+            width,
+            height,
+        )
         if key != self._plotted[0]:
             self._plotted = (key, self._built(here, width, height))
         return self._plotted[1]
@@ -180,7 +203,7 @@ class Plots(Pane):
     def _built(self, here: str, width: int, height: int) -> list[Line]:
         try:
             drawn = self.series()
-        except ConfigError as error:
+        except GatescopeError as error:
             return empty(fit(str(error), width - 2), "p  another metric   i  another axis")
         shown = scatter.dots(drawn, outliers=not self.hides_outliers)
         legend = scatter.legend(drawn, outliers=not self.hides_outliers)

@@ -1,4 +1,4 @@
-"""Queue: every run, or every data set with both backends side by side; filter, order and marks."""
+"""Queue: every run, or every dataset with both backends side by side; filter, order and marks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS = (
     Column("", 3, 9, right=False),
     Column("#", 3, 2),
     Column("backend", 8, 8, right=False),
-    Column("data set", 8, 9, right=False),
+    Column("dataset", 8, 9, right=False),
     Column("score", 6, 3),
     Column("state", 9, 9, right=False),
     Column("TTFT ms", 7, 7),
@@ -28,7 +28,7 @@ RUNS = (
     Column("excess", 6, 5),
 )
 PAIRS = (
-    Column("data set", 8, 9, right=False),
+    Column("dataset", 8, 9, right=False),
     Column("score", 6, 5),
     Column("backend", 9, 9, right=False),
     Column("TTFT ms", 8, 9),
@@ -41,7 +41,7 @@ PAIRS = (
 )
 ORDERS: dict[str, Callable[[RunState], Any]] = {
     "queue": lambda r: None,
-    "data set": lambda r: r.run.label,
+    "dataset": lambda r: r.run.label,
     "score": lambda r: r.score,
     "TTFT": lambda r: mean(r, "ttft"),
     "TPOT": lambda r: mean(r, "tpot"),
@@ -54,7 +54,7 @@ ORDERS: dict[str, Callable[[RunState], Any]] = {
 class Queue(Pane):
     NUMBER = 1
     NAME = "Queue"
-    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  / filter  d data sets "
+    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  / filter  d datasets "
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,8 @@ class Queue(Pane):
         self._followed = ""
 
     def show(self, view: View) -> None:
-        """Without the focus, its cursor goes with the run that is shown, so that this one is in sight."""
+        """Without the focus, its cursor goes with the run that is shown, so that this one is in
+        sight."""
         self.view = view
         if not self.has_focus and view.shown != self._followed:
             ids = [r.run.id for r in self.rows()]
@@ -83,7 +84,9 @@ class Queue(Pane):
             return runs
         value = ORDERS[self.order]
         known = [r for r in runs if value(r) is not None]
-        return sorted(known, key=value, reverse=self.order != "data set") + [r for r in runs if value(r) is None]
+        return sorted(known, key=value, reverse=self.order != "dataset") + [
+            r for r in runs if value(r) is None
+        ]
 
     def selected(self) -> RunState | None:
         rows = self.rows()
@@ -97,14 +100,22 @@ class Queue(Pane):
         ended = [f"{n} {p}" for p in ("done", "failed", "cancelled") if (n := snapshot.count(p))]
         marked = [f"{len(self.marked)} marked"] if self.marked else []
         shown = [f"filter {self.filter!r}: {self.count()} shown"] if self.filter else []
-        order = ["by data set"] if self.by_dataset else [f"order {self.order}"] if self.order != "queue" else []
+        order = (
+            ["by dataset"]
+            if self.by_dataset
+            else [f"order {self.order}"]
+            if self.order != "queue"
+            else []
+        )
         return " · ".join([f"{len(snapshot.runs)} runs", *ended, *marked, *shown, *order])
 
     def draw(self, width: int, height: int) -> list[Line]:
         rows = self.rows()
         if not rows:
             return self._empty()
-        columns = table.fitting(doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "data set"), width)
+        columns = table.fitting(
+            doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "dataset"), width
+        )
         draw = self._pair if self.by_dataset else self._run
         places = {id: n for n, id in enumerate(self.view.snapshot.runs, 1)}
         shown = self.window(height - 1)
@@ -118,10 +129,12 @@ class Queue(Pane):
         if self.view.snapshot.runs:
             return empty(f"No run matches {self.filter!r}.", "esc  shows all again")
         if self.view.stage == "reading":
-            return empty("Reading the data sets …")
+            return empty("Reading the datasets …")
         if self.view.problem:
-            return empty("Nothing can be run yet; see the message below.", "r  try again when it is mended")
-        return empty("No runs.", "a  add data sets", "r  run experiments.toml")
+            return empty(
+                "Nothing can be run yet; see the message below.", "r  try again when it is mended"
+            )
+        return empty("No runs.", "a  add datasets", "r  run experiments.toml")
 
     def _run(self, run: RunState, place: int) -> dict[str, Span | str]:
         symbol, role = STATES[self._word(run)]
@@ -130,7 +143,7 @@ class Queue(Pane):
             "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
             "#": (str(place), "dim"),
             "backend": (run.run.backend, self.view.role(run.run.backend)),
-            **doses.cells(run, "data set", run.run.label),
+            **doses.cells(run, "dataset", run.run.label),
             "score": number(run.score, 4),
             "state": (self._state(run), role),
             **_figures(run),
@@ -147,12 +160,12 @@ class Queue(Pane):
         return "cut off" if run.phase == "running" and self.view.stage != "running" else run.phase
 
     def _pair(self, run: RunState, place: int) -> dict[str, Span | str]:
-        """A run against the first other backend that has run the same data set."""
+        """A run against the first other backend that has run the same dataset."""
         other = next(iter(self.view.others(run)), None)
         first = run.run.backend == self.view.backends[0]
         symbol, role = STATES[self._word(run)]
         cells: dict[str, Span | str] = {
-            **(doses.cells(run, "data set", run.run.label) if first else {}),
+            **(doses.cells(run, "dataset", run.run.label) if first else {}),
             "score": number(run.score, 4) if first else "",
             "backend": (run.run.backend, self.view.role(run.run.backend)),
             **_figures(run),
@@ -161,7 +174,7 @@ class Queue(Pane):
         }
         return cells if run.figures else cells | {"TTFT ms": (f"{symbol} {run.phase}", role)}
 
-    # --- keys -------------------------------------------------------------------------------------------------------
+    # --- keys ---
 
     def narrow(self, words: str) -> None:
         """Show only the runs that hold all of these words."""
@@ -207,7 +220,10 @@ def change(value: float | None, other: float | None, *, more_is_better: bool = F
     share = value / other - 1
     if abs(share) < 0.005:
         return ("±0% ", "dim")
-    return (f"{share:+.0%}{'▲' if share > 0 else '▼'}", "ok" if (share > 0) == more_is_better else "warn")
+    return (
+        f"{share:+.0%}{'▲' if share > 0 else '▼'}",
+        "ok" if (share > 0) == more_is_better else "warn",
+    )
 
 
 def _figures(run: RunState) -> dict[str, Span | str]:
@@ -225,7 +241,11 @@ def _figures(run: RunState) -> dict[str, Span | str]:
 
 def _rest(run: RunState) -> Span | None:
     """Why a run has no figures, in the place where they would be."""
-    return (run.reason, "bad" if run.phase == "failed" else "dim") if run.reason and not run.figures else None
+    return (
+        (run.reason, "bad" if run.phase == "failed" else "dim")
+        if run.reason and not run.figures
+        else None
+    )
 
 
 def _words(run: RunState) -> str:

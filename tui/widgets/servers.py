@@ -26,13 +26,17 @@ class Servers(Pane):
         return names[self.at] if self.at < len(names) else ""
 
     def title(self) -> str:
-        up = sum(b.phase == "ready" and self._is_up(b) for b in self.view.snapshot.backends.values())
+        up = sum(
+            b.phase == "ready" and self._is_up(b) for b in self.view.snapshot.backends.values()
+        )
         return f"{up} ready" if self.view.snapshot.backends else ""
 
     def draw(self, width: int, height: int) -> list[Line]:
         names = self.view.backends
         if not names:
-            return empty("No server yet.", "r  run: each backend's server is started when its runs begin")
+            return empty(
+                "No server yet.", "r  run: each backend's server is started when its runs begin"
+            )
         blocks = [self._block(place, name, width) for place, name in enumerate(names)]
         lines = [text for block in blocks for text in block]
         before = sum(len(block) for block in blocks[: self.at])
@@ -44,11 +48,17 @@ class Servers(Pane):
         cursor = self.is_cursor(place)
         title: Span = (fit(name, 10) + " ", self.view.role(name))
         if server is None:
-            waits = "starts when its runs begin" if self.view.stage in ("running", "not started") else "was not started"
+            waits = (
+                "starts when its runs begin"
+                if self.view.stage in ("running", "not started")
+                else "was not started"
+            )
             return [line(title, ("· queued  " + waits, "dim"), cursor=cursor)]
         symbol, role = STATES[self._word(server)]
         about = f"   :{server.port}  pid {server.pid}" if self._is_up(server) else ""
-        first = line(title, (f"{symbol} {self._state(server)}", role), (about, "dim"), cursor=cursor)
+        first = line(
+            title, (f"{symbol} {self._state(server)}", role), (about, "dim"), cursor=cursor
+        )
         return [first, *self._details(name, server, width)]
 
     def _is_up(self, server: BackendState) -> bool:
@@ -79,15 +89,20 @@ class Servers(Pane):
             for part in wrapped(text, room, "  ")
         ]
         if server.phase == "failed":
-            lines += [line((indent + part, "bad")) for part in wrapped(server.reason, room, "  ")[:4]]
-            lines += [line((indent + fit(text.strip(), room), "dim")) for text in server.log_tail[-3:]]
+            lines += [
+                line((indent + part, "bad")) for part in wrapped(server.reason, room, "  ")[:4]
+            ]
+            lines += [
+                line((indent + fit(text.strip(), room), "dim")) for text in server.log_tail[-3:]
+            ]
             return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
         if self._is_up(server) and (sample := self._sample(name)):
             lines += [line(indent, *_load(sample.server))] if sample.server else []
             lines += [line(indent + text) for text in gpus(sample.gpus, room)]
         if server.ran:
             lines += [
-                line((indent + part, "dim")) for part in wrapped("ran " + " · ".join(_ran(server)), room)[:RAN_ROWS]
+                line((indent + part, "dim"))
+                for part in wrapped("ran " + " · ".join(_ran(server)), room)[:RAN_ROWS]
             ]
         return lines
 
@@ -100,7 +115,9 @@ def _ran(server: BackendState) -> list[str]:
     """What really ran, the telling parts first."""
     first = ("engine", "parallel", "moe_backend", "all2all_backend", "ranks", "version")
     names = [n for n in first if n in server.ran] + [n for n in server.ran if n not in first]
-    return [f"{n} {server.ran[n]}" if n not in ("engine", "parallel") else server.ran[n] for n in names]
+    return [
+        f"{n} {server.ran[n]}" if n not in ("engine", "parallel") else server.ran[n] for n in names
+    ]
 
 
 def _load(load: ServerLoad) -> list[Span]:
@@ -123,4 +140,7 @@ def gpus(found: list[Gpu], width: int) -> list[str]:
         return []
     cell = max(len(c) for c in cells) + 2
     across = max(1, width // cell)
-    return ["".join(c.ljust(cell) for c in cells[i : i + across]).rstrip() for i in range(0, len(cells), across)]
+    return [
+        "".join(c.ljust(cell) for c in cells[i : i + across]).rstrip()
+        for i in range(0, len(cells), across)
+    ]

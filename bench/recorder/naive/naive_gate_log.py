@@ -1,7 +1,9 @@
-"""The peer: router logging as it is usually added to vLLM by hand, and as the scripts that gatescope carries on did it.
+"""The peer: router logging as it is usually added to vLLM by hand, and as the scripts that
+gatescope carries on did it.
 
-In every layer of every step it counts expert by expert, brings the counts to the host, and every 50 steps writes that
-layer's whole history as JSON. Works in eager mode only: under CUDA graphs Python would run at capture and never again.
+In every layer of every step it counts expert by expert, brings the counts to the host, and every 50
+steps writes that layer's whole history as JSON. Works in eager mode only: under CUDA graphs Python
+would run at capture and never again.
 """
 
 from __future__ import annotations
@@ -45,9 +47,13 @@ def register() -> None:
 
 def _tap(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    routers = [m.router for m in model.modules() if hasattr(getattr(m, "router", None), "set_capture_fn")]
+    routers = [
+        m.router for m in model.modules() if hasattr(getattr(m, "router", None), "set_capture_fn")
+    ]
     for layer, router in enumerate(dict.fromkeys(routers)):
-        router.set_capture_fn(_log(folder / f"gate_logs_{layer}.json", int(router.global_num_experts)))
+        router.set_capture_fn(
+            _log(folder / f"gate_logs_{layer}.json", int(router.global_num_experts))
+        )
 
 
 def _log(path: Path, experts: int) -> Callable[[torch.Tensor], None]:

@@ -1,8 +1,8 @@
 """The one static buffer that the taps write and the histogram reads: ids[layer, row, k].
 
-CUDA graphs replay the writes without Python, so a tap does nothing but copy. After each histogram the rows that were
-read hold `experts`, which is no expert: a row that no router wrote in the next step is seen, and never counted as the
-last step's choice.
+CUDA graphs replay the writes without Python, so a tap does nothing but copy. After each histogram
+the rows that were read hold `experts`, which is no expert: a row that no router wrote in the next
+step is seen, and never counted as the last step's choice.
 """
 
 from __future__ import annotations
@@ -18,17 +18,27 @@ from .routers import Tap
 class Capture:
     """ids [layers, max tokens, top_k], int32, on the model's device."""
 
-    def __init__(self, layers: int, tokens: int, top_k: int, experts: int, device: torch.device) -> None:
+    def __init__(
+        self, layers: int, tokens: int, top_k: int, experts: int, device: torch.device
+    ) -> None:
         self.experts = experts
-        # A row more than any pass has: where a pass fills the buffer, torch.compile would fix its size to that.
-        self.ids = torch.full((layers, tokens + 1, top_k), experts, dtype=torch.int32, device=device)
-        self.histogram = histogram.on(self.ids, experts)  # before the warm-up: vLLM warns of kernels built after it
-        self.rows: list[tuple[int, Any]] = []  # (rows seen, DP metadata) of the warm-up's forward passes
+        # A row more than any pass has: where a pass fills the buffer, torch.compile would fix its
+        # size to that.
+        self.ids = torch.full(
+            (layers, tokens + 1, top_k), experts, dtype=torch.int32, device=device
+        )
+        self.histogram = histogram.on(
+            self.ids, experts
+        )  # before the warm-up: vLLM warns of kernels built after it
+        self.rows: list[
+            tuple[int, Any]
+        ] = []  # (rows seen, DP metadata) of the warm-up's forward passes
         self.warming_up = True
         self.error = ""
 
     def tap(self, layer: int) -> Tap:
-        """What the router of this layer calls. Traceable: torch.compile inlines it where the MoE op is not opaque."""
+        """What the router of this layer calls. Traceable: torch.compile inlines it where the MoE op
+        is not opaque."""
         ids, limit = self.ids[layer], self.ids.shape[1]
 
         def capture(chosen: torch.Tensor) -> None:
@@ -53,7 +63,8 @@ class Capture:
             self.rows.append((rows, across.tolist()))
 
     def foreign_rows(self, dp: int) -> str:
-        """Why the rows are not this rank's own tokens, if a forward pass of the warm-up showed it."""
+        """Why the rows are not this rank's own tokens, if a forward pass of the warm-up showed
+        it."""
         for rows, across in self.rows:
             if rows != across[dp]:
                 return f"a router saw {rows} rows where this rank's batch has {across[dp]} (all ranks: {across})"

@@ -1,29 +1,29 @@
-"""Forced routing: which experts are hot, how probable they must be, and a pool of choices to route from.
+"""Forced routing: which experts are hot, how probable they must be, and a pool of choices to route
+from.
 
-Each token gets `top_k` distinct experts by successive sampling (Gumbel top-k) from two weights: hot experts have one,
-cold experts the other. The weight is solved so that the CV over experts of the expected counts is the level. What such
-sampling gives each expert, its inclusion probability, follows exactly from the number of hot experts chosen.
+Each token gets `top_k` distinct experts by successive sampling (Gumbel top-k) from two weights: hot
+experts have one, cold experts the other. The weight is solved so that the CV over experts of the
+expected counts is the level. What such sampling gives each expert, its inclusion probability,
+follows exactly from the number of hot experts chosen.
 
-The choices are drawn with a seed, once: a pool of them, which the engines read in order. Over the whole pool every
-expert is chosen as often as its probability says, to a few rows; a stretch of it looks like independent draws.
+The choices are drawn with a seed, once: a pool of them, which the engines read in order. Over the
+whole pool every expert is chosen as often as its probability says, to a few rows; a stretch of it
+looks like independent draws.
 
 This module runs inside vLLM's workers too: standard library and NumPy only.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-VARIABLE = "GATESCOPE_FORCED_ROUTING"
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
-LABEL = re.compile(rf"~({'|'.join(PATTERNS)})~([0-9]+(?:\.[0-9]+)?)(?:-try[0-9]+)?\Z")
+from .order import DoseError, Order, parse
+
 ROWS = 1 << 14
 LARGEST_LOG_WEIGHT = 60.0  # a cold expert is then chosen only where no hot one is left
 
@@ -31,59 +31,31 @@ Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
 
 
-class DoseError(ValueError):
-    """This level cannot be had from this model in this layout; the text says why, and what can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What one server may be asked to force. `labels` are those of doses ("hot-rank~0.5"); `ranks`: expert-parallel
-    ranks that hot-rank and spread refer to; a rotating hot set moves on every `rotate_steps` steps."""
-
-    labels: tuple[str, ...]
-    ranks: int = 1
-    rotate_steps: int = 64
-    seed: int = 0
-
-    def encode(self) -> str:
-        """As the environment variable carries it."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def decode(cls, text: str) -> Order:
-        """The reverse of `encode`. ValueError, KeyError or TypeError where it is something else."""
-        fields = json.loads(text)
-        return cls(**{**fields, "labels": tuple(fields["labels"])})
-
-
-def dose_of(label: str) -> str:
-    """The dose in a run's or a segment's label, as in `Order.labels`; empty where routing is natural."""
-    found = LABEL.search(label)
-    return f"{found[1]}~{found[2]}" if found else ""
-
-
-def parse(dose: str) -> tuple[str, float]:
-    """Pattern and level of "hot-rank~0.5"."""
-    pattern, _, level = dose.partition("~")
-    return pattern, float(level)
-
-
 def hot_experts(pattern: str, experts: int, top_k: int, ranks: int) -> tuple[int, ...]:
-    """The hot ones, ascending. hot-rank and spread have the same number of them, so that the same level means the same
-    probabilities: only where they lie differs. DoseError where the pattern needs more ranks."""
+    """The hot ones, ascending. hot-rank and spread have the same number of them, so that the same
+    level means the same probabilities: only where they lie differs. DoseError where the pattern
+    needs more ranks."""
     if pattern in ("hot-experts", "rotating"):
         return tuple(range(top_k))
     if ranks < 2 or experts % ranks:
-        raise DoseError(f"{pattern} needs 2 or more expert-parallel ranks that divide {experts} experts, got {ranks}")
+        raise DoseError(
+            f"{pattern} needs 2 or more expert-parallel ranks that divide {experts} experts, got {ranks}"
+        )
     share = experts // ranks
     count = min(ranks, share)
-    return tuple(range(count)) if pattern == "hot-rank" else tuple(rank * share for rank in range(count))
+    return (
+        tuple(range(count))
+        if pattern == "hot-rank"
+        else tuple(rank * share for rank in range(count))
+    )
 
 
 def hot_chosen(weight: float, hot: int, experts: int, top_k: int) -> Floats:
-    """[top_k + 1] probabilities that so many of a token's experts are hot. `weight`: a hot expert's; a cold one's is 1.
+    """[top_k + 1] probabilities that so many of a token's experts are hot. `weight`: a hot
+    expert's; a cold one's is 1.
 
-    The j-th draw is hot with probability (hot - h) w / ((hot - h) w + cold - (j - h)) where h hot ones are chosen.
+    The j-th draw is hot with probability (hot - h) w / ((hot - h) w + cold - (j - h)) where h hot
+    ones are chosen.
     """
     cold = experts - hot
     chosen = np.zeros(top_k + 1)
@@ -105,21 +77,24 @@ def inclusion(weight: float, hot: int, experts: int, top_k: int) -> tuple[float,
 
 
 def cv(weight: float, hot: int, experts: int, top_k: int) -> float:
-    """CV over experts of the expected counts: population std over mean of the inclusion probabilities."""
+    """CV over experts of the expected counts: population std over mean of the inclusion
+    probabilities."""
     p_hot, p_cold = inclusion(weight, hot, experts, top_k)
     share = hot / experts
     return abs(p_hot - p_cold) * math.sqrt(share * (1 - share)) / (top_k / experts)
 
 
 def highest(hot: int, experts: int, top_k: int) -> float:
-    """The CV that so many hot experts can reach: √(E/k - 1), where hot = top_k, is the most that there is."""
+    """The CV that so many hot experts can reach: √(E/k - 1), where hot = top_k, is the most that
+    there is."""
     p_hot, p_cold = min(1.0, top_k / hot), max(0.0, top_k - hot) / (experts - hot)
     share = hot / experts
     return (p_hot - p_cold) * math.sqrt(share * (1 - share)) / (top_k / experts)
 
 
 def weight_for(level: float, hot: int, experts: int, top_k: int) -> float:
-    """The hot experts' weight at which the CV is `level`, by bisection of its logarithm. DoseError above `highest`."""
+    """The hot experts' weight at which the CV is `level`, by bisection of its logarithm. DoseError
+    above `highest`."""
     most = highest(hot, experts, top_k)
     if level > most:
         raise DoseError(
@@ -129,12 +104,17 @@ def weight_for(level: float, hot: int, experts: int, top_k: int) -> float:
     low, high = 0.0, LARGEST_LOG_WEIGHT
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if cv(math.exp(middle), hot, experts, top_k) < level else (low, middle)
+        low, high = (
+            (middle, high) if cv(math.exp(middle), hot, experts, top_k) < level else (low, middle)
+        )
     return math.exp(high) if level else 1.0
 
 
-def pool(dose: str, experts: int, top_k: int, ranks: int = 1, seed: int = 0, rows: int = ROWS) -> Ids:
-    """[rows, top_k] distinct experts of a token each, in random order. DoseError where the level cannot be had."""
+def pool(
+    dose: str, experts: int, top_k: int, ranks: int = 1, seed: int = 0, rows: int = ROWS
+) -> Ids:
+    """[rows, top_k] distinct experts of a token each, in random order. DoseError where the level
+    cannot be had."""
     pattern, level = parse(dose)
     hot = np.array(hot_experts(pattern, experts, top_k, ranks))
     cold = np.setdiff1d(np.arange(experts), hot)
@@ -144,7 +124,10 @@ def pool(dose: str, experts: int, top_k: int, ranks: int = 1, seed: int = 0, row
     for h, count in enumerate(_shares(chances, rows)):
         if count:
             sets = np.hstack(
-                [hot[_subsets(draw, count, len(hot), h)], cold[_subsets(draw, count, len(cold), top_k - h)]]
+                [
+                    hot[_subsets(draw, count, len(hot), h)],
+                    cold[_subsets(draw, count, len(cold), top_k - h)],
+                ]
             )
             parts.append(sets)
     whole = draw.permuted(draw.permutation(np.concatenate(parts)), axis=1)
@@ -158,8 +141,8 @@ def _shares(chances: Floats, rows: int) -> list[int]:
 
 
 def _subsets(draw: np.random.Generator, count: int, of: int, size: int) -> npt.NDArray[np.int64]:
-    """[count, size] random subsets of range(of), in which each member occurs equally often, to one: a random subset is
-    followed by its shifts. Their order is random."""
+    """[count, size] random subsets of range(of), in which each member occurs equally often, to one:
+    a random subset is followed by its shifts. Their order is random."""
     if not size:
         return np.zeros((count, 0), np.int64)
     cycles = -(-count // of)
@@ -170,8 +153,8 @@ def _subsets(draw: np.random.Generator, count: int, of: int, size: int) -> npt.N
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What one step takes from a pool: in layer l, row r is `pool[start + l * stagger + r]`, each id moved on by
-    `shift`, modulo the number of experts."""
+    """What one step takes from a pool: in layer l, row r is `pool[start + l * stagger + r]`, each
+    id moved on by `shift`, modulo the number of experts."""
 
     dose: str
     start: int
@@ -179,29 +162,41 @@ class Cut:
 
 
 class Course:
-    """The way of one server through its pools. Every layer and data-parallel rank reads from a place of its own, on and
-    on, so that a long run takes every row equally often. All tensor-parallel ranks see the same steps, and so agree.
+    """The way of one server through its pools. Every layer and data-parallel rank reads from a
+    place of its own, on and on, so that a long run takes every row equally often. All
+    tensor-parallel ranks see the same steps, and so agree.
     """
 
     def __init__(
-        self, order: Order, experts: int, top_k: int, layers: int, max_tokens: int, dp: int = 0, dp_size: int = 1
+        self,
+        order: Order,
+        experts: int,
+        top_k: int,
+        layers: int,
+        max_tokens: int,
+        dp: int = 0,
+        dp_size: int = 1,
     ) -> None:
         """`max_tokens`: of one step at most. DoseError where a dose cannot be had."""
         self.order, self.experts, self.stagger = order, experts, ROWS // layers
         size = 2 * ROWS + max_tokens, top_k
         self.pools = {
-            label: np.resize(pool(label, experts, top_k, order.ranks, order.seed), size) for label in order.labels
+            label: np.resize(pool(label, experts, top_k, order.ranks, order.seed), size)
+            for label in order.labels
         }
         self._moved = {
-            label: len(hot_experts(pattern, experts, top_k, order.ranks)) if pattern == "rotating" else 0
+            label: len(hot_experts(pattern, experts, top_k, order.ranks))
+            if pattern == "rotating"
+            else 0
             for label in order.labels
             for pattern, _ in [parse(label)]
         }
         self._steps, self._place = 0, dp * (self.stagger // dp_size)
 
     def next(self, doses: Iterable[str], tokens: int) -> Cut | None:
-        """The cut of the next step; None where routing is natural. `doses`: of the requests in it ("": natural). A step
-        that mixes doses is routed naturally: whoever reads the log sees whose tokens they were."""
+        """The cut of the next step; None where routing is natural. `doses`: of the requests in it
+        ("": natural). A step that mixes doses is routed naturally: whoever reads the log sees whose
+        tokens they were."""
         found = set(doses)
         start, steps = self._place % ROWS, self._steps
         self._place += tokens
@@ -209,4 +204,6 @@ class Course:
         label = found.pop() if len(found) == 1 else ""
         if label not in self.pools:
             return None
-        return Cut(label, start, steps // self.order.rotate_steps * self._moved[label] % self.experts)
+        return Cut(
+            label, start, steps // self.order.rotate_steps * self._moved[label] % self.experts
+        )

@@ -1,4 +1,5 @@
-"""Notes where EPLB has put the experts: counts are by logical expert, so load per GPU needs the map of the moment."""
+"""Notes where EPLB has put the experts: counts are by logical expert, so load per GPU needs the map
+of the moment."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from .routers import Layer
 
 
 class MapLog:
-    """Appends a JSON line when the map has changed: the step it was seen at, and per layer the physical slots of each
-    logical expert (-1: no slot). A physical slot p of P lies on rank p // (P / ranks)."""
+    """Appends a JSON line when the map has changed: the step it was seen at, and per layer the
+    physical slots of each logical expert (-1: no slot). A physical slot p of P lies on rank p // (P
+    / ranks)."""
 
     def __init__(self, path: Path, layers: list[Layer]) -> None:
         self.path, self._layers = path, layers

@@ -1,9 +1,11 @@
-"""Forces what the routers of one vLLM worker choose, by the dose that the requests of a step ask for.
+"""Forces what the routers of one vLLM worker choose, by the dose that the requests of a step ask
+for.
 
-Each router's `_compute_routing` is wrapped: its weights stay, and in the rows of a forced step its ids are replaced.
-What is chosen for a step lies in static tensors that are filled before the step, on the same stream: a CUDA graph
-replays the reads, and the step that is still running has read them already. Rows beyond the step's tokens, and every
-row of a natural step, keep the ids that vLLM chose, bit for bit.
+Each router's `_compute_routing` is wrapped: its weights stay, and in the rows of a forced step its
+ids are replaced. What is chosen for a step lies in static tensors that are filled before the step,
+on the same stream: a CUDA graph replays the reads, and the step that is still running has read them
+already. Rows beyond the step's tokens, and every row of a natural step, keep the ids that vLLM
+chose, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ from typing import Any
 import torch
 
 from . import place, routers
-from .dose import Course, Order, dose_of
+from .dose import Course
+from .order import Order, dose_of
 from .place import Place, RefusedError
 from .requests import segment_of
 
-HOOKS = ("set_capture_fn", "_compute_routing")  # those of versions whose routers have _compute_routing
+HOOKS = (
+    "set_capture_fn",
+    "_compute_routing",
+)  # those of versions whose routers have _compute_routing
 
 log = logging.getLogger("vllm.gatescope_recorder")
 
@@ -32,7 +38,8 @@ def dose_of_request(request: str) -> str:
 
 
 class Tables:
-    """ids [layers, rows, top_k] that a forced step routes to, and `forced` [rows, 1]: which rows it forces."""
+    """ids [layers, rows, top_k] that a forced step routes to, and `forced` [rows, 1]: which rows it
+    forces."""
 
     def __init__(self, course: Course, shape: tuple[int, int, int], device: torch.device) -> None:
         self.course = course
@@ -42,7 +49,9 @@ class Tables:
         self.ids = torch.arange(top_k, dtype=torch.int32, device=device).repeat(layers, rows, 1)
         self.forced = torch.zeros(rows, 1, dtype=torch.bool, device=device)
         self._rows = torch.arange(rows, device=device).unsqueeze(1)
-        self._pools = {label: torch.from_numpy(rows).to(device) for label, rows in course.pools.items()}
+        self._pools = {
+            label: torch.from_numpy(rows).to(device) for label, rows in course.pools.items()
+        }
         self._count = 0
 
     def fill(self, doses: set[str], tokens: int) -> None:
@@ -76,7 +85,9 @@ class Tables:
                 return weights, replaced(ids), *rest
             try:
                 return weights, replaced(ids), *rest
-            except Exception as error:  # in a warm-up, before anything was promised: `Forcing.start` refuses
+            except (
+                Exception
+            ) as error:  # in a warm-up, before anything was promised: `Forcing.start` refuses
                 self.error = self.error or f"layer {layer}: {type(error).__name__}: {error}"
                 return weights, ids, *rest
 
@@ -92,7 +103,8 @@ class Forcing:
         self._warned = False
 
     def bind(self) -> None:
-        """After the weights are loaded, and before the routers are tapped: what is recorded is what was forced."""
+        """After the weights are loaded, and before the routers are tapped: what is recorded is what
+        was forced."""
         try:
             self.tables = self._tables()
         except (RefusedError, ValueError) as error:
@@ -106,8 +118,18 @@ class Forcing:
         layers = routers.find(self.worker.get_model(), place.redundant_experts(self.config))
         first, rows = layers[0], place.max_rows(self.config)
         if any(layer.hook not in HOOKS for layer in layers):
-            raise RefusedError("the routers of this vLLM have no _compute_routing; use 0.15 or newer")
-        course = Course(self.order, first.experts, first.top_k, len(layers), rows, self.here.dp, self.here.dp_size)
+            raise RefusedError(
+                "the routers of this vLLM have no _compute_routing; use 0.15 or newer"
+            )
+        course = Course(
+            self.order,
+            first.experts,
+            first.top_k,
+            len(layers),
+            rows,
+            self.here.dp,
+            self.here.dp_size,
+        )
         tables = Tables(course, (len(layers), rows, first.top_k), self.worker.device)
         for number, layer in enumerate(layers):
             layer.router._compute_routing = tables.wrap(number, layer.router._compute_routing)
@@ -127,14 +149,18 @@ class Forcing:
         )
 
     def step(self, scheduled: Any) -> None:
-        """Before a forward pass. What it raises ends the server: no token may silently be routed at another level."""
+        """Before a forward pass. What it raises ends the server: no token may silently be routed at
+        another level."""
         tokens = scheduled.total_num_scheduled_tokens
         if self.tables is None or not tokens:
             return
         doses = {dose_of_request(request) for request in scheduled.num_scheduled_tokens}
         if len(doses) > 1 and not self._warned:
             self._warned = True
-            log.error("gatescope forced routing: a step mixes doses and is routed naturally: %s", sorted(doses))
+            log.error(
+                "gatescope forced routing: a step mixes doses and is routed naturally: %s",
+                sorted(doses),
+            )
         self.tables.fill(doses, tokens)
 
     def dummy(self) -> None:

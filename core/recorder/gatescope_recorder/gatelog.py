@@ -1,16 +1,17 @@
 """The gate log's bytes, and the writer that every engine uses.
 
-A gate log is append-only: 8 magic bytes, a length-prefixed JSON header, then blocks. A block holds up to 256 engine
-steps as columns, compressed, with a CRC; a file cut anywhere is readable up to its last whole block. All integers are
-little-endian. Layout of a block:
+A gate log is append-only: 8 magic bytes, a length-prefixed JSON header, then blocks. A block holds
+up to 256 engine steps as columns, compressed, with a CRC; a file cut anywhere is readable up to its
+last whole block. All integers are little-endian. Layout of a block:
 
-    u32 BLOCK_MAGIC | u32 steps | u32 raw bytes | u32 compressed bytes | u32 crc32 of the compressed bytes | u32 codec
-    payload = u32 segment bytes | JSON list of segment labels
+    u32 BLOCK_MAGIC | u32 steps | u32 raw bytes | u32 compressed bytes | u32 crc32 of the compressed
+    bytes | u32 codec payload = u32 segment bytes | JSON list of segment labels
               int64 columns, each [steps]: COLUMNS in order
               int64 [labels, steps]: tokens of each segment
               counts, expert-major [experts, layers, steps], little-endian, split into byte planes
 
-This module runs inside vLLM's workers too: standard library and NumPy only (zstandard where it is found, else zlib).
+This module runs inside vLLM's workers too: standard library and NumPy only (zstandard where it is
+found, else zlib).
 """
 
 from __future__ import annotations
@@ -40,12 +41,21 @@ ZLIB, ZSTD = 1, 2
 STEPS_PER_BLOCK = 256
 FLUSH_AFTER_S = 1.0
 
-COLUMNS = ("index", "start_ns", "duration_ns", "tokens", "prefill_tokens", "decode_tokens", "requests")
+COLUMNS = (
+    "index",
+    "start_ns",
+    "duration_ns",
+    "tokens",
+    "prefill_tokens",
+    "decode_tokens",
+    "requests",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the log is of. Counts are logical experts; `placement[e]` is the EP rank that holds expert e."""
+    """What the log is of. Counts are logical experts; `placement[e]` is the EP rank that holds
+    expert e."""
 
     engine: str
     model: str
@@ -68,7 +78,8 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One engine step. `counts[l, e]`: tokens that expert e of layer l got; Σ_e = top_k × tokens in every layer."""
+    """One engine step. `counts[l, e]`: tokens that expert e of layer l got; Σ_e = top_k × tokens in
+    every layer."""
 
     index: int  # forward passes so far, dummy ones included
     start_ns: int  # monotonic
@@ -77,7 +88,7 @@ class Step:
     prefill_tokens: int
     decode_tokens: int
     requests: int
-    segments: Mapping[str, int]  # tokens of each segment (a data set's label, from the request id)
+    segments: Mapping[str, int]  # tokens of each segment (a dataset's label, from the request id)
     counts: npt.NDArray[np.integer[Any]]  # [layers, experts]
 
 
@@ -90,21 +101,28 @@ class GateLogWriter:
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
         self.steps = self.tokens = self.violations = 0
-        self.notes: dict[str, Any] = {}  # more for the sidecar: drops, dummy steps, why recording stopped
+        self.notes: dict[
+            str, Any
+        ] = {}  # more for the sidecar: drops, dummy steps, why recording stopped
         self._pending: list[Step] = []
         self._flushed_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(asdict(header), separators=(",", ":")).encode()
-        self._file = open(path, "xb", buffering=0)
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - lives as long as the writer
         self._file.write(MAGIC + struct.pack("<I", len(head)) + head)
         self.write_totals(closed=False)
 
     def append(self, step: Step) -> None:
         """Queue a step. ValueError where its counts have another shape than the header says."""
         if step.counts.shape != (self.header.layers, self.header.experts):
-            raise ValueError(f"counts {step.counts.shape}, header {(self.header.layers, self.header.experts)}")
+            raise ValueError(
+                f"counts {step.counts.shape}, header {(self.header.layers, self.header.experts)}"
+            )
         self._pending.append(step)
-        if len(self._pending) >= STEPS_PER_BLOCK or time.monotonic() - self._flushed_at >= FLUSH_AFTER_S:
+        if (
+            len(self._pending) >= STEPS_PER_BLOCK
+            or time.monotonic() - self._flushed_at >= FLUSH_AFTER_S
+        ):
             self.flush()
 
     def flush(self) -> None:
@@ -129,7 +147,12 @@ class GateLogWriter:
 
     def write_totals(self, *, closed: bool = False) -> None:
         """The sidecar, as of the last block."""
-        totals = {"closed": closed, "steps": self.steps, "tokens": self.tokens, "violations": self.violations}
+        totals = {
+            "closed": closed,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "violations": self.violations,
+        }
         totals |= self.notes
         side = self.path.with_name(self.path.name + ".json")
         temporary = side.with_name(side.name + ".tmp")
@@ -142,13 +165,25 @@ def encode_block(steps: list[Step], header: Header) -> bytes:
     labels = sorted({label for s in steps for label in s.segments})
     names = json.dumps(labels, separators=(",", ":")).encode()
     columns = np.array([[getattr(s, c) for s in steps] for c in COLUMNS], dtype="<i8")
-    segments = np.array([[s.segments.get(label, 0) for s in steps] for label in labels], dtype="<i8")
+    segments = np.array(
+        [[s.segments.get(label, 0) for s in steps] for label in labels], dtype="<i8"
+    )
     counts = np.stack([s.counts for s in steps])
     if counts.max(initial=0) >= 1 << (8 * header.count_bytes) or counts.min(initial=0) < 0:
         raise ValueError(f"a count does not fit {header.count_bytes} bytes")
     expert_major = np.ascontiguousarray(counts.transpose(2, 1, 0), dtype=f"<u{header.count_bytes}")
     planes = expert_major.view(np.uint8).reshape(-1, header.count_bytes).T
-    raw = struct.pack("<I", len(names)) + names + columns.tobytes() + segments.tobytes() + planes.tobytes()
-    codec, packed = (ZSTD, zstandard.compress(raw, 1)) if zstandard else (ZLIB, zlib.compress(raw, 1))
-    head = BLOCK_HEAD.pack(BLOCK_MAGIC, len(steps), len(raw), len(packed), zlib.crc32(packed), codec)
+    raw = (
+        struct.pack("<I", len(names))
+        + names
+        + columns.tobytes()
+        + segments.tobytes()
+        + planes.tobytes()
+    )
+    codec, packed = (
+        (ZSTD, zstandard.compress(raw, 1)) if zstandard else (ZLIB, zlib.compress(raw, 1))
+    )
+    head = BLOCK_HEAD.pack(
+        BLOCK_MAGIC, len(steps), len(raw), len(packed), zlib.crc32(packed), codec
+    )
     return head + packed

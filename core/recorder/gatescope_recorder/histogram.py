@@ -1,6 +1,8 @@
-"""ids [layers, rows, top_k] → counts [layers, experts + 1], once a step, on the device the ids are on.
+"""ids [layers, rows, top_k] → counts [layers, experts + 1], once a step, on the device the ids are
+on.
 
-The last bin counts what is no expert: rows that no router wrote. Rows that were read are set back to that value.
+The last bin counts what is no expert: rows that no router wrote. Rows that were read are set back
+to that value.
 """
 
 from __future__ import annotations
@@ -16,24 +18,32 @@ log = logging.getLogger("vllm.gatescope_recorder")
 
 
 def on(ids: torch.Tensor, experts: int) -> Histogram:
-    """A function (out, tokens) that counts the first `tokens` rows of every layer into `out` and resets them.
+    """A function (out, tokens) that counts the first `tokens` rows of every layer into `out` and
+    resets them.
 
-    `out` may be pinned host memory: the copy is then enqueued behind the count and nothing waits for it.
+    `out` may be pinned host memory: the copy is then enqueued behind the count and nothing waits
+    for it.
     """
     if ids.device.type == "cuda":
         try:
             return _proven(_fused(ids, experts), ids, experts)
         except Exception as error:  # no Triton, or one that does not get on with this GPU
-            log.warning("gatescope recorder: the fused histogram does not work here, the plain one is used: %s", error)
+            log.warning(
+                "gatescope recorder: the fused histogram does not work here, the plain one is used: %s",
+                error,
+            )
     return _plain(ids, experts)
 
 
 def _proven(histogram: Histogram, ids: torch.Tensor, experts: int) -> Histogram:
-    """The same function, after it has built its kernel and counted a known pattern. RuntimeError where it is wrong."""
+    """The same function, after it has built its kernel and counted a known pattern. RuntimeError
+    where it is wrong."""
     layers, tokens, top_k = ids.shape
     pattern = torch.arange(layers * tokens * top_k, device=ids.device) % (experts + 1)
     ids.copy_(pattern.view_as(ids))
-    want = torch.stack([torch.bincount(row, minlength=experts + 1) for row in pattern.view(layers, -1)])
+    want = torch.stack(
+        [torch.bincount(row, minlength=experts + 1) for row in pattern.view(layers, -1)]
+    )
     out = torch.zeros(layers, experts + 1, dtype=torch.int32, device=ids.device)
     histogram(out, tokens)
     if not torch.equal(out.long(), want) or not bool((ids == experts).all()):

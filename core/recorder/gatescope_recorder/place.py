@@ -7,12 +7,14 @@ from typing import Any
 
 
 class RefusedError(Exception):
-    """This cannot be recorded truthfully, so it is not recorded at all. The text says why and what to do."""
+    """This cannot be recorded truthfully, so it is not recorded at all. The text says why and what
+    to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One writer: a data-parallel rank and a pipeline stage. Tensor-parallel ranks route alike, so rank 0 writes."""
+    """One writer: a data-parallel rank and a pipeline stage. Tensor-parallel ranks route alike, so
+    rank 0 writes."""
 
     dp: int
     dp_size: int
@@ -42,10 +44,13 @@ class Place:
 
 
 def check(config: Any) -> None:
-    """RefusedError for layouts in which a router sees other rows than the step's own tokens, in order."""
+    """RefusedError for layouts in which a router sees other rows than the step's own tokens, in
+    order."""
     parallel = config.parallel_config
     if getattr(config, "speculative_config", None) is not None:
-        raise RefusedError("speculative decoding: drafted tokens that are thrown away would be counted; turn it off")
+        raise RefusedError(
+            "speculative decoding: drafted tokens that are thrown away would be counted; turn it off"
+        )
     if getattr(parallel, "use_ubatching", False) or getattr(parallel, "enable_dbo", False):
         raise RefusedError("dual batch overlap (--enable-dbo) splits a step's rows; turn it off")
     if getattr(parallel, "use_sequence_parallel_moe", False):
@@ -70,7 +75,8 @@ def has_eplb(config: Any) -> bool:
 
 
 def placement(config: Any, experts: int) -> tuple[int, ...]:
-    """The expert-parallel rank of each expert, as vLLM places them; empty where there is none or EPLB moves them."""
+    """The expert-parallel rank of each expert, as vLLM places them; empty where there is none or
+    EPLB moves them."""
     ranks = expert_ranks(config)
     if ranks == 1 or has_eplb(config):
         return ()
@@ -84,7 +90,9 @@ def placement(config: Any, experts: int) -> tuple[int, ...]:
 
 def redundant_experts(config: Any) -> int:
     """Physical experts that EPLB added."""
-    added = getattr(getattr(config.parallel_config, "eplb_config", None), "num_redundant_experts", 0)
+    added = getattr(
+        getattr(config.parallel_config, "eplb_config", None), "num_redundant_experts", 0
+    )
     return int(added or 0) if has_eplb(config) else 0
 
 
@@ -95,8 +103,9 @@ def max_rows(config: Any) -> int:
 
 
 def mark_compilation(config: Any, device: Any, name: str) -> None:
-    """On a CPU what we wrap is traced into the compiled graph, so that graph must not be taken from, or go into, the
-    cache of an engine without it. On a GPU the MoE op is opaque and the cache is shared."""
+    """On a CPU what we wrap is traced into the compiled graph, so that graph must not be taken
+    from, or go into, the cache of an engine without it. On a GPU the MoE op is opaque and the cache
+    is shared."""
     extra = getattr(config, "additional_config", None)
     if device.type == "cpu" and isinstance(extra, dict):
         extra[name] = True

@@ -1,8 +1,9 @@
-"""The entry point that vLLM loads in every process. Inert unless GATESCOPE_GATE_LOGS names a folder.
+"""The entry point that vLLM loads in every process. Inert unless GATESCOPE_GATE_LOGS names a
+folder.
 
-No file of vLLM is touched. `WorkerWrapperBase.init_device` is wrapped once; behind it, the methods of that one worker
-object are. The worker and not its model runner, because a runner also runs dummy and warm-up batches through the method
-that real steps take.
+No file of vLLM is touched. `WorkerWrapperBase.init_device` is wrapped once; behind it, the methods
+of that one worker object are. The worker and not its model runner, because a runner also runs dummy
+and warm-up batches through the method that real steps take.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dose import Order
+    from .order import Order
 
 FOLDER = "GATESCOPE_GATE_LOGS"
 
-log = logging.getLogger("vllm.gatescope_recorder")  # below "vllm", so that vLLM's own handler shows it
+log = logging.getLogger(
+    "vllm.gatescope_recorder"
+)  # below "vllm", so that vLLM's own handler shows it
 
 
 def register() -> None:
@@ -29,7 +32,9 @@ def register() -> None:
     try:
         from vllm.v1.worker.worker_base import WorkerWrapperBase
     except Exception as error:
-        log.error("gatescope recorder: disabled: this vLLM has no V1 worker to hook into: %s", error)
+        log.error(
+            "gatescope recorder: disabled: this vLLM has no V1 worker to hook into: %s", error
+        )
         return
     if hasattr(WorkerWrapperBase.init_device, "recorded"):
         return
@@ -47,7 +52,7 @@ def register() -> None:
 
 def _order() -> Order | None:
     """What may be forced; nothing where the variable is not set."""
-    from .dose import VARIABLE, Order
+    from .order import VARIABLE, Order
 
     text = os.environ.get(VARIABLE)
     if not text:

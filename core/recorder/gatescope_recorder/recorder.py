@@ -1,4 +1,5 @@
-"""Records one worker's steps: the engine's thread leaves them in a ring, a thread of its own writes the gate log."""
+"""Records one worker's steps: the engine's thread leaves them in a ring, a thread of its own writes
+the gate log."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ log = logging.getLogger("vllm.gatescope_recorder")
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A step that has been launched. `scheduled`: vLLM's SchedulerOutput; None for a dummy batch."""
+    """A step that has been launched. `scheduled`: vLLM's SchedulerOutput; None for a dummy
+    batch."""
 
     index: int
     scheduled: Any
@@ -39,11 +41,14 @@ class Pending:
 
 
 class Recorder:
-    """From `start` on, every forward pass of one worker goes into its gate log. Never raises, never waits."""
+    """From `start` on, every forward pass of one worker goes into its gate log. Never raises, never
+    waits."""
 
     def __init__(self, path: Path, header: Header, capture: Capture) -> None:
         self.capture = capture
-        self.each_second: Callable[[int], None] = lambda index: None  # called by the writer with the next step's index
+        self.each_second: Callable[[int], None] = lambda index: (
+            None
+        )  # called by the writer with the next step's index
         self.dropped = self.idle = 0
         self.is_on = False
         cuda = capture.ids.device.type == "cuda"
@@ -55,7 +60,9 @@ class Recorder:
         self._empty = np.zeros((header.layers, header.experts), np.int32)
         self._index = 0
         self._layer_names = header.layer_names or tuple(f"layer {n}" for n in range(header.layers))
-        self._silent: set[str] = set()  # layers whose router did not write a row that it should have
+        self._silent: set[str] = (
+            set()
+        )  # layers whose router did not write a row that it should have
         self._noted = (0, 0, 0)  # steps, dropped, idle: as last written beside the log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write, name="gatescope-recorder", daemon=True)
@@ -75,7 +82,7 @@ class Recorder:
         self._thread.start()
         self.is_on = True
 
-    # --- the engine's thread --------------------------------------------------------------------------------------
+    # --- the engine's thread ---
 
     def begin(self, scheduled: Any) -> Slot | None:
         """Before a forward pass."""
@@ -87,7 +94,8 @@ class Recorder:
         return slot
 
     def end(self, scheduled: Any, slot: Slot | None) -> None:
-        """After the pass was launched: count on the device, behind it, and leave the rest to the writer."""
+        """After the pass was launched: count on the device, behind it, and leave the rest to the
+        writer."""
         if not self.is_on:
             return
         tokens = scheduled.total_num_scheduled_tokens
@@ -101,7 +109,8 @@ class Recorder:
         self._index += bool(tokens)
 
     def dummy(self) -> None:
-        """After a dummy batch: it counts as a forward pass, since other ranks may have had tokens in it."""
+        """After a dummy batch: it counts as a forward pass, since other ranks may have had tokens
+        in it."""
         if self.is_on:
             self._queue.append(Pending(self._index, None, None, time.perf_counter_ns()))
             self._index += 1
@@ -121,7 +130,7 @@ class Recorder:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
-    # --- the writer's thread --------------------------------------------------------------------------------------
+    # --- the writer's thread ---
 
     def _write(self) -> None:
         try:
@@ -187,7 +196,9 @@ class Recorder:
             self._writer.write_totals()
 
 
-def _step(index: int, start_ns: int, duration_ns: int, batch: Batch, counts: np.ndarray[Any, Any]) -> Step:
+def _step(
+    index: int, start_ns: int, duration_ns: int, batch: Batch, counts: np.ndarray[Any, Any]
+) -> Step:
     return Step(
         index=index,
         start_ns=start_ns,
@@ -204,4 +215,6 @@ def _step(index: int, start_ns: int, duration_ns: int, batch: Batch, counts: np.
 def write_refusal(path: Path, reason: str) -> None:
     """Beside where the log would have been: why there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(path.name + ".json").write_text(json.dumps({"closed": True, "refused": reason}) + "\n")
+    path.with_name(path.name + ".json").write_text(
+        json.dumps({"closed": True, "refused": reason}) + "\n"
+    )

@@ -1,4 +1,5 @@
-"""What a scheduled step is made of: prefill and decode tokens, requests, and tokens of each segment."""
+"""What a scheduled step is made of: prefill and decode tokens, requests, and tokens of each
+segment."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-SEGMENT = re.compile(r"seg\.(.+)\.\d+")  # the client's X-Request-Id, somewhere inside vLLM's request id
+SEGMENT = re.compile(
+    r"seg\.(.+)\.\d+"
+)  # the client's X-Request-Id, somewhere inside vLLM's request id
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +24,15 @@ class Batch:
 
 
 class Requests:
-    """Prompt length and segment of every request that is alive, learned from the scheduler's output."""
+    """Prompt length and segment of every request that is alive, learned from the scheduler's
+    output."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str]] = {}
 
     def read(self, scheduled: Any) -> Batch:
-        """The batch of one SchedulerOutput. Every output must be read, in order: new requests are announced once."""
+        """The batch of one SchedulerOutput. Every output must be read, in order: new requests are
+        announced once."""
         computed: dict[str, int] = {}
         for new in scheduled.scheduled_new_reqs:
             self._known[new.req_id] = (_prompt_length(new), segment_of(new.req_id))

@@ -10,12 +10,15 @@ import torch
 
 
 class Slot:
-    """Counts of one step and the times of its forward pass, by the GPU's clock where there is one."""
+    """Counts of one step and the times of its forward pass, by the GPU's clock where there is
+    one."""
 
     def __init__(self, counts: torch.Tensor, cuda: bool) -> None:
         self.counts = counts  # [layers, experts + 1], pinned
         self.launched_ns = self.returned_ns = 0
-        self.events: tuple[Any, Any, Any] | None = None  # start and end of the forward pass, end of the copy
+        self.events: tuple[Any, Any, Any] | None = (
+            None  # start and end of the forward pass, end of the copy
+        )
         if cuda:
             self.events = (
                 torch.cuda.Event(enable_timing=True),
@@ -44,7 +47,8 @@ class Slot:
 
 
 class Ring:
-    """`size` slots. `take` gives None where the writer is that far behind: the step is dropped and counted."""
+    """`size` slots. `take` gives None where the writer is that far behind: the step is dropped and
+    counted."""
 
     def __init__(self, size: int, layers: int, experts: int, cuda: bool) -> None:
         counts = torch.zeros(size, layers, experts + 1, dtype=torch.int32, pin_memory=cuda)
@@ -63,8 +67,8 @@ class Ring:
 class Clock:
     """Monotonic start and duration (ns) of each slot's forward pass.
 
-    GPU events only measure distances, so each start is the last one plus the distance to it. A distance is a float of
-    milliseconds: after a long rest the host's clock is the better anchor.
+    GPU events only measure distances, so each start is the last one plus the distance to it. A
+    distance is a float of milliseconds: after a long rest the host's clock is the better anchor.
     """
 
     REST_NS = 10_000_000_000

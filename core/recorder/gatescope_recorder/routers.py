@@ -1,16 +1,20 @@
-"""Finds the routers of a model and taps what they choose. How that is done differs between vLLM's versions:
+"""Finds the routers of a model and taps what they choose. How that is done differs between vLLM's
+versions:
 
-- 0.20 and newer: `BaseRouter.set_capture_fn`, one slot. vLLM's own capturer takes the same slot, so taps are chained.
+- 0.20 and newer: `BaseRouter.set_capture_fn`, one slot. vLLM's own capturer takes the same slot, so
+  taps are chained.
 - 0.15: `_compute_routing` of each router object is wrapped.
 - 0.11: `select_experts` of each layer object is wrapped.
 
 All three give logical expert ids. Nothing here may raise inside a forward pass.
 
-What was checked of the versions that were not served with: in the sources of 0.11.2 and 0.15.1, the worker wrapper that
-loads general plugins before `init_device`, the five worker methods that are wrapped, the fields of the scheduler's
-output, the parallel settings in `place`, the forward context's `dp_metadata`, the launcher's flags and log lines; and
-these taps were run on their real `FusedMoE` and routers, on a CPU and without their kernels. Both gather the tokens of
-all data-parallel ranks before they route, unless an all2all kernel does: then `Capture.foreign_rows` refuses.
+What was checked of the versions that were not served with: in the sources of 0.11.2 and 0.15.1, the
+worker wrapper that loads general plugins before `init_device`, the five worker methods that are
+wrapped, the fields of the scheduler's output, the parallel settings in `place`, the forward
+context's `dp_metadata`, the launcher's flags and log lines; and these taps were run on their real
+`FusedMoE` and routers, on a CPU and without their kernels. Both gather the tokens of all
+data-parallel ranks before they route, unless an all2all kernel does: then `Capture.foreign_rows`
+refuses.
 """
 
 from __future__ import annotations
@@ -39,11 +43,13 @@ class Layer:
 
 
 def find(model: Any, redundant: int = 0) -> list[Layer]:
-    """The MoE layers in model order. `redundant`: physical experts that EPLB added. RefusedError where one cannot be
-    tapped, or they differ in shape."""
+    """The MoE layers in model order. `redundant`: physical experts that EPLB added. RefusedError
+    where one cannot be tapped, or they differ in shape."""
     layers = list(_layers(model, redundant))
     if not layers:
-        raise RefusedError("no router was found in this model: it has no MoE layers, or none that this vLLM exposes")
+        raise RefusedError(
+            "no router was found in this model: it has no MoE layers, or none that this vLLM exposes"
+        )
     shapes = {(layer.top_k, layer.experts) for layer in layers}
     if len(shapes) > 1:
         raise RefusedError(f"MoE layers of different shapes (top-k, experts): {sorted(shapes)}")
@@ -60,13 +66,20 @@ def _layers(model: Any, redundant: int) -> Iterator[Layer]:
     seen: set[int] = set()
     for name, module in model.named_modules():
         router: Any = getattr(module, "router", None)
-        if router is None and hasattr(module, "select_experts") and hasattr(module, "global_num_experts"):
+        if (
+            router is None
+            and hasattr(module, "select_experts")
+            and hasattr(module, "global_num_experts")
+        ):
             router = module  # 0.11: the layer routes for itself
         hook = _hook(router)
         if not hook or id(router) in seen:
             continue
         seen.add(id(router))
-        experts = getattr(module, "logical_num_experts", None) or int(router.global_num_experts) - redundant
+        experts = (
+            getattr(module, "logical_num_experts", None)
+            or int(router.global_num_experts) - redundant
+        )
         yield Layer(name, module, router, hook, int(router.top_k), int(experts))
 
 
@@ -119,9 +132,13 @@ def _check_select_experts(layer: Layer) -> None:
     """In 0.11 most quantized layers call the class's function, which knows no layer."""
     method = _kernel(layer.module)
     if "Unquantized" not in method and "Modular" not in method:
-        raise RefusedError(f"{layer.name}: in this vLLM, {method} does not say which layer it routes for; use 0.15 on")
+        raise RefusedError(
+            f"{layer.name}: in this vLLM, {method} does not say which layer it routes for; use 0.15 on"
+        )
     if getattr(layer.module, "enable_eplb", False):
-        raise RefusedError("EPLB in this vLLM hides logical expert ids; use 0.15 or newer, or turn EPLB off")
+        raise RefusedError(
+            "EPLB in this vLLM hides logical expert ids; use 0.15 or newer, or turn EPLB off"
+        )
 
 
 def _chained(before: Tap | None, capture: Tap) -> Tap:

@@ -10,10 +10,10 @@ from typing import Any
 
 from . import place, routers
 from .capture import Capture
-from .dose import Order
 from .eplb import MapLog
 from .forcing import Forcing
 from .gatelog import Header
+from .order import Order
 from .place import Place, RefusedError
 from .recorder import Recorder, write_refusal
 
@@ -32,7 +32,8 @@ class Attachment:
         self.recorder: Recorder | None = None
 
     def bind(self) -> None:
-        """After the weights are loaded: find the routers, make the buffer, tap. Before any compilation or capture."""
+        """After the weights are loaded: find the routers, make the buffer, tap. Before any
+        compilation or capture."""
         place.check(self.config)
         self.layers = routers.find(self.worker.get_model(), place.redundant_experts(self.config))
         first, rows = self.layers[0], place.max_rows(self.config)
@@ -59,11 +60,21 @@ class Attachment:
         header = self._header()
         self.recorder = Recorder(self.path, header, self.capture)
         if place.has_eplb(self.config) and self.here.dp == 0:
-            self.recorder.each_second = MapLog(self.path.with_suffix(".eplb.jsonl"), self.layers).poll
+            self.recorder.each_second = MapLog(
+                self.path.with_suffix(".eplb.jsonl"), self.layers
+            ).poll
         self.recorder.start()
         log.info(
             "gatescope recorder: records %d layers x %d experts, top-%d, dp %d of %d, pp %d of %d, hook %s",
-            *(header.layers, header.experts, header.top_k, header.dp, header.dp_size, header.pp, header.pp_size),
+            *(
+                header.layers,
+                header.experts,
+                header.top_k,
+                header.dp,
+                header.dp_size,
+                header.pp,
+                header.pp_size,
+            ),
             header.hook,
         )
 
@@ -89,7 +100,8 @@ class Attachment:
         )
 
     def dummy(self) -> None:
-        """After a dummy batch, that a data-parallel rank without requests runs beside the others."""
+        """After a dummy batch, that a data-parallel rank without requests runs beside the
+        others."""
         if self.recorder is not None:
             self.guard(self.recorder.dummy)
 
@@ -128,7 +140,9 @@ def attach(worker: Any, config: Any, folder: Path, order: Order | None) -> None:
     here = Place.here(config)
     forcing = Forcing(worker, config, here, order) if order else None
     if forcing:
-        _wrap(worker, "load_model", after=forcing.bind)  # before the recorder's: it taps what was forced
+        _wrap(
+            worker, "load_model", after=forcing.bind
+        )  # before the recorder's: it taps what was forced
         _wrap(worker, "compile_or_warm_up_model", after=forcing.start)
     if here.tp == 0:
         _record(worker, Attachment(worker, config, folder, here))

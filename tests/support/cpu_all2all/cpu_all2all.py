@@ -1,7 +1,8 @@
-"""For tests only: what vLLM's CPU build lacks for data and expert parallelism, so that those layouts run on a CPU.
+"""For tests only: what vLLM's CPU build lacks for data and expert parallelism, so that those
+layouts run on a CPU.
 
-Its communicator has no all_gatherv and no reduce_scatterv, and its MoE kernel ignores the expert map. vLLM loads this
-as a plugin, from a folder that only tests put on PYTHONPATH.
+Its communicator has no all_gatherv and no reduce_scatterv, and its MoE kernel ignores the expert
+map. vLLM loads this as a plugin, from a folder that only tests put on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def _reduce_scatterv(self: Any, input_: Any, dim: int = -1, sizes: list[int] | N
     return total[start : start + sizes[self.rank_in_group]].to(input_.dtype)
 
 
-def _apply(self: Any, output: Any, hidden_states: Any, w1: Any, w2: Any, *rest: Any, **named: Any) -> None:
+def _apply(
+    self: Any, output: Any, hidden_states: Any, w1: Any, w2: Any, *rest: Any, **named: Any
+) -> None:
     """Global expert ids become local ones; a token's experts elsewhere weigh nothing here."""
     names = ("topk_weights", "topk_ids", "activation", "global_num_experts", "expert_map")
     given = dict(zip(names, rest, strict=False)) | named
@@ -56,7 +59,9 @@ def _apply(self: Any, output: Any, hidden_states: Any, w1: Any, w2: Any, *rest: 
         given["topk_weights"] = given["topk_weights"].masked_fill(ids < 0, 0.0)
         given["topk_ids"] = ids.clamp(min=0).to(given["topk_ids"].dtype)
     first = {name: given.pop(name) for name in names}
-    self.all_experts_apply(output, hidden_states, w1, w2, **first, **given, **_unnamed(rest[len(names) :]))
+    self.all_experts_apply(
+        output, hidden_states, w1, w2, **first, **given, **_unnamed(rest[len(names) :])
+    )
 
 
 def _unnamed(rest: tuple[Any, ...]) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Files: JSON read with an error that names the file, and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from core.errors import FileError
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object. FileError where it is not readable."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise FileError(f"{file}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileError(f"{file}: not a JSON object: {error}") from None
+
+
+def formatted(value: Any) -> bytes:
+    """JSON as it stands in files: indented, with a newline at its end."""
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=1) + b"\n"
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write under a temporary name and rename: `file` is whole or not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    with _or_nothing(temporary):
+        with open(temporary, "wb", opener=_private) as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+
+
+@contextlib.contextmanager
+def _or_nothing(temporary: Path) -> Iterator[None]:
+    """What could not be written whole takes no room on a full disk."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _private(name: str, flags: int) -> int:
+    """Opens for the owner only: run.json holds the servers' environment."""
+    return os.open(name, flags, 0o600)

@@ -1,0 +1,27 @@
+"""The router's last steps while a run runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.experiment.events import LiveImbalance
+from core.routing import imbalance
+from core.routing.gatelog import GateLog, GateLogError
+
+
+def live_imbalance(log: GateLog, label: str) -> LiveImbalance | None:
+    """The run's steps in `log`, in short; None where there are none."""
+    try:
+        measured = imbalance.measure_segment(log, label)
+    except GateLogError:
+        return None
+    by_layer = log.of(label).loads.sum(axis=0)
+    layer, expert = np.unravel_index(int(by_layer.argmax()), by_layer.shape)
+    return LiveImbalance(
+        cv=measured.per_step_cv,
+        excess_cv=measured.excess_cv,
+        rank_imbalance=measured.rank_imbalance,
+        layer=int(layer),
+        expert=int(expert),
+        share=float(by_layer[layer, expert] / by_layer[layer].sum()),
+    )
