@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from core.load.record import RequestRecord as RequestRecord
@@ -31,56 +31,54 @@ MIN_FOR_P99 = 100
 SLO_LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms")
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
+class Metrics(Struct, frozen=True, kw_only=True):
     """Figures over the completed requests of a run; upstream's keys and meanings. Rates are per
-    second."""
+    second. Result files of other tools lack some: those are None, or 0 where they are counts."""
 
-    num_prompts: int
-    completed: int
-    duration: float
-    total_input_tokens: int
-    total_output_tokens: int
-    request_throughput: float
-    input_throughput: float
-    output_throughput: float
-    mean_ttft_ms: float | None
-    median_ttft_ms: float | None
-    p99_ttft_ms: float | None
-    p99_ttft_ms_reason: str | None
-    max_ttft_ms: float | None
-    mean_tpot_ms: float | None
-    median_tpot_ms: float | None
-    p99_tpot_ms: float | None
-    p99_tpot_ms_reason: str | None
-    max_tpot_ms: float | None
-    mean_itl_ms: float | None
-    median_itl_ms: float | None
-    p99_itl_ms: float | None
-    p99_itl_ms_reason: str | None
-    max_itl_ms: float | None
-    mean_e2e_ms: float | None
-    median_e2e_ms: float | None
-    p99_e2e_ms: float | None
-    p99_e2e_ms_reason: str | None
-    max_e2e_ms: float | None
-    mean_ttft_from_due_ms: float | None
-    median_ttft_from_due_ms: float | None
-    p99_ttft_from_due_ms: float | None
-    p99_ttft_from_due_ms_reason: str | None
-    max_ttft_from_due_ms: float | None
-    mean_e2e_from_due_ms: float | None
-    median_e2e_from_due_ms: float | None
-    p99_e2e_from_due_ms: float | None
-    p99_e2e_from_due_ms_reason: str | None
-    max_e2e_from_due_ms: float | None
-    shared_events: int  # events that carried several tokens
-    shared_reads_share: (
-        float | None
-    )  # reads that held several events of a stream: their gaps are lost
-    request_goodput: float | None  # None without an slo
-    output_tokens_from: dict[str, int] = field(default_factory=dict)
-    errors_by_kind: dict[str, int] = field(default_factory=dict)
+    num_prompts: int = 0
+    completed: int = 0
+    duration: float | None = None
+    total_input_tokens: int = 0
+    total_output_tokens: int = 0
+    request_throughput: float | None = None
+    input_throughput: float | None = None
+    output_throughput: float | None = None
+    mean_ttft_ms: float | None = None
+    median_ttft_ms: float | None = None
+    p99_ttft_ms: float | None = None
+    p99_ttft_ms_reason: str | None = None
+    max_ttft_ms: float | None = None
+    mean_tpot_ms: float | None = None
+    median_tpot_ms: float | None = None
+    p99_tpot_ms: float | None = None
+    p99_tpot_ms_reason: str | None = None
+    max_tpot_ms: float | None = None
+    mean_itl_ms: float | None = None
+    median_itl_ms: float | None = None
+    p99_itl_ms: float | None = None
+    p99_itl_ms_reason: str | None = None
+    max_itl_ms: float | None = None
+    mean_e2e_ms: float | None = None
+    median_e2e_ms: float | None = None
+    p99_e2e_ms: float | None = None
+    p99_e2e_ms_reason: str | None = None
+    max_e2e_ms: float | None = None
+    mean_ttft_from_due_ms: float | None = None
+    median_ttft_from_due_ms: float | None = None
+    p99_ttft_from_due_ms: float | None = None
+    p99_ttft_from_due_ms_reason: str | None = None
+    max_ttft_from_due_ms: float | None = None
+    mean_e2e_from_due_ms: float | None = None
+    median_e2e_from_due_ms: float | None = None
+    p99_e2e_from_due_ms: float | None = None
+    p99_e2e_from_due_ms_reason: str | None = None
+    max_e2e_from_due_ms: float | None = None
+    shared_events: int = 0  # events that carried several tokens
+    # reads that held several events of a stream: their gaps are lost
+    shared_reads_share: float | None = None
+    request_goodput: float | None = None  # None without an slo
+    output_tokens_from: dict[str, int] = {}
+    errors_by_kind: dict[str, int] = {}
 
 
 def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None = None) -> Metrics:

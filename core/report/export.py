@@ -69,7 +69,7 @@ def parquet(path: Path, out: Path) -> list[Path]:
     made = [out / f"{name}.parquet" for name in ("runs", "steps", "loads")]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files.write_table(Table.from_pylist(summary.summary_rows(groups)), made[0])
+        files.write_table(Table.from_pylist(summary.rows(groups)), made[0])
         with _TableFile(made[1]) as by_step, _TableFile(made[2]) as by_layer:
             for group in groups:
                 for label, own in _of_runs(gate_folder.starts(path / group.name)):

@@ -73,21 +73,21 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     """What one set of steps shows. Lists are by expert (loads summed over layers and steps), by
     layer or by rank."""
 
-    per_step_cv: float
-    aggregated_cv: float | None
-    layer_cv: float
-    noise_floor: float | None
-    excess_cv: float | None
-    excess_cv_reason: str | None
-    aggregated_noise_floor: float | None
-    aggregated_excess_cv: float | None
-    aggregated_excess_cv_reason: str | None
-    max_min_ratio: float | None
-    rank_imbalance: float | None
-    tokens: int
-    steps: int
-    layers: int
-    expert_loads: list[float]
+    per_step_cv: float | None = None
+    aggregated_cv: float | None = None
+    layer_cv: float | None = None
+    noise_floor: float | None = None
+    excess_cv: float | None = None
+    excess_cv_reason: str | None = None
+    aggregated_noise_floor: float | None = None
+    aggregated_excess_cv: float | None = None
+    aggregated_excess_cv_reason: str | None = None
+    max_min_ratio: float | None = None
+    rank_imbalance: float | None = None
+    tokens: int = 0
+    steps: int = 0
+    layers: int = 0
+    expert_loads: list[float] = []
     left_out: dict[str, int] = {}  # steps not counted, by reason
     files: int = 1
     expert_imbalance: float | None = None
@@ -96,7 +96,7 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     hottest_share: float | None = None  # of a layer's load
     dead_experts: int = 0
     layer_cvs: list[float] = []
-    rank_loads: list[float] = []
+    rank_loads: list[float | None] = []
     placement: str | None = (
         None  # of experts on EP ranks, when these steps ran; null without expert parallelism
     )
@@ -106,6 +106,10 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     one_token_steps: int = 0
     violations: int = 0  # steps where Σ over experts is not top_k × tokens
     constant_loads: bool = False  # every step has the same loads
+
+    def phase(self, name: str) -> Phase | None:
+        """The steps of that phase, "prefill" or "decode"; None if there are none."""
+        return self.prefill if name == "prefill" else self.decode
 
 
 def measure_run(

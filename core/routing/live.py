@@ -10,10 +10,12 @@ from core.routing.gatelog import GateLog, GateLogError
 
 
 def live_imbalance(log: GateLog, label: str) -> LiveImbalance | None:
-    """The run's steps in `log`, in short; None where there are none."""
+    """The run's steps in `log`, in short; None if there are none."""
     try:
         measured = imbalance.measure_segment(log, label)
     except GateLogError:
+        return None
+    if measured.per_step_cv is None:
         return None
     by_layer = log.of(label).loads.sum(axis=0)
     layer, expert = np.unravel_index(int(by_layer.argmax()), by_layer.shape)

@@ -8,8 +8,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from core.routing.imbalance import Imbalance
 from core.routing.run import LongestStep
-from core.validity.evidence import Evidence, Routing, RunResult
+from core.rundir.result import Result
+from core.validity.evidence import Evidence
 from core.validity.problem import Problem, Severity, problems
 
 # A CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
@@ -35,7 +37,7 @@ def one_token_steps(seen: Evidence) -> list[Problem] | None:
     batches look like."""
     single = {run for run, r in seen.results.items() if r.total_input_tokens <= r.completed}
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         cv = f" (here {log.per_step_cv:.3f})" if log.per_step_cv is not None else ""
         told = (
             f"each of its {log.steps} steps has a single token, so no prompt was computed in them: they are the dummy"
@@ -54,7 +56,7 @@ def one_token_steps(seen: Evidence) -> list[Problem] | None:
 def constant_loads(seen: Evidence) -> list[Problem] | None:
     """The same loads in every step."""
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         stands_still = log.constant_loads and log.steps >= MIN_CONSTANT
         return (
             f"all {log.steps} steps have the same loads: that is not live traffic"
@@ -83,7 +85,7 @@ def same_cv(seen: Evidence) -> list[Problem] | None:
 def sums_of_loads(seen: Evidence) -> list[Problem] | None:
     """Σ over experts is top_k × tokens in every layer of every step."""
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         what = "the loads of a layer do not add up to top_k × tokens"
         return f"in {log.violations} of {log.steps} steps {what}" if log.violations else ""
 
@@ -96,7 +98,7 @@ def sums_of_loads(seen: Evidence) -> list[Problem] | None:
 def number_of_steps(seen: Evidence) -> list[Problem] | None:
     """Enough steps for an interval."""
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         few = f"n = {log.steps} steps, and {MIN_STEPS} are needed for an interval of a CV that can be relied on"
         return few if log.steps < MIN_STEPS else ""
 
@@ -147,7 +149,7 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
     """As many layers in every run, and no gap in the numbers of layer files."""
     whole = max((log.layers for log in seen.routing.values()), default=0)
 
-    def fewer(log: Routing) -> str:
+    def fewer(log: Imbalance) -> str:
         return (
             f"{log.layers} layers are in its gate log, {whole} in others"
             if log.layers < whole
@@ -169,7 +171,7 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
 def missing_ranks(seen: Evidence) -> list[Problem] | None:
     """Every expert-parallel rank got tokens."""
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         idle = [rank for rank, load in enumerate(log.rank_loads) if not load]
         return (
             f"rank {idle[0]} of {len(log.rank_loads)} got no token in the whole run" if idle else ""
@@ -183,7 +185,7 @@ def recorded_tokens(seen: Evidence) -> list[Problem] | None:
     """Every token of a run is in the gate log, once."""
     known = {run: r for run, r in seen.results.items() if r.gate_log and r.measured_imbalance}
 
-    def wrong(result: RunResult) -> str:
+    def wrong(result: Result) -> str:
         due, got = _tokens(result)
         if got < due:
             return f"{got} of {due} tokens are in the gate log"
@@ -191,7 +193,7 @@ def recorded_tokens(seen: Evidence) -> list[Problem] | None:
             return f"{got} tokens are in the gate log, {due} were due: some were computed twice, or are not this run's"
         return ""
 
-    def severity(result: RunResult) -> Severity:
+    def severity(result: Result) -> Severity:
         due, got = _tokens(result)
         return "invalid" if got < (1 - TOKENS_LOST) * due else "doubtful"
 
@@ -199,7 +201,7 @@ def recorded_tokens(seen: Evidence) -> list[Problem] | None:
     return problems(severity, known, wrong, remedy)
 
 
-def _tokens(result: RunResult) -> tuple[int, int]:
+def _tokens(result: Result) -> tuple[int, int]:
     """Due and seen."""
     assert result.gate_log
     return result.gate_log.tokens_due, result.gate_log.tokens_seen
@@ -220,7 +222,7 @@ def measured_routing(seen: Evidence) -> list[Problem] | None:
     """Every run has a measured imbalance."""
     ours = {run: r for run, r in seen.results.items() if r.gate_log}
 
-    def wrong(result: RunResult) -> str:
+    def wrong(result: Result) -> str:
         return (
             ""
             if result.measured_imbalance

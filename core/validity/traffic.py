@@ -3,7 +3,9 @@ not held up by the client or the server's front end."""
 
 from __future__ import annotations
 
-from core.validity.evidence import Evidence, LoadClient, RunResult
+from core.load.trust import Trust
+from core.rundir.result import Result
+from core.validity.evidence import Evidence
 from core.validity.problem import Problem, Severity, problems
 
 MIN_WINDOW_S = (
@@ -19,7 +21,7 @@ def readable_results(seen: Evidence) -> list[Problem] | None:
     """Every result file is one."""
     every = {**dict.fromkeys(seen.results, ""), **seen.unreadable}
     return problems(
-        "invalid", every, lambda why: why and f"not a result: {why}", "delete the file and --resume"
+        "invalid", every, lambda why: why and f"unreadable: {why}", "delete the file and --resume"
     )
 
 
@@ -36,7 +38,7 @@ def failed_runs(seen: Evidence) -> list[Problem] | None:
 def failed_requests(seen: Evidence) -> list[Problem] | None:
     """Every request of a run was answered: those that fail are seldom a random part of all."""
 
-    def wrong(result: RunResult) -> str:
+    def wrong(result: Result) -> str:
         failed = result.num_prompts - result.completed
         return (
             f"{failed} of {result.num_prompts} requests failed, and no figure counts them"
@@ -51,7 +53,7 @@ def answer_lengths(seen: Evidence) -> list[Problem] | None:
     """Every answer has the asked number of tokens."""
     asked = seen.config.experiment.output_len if seen.config else 0
 
-    def wrong(result: RunResult) -> str:
+    def wrong(result: Result) -> str:
         if not result.completed or result.total_output_tokens == asked * result.completed:
             return ""
         return f"{result.total_output_tokens / result.completed:.1f} tokens an answer, {asked} were asked for"
@@ -62,19 +64,19 @@ def answer_lengths(seen: Evidence) -> list[Problem] | None:
 
 def equal_work(seen: Evidence) -> list[Problem] | None:
     """The same prompt and output tokens of a dataset at every backend."""
-    first: dict[str, RunResult] = {}  # of each label, at the backend that ran it first
-    pairs: dict[str, tuple[RunResult, RunResult]] = {}
+    first: dict[str, Result] = {}  # of each label, at the backend that ran it first
+    pairs: dict[str, tuple[Result, Result]] = {}
     for run, result in seen.results.items():
         label = run.partition("/")[2]
         if label in first:
             pairs[run] = first[label], result
         first.setdefault(label, result)
 
-    def wrong(pair: tuple[RunResult, RunResult]) -> str:
+    def wrong(pair: tuple[Result, Result]) -> str:
         one, other = map(_tokens, pair)
         return f"{_shown(other)}, at the first backend {_shown(one)}" if one != other else ""
 
-    def severity(pair: tuple[RunResult, RunResult]) -> Severity:
+    def severity(pair: tuple[Result, Result]) -> Severity:
         apart = max(abs(a - b) / max(a, b, 1) for a, b in zip(*map(_tokens, pair), strict=True))
         return "invalid" if apart > UNEQUAL else "doubtful"
 
@@ -84,7 +86,7 @@ def equal_work(seen: Evidence) -> list[Problem] | None:
     return problems(severity, pairs, wrong, remedy)
 
 
-def _tokens(result: RunResult) -> tuple[int, int]:
+def _tokens(result: Result) -> tuple[int, int]:
     return result.total_input_tokens, result.total_output_tokens
 
 
@@ -110,7 +112,7 @@ def client_limits(seen: Evidence) -> list[Problem] | None:
     """The server, not the load client, made the figures what they are, and no clock jumped."""
     clients = {run: r.client for run, r in seen.results.items() if r.client}
 
-    def wrong(client: LoadClient) -> str:
+    def wrong(client: Trust) -> str:
         return client.warnings[0] if client.warnings else ""
 
     return problems(

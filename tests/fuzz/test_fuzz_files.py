@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.about import about as run_json_of
 from support.garbage import json_like, near, nested, texts
 
 from core import files
@@ -27,8 +28,8 @@ from core.report import summary
 from core.routing import eplb, gatelog, imbalance
 from core.routing import folder as gate_folder
 from core.routing.gatelog import GateLogError
+from core.rundir import about as run_json
 from core.rundir import journal
-from core.rundir.about import read_about
 from core.validity import verdict
 from core.workload import folder as dataset_folder
 from core.workload import formats, generator, predictor
@@ -342,15 +343,16 @@ def test_any_results(folder: Path, results: list[Any], mapping: Any, about: dict
         file.write_bytes(written(results[place])) if place < len(results) else file.unlink(
             missing_ok=True
         )
-    (path / "run.json").write_bytes(written({"backends": ["baseline"], "engine": "e", **about}))
+    whole = msgspec.to_builtins(run_json_of(), enc_hook=str)
+    (path / "run.json").write_bytes(written({**whole, **about}))
     (path / "baseline_real_imbalance.json").write_bytes(written(mapping))
     found = told(lambda: analysis.of_run_directory(path), GatescopeError)
     if isinstance(found, Exception):
         return
     for group in found[0]:
-        medians = summary.backend_medians(group)
+        medians = summary.medians(group)
         assert all(v is None or math.isfinite(v) for v in medians.values())
-    summary.summary_csv(summary.summary_rows(found[0]))
+    summary.csv_text(summary.rows(found[0]))
     verdict.of_results(found[0])
     for axis in scatter.MEASURED:
         told(lambda axis=axis: scatter.series(found[0], "mean_tpot_ms", axis), GatescopeError)  # type: ignore[misc]
@@ -377,7 +379,7 @@ ABOUT_KEYS = (
 @example(about={"config": {"path": 10**400}, "engine_kind": "vllm", "runs": []})
 def test_any_run_json(folder: Path, about: Any) -> None:
     (folder / "run.json").write_bytes(written(about))
-    told(lambda: read_about(folder), GatescopeError)
+    told(lambda: run_json.read(folder), GatescopeError)
 
 
 @given(

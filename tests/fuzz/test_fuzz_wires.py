@@ -17,12 +17,14 @@ from support.garbage import json_like, near, nested
 
 from core.backends import prometheus, rootcause, serverlog
 from core.experiment import control
-from core.load import metrics, result
+from core.load import metrics
+from core.load.client import Load
 from core.load.connection import Connection
 from core.load.record import RequestRecord
 from core.load.sse import EventParser, EventTooLong
 from core.load.stream import TokenStream
 from core.load.wire import Times
+from core.rundir import result
 
 pytestmark = pytest.mark.fuzz
 
@@ -78,7 +80,9 @@ def figures_of(stream: TokenStream) -> None:
     )
     figures = metrics.summarise([record])
     assert figures.completed == (not error)
-    msgspec.json.decode(msgspec.json.encode(result.as_result([record], figures)))
+    load = Load(base_url="http://x", model="m", label="001", prompts=())
+    taken = result.of_load(load, [record], figures, None, backend="b", dataset="001", path="d")
+    assert result.decode(msgspec.json.encode(taken)) == taken
 
 
 @given(data=SSE, sizes=st.lists(st.integers(0, 40), max_size=6))

@@ -4,7 +4,6 @@ NumPy."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from core.analysis.results import Results
 from core.experiment.events import RunFigures
@@ -12,6 +11,8 @@ from core.experiment.state import RunState, Snapshot
 from core.plots import scatter
 from core.plots.figure import Series
 from core.plots.scatter import Axis
+from core.routing.imbalance import Imbalance
+from core.rundir.result import Result
 
 
 def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
@@ -57,17 +58,25 @@ def _results(name: str, runs: Sequence[RunState]) -> Results:
     )
 
 
-def _result(figures: RunFigures) -> dict[str, Any]:
+def _result(figures: RunFigures) -> Result:
     """The part of a result file that the figures of a run hold."""
-    return {
-        "imbalance_score": figures.score,
-        "measured_imbalance": {
-            "excess_cv": figures.excess_cv,
-            "aggregated_cv": figures.aggregated_cv,
-            "rank_imbalance": figures.rank_imbalance,
-        },
-        "output_throughput": figures.output_throughput,
-        "decode_step_ms": figures.decode_step_ms,
-        **{f"mean_{m}_ms": latency.mean for m, latency in figures.latencies.items()},
-        **{f"median_{m}_ms": latency.p50 for m, latency in figures.latencies.items()},
-    }
+    mean = {name: latency.mean for name, latency in figures.latencies.items()}
+    median = {name: latency.p50 for name, latency in figures.latencies.items()}
+    return Result(
+        imbalance_score=figures.score,
+        measured_imbalance=Imbalance(
+            excess_cv=figures.excess_cv,
+            aggregated_cv=figures.aggregated_cv,
+            rank_imbalance=figures.rank_imbalance,
+        ),
+        output_throughput=figures.output_throughput,
+        decode_step_ms=figures.decode_step_ms,
+        mean_ttft_ms=mean.get("ttft"),
+        mean_tpot_ms=mean.get("tpot"),
+        mean_itl_ms=mean.get("itl"),
+        mean_e2e_ms=mean.get("e2e"),
+        median_ttft_ms=median.get("ttft"),
+        median_tpot_ms=median.get("tpot"),
+        median_itl_ms=median.get("itl"),
+        median_e2e_ms=median.get("e2e"),
+    )
