@@ -13,7 +13,7 @@ import httpx
 
 from core.load import connection
 from core.load.clock import ReceiveClock
-from core.load.connection import Connection
+from core.load.connection import Connection, Exchange
 from core.load.passes import ReadPasses
 from core.load.wire import Times
 
@@ -26,8 +26,8 @@ class Transport(httpx.AsyncBaseTransport):
 
     An answer of more than `max_answer_bytes`, head, framing and trailers included, is
     httpx.RemoteProtocolError. A request's extensions may hold "times" (a Times that is filled in).
-    The response's extensions hold "connection": `connection.attach(sink)` takes the body with its
-    stamps.
+    The response's extensions hold "exchange": `exchange.attach(sink)` takes the body with its
+    timestamps.
     """
 
     def __init__(
@@ -67,28 +67,28 @@ class Transport(httpx.AsyncBaseTransport):
         timeout = extensions.get("timeout", {})
         await self._slot(timeout.get("pool"))
         try:
-            live = await self.answered(
+            exchange = await self.answered(
                 origin, wire_bytes(request), extensions.get("times") or Times(), timeout
             )
         except BaseException:
             self.free_slot()
             raise
         return httpx.Response(
-            live.status,
-            headers=live.headers,
-            stream=_Body(self, live, origin),
-            extensions={"http_version": b"HTTP/1.1", "connection": live},
+            exchange.status,
+            headers=exchange.headers,
+            stream=_Body(self, exchange, origin),
+            extensions={"http_version": b"HTTP/1.1", "exchange": exchange},
             request=request,
         )
 
     async def answered(
         self, origin: Origin, data: bytes, times: Times, timeout: Mapping[str, float | None]
-    ) -> Connection:
-        """Send `data` and return when the head of its answer is here; `release` the connection
-        after the body.
+    ) -> Exchange:
+        """Send `data` and return when the head of its answer is here; `release` the exchange after
+        the body.
 
-        `timeout` as in httpx. A kept connection found closed, with no byte come, is replaced once.
-        httpx's errors.
+        `timeout` as in httpx. A kept connection that turns out to be closed before any byte came is
+        replaced once. httpx's errors.
         """
         kept = self._kept(origin)
         if kept is not None:
@@ -118,17 +118,18 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _asked(
         self, live: Connection, data: bytes, times: Times, timeout: Mapping[str, float | None]
-    ) -> Connection:
+    ) -> Exchange:
         try:
-            await live.request(
-                *(data, times, self._max_answer_bytes),
+            return await live.request(
+                data,
+                times,
+                self._max_answer_bytes,
                 read_s=timeout.get("read"),
                 write_s=timeout.get("write"),
             )
         except BaseException:
             self._drop(live)
             raise
-        return live
 
     def _kept(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin, [])
@@ -187,12 +188,12 @@ class Transport(httpx.AsyncBaseTransport):
         if self._slots is not None:
             self._slots.release()
 
-    def release(self, live: Connection, origin: Origin) -> None:
-        """The answer is over: keep the connection if it can carry another."""
-        if live.finish():
-            self._idle.setdefault(origin, []).append(live)
+    def release(self, exchange: Exchange, origin: Origin) -> None:
+        """The exchange is over: keep its connection if it can carry another."""
+        if exchange.finish():
+            self._idle.setdefault(origin, []).append(exchange.connection)
         else:
-            self._drop(live)
+            self._drop(exchange.connection)
 
     def _drop(self, live: Connection) -> None:
         live.close()
@@ -200,18 +201,18 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, transport: Transport, live: Connection, origin: Origin) -> None:
-        self._transport, self._live, self._origin = transport, live, origin
+    def __init__(self, transport: Transport, exchange: Exchange, origin: Origin) -> None:
+        self._transport, self._exchange, self._origin = transport, exchange, origin
         self._released = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await self._live.next_piece()) is not None:
+        while (piece := await self._exchange.next_piece()) is not None:
             yield piece
 
     async def aclose(self) -> None:
         if not self._released:
             self._released = True
-            self._transport.release(self._live, self._origin)
+            self._transport.release(self._exchange, self._origin)
             self._transport.free_slot()
 
 

@@ -23,7 +23,7 @@ import httpx
 
 from core.load import pipe
 from core.load.clock import now
-from core.load.connection import Connection
+from core.load.connection import Exchange
 from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
 from core.load.record import Progress, RequestRecord, WorkerHealth
 from core.load.stream import MAX_ERROR_TEXT, TokenStream
@@ -149,22 +149,22 @@ class Worker:
 
     async def _answer(self, request: Request) -> str:
         """Stream one answer; what was wrong with it."""
-        live = await self._transport.answered(self._origin, request.wire, request.times, {})
+        exchange = await self._transport.answered(self._origin, request.wire, request.times, {})
         try:
-            if live.status != 200:
-                return f"HTTP {live.status}: {await _text(live)}"
-            encoding = live.header(b"content-encoding")
+            if exchange.status != 200:
+                return f"HTTP {exchange.status}: {await _text(exchange)}"
+            encoding = exchange.header(b"content-encoding")
             if encoding not in ("", "identity"):
                 return f"content-encoding: {encoding} was not asked for, and would blur the times"
-            kind = live.header(b"content-type")
+            kind = exchange.header(b"content-type")
             if kind and not kind.lower().startswith(STREAM_TYPES):
-                return f"content-type: {kind} is no event stream: {await _text(live)}"
-            await live.attach(request.stream.feed)
+                return f"content-type: {kind} is no event stream: {await _text(exchange)}"
+            await exchange.attach(request.stream.feed)
             return request.stream.closing_error()
         except httpx.RemoteProtocolError as failure:
             return request.stream.error or f"stream cut: {failure}"
         finally:
-            self._transport.release(live, self._origin)
+            self._transport.release(exchange, self._origin)
 
     def _ended(self, request: Request, error: str) -> None:
         done = request.done(error)
@@ -259,10 +259,10 @@ class Worker:
             self._untold.clear()
 
 
-async def _text(live: Connection) -> str:
+async def _text(exchange: Exchange) -> str:
     """The start of an error's body, as it came: nobody asked for a compressed one."""
     body = b""
-    while len(body) <= MAX_ERROR_BYTES and (piece := await live.next_piece()) is not None:
+    while len(body) <= MAX_ERROR_BYTES and (piece := await exchange.next_piece()) is not None:
         body += piece
     return body.decode(errors="replace")[:MAX_ERROR_TEXT]
 
