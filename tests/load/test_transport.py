@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from core.load import passes, wire
 from core.load.clock import now
 from core.load.connection import MAX_HEAD_BYTES, Connection, Exchange
-from core.load.transport import Transport, post_bytes, wire_bytes
+from core.load.transport import Transport, origin_of, post_bytes, wire_bytes
 from core.load.wire import Times
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -487,9 +487,14 @@ def test_exchanges_go_without_the_garbage_collector() -> None:
 
     async def scenario() -> int:
         before = kept()
-        async with serving(answering(*[OK] * 9)) as (address, _), client() as (http, _):
+        async with serving(answering(*[OK] * 9)) as (address, _), client() as (_, own):
+            url = httpx.URL(f"http://{address}/")
+            sent, origin = post_bytes(url, [])("seg.1.0", b"{}"), origin_of(url)
             for _ in range(9):
-                assert (await http.get(f"http://{address}/")).text == "ok"
+                exchange = await own.answered(origin, sent, Times(), {})
+                await exchange.attach(lambda piece, at: None)
+                own.release(exchange, origin)
+            assert own.opened == 1
             return kept() - before
 
     gc.collect()
