@@ -313,7 +313,7 @@ class Exchange:
 async def open_plain(
     addresses: list[tuple[int, object]], clock: ReceiveClock, passes: ReadPasses
 ) -> Connection:
-    """Connect to the first of `addresses` (family, address) that answers. OSError of the last."""
+    """Connect to the first of `addresses` (family, address) that answers. OSError from the last."""
     loop = asyncio.get_running_loop()
     failure: OSError = OSError("no address")
     for family, address in addresses:
@@ -337,7 +337,7 @@ async def open_plain(
 async def open_tls(
     host: str, port: int, context: ssl.SSLContext, clock: ReceiveClock
 ) -> Connection:
-    """Connect and shake hands. OSError (ssl.SSLError is one) where that fails."""
+    """Connect and do the TLS handshake. OSError (ssl.SSLError is one) if that fails."""
     connection = Connection()
     loop = asyncio.get_running_loop()
     _, wire = await loop.create_connection(

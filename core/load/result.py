@@ -12,11 +12,9 @@ from core.load.record import RequestRecord as RequestRecord
 
 
 def as_result(records: Sequence[RequestRecord], figures: Metrics) -> dict[str, Any]:
-    """The measured part of a result file: upstream's keys with their meaning, and ours; lists in
-    dataset order.
+    """The measured part of a result file: upstream's keys and ours; lists are in dataset order.
 
-    `client` says how far the times can be trusted, where `records` come from a load
-    (core.load.client).
+    `client` says how far the times can be trusted; None if `records` are not from core.load.client.
     """
     from core.load.trust import trust
 

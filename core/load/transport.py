@@ -1,5 +1,5 @@
-"""httpx over connections whose bytes come stamped: a pool, httpx's timeouts and errors, retry of a
-stale connection."""
+"""An httpx transport whose bytes come stamped: a connection pool with httpx's timeouts and errors,
+and one retry if a kept connection is stale."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Origin = tuple[str, str, int]
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they
-    are sent in one go).
+    """HTTP/1.1 for httpx.AsyncClient or for direct use. Request bodies must be bytes (each request
+    is sent in one piece).
 
     An answer of more than `max_answer_bytes`, head, framing and trailers included, is
     httpx.RemoteProtocolError. A request's extensions may hold "times" (a Times that is filled in).
@@ -49,7 +49,7 @@ class Transport(httpx.AsyncBaseTransport):
         self.retries = 0
 
     async def open(self, url: httpx.URL, count: int) -> None:
-        """Have `count` connections ready before they are needed. httpx.ConnectError,
+        """Open `count` connections before they are needed. httpx.ConnectError,
         httpx.ConnectTimeout."""
         origin = origin_of(url)
         limit = asyncio.Semaphore(64)  # a listen queue may be short
@@ -104,13 +104,13 @@ class Transport(httpx.AsyncBaseTransport):
         )
 
     def poll(self, silent_since: int) -> None:
-        """Find the connections that were reset unnoticed, among those that brought nothing since
+        """Look for unnoticed resets among the connections without bytes since `silent_since`
         (ns)."""
         for live in list(self._all):
             live.poll(silent_since)
 
     async def aclose(self) -> None:
-        """Close every socket, those under way too."""
+        """Close every socket, also those in use."""
         for live in list(self._all):
             live.close()
         self._all.clear()
@@ -162,7 +162,7 @@ class Transport(httpx.AsyncBaseTransport):
         return live
 
     def _passes_here(self) -> ReadPasses:
-        """Those of the running event loop: it may be another than the last connection's."""
+        """The passes of the running event loop, which may not be the last connection's."""
         loop = asyncio.get_running_loop()
         if self._passes is None or self._passes.loop is not loop:
             self._passes = ReadPasses(loop)
@@ -217,14 +217,14 @@ class _Body(httpx.AsyncByteStream):
 
 
 def wire_bytes(request: httpx.Request) -> bytes:
-    """The request as it goes over the wire. ValueError for what this transport does not speak."""
+    """The bytes of the request. ValueError if this transport does not support its method."""
     if request.method in ("HEAD", "CONNECT"):
-        raise ValueError(f"{request.method} is not spoken here")
+        raise ValueError(f"{request.method} is not supported")
     return b"%b\r\n%b" % (_head(request, request.headers.raw), request.content)
 
 
 def post_bytes(url: httpx.URL, headers: Sequence[tuple[str, str]]) -> Callable[[str, bytes], bytes]:
-    """As `wire_bytes`, of many POSTs that differ in their X-Request-Id and body: httpx makes the
+    """Like `wire_bytes`, for many POSTs that differ only in X-Request-Id and body: httpx builds the
     head once."""
     request = httpx.Request("POST", url, headers=headers)
     head = _head(
@@ -249,7 +249,7 @@ def _head(request: httpx.Request, headers: Sequence[tuple[bytes, bytes]]) -> byt
 
 
 def origin_of(url: httpx.URL) -> Origin:
-    """Where connections for `url` lead. httpx.UnsupportedProtocol."""
+    """Scheme, host and port of `url`. httpx.UnsupportedProtocol."""
     if url.scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol(f"{url}: expected http:// or https://")
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)

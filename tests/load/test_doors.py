@@ -163,8 +163,8 @@ def test_tls_with_a_certificate_of_one_s_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    command += " -addext subjectAltName=IP:127.0.0.1"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     if subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False).returncode:
         pytest.skip("openssl cannot make a certificate here")
     both = tmp_path / "both.pem"
@@ -182,4 +182,4 @@ def test_the_readme_quotes_the_definitions() -> None:
     assert metrics.__doc__ is not None
     definitions = metrics.__doc__.partition("\n\n")[2].partition("Times are")[0].strip()
     assert definitions.startswith("- TTFT: ")
-    assert definitions in readme
+    assert " ".join(definitions.split()) in " ".join(readme.split())  # lines may break elsewhere

@@ -354,8 +354,8 @@ def test_one_transport_serves_several_event_loops_one_after_another() -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    command += " -addext subjectAltName=IP:127.0.0.1"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     made = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False)
     if made.returncode:
         pytest.skip("openssl cannot make a certificate here")
