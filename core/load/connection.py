@@ -239,7 +239,7 @@ class Exchange:
             self.fail(httpx.RemoteProtocolError(f"the server closed the connection {missing}"))
 
     def fail(self, error: httpx.TransportError) -> None:
-        """Close the connection; whoever waits gets `error`."""
+        """Close the connection; those who wait get `error`."""
         self.connection.hang_up()
         if self.is_over:
             return

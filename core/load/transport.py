@@ -93,13 +93,13 @@ class Transport(httpx.AsyncBaseTransport):
         kept = self._kept(origin)
         if kept is not None:
             try:
-                return await self._asked(kept, data, times, timeout)
+                return await self._request(kept, data, times, timeout)
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                 if times.first_byte:
                     raise
                 self.retries += 1
                 times.sent = 0
-        return await self._asked(
+        return await self._request(
             await self._connect(origin, timeout.get("connect")), data, times, timeout
         )
 
@@ -116,7 +116,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._all.clear()
         self._idle.clear()
 
-    async def _asked(
+    async def _request(
         self, live: Connection, data: bytes, times: Times, timeout: Mapping[str, float | None]
     ) -> Exchange:
         try:
