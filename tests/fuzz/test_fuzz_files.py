@@ -21,7 +21,7 @@ from support.garbage import json_like, near, nested, texts
 
 from core import files
 from core.analysis import results as analysis
-from core.errors import DatasetError, GatescopeError
+from core.errors import DatasetError, FileError, GatescopeError
 from core.plots import scatter
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, BLOCK_MAGIC, MAGIC, ZLIB
 from core.report import summary
@@ -142,9 +142,9 @@ def test_any_texts_are_scored_or_have_no_score(said: list[str]) -> None:
 @example(listed=[{"file": "../x"}])
 def test_any_list_of_generated_datasets(folder: Path, listed: Any) -> None:
     (folder / "metadata.json").write_bytes(written(listed))
-    told(lambda: dataset_folder._listed(folder), ValueError)
+    told(lambda: dataset_folder._listed(folder), FileError)
     (folder / "queries.json").write_bytes(written(listed))
-    told(lambda: generator.load_queries(folder / "queries.json"), ValueError)
+    told(lambda: generator.load_queries(folder / "queries.json"), FileError)
 
 
 # --- gate logs ---

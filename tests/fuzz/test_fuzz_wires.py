@@ -173,10 +173,10 @@ def test_any_bytes_as_an_answer(
                 connection.received(piece, at)
         if connection.is_open:
             connection.lost(OSError("reset") if reset else None)
-        await asking
+        exchange = await asking
         if with_sink:
-            await connection.attach(lambda piece, at: got.extend(piece))
-        while (more := await connection.next_piece()) is not None:
+            await exchange.attach(lambda piece, at: got.extend(piece))
+        while (more := await exchange.next_piece()) is not None:
             got.extend(more)
 
     with contextlib.suppress(httpx.HTTPError):

@@ -236,7 +236,7 @@ LATE = (0,) * 50 + (12_000_000,) * 50
     ("change", "at", "words"),
     [
         ({"cpu_s": 0.95}, (60, 70, 80), "used 95% of a core"),
-        ({"stamped_reads": 0, "loop_lags_ns": LATE}, (60, 70, 80), "stamps are taken at read"),
+        ({"stamped_reads": 0, "loop_lags_ns": LATE}, (60, 70, 80), "are taken in user space"),
         ({"loop_lags_ns": LATE}, (60, 70, 70), "held several events of a stream"),
         ({"start_lags_ns": (0, 40_000_000)}, (60, 70, 80), "requests started up to 40.0 ms late"),
     ],
