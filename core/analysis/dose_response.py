@@ -326,7 +326,8 @@ def at_same_doses(
 
 
 def slope(response: Response, skew: Floats, name: str) -> Estimate:
-    """The slope of the least squares line through the levels' values, per 0.1 of `skew` [levels]."""
+    """The slope of the least squares line through the levels' values, per 0.1 of `skew`
+    [levels]."""
     if len(skew) < 2:
         return estimate.none(response.reason or "one level gives no slope")
     if not np.isfinite(skew).all():
@@ -426,7 +427,8 @@ def _drawn(table: _Table, seed: int) -> tuple[Floats, int, str | None]:
 
 def _too_few(datasets: int, levels: int) -> str:
     repeats = 1 + -(-MIN_FREEDOM // (datasets * levels))
-    ran = f"{datasets} {'dataset' if datasets == 1 else 'datasets'} at {levels} {'level' if levels == 1 else 'levels'}"
+    at = "1 level" if levels == 1 else f"{levels} levels"
+    ran = f"{datasets} {'dataset' if datasets == 1 else 'datasets'} at {at}"
     return f"too few runs to say: {ran} need {repeats} repeats of each, or {MIN_DATASETS} datasets"
 
 

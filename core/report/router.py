@@ -15,8 +15,9 @@ from core.terminal import shown
 
 EXTREMES = 5  # datasets at either end, and layers
 NOTE = (
-    "Medians over runs. Prefill: steps with prompt tokens in them. Hottest expert, entropy (1: even), Gini (0: even): "
-    "of a layer's load over the whole run, mean over layers. Dead: experts of all layers that got no token."
+    "Medians over runs. Prefill: steps with prompt tokens in them. "
+    "Hottest expert, entropy (1: even), Gini (0: even): of a layer's load over the whole run, "
+    "mean over layers. Dead: experts, over all layers, that got no token."
 )
 
 
@@ -25,12 +26,11 @@ def parts(groups: Sequence[Results]) -> list[str]:
     measured = {group.name: found for group in groups if (found := group.measured)}
     if not measured:
         return []
+    layers = " ".join(_layers(name, list(runs.values())) for name, runs in measured.items())
     return [
         _phases(measured),
         _experts(measured),
-        text(
-            f"{NOTE} {' '.join(_layers(name, list(runs.values())) for name, runs in measured.items())}"
-        ),
+        text(f"{NOTE} {layers}"),
         _datasets(measured),
     ]
 
@@ -97,10 +97,11 @@ def _layers(name: str, runs: Sequence[Imbalance]) -> str:
         return ""
     cvs = np.median(by_run, axis=0)
     order = np.argsort(-cvs, kind="stable")
-    told = [f"{layer} ({cvs[layer]:.2f})" for layer in order]
-    most, least = told[:EXTREMES], told[EXTREMES:][-EXTREMES:]
+    shown_layers = [f"{layer} ({cvs[layer]:.2f})" for layer in order]
+    most, least = shown_layers[:EXTREMES], shown_layers[EXTREMES:][-EXTREMES:]
     rest = f"; least in {', '.join(reversed(least))}" if least else ""
-    return f"{name}: CV by layer {cvs.min():.2f} to {cvs.max():.2f}; most in layers {', '.join(most)}{rest}."
+    between = f"CV by layer {cvs.min():.2f} to {cvs.max():.2f}"
+    return f"{name}: {between}; most in layers {', '.join(most)}{rest}."
 
 
 def _datasets(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:

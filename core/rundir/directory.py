@@ -73,7 +73,8 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise FileError(
-                    f"{path}: --out must be new or empty; to go on with an interrupted run use: --resume {path}"
+                    f"{path}: --out must be new or empty;"
+                    f" to resume an interrupted run use: --resume {path}"
                 )
             path.chmod(0o700)
             return cls(path)

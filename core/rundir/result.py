@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from core import files
 from core.errors import FileError
@@ -61,18 +61,18 @@ class Result(Metrics, frozen=True, kw_only=True):
     ramp_up_s: float | None = None
     max_concurrency: int | None = None  # 0: no limit
     seed: int | None = None
-    slo: dict[str, float] = {}
-    input_lens: list[int] = []
-    output_lens: list[int] = []
-    ttfts: list[float | None] = []  # seconds
-    ttfts_from_due: list[float | None] = []  # seconds
-    itls: list[list[float]] = []  # seconds
-    generated_texts: list[str] = []
-    errors: list[str] = []
+    slo: dict[str, float] = field(default_factory=dict)
+    input_lens: list[int] = field(default_factory=list)
+    output_lens: list[int] = field(default_factory=list)
+    ttfts: list[float | None] = field(default_factory=list)  # seconds
+    ttfts_from_due: list[float | None] = field(default_factory=list)  # seconds
+    itls: list[list[float]] = field(default_factory=list)  # seconds
+    generated_texts: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     client: Trust | None = None  # how far the times can be trusted
     imbalance_score: float | None = None  # predicted from the texts
-    imbalance_components: dict[str, dict[str, float]] = {}
-    imbalance_raw_metrics: dict[str, float] = {}
+    imbalance_components: dict[str, dict[str, float]] = field(default_factory=dict)
+    imbalance_raw_metrics: dict[str, float] = field(default_factory=dict)
     measured_imbalance: Imbalance | None = None
     measured_imbalance_reason: str | None = None  # why there is none
     decode_step_ms: float | None = None  # median over the run's own steps without prompt tokens
@@ -149,8 +149,8 @@ def read(file: Path) -> Result:
 def read_all(folder: Path) -> tuple[dict[str, Result], dict[str, str]]:
     """Label → result of every `<label>.json` in a results folder, forced routing included; and
     label → what is wrong with a file that is not a result."""
-    found: dict[str, Result] = {}
-    unreadable: dict[str, str] = {}
+    found: dict[str, Result] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     for label, file in sorted(result_files(folder).items()):
         try:
             found[label] = read(file)

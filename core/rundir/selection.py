@@ -31,7 +31,8 @@ class Selection:
 
     @property
     def named(self) -> str:
-        return f"dataset{'s' * (len(self.names) > 1)} {', '.join(self.names)}"
+        noun = "dataset" if len(self.names) == 1 else "datasets"
+        return f"{noun} {', '.join(self.names)}"
 
     def in_words(self) -> str:
         """`only datasets 001, 007 (2 of 50)`; nothing where all are looked at."""

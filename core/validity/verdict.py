@@ -1,4 +1,4 @@
-"""The rules in the order in which they are told, and the verdict on a run directory, a result, or
+"""The rules in the order in which they are reported, and the verdict on a run directory, a result, or
 gate logs."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Validity:
-    """Of the chosen datasets, whose results `groups` are. ConfigError as
+    """Of the chosen datasets, whose results `groups` are. FileError as
     `evidence.of_run_directory`."""
     return problem.check(evidence.of_run_directory(path, groups, chosen), RULES)
 
