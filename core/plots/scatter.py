@@ -12,9 +12,10 @@ import numpy as np
 
 from core.analysis.results import Results, iqr_outliers, number
 from core.errors import NoDataError
-from core.plots.figure import Curve, Floats, Points, Series
+from core.plots.figure import Curve, Points, Series
 from core.plots.latency import mean_interval, per_request
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy as np
 
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.routing.eplb import Maps
-from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError, Ints
+from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError
+from core.stats.arrays import Ints
 
 PART_COUNTS = (
     1 << 18

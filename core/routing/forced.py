@@ -10,7 +10,7 @@ from core.experiment.dose import NAME, Dose
 from core.recorder.gatescope_recorder import dose as forced
 from core.recorder.gatescope_recorder.order import Order, dose_of
 from core.routing import steps
-from core.routing.steps import Floats, Ints
+from core.stats.arrays import Floats, Ints
 
 if TYPE_CHECKING:
     from core.routing.gatelog import GateLog

@@ -23,9 +23,8 @@ from core.recorder.gatescope_recorder.gatelog import (
     ZSTD,
     Header,
 )
+from core.stats.arrays import Bools, Floats, Ints
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
@@ -75,7 +74,7 @@ class GateLog:
         linear = self.placement == tuple(sorted(self.placement))
         return ("linear" if linear else "round robin") if self.placement else ""
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> GateLog:
+    def where(self, mask: Bools) -> GateLog:
         """The steps that `mask` [steps] marks."""
         if mask.all():
             return self

@@ -38,10 +38,11 @@ from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
 from core.routing.meter import MAX_AGGREGATED_TOKENS, SUMS, Meter, RunBlocks
 from core.routing.meter import WARMUP as WARMUP
-from core.routing.steps import CHUNK, Floats
+from core.routing.steps import CHUNK
 from core.routing.steps import cv as cv
 from core.routing.steps import floor_squared as floor_squared
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
 ONE_TOKEN = "every step has a single token: CV says nothing about the router"

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from core.routing import steps
 from core.routing.gatelog import GateLog
-from core.routing.steps import Floats, Ints, StepFigures
+from core.routing.steps import StepFigures
 from core.stats import bootstrap
+from core.stats.arrays import Bools, Floats, Ints
 
 MAX_BLOCKS = 32
 FEW_BLOCKS = 8  # are not joined for the likeness of neighbours
@@ -64,7 +64,7 @@ class RunBlocks:
     )  # [blocks, experts]: over layers and steps of at most 1000 tokens
     prefill_counts: Floats = field(init=False)  # [layers, experts]
     rank_loads: Floats = field(init=False)  # [ranks]
-    first: npt.NDArray[np.float64] | None = None
+    first: Floats | None = None
 
     def __post_init__(self) -> None:
         self.rows = np.zeros((MAX_BLOCKS, 2 * len(SUMS)))
@@ -179,7 +179,7 @@ class Meter:
                 yield _Part(run, places, run.next_blocks(len(places)))
 
 
-def _columns(parts: list[_Part], log: GateLog) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _columns(parts: list[_Part], log: GateLog) -> tuple[Floats, Bools]:
     """[steps, sums]: for each part its blocks, the same over large steps where there are any, its
     prompt steps."""
     small = log.tokens <= MAX_AGGREGATED_TOKENS
@@ -220,7 +220,7 @@ class _Summed:
     table: Floats
     columns: Floats
     sums: Floats
-    small: npt.NDArray[np.bool_]
+    small: Bools
 
 
 def _add_part(part: _Part, of: _Summed, place: int) -> int:

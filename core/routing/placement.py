@@ -19,10 +19,8 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from core.stats.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

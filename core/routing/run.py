@@ -14,7 +14,7 @@ from core.routing import forced, imbalance
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
 from core.routing.meter import Meter
-from core.routing.steps import Ints
+from core.stats.arrays import Ints
 
 DRIFT_NS = 500_000_000  # a GPU's clock against the host's: 13 ms an hour were seen
 

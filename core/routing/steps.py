@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.stats.arrays import Bools, Floats
+
 EPSILON = 1e-10  # upstream's: keeps an empty mean from dividing by zero
 CHUNK = 1 << 17  # counts at a time
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class StepFigures:
     rank_ratio: Floats  # Σ over layers of max/mean load over EP ranks; 0 without expert parallelism
     rank_extra: Floats  # Σ over layers of max - mean load over EP ranks, in tokens
     rank_loads: Floats  # [EP ranks, steps]: Σ over layers
-    violations: npt.NDArray[np.bool_]  # Σ over experts is not top_k × tokens in some layer
+    violations: Bools  # Σ over experts is not top_k × tokens in some layer
 
 
 def measure(

@@ -14,7 +14,7 @@ import numpy as np
 
 from core.routing.gatelog import GateLog, GateLogError
 from core.routing.meter import Meter, RunBlocks
-from core.routing.steps import Floats, Ints
+from core.stats.arrays import Floats, Ints
 
 LAYER_FILE = re.compile(r"gate_logs_(\d+)\.json$")
 MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any, and its square is no trouble

@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats, Interval
+from core.stats.arrays import Floats, Ints
+from core.stats.bootstrap import Interval
 from core.stats.estimate import MIN_DATASETS, Estimate
 
 PERMUTATIONS = 9_999
@@ -111,7 +112,7 @@ def _squared(r: Estimate) -> Estimate:
 
 
 def _partial(
-    x: Floats, y: Floats, covariates: Sequence[Floats], drawn: np.typing.NDArray[np.int64]
+    x: Floats, y: Floats, covariates: Sequence[Floats], drawn: Ints
 ) -> Estimate:
     varying = [c for c in covariates if np.ptp(c) > 0]
     if not varying:

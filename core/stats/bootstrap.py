@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
+
+from core.stats.arrays import Floats
 
 RESAMPLES = 400
 LEVEL = 0.95
 Z = 1.959963984540054  # the normal's 97.5 % quantile
 
-Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats, Interval
+from core.stats.arrays import Floats
+from core.stats.bootstrap import Interval
 from core.stats.estimate import MIN_DATASETS, Estimate
 
 RESAMPLES = 2_000

@@ -16,7 +16,7 @@ from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
 from core.plots import histogram, latency, routing, scatter, steptime
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 
 
 def result(ttfts_ms: list[float], tpots_ms: list[float], **more: Any) -> dict[str, Any]:
