@@ -12,6 +12,7 @@ from core.analysis import results
 from core.analysis.results import Results
 from core.report.document import Part, Table, Text
 from core.report.summary import PHASES
+from core.stats import descriptive
 from core.terminal import shown
 
 EXTREMES = 5  # datasets at either end, and layers
@@ -133,5 +134,4 @@ def _excess(run: Json | None) -> str:
 
 
 def _median(runs: Sequence[Json], key: str) -> float | None:
-    known = [value for run in runs if (value := results.number(run.get(key))) is not None]
-    return float(np.median(known)) if known else None
+    return descriptive.median(results.number(run.get(key)) for run in runs)

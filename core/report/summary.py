@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from core.analysis.results import Results, number
 from core.backends import builtin
@@ -19,6 +18,7 @@ from core.errors import NoDataError
 from core.experiment import dose
 from core.files import formatted, write_whole
 from core.report import summary
+from core.stats.descriptive import median
 from core.terminal import printable, shown, tell, terminal_columns
 
 if TYPE_CHECKING:
@@ -178,14 +178,9 @@ def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
 def backend_medians(group: Results) -> dict[str, float | None]:
     """Medians over a backend's runs, for the summary table."""
     keys = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
-    table = {k: _median([number(r.get(k)) for r in group.by_label.values()]) for k in keys}
+    table = {k: median(number(r.get(k)) for r in group.by_label.values()) for k in keys}
     for key in ("per_step_cv", "noise_floor", "excess_cv", "rank_imbalance"):
-        table[key] = _median(
-            [number((r.get("measured_imbalance") or {}).get(key)) for r in group.by_label.values()]
+        table[key] = median(
+            number((r.get("measured_imbalance") or {}).get(key)) for r in group.by_label.values()
         )
     return table
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.median(known)) if known else None

@@ -111,9 +111,7 @@ def _squared(r: Estimate) -> Estimate:
     return Estimate(r.value**2, ends)
 
 
-def _partial(
-    x: Floats, y: Floats, covariates: Sequence[Floats], drawn: Ints
-) -> Estimate:
+def _partial(x: Floats, y: Floats, covariates: Sequence[Floats], drawn: Ints) -> Estimate:
     varying = [c for c in covariates if np.ptp(c) > 0]
     if not varying:
         return estimate.none("the covariates are the same for every point")

@@ -238,7 +238,7 @@ def test_a_run_that_was_not_routed_as_asked_is_told(
     assert (wrong == "") == fits, wrong
     assert (
         fits
-        or f"asked for forced routing: {wanted.pattern}, CV {wanted.level:g}; what was recorded is"
+        or f"requested forced routing: {wanted.pattern}, CV {wanted.level:g}; the recorded expert"
         in wrong
     )
 
@@ -251,7 +251,7 @@ def test_tokens_of_another_dose_in_a_step_fail_both_runs() -> None:
     for label in ("001~hot-experts~0.5", "002"):
         said = against(dose.of_label(label), label, mixed)
         assert (
-            said == "3 steps hold tokens of requests with another dose, and were routed naturally"
+            said == "3 steps with tokens of another dose (target imbalance) too: routed naturally"
         )
     same = GateLog(log.loads, log.columns, {**log.segments, "002~hot-experts~0.5": beside}, 2)
     assert against(Dose("hot-experts", 0.5), "001~hot-experts~0.5", same) == ""

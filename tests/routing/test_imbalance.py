@@ -115,7 +115,7 @@ class TestHandWorked:
         assert measured.prefill.per_step_cv == pytest.approx(0.5)
         assert measured.decode.per_step_cv == pytest.approx(0.5)
         assert measured.decode.layer_cv == pytest.approx(0.5)  # (3, 1)
-        assert measured.prefill.excess_cv_reason == "too few steps: no standard error"
+        assert measured.prefill.excess_cv_reason == "too few steps for a standard error"
 
     def test_layers_that_logged_different_steps(self, tmp_path: Path) -> None:
         folder = write_layers(tmp_path / "a", [[[3, 1], [2, 2]], [[4, 0], [2, 2]]], [4, 4])
