@@ -42,7 +42,7 @@ class Tables:
         self.course = course
         self.error = ""
         layers, tokens, top_k = shape
-        rows = tokens + 1  # more than any pass has: else torch.compile fixes the size
+        rows = tokens + 1  # more than any pass has, as in `Capture`
         self.ids = torch.arange(top_k, dtype=torch.int32, device=device).repeat(layers, rows, 1)
         self.forced = torch.zeros(rows, 1, dtype=torch.bool, device=device)
         self._rows = torch.arange(rows, device=device).unsqueeze(1)
@@ -69,7 +69,7 @@ class Tables:
             self._count = count
 
     def wrap(self, layer: int, route: Callable[..., Any]) -> Callable[..., Any]:
-        """`route`, which returns (weights, ids, …), with its ids replaced. Traceable, like a tap."""
+        """`route`, which returns (weights, ids, …), with ids replaced. Traceable, like a tap."""
         mine, forced = self.ids[layer], self.forced
 
         def replaced(ids: torch.Tensor) -> torch.Tensor:
