@@ -66,5 +66,5 @@ class Capture:
         for rows, across in self.rows:
             if rows != across[dp]:
                 own = f"this rank's batch has {across[dp]} (all ranks: {across})"
-                return f"a router saw {rows} rows, but {own}"
+                return f"a router saw {rows} rows where {own}"
         return ""

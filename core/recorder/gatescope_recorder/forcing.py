@@ -69,7 +69,7 @@ class Tables:
             self._count = count
 
     def wrap(self, layer: int, route: Callable[..., Any]) -> Callable[..., Any]:
-        """`route`, which returns (weights, ids, …), with ids replaced. Traceable, like a tap."""
+        """`route` with its ids replaced; both return (weights, ids, …). Traceable, like a tap."""
         mine, forced = self.ids[layer], self.forced
 
         def replaced(ids: torch.Tensor) -> torch.Tensor:
@@ -98,8 +98,8 @@ class Forcing:
         self._warned = False
 
     def bind(self) -> None:
-        """Wrap the routers: after the weights are loaded, and before the recorder taps them, so that
-        what is recorded is what was forced."""
+        """Wrap the routers, after the weights are loaded and before the recorder taps them: what it
+        records is what was forced."""
         try:
             self.tables = self._tables()
         except (RefusedError, ValueError) as error:
