@@ -192,7 +192,8 @@ def problems(folder: Path) -> list[str]:
         rank = side.name.removesuffix(".gatelog.json")
         found += [f"{rank}: {totals[key]}" for key in ("refused", "disabled") if totals.get(key)]
         if dropped := totals.get("dropped"):
-            found.append(f"{rank}: {_steps(dropped)} dropped")
+            was = "was" if dropped == 1 else "were"
+            found.append(f"{rank}: {_steps(dropped)} {was} dropped")
         if wrong := totals.get("violations"):
             found.append(f"{rank}: in {_steps(wrong)}, loads do not add up to top_k × tokens")
         if silent := totals.get("silent"):
