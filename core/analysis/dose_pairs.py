@@ -32,7 +32,7 @@ from core.analysis.dose_response import (
     tested,
 )
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
 
 HOT_RANK, SPREAD = "hot-rank", "spread"

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from core.analysis.results import NAMES
 from core.experiment import plan
 from core.stats import association, bootstrap, estimate
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 from core.stats.estimate import MIN_DATASETS, Estimate
 
 METRICS = {"mean_tpot_ms": NAMES["mean_tpot_ms"], "decode_step_ms": ("decode step", "ms")} | NAMES

@@ -16,8 +16,8 @@ from core.analysis.results import NAMES, Results
 from core.backends import builtin
 from core.rundir.result import Result
 from core.stats import association, comparison
+from core.stats.arrays import Floats
 from core.stats.association import Association
-from core.stats.bootstrap import Floats
 from core.stats.comparison import Comparison
 from core.stats.estimate import Estimate
 

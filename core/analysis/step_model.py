@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from core.analysis.step_sample import StepSample
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
 
 MIN_STEPS = 50

@@ -151,7 +151,7 @@ class Measurement:
             part = self._read()
         except (GateLogError, OSError):
             return None  # `_settle` meets it again, and says so
-        return live.live_imbalance(part, self.load.label)
+        return live.measure(part, self.load.label)
 
     def _read(self) -> GateLog:
         part = self.target.log.read()

@@ -9,9 +9,10 @@ import numpy as np
 
 from core.analysis.results import Results
 from core.errors import NoDataError
-from core.plots.figure import Curve, Floats, Series
+from core.plots.figure import Curve, Series
 from core.rundir.result import Result
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}

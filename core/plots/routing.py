@@ -11,9 +11,10 @@ import numpy as np
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots.figure import Bars, Curve, Floats, HeatMap, Series
+from core.plots.figure import Bars, Curve, HeatMap, Series
 from core.plots.latency import mean_interval
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 
 BINS = 24  # of one run's steps
 MIN_BLOCKS = 3

@@ -12,10 +12,11 @@ import numpy as np
 
 from core.analysis.results import Results, iqr_outliers
 from core.errors import NoDataError
-from core.plots.figure import Curve, Floats, Points, Series
+from core.plots.figure import Curve, Points, Series
 from core.plots.latency import mean_interval, per_request
 from core.rundir.result import Result
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from core.routing import folder as gate_folder
 from core.routing import imbalance, steps
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
-from core.routing.steps import Ints
+from core.stats.arrays import Ints
 
 NO_PYARROW = (
     "the Parquet layout needs pyarrow, which is not installed; add it with: pip install pyarrow"

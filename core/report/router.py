@@ -9,8 +9,9 @@ import numpy as np
 
 from core.analysis.results import Results
 from core.report.document import table, text
-from core.report.summary import PHASES, median
+from core.report.summary import PHASES
 from core.routing.imbalance import Imbalance, Phase
+from core.stats.descriptive import median
 from core.terminal import shown
 
 EXTREMES = 5  # datasets at either end, and layers

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from core.analysis.results import Results
 from core.rundir.result import Result
+from core.stats.descriptive import median
 from core.terminal import shown
 
 RESULT_COLUMNS = (
@@ -111,9 +111,3 @@ def medians(group: Results) -> dict[str, float | None]:
         "excess_cv": median([m.excess_cv for m in measured]),
         "rank_imbalance": median([m.rank_imbalance for m in measured]),
     }
-
-
-def median(values: Sequence[float | None]) -> float | None:
-    """The median of those that are known; None if none is."""
-    known = [value for value in values if value is not None]
-    return float(statistics.median(known)) if known else None

@@ -1,4 +1,4 @@
-"""The router's last steps while a run runs."""
+"""What the router's last steps show while a run is still going."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from core.routing import imbalance
 from core.routing.gatelog import GateLog, GateLogError
 
 
-def live_imbalance(log: GateLog, label: str) -> LiveImbalance | None:
-    """The run's steps in `log`, in short; None if there are none."""
+def measure(log: GateLog, label: str) -> LiveImbalance | None:
+    """The imbalance of the run's own steps in `log`; None if it has none there."""
     try:
         measured = imbalance.measure_segment(log, label)
     except GateLogError:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from core.experiment import dose
 from core.experiment.events import POWER_CAP, Gpu
+from core.stats.arrays import Floats
 from core.validity.evidence import Evidence
 from core.validity.problem import Problem, problems
 
@@ -27,8 +27,6 @@ TPOT_DRIFT = 0.03  # as CLOCK_DRIFT
 CHANGE = 0.002  # p: two backends of an experiment without any drift are suspected once in 250 times
 EDGE = 3  # runs on either side of a change, at least
 MIN_RUNS = 10  # of a backend, below which order and chance cannot be separated
-
-Floats = npt.NDArray[np.float64]
 
 
 class Timed(NamedTuple):

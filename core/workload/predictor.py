@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from core.stats import descriptive
+
 WEIGHTS: Mapping[str, float] = {
     "token_repetition": 0.25,
     "top10_concentration": 0.20,
@@ -87,11 +89,8 @@ def count_tokens(text: str) -> int:
 
 
 def gini(counts: Sequence[int]) -> float:
-    """Gini coefficient of positive counts: Σ (2i − n − 1)·x_i / (n·Σ x), x ascending, i from 1."""
-    ascending = np.sort(np.asarray(counts, dtype=np.float64))
-    n = len(ascending)
-    ranks = 2 * np.arange(1, n + 1) - n - 1
-    return float(ranks @ ascending / (n * ascending.sum()))
+    """Gini coefficient of positive counts."""
+    return float(descriptive.gini(np.asarray(counts, dtype=np.float64)))
 
 
 def entropy_bits(counts: Sequence[int]) -> float:

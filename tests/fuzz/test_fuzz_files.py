@@ -1,4 +1,4 @@
-"""Files: whatever is in them, a reader reads them or says in its own error, in one line, what is
+"""Files: whatever is in them, a reader reads them or says in one line of its own error what is
 wrong."""
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def raw_block(labels: bytes, numbers: list[int], counts: bytes) -> bytes:
 
 
 def measured(folder: Path, log: bytes) -> None:
-    """A folder with this log is measured, and what is wrong with it is said."""
+    """A folder with this log is measured, and what is wrong with it is reported."""
     (folder / "dp0_pp0.gatelog").write_bytes(log)
     told(lambda: gatelog.read(folder / "dp0_pp0.gatelog"), GateLogError)
     found, problems = imbalance.measure_folder(folder)
@@ -291,16 +291,19 @@ def test_any_totals_beside_a_gate_log(folder: Path, totals: Any) -> None:
 # --- a run directory ---
 
 RESULT_KEYS = (
-    *(
-        *scatter.METRICS,
-        "measured_imbalance",
-        "imbalance_score",
-        "excess_cv",
-        "completed",
-        "ttfts",
-        "errors",
-    ),
-    *("duration", "decode_step_ms", "delivery_lag_ms", "longest_step", "ms", "tokens"),
+    *scatter.METRICS,
+    "measured_imbalance",
+    "imbalance_score",
+    "excess_cv",
+    "completed",
+    "ttfts",
+    "errors",
+    "duration",
+    "decode_step_ms",
+    "delivery_lag_ms",
+    "longest_step",
+    "ms",
+    "tokens",
 )
 
 
@@ -340,9 +343,10 @@ def test_any_results(folder: Path, results: list[Any], mapping: Any, about: dict
     (path / "baseline" / "results_json").mkdir(parents=True, exist_ok=True)
     for place in range(5):
         file = path / "baseline" / "results_json" / f"{place + 1:03d}.json"
-        file.write_bytes(written(results[place])) if place < len(results) else file.unlink(
-            missing_ok=True
-        )
+        if place < len(results):
+            file.write_bytes(written(results[place]))
+        else:
+            file.unlink(missing_ok=True)
     whole = msgspec.to_builtins(run_json_of(), enc_hook=str)
     (path / "run.json").write_bytes(written({**whole, **about}))
     (path / "baseline_real_imbalance.json").write_bytes(written(mapping))

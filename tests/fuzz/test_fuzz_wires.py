@@ -1,5 +1,4 @@
-"""Wires and logs: whatever comes, a reader names it as an error of its own, or makes the best of
-it."""
+"""Wires and logs: whatever arrives, a reader uses what it can or reports an error of its own."""
 
 from __future__ import annotations
 
@@ -71,7 +70,12 @@ def figures_of(stream: TokenStream) -> None:
     assert len(tokens) == len(stream.stamps) == len(stream.texts)
     assert all(n >= 0 for n in tokens)
     record = RequestRecord(
-        *(0, "p", 1, 1, 1, 10**6),
+        index=0,
+        prompt_id="p",
+        t_due_ns=1,
+        t_start_ns=1,
+        t_sent_ns=1,
+        t_done_ns=10**6,
         stamps_ns=stream.stamps,
         event_tokens=tokens,
         prompt_tokens=stream.prompt_tokens,
@@ -88,7 +92,8 @@ def figures_of(stream: TokenStream) -> None:
 @given(data=SSE, sizes=st.lists(st.integers(0, 40), max_size=6))
 @example(data=b'data: {"error":' + nested()[0] + b"\n\n", sizes=[])
 @example(
-    data=b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967296}}\n\ndata: [DONE]\n\n',
+    data=b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967296}}\n\n'
+    b"data: [DONE]\n\n",
     sizes=[],
 )
 def test_any_bytes_as_a_stream(data: bytes, sizes: list[int]) -> None:

@@ -18,7 +18,7 @@ from core.errors import NoDataError
 from core.plots import histogram, latency, routing, scatter, steptime
 from core.routing.imbalance import Imbalance
 from core.rundir.result import Result
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 
 
 def result(ttfts_ms: list[float], tpots_ms: list[float], **more: Any) -> Result:
