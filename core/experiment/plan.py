@@ -63,8 +63,8 @@ def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
         bare = [p.id for p in data.prompts[: config.experiment.num_prompts] if p.timestamp is None]
         if bare:
             raise ConfigError(
-                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since arrival is "trace";'
-                ' give every prompt one, or take arrival "poisson"'
+                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since'
+                ' arrival is "trace"; give every prompt one, or take arrival "poisson"'
             )
 
 
@@ -150,12 +150,8 @@ def named(only: Collection[str], known: Sequence[str]) -> list[str]:
     unknown index."""
     for index in only:
         if index not in known:
-            near = difflib.get_close_matches(index, known, n=1, cutoff=0.3)
             span = f", from {min(known)} to {max(known)}" if known else ""
-            raise UsageError(
-                f"--only {index}: no such dataset; there are {len(known)}{span}"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise UsageError(f"--only {index}: no such dataset; there are {len(known)}{span}")
     return [index for index in known if not only or index in only]
 
 
