@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import datetime
 import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +177,8 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Send each prompt once; 0 if all were answered, else 1. BackendError if the server cannot be
     reached."""
+    import asyncio
+
     import httpx
 
     from core.load import metrics
@@ -252,6 +251,8 @@ def _write(arguments: argparse.Namespace, result: Mapping[str, Any]) -> None:
 
 async def _warmed_up(load: Load, warmup_requests: int) -> Records:
     """The load's records; those of the warm-up are left out."""
+    from dataclasses import replace
+
     from core.load import client
 
     if warmup_requests:
@@ -275,6 +276,8 @@ async def _warmed_up(load: Load, warmup_requests: int) -> Records:
 
 
 def _about(load: Load, path: Path) -> dict[str, Any]:
+    import datetime
+
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
         "backend": load.base_url,

@@ -4,10 +4,8 @@ runs use."""
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -50,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or the server's end; the exit code. GatescopeError before anything is
     started."""
+    import asyncio
+
     from core.backends import choice, ports
     from core.experiment import config
 
@@ -100,6 +100,8 @@ def _api_key() -> str:
             raise UsageError(
                 "serve: VLLM_API_KEY is not set, and there is no terminal to show a new key; set it"
             )
+        import secrets
+
         key = secrets.token_hex(16)
         print(f"~ key of this server: export VLLM_API_KEY={key}", file=sys.stderr)
     elif not key:
@@ -110,6 +112,8 @@ def _api_key() -> str:
 
 
 async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
+    import asyncio
+
     from core.backends import server as servers
 
     read_end, write_end = os.pipe()
