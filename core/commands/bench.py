@@ -307,12 +307,12 @@ def _predicted(load: Load) -> Mapping[str, Any]:
 
 def _lines(figures: Metrics, verdict: Trust) -> list[str]:
     """The result for people: a table of times, rates, and how far to trust them."""
+    workers = "1 load worker" if verdict.workers == 1 else f"{verdict.workers} load workers"
     return [
         _rates(figures),
         f"{'ms':<16}{'mean':>10}{'median':>10}{'p99':>10}{'max':>10}",
         *(_times(figures, name, title) for name, title in TIMES.items()),
-        f"timestamps: {verdict.stamps}; {verdict.workers} load workers,"
-        f" {verdict.cpu_share or 0:.0%} of a core at most",
+        f"timestamps: {verdict.stamps}; {workers}, {verdict.cpu_share or 0:.0%} of a core at most",
         *verdict.warnings,
     ]
 

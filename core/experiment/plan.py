@@ -138,8 +138,8 @@ def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
         index = dataset.index_of(path, place)
         if index in paths:
             raise ConfigError(
-                f"{config.path}: [experiment], datasets: expected an index of its own for each file,"
-                f" {paths[index]} and {path} share {index}; rename one"
+                f"{config.path}: [experiment], datasets: expected an index of its own for each"
+                f" file, {paths[index]} and {path} share {index}; rename one"
             )
         paths[index] = path
     return {index: paths[index] for index in named(only, list(paths))}
