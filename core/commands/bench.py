@@ -11,25 +11,17 @@ from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
 from core.errors import BackendError
-from core.terminal import printable, shown
+from core.terminal import printable
 
 if TYPE_CHECKING:
     from core.load.client import Load
     from core.load.metrics import Metrics
     from core.load.record import Progress, Records
-    from core.load.trust import Trust
     from core.rundir.result import Result
     from core.workload.predictor import Prediction
 
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
 TELL_EVERY_S = 10.0
-TIMES = {
-    "ttft": "TTFT",
-    "ttft_from_due": "TTFT from due",
-    "tpot": "TPOT",
-    "itl": "ITL",
-    "e2e": "E2E",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import httpx
 
+    from core.commands import bench_table
     from core.load import metrics
     from core.load.client import LoadError
     from core.load.trust import trust
@@ -192,8 +185,9 @@ def run(arguments: argparse.Namespace) -> int:
     except (httpx.HTTPError, httpx.InvalidURL, LoadError) as error:
         raise BackendError(f"{load.base_url}: {type(error).__name__}: {error}") from None
     figures = metrics.summarise(records, load.slo)
-    _write(arguments, _result(arguments.dataset, load, records, figures))
-    _tell("\n".join(_lines(figures, trust(records.workers, figures))))
+    taken = _result(arguments.dataset, load, records, figures)
+    _write(arguments, taken)
+    _tell("\n".join(bench_table.lines(taken, trust(records.workers, figures))))
     return 0 if figures.completed == figures.num_prompts else 1
 
 
@@ -292,36 +286,6 @@ def _predicted(load: Load) -> Prediction | None:
         return predictor.predict([p.text for p in load.prompts])
     except ValueError:
         return None
-
-
-def _lines(figures: Metrics, verdict: Trust) -> list[str]:
-    """The result for people: a table of times, rates, and how far to trust them."""
-    workers = "1 load worker" if verdict.workers == 1 else f"{verdict.workers} load workers"
-    return [
-        _rates(figures),
-        f"{'ms':<16}{'mean':>10}{'median':>10}{'p99':>10}{'max':>10}",
-        *(_times(figures, name, title) for name, title in TIMES.items()),
-        f"timestamps: {verdict.stamps}; {workers}, {verdict.cpu_share or 0:.0%} of a core at most",
-        *verdict.warnings,
-    ]
-
-
-def _rates(figures: Metrics) -> str:
-    goodput = (
-        "" if figures.request_goodput is None else f", goodput {figures.request_goodput:.2f}/s"
-    )
-    failed = "".join(f"; {count} × {kind}" for kind, count in figures.errors_by_kind.items())
-    return (
-        f"{figures.completed} of {figures.num_prompts} requests in {figures.duration:.2f} s:"
-        f" {figures.request_throughput:.2f} requests/s{goodput},"
-        f" {figures.output_throughput:.1f} tokens/s{failed}"
-    )
-
-
-def _times(figures: Metrics, name: str, title: str) -> str:
-    kinds = ("mean", "median", "p99", "max")
-    values = [getattr(figures, f"{kind}_{name}_ms") for kind in kinds]
-    return f"{title:<16}" + "".join(f"{shown(value, '.2f'):>10}" for value in values)
 
 
 def _tell(text: str) -> None:

@@ -70,13 +70,17 @@ class Load:
         return min(self.max_concurrency or len(self.prompts), len(self.prompts))
 
     @property
-    def max_tokens(self) -> int:
-        """Maximum number of tokens requested per answer."""
+    def asked_tokens(self) -> int | None:
+        """Number of tokens requested per answer; None: as many as the server likes."""
         asked = {"max_tokens": self.output_len, **self.extra_body}
         return max(
-            [n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)],
-            default=MAX_TOKENS,
+            [n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)], default=None
         )
+
+    @property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens that an answer may have."""
+        return MAX_TOKENS if self.asked_tokens is None else self.asked_tokens
 
     @property
     def is_closed_loop(self) -> bool:
@@ -359,9 +363,9 @@ def _client(load: Load) -> httpx.AsyncClient:
 
 
 async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
-    """The text's tokens from the server's own tokenizer (vLLM's POST /tokenize), without special
-    tokens."""
-    wanted = {"model": load.model, "prompt": text, "add_special_tokens": False}
+    """The text's tokens from the server's own tokenizer (POST /tokenize of vLLM, and of llama.cpp,
+    which wants `content`), without special tokens."""
+    wanted = {"model": load.model, "prompt": text, "content": text, "add_special_tokens": False}
     answer = await fetch.whole(
         client, "POST", "/tokenize", within_s=load.stall_timeout_s, json=wanted
     )
@@ -369,9 +373,13 @@ async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]
 
 
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
-    """The records, with answers without usage counted by the server's tokenizer if it has one, else
-    by their events."""
-    uncounted = [r for r in records if r.ok and r.output_tokens_from == "events"]
+    """The records, with answers without usage counted by the server's tokenizer if it has one and
+    all of the answer is text, else by their events."""
+    uncounted = [
+        r
+        for r in records
+        if r.ok and r.output_tokens_from == "events" and r.visible_tokens == r.output_tokens
+    ]
     counts: dict[int, int] = {}
     if uncounted:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
@@ -379,8 +387,13 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
                 for record in uncounted:
                     counts[record.index] = len(await _tokens(client, load, record.text))
     return [
-        replace(r, output_tokens=counts[r.index], output_tokens_from="tokenizer")
-        if r.index in counts
+        replace(
+            r,
+            output_tokens=counts[r.index],
+            visible_tokens=counts[r.index],
+            output_tokens_from="tokenizer",
+        )
+        if counts.get(r.index)  # none of a text that has some: not what was asked
         else r
         for r in records
     ]
