@@ -82,7 +82,10 @@ def decode(payload: bytes) -> Event | None:
 
 def flat_error(payload: bytes) -> str:
     """The words of an event without choices that is itself an error; "" if it is none."""
-    raw = _generic(payload)
+    try:
+        raw = _generic(payload)
+    except NOT_JSON:
+        return ""
     if not isinstance(raw, dict):
         return ""
     base = raw.get("base_resp")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Callable
+from itertools import compress
 
 from core.load import payload
-from core.load.payload import FAILED_REASONS, MAX_ERROR_TEXT, NOT_JSON, Choice, Event, decode_usual
+from core.load.payload import FAILED_REASONS, MAX_ERROR_TEXT, NOT_JSON, Event, decode_usual
 from core.load.sse import EventParser, EventTooLong, Failed
 
 MORE_THAN_ASKED = 2
@@ -76,8 +78,11 @@ class TokenStream:
             except NOT_JSON:
                 pass
             else:
-                for piece, event in zip(pieces, events, strict=True):
-                    self._take(event, piece, at)
+                for event in events:
+                    if event.choices:
+                        self._take(event, at)
+                    else:
+                        self._take_bare(event, next(compress(pieces, (e is event for e in events))))
                 return
         self._parse(chunk, at)
 
@@ -97,71 +102,79 @@ class TokenStream:
 
     def _take_payload(self, data: bytes | Failed, at: int) -> None:
         if isinstance(data, Failed):
-            said = payload.event_error(data.words)
-            if said or data.is_event:
-                self._fail(f"server error: {said or 'an event called error, without a word'}")
+            silent = "an event called error, without a word" if data.is_event else ""
+            self._fail_if(payload.event_error(data.words) or silent)
         elif data.strip() == DONE:
             self._end()
         elif data.strip():
             try:
-                if (event := payload.decode(data)) is not None:
-                    self._take(event, data, at)
+                self._take_any(data, at)
             except NOT_JSON as error:
                 self._fail(f"not the expected JSON: {error}")
 
     def _take_rest(self) -> None:
         """An event without the blank line that ends it, if it is whole."""
-        data = self._parser.rest()
-        try:
-            event = payload.decode(data)
-        except NOT_JSON:
-            return
-        if event is not None:
-            self._take(event, data, self._at)
+        with contextlib.suppress(*NOT_JSON):
+            self._take_any(self._parser.rest(), self._at)
 
-    def _take(self, event: Event, data: bytes, at: int) -> None:
+    def _take_any(self, data: bytes, at: int) -> None:
+        """An event of any shape. One of NOT_JSON if it has none."""
+        event = payload.decode(data)
+        if event is not None and event.choices:
+            self._take(event, at)
+        elif event is not None:
+            self._take_bare(event, data)
+
+    def _take(self, event: Event, at: int) -> None:
+        """An event with choices. Every token comes by here, so it calls little."""
         if self.error:
             return
-        if event.error and (said := payload.words(event.error)):
-            self._fail(f"server error: {said}")
-        used, usage = 0, event.usage
+        choice, usage, used = event.choices[0], event.usage, 0
         if usage is not None:
-            self.prompt_tokens = usage.prompt_tokens or self.prompt_tokens
             used = usage.completion_tokens or 0
             if used > self.completion_tokens:
                 self.completion_tokens = used
-        if event.choices:
-            self._take_choice(event.choices[0], used, at)
-        elif said := payload.flat_error(data):
-            self._fail(f"server error: {said}")
-        if self._stopped and used and self._is_single:
-            self._end()
-
-    def _take_choice(self, choice: Choice, used: int, at: int) -> None:
+            self.prompt_tokens = usage.prompt_tokens or self.prompt_tokens
+        if event.error:
+            self._fail_if(payload.words(event.error))
         if choice.index:
             self._is_single = self._has_counts = False
-        delta = choice.delta
-        text = choice.text or (delta.text if delta else None)
+        text = choice.text or ((delta := choice.delta) and delta.text)
         if used and self._has_counts:
-            tokens = used - self._counted
-        elif text or (delta and delta.has_more):
+            if used > self._counted:
+                if used > self._counted + 1:
+                    self._several[len(self.stamps)] = used - self._counted
+                if not text:
+                    self._hidden += used - self._counted
+                self._counted = used
+                self.stamps.append(at)
+        elif text or (choice.delta and choice.delta.has_more):
             self._has_counts = False
-            tokens = 1
-        else:
-            tokens = 0
-        if tokens > 0:
-            if tokens > 1:
-                self._several[len(self.stamps)] = tokens
-            if not text:
-                self._hidden += tokens
-            self._counted += tokens
+            self._counted += 1
             self.stamps.append(at)
+            if not text:
+                self._hidden += 1
         if text:
             self.texts.append(text)
         if choice.finish_reason:
             self._stopped = True
             if choice.finish_reason in FAILED_REASONS:
-                self._fail(f"server error: finish_reason {choice.finish_reason}")
+                self._fail_if(f"finish_reason {choice.finish_reason}")
+            if used and self._is_single:
+                self._end()
+
+    def _take_bare(self, event: Event, data: bytes) -> None:
+        """An event without choices: usage, an error, or nothing that is of use."""
+        if self.error:
+            return
+        used, usage = 0, event.usage
+        if usage is not None:
+            used = usage.completion_tokens or 0
+            self.completion_tokens = max(used, self.completion_tokens)
+            self.prompt_tokens = usage.prompt_tokens or self.prompt_tokens
+        self._fail_if(payload.words(event.error) or payload.flat_error(data))
+        if self._stopped and used and self._is_single:
+            self._end()
 
     @property
     def received(self) -> int:
@@ -215,6 +228,10 @@ class TokenStream:
             self.finished = True
             if self.on_end:
                 self.on_end()
+
+    def _fail_if(self, said: str) -> None:
+        if said:
+            self._fail(f"server error: {said}")
 
     def _fail(self, error: str) -> None:
         if not self.error:

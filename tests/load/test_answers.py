@@ -59,6 +59,7 @@ def chat(n: int, text: int, hidden: dict[str, Any]) -> Script:
 
 TEN = tuple(token("w ", i + 1) for i in range(10))
 PLAIN = tuple(token("w ") for _ in range(10))
+EMPTY: list[Any] = ["", {}, False, None, *[0] * 6]
 TOOL = {"tool_calls": [{"index": 0, "function": {"arguments": "a"}}]}
 
 # name → script, tokens, tokens with text
@@ -75,7 +76,7 @@ GOOD: dict[str, tuple[Script, int, int]] = {
     "data-null": (paced(*(event(b"null") + each for each in TEN)), 10, 10),
     "usage-float": (paced(*PLAIN, usage(10.0)), 10, 10),
     "content-parts": (chat(10, 0, {"content": [{"type": "text", "text": "w "}]}), 10, 10),
-    "error-empty": (paced(*(event({**json.loads(each[6:]), "error": odd}) for each, odd in zip(TEN, ["", {}, False, None, *[0] * 6], strict=True))), 10, 10),
+    "error-empty": (paced(*(event({**json.loads(each[6:]), "error": odd}) for each, odd in zip(TEN, EMPTY, strict=True))), 10, 10),
     "no-done": (paced(*TEN, event(STOP), end=b""), 10, 10),
     "done-blank": (paced(*TEN, end=b"data: [DONE] \n\n"), 10, 10),
     "done-newline": (paced(*TEN, end=b"data: [DONE]\n"), 10, 10),

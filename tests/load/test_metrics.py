@@ -149,7 +149,8 @@ def test_times_of_unseen_tokens_are_unknown_and_so_is_what_divides_by_them() -> 
         None,
     )
     figures = summarise([unseen], {"e2e_ms": 1000})
-    assert (figures.mean_ttft_ms, figures.total_output_tokens) == (pytest.approx(50.0), 20)
+    assert figures.mean_ttft_ms == pytest.approx(50.0)
+    assert figures.total_output_tokens == 20
     reason = "the time of the last token is unknown: 1 has more tokens than events showed"
     for name in ("output_throughput", "request_throughput", "input_throughput", "request_goodput"):
         assert (getattr(figures, name), getattr(figures, f"{name}_reason")) == (None, reason)
@@ -264,7 +265,7 @@ def test_nothing_was_measured() -> None:
 def test_figures_are_those_of_numpy_over_the_same_gaps(gaps_ms: list[list[float]]) -> None:
     records = [record(i, at=tuple(50 + np.cumsum(gaps))) for i, gaps in enumerate(gaps_ms)]
     stamps = [np.array(r.stamps_ns) for r in records]
-    gaps = np.concatenate([np.diff(s) for s in stamps if s[0] < s[-1]] or [[]]) / MS
+    gaps = np.concatenate([np.diff(s) for s in stamps if s[0] < s[-1]] or [np.zeros(0)]) / MS
     figures = summarise(records)
     assert figures.mean_ttft_ms == pytest.approx(np.mean([s[0] / MS - 10 for s in stamps]))
     assert figures.max_e2e_ms == pytest.approx(max(s[-1] / MS - 10 for s in stamps))
