@@ -4,6 +4,7 @@ words."""
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -12,6 +13,8 @@ MAX_ERROR_TEXT = 300
 MAX_COUNT = 1 << 32
 # A stream of one of these errors may have no other sign of them.
 FAILED_REASONS = ("abort", "aborted", "error", "cancelled", "timeout")
+# Without any of these keys an event is no error.
+ERROR_KEYS = re.compile(rb'"(?:object|type|base_resp|error_code|code|detail)"')
 GOOD_CODES = (None, 0, 200, "", "0", "200", "ok", "success")
 WORDS = ("message", "msg", "status_msg", "detail", "error", "reason", "text")
 KINDS = ("type", "code", "status_code", "error_code", "status")
@@ -82,6 +85,8 @@ def decode(payload: bytes) -> Event | None:
 
 def flat_error(payload: bytes) -> str:
     """The words of an event without choices that is itself an error; "" if it is none."""
+    if not ERROR_KEYS.search(payload):
+        return ""
     try:
         raw = _generic(payload)
     except NOT_JSON:

@@ -59,7 +59,8 @@ class RequestRecord:
     @property
     def is_seen(self) -> bool:
         """Whether the events show every token; else the others' times are unknown."""
-        return self.output_tokens <= sum(self.event_tokens)
+        tokens = self.event_tokens
+        return self.output_tokens <= len(tokens) or self.output_tokens <= sum(tokens)
 
     @property
     def is_end_seen(self) -> bool:

@@ -84,7 +84,13 @@ class EventParser:
 
     def _line(self, line: bytes) -> bytes | Failed | None:
         if not line:
-            return self._event()
+            if self._data or self._is_error:
+                return self._event()
+            self._comment = b""
+            return None
+        if line.startswith(b":"):
+            self._comment = line
+            return None
         name, _, value = line.partition(b":")
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
@@ -95,15 +101,13 @@ class EventParser:
             self._is_error = value.strip() == b"error"
         elif name == b"error":
             return Failed(value.strip(), is_event=False)
-        elif not name:
-            self._comment = value.strip()
         return None
 
-    def _event(self) -> bytes | Failed | None:
+    def _event(self) -> bytes | Failed:
         """What the blank line ends."""
         data, self._data, self._size = self._data, [], 0
         is_error, self._is_error = self._is_error, False
         comment, self._comment = self._comment, b""
         if is_error:
-            return Failed(b"\n".join(data) or comment, is_event=True)
-        return b"\n".join(data) if data else None
+            return Failed(b"\n".join(data) or comment[1:].strip(), is_event=True)
+        return b"\n".join(data)
