@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from core.backends import builtin, forcing, gpus, vllm
+from core.backends import builtin, forcing, nvml, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
 from core.errors import BackendError, ConfigError
@@ -21,7 +21,7 @@ def decide(wanted: Literal["auto", "vllm", "builtin"], backends: Sequence[Backen
     interpreter has vLLM."""
     if wanted != "auto":
         return wanted
-    enough = len(gpus.seen()) >= max(backend.ranks for backend in backends)
+    enough = all(len(nvml.seen(backend.env)) >= backend.ranks for backend in backends)
     return "vllm" if enough and _vllm_everywhere(backends) else "builtin"
 
 

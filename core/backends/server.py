@@ -20,8 +20,8 @@ import httpx
 import psutil
 
 from core import fetch
-from core.backends import gpus, ports, rootcause, serverlog, supervise
-from core.backends.gpus import Gpu
+from core.backends import nvml, ports, rootcause, serverlog, supervise
+from core.backends.nvml import Device
 
 POLL_S = 0.05
 HEALTH_S = 2.0  # that an answer may take
@@ -57,7 +57,7 @@ class Server:
     started: float
     mark: str  # in the environment of every process of it
     log_start: int = 0  # where this start's lines begin in the log
-    gpus_before: tuple[Gpu, ...] = ()
+    gpus_before: tuple[Device, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -185,7 +185,7 @@ class Server:
         )  # of a supervisor that was killed, or hangs
         self.process.poll()
         stuck = [f"process {process.pid} of server {self.name} cannot be ended" for process in left]
-        return stuck + gpus.wait_free(self.gpus_before)
+        return stuck + nvml.wait_free(self.gpus_before)
 
 
 def start(
@@ -203,7 +203,7 @@ def start(
     `owner`: what the mark of its processes begins with (`RunDirectory.mark`).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    before = tuple(gpus.seen())
+    before = tuple(nvml.seen(env))
     log_start = log.stat().st_size if log.is_file() else 0
     mark = owner + secrets.token_hex(8)
     read_end, write_end = os.pipe()

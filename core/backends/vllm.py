@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backends import gpus, moekernel
+from core.backends import moekernel, nvml
 from core.backends.launch import Launch
 from core.errors import BackendError, ConfigError
 from core.experiment.config import Backend, Model
@@ -155,7 +155,7 @@ def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
     model of unknown shape.
     """
     shape = moe_shape(model.id)
-    if not shape or not gpus.seen():
+    if not shape or not nvml.seen(backend.env):
         return ()
     idle = backend.data_parallel - 1  # the kernel gets all ranks' tokens, of an idle rank one dummy
     longest = min(backend.max_num_batched_tokens, model.max_model_len - 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core.backends import builtin, choice, forcing, gpus, ports, supervise, vllm
+from core.backends import builtin, choice, forcing, nvml, ports, supervise, vllm
 from core.backends.choice import Kind
 from core.errors import GatescopeError
 from core.experiment import config
@@ -181,20 +181,23 @@ def _orphans() -> Iterator[Finding]:
 
 
 def _gpus(loaded: Config | None) -> Finding:
-    found = gpus.seen()
-    shown = "; ".join(
-        f"{g.name}, {(g.total - g.used) / 1024:.0f} of {g.total / 1024:.0f} GiB free" for g in found
+    shown = "; ".join(map(_gpu, nvml.seen())) or "none"
+    if loaded is None or loaded.experiment.engine != "vllm" or _serves_on_cpu(loaded):
+        return Finding("GPUs", shown)
+    short = [b.ranks for b in loaded.backends if b.ranks > len(nvml.seen(b.env))]
+    if not short:
+        return Finding("GPUs", shown)
+    fix = (
+        f"a backend spans {max(short)}: lower tensor_parallel or data_parallel,"
+        " or take a machine with more GPUs"
     )
-    most = max((backend.ranks for backend in loaded.backends), default=0) if loaded else 0
-    if (
-        loaded is None
-        or loaded.experiment.engine != "vllm"
-        or len(found) >= most
-        or _serves_on_cpu(loaded)
-    ):
-        return Finding("GPUs", shown or "none")
-    fix = f"a backend spans {most}: lower tensor_parallel or data_parallel, or take a machine with more GPUs"
-    return Finding("GPUs", shown or "none", fix)
+    return Finding("GPUs", shown, fix)
+
+
+def _gpu(gpu: nvml.Device) -> str:
+    if gpu.used is None or gpu.total is None:
+        return f"{gpu.name}, free memory unknown"
+    return f"{gpu.name}, {(gpu.total - gpu.used) / 1024:.0f} of {gpu.total / 1024:.0f} GiB free"
 
 
 def _serves_on_cpu(loaded: Config) -> bool:

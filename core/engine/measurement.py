@@ -140,7 +140,7 @@ class Measurement:
                 output_tokens=progress.output_tokens,
                 finished=progress.done + progress.errors,
                 server=await prometheus.server_load(http, self.target.base_url),
-                gpus=nvml.gpus(),
+                gpus=nvml.sample(),
                 imbalance=self._look(),
             )
         )

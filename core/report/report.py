@@ -52,7 +52,7 @@ WHAT_IF = (
     "GPU; hierarchical takes 2 nodes. A saving is told where a cost is seen, for the number of ranks that ran, over "
     "the placement that ran: linear, or EPLB's logged maps."
 )
-NO_GPU = "nvidia-smi saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
+NO_GPU = "NVML saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
 Json = dict[str, Any]
 
 

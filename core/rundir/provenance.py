@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from core.backends import nvml
 from core.experiment.config import Config
 from core.experiment.plan import Run
 
@@ -30,22 +31,11 @@ def describe(config: Config, runs: Sequence[Run], kind: str, label: str) -> dict
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
-        "gpus": gpus(),
+        "gpus": nvml.described(),
         "git": _git(config.path.parent),
         "runs": list(runs),
         "servers": {},
     }
-
-
-def gpus() -> list[str]:
-    """One line a GPU: index, name, memory, driver; none where there is no nvidia-smi."""
-    return _lines(
-        [
-            "nvidia-smi",
-            "--query-gpu=index,name,memory.total,driver_version",
-            "--format=csv,noheader",
-        ]
-    )
 
 
 def _version(package: str) -> str:
