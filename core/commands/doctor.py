@@ -50,7 +50,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
     try:
         loaded = config.load(config_path)
     except GatescopeError as error:
-        yield _problem("config", error)
+        yield from (_problem("config", line) for line in str(error).splitlines())
         loaded = None
     if loaded is not None:
         names = ", ".join(backend.name for backend in loaded.backends)
@@ -65,7 +65,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
     yield _encoding()
 
 
-def _problem(subject: str, error: GatescopeError) -> Finding:
+def _problem(subject: str, error: GatescopeError | str) -> Finding:
     """Our errors say what is wrong, a semicolon, and what to do."""
     found, _, fix = str(error).partition("; ")
     return Finding(subject, found, fix or "correct it there")

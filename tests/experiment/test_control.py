@@ -117,7 +117,9 @@ def test_an_engine_outlives_the_one_who_started_it_and_is_in_a_session_of_its_ow
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
     experiment.write_text(experiment.read_text().replace("output_len", "output_lenn"))
-    with pytest.raises(GatescopeError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"):
+    with pytest.raises(
+        GatescopeError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"
+    ):
         detached.start(experiment, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob(".*.log"))
