@@ -12,6 +12,9 @@ import msgspec
 
 from core.errors import FileError
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON it was asked for."""
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """One JSON object. FileError where it is not readable."""
@@ -19,7 +22,7 @@ def read_json(file: Path) -> dict[str, Any]:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise FileError(f"{file}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise FileError(f"{file}: not a JSON object: {error}") from None
 
 

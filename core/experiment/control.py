@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from core.files import NOT_JSON
+
 SOCKET = "control.sock"
 TIMEOUT_S = 10.0
 MAX_LINE_BYTES = 1 << 20
@@ -88,7 +90,7 @@ def send(run_dir: Path, command: Command) -> None:
         raise ControlError(
             f"no engine is running in {run_dir}; go on with: gatescope --resume {run_dir}"
         ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ControlError(f"the engine of {run_dir} did not answer: {error}") from None
     if reply.error:
         raise ControlError(reply.error)
@@ -135,7 +137,7 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
 def _reply(line: bytes, obey: Obey) -> Reply:
     try:
         obey(_commands.decode(line))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return Reply(f"not a command: {error}")
     except ControlError as error:
         return Reply(str(error))

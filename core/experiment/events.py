@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from core.experiment.plan import Run
+from core.files import NOT_JSON
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
@@ -238,10 +239,7 @@ def decode(line: bytes) -> AnyEvent:
     """msgspec.DecodeError where the line is not a whole event."""
     try:
         return _decoder.decode(line)
-    except (
-        UnicodeDecodeError,
-        RecursionError,
-    ) as error:  # msgspec's own, of what is not text or is nested too deeply
+    except NOT_JSON as error:
         raise msgspec.DecodeError(str(error)) from None
 
 

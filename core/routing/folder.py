@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.routing.eplb import Maps
-from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError, Ints
+from core.routing.gatelog import Follower, GateLog, GateLogError, Ints
 
 PART_COUNTS = (
     1 << 18
