@@ -7,7 +7,7 @@ import asyncio
 import datetime
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -35,7 +35,6 @@ from core.workload import predictor
 
 LOG_WAIT_S = 3.0
 SAMPLE_S = 1.0
-P99_LEAST = 100  # values below which a 99th percentile is a guess
 
 
 class RunError(Exception):
@@ -269,22 +268,6 @@ def _request_event(run: Run, record: RequestRecord) -> events.RequestFinished:
     )
 
 
-def latency(seconds: list[float]) -> Latency | None:
-    """Mean, percentiles and maximum in ms; None of nothing."""
-    if not seconds:
-        return None
-    ms = np.array(seconds) * 1e3
-    p50, p90, p99 = np.percentile(ms, [50, 90, 99]).tolist()
-    return Latency(
-        n=len(ms),
-        mean=float(ms.mean()),
-        p50=p50,
-        p90=p90,
-        p99=p99 if len(ms) >= P99_LEAST else None,
-        max=float(ms.max()),
-    )
-
-
 def _run_figures(
     records: list[RequestRecord],
     figures: Metrics,
@@ -304,7 +287,11 @@ def _run_figures(
         failed=figures.num_prompts - figures.completed,
         duration_s=figures.duration,
         output_throughput=figures.output_throughput,
-        latencies={name: found for name, seconds in values.items() if (found := latency(seconds))},
+        latencies={
+            name: Latency(**asdict(found))
+            for name, seconds in values.items()
+            if (found := metrics.summary(seconds))
+        },
         score=result["imbalance_score"],
         cv=measured.per_step_cv if measured else None,
         aggregated_cv=measured.aggregated_cv if measured else None,
