@@ -45,7 +45,7 @@ def write_whole(file: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _or_nothing(temporary: Path) -> Iterator[None]:
-    """What could not be written whole takes no room on a full disk."""
+    """Remove what could not be written whole: it takes room on a full disk."""
     try:
         yield
     except OSError:

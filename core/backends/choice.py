@@ -1,4 +1,4 @@
-"""Which engine serves: vLLM where it is wanted and can be had, else the built-in one."""
+"""Which engine serves: vLLM where it is wanted and available, else the built-in one."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
 def check_doses(
     kind: Kind, backends: Sequence[Backend], config: Config, doses: Sequence[Dose]
 ) -> None:
-    """ConfigError where one of these backends could not force one of these doses; of a model whose
-    sizes are not known before it is loaded, its server will say so."""
+    """ConfigError where one of these backends could not force one of these doses. If the model's
+    sizes are unknown until it is loaded, its server reports that instead."""
     if not doses:
         return
     if kind == "builtin":

@@ -2,7 +2,7 @@
 the queue is empty.
 
 The engine draws nothing: it appends events to the run directory and passes each to a listener.
-Commands change the queue, or end what runs; the journal says so.
+Commands change the queue, or end what runs; both are journalled.
 """
 
 from __future__ import annotations

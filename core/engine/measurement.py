@@ -47,7 +47,7 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server that a run is sent at, as its results name it."""
+    """The server that a run is sent to, as its results name it."""
 
     base_url: str
     engine: str
@@ -76,7 +76,7 @@ class Measurement:
         self.routing = RunRouting(self.load.label, self.run.dose, self.order)
 
     async def take(self) -> None:
-        """Send, measure, write and tell. RunError where too many requests failed."""
+        """Send, measure, write, emit. RunError where too many requests failed."""
         self.emit(events.RunStarted(run=self.run.id, requests=len(self.load.prompts)))
         watch = asyncio.create_task(self._watch())
         try:
@@ -86,9 +86,7 @@ class Measurement:
         finally:
             watch.cancel()
         async with httpx.AsyncClient(trust_env=False) as http:
-            await self._sample(
-                http
-            )  # the run's last state; also of one that took less than a second
+            await self._sample(http)  # the last state, also of a run of less than a second
         self.directory.write_requests(self.run, self.records)
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
@@ -98,12 +96,12 @@ class Measurement:
         result = self._result(figures, measured, reason)
         name = self.directory.write_result(self.run, result)
         self._write_imbalances(measured)
-        told = _run_figures(self.records, figures, result, measured, reason)
-        self.emit(events.RunFinished(run=self.run.id, result=name, figures=told))
+        shown = _run_figures(self.records, figures, result, measured, reason)
+        self.emit(events.RunFinished(run=self.run.id, result=name, figures=shown))
 
     def keep_partial(self) -> int:
-        """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in
-        it."""
+        """Write what a cancelled run has as `<label>.partial.json`; returns its number of
+        requests."""
         self.records = done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
         if done:
             result = self._result(
@@ -149,7 +147,7 @@ class Measurement:
         try:
             part = self._read()
         except (GateLogError, OSError):
-            return None  # `_settle` meets it again, and says so
+            return None  # `_imbalance` meets it again, and reports it
         return live.live_imbalance(part, self.load.label)
 
     def _read(self) -> GateLog:
@@ -159,16 +157,15 @@ class Measurement:
 
     def _check_errors(self) -> None:
         errors = [r.error for r in self.records if r.error]
-        if len(errors) == len(self.records) or len(errors) > self.max_error_rate * len(
-            self.records
-        ):
+        failed, sent = len(errors), len(self.records)
+        if failed == sent or failed > self.max_error_rate * sent:
             raise RunError(
-                f"{len(errors)} of {len(self.records)} requests failed, the first with: {errors[0]}",
+                f"{failed} of {sent} requests failed, the first with: {errors[0]}",
                 stalled=all(e.startswith("stalled") for e in errors),
             )
 
     def _check_routing(self) -> None:
-        """RunError where routing was not what this run is told by: forced to its dose, or natural
+        """RunError where routing was not as labelled: forced to the run's dose, or natural
         throughout."""
         if wrong := self.routing.why_not_forced():
             raise RunError(wrong)
@@ -229,8 +226,8 @@ class Measurement:
         return self.routing.delivery_lag_ms(_due(figures), began, last)
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:
-        """Upstream's two mappings of a backend, with this run's value in them where its routing was
-        its own."""
+        """Add this run's values to upstream's two mappings of its backend, if its routing was
+        natural."""
         if self.run.dose:
             return
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
@@ -247,8 +244,8 @@ def _upstream_name(run: Run) -> str:
 
 
 def _due(figures: Metrics) -> int:
-    """Tokens that pass the model once: every prompt token, and every generated one but the last of
-    a request."""
+    """Tokens that pass through the model: every prompt token, and every generated one but the last
+    of each request."""
     return figures.total_input_tokens + figures.total_output_tokens - figures.completed
 
 
@@ -304,8 +301,8 @@ def _run_figures(
 
 @cache
 def predicted(texts: tuple[str, ...]) -> predictor.Prediction | None:
-    """The same dataset runs at every backend and repeat: score it once. None for texts that have
-    no score."""
+    """The score of some texts, computed once: a dataset runs at every backend and repeat. None if
+    they have none."""
     try:
         return predictor.predict(texts)
     except ValueError:

@@ -60,7 +60,7 @@ Command = Cancel | Retry | Move | Add | StopServer | Stop
 
 
 class Reply(Struct, frozen=True):
-    """`error` is "" where the command was obeyed."""
+    """`error` is empty if the command was obeyed."""
 
     error: str = ""
 
@@ -119,9 +119,8 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
         writer.close()
 
     with _short(run_dir) as path:
-        Path(path).unlink(
-            missing_ok=True
-        )  # of an engine that was killed; the directory's lock is ours
+        # One that a killed engine left behind: the directory's lock is ours.
+        Path(path).unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
             server = await asyncio.start_unix_server(answer, path, limit=MAX_LINE_BYTES)
@@ -146,8 +145,8 @@ def _reply(line: bytes, obey: Obey) -> Reply:
 
 @contextlib.contextmanager
 def _short(run_dir: Path) -> Iterator[str]:
-    """A path to the socket that fits a socket's address, 107 bytes (a longer one, on Linux, by way
-    of /proc)."""
+    """A path to the socket that fits a socket's address, 107 bytes: a longer one goes through /proc
+    (Linux)."""
     plain = str(run_dir / SOCKET)
     if len(os.fsencode(plain)) < 100:
         yield plain

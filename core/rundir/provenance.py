@@ -1,4 +1,4 @@
-"""run.json: what was asked for, with which versions, on which machine; what really ran joins it
+"""run.json: what was requested, with which versions, on which machine; what is running is added
 once a server is up."""
 
 from __future__ import annotations

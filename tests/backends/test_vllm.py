@@ -253,16 +253,16 @@ class TestWhatRan:
             graphs="FULL",
         )
         assert vllm.mismatches(ALL2ALL, vllm.ran({"version": "0.25.1"}, log)) == [
-            "asked for moe_backend flashinfer_cutlass, ran TRITON",
-            "asked for all2all_backend allgather_reducescatter; the server's log names no all2all manager",
-            "asked for expert_parallel_size 4, ran 1",
+            "requested moe_backend flashinfer_cutlass, running TRITON",
+            "requested all2all_backend allgather_reducescatter; the server's log names no all2all manager",
+            "requested expert_parallel_size 4, running 1",
         ]
 
     def test_upstreams_mistake_is_seen_in_its_version(self, tmp_path: Path) -> None:
         log = log_of(tmp_path, RECORDS, version="0.11.2", tp=4, graphs="NONE")
         backend = Backend(name="b", moe_backend="flashinfer_cutlass", enforce_eager=True)
         (sentence,) = vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log))
-        assert sentence.startswith("asked for moe_backend flashinfer_cutlass, ran TRITON")
+        assert sentence.startswith("requested moe_backend flashinfer_cutlass, running TRITON")
         with open(log, "a") as more:
             more.write(
                 "INFO [unquantized.py] Enabling FlashInfer CUTLASS MoE for UnquantizedFusedMoEMethod\n"
@@ -300,7 +300,7 @@ class TestWhatRan:
         )
         backend = Backend(name="b", tensor_parallel=1)
         assert vllm.mismatches(backend, vllm.ran({"version": "0.25.1"}, log)) == [
-            "asked for CUDA graphs (enforce_eager = false), ran without any",
+            "requested CUDA graphs (enforce_eager = false), running without them",
             "the router is not recorded: disabled: Oops",
         ]
 
