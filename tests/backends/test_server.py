@@ -272,7 +272,10 @@ def test_a_process_that_writes_over_its_environment_keeps_its_mark(
     tmp_path: Path, port: int
 ) -> None:
     """setproctitle does, and vLLM calls it; SPT_NOENV stops it."""
-    code = "import os; assert os.environ['SPT_NOENV'] == '1'; import time; print('checked', flush=True); time.sleep(9)"
+    code = (
+        "import os; assert os.environ['SPT_NOENV'] == '1';"
+        " import time; print('checked', flush=True); time.sleep(9)"
+    )
     server = start(tmp_path, port, code)
     try:
         deadline = time.monotonic() + 30
@@ -287,7 +290,10 @@ def test_a_process_that_writes_over_its_environment_keeps_its_mark(
 class TestPort:
     def test_a_taken_port_names_its_owner(self, healthy: Server) -> None:
         asyncio.run(healthy.wait_ready(30.0))
-        found = r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*; choose another port"
+        found = (
+            r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*;"
+            " choose another port"
+        )
         with pytest.raises(BackendError, match=found.format(healthy.port)):
             ports.check("b", healthy.port)
 
@@ -302,7 +308,10 @@ class TestPort:
             assert foreign.stdout
             foreign.stdout.readline()
             server = start(tmp_path, port, "import time; time.sleep(600)")
-            named = rf"^server tiny: port {port} was taken by process {foreign.pid} \(.*python.* while it started; end"
+            named = (
+                rf"^server tiny: port {port} was taken by process {foreign.pid} \(.*python.*"
+                " while it started; end"
+            )
             with pytest.raises(ServerError, match=named):
                 asyncio.run(server.wait_ready(600.0))
             server.stop()

@@ -120,7 +120,8 @@ def test_globs_are_relative_to_the_file_and_each_file_is_taken_once(
 ) -> None:
     monkeypatch.chdir("/")
     folder = tmp_path / "with [brackets] and *"
-    text = f'[experiment]\ndatasets = ["datasets/002*.jsonl", "datasets/*.jsonl", "{tmp_path}/*.jsonl"]\n{BACKEND}'
+    globs = f'["datasets/002*.jsonl", "datasets/*.jsonl", "{tmp_path}/*.jsonl"]'
+    text = f"[experiment]\ndatasets = {globs}\n{BACKEND}"
     (tmp_path / "000_0.1.jsonl").write_text('{"id": "a", "text": "b"}\n')
     found = config.load(write(folder, text)).dataset_paths
     assert [str(p.relative_to(tmp_path)) for p in found] == [
@@ -155,7 +156,7 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
         ("max_model_len = 1", "max_model_len: unknown key; it belongs in [model]"),
         (
             '"a\\nb" = 1',
-            r"'a\nb': unknown key; known: name, engine, datasets, num_prompts, input_len, output_len,",
+            r"'a\nb': unknown key; known: name, engine, datasets, num_prompts, input_len,",
         ),
         ("num_prompts = 0", "num_prompts: expected a whole number of at least 1, got 0"),
         ("num_prompts = -3", "num_prompts: expected a whole number of at least 1, got -3"),
@@ -178,11 +179,13 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
         ('engine = "gpu"', 'engine: expected "auto" or "builtin" or "vllm", got \'gpu\''),
         (
             "request_rate = 0",
-            'request_rate: expected a number of requests per second, at least 0.000001, or "inf", got 0',
+            "request_rate: expected a number of requests per second, at least 0.000001,"
+            ' or "inf", got 0',
         ),
         (
             'request_rate = "2"',
-            "request_rate: expected a number of requests per second, at least 0.000001, or \"inf\", got '2'",
+            "request_rate: expected a number of requests per second, at least 0.000001,"
+            " or \"inf\", got '2'",
         ),
         ("slo = {ttft_ms = -1}", "slo, ttft_ms: expected a number above 0, got -1"),
         ("slo.ttft = 1", "slo, ttft: unknown key; did you mean 'ttft_ms'?"),
@@ -194,11 +197,11 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
         ),
         (
             'name = "../up"',
-            "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter or",
+            "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter",
         ),
         (
             'name = "end\\n"',
-            "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter or",
+            "name: expected at most 80 letters, digits, '.', '_' and '-', starting with a letter",
         ),
         ("datasets = 3", "datasets: expected a glob, or a list of globs, got 3"),
         ("datasets = [3]", "datasets, item 1: expected a text, got 3"),
@@ -215,11 +218,13 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
         ('datasets = "a\\u0000b"', r"datasets: expected a text without NUL, got 'a\x00b'"),
         (
             "output_len = 4096",
-            "output_len: expected prompt and output within [model] max_model_len (4096), got 4097 token",
+            "output_len: expected prompt and output within [model] max_model_len (4096),"
+            " got 4097 token",
         ),
         (
             "input_len = 4047",
-            "output_len: expected prompt and output within [model] max_model_len (4096), got 4097 token",
+            "output_len: expected prompt and output within [model] max_model_len (4096),"
+            " got 4097 token",
         ),
     ],
 )
@@ -449,7 +454,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded_or_refused(folder: Path, text: bytes) -> None:
-    """A Config that a resume would read back as it is, or a ConfigError, a line for each mistake."""
+    """A Config that a resume would read back as it is, or an error of a line for each mistake."""
     file = write(folder, text)
     try:
         loaded: Config | ConfigError = config.load(file)
