@@ -267,7 +267,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     ),
     "cache hits": (
         server(prefix_cache_hits=512),
-        *("prefix caching", "invalid", ["all2all"], "512 prompt tokens came out of the cache"),
+        *("prefix caching", "invalid", ["all2all"], "512 prompt tokens came from the cache"),
     ),
     "preempted": (
         server(preemptions=3),
@@ -280,7 +280,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     )),
     "short answers": (
         of(total_output_tokens=190),
-        *("answer lengths", "doubtful", [ONE], "38.0 tokens an answer, 40 were asked for"),
+        *("answer lengths", "doubtful", [ONE], "38.0 tokens per answer; 40 were requested"),
     ),
     "other prompts": (
         of(total_input_tokens=500),
@@ -327,15 +327,15 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         routing(constant_loads=True),
         *("constant loads", "invalid", [ONE], " steps have the same loads: that is not live traffic"),
     ),
-    "one CV": (alike, "same CV", "invalid", ["all2all"], "all 12 datasets have a CV of 1.732"),
+    "one CV": (alike, "same CV", "invalid", ["all2all"], "identical CV (1.732) in every one of 12 datasets"),
     "wrong sums": (
         routing(violations=2, steps=44),
         *("sums of loads", "invalid", [ONE], "in 2 of 44 steps the loads of a layer do not add up to top_k × tokens"),
     ),
-    "few steps": (routing(steps=29), "number of steps", "doubtful", [ONE], "n = 29 steps, and 30 are needed"),
+    "few steps": (routing(steps=29), "number of steps", "doubtful", [ONE], "n = 29 steps; a reliable interval of a CV needs 30"),
     "a stall": (
         stalled(1670.3),
-        *("stalled steps", "doubtful", [ONE], "a step of 3205 tokens took 1,670 ms, where 77 ms are usual"),
+        *("stalled steps", "doubtful", [ONE], "a step of 3205 tokens took 1,670 ms; 77 ms are usual"),
     ),
     "a layer less": (
         routing(layers=3),
@@ -347,11 +347,11 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     ),
     "heat": (
         throttled("heat (hardware)", 1),
-        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 8% by heat (hardware) of 24 samples"),
+        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "slowed down in 8% by heat (hardware) of 24 samples"),
     ),
     "power": (
         throttled(events.POWER_CAP, 2),
-        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 17% by the power limit of 24 samples"),
+        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "slowed down in 17% by the power limit of 24 samples"),
     ),
     "falling clocks": (
         clock(lambda n: 1980 if n < 8 else 1900),
@@ -588,7 +588,7 @@ class TestGateLogs:
             "INVALID one token steps: gates_logs_01 and 1 more: each of its 10 steps has a single token"
             in told
         )
-        assert "whatever is sent (here 1.732)" in told
+        assert "regardless of the traffic (here 1.732)" in told
         assert (
             "INVALID constant loads: gates_logs_01 and 1 more: all 10 steps have the same loads"
             in told
@@ -617,7 +617,7 @@ class TestGateLogs:
         )
         told = capsys.readouterr().err
         assert (
-            "INVALID same CV: all2all: all 12 datasets have a CV of 1.732: it is not of their traffic"
+            "INVALID same CV: all2all: identical CV (1.732) in every one of 12 datasets: traffic cannot be the cause"
             in told
         )
 
@@ -631,7 +631,7 @@ class TestGateLogs:
             "doubtful",
             15,
         )
-        assert problem.sentence.startswith("n = 10 steps, and 30 are needed")
+        assert problem.sentence.startswith("n = 10 steps; a reliable interval of a CV needs 30")
         assert set(found.checked) >= {
             "one token steps",
             "constant loads",
