@@ -1,5 +1,5 @@
-"""The rules in the order in which they are reported, and the verdict on a run directory, a result, or
-gate logs."""
+"""The rules in the order in which they are reported, and the verdict on a run directory, a result
+or gate logs."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from support.dosed import LEVELS, TPOT, Response, runs
 
 from core.analysis import dose_pairs
 from core.analysis.dose_pairs import Crossing, RankWait
-from core.analysis.dose_response import DoseRun
+from core.analysis.dose_sample import DoseRun
 
 
 def crossing(baseline: Response, all2all: Response, metric: str = TPOT, **how: float) -> Crossing:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from core.analysis.dose_response import DoseRun
+from core.analysis.dose_sample import DoseRun
 
 LEVELS = (0.0, 0.25, 0.5, 1.0, 1.5)
 TPOT = "mean_tpot_ms"
