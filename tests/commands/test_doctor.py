@@ -86,7 +86,7 @@ def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) 
     assert "use a version from 0.11 to 0.32" in found["baseline"].fix
 
 
-def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_asked_for(
+def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_requested_for(
     tmp_path: Path,
 ) -> None:
     assert examined(tmp_path, engine="vllm")["baseline"].fix.startswith(

@@ -229,7 +229,7 @@ def against(wanted: Dose | None, label: str, *parts: GateLog) -> str:
         (Dose("rotating", 0.5), turning(np.ones(8)), False),
     ],
 )
-def test_a_run_that_was_not_routed_as_asked_is_told(
+def test_a_run_that_was_not_routed_as_requested_is_told(
     wanted: Dose, loads: np.ndarray, fits: bool
 ) -> None:
     label = f"001~{wanted.label}"

@@ -172,7 +172,7 @@ def test_what_ran_is_in_run_json(run: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["baseline", "all2all"])
-def test_forced_routing_is_recorded_as_it_was_asked_for(run: Path, backend: str) -> None:
+def test_forced_routing_is_recorded_as_it_was_requested_for(run: Path, backend: str) -> None:
     got = result(run, backend, "003~spread~1")
     assert got["forced_routing"] == {"pattern": "spread", "level": 1.0}
     measured = got["measured_imbalance"]

@@ -148,7 +148,7 @@ def test_steps_follow_each_other_in_time(run: Any) -> None:
     assert (log.columns["duration_ns"] > 0).all()
 
 
-def test_what_ran_is_what_was_asked_for(run: Any) -> None:
+def test_what_ran_is_what_was_requested_for(run: Any) -> None:
     up, _, _, ran, phases = run
     assert vllm.mismatches(up.backend, ran) == []
     assert ran["recorder"].startswith(f"records {LAYERS} layers x {EXPERTS} experts, top-{TOP_K}")
