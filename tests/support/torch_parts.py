@@ -21,16 +21,16 @@ import torch
 sys.path.insert(0, sys.argv[1])
 TMP = Path(sys.argv[2])
 
-from gatescope_recorder import histogram, routers  # type: ignore[import-not-found]
-from gatescope_recorder.capture import Capture  # type: ignore[import-not-found]
-from gatescope_recorder.dose import Course  # type: ignore[import-not-found]
-from gatescope_recorder.eplb import MapLog  # type: ignore[import-not-found]
-from gatescope_recorder.forcing import Forcing, Tables  # type: ignore[import-not-found]
-from gatescope_recorder.gatelog import Header  # type: ignore[import-not-found]
-from gatescope_recorder.order import Order  # type: ignore[import-not-found]
-from gatescope_recorder.place import Place, RefusedError  # type: ignore[import-not-found]
-from gatescope_recorder.recorder import Recorder  # type: ignore[import-not-found]
-from gatescope_recorder.worker import Attachment  # type: ignore[import-not-found]
+from gatescope_recorder import histogram, routers
+from gatescope_recorder.capture import Capture
+from gatescope_recorder.dose import Course
+from gatescope_recorder.eplb import MapLog
+from gatescope_recorder.forcing import Forcing, Tables
+from gatescope_recorder.gatelog import Header
+from gatescope_recorder.order import Order
+from gatescope_recorder.place import Place, RefusedError
+from gatescope_recorder.recorder import Recorder
+from gatescope_recorder.worker import Attachment
 
 CPU = torch.device("cpu")
 EXPERTS = 8
