@@ -4,8 +4,8 @@ much.
     uv run python bench/reliability/day.py DIR [HOURS]
 
 Real: runs (core.engine.measurement), their sampling once a second, journal, gate log and its
-reader, results, and the batch's output with its heartbeat. Made up: the load (a request of 50 tokens every
-two seconds) and what the server and eight GPUs report. Prints one JSON object;
+reader, results, and the batch's output with its heartbeat. Made up: the load (a request of 50
+tokens every two seconds) and what the server and eight GPUs report. Prints one JSON object;
 bench/reliability/run.py makes the table.
 """
 
@@ -82,7 +82,7 @@ async def server_load(client: httpx.AsyncClient, base_url: str) -> ServerLoad | 
 
 
 class MadeUpLoad:
-    """Replaces core.load.client.run: a request every two seconds, and an engine step a second in the
+    """Replaces core.load.client.run: a request every two seconds, an engine step a second in the
     gate log."""
 
     def __init__(self, log: GateLogWriter) -> None:
