@@ -1,5 +1,5 @@
-"""Import hygiene: which packages a part of gatescope may load, and when; and that core never knows
-of the screens."""
+"""Import hygiene: which packages each part of gatescope may load, and when; core never imports the
+screens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def module(file: Path) -> str:
 
 
 def imported_by(file: Path) -> set[str]:
-    """Every top-level package that a file imports, wherever in it."""
+    """Every top-level package that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -36,7 +36,8 @@ def imported_by(file: Path) -> set[str]:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level packages in sys.modules once a fresh interpreter has run `code`."""
-    program = f"import sys, json\n{code}\nprint(json.dumps([name for name, module in sys.modules.items() if module]))"
+    loaded = "[name for name, module in sys.modules.items() if module]"
+    program = f"import sys, json\n{code}\nprint(json.dumps({loaded}))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -45,14 +46,13 @@ def loaded_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize("file", sources("core"), ids=module)
 def test_core_never_imports_the_screens(file: Path) -> None:
-    handed_over = (
-        {"tui"} if file == ROOT / "core" / "cli.py" else set()
-    )  # `gatescope` itself, within a function
-    assert imported_by(file) & {"tui", "textual", "rich"} == handed_over
+    # `gatescope` itself opens the screens, within a function.
+    allowed = {"tui"} if file == ROOT / "core" / "cli.py" else set()
+    assert imported_by(file) & {"tui", "textual", "rich"} == allowed
 
 
 def test_importing_all_of_core_loads_nothing_heavy() -> None:
-    """Modules that run inside another process (vLLM's) are no part of it."""
+    """Modules that run inside vLLM's processes are left out."""
     names = [module(f) for f in sources("core") if "recorder" not in f.parts]
     loaded = loaded_after("\n".join(f"import {name}" for name in names))
     assert not loaded & set(HEAVY)
@@ -88,14 +88,14 @@ def test_the_recorder_needs_only_what_every_vllm_environment_has(file: Path) -> 
 
 @pytest.mark.parametrize("file", sources("core/builtin"), ids=module)
 def test_the_built_in_engine_stands_alone(file: Path) -> None:
-    """It shares the gate log's writer with vLLM's recorder, and nothing else with the measuring
-    side."""
+    """It shares only the gate log's writer with vLLM's recorder, and nothing else with the rest of
+    core."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "core":
             assert node.module.split(".")[1:2] in (["builtin"], ["recorder"])
 
 
 def test_datasets_hold_no_code() -> None:
-    """A package of that name would shadow Hugging Face's `datasets` for whoever starts Python
+    """A package of that name would shadow Hugging Face's `datasets` for anyone who starts Python
     here."""
     assert not sources("datasets")

@@ -45,7 +45,7 @@ def gatescope(built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Pa
 
 
 def shrink(file: Path, port: int) -> None:
-    """The experiment with a port that is free here, and little to send."""
+    """Give the experiment a port that is free here, and little to send."""
     text = file.read_text()
     for old, new in {
         "port = 8000": f"port = {port}",
