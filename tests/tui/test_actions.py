@@ -120,7 +120,7 @@ async def _add(screen: Screen, session: Played) -> None:
 async def _stop_server(screen: Screen, session: Played) -> None:
     await screen.press("s")
     await screen.until(lambda: isinstance(screen.app.screen, Choice))
-    assert "This cancels 1 runs: all2all/002" in screen.text
+    assert "This cancels 1 run: all2all/002" in screen.text
     await screen.press("s")
     await screen.until(lambda: session.sent == [StopServer("all2all")])
 
@@ -159,7 +159,7 @@ async def _quit(screen: Screen, session: Played) -> None:
 @check("pause")
 async def _pause(screen: Screen, session: Played) -> None:
     await screen.press("space")
-    assert "display paused" in screen.text
+    assert "display frozen" in screen.text
     before = screen.app.view
     screen.app.tick()
     assert screen.app.view is before

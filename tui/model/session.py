@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from core.errors import FileError, GatescopeError
 from core.experiment import control, state
@@ -19,10 +19,12 @@ from core.experiment.control import Command
 from core.experiment.dose import Pattern
 from core.experiment.events import AnyEvent, RequestFinished, Sampled
 from core.experiment.state import RunState, Snapshot
-from tui.model.view import Happened, Stage
+from tui.model.client import client
+from tui.model.view import Happened, Stage, View
 
 if TYPE_CHECKING:
     from core.rundir.journal import Journal
+    from tui.model.loads import Load, Loads
 
 EVENTS_KEPT = 500
 
@@ -55,6 +57,8 @@ class Session:
         self.problem = ""
         self.alive = False  # whether the engine answered when it was last looked for
         self._journal: Journal | None = None
+        self._loads: Loads | None = None
+        self._load: Load | None = None
 
     def open(self) -> None:
         """Read the run directory, or make the plan of what could be run."""
@@ -79,12 +83,41 @@ class Session:
             raise FileError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
         self.run_dir, self._journal = run_dir, journal
         self.snapshot, self.happened, self.problem = snapshot, happened, ""
-        self.look()
+        self.alive = self.is_live()
         self.stage = self._stage()
 
-    def look(self) -> None:
-        """See whether the engine is there."""
+    def look(self, run: str, *, recent: bool = False) -> None:
+        """Check whether the engine is there, and read the expert load of `run` so far: of all its
+        steps, or of the `recent` ones."""
+        from tui.model.loads import Loads
+
+        if self.run_dir is None:
+            return
+        if self._loads is None or self._loads.run_dir != self.run_dir:
+            self._loads = Loads(self.run_dir)
         self.alive = self.is_live()
+        self._loads.read()
+        self._load = self._loads.of(run, recent=recent)
+
+    def view(self, pinned: str = "") -> View:
+        """What the panes draw: the run `pinned`, else the one in progress, else the last ended."""
+        snapshot = self.snapshot
+        view = View(
+            snapshot=snapshot,
+            stage=self.stage,
+            now=self.clock(),
+            run_dir=str(self.run_dir or ""),
+            problem=self.problem,
+            pinned=pinned in snapshot.runs,
+            happened=self.happened,
+        )
+        shown = pinned if view.pinned else view.running or _last_ended(snapshot)
+        load = self._load if self._load and self._load.run == shown else None
+        run = snapshot.runs.get(shown)
+        judged = (
+            client(self.run_dir, shown, run.result) if self.run_dir and run and run.result else None
+        )
+        return structs.replace(view, shown=shown, load=load, client=judged)
 
     def poll(self) -> None:
         """Take in what has happened since; quick."""
@@ -151,6 +184,12 @@ class Session:
         if self.snapshot.finished:
             return "finished"
         return "stopped" if self.snapshot.interrupted else "engine gone"
+
+
+def _last_ended(snapshot: Snapshot) -> str:
+    """Id of the run that ended last, or ""."""
+    ended = [r for r in snapshot.runs.values() if r.ended_at]
+    return max(ended, key=lambda r: r.ended_at).run.id if ended else ""
 
 
 def folded(

@@ -4,12 +4,12 @@ skew, and in words."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.widget import Widget
 
 from core.analysis.dose_response import METRICS, PER
 from core.errors import GatescopeError
@@ -18,7 +18,7 @@ from tui.draw import scatter
 from tui.draw.scatter import Dot
 from tui.draw.text import Line, Span, fit, line, wrapped
 from tui.draw.theme import BACKENDS
-from tui.widgets import bars
+from tui.screens.page import Page
 from tui.widgets.lines import Lines
 from tui.widgets.pane import empty
 
@@ -28,28 +28,23 @@ if TYPE_CHECKING:
     from core.plots.figure import Series
     from tui.model.session import Session
 
-FOLLOW_S = 1.0
 LEAST_ROWS = 26  # of plot and legend, before words take any
 METRIC_KEYS = ("mean_tpot_ms", "decode_step_ms", "mean_ttft_ms", "output_throughput")
 AXES: tuple[DoseAxis, ...] = ("cv", "rank")
 MARKS = ("●", "▲", "■", "◆", "○", "△", "□", "◇", "+", "×")  # a curve's own; a colour is a backend's
-HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), ("esc", "back"))
 
 
-class DoseScreen(Screen[None]):
+class DoseScreen(Page):
     """Drawn anew when a forced run ends. `in_words`: the sentences have the whole screen, and
     scroll."""
 
+    HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), ("esc", "back"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,D,ctrl+c", "dismiss", "back"),
         Binding("p", "metric", "metric"),
         Binding("i", "axis", "axis"),
         Binding("v", "words", "words"),
         Binding("e", "export", "export"),
-        Binding("up,k", "scroll(-1)", "up"),
-        Binding("down,j", "scroll(1)", "down"),
-        Binding("pageup", "page(-1)", "page up"),
-        Binding("pagedown", "page(1)", "page down"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -61,29 +56,21 @@ class DoseScreen(Screen[None]):
         self._found: DoseFindings | None = None
         self._asked: object = None  # the finished runs that are being looked at
 
-    def compose(self) -> ComposeResult:
+    def above(self) -> Iterable[Widget]:
         yield Lines("header")
-        yield Lines("dose")
+
+    def below(self) -> Iterable[Widget]:
         yield Lines("message")
-        yield Lines("keys")
 
-    def on_mount(self) -> None:
-        self.set_interval(FOLLOW_S, self.show)
-        self.call_after_refresh(self.show)
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self.show)
-
-    def show(self) -> None:
-        body = self.query_one("#dose", Lines)
+    def draw(self) -> None:
         self.query_one("#header", Lines).put([self._header()])
         self._follow()
+        body = self.body
         if self._found:
             body.put(self._words(*body.size) if self.in_words else self._plot(*body.size))
         else:
-            body.put(empty("working out slopes and intervals …"))
+            body.put(empty("computing slopes and intervals …"))
         self.query_one("#message", Lines).put([line((f" {self._said}", "note"))])
-        self.query_one("#keys", Lines).put([bars.keys(HINTS)])
 
     def _follow(self) -> None:
         """Work out the findings anew where there are more finished runs: in a thread, since it
@@ -184,32 +171,17 @@ class DoseScreen(Screen[None]):
         self._top = max(0, self._top + by)
         self.show()
 
-    def action_page(self, by: int) -> None:
-        self.action_scroll(by * max(1, self.query_one("#dose", Lines).size.height - 1))
-
     def action_export(self) -> None:
-        """Write PNG and CSV in a thread: the first PNG takes a second."""
         if self._found:
             self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import files
         from core.plots import dose as figure
-        from core.plots import png
+        from tui.model import export
 
-        file = (
-            Path(self._session.run_dir or "")
-            / "graphs"
-            / f"{figure.name(self.metric, self.axis)}.png"
-        )
-        try:
-            drawn = self.series()
-            png.write(drawn, file)
-            files.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
-        except (OSError, GatescopeError) as error:
-            self._said = f"not written: {error}"
-        else:
-            self._said = f"wrote {file} and the same points as .csv"
+        name = f"{figure.name(self.metric, self.axis)}.png"
+        file = Path(self._session.run_dir or "") / "graphs" / name
+        self._said = export.plot(self.series, figure.csv_text, file)
         self.app.call_from_thread(self.show)
 
 

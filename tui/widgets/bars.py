@@ -1,12 +1,17 @@
-"""What the lines around the panes say: header, tabs, and the keys that can be pressed now."""
+"""The lines around the panes: header, tabs, message, and keys."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tui.draw.glyphs import STATES
-from tui.draw.text import Line, Span, clock
+from tui.draw.text import Line, Span, clock, line
 from tui.model.view import View
+from tui.widgets.happenings import event_line
+
+if TYPE_CHECKING:
+    from tui.model.session import Session
 
 
 def header(view: View, width: int) -> Line:
@@ -17,7 +22,7 @@ def header(view: View, width: int) -> Line:
     if failed := snapshot.count("failed"):
         parts.append((f"   ! {failed} failed", "bad"))
     if view.paused:
-        parts.append(("   display paused", "warn"))
+        parts.append(("   display frozen", "warn"))
     if snapshot.runs:
         ended = len(snapshot.runs) - snapshot.count("queued") - snapshot.count("running")
         parts.append((f"   run {ended}/{len(snapshot.runs)}", ""))
@@ -43,6 +48,25 @@ def tabs(names: Sequence[str], active: str) -> Line:
         text = f"{place} {name}"
         spans.append((f"[{text}]", "strong") if name == active else (f" {text} ", "dim"))
     return Line(tuple(spans))
+
+
+def message(session: Session, view: View, width: int, *, shows_events: bool) -> Line:
+    """What is wrong; else what can be started; else the last event, unless Events shows it."""
+    if session.problem:
+        return line((f" ! {session.problem}", "bad"))
+    if session.stage == "engine gone":
+        log = f"{view.run_dir}/engine.log"
+        return line((f" ! the engine has died; r resumes the missing runs; its log: {log}", "bad"))
+    if session.stage == "not started" and view.snapshot.runs:
+        return line((f" r  starts {runs(len(view.snapshot.runs))}", "note"))
+    if shows_events or not view.happened:
+        return Line()
+    return event_line(view.happened[-1], width)
+
+
+def runs(count: int) -> str:
+    """`1 run`, `2 runs`."""
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def that_fit(hints: Sequence[tuple[str, str]], width: int) -> list[tuple[str, str]]:

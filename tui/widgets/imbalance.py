@@ -87,14 +87,14 @@ class Imbalance(Pane):
             else lines
         )
 
-    def do_worst_first(self) -> None:
+    def change_order(self) -> None:
         self.worst_first = not self.worst_first
 
-    def do_window(self) -> str:
+    def change_window(self) -> str:
         self.recent = not self.recent
         return "load of the last steps" if self.recent else "load of the whole run"
 
-    def do_by_run(self) -> None:
+    def change_rows(self) -> None:
         self.by_run = not self.by_run
 
     def _empty(self, width: int) -> list[Line]:

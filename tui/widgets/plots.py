@@ -100,44 +100,37 @@ class Plots(Pane):
 
     # --- keys ---
 
-    def do_figure(self) -> str:
+    def next_figure(self) -> str:
         self.figure = FIGURES[(FIGURES.index(self.figure) + 1) % len(FIGURES)]
         self.at, self._panels, self._problem = 0, [], ""
         return self.figure
 
-    def do_metric(self) -> None:
+    def next_metric(self) -> None:
         self.figure = SCATTER
         self.metric = METRIC_KEYS[(METRIC_KEYS.index(self.metric) + 1) % len(METRIC_KEYS)]
 
-    def do_axis(self) -> None:
+    def next_axis(self) -> None:
         self.figure = SCATTER
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
 
-    def do_outliers(self) -> str:
+    def hide_outliers(self) -> str:
         self.figure = SCATTER
         self.hides_outliers = not self.hides_outliers
         return "outliers left out" if self.hides_outliers else "outliers shown hollow"
 
-    def do_export(self) -> None:
-        """Write the PNG, of a scatter its CSV too, in a thread: the first PNG takes a second."""
+    def export(self) -> None:
+        """Write the PNG, and a scatter's CSV too, in a thread."""
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import files
-        from core.plots import png
-        from tui.model import series
+        from tui.model import export, series
 
         folder = Path(self.view.run_dir) / "graphs"
-        try:
-            if self.figure == SCATTER:
-                drawn = self.series()
-                file = png.write(drawn, folder / f"{self.metric}-{self.axis}.png")
-                files.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
-                told = f"wrote {file} and the same points as .csv"
-            else:
-                told = f"wrote {png.write(self._read(), folder / f'{self.figure}.png')}"
-        except (OSError, GatescopeError) as error:
-            told = f"not written: {error}"
+        if self.figure == SCATTER:
+            file = folder / f"{self.metric}-{self.axis}.png"
+            told = export.plot(self.series, series.csv_text, file)
+        else:
+            told = export.figure(self._read, folder / f"{self.figure}.png")
         self.app.call_from_thread(self.post_message, self.Exported(told))
 
     # --- figures other than the scatter ---

@@ -187,18 +187,18 @@ class Queue(Pane):
         selected = self.selected()
         return marked or ([selected.run.id] if selected else [])
 
-    def do_mark(self) -> None:
+    def mark(self) -> None:
         if run := self.selected():
             self.marked ^= {run.run.id}
             self.action_move(1)
 
-    def do_order(self) -> str:
+    def next_order(self) -> str:
         names = list(ORDERS)
         self.order = names[(names.index(self.order) + 1) % len(names)]
         self.by_dataset = False
         return "in the order of the queue" if self.order == "queue" else f"ordered by {self.order}"
 
-    def do_pairs(self) -> None:
+    def pair(self) -> None:
         self.by_dataset = not self.by_dataset
 
 
