@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from textual.binding import Binding
 
+from core.experiment import dose
 from core.experiment.state import Phase
 from tui import commands, display
 from tui.model.view import View
@@ -327,13 +328,12 @@ ACTIONS = (
         "Quit; while the engine runs, choose: back, detach or stop everything",
     ),
 )
-NO_DOSE = "no run of it is done: gatescope --dose 0,0.5,1 --pattern hot-rank makes some"
+NO_DOSE = f"no forced run is done; to measure some: {dose.EXAMPLE}"
 BY_NAME = {a.name: a for a in ACTIONS}
 
 
 def bindings() -> list[Binding]:
-    """What the App binds. Every key goes through `do`, which says why where something cannot be
-    done."""
+    """The App's bindings. Every key goes through `do`, which says why if it cannot be done."""
     own = [_binding(a, a.key, a.name, priority="tab" in a.key) for a in ACTIONS]
     return [*own, _binding(BY_NAME["quit"], "ctrl+c", "interrupt", priority=True)]
 
@@ -362,10 +362,10 @@ def _lacks(need: str, view: View) -> str:
     reasons = {
         "live": (view.stage != "running", "no engine is running; r starts it"),
         "running": (not view.running, "no run is in progress"),
-        "ended": (not phases & {"failed", "cancelled"}, "no run has failed or was cancelled"),
+        "ended": (not phases & {"failed", "cancelled"}, "no run has failed or been cancelled"),
         "queued": ("queued" not in phases, "no run is queued"),
         "runs": (not phases, "there are no runs"),
-        "pinned": (not view.pinned, "it follows the run in progress already"),
+        "pinned": (not view.pinned, "Live follows the run in progress already"),
         "points": ("done" not in phases, "no run is done yet"),
         "forced": (not any(r.run.dose and r.figures for r in view.snapshot.runs.values()), NO_DOSE),
         "server": (not any(s.phase in ("starting", "ready") for s in servers), "no server is up"),
@@ -379,10 +379,10 @@ def _lacks(need: str, view: View) -> str:
 
 def _busy(view: View, phases: set[Phase]) -> str:
     if view.stage in ("running", "reading"):
-        return "it is running already" if view.stage == "running" else "still reading"
+        return "the engine is running already" if view.stage == "running" else "still reading"
     left = phases - {"done", "cancelled"}
     if not phases or left:
         return ""
     if "cancelled" in phases:
         return "only cancelled runs are left; R runs them"
-    return "nothing is left to run; start anew with: gatescope --out DIR"
+    return "nothing is left to run; start a new run directory with: gatescope --out DIR"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from core.errors import GatescopeError
 from core.experiment import control
 from core.experiment.control import Command, ControlError
+from tui.draw import text
 from tui.screens.choice import Choice, Option
 from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
@@ -80,9 +81,9 @@ def _cancellable(app: Gatescope) -> list[str]:
 
 
 async def _ask_cancel(app: Gatescope, runs: list[str]) -> None:
-    text = "Requests in flight are dropped; finished ones are kept as a partial result."
+    dropped = "Requests in flight are dropped; finished ones are kept as a partial result."
     options = (BACK, Option("x", "cancel", f"end {_listed(runs)} here"))
-    if await app.push_screen_wait(Choice(f"Cancel {_listed(runs)}?", (text,), options)) == "x":
+    if await app.push_screen_wait(Choice(f"Cancel {_listed(runs)}?", (dropped,), options)) == "x":
         _give(app, control.Cancel(runs), f"cancelled: {_listed(runs)}")
 
 
@@ -95,7 +96,7 @@ def retry(app: Gatescope) -> str | None:
     ended = [i for i, r in app.view.snapshot.runs.items() if r.phase in ("failed", "cancelled")]
     runs = [i for i in ended if i in marked] if marked else ended
     if not runs:
-        return "none of the marked runs has failed or was cancelled"
+        return "none of the marked runs has failed or been cancelled"
     if app.view.stage == "running":
         _give(app, control.Retry(runs), f"queued again: {_listed(runs)}")
         return None
@@ -188,7 +189,7 @@ def _cancels(runs: Sequence[str]) -> str:
     """What stopping their server does to these runs."""
     if not runs:
         return "None of its runs is left."
-    return f"This cancels {len(runs)} {'run' if len(runs) == 1 else 'runs'}: {_listed(runs)}"
+    return f"This cancels {text.runs(len(runs))}: {_listed(runs)}"
 
 
 def leave(app: Gatescope) -> None:
@@ -207,8 +208,8 @@ async def _ask_leave(app: Gatescope) -> None:
         Option("k", "stop everything", "end the run and its servers, then leave"),
     )
     attach = f"reattach with: gatescope attach {app.view.run_dir}"
-    text = f"Detaching leaves the run going; {attach}"
-    match await app.push_screen_wait(Choice("Quit?", (text,), options, interrupt="k")):
+    detaching = f"Detaching leaves the run going; {attach}"
+    match await app.push_screen_wait(Choice("Quit?", (detaching,), options, interrupt="k")):
         case "d":
             app.exit(0, message=f"detached; {attach}")
         case "k":

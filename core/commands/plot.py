@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.commands import arguments as arg
 from core.errors import FileError, UsageError
+from core.plots import labels
 
 if TYPE_CHECKING:
     from core.analysis.results import Results
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from core.rundir.selection import Selection
 
 BACKENDS = ("baseline", "all2all")
-FIGURES = ("scatter", "heatmap", "cv-over-time", "ecdf", "rank-load", "step-time")
-DOSE = "dose"  # of forced routing, which no other figure shows
-AXES = ("excess", "real", "aggregated", "predicted")
+DOSE = "dose"  # forced routing, which no other figure shows
 ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
 
@@ -35,29 +34,38 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         )
         plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
     plot.add_argument(
-        "--figure", choices=(*FIGURES, DOSE), default="scatter", help="default: scatter"
+        "--figure", choices=(*labels.FIGURES, DOSE), default="scatter", help="default: scatter"
     )
     plot.add_argument(
         "--only",
         type=arg.listed,
         default=[],
         metavar="001,007",
-        help="of these datasets only; the PNG goes into RUN_DIR/only-001-007/graphs",
+        help="only these datasets; the PNG goes into RUN_DIR/only-001-007/graphs",
     )
-    plot.add_argument("--backend", metavar="NAME", help="of this backend only")
-    plot.add_argument("--run", metavar="BACKEND/001", help="of this run only")
+    plot.add_argument("--backend", metavar="NAME", help="only this backend")
+    plot.add_argument("--run", metavar="BACKEND/001", help="only this run")
     plot.add_argument(
         "--metric",
         default="mean_ttft_ms",
-        help="scatter: any numeric key of the results; dose: TTFT, TPOT, throughput or decode_step_ms",
+        help="scatter: any numeric key of the results; dose: mean_ttft_ms, mean_tpot_ms, "
+        "output_throughput or decode_step_ms",
     )
     plot.add_argument(
-        "--against", choices=AXES, help="scatter; default: excess CV where most runs have one"
+        "--against",
+        choices=tuple(labels.AXES),
+        type=_axis,
+        help="scatter; default: excess if most runs have one",
     )
     plot.add_argument(
         "-o", "--png", dest="out", type=Path, metavar="F.png", help="default: in RUN_DIR/graphs"
     )
     plot.set_defaults(command=run)
+
+
+def _axis(name: str) -> str:
+    """An axis as it is called now: per-step was once called real."""
+    return "per-step" if name == "real" else name
 
 
 def run(arguments: argparse.Namespace) -> int:

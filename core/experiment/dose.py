@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating"]
 NAME = "forced routing"
+EXAMPLE = "gatescope --dose 0,0.5,1 --pattern hot-rank"
 
 
 class Dose(msgspec.Struct, frozen=True):

@@ -1,5 +1,4 @@
-"""Bars → rows of text, a bar a row, with its interval in numbers and the levels to hold it
-against."""
+"""Bars → rows of text: one bar per row, with its interval in numbers and reference levels."""
 
 from __future__ import annotations
 
@@ -47,4 +46,5 @@ def _bar(value: float, top: float, width: int, figure: Bars) -> str:
 def _told(figure: Bars, place: int, value: float, size: int) -> str:
     if size > 1 or figure.low is None or figure.high is None or np.isnan(figure.low[place]):
         return f"{value:{figure.form}}"
-    return f"{value:{figure.form}} [{figure.low[place]:{figure.form}}, {figure.high[place]:{figure.form}}]"
+    low, high = figure.low[place], figure.high[place]
+    return f"{value:{figure.form}} [{low:{figure.form}}, {high:{figure.form}}]"

@@ -12,11 +12,12 @@ from PIL import Image
 from support.synthetic import write_log
 
 from core import cli, files
-from core.commands.plot import DOSE, FIGURES
+from core.commands.plot import DOSE
 from core.experiment import config, events
 from core.experiment.dose import Dose
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run, label
+from core.plots.labels import FIGURES
 from core.rundir import provenance
 
 TPOT = {

@@ -332,7 +332,9 @@ def test_without_forced_runs_it_says_how_to_make_some() -> None:
             assert " D " not in screen.text
             await screen.press("D")
             assert not isinstance(screen.app.screen, DoseScreen)
-            assert "D forced routing: no run of it is done: gatescope --dose 0,0.5,1" in screen.text
+            assert (
+                "D forced routing: no forced run is done; to measure some: gatescope" in screen.text
+            )
 
     asyncio.run(try_it())
 
@@ -398,16 +400,16 @@ async def _axis(screen: Screen, session: Played) -> None:
 async def _outliers(screen: Screen, session: Played) -> None:
     await screen.press("u")
     assert screen.app.query_one(Plots).hides_outliers
-    assert "outliers left out" in screen.text
+    assert "outliers hidden" in screen.text
 
 
 @check("export", "finished")
 async def _export(screen: Screen, session: Played) -> None:
     await screen.press("e")
     await screen.until(lambda: "wrote" in screen.text)
-    written = Path("runs/demo/graphs/mean_tpot_ms-real.csv").read_text().splitlines()
+    written = Path("runs/demo/graphs/mean_tpot_ms-per-step.csv").read_text().splitlines()
     assert len(written) == 5
-    assert Path("runs/demo/graphs/mean_tpot_ms-real.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("runs/demo/graphs/mean_tpot_ms-per-step.png").read_bytes().startswith(b"\x89PNG")
 
 
 @check("log")

@@ -37,7 +37,8 @@ class Terminal:
     def open(self, *words: str) -> None:
         """Run gatescope in a new session; the shell behind it says how it ended."""
         command = " ".join([sys.executable, "-m", "core.cli", *words])
-        where = f"cd {self.place} && unset COLUMNS LINES && export PYTHONPATH={Path(__file__).parents[2]}"
+        root = Path(__file__).parents[2]
+        where = f"cd {self.place} && unset COLUMNS LINES && export PYTHONPATH={root}"
         script = f"{where} && {command}; echo ended $?; exec sleep 600"
         self.tmux("new-session", "-d", "-s", "t", "-x", "140", "-y", "45", f"sh -c '{script}'")
 

@@ -219,7 +219,7 @@ def test_a_run_directory_without_a_beginning(tmp_path: Path) -> None:
     opened = Session(Ask(), tmp_path)
     opened.open()
     assert opened.stage == "failed"
-    assert "its journal says nothing yet" in opened.problem
+    assert "its journal is empty" in opened.problem
 
 
 def test_a_run_that_its_client_limited_says_so() -> None:
@@ -228,7 +228,8 @@ def test_a_run_that_its_client_limited_says_so() -> None:
     result = played.run_dir / "all2all" / "results_json" / "002.json"
     result.parent.mkdir()
     result.write_text(
-        '{"ttfts": [1], "client": {"loop_lag": {"p99_ms": 16.18}, "warnings": ["limited by the client"]}}'
+        '{"ttfts": [1], "client": {"loop_lag": {"p99_ms": 16.18}, '
+        '"warnings": ["limited by the client"]}}'
     )
 
     async def look() -> str:

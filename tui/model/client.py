@@ -1,5 +1,5 @@
-"""What an ended run's result says of itself: how late its load client was, and why it may not be
-believed."""
+"""What an ended run's result says about its load client: how late it was, and why the run's figures
+are doubtful."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Lag(Struct, frozen=True):
 
 
 class Client(Struct, frozen=True):
-    """`loop_lag`: how late the client's event loop was. `warnings`: what the rules of validity say
-    of the run."""
+    """`loop_lag`: how late the client's event loop was. `warnings`: the validity rules that the run
+    breaks."""
 
     loop_lag: Lag = Lag()
     warnings: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Problem(Struct, frozen=True):
     sentence: str
 
     def concerns(self, run: str) -> bool:
-        """Whether it is about the run, or about the whole of its backend."""
+        """Whether it is about the run, or about its whole backend."""
         backend = run.partition("/")[0]
         whole = (place.partition("/") for place in self.where)
         return run in self.where or any(
@@ -53,15 +53,14 @@ class Findings(Struct, frozen=True):
 
 
 def client(run_dir: Path, run: str, result: str) -> Client | None:
-    """The client of a run, by its result file, and what is wrong with the run; None where there is
+    """The client of a run, from its result file, and what is wrong with the run; None if there is
     no such file."""
     file, findings = (run_dir / result).resolve(), (run_dir / FINDINGS).resolve()
     try:
         alone, written_ns = _read(file, run), file.stat().st_mtime_ns
         judged_ns = findings.stat().st_mtime_ns if findings.exists() else 0
-        whole = (
-            _judged(findings, judged_ns) if judged_ns >= written_ns else None
-        )  # else the experiment goes on
+        # Findings older than the result are of an earlier part: the experiment goes on.
+        whole = _judged(findings, judged_ns) if judged_ns >= written_ns else None
     except (OSError, msgspec.DecodeError):
         return None
     if whole is None:

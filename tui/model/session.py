@@ -1,5 +1,5 @@
-"""Session: what the screen looks at, a plan that is not started or a run directory that is
-followed. No widgets."""
+"""Session: what the screen shows, a plan that is not started or a run directory that is followed.
+No widgets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Session:
         self._load: Load | None = None
 
     def open(self) -> None:
-        """Read the run directory, or make the plan of what could be run."""
+        """Read the run directory, or plan what would be run."""
         try:
             if self.run_dir:
                 self.follow(self.run_dir)
@@ -71,7 +71,7 @@ class Session:
             self.problem, self.stage = str(error), "failed"
 
     def follow(self, run_dir: Path) -> None:
-        """Fold the journal of `run_dir`, and follow it from now on. FileError where it is none."""
+        """Fold the journal of `run_dir`, and follow it from now on. FileError if it has none."""
         from core.rundir.journal import Journal
 
         journal = Journal(run_dir)
@@ -80,7 +80,7 @@ class Session:
             snapshot, new = folded(part, snapshot)
             happened = (*happened, *new)[-EVENTS_KEPT:]
         if not snapshot.started_at:
-            raise FileError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
+            raise FileError(f"{run_dir}: its journal is empty; is it a run directory?")
         self.run_dir, self._journal = run_dir, journal
         self.snapshot, self.happened, self.problem = snapshot, happened, ""
         self.alive = self.is_live()
@@ -120,7 +120,7 @@ class Session:
         return structs.replace(view, shown=shown, load=load, client=judged)
 
     def poll(self) -> None:
-        """Take in what has happened since; quick."""
+        """Fold what has happened since; quick."""
         if self._journal is None:
             return
         try:
@@ -134,8 +134,8 @@ class Session:
         self.stage = self._stage()
 
     def start(self, *, retry_cancelled: bool = False) -> Path:
-        """Start the engine, or go on with what is missing, and with `retry_cancelled` with what was
-        cancelled; the run directory. GatescopeError says why not."""
+        """Start the engine, or resume with the missing runs, and with `retry_cancelled` also the
+        cancelled ones; return the run directory. GatescopeError says why not."""
         from core.engine import detached
 
         ask = self.ask
@@ -157,17 +157,16 @@ class Session:
         return run_dir
 
     def send(self, command: Command) -> None:
-        """ControlError says why the engine did not obey."""
+        """Send a command to the engine. ControlError says why it was not done."""
         if self.run_dir is None:
-            raise control.ControlError("nothing has been started yet: r starts it")
+            raise control.ControlError("nothing has been started yet; r starts it")
         control.send(self.run_dir, command)
 
     def is_live(self) -> bool:
         return self.run_dir is not None and control.is_live(self.run_dir)
 
     def datasets(self) -> dict[str, Path]:
-        """Every dataset that the configuration names, by index. GatescopeError where it cannot be
-        read."""
+        """Every dataset in the configuration, by index. GatescopeError if it cannot be read."""
         from core.experiment import config, plan
         from core.rundir import about
 
@@ -195,8 +194,8 @@ def _last_ended(snapshot: Snapshot) -> str:
 def folded(
     events: Sequence[AnyEvent], snapshot: Snapshot | None = None
 ) -> tuple[Snapshot, tuple[Happened, ...]]:
-    """The snapshot after `events`, and the last of the lines that tell of them: only those are put
-    into words."""
+    """The snapshot after `events`, and the last lines about them: only those are put into
+    words."""
     from core.experiment import narrate
 
     telling = [n for n, event in enumerate(events) if not is_quiet(event)]
@@ -215,13 +214,13 @@ def folded(
 
 
 def is_quiet(event: AnyEvent) -> bool:
-    """Events that come all the time, and that no line tells of."""
+    """Whether it is one of the frequent events that get no line."""
     return isinstance(event, Sampled) or (isinstance(event, RequestFinished) and not event.error)
 
 
 def planned(ask: Ask) -> Snapshot:
-    """What would be run, with the scores that the datasets' file names state. GatescopeError where
-    nothing can be."""
+    """What would be run, with the scores in the datasets' file names. GatescopeError if nothing can
+    be."""
     from core.experiment import config, plan
 
     loaded = config.with_doses(config.load(ask.config_path), list(ask.levels), list(ask.patterns))
@@ -239,8 +238,8 @@ def score_in(file: str) -> float | None:
 
 
 def newest_live(parent: Path = Path("runs")) -> Path | None:
-    """The run directory under `parent` whose engine runs, the one started last; None where there is
-    none."""
+    """The run directory under `parent` whose engine is running, the one started last; None if there
+    is none."""
     try:
         found = sorted(
             (p.parent for p in parent.glob(f"*/{control.SOCKET}")),

@@ -1,5 +1,5 @@
-"""DoseScreen: what imposed skew costs. A metric of the forced-routing runs against the recorded
-skew, and in words."""
+"""DoseScreen: what imposed skew costs: a metric of the forced-routing runs against the recorded
+skew, plotted and in words."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
 LEAST_ROWS = 26  # of plot and legend, before words take any
 METRIC_KEYS = ("mean_tpot_ms", "decode_step_ms", "mean_ttft_ms", "output_throughput")
 AXES: tuple[DoseAxis, ...] = ("cv", "rank")
-MARKS = ("●", "▲", "■", "◆", "○", "△", "□", "◇", "+", "×")  # a curve's own; a colour is a backend's
+MARKS = ("●", "▲", "■", "◆", "○", "△", "□", "◇", "+", "×")  # one per curve; a colour per backend
 
 
 class DoseScreen(Page):
-    """Drawn anew when a forced run ends. `in_words`: the sentences have the whole screen, and
-    scroll."""
+    """Redrawn when a run ends. `in_words`: the sentences fill the screen, and scroll."""
 
     HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), ("esc", "back"))
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,7 +53,7 @@ class DoseScreen(Page):
         self._top = 0
         self._said = ""
         self._found: DoseFindings | None = None
-        self._asked: object = None  # the finished runs that are being looked at
+        self._asked: object = None  # the finished runs that the findings are about
 
     def above(self) -> Iterable[Widget]:
         yield Lines("header")
@@ -73,14 +72,14 @@ class DoseScreen(Page):
         self.query_one("#message", Lines).put([line((f" {self._said}", "note"))])
 
     def _follow(self) -> None:
-        """Work out the findings anew where there are more finished runs: in a thread, since it
-        takes a moment."""
+        """Compute the findings again if more runs have finished: in a thread, since it takes a
+        moment."""
         key = tuple(id(run.figures) for run in self._session.snapshot.runs.values() if run.figures)
         if key != self._asked:
             self._asked = key
-            self.run_worker(self._work_out, thread=True)
+            self.run_worker(self._compute, thread=True)
 
-    def _work_out(self) -> None:
+    def _compute(self) -> None:
         from core.analysis import dose_findings
         from tui.model import series
 
@@ -88,12 +87,12 @@ class DoseScreen(Page):
         self.app.call_from_thread(self.show)
 
     def findings(self) -> DoseFindings:
-        """Of the finished runs, as last worked out."""
-        assert self._found  # nothing is drawn or exported before
+        """The findings about the finished runs, as last computed."""
+        assert self._found  # nothing is drawn or exported before that
         return self._found
 
     def series(self) -> Series:
-        """What is drawn, and what `e` writes. GatescopeError where no dose has both values."""
+        """What is drawn, and what `e` writes. GatescopeError if no forced run has both values."""
         from core.plots import dose as figure
 
         return figure.series(self.findings(), self.metric, self.axis, self._session.snapshot.engine)
@@ -105,7 +104,7 @@ class DoseScreen(Page):
         return line((f" {dose.NAME}: what imposed skew costs", "strong"), (about, "dim"))
 
     def _plot(self, width: int, height: int) -> list[Line]:
-        """The plot, with the slope of each curve; below it, where there is room, how the curves
+        """The plot, with the slope of each curve; below it, if there is room, how the curves
         compare."""
         try:
             drawn = self.series()
@@ -114,7 +113,7 @@ class DoseScreen(Page):
         words = [row for text in self._compared() for row in wrapped(text, width - 2, "  ")]
         room = max(0, min(len(words), height - LEAST_ROWS))
         if 0 < room < len(words):
-            words[room - 1 :] = ["… v: all of it in words"]
+            words[room - 1 :] = ["… press v to read all of it"]
         head = [
             line((fit(f" {drawn.y_label} ↑   {drawn.x_label} →", width), "")),
             *_legend(drawn, self._slopes(), width),
@@ -124,7 +123,7 @@ class DoseScreen(Page):
         return [*head, *plot, *(line(f" {row}") for row in words[:room])]
 
     def _slopes(self) -> dict[str, str]:
-        """Curve → its slope against what is on the axis, in brief."""
+        """Curve → its slope along the axis, in brief."""
         unit = METRICS[self.metric][1]
         per = {
             f"{c.backend}, {c.pattern}": c.per_cv if self.axis == "cv" else c.per_rank
@@ -138,7 +137,7 @@ class DoseScreen(Page):
         }
 
     def _compared(self) -> list[str]:
-        """Without the words that the header has."""
+        """How the curves of this metric compare."""
         found = self.findings()
         crossings = [c.in_words() for c in found.crossings if c.metric == self.metric]
         return crossings + [w.in_words() for w in found.rank_waits if w.metric == self.metric]
@@ -147,7 +146,7 @@ class DoseScreen(Page):
         found = self.findings()
         texts = [
             *found.sentences,
-            *(f"left out: {run}: {why}" for run, why in found.left_out.items()),
+            *(f"{run} left out: {why}" for run, why in found.left_out.items()),
         ]
         rows = [row for text in texts for row in (*wrapped(text, width - 2, "  "), "")]
         self._top = max(0, min(self._top, len(rows) - height))
@@ -210,7 +209,7 @@ def _end(value: float) -> float | None:
 
 
 def _legend(series: Series, slopes: dict[str, str], width: int) -> list[Line]:
-    """Mark, name and slope of each curve, in as many rows as they need."""
+    """The mark, name and slope of each curve, in as many rows as they need."""
     rows: list[list[Span]] = [[(" ", "")]]
     for place, curve in enumerate(series.curves):
         text = (

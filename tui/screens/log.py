@@ -1,4 +1,4 @@
-"""ServerScreen: a server's command line, what really runs in it, and the end of its log, followed
+"""ServerScreen: a server's command line, what is running in it, and the end of its log, followed
 and searched."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TAIL_BYTES = 1 << 20
 
 
 class ServerScreen(Page):
-    """The last megabyte of the log; at its end it follows."""
+    """The last megabyte of the log. At its end, the screen follows new lines."""
 
     EVERY_S = 0.5
     HINTS = (("/", "search"), ("n", "next"), ("N", "previous"), ("G", "newest"), ("esc", "back"))
@@ -106,7 +106,7 @@ class ServerScreen(Page):
         self.set_focus(None)
 
     def action_jump(self, by: int) -> None:
-        """To the next row below (or above) that holds the words, around the end."""
+        """Go to the next row below (or above) that contains the words, wrapping around."""
         if not self._words or not self.rows:
             return
         here = len(self.rows) if self._first is None else self._first

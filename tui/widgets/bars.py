@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tui.draw.glyphs import STATES
-from tui.draw.text import Line, Span, clock, line
+from tui.draw.text import Line, Span, clock, line, runs
 from tui.model.view import View
 from tui.widgets.happenings import event_line
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def header(view: View, width: int) -> Line:
-    """Name, state, place in the queue, times; what does not fit goes from the right."""
+    """Name, state, progress, times; what does not fit is dropped from the right."""
     snapshot = view.snapshot
     symbol, role = STATES[view.stage]
     parts: list[Span] = [(" gatescope ", "strong"), (f" {symbol} {view.stage}", role)]
@@ -24,8 +24,7 @@ def header(view: View, width: int) -> Line:
     if view.paused:
         parts.append(("   display frozen", "warn"))
     if snapshot.runs:
-        ended = len(snapshot.runs) - snapshot.count("queued") - snapshot.count("running")
-        parts.append((f"   run {ended}/{len(snapshot.runs)}", ""))
+        parts.append((f"   {snapshot.count('done')} of {len(snapshot.runs)} done", ""))
     if snapshot.started_at:
         until = view.now if view.stage == "running" else view.last_at
         parts.append((f"   elapsed {clock(until - snapshot.started_at)}", ""))
@@ -64,11 +63,6 @@ def message(session: Session, view: View, width: int, *, shows_events: bool) -> 
     return event_line(view.happened[-1], width)
 
 
-def runs(count: int) -> str:
-    """`1 run`, `2 runs`."""
-    return "1 run" if count == 1 else f"{count} runs"
-
-
 def that_fit(hints: Sequence[tuple[str, str]], width: int) -> list[tuple[str, str]]:
     """The first hints, as many as `width` cells hold."""
     used, kept = 0, []
@@ -81,7 +75,7 @@ def that_fit(hints: Sequence[tuple[str, str]], width: int) -> list[tuple[str, st
 
 
 def room(hints: Sequence[tuple[str, str]]) -> int:
-    """Cells that `keys` takes for these."""
+    """Cells that `keys` needs for these."""
     return sum(_cells(key, label) for key, label in hints)
 
 
