@@ -29,15 +29,17 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
     if metric not in METRICS:
         raise NoDataError(f"{dose.NAME} is not drawn for {metric!r}, only for {', '.join(METRICS)}")
     backends = list(dict.fromkeys(curve.backend for curve in found.curves))
-    told = [(c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric]
-    doses = [level for _, _, levels in told for level in levels]
+    curves = [
+        (c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric
+    ]
+    doses = [level for _, _, levels in curves for level in levels]
     if not found.curves:
         raise NoDataError(f"this run has no forced routing; to measure it: {dose.EXAMPLE}")
     if not doses:
         raise NoDataError(f"no forced run has both {METRICS[metric][0]} and a {AXES[axis]}")
-    told += [(n.backend, NATURAL, _on([n.at], axis)) for n in found.natural if n.metric == metric]
+    curves += [(n.backend, NATURAL, _on([n.at], axis)) for n in found.natural if n.metric == metric]
     drawn = [
-        (backend, pattern, _points(levels, axis)) for backend, pattern, levels in told if levels
+        (backend, pattern, _points(levels, axis)) for backend, pattern, levels in curves if levels
     ]
     return Series(
         f"{dose.NAME}: {labels.short(metric)} against imposed skew",

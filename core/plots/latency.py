@@ -33,8 +33,8 @@ def per_request(result: Mapping[str, Any], name: str) -> Floats:
         "tpot": [sum(gaps) / (n - 1) for _, gaps, n in done if n > 1],
         "e2e": [t + sum(gaps) for t, gaps, _ in done],
     }[name]
-    values, told = np.array(seconds, dtype=float) * 1e3, result.get(f"mean_{name}_ms")
-    agrees = len(values) and told is not None and math.isclose(values.mean(), told, rel_tol=1e-3)
+    values, mean = np.array(seconds, dtype=float) * 1e3, result.get(f"mean_{name}_ms")
+    agrees = len(values) and mean is not None and math.isclose(values.mean(), mean, rel_tol=1e-3)
     return values if agrees else np.zeros(0)
 
 

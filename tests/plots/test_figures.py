@@ -50,7 +50,8 @@ def sample(tmp_path: Path) -> StepSample:
     )
     labels, prefill = ["001"] * 4 + ["002"], [8, 0, 0, 0, 0]
     write_log(
-        *(tmp_path / "dp0_pp0.gatelog", loads),
+        tmp_path / "dp0_pp0.gatelog",
+        loads,
         labels=labels,
         prefill=prefill,
         ranks=2,

@@ -146,15 +146,11 @@ class TestPlotCommand:
                 mapping[f"gates_logs_{i:02d}"] = 0.3 + i / 100
             (tmp_path / f"{backend}.json").write_text(json.dumps(mapping))
         return [
-            *(
-                "plot",
-                "--baseline-results",
-                str(tmp_path / "baseline"),
-                "--all2all-results",
-                str(tmp_path / "all2all"),
-            ),
-            *("--baseline-imbalance", str(tmp_path / "baseline.json")),
-            *("--all2all-imbalance", str(tmp_path / "all2all.json")),
+            "plot",
+            f"--baseline-results={tmp_path / 'baseline'}",
+            f"--all2all-results={tmp_path / 'all2all'}",
+            f"--baseline-imbalance={tmp_path / 'baseline.json'}",
+            f"--all2all-imbalance={tmp_path / 'all2all.json'}",
         ]
 
     def test_upstreams_flags_draw_and_write(
@@ -258,7 +254,7 @@ class TestFiguresOfARun:
         golden = GOLDEN / f"plot-{figure}.txt"
         if UPDATE:
             golden.write_text(drawn)
-        assert drawn == golden.read_text(), "if that is meant: GATESCOPE_GOLDEN=update"
+        assert drawn == golden.read_text(), "if intended: GATESCOPE_GOLDEN=update"
 
     @pytest.mark.parametrize(
         ("figure", "size"),
@@ -289,8 +285,9 @@ class TestFiguresOfARun:
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--backend", "all2all"]) == 0
-        assert "all2all, 3 runs" in (told := capsys.readouterr().out)
-        assert "baseline" not in told
+        drawn = capsys.readouterr().out
+        assert "all2all, 3 runs" in drawn
+        assert "baseline" not in drawn
         assert (
             cli.main(["plot", str(run_dir), "--figure", "cv-over-time", "--run", "all2all/002"])
             == 0
@@ -302,9 +299,9 @@ class TestFiguresOfARun:
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--run", "all2all/009"]) == 2
-        told = capsys.readouterr().err
+        error = capsys.readouterr().err
         there = "there are baseline (3 runs), all2all (3 runs)"
-        assert told == f"gatescope: no results of all2all/009; {there}\n"
+        assert error == f"gatescope: no results of all2all/009; {there}\n"
         assert (
             cli.main(["plot", str(run_dir), "--figure", "rank-load", "--backend", "baseline"]) == 2
         )

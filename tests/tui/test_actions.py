@@ -1,6 +1,5 @@
-"""Every key does what the help says of it. CHECKS has one check an action; an action without one
+"""Every key does what the help says. CHECKS has one check per action; an action without one
 fails."""
-
 from __future__ import annotations
 
 import asyncio
@@ -416,9 +415,38 @@ async def _export(screen: Screen, session: Played) -> None:
 async def _log(screen: Screen, session: Played) -> None:
     await screen.press("l")
     await screen.until(lambda: "ready: http://127.0.0.1:8012" in screen.text)
-    await screen.press("/", *"sigterm", "enter")
+    await screen.press("/", *"sigterm")
+    assert "sigterm" in screen.text
+    await screen.press("escape")
+    assert isinstance(screen.app.screen, ServerScreen)
+    assert "sigterm" not in screen.text
     await screen.press("escape")
     assert not isinstance(screen.app.screen, ServerScreen)
+
+
+def test_a_log_is_scrolled_and_searched(tmp_path: Path) -> None:
+    session = stage(Path(), "finished")
+    log = session.run_dir / "all2all" / "server.log" if session.run_dir else tmp_path
+    log.write_text("".join(f"line {number:03d}\n" for number in range(200)))
+
+    async def read() -> None:
+        async with shown(session, 80, 24) as screen:
+            await screen.press("l")
+            await screen.until(lambda: "line 199" in screen.text)
+            await screen.press("g")
+            assert "line 000" in screen.text
+            await screen.press("pagedown", "j")
+            assert "line 000" not in screen.text
+            await screen.press("/", *"line 10", "enter")
+            assert "line 010" not in screen.text
+            await screen.press("G")
+            assert "line 199" in screen.text
+            await screen.press("N")
+            assert "line 109" in screen.text
+            await screen.press("n", "n")
+            assert screen.text.splitlines()[7].startswith("line 101")
+
+    asyncio.run(read())
 
 
 # --- all of them ---

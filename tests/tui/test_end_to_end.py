@@ -56,7 +56,7 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE_S
         while not holds(text := self.text):
             assert time.monotonic() < deadline, text
-            time.sleep(0.1)  # between looks at a screen that tells of no change
+            time.sleep(0.1)  # a screen announces no change
         return text
 
 
@@ -71,7 +71,7 @@ def terminal(experiment: Path) -> Iterator[Terminal]:
 
 
 def processes(place: Path) -> list[psutil.Process]:
-    """Everything of gatescope that works in this place."""
+    """Every gatescope process that runs in this place."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -77,9 +77,9 @@ def _read(result: Path, run: str) -> Client:
 
     data = result.read_bytes()
     problems = verdict.of_result(run, data).problems
-    told = msgspec.json.decode(data, type=Result).client or Client()
+    client = msgspec.json.decode(data, type=Result).client or Client()
     return Client(
-        told.loop_lag, tuple(f"{problem.rule}: {problem.sentence}" for problem in problems)
+        client.loop_lag, tuple(f"{problem.rule}: {problem.sentence}" for problem in problems)
     )
 
 

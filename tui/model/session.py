@@ -201,7 +201,7 @@ def folded(
     telling = [n for n, event in enumerate(events) if not is_quiet(event)]
     first = telling[-EVENTS_KEPT] if len(telling) > EVENTS_KEPT else 0
     snapshot = state.fold(events[:first], snapshot)
-    told: list[Happened] = []
+    happened: list[Happened] = []
     for quiet, group in itertools.groupby(events[first:], is_quiet):
         if quiet:
             snapshot = state.fold(group, snapshot)
@@ -209,8 +209,8 @@ def folded(
         for event in group:
             snapshot = state.reduce(snapshot, event)
             lines = (narrate.sentence(event, snapshot) or "").splitlines()
-            told += [Happened(event.at, text) for text in lines]
-    return snapshot, tuple(told[-EVENTS_KEPT:])
+            happened += [Happened(event.at, text) for text in lines]
+    return snapshot, tuple(happened[-EVENTS_KEPT:])
 
 
 def is_quiet(event: AnyEvent) -> bool:

@@ -54,9 +54,9 @@ class View(Struct, frozen=True):
     @property
     def last_at(self) -> float:
         """Wall clock of the last known event."""
-        told = self.happened[-1].at if self.happened else 0.0
+        happened = self.happened[-1].at if self.happened else 0.0
         sampled = self.snapshot.samples[-1].at if self.snapshot.samples else 0.0
-        return max(self.snapshot.ended_at, told, sampled)
+        return max(self.snapshot.ended_at, happened, sampled)
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tui.widgets.lines import Lines
 class Page(Screen[None]):
     """A subclass draws the `body`, and scrolls it. `above` and `below`: its other widgets."""
 
+    AUTO_FOCUS: ClassVar[str | None] = ""  # else a closed prompt gets the keys
     EVERY_S: ClassVar[float] = 1.0
     HINTS: ClassVar[tuple[tuple[str, str], ...]]
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -116,19 +116,24 @@ class Imbalance(Pane):
         return [Line(), table.head(columns), *rows]
 
     def _runs(self, width: int, height: int) -> list[Line]:
-        """Per-step and aggregated CV of every finished run."""
+        """Per-step, excess and aggregated CV of every finished run; below, why the run under the
+        cursor has no excess."""
         runs = self.runs()
         columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
         body = [
             table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i))
-            for i in self.window(height - 1)
+            for i in self.window(height - 2)
         ]
-        return [table.head(columns), *body]
+        here = runs[self.at].figures if runs else None
+        reason = here.imbalance_reason if here else ""
+        detail = fit(f"{runs[self.at].run.id}: excess {NONE}: {reason}", width) if reason else ""
+        return [table.head(columns), *body, line((detail, "dim"))]
 
     def _of_run(self, run: RunState) -> dict[str, Span | str]:
         figures = run.figures
         assert figures is not None  # runs() holds finished runs
-        excess: Span = (_excess(figures), "dim" if figures.excess_cv is None else "warn")
+        is_known = figures.excess_cv is not None
+        excess: Span = (number(figures.excess_cv, 3), "warn" if is_known else "dim")
         return {
             **doses.cells(run, "run", run.run.id, self.view.role(run.run.backend)),
             "predicted": number(run.score, 4),
@@ -211,9 +216,9 @@ class Imbalance(Pane):
 
 
 def _excess(figures: RunFigures) -> str:
-    """The excess CV of a run, or a dash and why there is none."""
+    """The excess CV of a run, or a dash and, in brief, why there is none."""
     if figures.excess_cv is None and figures.imbalance_reason:
-        return f"{NONE} ({figures.imbalance_reason})"
+        return f"{NONE} ({figures.imbalance_reason.partition(':')[0]})"
     return number(figures.excess_cv, 3)
 
 

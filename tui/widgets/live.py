@@ -117,12 +117,12 @@ class Live(Pane):
         # requests may have ended since the last sample
         flight = number(max(sample.sent - live.finished, 0)) if sample else NONE
         first = number(max(sample.first_tokens, live.finished - live.errors)) if sample else NONE
-        told = (
+        counts = (
             f"{live.finished}/{live.requests} {share:.0%}   {clock(took)}, ETA {eta}"
             f"   in flight {flight}   first token {first}   "
         )
         errors: Span = (f"errors {live.errors}", "bad" if live.errors else "")
-        return [line((bar(share, width), "note")), line((f"{symbol} ", role), told, errors)]
+        return [line((bar(share, width), "note")), line((f"{symbol} ", role), counts, errors)]
 
     def _ended(self, run: RunState, symbol: str, role: str) -> Line:
         figures = run.figures

@@ -126,10 +126,10 @@ class Plots(Pane):
         folder = Path(self.view.run_dir) / "graphs"
         if self.figure == SCATTER:
             file = folder / f"{self.metric}-{self.axis}.png"
-            told = export.plot(self.series, series.csv_text, file)
+            result = export.plot(self.series, series.csv_text, file)
         else:
-            told = export.figure(self._read, folder / f"{self.figure}.png")
-        self.app.call_from_thread(self.post_message, self.Exported(told))
+            result = export.figure(self._read, folder / f"{self.figure}.png")
+        self.app.call_from_thread(self.post_message, self.Exported(result))
 
     # --- figures other than the scatter ---
 
