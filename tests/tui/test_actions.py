@@ -1,5 +1,6 @@
 """Every key does what the help says. CHECKS has one check per action; an action without one
 fails."""
+
 from __future__ import annotations
 
 import asyncio
