@@ -6,21 +6,34 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from core.errors import FileError
 
+T = TypeVar("T")
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-def read_json(file: Path) -> dict[str, Any]:
-    """One JSON object. FileError where it is not readable."""
+
+def read(file: Path, kind: type[T]) -> T:
+    """One JSON file as a `kind`. FileError if it cannot be read, or is something else."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        return msgspec.json.decode(file.read_bytes(), type=kind, dec_hook=path_hook)
     except OSError as error:
         raise FileError(f"{file}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FileError(f"{file}: not a JSON object: {error}") from None
+    except msgspec.ValidationError as error:
+        raise FileError(f"{file}: not as gatescope writes it: {error}") from None
+    except NOT_JSON as error:
+        raise FileError(f"{file}: not JSON: {error}") from None
+
+
+def path_hook(kind: type, value: Any) -> Any:
+    """msgspec's dec_hook: the one type in our files that JSON lacks is a path, written as a
+    string."""
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError(f"Expected a path, got {value!r}")
+    return Path(value)
 
 
 def formatted(value: Any) -> bytes:
@@ -32,7 +45,7 @@ def write_whole(file: Path, data: bytes) -> None:
     """Write under a temporary name and rename: `file` is whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".tmp")
-    with _or_nothing(temporary):
+    with or_nothing(temporary):
         with open(temporary, "wb", opener=_private) as out:
             out.write(data)
             out.flush()
@@ -41,7 +54,7 @@ def write_whole(file: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _or_nothing(temporary: Path) -> Iterator[None]:
+def or_nothing(temporary: Path) -> Iterator[None]:
     """What could not be written whole takes no room on a full disk."""
     try:
         yield

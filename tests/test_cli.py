@@ -191,7 +191,7 @@ class TestGenerate:
         answer = gatescope("generate", "--count", "1")
         assert (answer.code, answer.out) == (2, "")
         assert answer.err.startswith(
-            "gatescope: datasets holds 1 dataset(s) that its metadata.json does not list"
+            "gatescope: datasets holds 1 dataset not listed in its metadata.json"
         )
         assert [p.name for p in (tmp_path / "datasets").iterdir()] == ["001_mine.jsonl"]
 

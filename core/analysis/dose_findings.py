@@ -3,18 +3,18 @@ in words."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from core.analysis import dose_pairs, dose_response
-from core.analysis import results as analysis
 from core.analysis.dose_pairs import Crossing, RankWait
 from core.analysis.dose_response import METRICS, Curve, DoseRun, Level
 from core.analysis.results import Results
 from core.experiment import dose
+from core.routing.imbalance import Imbalance
+from core.rundir.result import Result
 from core.stats import association
 
 HEADLINE = "mean_tpot_ms"
@@ -43,7 +43,7 @@ class DoseFindings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headlines(self) -> list[str]:
-        """The sentences about TPOT: what is said at the end of a batch."""
+        """The sentences about TPOT, which the end of a batch prints."""
         return self.sentences_about([HEADLINE])
 
     def sentences_about(self, metrics: Collection[str]) -> list[str]:
@@ -102,30 +102,26 @@ def _by_metric(found: DoseFindings) -> list[Curve | Crossing | RankWait]:
     return [one for metric in METRICS for one in every if one.metric == metric]
 
 
-def _run(backend: str, label: str, result: Mapping[str, Any]) -> DoseRun:
+def _run(backend: str, label: str, result: Result) -> DoseRun:
     forced = dose.of_label(label)
-    measured = result.get("measured_imbalance") or {}
-    values = {
-        metric: value
-        for metric in METRICS
-        if (value := analysis.number(result.get(metric))) is not None
-    }
+    measured = result.measured_imbalance
+    values = {metric: value for metric in METRICS if (value := result.number(metric)) is not None}
     return DoseRun(
         backend=backend,
         label=label,
         pattern=forced.pattern if forced else "",
         level=forced.level if forced else 0.0,
-        cv=_recorded_cv(forced, measured),
-        rank=analysis.number(measured.get("rank_imbalance")),
+        cv=_recorded_cv(forced, measured) if measured else None,
+        rank=measured.rank_imbalance if measured else None,
         values=values,
     )
 
 
-def _recorded_cv(forced: dose.Dose | None, measured: Mapping[str, Any]) -> float | None:
+def _recorded_cv(forced: dose.Dose | None, measured: Imbalance) -> float | None:
     """The aggregated CV; where the heat moves within a run, which evens that out, the excess CV of
     its steps."""
     moves = forced is not None and forced.pattern == ROTATING and forced.level > 0
-    return analysis.number(measured.get("excess_cv" if moves else "aggregated_cv"))
+    return measured.excess_cv if moves else measured.aggregated_cv
 
 
 def _natural(runs: Sequence[DoseRun]) -> list[Natural]:

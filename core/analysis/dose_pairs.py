@@ -32,7 +32,7 @@ from core.analysis.dose_response import (
     tested,
 )
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
 
 HOT_RANK, SPREAD = "hot-rank", "spread"
@@ -68,23 +68,31 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.pattern}: {told}{reason}{self._facts()}"
 
     def _told(self, other: str, reference: str) -> str:
-        levels = len(self.differences)
+        levels, at = len(self.differences), self.at.shown(".2f")
         where = f"at {self.told_apart} of {levels} levels"
-        return {
-            "loses above": f"{other} beats {reference} up to a recorded CV of {self.at.shown('.2f')} and loses above",
-            "wins above": f"{other} loses to {reference} up to a recorded CV of {self.at.shown('.2f')} and wins above",
-            "wins": f"{other} beats {reference} {where}, and at none is it seen to lose",
-            "loses": f"{other} loses to {reference} {where}, and at none is it seen to win",
-            "alike": f"no difference is seen between {other} and {reference} at any of {levels} levels",
-            "mixed": f"{other} and {reference} cross more than once: no one skew parts them",
-            "unknown": "",
-        }[self.verdict]
+        match self.verdict:
+            case "loses above":
+                return f"{other} beats {reference} up to a recorded CV of {at} and loses above"
+            case "wins above":
+                return f"{other} loses to {reference} up to a recorded CV of {at} and wins above"
+            case "wins":
+                return f"{other} beats {reference} {where}, and loses detectably at none"
+            case "loses":
+                return f"{other} loses to {reference} {where}, and wins detectably at none"
+            case "alike":
+                pair = f"{other} and {reference}"
+                return f"no difference between {pair} is detected at any of {levels} levels"
+            case "mixed":
+                return f"{other} and {reference} cross more than once: no one skew separates them"
+            case _:
+                return ""
 
     def _facts(self) -> str:
         if not self.differences:
             return ""
         first, last = self.differences[0], self.differences[-1]
-        return f" (doses {first.cv:.2f} to {last.cv:.2f}, {counted(sum(d.n for d in self.differences), self.datasets)})"
+        n = counted(sum(d.n for d in self.differences), self.datasets)
+        return f" (doses {first.cv:.2f} to {last.cv:.2f}, {n})"
 
 
 class RankWait(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +114,7 @@ class RankWait(msgspec.Struct, frozen=True, kw_only=True):
     ranks: tuple[float, float] | None = None
 
     def in_words(self) -> str:
-        """What one hot rank costs more than as hot experts spread over the ranks."""
+        """What one hot rank costs beyond equally hot experts that are spread over the ranks."""
         name, unit = METRICS[self.metric]
         who = f"{HOT_RANK} against {SPREAD}: {self.backend} {name}"
         if self.mean.value is None or self.cvs is None:
@@ -115,31 +123,34 @@ class RankWait(msgspec.Struct, frozen=True, kw_only=True):
         n = counted(sum(d.n for d in self.differences), self.datasets)
         facts = f"({tested(self.p_holm)}{self._recorded()}; {n})"
         if not is_seen(self.mean, self.p_holm):
-            return f"{who}: no difference is seen at the same doses: {amount} {facts}{self._kernel(unit)}"
+            no_difference = "no difference is detected at the same doses"
+            return f"{who}: {no_difference}: {amount} {facts}{self._kernel(unit)}"
         way = "higher" if self.mean.value > 0 else "lower"
         cause = ": what the ranks' waiting for each other adds" if self._is_waiting else ""
         return f"{who} is {way} at the same doses: {amount}{cause} {facts}{self._kernel(unit)}"
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether the ranks can be what tells the two apart."""
+        """Whether the ranks can be the cause of the difference."""
         return self.ranks is not None and self.ranks[0] > self.ranks[1]
 
     def _recorded(self) -> str:
         assert self.cvs is not None  # in_words has looked
         low, high = sorted(self.cvs)
         heated = sum(d.level > 0 for d in self.differences)
-        told = f"mean over {heated} level{'s' * (heated != 1)} above 0"
-        told += f", recorded CV {self.cvs[0]:.2f} against {self.cvs[1]:.2f}"
-        told += ", which is not the same" * (high - low > EQUAL_CV * high)
+        levels = "1 level" if heated == 1 else f"{heated} levels"
+        facts = f"mean over {levels} above 0"
+        facts += f", recorded CV {self.cvs[0]:.2f} against {self.cvs[1]:.2f}"
+        if high - low > EQUAL_CV * high:
+            facts += ", which is not the same"
         if self.ranks is None:
-            return f"{told}; no EP ranks to wait for: a control"
-        return f"{told}, max/mean over ranks {self.ranks[0]:.2f} against {self.ranks[1]:.2f}"
+            return f"{facts}; no EP ranks to wait for: a control"
+        return f"{facts}, max/mean over ranks {self.ranks[0]:.2f} against {self.ranks[1]:.2f}"
 
     def _kernel(self, unit: str) -> str:
         if self.spread.value is None:
             return ""
-        seen = "" if self.spread.excludes_zero else ", no effect seen"
+        seen = "" if self.spread.excludes_zero else ", no effect detected"
         return f"; {SPREAD} itself over level 0: {self.spread.shown('+.3g')} {unit}{seen}"
 
 
@@ -189,7 +200,7 @@ def _verdict(difference: Response, worse: int) -> tuple[Verdict, Estimate]:
         (place, worse * int(np.sign(difference.mean[place]))) for place in np.flatnonzero(seen)
     ]  # 1: lost, -1: won
     turns = [(a, b) for a, b in itertools.pairwise(told) if a[1] != b[1]]
-    none = estimate.none("no crossing is seen within the doses")
+    none = estimate.none("no crossing is detected within the doses")
     if not turns:
         return ("loses" if told[0][1] > 0 else "wins") if told else "alike", none
     if len(turns) > 1:

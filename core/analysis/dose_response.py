@@ -30,7 +30,7 @@ import numpy.typing as npt
 from core.analysis.results import NAMES
 from core.experiment import plan
 from core.stats import association, bootstrap, estimate
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 from core.stats.estimate import MIN_DATASETS, Estimate
 
 METRICS = {"mean_tpot_ms": NAMES["mean_tpot_ms"], "decode_step_ms": ("decode step", "ms")} | NAMES
@@ -114,12 +114,13 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         if self.per_cv.value is None:
             return f"{who}: no slope against imposed skew: {self.per_cv.reason}"
         if self.bends:
-            return f"{who} goes with imposed skew, but not along a straight line: {self._over_lowest()}"
+            return f"{who} follows imposed skew, but not on a straight line: {self._over_lowest()}"
         slope = f"{self.per_cv.shown('+.3g')} {unit} per {PER} of recorded CV"
         first, last = self.levels[0], self.levels[-1]
-        facts = f"{tested(self.p_holm)}doses {first.cv:.2f} to {last.cv:.2f}, {counted(self.n, self.datasets)}"
+        n = counted(self.n, self.datasets)
+        facts = f"{tested(self.p_holm)}doses {first.cv:.2f} to {last.cv:.2f}, {n}"
         if not self.is_seen:
-            return f"{who}: no effect of imposed skew is seen ({slope}; {facts})"
+            return f"{who}: no effect of imposed skew is detected ({slope}; {facts})"
         way = "rises" if self.per_cv.value > 0 else "falls"
         ends = f"from {first.value.value:.4g} to {last.value.value:.4g} {unit}"
         return f"{who} {way} with imposed skew: {slope}, {ends} ({facts})"
@@ -130,7 +131,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
         rises = ", ".join(
             f"{o.shown('+.3g')} at {v.cv:.2f}" for v in self.levels[1:] if (o := v.over_lowest)
         )
-        facts = f"{tested(self.p_bend_holm)}{first.value.value:.4g} {unit} at the lowest, {counted(self.n, self.datasets)}"
+        lowest = f"{first.value.value:.4g} {unit} at the lowest"
+        facts = f"{tested(self.p_bend_holm)}{lowest}, {counted(self.n, self.datasets)}"
         return f"over the lowest dose {rises} of recorded CV, {unit} ({facts})"
 
 
@@ -154,7 +156,7 @@ class Response:
     reason: str | None = None
 
     def contrast(self, weights: Floats) -> Estimate:
-        """Of the values, weighted by level."""
+        """The values' contrast, weighted by level."""
         if self.reason:
             return estimate.none(self.reason)
         return _estimate(float(self.mean @ weights), self.drawn @ weights, self.units)
@@ -190,7 +192,7 @@ class Response:
 
     @cached_property
     def values(self) -> list[Estimate]:
-        """Of each level; without an interval where n supports none."""
+        """The estimate of each level; without an interval where n supports none."""
         at = np.eye(len(self.levels))
         return [
             Estimate(float(v)) if self.reason else self.contrast(w)
@@ -199,25 +201,25 @@ class Response:
 
     @cached_property
     def seen(self) -> list[bool]:
-        """Of each level, whether it is told apart from 0 beside the others."""
+        """Whether each level differs from 0 significantly after Holm's correction."""
         ps = association.holm([self.p(at) for at in np.eye(len(self.levels))])
         return [is_seen(value, p) for value, p in zip(self.values, ps, strict=True)]
 
 
 def is_seen(effect: Estimate, p_holm: float | None) -> bool:
-    """Whether it is told apart from 0, by its interval and beside all others that are tested."""
+    """Whether it differs from 0 significantly: by its interval, and after Holm's correction."""
     return effect.excludes_zero and (p_holm is None or p_holm < association.ALPHA)
 
 
 def tested(p_holm: float | None) -> str:
-    """What stands before the other facts of a sentence."""
+    """The p value that a sentence's facts begin with."""
     if p_holm is None:
         return ""
     return f"p {'< 0.0001' if p_holm < 1e-4 else f'= {p_holm:.2g}'} after Holm; "
 
 
 def counted(runs: int, datasets: int) -> str:
-    return f"n = {runs} runs of {datasets} dataset{'s' * (datasets != 1)}"
+    return f"n = {runs} runs of {datasets} {'dataset' if datasets == 1 else 'datasets'}"
 
 
 def spanned(counts: Sequence[int]) -> str:
@@ -227,7 +229,7 @@ def spanned(counts: Sequence[int]) -> str:
 
 
 def curves(runs: Sequence[DoseRun]) -> list[Curve]:
-    """Every backend's, under every pattern, of every metric that is there."""
+    """The curve of every backend, pattern and metric."""
     keys = dict.fromkeys((r.backend, r.pattern) for r in runs if r.pattern)
     made = [
         curve(runs, backend, pattern, metric) for backend, pattern in keys for metric in METRICS
@@ -324,7 +326,8 @@ def at_same_doses(
 
 
 def slope(response: Response, skew: Floats, name: str) -> Estimate:
-    """Of the least squares line through the levels' values, per 0.1 of `skew` [levels]."""
+    """The slope of the least squares line through the levels' values, per 0.1 of `skew`
+    [levels]."""
     if len(skew) < 2:
         return estimate.none(response.reason or "one level gives no slope")
     if not np.isfinite(skew).all():
@@ -351,7 +354,7 @@ def _bending(skew: Floats) -> Floats | None:
 
 
 def levels_of(response: Response) -> list[Level]:
-    """A response as it is told and drawn."""
+    """A response as sentences and figures show it."""
     at = np.eye(len(response.levels))
     return [
         Level(
@@ -424,7 +427,8 @@ def _drawn(table: _Table, seed: int) -> tuple[Floats, int, str | None]:
 
 def _too_few(datasets: int, levels: int) -> str:
     repeats = 1 + -(-MIN_FREEDOM // (datasets * levels))
-    ran = f"{datasets} dataset{'s' * (datasets != 1)} at {levels} level{'s' * (levels != 1)}"
+    at = "1 level" if levels == 1 else f"{levels} levels"
+    ran = f"{datasets} {'dataset' if datasets == 1 else 'datasets'} at {at}"
     return f"too few runs to say: {ran} need {repeats} repeats of each, or {MIN_DATASETS} datasets"
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,16 +14,20 @@ from core.analysis import dose_findings, results
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
+from core.rundir.result import Result
 from core.stats import association, comparison
+from core.stats.arrays import Floats
 from core.stats.association import Association
-from core.stats.bootstrap import Floats
 from core.stats.comparison import Comparison
 from core.stats.estimate import Estimate
 
 HEADLINE = "mean_tpot_ms"
 TOKENS = ("total_input_tokens", "total_output_tokens")
-PER = 0.1  # of excess CV: what slopes are told in
-ORDER = "Backends ran one after the other, so a drift of the machine over time would show as a difference between them."
+PER = 0.1  # of excess CV: the unit of slopes
+ORDER = (
+    "Backends ran one after the other, "
+    "so a drift of the machine over time would show as a difference between them."
+)
 BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about GPUs."
 
 
@@ -48,17 +51,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         found = self.association
         if found.spearman.value is None:
             return f"{self.backend} {name} against excess CV: {found.spearman.reason}"
-        p = (
-            f"p = {found.p_holm:.2g} after Holm"
-            if found.p_holm is not None
-            else f"p = {found.p:.2g}"
-        )
-        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; slope {_slope(found)} {unit} per {PER} of excess CV"
+        if found.p_holm is None:
+            p = f"p = {found.p:.2g}"
+        else:
+            p = f"p = {found.p_holm:.2g} after Holm"
+        slope = f"slope {_slope(found)} {unit} per {PER} of excess CV"
+        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {slope}"
         if not found.is_seen:
-            return f"no association of {self.backend} {name} with excess CV is seen ({facts}; {self._of})"
+            none = f"no association of {self.backend} {name} with excess CV is detected"
+            return f"{none} ({facts}; {self._of})"
         way = "rises" if found.spearman.value > 0 else "falls"
         explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
-        return f"{self.backend} {name} {way} with excess CV ({facts}; {explained}; {self._of}){_held(found)}"
+        facts = f"{facts}; {explained}; {self._of}"
+        return f"{self.backend} {name} {way} with excess CV ({facts}){_held(found)}"
 
     @property
     def _of(self) -> str:
@@ -81,7 +86,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headlines(self) -> list[str]:
-        """The sentences about TPOT: what is said at the end of a batch."""
+        """The sentences about TPOT, which the end of a batch prints."""
         metrics = [
             *(row.metric for row in self.associations),
             *(pair.metric for pair in self.comparisons),
@@ -93,35 +98,35 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(groups: Sequence[Results], engine: str) -> Findings:
-    """The unit of all that is said is the dataset: n counts datasets."""
+    """The unit is the dataset: every n counts datasets."""
     rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
     pairs = [
         _compared(one, other, metric)
         for one, other in itertools.combinations(groups, 2)
         for metric in NAMES
     ]
-    caveats = [ORDER] * _one_after_the_other(groups) + [BUILTIN] * (engine == builtin.ENGINE)
-    sentences = [
-        *(row.in_words() for row in rows),
-        *(pair.in_words(NAMES[pair.metric][0]) for pair in pairs),
-    ]
+    sentences = [row.in_words() for row in rows]
+    sentences += [pair.in_words(NAMES[pair.metric][0]) for pair in pairs]
     return Findings(
         engine=engine,
         associations=rows,
         comparisons=pairs,
         left_out=_left_out(groups),
-        caveats=caveats,
+        caveats=_caveats(groups, engine),
         sentences=sentences,
         forced=dose_findings.find(groups),
     )
 
 
+def _caveats(groups: Sequence[Results], engine: str) -> list[str]:
+    caveats = [ORDER] if _one_after_the_other(groups) else []
+    return [*caveats, BUILTIN] if engine == builtin.ENGINE else caveats
+
+
 def _one_after_the_other(groups: Sequence[Results]) -> bool:
     """Whether two backends never took turns, by the dates of their results."""
     dates = [
-        sorted(str(r.get("date")) for r in group.by_label.values())
-        for group in groups
-        if group.by_label
+        sorted(str(r.date) for r in group.by_label.values()) for group in groups if group.by_label
     ]
     return any(
         one[-1] <= other[0] or other[-1] <= one[0]
@@ -137,7 +142,7 @@ def _held(found: Association) -> str:
     """What is left of an association once token counts are held fixed."""
     held: Estimate = found.partial
     if held.value is None:
-        return f"; not told apart from length: {held.reason}"
+        return f"; not separable from length: {held.reason}"
     left = "it stays" if held.excludes_zero else "length may account for it"
     return f"; with token counts held fixed {left}: partial Spearman {held.shown('.2f')}"
 
@@ -146,17 +151,11 @@ def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
     """Dataset → the `keys` of each of its repeats that has them all, [repeats, keys]."""
     seen: dict[str, list[list[float]]] = defaultdict(list)
     for label, result in group.by_label.items():
-        figures = [_figure(result, key) for key in keys]
+        figures = [result.number(key) for key in keys]
         known = [value for value in figures if value is not None]
         if len(known) == len(keys):
             seen[label.partition("-")[0]].append(known)
     return {name: np.array(rows) for name, rows in seen.items()}
-
-
-def _figure(result: dict[str, Any], key: str) -> float | None:
-    if key == "excess_cv":
-        return results.number((result.get("measured_imbalance") or {}).get(key))
-    return results.number(result.get(key))
 
 
 def _compared(one: Results, other: Results, metric: str) -> Comparison:
@@ -199,11 +198,15 @@ def _corrected(rows: list[Row]) -> list[Row]:
 
 def _left_out(groups: Sequence[Results]) -> dict[str, str]:
     """Run id → why it has no excess CV."""
-    reasons = {}
-    for group in groups:
-        for label, result in group.by_label.items():
-            measured = result.get("measured_imbalance") or {}
-            if results.number(measured.get("excess_cv")) is None:
-                why = measured.get("excess_cv_reason") or result.get("measured_imbalance_reason")
-                reasons[f"{group.name}/{label}"] = str(why or "no imbalance was measured")
-    return reasons
+    return {
+        f"{group.name}/{label}": _why_unknown(result)
+        for group in groups
+        for label, result in group.by_label.items()
+        if result.excess_cv is None
+    }
+
+
+def _why_unknown(result: Result) -> str:
+    measured = result.measured_imbalance
+    why = measured.excess_cv_reason if measured else result.measured_imbalance_reason
+    return why or "no imbalance was measured"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +12,10 @@ import numpy.typing as npt
 from core import files
 from core.errors import FileError, NoDataError
 from core.experiment import dose
-from core.rundir import about
-from core.rundir.result import results as read_results
+from core.routing.imbalance import Imbalance
+from core.rundir import about as run_json
+from core.rundir import result
+from core.rundir.result import Result
 from core.rundir.selection import ALL, Selection
 
 NAMES = {
@@ -28,18 +28,19 @@ IQR_FACTOR = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One backend's results by label, with its real imbalance by the same labels where that is
+    """One backend's results by label, with the CVs of its routing by the same labels where they are
     known.
 
     `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced:
-    never mixed.
+    never mixed. `unreadable`: label → why a file is no result.
     """
 
     name: str
-    by_label: dict[str, dict[str, Any]]
+    by_label: dict[str, Result]
     per_step: dict[str, float]
     aggregated: dict[str, float]
-    forced: dict[str, dict[str, Any]] = field(default_factory=dict)
+    forced: dict[str, Result] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def of(self, chosen: Selection) -> Results:
         """The same of the chosen datasets alone."""
@@ -49,16 +50,25 @@ class Results:
             chosen.of(self.per_step),
             chosen.of(self.aggregated),
             chosen.of(self.forced),
+            chosen.of(self.unreadable),
         )
+
+    @property
+    def measured(self) -> dict[str, Imbalance]:
+        """Label → imbalance of the natural runs whose routing was recorded."""
+        return {
+            label: one.measured_imbalance
+            for label, one in self.by_label.items()
+            if one.measured_imbalance
+        }
 
     def x(self, label: str, axis: str) -> float | None:
         """The imbalance of one result: "excess", "per-step", "aggregated" or "predicted";
         None where unknown."""
-        result = self.by_label[label]
         if axis == "predicted":
-            return number(result.get("imbalance_score"))
+            return self.by_label[label].imbalance_score
         if axis == "excess":
-            return number((result.get("measured_imbalance") or {}).get("excess_cv"))
+            return self.by_label[label].excess_cv
         return (self.per_step if axis == "per-step" else self.aggregated).get(label)
 
 
@@ -66,10 +76,10 @@ def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results]
     """Every backend's results of the chosen datasets, in the order that they were run, and the
     engine's name.
 
-    NoDataError where some are chosen and none of them has a result, and where a file is not as it
-    should be.
+    FileError if `path` is no run directory; NoDataError if some datasets are chosen and none of
+    them has a result.
     """
-    names, engine = about.read_names(path)
+    about = run_json.read(path)
     found = [
         of_folders(
             name,
@@ -77,27 +87,32 @@ def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results]
             _if_there(path / f"{name}_real_imbalance.json"),
             _if_there(path / f"{name}_real_imbalance_aggregated.json"),
         )
-        for name in names
+        for name in about.backends
         if (path / name / "results_json").is_dir()
     ]
     found = [own for group in found if (own := group.of(chosen)).by_label or own.forced]
     if chosen.names and not found:
         raise NoDataError(f"{path}: no run of {chosen.named} is done yet")
-    return found, engine
+    return found, about.engine
 
 
 def of_folders(
-    name: str, results: Path, per_step: Path | None = None, aggregated: Path | None = None
+    name: str, folder: Path, per_step: Path | None = None, aggregated: Path | None = None
 ) -> Results:
-    """A folder of result files and, where given, upstream's {"gates_logs_01": CV} mappings."""
-    if not results.is_dir():
-        raise FileError(f"{results}: not a folder of results")
-    found = read_results(results)
+    """A folder of result files and, where given, upstream's {"gates_logs_01": CV} mappings.
+    NoDataError if the folder holds no result; FileError if it is none, or holds only files that
+    cannot be read."""
+    if not folder.is_dir():
+        raise FileError(f"{folder}: not a folder of results")
+    found, unreadable = result.read_all(folder)
+    if not found and unreadable:
+        label, why = next(iter(unreadable.items()))
+        raise FileError(f"{folder / label}.json: {why}")
     if not found:
-        raise FileError(f"{results}: holds no results (001.json, 002.json, …)")
-    forced = {label: result for label, result in found.items() if dose.of_label(label)}
-    natural = {label: result for label, result in found.items() if label not in forced}
-    return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced)
+        raise NoDataError(f"{folder}: holds no results (001.json, 002.json, …)")
+    forced = {label: one for label, one in found.items() if dose.of_label(label)}
+    natural = {label: one for label, one in found.items() if label not in forced}
+    return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced, unreadable)
 
 
 def narrowed(groups: Sequence[Results], backend: str = "", label: str = "") -> list[Results]:
@@ -124,25 +139,12 @@ def iqr_outliers(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return np.asarray((values < low - reach) | (values > high + reach))
 
 
-def number(value: Any) -> float | None:
-    """A finite number as a float, else None."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond every float
-        return None
-
-
 def _mapping(file: Path | None) -> dict[str, float]:
     """{"gates_logs_01": CV} → {"001": CV}; labels as the results have them."""
     if file is None:
         return {}
-    return {
-        _label(name): cv
-        for name, value in files.read_json(file).items()
-        if (cv := number(value)) is not None
-    }
+    found = files.read(file, dict[str, float | None])
+    return {_label(name): cv for name, cv in found.items() if cv is not None}
 
 
 def _label(name: str) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from core.analysis.step_sample import StepSample
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
 
 MIN_STEPS = 50
@@ -47,16 +47,18 @@ class StepModel(msgspec.Struct, frozen=True, kw_only=True):
 
     def in_words(self, backend: str) -> str:
         """One sentence with intervals and n."""
+        who = f"{backend}, {self.phase} steps"
         if self.saved.value is None:
-            return f"{backend}, {self.phase} steps: no cost of imbalance is estimated: {self.saved.reason}"
-        facts = f"{self.marginal.shown('+.3g')} µs a step for 0.1 of max/mean over {self.unit}s, n = {self.n} steps"
+            return f"{who}: no cost of imbalance is estimated: {self.saved.reason}"
+        cost = f"{self.marginal.shown('+.3g')} µs a step for 0.1 of max/mean over {self.unit}s"
+        facts = f"{cost}, n = {self.n} steps"
         if not self.sees_a_cost:
             most = max(0.0, self.saved.interval[1]) if self.saved.interval else 0.0
-            return f"{backend}, {self.phase} steps: no cost of imbalance is seen ({facts}; at most {most:.1f} % of a step)"
-        return (
-            f"{backend}, {self.phase} steps: imbalance costs {facts};"
-            f" a perfectly balanced router would save {self.saved.shown('.1f')} % of the step time at most"
-        )
+            return (
+                f"{who}: no cost of imbalance is detected ({facts}; at most {most:.1f} % of a step)"
+            )
+        saved = f"at most {self.saved.shown('.1f')} % of the step time"
+        return f"{who}: imbalance costs {facts}; a perfectly balanced router would save {saved}"
 
 
 def fit(sample: StepSample, phase: str) -> StepModel:

@@ -17,7 +17,7 @@ from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
 from core.routing.meter import WARMUP
 from core.rundir.selection import ALL, Selection
-from core.stats.bootstrap import Floats
+from core.stats.arrays import Floats
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements

@@ -1,5 +1,5 @@
-"""The web side of the built-in engine: vLLM's routes, and token streams from the engine's thread to
-its clients."""
+"""The built-in engine's API server: vLLM's routes, and token streams from the engine's thread to
+the clients."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ STOPPED = "The engine has stopped."
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the routes tell about the server."""
+    """What the routes report about the server."""
 
     model: str
     max_model_len: int
-    api_key: str  # "": none is asked for
+    api_key: str  # "": none is required
     version: Json  # the answer of /version
 
 
 class App:
-    """The routes of one engine, and the queue of every open request."""
+    """The routes of one engine, and a queue for every open request."""
 
     def __init__(self, service: Service, engine: Engine, on_death: Callable[[], None]) -> None:
         self.service, self.engine = service, engine
@@ -65,7 +65,7 @@ class App:
         self._created = int(time.time())
 
     def starlette(self) -> Starlette:
-        """The ASGI application; it starts the engine, and ends it with the server."""
+        """The ASGI application, which starts the engine and stops it with the server."""
         routes = [
             Route("/health", self.health),
             Route("/version", self.version),
@@ -86,27 +86,27 @@ class App:
         )
 
     async def health(self, request: HttpRequest) -> Response:
-        """200 while the engine lives."""
+        """200 while the engine runs, else 503."""
         return Response(status_code=200 if self.engine.is_alive else 503)
 
     async def version(self, request: HttpRequest) -> Response:
-        """What runs."""
+        """GET /version: what runs."""
         return _json(self.service.version)
 
     async def metrics(self, request: HttpRequest) -> Response:
-        """Prometheus' text."""
+        """GET /metrics, in Prometheus' text format."""
         return Response(
             self.engine.metrics.render(self.service.model), media_type="text/plain; version=0.0.4"
         )
 
     async def tokenize(self, request: HttpRequest) -> Response:
-        """POST /tokenize; like vLLM's, it asks for no key."""
+        """POST /tokenize; as in vLLM, it requires no key."""
         asked = _decode(await request.body(), TokenizeRequest)
         self._check_model(asked.model)
         return _json(asked.answer(self.service.max_model_len))
 
     async def models(self, request: HttpRequest) -> Response:
-        """The one model."""
+        """GET /v1/models: the one model."""
         self._authorize(request)
         model = {
             "id": self.service.model,
@@ -152,7 +152,7 @@ class App:
         max_tokens: int | None,
         reply_type: type[CompletionReply] | type[ChatReply],
     ) -> Response:
-        """The answer to a valid request. RefusedError for any other."""
+        """The answer to a request. RefusedError if it is not valid."""
         if not self.engine.is_alive:
             raise RefusedError(503, "ServiceUnavailableError", STOPPED)
         self._check_model(asked.model)
@@ -166,7 +166,7 @@ class App:
         return TokenStream(self, request, reply, asked.stream_options or StreamOptions())
 
     async def follow(self, request: Request, receive: Receive) -> AsyncGenerator[Delta]:
-        """Submit the request; its deltas, until it has ended or its client has gone."""
+        """Submit the request; yield its deltas until it ends or its client disconnects."""
         sequence = self.engine.submit(request)
         queue = self._queues[sequence] = asyncio.Queue()
         watch = asyncio.create_task(_disconnected(receive))
@@ -202,16 +202,16 @@ class App:
 
 
 class WholeAnswer(Response):
-    """The answer in one piece, once the last token is there."""
+    """The answer in one piece, after the last token."""
 
     def __init__(self, app: App, request: Request, reply: Reply) -> None:
         super().__init__()
         self.app, self.request, self.reply = app, request, reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the answer."""
         deltas = [delta async for delta in self.app.follow(self.request, receive)]
-        if not deltas or not deltas[-1].finish_reason:  # the client has gone
+        if not deltas or not deltas[-1].finish_reason:  # the client has disconnected
             return
         last = deltas[-1]
         if last.finish_reason == "abort":
@@ -224,9 +224,9 @@ class WholeAnswer(Response):
 
 
 class TokenStream(Response):
-    """One server-sent event a token, each in a write of its own as soon as its step has ended.
+    """One server-sent event per token, each written separately as soon as its step has ended.
 
-    Starlette's StreamingResponse would do, at a task group a response and twice the time an event.
+    Starlette's StreamingResponse needs a task group per response and twice the time per event.
     """
 
     media_type = "text/event-stream; charset=utf-8"
@@ -237,7 +237,7 @@ class TokenStream(Response):
         self.app, self.request, self.reply, self.options = app, request, reply, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the answer."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         if opening := self.reply.opening():
             await _send(send, protocol.event(opening))
@@ -274,13 +274,13 @@ async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Return when the client has gone."""
+    """Return when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def _decode(body: bytes, kind: type[Asked]) -> Asked:
-    """The request in the body. RefusedError that says what is wrong with it."""
+    """The request in the body. RefusedError if it is not valid."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as wrong:
@@ -293,14 +293,14 @@ async def _refuse(request: HttpRequest, refused: Exception) -> Response:
 
 
 async def _refuse_http(request: HttpRequest, error: Exception) -> Response:
-    """No such route, or another method: in vLLM's form."""
+    """Answer a wrong route or method in vLLM's form."""
     assert isinstance(error, HTTPException)
     refused = RefusedError(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
     return Response(msgspec.json.encode(refused.body()), refused.code, error.headers, JSON_TYPE)
 
 
 async def _forget(request: HttpRequest, gone: Exception) -> Response:
-    """The client went before its request had come whole: nobody reads this."""
+    """The client disconnected before its whole request was here: nobody reads this answer."""
     return Response(status_code=499)
 
 

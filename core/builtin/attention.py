@@ -1,4 +1,4 @@
-"""Grouped-query attention over cached keys and values, for one query a sequence and for many."""
+"""Grouped-query attention over cached keys and values, for decodes and for prefills."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import numpy as np
 from core.builtin.weights import Floats
 
 QUERY_BLOCK = 64
-"""Queries a block: a block skips the keys after its last query, and its scores stay in the CPU's
+"""Queries per block. A block skips the keys after its last query, and its scores fit in the CPU's
 cache."""
 
 
 def attend_decodes(q: Floats, keys: Floats, values: Floats, bias: Floats) -> Floats:
-    """q [n, kv_heads, group, head_dim], keys and values [n, kv_heads, length, head_dim] → like
-    q."""
+    """Attention of one query per sequence.
+
+    q [n, kv_heads, group, head_dim], keys and values [n, kv_heads, length, head_dim] → like q.
+    """
     scores: Floats = np.matmul(q * _scale(q), keys.swapaxes(-1, -2))
     scores += bias
     return _weighted(scores, values)
@@ -43,7 +45,7 @@ def _causal(q: Floats, keys: Floats, values: Floats) -> Floats:
 
 
 def _weighted(scores: Floats, values: Floats) -> Floats:
-    """softmax(scores) @ values; divided last, where there is less to divide. Overwrites
+    """softmax(scores) @ values, divided at the end, when there is less to divide. Overwrites
     `scores`."""
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)

@@ -1,4 +1,4 @@
-"""A ragged batch: which tokens of which sequences one forward pass takes."""
+"""A ragged batch: the tokens that one forward pass processes, and their sequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.builtin.weights import Floats, Ints
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The next tokens of one sequence, from position `start` on; the earlier ones are cached in
+    """The next tokens of one sequence, from position `start`; the earlier ones are in the cache, in
     `slot`."""
 
     slot: int
@@ -34,7 +34,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """One-token spans whose slots are neighbours, so that their cache is a view and not a copy."""
+    """One-token spans in adjacent slots, so that their cache is a view and not a copy."""
 
     rows: Ints  # [n]
     slots: slice
@@ -77,7 +77,7 @@ class Batch:
 
 
 def decode_runs(rows: Ints, slots: Ints, positions: Ints) -> tuple[DecodeRun, ...]:
-    """One-token rows, split where their sorted slots have a gap."""
+    """One-token rows, split at the gaps between their sorted slots."""
     order = np.argsort(slots)
     gaps = np.flatnonzero(np.diff(slots[order]) != 1) + 1
     return tuple(

@@ -1,5 +1,5 @@
-"""The engine: a thread that schedules, runs the model, draws tokens, logs the step and hands the
-tokens out."""
+"""The engine: a thread that schedules steps, runs the model, draws tokens, logs the step and
+delivers the tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from core.recorder.gatescope_recorder import gatelog
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one step gave one sequence; the last one has a finish reason: length, stop or abort."""
+    """What one step added to a sequence. The last has a finish reason: length, stop or abort."""
 
     sequence: Sequence
     text: str
@@ -35,10 +35,10 @@ class Delta:
 
 
 class Engine:
-    """Takes requests from any thread; `deliver` is called in the engine's thread, once a step.
+    """Takes requests from any thread. `deliver` is called in the engine's thread, once per step.
 
-    A step is in the gate log before its tokens are handed out, and once nothing is left to run it
-    is also on disk: a client that has its last token can read the whole log.
+    A step is in the gate log before its tokens are delivered. If nothing is left to run, the log is
+    on disk before that, too: a client that has its last token can read all of it.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Engine:
     def start(
         self, deliver: Callable[[list[Delta]], object], on_death: Callable[[], object]
     ) -> None:
-        """Start the thread. `on_death` is called there should a step fail."""
+        """Start the thread. `on_death` is called in it if a step fails."""
         self._deliver, self._on_death = deliver, on_death
         self.is_alive = True
         self._thread.start()
@@ -74,22 +74,22 @@ class Engine:
         return sequence
 
     def abort(self, sequence: Sequence) -> None:
-        """Forget a sequence, whose client has gone."""
+        """Drop a sequence whose client has disconnected."""
         self._inbox.put(lambda: self._forget(sequence))
 
     def fail(self, death: Exception) -> None:
-        """End the engine with this error, at once even where nothing runs."""
+        """End the engine with this error, at once even if nothing runs."""
         self._death = death
         self._inbox.put(_nothing)
 
     def stop(self) -> None:
-        """End after the current step; unfinished sequences get a delta that says abort. Does not
-        wait."""
+        """End after the current step, without waiting for it. Unfinished sequences get a delta with
+        the reason abort."""
         self._is_stopping = True
         self._inbox.put(_nothing)
 
     def join(self) -> None:
-        """Wait for the thread's end: the gate log is closed then."""
+        """Wait for the end of the thread; the gate log is closed then."""
         self._thread.join()
 
     def _live(self) -> None:
@@ -114,7 +114,7 @@ class Engine:
                 self._run(step)
 
     def _obey(self) -> None:
-        """Do what other threads have asked for; with nothing to run, wait for it."""
+        """Do what other threads requested; with nothing to run, wait for requests."""
         if self.scheduler.is_idle:
             self._rest()
             self._inbox.get()()
@@ -150,7 +150,7 @@ class Engine:
         return self.forcing.experts(segments, sum(chunk.tokens for chunk in step))
 
     def _draw(self, step: Step, output: Output) -> list[Delta]:
-        """Move the step's sequences on; those that are due get a token."""
+        """Advance the step's sequences; those that are complete get a token."""
         due = [chunk.sequence for chunk in step if chunk.completes]
         for sequence, tokens in step:
             sequence.computed += tokens
@@ -199,7 +199,7 @@ class Engine:
 
 
 def take(sequence: Sequence, token: int) -> Delta:
-    """What the sequence's newest token hands out, and whether it is the last."""
+    """The text that the sequence's newest token adds, and whether it is the last token."""
     sampling = sequence.request.sampling
     if token == EOS and not sampling.ignore_eos:
         return Delta(sequence, sequence.text[sequence.sent :], "stop")
@@ -210,7 +210,7 @@ def take(sequence: Sequence, token: int) -> Delta:
 
 
 def _take_text(sequence: Sequence, piece: str, finish: str | None) -> Delta:
-    """With stop strings: text that may turn out to be the start of one is held back."""
+    """With stop strings, text that may be the start of one is held back."""
     stops = sequence.request.sampling.stop
     sequence.text += piece
     found = [(at, stop) for stop in stops if (at := sequence.text.find(stop, sequence.sent)) >= 0]
@@ -231,7 +231,7 @@ def _span(chunk: Chunk) -> Span:
 def _record(
     index: int, start_ns: int, duration_ns: int, step: Step, output: Output
 ) -> gatelog.Step:
-    """The step as the gate log has it. Taken before its sequences move on."""
+    """The step as the gate log stores it. Call it before the step's sequences advance."""
     segments: Counter[str] = Counter()
     for chunk in step:
         segments[chunk.sequence.request.segment] += chunk.tokens
@@ -251,8 +251,8 @@ def _record(
 
 
 def _nowhere(deltas: list[Delta]) -> None:
-    """Where deltas go before the engine has started."""
+    """Drop deltas, before the engine has started."""
 
 
 def _nothing() -> None:
-    """A command that only wakes the engine."""
+    """Only wake the engine."""

@@ -1,5 +1,5 @@
-"""Forced routing in the built-in engine: the experts of a step's tokens, where its requests ask for
-a dose."""
+"""Forced routing in the built-in engine: the experts of a step's tokens, if its requests ask for a
+dose."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from core.recorder.gatescope_recorder.order import Order, dose_of
 
 
 class Forcing:
-    """The course of this engine through its pools. DoseError where a dose cannot be had."""
+    """Chooses the experts of each step, from pools. DoseError if a dose is unreachable."""
 
     def __init__(self, order: Order, shape: Shape, max_tokens: int) -> None:
         self.order, self.shape = order, shape
         self._course = Course(order, shape.experts, shape.top_k, shape.layers, max_tokens)
 
     def experts(self, segments: Iterable[str], tokens: int) -> Ints | None:
-        """[layers, tokens, top_k] of the next step; None where its routing is natural, or it mixes
-        doses."""
+        """Experts [layers, tokens, top_k] of the next step; None if its routing is natural or it
+        mixes doses."""
         cut = self._course.next(map(dose_of, segments), tokens)
         if cut is None:
             return None

@@ -1,4 +1,4 @@
-"""The engine's counters, and their text in Prometheus' format under vLLM's names."""
+"""The engine's counters, and their text in Prometheus' format with vLLM's names."""
 
 from __future__ import annotations
 
@@ -9,74 +9,21 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 TTFT_BUCKETS_S = (
-    0.001,
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.06,
-    0.08,
-    0.1,
-    0.25,
-    0.5,
-    0.75,
-    1,
-    2.5,
-    5,
-    7.5,
-    10,
-    20,
-    40,
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40,
     80,
-)
+)  # fmt: skip
 ITL_BUCKETS_S = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.75,
-    1,
-    2.5,
-    5,
-    10,
-)
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5,
+    5, 10,
+)  # fmt: skip
 E2E_BUCKETS_S = (
-    0.3,
-    0.5,
-    0.8,
-    1,
-    1.5,
-    2,
-    2.5,
-    5,
-    10,
-    15,
-    20,
-    30,
-    40,
-    50,
-    60,
-    120,
-    240,
-    480,
-    960,
-    1920,
-    7680,
-)
+    0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680,
+)  # fmt: skip
 FINISH_REASONS = ("stop", "length", "abort")
 
 
 class Histogram:
-    """Counts of observations up to each bound, their sum and number."""
+    """Counts of observations up to each bound, and the sum of all observations."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -91,7 +38,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Metrics:
-    """What the engine counts. One thread writes; a reader may see one step half counted."""
+    """What the engine counts. One thread writes; a reader may see a step counted in part."""
 
     running: int = 0
     waiting: int = 0
@@ -104,7 +51,7 @@ class Metrics:
     finished: Counter[str] = field(default_factory=Counter)  # requests by finish reason
 
     def render(self, model: str) -> str:
-        """Prometheus' text."""
+        """The counters in Prometheus' text format."""
         labels = f'engine="0",model_name="{_escaped(model)}"'
         gauges = (
             ("num_requests_running", self.running),
@@ -114,10 +61,8 @@ class Metrics:
         counters = (
             ("prompt_tokens_total", self.prompt_tokens),
             ("generation_tokens_total", self.generation_tokens),
-            (
-                "num_preemptions_total",
-                0,
-            ),  # a running sequence owns its whole slot: it is never put back
+            # A running sequence has a whole slot: it is never preempted.
+            ("num_preemptions_total", 0),
         )
         lines = [
             *(line for name, value in gauges for line in _single(name, "gauge", labels, value)),
@@ -132,7 +77,8 @@ class Metrics:
     def _finished(self, labels: str) -> Iterator[str]:
         yield "# TYPE vllm:request_success_total counter"
         for reason in FINISH_REASONS:
-            yield f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(self.finished[reason])}'
+            count = float(self.finished[reason])
+            yield f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {count}'
 
 
 def _single(name: str, kind: str, labels: str, value: float) -> Iterator[str]:

@@ -1,9 +1,9 @@
-"""The model: Mixtral's architecture at toy size, seeded weights, one forward pass over a ragged
+"""The model: Mixtral's architecture at toy size, with seeded weights; a forward pass takes a ragged
 batch.
 
 As in Mixtral: RMSNorm, grouped-query attention with RoPE (Hugging Face's rotate-half layout), a
-router that takes the softmax over all experts and renormalises the top k, SwiGLU experts. How the
-experts are computed is `parallel.py`'s concern.
+router that takes the softmax over all experts and renormalises the top k, SwiGLU experts.
+`parallel.py` computes the experts.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class Experts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one forward pass gives."""
+    """The result of one forward pass."""
 
-    logits: Floats  # [spans that asked, vocab], in the order of the spans
-    counts: Ints  # [layers, experts]: tokens that each expert got
+    logits: Floats  # [spans that want logits, vocab], in the order of the spans
+    counts: Ints  # [layers, experts]: tokens of each expert
 
 
 class Model:
-    """The weights bound to a KV cache and to a way of computing experts."""
+    """The weights with a KV cache and a way to compute the experts."""
 
     def __init__(self, shape: Shape, weights: Weights, cache: KVCache, experts: Experts) -> None:
         self.shape, self.weights, self.cache, self.experts = shape, weights, cache, experts
         self._cos, self._sin = rope_tables(shape, cache.length)
 
     def forward(self, batch: Batch, forced: Ints | None = None) -> Output:
-        """Run every token of the batch through all layers; its keys and values stay in the cache.
+        """Run every token of the batch through all layers; store its keys and values in the cache.
 
-        `forced` [layers, n, top_k]: distinct experts that take the place of the router's own, under
-        its weights.
+        `forced` [layers, n, top_k]: distinct experts that replace the router's choice; its weights
+        stay.
         """
         w, s = self.weights, self.shape
         x = w.embedding[batch.tokens]
@@ -65,10 +65,10 @@ class Model:
         """h [n, hidden] → [n, heads head_dim]."""
         s = self.shape
         qkv = (h @ self.weights.qkv[layer]).reshape(len(h), -1, s.head_dim)
-        rotary = s.heads + s.kv_heads  # q and k are turned, v is not
-        turned = rotate(qkv[:, :rotary], self._cos[batch.positions], self._sin[batch.positions])
-        q = turned[:, : s.heads].reshape(len(h), s.kv_heads, -1, s.head_dim)
-        self.cache.write(layer, batch, turned[:, s.heads :], qkv[:, rotary:])
+        rotary = s.heads + s.kv_heads  # q and k are rotated, v is not
+        rotated = rotate(qkv[:, :rotary], self._cos[batch.positions], self._sin[batch.positions])
+        q = rotated[:, : s.heads].reshape(len(h), s.kv_heads, -1, s.head_dim)
+        self.cache.write(layer, batch, rotated[:, s.heads :], qkv[:, rotary:])
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         out = np.empty_like(q)
         for run in batch.decodes:
@@ -99,7 +99,7 @@ def route(logits: Floats, top_k: int) -> tuple[Ints, Floats]:
     to 1."""
     chosen = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     picked = np.take_along_axis(logits, chosen, axis=1)
-    # The softmax over all experts, renormalised over the chosen: what the others got cancels out.
+    # The softmax over all experts, renormalised over the chosen ones: the others cancel out.
     mix = np.exp(picked - picked[:, :1])
     return chosen, mix / mix.sum(axis=1, keepdims=True)
 
@@ -112,7 +112,7 @@ def rope_tables(shape: Shape, length: int) -> tuple[Floats, Floats]:
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """RoPE of x [n, heads, head_dim]: dimension i turns with i + head_dim / 2."""
+    """RoPE of x [n, heads, head_dim]: dimension i is rotated with i + head_dim / 2."""
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -1,4 +1,4 @@
-"""The built-in engine's command line. Imports no NumPy: its threads are still to be set."""
+"""The built-in engine's command line. Imports no NumPy: its number of threads is not set yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the server was asked to be; the names are vLLM's."""
+    """The server's options; the names are vLLM's."""
 
     host: str
     port: int
@@ -31,12 +31,12 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """The options in a command line. SystemExit 2 where they make no sense."""
+    """The options in a command line. SystemExit 2 if they are not valid."""
     parser = argparse.ArgumentParser(
         prog="python -m core.builtin.server",
         description="A tiny Mixtral-shaped model in NumPy behind vLLM's HTTP API.",
-        epilog="In the environment: VLLM_API_KEY, the key that clients must send; GATESCOPE_FORCED_ROUTING, the doses"
-        " that a request's label may ask for.",
+        epilog="Environment variables: VLLM_API_KEY, the key that clients must send;"
+        " GATESCOPE_FORCED_ROUTING, the doses that a request's label may ask for.",
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1")
@@ -47,10 +47,22 @@ def parse(arguments: Sequence[str]) -> Options:
         type=int,
         default=4096,
         metavar="N",
-        help="tokens of prompt and answer together",
+        help="maximum tokens of prompt and answer together",
     )
-    add("--max-num-seqs", type=int, default=32, metavar="N", help="sequences that run at once")
-    add("--max-num-batched-tokens", type=int, default=8192, metavar="N", help="tokens of one step")
+    add(
+        "--max-num-seqs",
+        type=int,
+        default=32,
+        metavar="N",
+        help="maximum sequences that run at once",
+    )
+    add(
+        "--max-num-batched-tokens",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="maximum tokens per step",
+    )
     add(
         "--tensor-parallel-size",
         type=int,
@@ -87,9 +99,15 @@ def _problem(options: Options) -> str | None:
         if getattr(options, name) < 1:
             return f"--{name.replace('_', '-')} must be at least 1"
     if options.max_num_batched_tokens < options.max_num_seqs:
-        return "--max-num-batched-tokens must be at least --max-num-seqs: a running sequence takes a token a step"
+        return (
+            "--max-num-batched-tokens must be at least --max-num-seqs:"
+            " every running sequence takes a token per step"
+        )
     if options.data_parallel_size > 1 and not options.enable_expert_parallel:
-        return "--data-parallel-size needs --enable-expert-parallel: whole copies of the model are not offered"
+        return (
+            "--data-parallel-size needs --enable-expert-parallel:"
+            " whole copies of the model are not supported"
+        )
     if options.gate_log and options.gate_log.exists():
-        return f"--gate-log {options.gate_log} exists already; name a new file"
+        return f"--gate-log {options.gate_log} exists; name a new file"
     return None

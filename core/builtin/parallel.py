@@ -1,13 +1,12 @@
-"""How one layer's experts are computed: by R ranks at the same time; the layer ends with the
-slowest.
+"""Computes one layer's experts with R ranks at the same time; the layer ends with the slowest rank.
 
-Tensor parallel: every rank holds a slice of every expert's intermediate dimension. Expert parallel:
-every rank holds whole experts, expert e on rank e // (experts / R). Either way a rank gives a
-partial output of all tokens, and their sum is the layer's output. Rank 0 is the calling process;
-the others are forked from it.
+Tensor parallel: every rank has a slice of every expert's intermediate dimension. Expert parallel:
+every rank has whole experts, expert e on rank e // (experts / R). In both, a rank computes a
+partial output of all tokens, and the sum over the ranks is the layer's output. Rank 0 is the
+calling process; the others are forked from it.
 
-Processes, not threads: NumPy holds the GIL between its kernels, and at decode size that is most of
-the time.
+They are processes, not threads: NumPy holds the GIL between its kernels, and at decode size that is
+most of the time.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ import numpy.typing as npt
 from core.builtin.weights import Floats, Ints, Shape, Weights
 
 ROW_BLOCK = 256
-"""Rows an expert takes at a time: what lies between its two products stays in the core's cache."""
+"""Rows that an expert processes at a time: the intermediate result fits in the core's cache."""
 
 Number = TypeVar("Number", np.float32, np.int64)
 
 
 class Split(StrEnum):
-    """What is divided over the ranks."""
+    """What is split over the ranks."""
 
     TENSOR = "tensor parallel"
     EXPERT = "expert parallel"
@@ -53,7 +52,7 @@ class Layout:
     ranks: int
 
     def check(self, shape: Shape) -> None:
-        """ValueError where the ranks do not divide what they split."""
+        """ValueError if what is split is not divisible by the number of ranks."""
         name, size = (
             ("experts", shape.experts)
             if self.split is Split.EXPERT
@@ -61,11 +60,11 @@ class Layout:
         )
         if self.ranks < 1 or size % self.ranks:
             raise ValueError(
-                f"{self.split} over {self.ranks} ranks: they must divide the {name}, {size}"
+                f"{self.split} over {self.ranks} ranks: their number must divide the {name}, {size}"
             )
 
     def placement(self, experts: int) -> tuple[int, ...]:
-        """The rank of each expert; empty where experts are not divided."""
+        """The rank of each expert; empty if experts are not split."""
         return (
             tuple(e * self.ranks // experts for e in range(experts))
             if self.split is Split.EXPERT
@@ -101,17 +100,16 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The memory that the ranks share. A row is one (token, expert) pair; rows are sorted by
-    expert."""
+    """The ranks' shared memory. A row is one (token, expert) pair; rows are sorted by expert."""
 
     x: Floats  # [max_tokens, hidden]
     tokens: Ints  # [max_tokens top_k]: each row's token
     mix: Floats  # [max_tokens top_k]: each row's weight
-    partial: Floats  # [ranks, max_tokens, hidden]: what each rank adds to the layer's output
+    partial: Floats  # [ranks, max_tokens, hidden]: each rank's part of the layer's output
 
     @classmethod
     def allocate(cls, shape: Shape, ranks: int, max_tokens: int) -> Exchange:
-        """Room for batches of up to `max_tokens`."""
+        """Memory for batches of up to `max_tokens`."""
         rows = max_tokens * shape.top_k
         return cls(
             x=_shared((max_tokens, shape.hidden), np.float32),
@@ -129,7 +127,7 @@ def _shared(dims: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One layer's work, as it travels through a pipe."""
+    """One layer's work, as it is sent through a pipe."""
 
     layer: int
     tokens: int
@@ -155,7 +153,7 @@ def compute(job: Job, rank: int, shard: Shard, exchange: Exchange) -> None:
         for row in range(job.offsets[expert], job.offsets[expert + 1], ROW_BLOCK):
             rows = slice(row, min(row + ROW_BLOCK, job.offsets[expert + 1]))
             tokens = exchange.tokens[rows]
-            # An expert gets a token once at most, so no index repeats and += adds every row.
+            # An expert gets a token at most once, so no index repeats and += adds every row.
             out[tokens] += exchange.mix[rows, None] * swiglu(
                 exchange.x.take(tokens, axis=0), gate_up, down
             )
@@ -175,12 +173,12 @@ def swiglu(x: Floats, gate_up: Floats, down: Floats) -> Floats:
 
 
 class RankDiedError(Exception):
-    """A rank is gone, and the model with it."""
+    """A rank has died, so the model cannot run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankProcess:
-    """A forked rank: jobs go in by one pipe, one byte a finished job comes back by the other."""
+    """A forked rank: jobs go in through one pipe, one byte per finished job returns by another."""
 
     rank: int
     pid: int
@@ -188,19 +186,19 @@ class RankProcess:
     done: int
 
     def send(self, message: bytes) -> None:
-        """Give it a job. RankDiedError where it is gone."""
+        """Send it a job. RankDiedError if it has died."""
         try:
             os.write(self.jobs, message)
         except BrokenPipeError:
             raise self.death() from None
 
     def wait(self) -> None:
-        """Wait until its job is done. RankDiedError where it is gone."""
+        """Wait until its job is done. RankDiedError if it has died."""
         if not os.read(self.done, 1):
             raise self.death()
 
     def death(self) -> RankDiedError:
-        """How it ended, once it has; it stays to be waited for."""
+        """Wait for its end and say how it died; the process stays to be reaped."""
         how = "has died"
         if sys.platform == "linux" and (
             end := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
@@ -240,8 +238,7 @@ class Ranks:
         return total
 
     def watch(self, on_death: Callable[[RankDiedError], object]) -> None:
-        """From now on, call `on_death` in a thread as soon as a rank dies, be it between two
-        jobs."""
+        """Call `on_death`, in a thread, as soon as a rank dies, even between two jobs."""
         if self._processes:
             self._watcher = Thread(target=self._watch, args=(on_death,), name="ranks", daemon=True)
             self._watcher.start()
@@ -249,9 +246,9 @@ class Ranks:
     def _watch(self, on_death: Callable[[RankDiedError], object]) -> None:
         poll = select.poll()
         for process in self._processes:
-            poll.register(process.done, 0)  # no event but the other end's closing
+            poll.register(process.done, 0)  # the only event is that the other end closes
         ended = {fd for fd, _ in poll.poll()}
-        for process in self._processes:  # none after close(): their end is in order then
+        for process in self._processes:  # none after close(): it ends them on purpose
             if process.done in ended:
                 on_death(process.death())
 
@@ -268,7 +265,7 @@ class Ranks:
             os.close(process.done)
 
     def _dispatch(self, layer: int, x: Floats, chosen: Ints, mix: Floats) -> Job:
-        """Lay the layer's input out for the ranks."""
+        """Write the layer's input to the shared memory, in the ranks' order."""
         order = np.argsort(chosen, axis=None, kind="stable")
         self._exchange.x[: len(x)] = x
         self._exchange.tokens[: len(order)] = order // self.shape.top_k
@@ -281,8 +278,7 @@ class Ranks:
         done_out, done_in = os.pipe()
         pid = os.fork()
         if pid == 0:
-            # An end of a pipe left open here would keep a sibling from seeing that the parent is
-            # gone.
+            # A pipe's end left open here would keep a sibling from seeing that the parent is gone.
             for end in (jobs_in, done_out, *(e for p in self._processes for e in (p.jobs, p.done))):
                 os.close(end)
             work = partial(compute, rank=rank, shard=shard, exchange=self._exchange)
@@ -293,21 +289,19 @@ class Ranks:
 
 
 def _run_rank(jobs: int, done: int, work: Callable[[Job], None]) -> NoReturn:
-    """A rank's whole life. It ends when the pipe does: the parent has closed it, or is gone."""
+    """Run jobs until the pipe ends: the parent has closed it, or is gone."""
     status = 1
     try:
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # sent to the process group: the parent answers, not a rank
+        # Signals to the process group are for the parent to handle, not for a rank.
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         while message := os.read(jobs, select.PIPE_BUF):
             work(Job.unpack(message))
             os.write(done, b".")
         status = 0
-    except BrokenPipeError:  # the parent went while a job was being done
+    except BrokenPipeError:  # the parent died during a job
         status = 0
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(status)  # not sys.exit: the parent's cleanup is not this process's to run
+        os._exit(status)  # not sys.exit, which would run the parent's cleanup

@@ -1,4 +1,4 @@
-"""The OpenAI API as vLLM speaks it: what requests may ask for, and the JSON that goes back."""
+"""vLLM's OpenAI API: the fields of requests, and the JSON of answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class RefusedError(Exception):
-    """A request that gets an error for an answer."""
+    """A request whose answer is an error."""
 
     def __init__(self, code: int, kind: str, message: str) -> None:
         super().__init__(message)
@@ -40,20 +40,20 @@ class UnauthorizedError(RefusedError):
         super().__init__(401, "AuthenticationError", "Unauthorized")
 
     def body(self) -> Json:
-        """As vLLM's."""
+        """vLLM's answer."""
         return {"error": str(self)}
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream says about usage: at its end, and with `continuous_usage_stats` in every event
-    too."""
+    """What a stream reports about usage: at its end, and with `continuous_usage_stats` in every
+    event."""
 
     include_usage: bool = False
-    continuous_usage_stats: bool = False  # counts only beside include_usage, as in vLLM
+    continuous_usage_stats: bool = False  # needs include_usage, as in vLLM
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What both kinds of request share; unknown fields are ignored."""
+    """The fields that both kinds of request have; unknown fields are ignored."""
 
     model: str | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -64,19 +64,20 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None  # one answer a request
+    n: Annotated[int, msgspec.Meta(ge=1, le=1)] | None = None  # one answer per request
 
     def sampling(self, prompt: int, max_tokens: int | None, max_model_len: int) -> Sampling:
-        """The sampling for a prompt of `prompt` tokens. RefusedError where it does not fit the
-        context."""
+        """The sampling for a prompt of `prompt` tokens. RefusedError if prompt and answer exceed
+        the context."""
         wanted = max_model_len - prompt if max_tokens is None else max_tokens
         if wanted < 1 or prompt + wanted > max_model_len:
             raise RefusedError(
                 400,
                 "BadRequestError",
-                f"This model's maximum context length is {max_model_len} tokens. However, you requested "
-                f"{max(wanted, 1)} output tokens and your prompt contains {prompt} input tokens. "
-                "Please reduce the length of the input prompt or the number of requested output tokens.",
+                f"This model's maximum context length is {max_model_len} tokens. However, you "
+                f"requested {max(wanted, 1)} output tokens and your prompt contains {prompt} input "
+                "tokens. Please reduce the length of the input prompt or the number of requested "
+                "output tokens.",
             )
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
@@ -84,9 +85,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=self.top_k or 0,
-            seed=None
-            if self.seed is None
-            else self.seed % (1 << 64),  # NumPy takes no negative one
+            # NumPy's seeds are not negative.
+            seed=None if self.seed is None else self.seed % (1 << 64),
             ignore_eos=self.ignore_eos,
             stop=tuple(text for text in stop if text),
         )
@@ -99,7 +99,7 @@ class CompletionRequest(GenerateRequest, frozen=True, kw_only=True):
     max_tokens: Count | None = 16
 
     def tokens(self, vocab: int) -> list[int]:
-        """The prompt's tokens. RefusedError for a prompt that the model cannot take."""
+        """The prompt's tokens. RefusedError if it is empty or has unknown tokens."""
         tokens = encode(self.prompt) if isinstance(self.prompt, str) else self.prompt
         if not tokens:
             raise RefusedError(400, "BadRequestError", "The prompt is empty.")
@@ -121,7 +121,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     add_special_tokens: bool = True
 
     def answer(self, max_model_len: int) -> Json:
-        """The prompt's tokens, as vLLM gives them."""
+        """The prompt's tokens in vLLM's form."""
         tokens = encode(self.prompt, bos=self.add_special_tokens)
         return {
             "count": len(tokens),
@@ -161,7 +161,7 @@ class ChatRequest(GenerateRequest, frozen=True, kw_only=True):
     max_completion_tokens: Count | None = None
 
     def tokens(self, vocab: int) -> list[int]:
-        """The conversation's tokens, all of them in any vocabulary."""
+        """The conversation's tokens; all are in every vocabulary."""
         return encode_chat((message.role, message.text()) for message in self.messages)
 
 
@@ -192,7 +192,7 @@ class CompletionReply:
     created: int
 
     def opening(self) -> Json | None:
-        """What comes before the first token."""
+        """The event before the first token; None: there is none."""
         return None
 
     def chunk(self, text: str, finish: str | None, stop: str | None, usage: Usage | None) -> Json:
@@ -273,6 +273,6 @@ def event(data: Json) -> bytes:
 
 
 def segment(request_id: str) -> str:
-    """The label in `seg.<label>.<i>`, anywhere in the id; "" where there is none."""
+    """The label in `seg.<label>.<i>`, anywhere in the id; "" if there is none."""
     found = SEGMENT.search(request_id)
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""From logits to tokens."""
+"""Draws tokens from logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.builtin.weights import Floats
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one request wants its tokens drawn, and when it ends."""
+    """How one request's tokens are drawn, and when it ends."""
 
     max_tokens: int
     temperature: float = 1.0  # 0: greedy
@@ -23,15 +23,15 @@ class Sampling:
 
 
 def draw(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int:
-    """One token from logits [vocab], at a temperature above 0."""
+    """Draw one token from logits [vocab], at a temperature above 0."""
     order = np.argsort(-logits, kind="stable")
     if sampling.top_k > 0:
         order = order[: sampling.top_k]
     best_first = logits[order].astype(np.float64)
-    with np.errstate(over="ignore"):  # a tiny temperature: -inf, whose weight is 0 as it should be
+    with np.errstate(over="ignore"):  # a tiny temperature gives -inf, and rightly a weight of 0
         weights = np.exp((best_first - best_first[0]) / sampling.temperature)
     mass = np.cumsum(weights / weights.sum())
-    # Nucleus: the likeliest tokens up to the first that reaches top_p.
+    # Nucleus: the most likely tokens, up to the first that reaches top_p.
     kept = int(np.searchsorted(mass, sampling.top_p)) + 1
     mass = mass[:kept]
     return int(

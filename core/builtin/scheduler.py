@@ -1,10 +1,10 @@
-"""Continuous batching as in vLLM's V1 engine: which sequences take part in the next step, with how
-many tokens.
+"""Continuous batching as in vLLM's V1 engine: which sequences are in the next step, with how many
+tokens.
 
-Running sequences come first, in order of arrival; what is left of the step's tokens goes to waiting
-ones. A prompt longer than that is taken in chunks over several steps. Only the newest running
-sequence can be inside its prompt, since a cut prompt leaves nothing for the next: so no decode ever
-waits for a prefill.
+Running sequences come first, in order of arrival; waiting ones get the rest of the step's tokens. A
+prompt longer than that is split into chunks over several steps. Only the newest running sequence
+can be inside its prompt, since a split prompt leaves no tokens for the next sequence: no decode
+ever waits for a prefill.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.builtin.sampler import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked for. `segment` labels its tokens in the gate log."""
+    """What a client requested. `segment` labels its tokens in the gate log."""
 
     id: str
     segment: str
@@ -31,7 +31,7 @@ class Request:
 
 
 class Sequence:
-    """A request on its way: its tokens so far, and how many of them the cache holds."""
+    """A request in progress: its tokens so far, and how many of them are in the cache."""
 
     __slots__ = (
         "arrived_s",
@@ -47,19 +47,18 @@ class Sequence:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.tokens = list(request.prompt)  # prompt, then what was generated
+        self.tokens = list(request.prompt)  # the prompt, then the generated tokens
         self.computed = 0  # tokens whose keys and values are in the cache
         self.slot = -1  # the cache's slot; -1 while waiting
-        self.text = ""  # generated so far; kept only where there are stop strings
-        self.sent = 0  # characters of `text` handed out
+        self.text = ""  # generated so far; only kept if there are stop strings
+        self.sent = 0  # characters of `text` that were delivered
         self.random = np.random.default_rng(request.sampling.seed)
-        self.arrived_s = self.last_token_s = (
-            perf_counter()
-        )  # the latter: when the latest token was made
+        self.arrived_s = perf_counter()
+        self.last_token_s = self.arrived_s  # time of the latest token; until then of the arrival
 
     @property
     def remaining(self) -> int:
-        """Tokens that must pass through the model before the next one can be drawn."""
+        """Tokens that the model must process before the next one can be drawn."""
         return len(self.tokens) - self.computed
 
     @property
@@ -69,19 +68,19 @@ class Sequence:
 
 
 class Chunk(NamedTuple):
-    """A sequence's part of a step: its next `tokens` tokens."""
+    """A sequence's share of a step: its next `tokens` tokens."""
 
     sequence: Sequence
     tokens: int
 
     @property
     def completes(self) -> bool:
-        """Whether the step brings the sequence to where its next token is drawn."""
+        """Whether the sequence's next token is drawn after the step."""
         return self.tokens == self.sequence.remaining
 
     @property
     def prefill(self) -> int:
-        """How many of the tokens are the prompt's."""
+        """Number of tokens that belong to the prompt."""
         left = len(self.sequence.request.prompt) - self.sequence.computed
         return max(0, min(self.tokens, left))
 
@@ -95,8 +94,9 @@ class Scheduler:
     def __init__(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
         if not 1 <= max_num_seqs <= max_num_batched_tokens:
             raise ValueError(
-                f"max_num_batched_tokens ({max_num_batched_tokens}) must be at least max_num_seqs ({max_num_seqs}), "
-                "and that at least 1: every running sequence takes a token a step"
+                f"max_num_batched_tokens ({max_num_batched_tokens}) must be at least max_num_seqs "
+                f"({max_num_seqs}), and that at least 1: every running sequence takes a token per "
+                "step"
             )
         self.max_num_batched_tokens = max_num_batched_tokens
         self.waiting: deque[Sequence] = deque()
@@ -127,8 +127,8 @@ class Scheduler:
         return step
 
     def remove(self, sequence: Sequence) -> bool:
-        """Take out a finished or aborted sequence and free its slot. False where it is not here
-        (any more)."""
+        """Remove a finished or aborted sequence and free its slot. False if it is not here, or no
+        longer."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return True
@@ -139,8 +139,8 @@ class Scheduler:
         return True
 
     def _admit(self) -> Sequence:
-        """Run the longest-waiting sequence, in the lowest free slot: neighbouring slots are faster
-        to attend over."""
+        """Start the longest-waiting sequence, in the lowest free slot: attention is faster over
+        adjacent slots."""
         sequence = self.waiting.popleft()
         sequence.slot = heapq.heappop(self._free)
         self.running.append(sequence)

@@ -1,5 +1,5 @@
-"""The built-in engine's process: `python -m core.builtin.server`, with vLLM's options where they
-mean the same."""
+"""The built-in engine's process: `python -m core.builtin.server`. Its options have vLLM's names if
+they mean the same."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 
 
 def main() -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     options = parse(sys.argv[1:])
-    # BLAS reads these once, when NumPy is imported; a rank is one thread, or the ranks would fight
-    # over the cores.
+    # BLAS reads these once, when NumPy is imported. A rank is one thread, else the ranks would
+    # compete for the cores.
     os.environ.update(ONE_THREAD)
     from core.builtin.serving import serve
 

@@ -1,4 +1,4 @@
-"""Puts model, ranks, engine and web side together, and runs them until a signal comes."""
+"""Builds model, ranks, engine and API server, and runs them until a signal arrives."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ENGINE = "builtin (NumPy, CPU)"
 VERSION = "0.1.0"
 
 SWITCH_INTERVAL_S = 1e-4
-"""Python's 5 ms would let the web side hold up a whole step."""
+"""With Python's 5 ms the API server could hold up a whole step."""
 
 
 def serve(options: Options, api_key: str, forced_routing: str = "") -> int:
-    """Run the server; its exit code. `forced_routing`: an encoded Order, of what its requests may
-    ask for."""
+    """Run the server; its exit code. `forced_routing`: an encoded Order of the doses that requests
+    may ask for."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         engine, ranks = _build(options, Order.decode(forced_routing) if forced_routing else None)
@@ -51,20 +51,20 @@ def serve(options: Options, api_key: str, forced_routing: str = "") -> int:
     with contextlib.closing(ranks):
         ranks.watch(engine.fail)
         gc.collect()
-        gc.freeze()  # what lives as long as the process need not be looked at again
+        gc.freeze()  # these objects live as long as the process: collections can skip them
         server.run()
     return server.exit_code
 
 
 def _build(options: Options, order: Order | None) -> tuple[Engine, Ranks]:
-    """What computes. ValueError, OSError or MemoryError where it cannot be as asked."""
+    """Engine and ranks. ValueError, OSError or MemoryError if the options are not possible."""
     shape = Shape()
     layout = Layout(Split.EXPERT if options.enable_expert_parallel else Split.TENSOR, options.ranks)
     layout.check(shape)
     weights = Weights.seeded(shape, options.seed)
     forcing = Forcing(order, shape, options.max_num_batched_tokens) if order else None
     cache = KVCache(shape, options.max_num_seqs, options.max_model_len)
-    # Before there are threads, files or sockets: the ranks would inherit them.
+    # Forked before there are threads, files or sockets: the ranks would inherit them.
     ranks = Ranks(shape, weights, layout, options.max_num_batched_tokens)
     scheduler = Scheduler(options.max_num_seqs, options.max_num_batched_tokens)
     log = _open_log(options, shape, layout)
@@ -88,7 +88,8 @@ def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter |
 
 
 def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | None) -> Json:
-    """What really runs."""
+    """What actually runs."""
+    forced = {"forced_routing": f"on for {', '.join(forcing.order.labels)}"} if forcing else {}
     return {
         "version": VERSION,
         "engine": ENGINE,
@@ -102,12 +103,12 @@ def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | 
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "seed": options.seed,
         "shape": asdict(shape),
-        **({"forced_routing": f"on for {', '.join(forcing.order.labels)}"} if forcing else {}),
+        **forced,
     }
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; on a signal it ends the open streams instead of waiting for them."""
+    """uvicorn's server, but on a signal it ends the open streams instead of waiting for them."""
 
     def __init__(self, options: Options, service: Service, engine: Engine) -> None:
         app = App(service, engine, on_death=self._give_up)
@@ -120,7 +121,7 @@ class Server(uvicorn.Server):
             lifespan="on",
             log_level="warning",
             access_log=False,
-            # s; uvicorn's 5 would drop a client's connections between two runs
+            # In s; uvicorn's 5 would drop a client's connections between two runs.
             timeout_keep_alive=60,
             timeout_graceful_shutdown=1,
         )
@@ -129,15 +130,13 @@ class Server(uvicorn.Server):
         self.exit_code = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen, and print the address."""
         await super().startup(sockets)
-        port = (
-            self.servers[0].sockets[0].getsockname()[1]
-        )  # the one that was found, where 0 was asked for
+        port = self.servers[0].sockets[0].getsockname()[1]  # not the option, which may be 0
         print(f"ready: http://{self.config.host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: an ordinary end. uvicorn's own would raise it again, past our cleaning up."""
+        """End normally on a signal. uvicorn would raise it again, without our cleanup."""
         print(f"{signal.Signals(sig).name}: stopping", flush=True)
         self.engine.stop()
         self.should_exit = True

@@ -14,13 +14,15 @@ def _piece(token: int) -> str:
 
 
 PIECES = tuple(_piece(token) for token in range(EOS + 1))
-"""The text of each token, never empty: a client counts the events that have text. A byte that is no
-character by itself is not joined with its neighbours, and control bytes stay out because text ends
-up on terminals."""
+"""The text of each token, never empty: a client counts the events that have text.
+
+A byte that is not a character by itself is not joined with its neighbours. Control bytes are
+replaced because the text is shown on terminals.
+"""
 
 
 def encode(text: str, *, bos: bool = True) -> list[int]:
-    """BOS, where it is wanted, and the text's UTF-8 bytes."""
+    """BOS, if `bos`, and the text's UTF-8 bytes."""
     return [BOS, *text.encode()] if bos else [*text.encode()]
 
 

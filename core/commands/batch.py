@@ -26,11 +26,12 @@ from core.experiment.dose import Pattern
 from core.experiment.events import AnyEvent
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
-from core.report.summary import report
+from core.report.conclusion import conclude
+from core.rundir import about as run_json
 from core.rundir import directory as store
 from core.rundir import journal, provenance
-from core.rundir.about import read_about
 from core.rundir.directory import RunDirectory
+from core.rundir.result import done_runs
 from core.terminal import printable, tell
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ def _end_leftovers(directory: RunDirectory) -> None:
 def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     """The journal rules on what is run, run.json on how; experiments.toml may have changed
     meanwhile."""
-    about, past = read_about(path), state.fold(journal.stream_events(path))
+    about, past = run_json.read(path), state.fold(journal.stream_events(path))
     runs = [r.run for r in past.runs.values()] or about.runs  # killed before the first event
-    done = dict.fromkeys(journal.done_runs(path), "done")
+    done = dict.fromkeys(done_runs(path), "done")
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
@@ -200,7 +201,7 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
         return 1
     groups = _results(directory.path)
     if any(group.by_label or group.forced for group in groups):
-        validity = report(directory.path, groups, label)
+        validity = conclude(directory.path, groups, label)
         if validity.is_invalid and job.config.experiment.strict:
             tell("! strict = true, and results are invalid: see validity above")
             return code or 1

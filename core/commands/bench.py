@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import os
 import ssl
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,11 @@ from core.load import client, metrics
 from core.load.client import Load, LoadError
 from core.load.metrics import Metrics
 from core.load.record import Progress, Records
-from core.load.result import as_result
 from core.load.trust import Trust, trust
+from core.rundir import result
 from core.terminal import printable
 from core.workload import dataset, formats, predictor
+from core.workload.predictor import Prediction
 
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
 TELL_EVERY_S = 10.0
@@ -65,17 +64,21 @@ def run(
     except (httpx.HTTPError, httpx.InvalidURL, LoadError) as error:
         raise BackendError(f"{base_url}: {type(error).__name__}: {error}") from None
     figures = metrics.summarise(records, load.slo)
-    result = {
-        **_about(load, dataset_path, data.index),
-        **as_result(records, figures),
-        **_predicted(load),
-    }
+    taken = result.of_load(
+        load,
+        records,
+        figures,
+        predicted(load),
+        backend=load.base_url,
+        dataset=data.index,
+        path=str(dataset_path),
+    )
     if result_dir:
         file = result_dir / f"{data.index}.json"
-        files.write_whole(file, files.formatted(result))
+        files.write_whole(file, files.formatted(taken))
         _tell(f"wrote {file}")
     if json:
-        sys.stdout.write(files.formatted(result).decode())
+        sys.stdout.write(files.formatted(taken).decode())
     _tell("\n".join(_lines(figures, trust(records.workers, figures))))
     return 0 if figures.completed == figures.num_prompts else 1
 
@@ -101,30 +104,12 @@ async def _warmed_up(load: Load, warmup_requests: int) -> Records:
     return await client.run(load, on_progress=tell)
 
 
-def _about(load: Load, path: Path, index: str) -> dict[str, Any]:
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
-        "backend": load.base_url,
-        "model_id": load.model,
-        "dataset_name": index,
-        "dataset_path": str(path),
-        "endpoint": "chat" if load.chat else "completions",
-        "request_rate": load.request_rate,
-        "arrival": load.arrival,
-        "burstiness": load.burstiness,
-        "ramp_up_s": load.ramp_up_s,
-        "max_concurrency": load.max_concurrency,
-        "seed": load.seed,
-        "slo": dict(load.slo),
-    }
-
-
-def _predicted(load: Load) -> Mapping[str, Any]:
-    """Upstream's score of the texts; null for texts that have none."""
+def predicted(load: Load) -> Prediction | None:
+    """The score of the texts; None if they have none."""
     try:
-        return predictor.predict([p.text for p in load.prompts]).as_result()
+        return predictor.predict([p.text for p in load.prompts])
     except ValueError:
-        return {"imbalance_score": None}
+        return None
 
 
 def _lines(figures: Metrics, verdict: Trust) -> list[str]:

@@ -34,6 +34,7 @@ from core.load.client import Load, LoadError
 from core.recorder.gatescope_recorder.order import VARIABLE, Order
 from core.routing.folder import GateFolder
 from core.routing.imbalance import WARMUP
+from core.rundir.about import ServerNote
 from core.rundir.directory import RunDirectory
 from core.workload.dataset import Dataset
 
@@ -290,7 +291,7 @@ class Engine:
         ran = self.launcher.ran(await server.version(), server.log)
         mismatches = self.launcher.mismatches(backend, ran)
         self.directory.note_server(
-            backend.name, {"command": launch.command, "ran": ran, "mismatches": mismatches}
+            backend.name, ServerNote(command=launch.command, ran=ran, mismatches=mismatches)
         )
         if mismatches and self.config.experiment.strict:
             raise ServerError(

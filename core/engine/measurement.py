@@ -4,14 +4,13 @@ file and figures."""
 from __future__ import annotations
 
 import asyncio
-import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 
 from core import files
@@ -23,14 +22,15 @@ from core.load import client, metrics
 from core.load.client import Load, LoadError
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
-from core.load.result import as_result
 from core.recorder.gatescope_recorder.order import Order
 from core.routing import live
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
 from core.routing.imbalance import Imbalance
 from core.routing.run import RunRouting
+from core.rundir import result
 from core.rundir.directory import RunDirectory
+from core.rundir.result import GateLogPart, Result
 from core.workload import predictor
 
 LOG_WAIT_S = 3.0
@@ -96,10 +96,10 @@ class Measurement:
         await self._settle(figures)
         measured, reason = self._imbalance()
         self._check_routing()
-        result = self._result(figures, measured, reason)
-        name = self.directory.write_result(self.run, result)
+        taken = self._result(figures, measured, reason)
+        name = self.directory.write_result(self.run, taken)
         self._write_imbalances(measured)
-        told = _run_figures(self.records, figures, result, measured, reason)
+        told = _run_figures(self.records, taken)
         self.emit(events.RunFinished(run=self.run.id, result=name, figures=told))
 
     def keep_partial(self) -> int:
@@ -107,11 +107,11 @@ class Measurement:
         it."""
         self.records = done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
         if done:
-            result = self._result(
+            partial = self._result(
                 metrics.summarise(done, self.load.slo), None, "the run was cancelled"
             )
             self.directory.write_json(
-                f"{self.run.backend}/results_json/{self.run.label}.partial.json", result
+                f"{self.run.backend}/results_json/{self.run.label}.partial.json", partial
             )
         return len(done)
 
@@ -151,7 +151,7 @@ class Measurement:
             part = self._read()
         except (GateLogError, OSError):
             return None  # `_settle` meets it again, and says so
-        return live.live_imbalance(part, self.load.label)
+        return live.measure(part, self.load.label)
 
     def _read(self) -> GateLog:
         part = self.target.log.read()
@@ -193,36 +193,37 @@ class Measurement:
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 
-    def _result(
-        self, figures: Metrics, measured: Imbalance | None, reason: str | None
-    ) -> dict[str, Any]:
+    def _result(self, figures: Metrics, measured: Imbalance | None, reason: str | None) -> Result:
         """Upstream's keys with their meaning, and ours beside them."""
-        prediction = predicted(tuple(p.text for p in self.load.prompts))
-        return {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
-            "backend": self.run.backend,
-            "engine": self.target.engine,
-            "model_id": self.target.model,
-            "tokenizer_id": self.target.tokenizer,
-            "dataset_name": self.run.label,
-            "dataset_path": self.run.file,
-            "forced_routing": self.run.dose,
-            "request_rate": self.load.request_rate,
-            **as_result(self.records, figures),
-            **(prediction.as_result() if prediction else {"imbalance_score": None}),
-            "measured_imbalance": measured,
-            "measured_imbalance_reason": reason,
-            "decode_step_ms": self.routing.decode_step_ms(),
-            "longest_step": self.routing.longest_step,
-            "delivery_lag_ms": self._delivery_lag_ms(figures),
-            "gate_log": {
-                "folder": str(self.target.log.folder.relative_to(self.directory.path.resolve())),
-                "segment": self.load.label,
-                "tokens_due": _due(figures),
-                "tokens_seen": self.routing.tokens,
-                "left_out": self.target.log.left_out if self.routing.tokens < _due(figures) else "",
-            },
-        }
+        due, seen = _due(figures), self.routing.tokens
+        sent = result.of_load(
+            self.load,
+            self.records,
+            figures,
+            predicted(tuple(p.text for p in self.load.prompts)),
+            backend=self.run.backend,
+            dataset=self.run.label,
+            path=self.run.file,
+        )
+        return msgspec.structs.replace(
+            sent,
+            engine=self.target.engine,
+            model_id=self.target.model,
+            tokenizer_id=self.target.tokenizer,
+            forced_routing=self.run.dose,
+            measured_imbalance=measured,
+            measured_imbalance_reason=reason,
+            decode_step_ms=self.routing.decode_step_ms(),
+            longest_step=self.routing.longest_step,
+            delivery_lag_ms=self._delivery_lag_ms(figures),
+            gate_log=GateLogPart(
+                folder=str(self.target.log.folder.relative_to(self.directory.path.resolve())),
+                segment=self.load.label,
+                tokens_due=due,
+                tokens_seen=seen,
+                left_out=self.target.log.left_out if seen < due else "",
+            ),
+        )
 
     def _delivery_lag_ms(self, figures: Metrics) -> float | None:
         done = [r for r in self.records if r.ok]
@@ -237,7 +238,7 @@ class Measurement:
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
             name = f"{self.run.backend}_real_imbalance{suffix}.json"
             file = self.directory.path / name
-            known = files.read_json(file) if file.exists() else {}
+            known = files.read(file, dict[str, float | None]) if file.exists() else {}
             known[_upstream_name(self.run)] = getattr(measured, key) if measured else None
             self.directory.write_json(name, dict(sorted(known.items())))
 
@@ -285,13 +286,7 @@ def latency(seconds: list[float]) -> Latency | None:
     )
 
 
-def _run_figures(
-    records: list[RequestRecord],
-    figures: Metrics,
-    result: dict[str, Any],
-    measured: Imbalance | None,
-    reason: str | None,
-) -> RunFigures:
+def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
     done = [r for r in records if r.ok]
     values = {
         "ttft": [r.ttft_s for r in done],
@@ -299,19 +294,20 @@ def _run_figures(
         "itl": [gap for r in done for gap in r.itls_s],
         "e2e": [r.e2e_s for r in done],
     }
+    measured = taken.measured_imbalance
     return RunFigures(
-        completed=figures.completed,
-        failed=figures.num_prompts - figures.completed,
-        duration_s=figures.duration,
-        output_throughput=figures.output_throughput,
+        completed=taken.completed,
+        failed=taken.num_prompts - taken.completed,
+        duration_s=taken.duration or 0.0,
+        output_throughput=taken.output_throughput or 0.0,
         latencies={name: found for name, seconds in values.items() if (found := latency(seconds))},
-        score=result["imbalance_score"],
+        score=taken.imbalance_score,
         cv=measured.per_step_cv if measured else None,
         aggregated_cv=measured.aggregated_cv if measured else None,
         excess_cv=measured.excess_cv if measured else None,
         rank_imbalance=measured.rank_imbalance if measured else None,
-        imbalance_reason=measured.excess_cv_reason if measured else reason,
-        decode_step_ms=result["decode_step_ms"],
+        imbalance_reason=measured.excess_cv_reason if measured else taken.measured_imbalance_reason,
+        decode_step_ms=taken.decode_step_ms,
     )
 
 

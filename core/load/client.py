@@ -1,4 +1,4 @@
-"""The load on a server: splits a schedule over worker processes and gathers their records."""
+"""Puts a load on a server: splits a schedule over worker processes and collects their records."""
 
 from __future__ import annotations
 
@@ -26,23 +26,22 @@ now = time.perf_counter_ns
 STREAMS_PER_WORKER = 64
 START_MARGIN_NS = 5_000_000
 STOP_S = 1.0
-ANSWER_BYTES, TOKEN_BYTES = (
-    2 << 20,
-    4 << 10,
-)  # an answer may have so many, and so many for each token asked
+ANSWER_BYTES = 2 << 20  # the largest answer, plus TOKEN_BYTES per requested token
+TOKEN_BYTES = 4 << 10
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
-MAX_TOKENS = 1 << 17  # of an answer that no limit is asked of
-EARLY_S = 1.0  # connections for what is due so soon are opened beforehand
+MAX_TOKENS = 1 << 17  # of an answer without a requested limit
+EARLY_S = 1.0  # connections for requests due within this time are opened before the start
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run's worth of requests. `label` goes into every X-Request-Id, so that the gate log can
-    name its steps.
+    """The requests of one run. `label` is in every X-Request-Id, so that the gate log can name the
+    run of its steps.
 
     `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts'
-    timestamps. `input_len`: tokens that every prompt is cut or repeated to, or one number for each;
-    0: as written. `extra_body` is merged into every request body; null removes a field.
+    timestamps. `input_len`: number of tokens to which every prompt is cut or repeated, or one
+    number per prompt; 0: as written. `extra_body` is merged into every request body; None removes a
+    field.
     """
 
     base_url: str
@@ -67,12 +66,12 @@ class Load:
 
     @property
     def slots(self) -> int:
-        """Requests in flight at most."""
+        """Maximum number of requests in flight."""
         return min(self.max_concurrency or len(self.prompts), len(self.prompts))
 
     @property
     def max_tokens(self) -> int:
-        """Tokens asked of each answer at most."""
+        """Maximum number of tokens requested per answer."""
         asked = {"max_tokens": self.output_len, **self.extra_body}
         return max(
             [n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)],
@@ -81,7 +80,7 @@ class Load:
 
     @property
     def is_closed_loop(self) -> bool:
-        """A fixed concurrency: the next request is due when one ends."""
+        """Whether concurrency is fixed: the next request is due when one ends."""
         return (
             self.request_rate == "inf"
             and self.arrival != "trace"
@@ -90,7 +89,7 @@ class Load:
 
 
 class LoadError(Exception):
-    """The load cannot be made; the text says why."""
+    """The load cannot be started; the text says why."""
 
 
 async def run(
@@ -98,11 +97,11 @@ async def run(
     on_done: Callable[[RequestRecord], None] = lambda record: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Records:
-    """Send every prompt once at its due time; one record each, in dataset order.
+    """Send every prompt once, when it is due; one record per prompt, in dataset order.
 
-    `on_done` gets each record as its request ends, `on_progress` the sums about once a second and
-    at the end. On cancellation the sockets close and `on_done` gets what the requests under way had
-    come to. LoadError, and httpx.HTTPError (from /tokenize), before anything is sent.
+    `on_done` gets each record as its request ends; `on_progress` gets the sums about once a second
+    and at the end. On cancellation the sockets close, and `on_done` gets the unfinished records.
+    LoadError, and httpx.HTTPError (from /tokenize), are raised before anything is sent.
     """
     jobs = _jobs(load, await _bodies(load))
     crew = [_WorkerProcess(job) for job in jobs]
@@ -120,9 +119,8 @@ async def run(
             raise
     finally:
         await asyncio.gather(*(worker.end() for worker in crew))
-    health = [
-        h for h in await asyncio.gather(*following) if h is not None
-    ]  # or what a callback raised
+    # Raises what a callback raised.
+    health = [h for h in await asyncio.gather(*following) if h is not None]
     records = [
         gathered.records.get(i) or _lost(load, i, t0, crew) for i in range(len(load.prompts))
     ]
@@ -130,7 +128,7 @@ async def run(
 
 
 class _Gathered:
-    """What the workers have told so far."""
+    """What the workers have reported so far."""
 
     def __init__(
         self,
@@ -141,7 +139,7 @@ class _Gathered:
         self.records: dict[int, RequestRecord] = {}
         self._latest = [Progress()] * workers
         self._on_done, self._on_progress = on_done, on_progress
-        self._told_at = 0
+        self._reported_at = 0
 
     def done(self, record: RequestRecord) -> None:
         self.records[record.index] = record
@@ -149,13 +147,13 @@ class _Gathered:
 
     def advanced(self, worker: int, progress: Progress, *, last: bool = False) -> None:
         self._latest[worker] = progress
-        if last or now() - self._told_at > 9e8:
-            self._told_at = now()
+        if last or now() - self._reported_at > 9e8:
+            self._reported_at = now()
             self._on_progress(sum(self._latest, Progress()))
 
 
 class _WorkerProcess:
-    """One worker, from start to end."""
+    """One worker process."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -163,18 +161,21 @@ class _WorkerProcess:
         self.last_words = ""
 
     async def start(self) -> None:
-        """Start it and wait until its requests are built and its connections open. LoadError where
-        it ends instead."""
+        """Start the worker; wait until its requests are built and its connections are open.
+        LoadError if it ends instead."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "core.load.worker"),
+            sys.executable,
+            "-P",
+            "-m",
+            "core.load.worker",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,  # the terminal's ctrl-c is for the parent
         )
         self.tell(self._job)
-        if not isinstance(await self._heard(), Ready):
-            await self._fallen()
+        if not isinstance(await self._received(), Ready):
+            await self._died()
             raise LoadError(f"a load worker did not start: {self.last_words}")
 
     def tell(self, message: Down) -> None:
@@ -183,10 +184,10 @@ class _WorkerProcess:
             process.stdin.write(pipe.frame(message))
 
     async def follow(self, t0: int, place: int, gathered: _Gathered) -> WorkerHealth | None:
-        """Let it go at `t0` and take what it tells; None where it fell before its end."""
+        """Start its requests at `t0` and collect its reports; None if the worker dies."""
         self.tell(Go(t0))
         progress = Progress()
-        while (message := await self._heard()) is not None:
+        while (message := await self._received()) is not None:
             if isinstance(message, Done):
                 gathered.done(message.record)
             elif isinstance(message, Advanced):
@@ -195,7 +196,7 @@ class _WorkerProcess:
             elif isinstance(message, Finished):
                 gathered.advanced(place, progress, last=True)
                 return message.health
-        await self._fallen()
+        await self._died()
         return None
 
     async def end(self) -> None:
@@ -207,25 +208,25 @@ class _WorkerProcess:
                 process.kill()
         await process.wait()
 
-    async def _heard(self) -> pipe.Up | None:
+    async def _received(self) -> pipe.Up | None:
         assert self._process is not None
         assert self._process.stdout is not None
         data = await pipe.read_frame(self._process.stdout)
         return None if data is None else pipe.decode_up.decode(data)
 
-    async def _fallen(self) -> None:
+    async def _died(self) -> None:
         assert self._process is not None
         assert self._process.stderr is not None
         lines = (await self._process.stderr.read()).decode(errors="replace").strip().splitlines()
         code = await self._process.wait()
-        self.last_words = f"exit code {code}" + (f", {lines[-1]}" if lines else "")
+        self.last_words = f"exit code {code}, {lines[-1]}" if lines else f"exit code {code}"
 
 
-# --- what is sent ---
+# --- requests ---
 
 
 def _jobs(load: Load, bodies: Sequence[bytes]) -> list[Job]:
-    """The schedule, dealt out to the workers in turn."""
+    """The schedule, dealt to the workers in turn."""
     due_s = _due(load)
     order = sorted(range(len(bodies)), key=lambda i: due_s[i])
     count = min(_workers(load), max(1, load.slots))
@@ -282,7 +283,7 @@ def _due(load: Load) -> list[float]:
 
 
 def _workers(load: Load) -> int:
-    """ "auto": one per 64 streams, on what the server leaves: all cores but one."""
+    """Number of workers. "auto": one per 64 streams, at most all cores but one, for the server."""
     if load.workers != "auto":
         return load.workers
     cores = (
@@ -301,7 +302,8 @@ async def _bodies(load: Load) -> list[bytes]:
         return [_body(load, prompt.text) for prompt in load.prompts]
     if load.chat:
         raise LoadError(
-            "input_len cuts a prompt to tokens, and chat takes no tokens: use completions, or input_len 0"
+            "input_len sends a prompt as tokens, and a chat request cannot hold tokens;"
+            " use completions, or input_len 0"
         )
     lengths = (
         repeat(load.input_len, len(load.prompts))
@@ -331,15 +333,16 @@ def _body(load: Load, prompt: str | list[int]) -> bytes:
 
 
 def _cut(tokens: list[int], length: int, prompt: str) -> list[int]:
-    """Cut or repeated to `length` tokens."""
+    """`tokens` cut or repeated to `length`."""
     if not tokens:
         raise LoadError(
-            f"/tokenize: the server finds no token in prompt {prompt}, so it cannot be brought to input_len"
+            f"/tokenize: the server finds no tokens in prompt {prompt},"
+            " so it cannot be repeated to input_len"
         )
     return (tokens * (length // len(tokens) + 1))[:length]
 
 
-# --- what is counted ---
+# --- token counts ---
 
 
 class _Tokens(msgspec.Struct):
@@ -356,8 +359,8 @@ def _client(load: Load) -> httpx.AsyncClient:
 
 
 async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
-    """The text's tokens by the server's own tokenizer (vLLM's POST /tokenize), without special
-    ones."""
+    """The text's tokens from the server's own tokenizer (vLLM's POST /tokenize), without special
+    tokens."""
     wanted = {"model": load.model, "prompt": text, "add_special_tokens": False}
     answer = await fetch.whole(
         client, "POST", "/tokenize", within_s=load.stall_timeout_s, json=wanted
@@ -366,8 +369,8 @@ async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]
 
 
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
-    """Answers without usage are counted by the server's tokenizer, where it has one; else by their
-    events."""
+    """The records, with answers without usage counted by the server's tokenizer if it has one, else
+    by their events."""
     uncounted = [r for r in records if r.ok and r.output_tokens_from == "events"]
     counts: dict[int, int] = {}
     if uncounted:
@@ -384,8 +387,8 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
 
 
 def _lost(load: Load, index: int, t0: int, crew: Sequence[_WorkerProcess]) -> RequestRecord:
-    """A request whose worker fell."""
-    words = next((w.last_words for w in crew if w.last_words), "no word from it")
+    """A request whose worker died."""
+    words = next((w.last_words for w in crew if w.last_words), "no output")
     at = now()
     return RequestRecord(
         index, load.prompts[index].id, t0, at, 0, at, error=f"load worker ended: {words}"

@@ -1,8 +1,8 @@
-"""Kernel receive stamps: when bytes reached this machine, however late they are read.
+"""Kernel receive timestamps, "stamps": when bytes arrived here, however late they are read.
 
 Linux only (SO_TIMESTAMPNS, socket(7)). The kernel stamps each segment in CLOCK_REALTIME;
 `ReceiveClock` maps that to perf_counter. Segments that queue up are merged under the last one's
-stamp, so events read together share it: smaller reads do not bring the others back (tried on
+stamp, so events that are read together share it. Smaller reads do not recover the others (tried on
 loopback: four segments 5 ms apart, read 100 bytes at a time).
 """
 
@@ -23,7 +23,7 @@ _timespec = TIMESPEC.unpack
 
 
 def request_stamps(sock: socket.socket) -> bool:
-    """Ask the kernel to stamp what `sock` receives; false where it cannot."""
+    """Ask the kernel to stamp what `sock` receives; false if it cannot."""
     if sys.platform != "linux":
         return False
     try:
@@ -34,10 +34,10 @@ def request_stamps(sock: socket.socket) -> bool:
 
 
 class ReceiveClock:
-    """CLOCK_REALTIME → perf_counter. Call `sample` through the run: the wall clock is slewed, and
-    may be set.
+    """Maps CLOCK_REALTIME to perf_counter.
 
-    Counts reads, those with a kernel stamp, and jumps of the wall clock of over a millisecond.
+    Call `sample` throughout the run: the wall clock is slewed, and may be set. Counts reads, reads
+    with a kernel stamp, and jumps of the wall clock of over a millisecond.
     """
 
     def __init__(self) -> None:
@@ -45,14 +45,15 @@ class ReceiveClock:
         self.offset_ns = self._offset()
 
     def sample(self) -> None:
-        """Take the offset anew."""
+        """Measure the offset again."""
         offset = self._offset()
-        self.steps += abs(offset - self.offset_ns) > STEP_NS
+        if abs(offset - self.offset_ns) > STEP_NS:
+            self.steps += 1
         self.offset_ns = offset
 
     def arrival(self, ancillary: list[tuple[int, int, bytes]]) -> int:
-        """When what has just been read arrived, in perf_counter ns: the kernel's stamp where
-        `recvmsg` brought one."""
+        """When the bytes just read arrived, in perf_counter ns: the kernel's stamp if `recvmsg`
+        returned one, else now."""
         read_at = now()
         self.reads += 1
         if not ancillary:

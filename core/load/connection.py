@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection whose bytes come stamped."""
+"""One HTTP/1.1 connection whose bytes come stamped, and the exchange that it carries."""
 
 from __future__ import annotations
 
@@ -22,22 +22,12 @@ Sink = Callable[[bytes, int], None]
 
 
 class Connection:
-    """One request at a time: `request` sends it and waits for the head, then the body goes to a
-    sink or is pulled.
-
-    Without a sink at most 1 MiB waits here, the rest in the kernel.
-    """
+    """A socket. It carries one exchange at a time and hands it the bytes that arrive."""
 
     def __init__(self) -> None:
         self.wire: Wire
         self.is_open = True
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._busy = False
-        self._pieces: list[bytes] = []  # of the body, in the read that is being parsed
-        self.on_body = self._pieces.append  # called by the parser, once a chunk
-
-    # --- one request
+        self._exchange: Exchange | None = None
 
     async def request(
         self,
@@ -47,31 +37,115 @@ class Connection:
         *,
         read_s: float | None,
         write_s: float | None,
-    ) -> None:
-        """Send `data`, return when the answer's head is here. httpx's errors; a longer answer than
-        `max_bytes` too."""
+    ) -> Exchange:
+        """Send `data` and return the exchange once the head of the answer is here.
+
+        httpx's errors, also for an answer longer than `max_bytes`.
+        """
+        exchange = self._exchange = Exchange(self, times, max_bytes)
+        await exchange.start(data, read_s, write_s)
+        return exchange
+
+    def hang_up(self) -> None:
+        """Close the socket; the exchange is not informed."""
+        if self.is_open:
+            self.is_open = False
+            self.wire.close()
+
+    def close(self) -> None:
+        """Close the socket now; an exchange under way fails."""
+        self.hang_up()
+        if self._exchange is not None:
+            self._exchange.fail(httpx.ReadError("the connection was closed here"))
+
+    def poll(self, silent_since: int) -> None:
+        """If an exchange has had no bytes since `silent_since` (ns), read: a reset may have gone
+        unnoticed."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.is_over and exchange.last_byte < silent_since:
+            self.wire.poll()
+
+    # --- from the wire
+
+    def received(self, data: bytes, at: int) -> None:
+        """`data` arrived at `at` (ns)."""
+        exchange = self._exchange
+        if exchange is None or exchange.is_over:  # nothing was asked
+            self.hang_up()
+        else:
+            exchange.received(data, at)
+
+    def lost(self, error: OSError | None) -> None:
+        """The peer closed the connection, or it broke."""
+        if self._exchange is not None:
+            self._exchange.lost(error)
+        self.hang_up()
+
+
+class Exchange:
+    """One request and its answer: the head first, then the body, which goes to a sink or is pulled.
+
+    Without a sink at most 1 MiB of the body waits here; the rest stays in the kernel.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_head",
+        "_head_left",
+        "_left",
+        "_max_bytes",
+        "_parser",
+        "_pieces",
+        "_queue",
+        "_read_s",
+        "_sink",
+        "_timer",
+        "_until_closed",
+        "_waiter",
+        "connection",
+        "headers",
+        "is_over",
+        "last_byte",
+        "on_body",
+        "queued_bytes",
+        "status",
+        "times",
+    )
+
+    def __init__(self, connection: Connection, times: Times, max_bytes: float) -> None:
         loop = asyncio.get_running_loop()
-        self.status, self.headers = 0, []
+        self.connection, self.times = connection, times
+        self.status = 0  # of the answer; 0 until its head is here
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_over = False
+        self.last_byte = now()  # ns; the start of the exchange until a byte comes
+        self._head: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._until_closed = False  # the end of the body is the end of the connection
         self._max_bytes = self._left = max_bytes
         self._head_left = MAX_HEAD_BYTES
+        self._read_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._sink: Sink | None = None
-        self._until_closed = False
         self._queue: deque[tuple[bytes, int]] = deque()
-        self._queued = 0
+        self.queued_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._ended: asyncio.Future[None] = loop.create_future()
-        self._head: asyncio.Future[None] = loop.create_future()
+        self._pieces: list[bytes] = []  # of the body, in the read that is being parsed
+        self.on_body = self._pieces.append  # the parser calls it once a chunk
         self._parser = httptools.HttpResponseParser(self)
-        self._times, self._last, self._read_s = times, now(), read_s
-        self._busy = True
+
+    async def start(self, data: bytes, read_s: float | None, write_s: float | None) -> None:
+        """Send the request and return when the head of the answer is here."""
         await self._send(data, write_s)
-        self._timer = loop.call_later(read_s, self._watch) if read_s else None
+        if read_s and not self.is_over:
+            self._read_s = read_s
+            self._timer = asyncio.get_running_loop().call_later(read_s, self._watch)
         await self._head
 
     async def _send(self, data: bytes, write_s: float | None) -> None:
         flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.wire.send(
-            data, self._times, lambda: None if flushed.done() else flushed.set_result(None)
+        self.connection.wire.send(
+            data, self.times, lambda: None if flushed.done() else flushed.set_result(None)
         )
         if flushed.done():
             return
@@ -81,18 +155,18 @@ class Connection:
             )
         finally:
             flushed.cancel()
-        if not self._times.sent and not self._head.done():
-            self._close(
+        if not self.times.sent and not self._head.done():
+            self.fail(
                 httpx.WriteTimeout(f"the server did not take the request within {write_s:g} s")
             )
 
     def attach(self, sink: Sink) -> asyncio.Future[None]:
-        """From now on the body goes to `sink(bytes, arrived_at_ns)`; the future that ends with the
+        """Send the body to `sink(bytes, arrived_at_ns)` from now on; the future ends with the
         body."""
         while self._queue:
             sink(*self._queue.popleft())
         self._sink = sink
-        self.wire.resume()
+        self.connection.wire.resume()
         return self._ended
 
     async def next_piece(self) -> bytes | None:
@@ -104,99 +178,83 @@ class Connection:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         piece, _ = self._queue.popleft()
-        self._queued -= len(piece)
-        if self._queued <= MAX_QUEUED_BYTES:
-            self.wire.resume()
+        self.queued_bytes -= len(piece)
+        if self.queued_bytes <= MAX_QUEUED_BYTES:
+            self.connection.wire.resume()
         return piece
 
     def header(self, name: bytes) -> str:
-        """A header of the answer, by its name in lower case; "" where there is none."""
+        """A header of the answer, by its name in lower case; "" if there is none."""
         return next(
             (value.decode("latin-1") for known, value in self.headers if known.lower() == name), ""
         )
 
     def finish(self) -> bool:
-        """The caller is done with the answer; true if the connection can carry another."""
-        if (
-            self._busy or not self._times.sent
-        ):  # an answer that came before its request was sent whole
-            self.close()
+        """The caller is done with the answer; true if the connection can carry another request."""
+        # An answer may have come before its request was sent whole.
+        if self.is_over and self.times.sent:
+            self.connection.wire.resume()
         else:
-            self.wire.resume()
-        return self.is_open
+            self.connection.close()
+        return self.connection.is_open
 
-    def close(self) -> None:
-        """Close the socket now, whatever is under way."""
-        self._close(httpx.ReadError("the connection was closed here"))
-
-    def poll(self, silent_since: int) -> None:
-        """See whether the connection still stands, if nothing has come since `silent_since`
-        (ns)."""
-        if self._busy and self._last < silent_since:
-            self.wire.poll()
-
-    # --- from the wire
+    # --- from the connection
 
     def received(self, data: bytes, at: int) -> None:
         """`data` arrived at `at` (ns)."""
-        if not self._busy:  # nothing was asked
-            self.close()
-            return
-        times = self._times
-        if not times.first_byte:
-            times.first_byte = at
-        self._last = at
+        if not self.times.first_byte:
+            self.times.first_byte = at
+        self.last_byte = at
         self._left -= len(data)
-        if (
-            self._left < 0
-        ):  # endless chunks, comments, trailers: no callback of the parser sees them all
-            self._close(
-                httpx.RemoteProtocolError(
-                    f"over {self._max_bytes} bytes came, more than an answer may have"
-                )
-            )
+        # Counted here: no callback of the parser sees all chunks, comments and trailers.
+        if self._left < 0:
+            text = f"over {self._max_bytes} bytes came, more than an answer may have"
+            self.fail(httpx.RemoteProtocolError(text))
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._close(httpx.RemoteProtocolError(f"not HTTP/1.1: {error.__context__ or error}"))
+            self.fail(httpx.RemoteProtocolError(f"not HTTP/1.1: {error.__context__ or error}"))
         if self._pieces:
             piece = b"".join(self._pieces)
             self._pieces.clear()
-            self._pass_on(piece, at)
+            if self._sink is not None:
+                self._sink(piece, at)
+            else:
+                self._keep(piece, at)
         if not self.status:
             self._head_left -= len(data)
             if self._head_left < 0:
-                self._close(
-                    httpx.RemoteProtocolError(f"a response head of over {MAX_HEAD_BYTES} bytes")
-                )
+                text = f"a response head of over {MAX_HEAD_BYTES} bytes"
+                self.fail(httpx.RemoteProtocolError(text))
 
     def lost(self, error: OSError | None) -> None:
         """The connection ended."""
         if error is not None:
-            self._close(httpx.ReadError(str(error)))
-        elif self._busy and self._until_closed:
+            self.fail(httpx.ReadError(str(error)))
+        elif self._until_closed:
             self.on_message_complete()
-            self._close(httpx.ReadError("closed"))
-        elif self._busy and self.status:
-            self._close(
-                httpx.RemoteProtocolError(
-                    "the server closed the connection before the answer's end"
-                )
-            )
         else:
-            self._close(
-                httpx.RemoteProtocolError("the server closed the connection without an answer")
-            )
+            missing = "before the answer's end" if self.status else "without an answer"
+            self.fail(httpx.RemoteProtocolError(f"the server closed the connection {missing}"))
 
-    def _pass_on(self, piece: bytes, at: int) -> None:
-        if self._sink is not None:
-            self._sink(piece, at)
+    def fail(self, error: httpx.TransportError) -> None:
+        """Close the connection; those who wait get `error`."""
+        self.connection.hang_up()
+        if self.is_over:
             return
+        self._leave()
+        for future in (self._head, self._ended):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # mark it as retrieved: it is no fault if nobody waits
+        self._wake()
+
+    def _keep(self, piece: bytes, at: int) -> None:
         self._queue.append((piece, at))
-        self._queued += len(piece)
-        if self._queued > MAX_QUEUED_BYTES:
-            self.wire.pause()
+        self.queued_bytes += len(piece)
+        if self.queued_bytes > MAX_QUEUED_BYTES:
+            self.connection.wire.pause()
         self._wake()
 
     # --- from the parser
@@ -206,7 +264,7 @@ class Connection:
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if not self._busy:
+        if self.is_over:
             raise ValueError("a second answer to one request")
         status = self._parser.get_status_code()
         if 100 <= status < 200:
@@ -214,20 +272,17 @@ class Connection:
             return
         self.status = status
         names = {name.lower() for name, _ in self.headers}
-        self._until_closed = not names & {
-            b"content-length",
-            b"transfer-encoding",
-        } and status not in (204, 304)
+        has_length = not names.isdisjoint({b"content-length", b"transfer-encoding"})
+        self._until_closed = not has_length and status not in (204, 304)
         if not self._head.done():
             self._head.set_result(None)
 
     def on_message_complete(self) -> None:
-        if not self.status or not self._busy:  # 100 Continue
+        if not self.status or self.is_over:  # 100 Continue
             return
-        self._busy = False
-        self._stop_timer()
         if self._until_closed or not self._parser.should_keep_alive():
-            self._close(httpx.ReadError("closed"))
+            self.connection.hang_up()
+        self._leave()
         if not self._ended.done():
             self._ended.set_result(None)
         self._wake()
@@ -237,30 +292,18 @@ class Connection:
     def _watch(self) -> None:
         """One timer a request, not one a read."""
         assert self._read_s is not None
-        idle = (now() - self._last) / 1e9
+        idle = (now() - self.last_byte) / 1e9
         if idle >= self._read_s:
-            self._close(httpx.ReadTimeout(f"no bytes for {self._read_s:g} s"))
+            self.fail(httpx.ReadTimeout(f"no bytes for {self._read_s:g} s"))
         else:
             self._timer = asyncio.get_running_loop().call_later(self._read_s - idle, self._watch)
 
-    def _close(self, error: httpx.TransportError) -> None:
-        if self.is_open:
-            self.is_open = False
-            self.wire.close()
-        if not self._busy:
-            return
-        self._busy = False
-        self._stop_timer()
-        for future in (self._head, self._ended):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whoever waits is told; nobody waiting is no fault
-        self._wake()
-
-    def _stop_timer(self) -> None:
-        timer = getattr(self, "_timer", None)
-        if timer is not None:
-            timer.cancel()
+    def _leave(self) -> None:
+        self.is_over = True
+        # The parser and this object hold each other, and load workers collect no garbage.
+        del self._parser
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -270,7 +313,7 @@ class Connection:
 async def open_plain(
     addresses: list[tuple[int, object]], clock: ReceiveClock, passes: ReadPasses
 ) -> Connection:
-    """Connect to the first of `addresses` (family, address) that answers. OSError of the last."""
+    """Connect to the first of `addresses` (family, address) that answers. OSError from the last."""
     loop = asyncio.get_running_loop()
     failure: OSError = OSError("no address")
     for family, address in addresses:
@@ -294,7 +337,7 @@ async def open_plain(
 async def open_tls(
     host: str, port: int, context: ssl.SSLContext, clock: ReceiveClock
 ) -> Connection:
-    """Connect and shake hands. OSError (ssl.SSLError is one) where that fails."""
+    """Connect and do the TLS handshake. OSError (ssl.SSLError is one) if that fails."""
     connection = Connection()
     loop = asyncio.get_running_loop()
     _, wire = await loop.create_connection(

@@ -1,15 +1,15 @@
 """Request records → TTFT, TPOT, ITL, E2E, throughput, goodput.
 
-- TTFT: first token event with content - t_sent. From t_due too: what a user felt, waiting for the
-  client included (with a fixed concurrency a request is due when a slot is free).
-- TPOT: (t_last - t_first) / (n - 1), one value a request of n > 1 tokens.
-- ITL: every gap between token events; a gap whose event carried several tokens is divided by them
-  and counted in `shared_events`. Empty events and chat's role event are not tokens.
+- TTFT: first token event with content - t_sent. Also from t_due, which includes the wait for the
+  client: what a user felt (with a fixed concurrency a request is due when a slot is free).
+- TPOT: (t_last - t_first) / (n - 1), one value per request of n > 1 tokens.
+- ITL: every gap between token events; a gap whose event carried several tokens is divided by their
+  number and counted in `shared_events`. Empty events and chat's role event are not tokens.
 - E2E: t_last - t_sent, and from t_due. Throughput: over the time from the first due moment to the
   last token.
-- Output length: the server's usage, else its tokenizer, else one token an event
+- Output length: from the server's usage, else from its tokenizer, else one token per event
   (`output_tokens_from` says which).
-- p99: from 100 values on; below, null with a reason, and the maximum stands beside it.
+- p99: from 100 values on. With fewer it is null with a reason. The maximum is given beside it.
 - Goodput: requests per second that met every limit of the `slo`; TTFT and E2E from t_due.
 Times are perf_counter nanoseconds of one machine; see core.load.record.
 """
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from core.load.record import RequestRecord as RequestRecord
@@ -31,63 +31,61 @@ MIN_FOR_P99 = 100
 SLO_LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms")
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Figures over the completed requests of a run; upstream's keys and meanings. Rates are per
-    second."""
+class Metrics(Struct, frozen=True, kw_only=True):
+    """Figures of a run's completed requests, under upstream's keys and with their meaning. Rates
+    are per second. Result files of other tools lack some: those are None, or 0 if they are
+    counts."""
 
-    num_prompts: int
-    completed: int
-    duration: float
-    total_input_tokens: int
-    total_output_tokens: int
-    request_throughput: float
-    input_throughput: float
-    output_throughput: float
-    mean_ttft_ms: float | None
-    median_ttft_ms: float | None
-    p99_ttft_ms: float | None
-    p99_ttft_ms_reason: str | None
-    max_ttft_ms: float | None
-    mean_tpot_ms: float | None
-    median_tpot_ms: float | None
-    p99_tpot_ms: float | None
-    p99_tpot_ms_reason: str | None
-    max_tpot_ms: float | None
-    mean_itl_ms: float | None
-    median_itl_ms: float | None
-    p99_itl_ms: float | None
-    p99_itl_ms_reason: str | None
-    max_itl_ms: float | None
-    mean_e2e_ms: float | None
-    median_e2e_ms: float | None
-    p99_e2e_ms: float | None
-    p99_e2e_ms_reason: str | None
-    max_e2e_ms: float | None
-    mean_ttft_from_due_ms: float | None
-    median_ttft_from_due_ms: float | None
-    p99_ttft_from_due_ms: float | None
-    p99_ttft_from_due_ms_reason: str | None
-    max_ttft_from_due_ms: float | None
-    mean_e2e_from_due_ms: float | None
-    median_e2e_from_due_ms: float | None
-    p99_e2e_from_due_ms: float | None
-    p99_e2e_from_due_ms_reason: str | None
-    max_e2e_from_due_ms: float | None
-    shared_events: int  # events that carried several tokens
-    shared_reads_share: (
-        float | None
-    )  # reads that held several events of a stream: their gaps are lost
-    request_goodput: float | None  # None without an slo
-    output_tokens_from: dict[str, int] = field(default_factory=dict)
-    errors_by_kind: dict[str, int] = field(default_factory=dict)
+    num_prompts: int = 0
+    completed: int = 0
+    duration: float | None = None
+    total_input_tokens: int = 0
+    total_output_tokens: int = 0
+    request_throughput: float | None = None
+    input_throughput: float | None = None
+    output_throughput: float | None = None
+    mean_ttft_ms: float | None = None
+    median_ttft_ms: float | None = None
+    p99_ttft_ms: float | None = None
+    p99_ttft_ms_reason: str | None = None
+    max_ttft_ms: float | None = None
+    mean_tpot_ms: float | None = None
+    median_tpot_ms: float | None = None
+    p99_tpot_ms: float | None = None
+    p99_tpot_ms_reason: str | None = None
+    max_tpot_ms: float | None = None
+    mean_itl_ms: float | None = None
+    median_itl_ms: float | None = None
+    p99_itl_ms: float | None = None
+    p99_itl_ms_reason: str | None = None
+    max_itl_ms: float | None = None
+    mean_e2e_ms: float | None = None
+    median_e2e_ms: float | None = None
+    p99_e2e_ms: float | None = None
+    p99_e2e_ms_reason: str | None = None
+    max_e2e_ms: float | None = None
+    mean_ttft_from_due_ms: float | None = None
+    median_ttft_from_due_ms: float | None = None
+    p99_ttft_from_due_ms: float | None = None
+    p99_ttft_from_due_ms_reason: str | None = None
+    max_ttft_from_due_ms: float | None = None
+    mean_e2e_from_due_ms: float | None = None
+    median_e2e_from_due_ms: float | None = None
+    p99_e2e_from_due_ms: float | None = None
+    p99_e2e_from_due_ms_reason: str | None = None
+    max_e2e_from_due_ms: float | None = None
+    shared_events: int = 0  # events that carried several tokens
+    # Share of reads that held several events of a stream: the gaps between those are lost.
+    shared_reads_share: float | None = None
+    request_goodput: float | None = None  # None without an slo
+    output_tokens_from: dict[str, int] = {}
+    errors_by_kind: dict[str, int] = {}
 
 
 def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None = None) -> Metrics:
-    """Figures of one run; a request that failed counts in `num_prompts` only. None where nothing
-    was measured.
+    """Figures of one run; those without a measurement are None.
 
-    `slo` holds limits in ms by the names of SLO_LIMITS.
+    A failed request counts only in `num_prompts`. `slo`: limits in ms, by the names of SLO_LIMITS.
     """
     done = [r for r in records if r.ok]
     start = min((r.t_due_ns for r in records), default=0)
@@ -134,8 +132,7 @@ def _is_good(record: RequestRecord, slo: Mapping[str, float]) -> bool:
 
 
 def _centre(name: str, seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
-    """Mean, median, p99 (linear interpolation, as NumPy and upstream) and maximum in
-    milliseconds."""
+    """Mean, median, p99 (linear interpolation, like upstream) and maximum in milliseconds."""
     n = len(seconds)
     ms = np.asarray(seconds) * 1e3
     return {

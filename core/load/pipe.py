@@ -1,5 +1,4 @@
-"""What a load worker and its parent say to each other: length-prefixed msgpack frames over two
-pipes."""
+"""Messages between a load worker and its parent: length-prefixed msgpack frames over two pipes."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
-    """A worker's share: rows in the order of their due times; `closed_loop`: a row is due when a
+    """A worker's share: rows in the order of their due times. `closed_loop`: a row is due when a
     slot is free."""
 
     url: str
@@ -33,9 +32,9 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     rows: list[Row]
     concurrency: int
     closed_loop: bool
-    connections: int  # opened beforehand
+    connections: int  # to open before the start
     stall_timeout_s: float
-    max_tokens: int  # asked of each answer
+    max_tokens: int  # requested per answer
     max_answer_bytes: int
 
 
@@ -46,27 +45,30 @@ class Go(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Close every socket, tell what there is, end."""
+    """Close every socket, report what there is, and end."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Requests built, connections open."""
+    """The requests are built and the connections open."""
 
 
 class Advanced(msgspec.Struct, frozen=True, tag=True):
+    """The worker's progress, about once a second."""
+
     progress: Progress
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """A request has ended. Its stamps and event tokens travel as 64-bit integers: a million tokens
-    are 16 MB."""
+    """A request has ended. Its stamps and event tokens are sent as 64-bit integers: 16 MB per
+    million tokens."""
 
-    bare: RequestRecord  # without them
+    bare: RequestRecord  # without stamps and event tokens
     stamps: bytes
     tokens: bytes
 
     @property
     def record(self) -> RequestRecord:
+        """The whole record."""
         return replace(
             self.bare, stamps_ns=_numbers(self.stamps), event_tokens=_numbers(self.tokens)
         )
@@ -79,6 +81,8 @@ def _numbers(data: bytes) -> array[int]:
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
+    """Every request has ended; the worker's last message."""
+
     health: WorkerHealth
 
 
@@ -90,6 +94,7 @@ decode_up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
 
 
 def frame(message: Down | Up) -> bytes:
+    """The message as bytes, with its length in front."""
     data = msgspec.msgpack.encode(message)
     return len(data).to_bytes(LENGTH_BYTES, "big") + data
 

@@ -1,5 +1,7 @@
-"""What is kept of every request, and of the client that sent it. Imported by the load workers: no
-NumPy here."""
+"""What is recorded about every request, and about the client that sent it.
+
+Load workers import this module, so NumPy is imported only where it is used.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,12 @@ USER_STAMPS = "user space, at read"
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """What one request did; times are perf_counter nanoseconds of this machine, 0 where it did not
-    come so far.
+    """One request; times are perf_counter nanoseconds of this machine, 0 if it did not get so far.
 
     t_due: when the schedule wanted it; t_start: when the client turned to it; t_sent: just before
     the send that took its last byte; t_first_byte: first byte of the answer. `stamps_ns[i]`: when
     token event i arrived; it carried `event_tokens[i]` tokens. `output_tokens_from` says who
-    counted the tokens.
+    counted the tokens: "usage", "tokenizer" (the server's /tokenize) or "events" (one token each).
     """
 
     index: int
@@ -37,9 +38,7 @@ class RequestRecord:
     event_tokens: Sequence[int] = ()
     prompt_tokens: int = 0
     output_tokens: int = 0
-    output_tokens_from: str = (
-        "usage"  # "tokenizer": the server's /tokenize; "events": one token per event
-    )
+    output_tokens_from: str = "usage"
     text: str = ""
     error: str = ""
 
@@ -71,7 +70,7 @@ class RequestRecord:
     @property
     def itls_s(self) -> list[float]:
         """Gaps in seconds, one per token after the first event."""
-        import numpy as np  # here, since load workers import this module
+        import numpy as np
 
         tokens = np.asarray(self.event_tokens[1:], dtype=np.int64)
         gaps: list[float] = np.repeat(np.diff(self.stamps_ns) / 1e9 / tokens, tokens).tolist()
@@ -85,7 +84,7 @@ class RequestRecord:
 
 
 def itls_s(records: Sequence[RequestRecord]) -> NDArray[np.float64]:
-    """RequestRecord.itls_s of many records in one go, one record after the other."""
+    """RequestRecord.itls_s of all records, concatenated."""
     import numpy as np
 
     stamps, begins = _stamps(records)
@@ -121,11 +120,14 @@ def _joined(numbers: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a load has come. `sent` less those that have ended are in flight: requests whose time
-    has not come are not in it, those that found no server are."""
+    """How far a load has come.
+
+    Requests in flight are `sent` - `done` - `errors`. `sent` includes requests that found no
+    server, but not those that are not due yet.
+    """
 
     sent: int = 0
-    first_tokens: int = 0  # requests that have one
+    first_tokens: int = 0  # requests with a first token
     output_tokens: int = 0
     done: int = 0
     errors: int = 0
@@ -142,7 +144,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How late something was, in milliseconds; None where it was never looked at."""
+    """How late something was, in milliseconds; None if it was never measured."""
 
     p50_ms: float | None
     p99_ms: float | None
@@ -150,32 +152,31 @@ class Lag:
 
     @classmethod
     def of(cls, lags_ns: Sequence[int]) -> Lag:
-        """Nearest-rank percentiles."""
+        """Percentiles by rank: no values are interpolated."""
         if not lags_ns:
             return cls(None, None, None)
         ordered = sorted(lags_ns)
-        return cls(
-            *(ordered[min(len(ordered) - 1, int(q * len(ordered)))] / 1e6 for q in (0.5, 0.99, 1.0))
-        )
+        p50, p99 = (ordered[int(q * len(ordered))] for q in (0.5, 0.99))
+        return cls(p50 / 1e6, p99 / 1e6, ordered[-1] / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerHealth:
-    """What one load worker says of itself over its measured window."""
+    """What one load worker reports about itself, over the window that it measured."""
 
     reads: int
-    stamped_reads: int  # with a kernel stamp
+    stamped_reads: int  # with a kernel timestamp
     loop_lags_ns: tuple[int, ...]
-    start_lags_ns: tuple[int, ...]  # start - the moment at which it was due and had a slot
+    start_lags_ns: tuple[int, ...]  # start - the moment at which a request was due and had a slot
     cpu_s: float
     wall_s: float
     connections: int
     retries: int  # requests sent again because a kept connection had been closed
-    clock_steps: int  # jumps of the wall clock, which kernel stamps are read from
+    clock_steps: int  # jumps of the wall clock, on which kernel timestamps are based
 
 
 class Records(list[RequestRecord]):
-    """The records of a load in dataset order, with what its workers say of themselves."""
+    """The records of a load in dataset order, and its workers' reports about themselves."""
 
     def __init__(
         self, records: Iterable[RequestRecord] = (), workers: Sequence[WorkerHealth] = ()
@@ -184,5 +185,5 @@ class Records(list[RequestRecord]):
         self.workers = tuple(workers)
 
     def __repr__(self) -> str:
-        """Short: asyncio makes one of every task's result."""
+        """Short: asyncio makes a repr of every task's result."""
         return f"Records of {len(self)} requests"

@@ -1,4 +1,4 @@
-"""When requests are due."""
+"""The times at which requests are due."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def replayed(timestamps: Sequence[float]) -> list[float]:
 
 
 def _ramped(at: float, ramp_s: float) -> float:
-    """When a linear ramp has sent what the full rate sends in `at` seconds: the inverse of t²/2T,
-    then t - T/2."""
+    """When a linear ramp has sent what the full rate sends in `at` seconds.
+
+    A ramp of T seconds has sent t²/2T at t ≤ T, and t - T/2 after it; this is the inverse.
+    """
     return math.sqrt(2 * ramp_s * at) if at < ramp_s / 2 else at + ramp_s / 2

@@ -7,20 +7,20 @@ BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLong(Exception):
-    """A line or an event that does not end: the server is broken or hostile."""
+    """A line or an event is too long: the server is broken or hostile."""
 
 
 class EventParser:
-    """Cuts a byte stream into the payloads of its `data:` lines
+    """Cuts a byte stream into the payloads of its events
     (https://html.spec.whatwg.org/#parsing-an-event-stream).
 
-    Lines may end in LF, CRLF or CR, be split anywhere, and several events may come in one read.
-    Data lines of one event are joined by a newline; comments and other fields are dropped. An event
-    that its blank line does not end is none.
+    Lines may end in LF, CRLF or CR and may be split anywhere; one read may hold several events. The
+    data lines of an event are joined by newlines; comments and other fields are dropped, and so is
+    an event without the blank line that ends it.
     """
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of the line that has not ended
+        self._pieces: list[bytes] = []  # of the unfinished line
         self._held = 0
         self._data: list[bytes] = []
         self._size = 0
@@ -33,11 +33,11 @@ class EventParser:
         return not (self._held or self._data or self._after_cr or self._first)
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that `chunk` completes. EventTooLong where a line or an event passes 1 MiB."""
+        """The events that `chunk` completes. EventTooLong if a line or an event exceeds 1 MiB."""
         return [event for line in self._lines(chunk) if (event := self._line(line)) is not None]
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk` ends; what is left of it waits for the next."""
+        """The lines that `chunk` completes; the rest of it waits for the next chunk."""
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False

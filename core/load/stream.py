@@ -1,4 +1,4 @@
-"""What a streamed answer says: which events are tokens, when they came, what was counted."""
+"""A streamed answer: which events are tokens, when they arrived, how many tokens they carried."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from core.load.sse import EventParser, EventTooLong
 
 MAX_ERROR_TEXT = 300
 MORE_THAN_ASKED = 2
-"""Times as many tokens as asked for are not believed: rates would be what the server likes."""
+"""An answer with more than so many times the requested tokens is an error: else a server could
+report any rate."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 
@@ -43,13 +44,12 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class TokenStream:
-    """Takes the stamped bytes of one answer. Never raises: `error` holds the first thing that was
-    wrong.
+    """Takes the stamped bytes of one answer. Never raises: `error` holds the first error.
 
-    Empty events and chat's role event are not tokens: what an empty one carried goes to the next
-    event with content. Reasoning text counts as content. With `continuous_usage_stats` every event
-    says how many tokens there are so far; else an event is one token, unless the final usage shows
-    that events carried at least two each: then the total is spread evenly.
+    Empty events and chat's role event are not tokens: the tokens of an empty event count for the
+    next event with content. Reasoning text is content. With `continuous_usage_stats` every event
+    says how many tokens there are so far. Without it an event is one token, unless the final usage
+    shows that events carried at least two each: then the total is spread evenly over them.
     """
 
     __slots__ = (
@@ -70,8 +70,8 @@ class TokenStream:
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._parser = EventParser()
-        self._is_between = True  # the next byte begins an event
-        self._counted = 0  # by the usage of the last token event
+        self._is_between = True  # the next byte starts an event
+        self._counted = 0  # tokens, by the usage of the last token event
         self.stamps = array("q")
         self._several: dict[int, int] = {}  # tokens of the events that carried more than one
         self.texts: list[str] = []
@@ -84,7 +84,7 @@ class TokenStream:
     def feed(self, chunk: bytes, at: int) -> None:
         """Bytes that arrived at `at` (ns)."""
         if self._is_between and chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n"):
-            # Whole events, as servers send them; with anything else but line breaks it is no JSON
+            # Whole events, as servers send them. With anything else between them it is not JSON.
             try:
                 for event in [*map(_decode, chunk[6:-2].split(b"\n\ndata: "))]:
                     self._take(event, at)
@@ -94,7 +94,7 @@ class TokenStream:
         self._parse(chunk, at)
 
     def _parse(self, chunk: bytes, at: int) -> None:
-        if self.error:  # what follows is of no use, and may never end
+        if self.error:  # what follows is useless, and may never end
             return
         try:
             for payload in self._parser.feed(chunk):
@@ -130,11 +130,11 @@ class TokenStream:
 
     @property
     def received(self) -> int:
-        """Tokens so far."""
+        """Number of tokens so far."""
         return len(self.stamps) - len(self._several) + sum(self._several.values())
 
     def event_tokens(self) -> array[int]:
-        """Tokens of each event."""
+        """Number of tokens in each event."""
         events, total = len(self.stamps), self.completion_tokens
         if not self._counted and events and total >= 2 * events:
             return array(
@@ -146,7 +146,7 @@ class TokenStream:
         return tokens
 
     def closing_error(self) -> str:
-        """What is wrong with the answer now that it has ended; "" where nothing is."""
+        """What is wrong with the answer, now that it has ended; "" if nothing."""
         if self.error:
             return self.error
         if not self.finished:
@@ -158,15 +158,17 @@ class TokenStream:
         return self.more_than_asked()
 
     def more_than_asked(self) -> str:
-        """What is wrong with the number of tokens so far; "" where nothing is."""
-        told = max(self.received, self.completion_tokens)
-        if told <= MORE_THAN_ASKED * self._max_tokens:
+        """What is wrong with the number of tokens so far; "" if nothing."""
+        tokens = max(self.received, self.completion_tokens)
+        if tokens <= MORE_THAN_ASKED * self._max_tokens:
             return ""
-        return f"wrong usage: {told} tokens, and {self._max_tokens} were asked for"
+        return f"wrong usage: {tokens} tokens, {self._max_tokens} requested"
 
     def _fail(self, error: str) -> None:
         self.error = self.error or error
 
 
 def _said(delta: _Delta | None) -> str | None:
-    return (delta.content or delta.reasoning_content or delta.reasoning) if delta else None
+    if delta is None:
+        return None
+    return delta.content or delta.reasoning_content or delta.reasoning

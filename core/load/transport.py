@@ -1,5 +1,5 @@
-"""httpx over connections whose bytes come stamped: a pool, httpx's timeouts and errors, retry of a
-stale connection."""
+"""An httpx transport whose bytes come stamped: a connection pool with httpx's timeouts and errors,
+and one retry if a kept connection is stale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 
 from core.load import connection
 from core.load.clock import ReceiveClock
-from core.load.connection import Connection
+from core.load.connection import Connection, Exchange
 from core.load.passes import ReadPasses
 from core.load.wire import Times
 
@@ -21,13 +21,13 @@ Origin = tuple[str, str, int]
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 for httpx.AsyncClient, or to be called directly. Request bodies must be bytes (they
-    are sent in one go).
+    """HTTP/1.1 for httpx.AsyncClient or for direct use. Request bodies must be bytes (each request
+    is sent in one piece).
 
     An answer of more than `max_answer_bytes`, head, framing and trailers included, is
     httpx.RemoteProtocolError. A request's extensions may hold "times" (a Times that is filled in).
-    The response's extensions hold "connection": `connection.attach(sink)` takes the body with its
-    stamps.
+    The response's extensions hold "exchange": `exchange.attach(sink)` takes the body with its
+    timestamps.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Transport(httpx.AsyncBaseTransport):
         self.retries = 0
 
     async def open(self, url: httpx.URL, count: int) -> None:
-        """Have `count` connections ready before they are needed. httpx.ConnectError,
+        """Open `count` connections before they are needed. httpx.ConnectError,
         httpx.ConnectTimeout."""
         origin = origin_of(url)
         limit = asyncio.Semaphore(64)  # a listen queue may be short
@@ -67,68 +67,69 @@ class Transport(httpx.AsyncBaseTransport):
         timeout = extensions.get("timeout", {})
         await self._slot(timeout.get("pool"))
         try:
-            live = await self.answered(
+            exchange = await self.answered(
                 origin, wire_bytes(request), extensions.get("times") or Times(), timeout
             )
         except BaseException:
             self.free_slot()
             raise
         return httpx.Response(
-            live.status,
-            headers=live.headers,
-            stream=_Body(self, live, origin),
-            extensions={"http_version": b"HTTP/1.1", "connection": live},
+            exchange.status,
+            headers=exchange.headers,
+            stream=_Body(self, exchange, origin),
+            extensions={"http_version": b"HTTP/1.1", "exchange": exchange},
             request=request,
         )
 
     async def answered(
         self, origin: Origin, data: bytes, times: Times, timeout: Mapping[str, float | None]
-    ) -> Connection:
-        """Send `data` and return when the head of its answer is here; `release` the connection
-        after the body.
+    ) -> Exchange:
+        """Send `data` and return when the head of its answer is here; `release` the exchange after
+        the body.
 
-        `timeout` as in httpx. A kept connection found closed, with no byte come, is replaced once.
-        httpx's errors.
+        `timeout` as in httpx. A kept connection that turns out to be closed before any byte came is
+        replaced once. httpx's errors.
         """
         kept = self._kept(origin)
         if kept is not None:
             try:
-                return await self._asked(kept, data, times, timeout)
+                return await self._request(kept, data, times, timeout)
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                 if times.first_byte:
                     raise
                 self.retries += 1
                 times.sent = 0
-        return await self._asked(
+        return await self._request(
             await self._connect(origin, timeout.get("connect")), data, times, timeout
         )
 
     def poll(self, silent_since: int) -> None:
-        """Find the connections that were reset unnoticed, among those that brought nothing since
+        """Look for unnoticed resets among the connections without bytes since `silent_since`
         (ns)."""
         for live in list(self._all):
             live.poll(silent_since)
 
     async def aclose(self) -> None:
-        """Close every socket, those under way too."""
+        """Close every socket, also those in use."""
         for live in list(self._all):
             live.close()
         self._all.clear()
         self._idle.clear()
 
-    async def _asked(
+    async def _request(
         self, live: Connection, data: bytes, times: Times, timeout: Mapping[str, float | None]
-    ) -> Connection:
+    ) -> Exchange:
         try:
-            await live.request(
-                *(data, times, self._max_answer_bytes),
+            return await live.request(
+                data,
+                times,
+                self._max_answer_bytes,
                 read_s=timeout.get("read"),
                 write_s=timeout.get("write"),
             )
         except BaseException:
             self._drop(live)
             raise
-        return live
 
     def _kept(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin, [])
@@ -161,7 +162,7 @@ class Transport(httpx.AsyncBaseTransport):
         return live
 
     def _passes_here(self) -> ReadPasses:
-        """Those of the running event loop: it may be another than the last connection's."""
+        """The passes of the running event loop, which may not be the last connection's."""
         loop = asyncio.get_running_loop()
         if self._passes is None or self._passes.loop is not loop:
             self._passes = ReadPasses(loop)
@@ -187,12 +188,12 @@ class Transport(httpx.AsyncBaseTransport):
         if self._slots is not None:
             self._slots.release()
 
-    def release(self, live: Connection, origin: Origin) -> None:
-        """The answer is over: keep the connection if it can carry another."""
-        if live.finish():
-            self._idle.setdefault(origin, []).append(live)
+    def release(self, exchange: Exchange, origin: Origin) -> None:
+        """The exchange is over: keep its connection if it can carry another."""
+        if exchange.finish():
+            self._idle.setdefault(origin, []).append(exchange.connection)
         else:
-            self._drop(live)
+            self._drop(exchange.connection)
 
     def _drop(self, live: Connection) -> None:
         live.close()
@@ -200,30 +201,30 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, transport: Transport, live: Connection, origin: Origin) -> None:
-        self._transport, self._live, self._origin = transport, live, origin
+    def __init__(self, transport: Transport, exchange: Exchange, origin: Origin) -> None:
+        self._transport, self._exchange, self._origin = transport, exchange, origin
         self._released = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await self._live.next_piece()) is not None:
+        while (piece := await self._exchange.next_piece()) is not None:
             yield piece
 
     async def aclose(self) -> None:
         if not self._released:
             self._released = True
-            self._transport.release(self._live, self._origin)
+            self._transport.release(self._exchange, self._origin)
             self._transport.free_slot()
 
 
 def wire_bytes(request: httpx.Request) -> bytes:
-    """The request as it goes over the wire. ValueError for what this transport does not speak."""
+    """The bytes of the request. ValueError if this transport does not support its method."""
     if request.method in ("HEAD", "CONNECT"):
-        raise ValueError(f"{request.method} is not spoken here")
+        raise ValueError(f"{request.method} is not supported")
     return b"%b\r\n%b" % (_head(request, request.headers.raw), request.content)
 
 
 def post_bytes(url: httpx.URL, headers: Sequence[tuple[str, str]]) -> Callable[[str, bytes], bytes]:
-    """As `wire_bytes`, of many POSTs that differ in their X-Request-Id and body: httpx makes the
+    """Like `wire_bytes`, for many POSTs that differ only in X-Request-Id and body: httpx builds the
     head once."""
     request = httpx.Request("POST", url, headers=headers)
     head = _head(
@@ -248,7 +249,7 @@ def _head(request: httpx.Request, headers: Sequence[tuple[bytes, bytes]]) -> byt
 
 
 def origin_of(url: httpx.URL) -> Origin:
-    """Where connections for `url` lead. httpx.UnsupportedProtocol."""
+    """Scheme, host and port of `url`. httpx.UnsupportedProtocol."""
     if url.scheme not in ("http", "https"):
         raise httpx.UnsupportedProtocol(f"{url}: expected http:// or https://")
     return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)

@@ -1,5 +1,4 @@
-"""How far a result's times can be trusted: what the load workers saw of themselves, and the rules
-of its warnings."""
+"""How far a result's times can be trusted: health of the load workers, and rules for warnings."""
 
 from __future__ import annotations
 
@@ -15,26 +14,28 @@ if TYPE_CHECKING:
 BUSY_SHARE = 0.9
 BLURRED_SHARE = 0.05
 LAG_SHARE = 0.1
-TIMER_GRAIN_MS = 2.0  # the event loop's timers are good to about that
+TIMER_GRAIN_MS = 2.0  # about the precision of the event loop's timers
 LATE_NS = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """`limited_by_client`: a warning says that the client, not the server, made the figures what
-    they are."""
+    """How far one run's times can be trusted.
+
+    `limited_by_client`: a warning says that the client, not the server, limited the figures.
+    """
 
     stamps: str
-    stamped_reads_share: float | None  # reads with a kernel stamp
+    stamped_reads_share: float | None  # reads with a kernel timestamp
     shared_reads_share: float | None  # reads that held several events of a stream
     loop_lag: Lag
     start_lag: Lag  # start - the moment at which a request was due and had a slot
-    late_starts: int  # of those, over 5 ms
+    late_starts: int  # start lags over 5 ms
     workers: int
-    cpu_share: float | None  # of a core, the busiest worker
+    cpu_share: float | None  # of a core, by the busiest worker
     cpu_s: float  # of all workers
     connections: int
-    retries: int  # sent again on a new connection, since a kept one had been closed
+    retries: int  # requests sent again because a kept connection had been closed
     clock_steps: int
     limited_by_client: bool
     warnings: tuple[str, ...]
@@ -64,8 +65,9 @@ def trust(workers: Sequence[WorkerHealth], figures: Metrics) -> Trust:
         retries=sum(w.retries for w in workers),
         clock_steps=steps,
         limited_by_client=bool(limits),
-        warnings=tuple(
-            [f"this result was limited by the client: {limit}" for limit in limits] + _doubts(steps)
+        warnings=(
+            *(f"this result was limited by the client: {limit}" for limit in limits),
+            *_doubts(steps),
         ),
     )
 
@@ -77,24 +79,27 @@ def _limits(
     cpu_share: float | None,
     has_kernel_stamps: bool,
 ) -> list[str]:
-    """Each with its rule."""
+    """What limited the figures, each with its rule."""
     found = []
     allowed = max(TIMER_GRAIN_MS, LAG_SHARE * (figures.median_itl_ms or 0.0))
     is_late = loop_lag.p99_ms is not None and loop_lag.p99_ms > allowed
     shared = figures.shared_reads_share or 0.0
     if cpu_share is not None and cpu_share > BUSY_SHARE:
         found.append(
-            f"a load worker used {cpu_share:.0%} of a core (rule: over {BUSY_SHARE:.0%}); raise load_workers"
+            f"a load worker used {cpu_share:.0%} of a core (rule: over {BUSY_SHARE:.0%});"
+            " raise load_workers"
         )
     if is_late and not has_kernel_stamps:
         found.append(
-            f"the loop was late by {loop_lag.p99_ms:.1f} ms at p99, and stamps are taken at read"
+            f"the event loop was {loop_lag.p99_ms:.1f} ms late at p99,"
+            " and timestamps are taken in user space"
             f" (rule: over {LAG_SHARE:.0%} of the median ITL and {TIMER_GRAIN_MS:g} ms)"
         )
     if is_late and shared > BLURRED_SHARE:
         found.append(
-            f"{shared:.1%} of reads held several events of a stream while the loop was late by"
-            f" {loop_lag.p99_ms:.1f} ms at p99: their gaps are lost (rule: over {BLURRED_SHARE:.0%})"
+            f"{shared:.1%} of reads held several events of a stream while the event loop was"
+            f" {loop_lag.p99_ms:.1f} ms late at p99: the gaps between those events are lost"
+            f" (rule: over {BLURRED_SHARE:.0%})"
         )
     if start_lag.p99_ms is not None and figures.median_ttft_ms is not None:
         allowed = max(TIMER_GRAIN_MS, LAG_SHARE * figures.median_ttft_ms)
@@ -107,9 +112,11 @@ def _limits(
 
 
 def _doubts(clock_steps: int) -> list[str]:
-    """What is no fault of the client, but spoils times."""
-    if clock_steps:
-        return [
-            f"the wall clock jumped {clock_steps} times during the run; kernel stamps near a jump are wrong by it"
-        ]
-    return []
+    """What makes times wrong without being the client's fault."""
+    if not clock_steps:
+        return []
+    times = "once" if clock_steps == 1 else f"{clock_steps} times"
+    return [
+        f"the wall clock jumped {times} during the run;"
+        " kernel timestamps near a jump are off by its size"
+    ]

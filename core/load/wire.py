@@ -1,4 +1,4 @@
-"""How bytes move and get their stamps: plain TCP by sockets of our own, TLS by asyncio."""
+"""How bytes are moved and stamped: plain TCP through our own sockets, TLS through asyncio."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ READ_BYTES = 1 << 16
 
 
 class Receiver(Protocol):
-    """Is told of what comes; stamps in perf_counter ns."""
+    """Gets the bytes that arrive, with their stamps in perf_counter ns."""
 
     def received(self, data: bytes, at: int) -> None: ...
     def lost(self, error: OSError | None) -> None: ...
 
 
 class Times:
-    """Filled in as a request goes on: ns, 0 before it came so far."""
+    """Times of a request in ns, filled in as it proceeds; 0 until then."""
 
     __slots__ = ("first_byte", "sent")
 
@@ -32,7 +32,7 @@ class Times:
 
 
 class Wire(Protocol):
-    """Moves bytes, and tells its receiver."""
+    """Sends bytes, and hands its receiver those that arrive."""
 
     def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None: ...
     def pause(self) -> None: ...
@@ -42,8 +42,8 @@ class Wire(Protocol):
 
 
 class PlainWire:
-    """TCP by a socket of our own, so that reads bring the kernel's stamps; where they do, it is
-    read in `passes`."""
+    """TCP through our own socket, so that reads return the kernel's stamps; if they do, the socket
+    is read in `passes`."""
 
     def __init__(
         self, sock: socket.socket, clock: ReceiveClock, passes: ReadPasses, receiver: Receiver
@@ -59,8 +59,8 @@ class PlainWire:
         self.resume()
 
     def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
-        """Send all of it, now or as the peer takes it; `times.sent` is set before the send of the
-        last byte."""
+        """Send all of `data`, now or as the peer takes it. `times.sent` is the time just before the
+        send of the last byte."""
         self._rest, self._times, self._flushed = memoryview(data), times, flushed
         self._write()
         if self._rest:
@@ -109,8 +109,7 @@ class PlainWire:
             self._paused = False
 
     def poll(self) -> None:
-        """Read now: of a reset that comes together with data, uvloop, where it watches, tells the
-        data only."""
+        """Read now: if a reset arrives together with data, uvloop reports only the data."""
         if not self._paused:
             self._readable()
 
@@ -123,7 +122,7 @@ class PlainWire:
 
 
 class TlsWire(asyncio.Protocol):
-    """TLS by asyncio; stamps are taken when the event loop hands the bytes over."""
+    """TLS through asyncio; stamps are taken when the event loop hands over the bytes."""
 
     def __init__(self, clock: ReceiveClock, receiver: Receiver) -> None:
         self._clock, self._receiver = clock, receiver
@@ -131,7 +130,7 @@ class TlsWire(asyncio.Protocol):
         self._full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has its methods
 
     def send(self, data: bytes, times: Times, flushed: Callable[[], None]) -> None:
         times.sent = now()
@@ -164,7 +163,7 @@ class TlsWire(asyncio.Protocol):
             self._transport.resume_reading()
 
     def poll(self) -> None:
-        """Nothing to do: asyncio tells a reset."""
+        """Nothing to do: asyncio reports resets."""
 
     def close(self) -> None:
         self._transport.abort()

@@ -1,9 +1,9 @@
-"""A load worker: a process that sends its share of the requests and stamps what comes back, and
-does nothing else.
+"""A load worker: a process that sends its share of the requests and stamps the answers, and does
+nothing else.
 
-Run as `python -m core.load.worker`; frames of core.load.pipe on stdin and stdout. When stdin ends,
-as it does when the parent dies, the worker ends. Requests are built and connections opened before
-the start; the garbage collector is off from then on.
+Run as `python -m core.load.worker`, with core.load.pipe's frames on stdin and stdout. The worker
+ends when stdin ends, as it does when the parent dies. Requests are built and connections opened
+before the start; from then on the garbage collector is off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import httpx
 
 from core.load import pipe
 from core.load.clock import now
-from core.load.connection import Connection
+from core.load.connection import Exchange
 from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
 from core.load.record import Progress, RequestRecord, WorkerHealth
 from core.load.stream import MAX_ERROR_TEXT, TokenStream
@@ -33,15 +33,13 @@ from core.load.wire import Times
 TICK_S = 0.01
 PROGRESS_S = 1.0
 MAX_ERROR_BYTES = 1 << 16
-STREAM_TYPES = (
-    "text/event-stream",
-    "text/plain",
-)  # the second is what servers say that were told nothing
+# The second is the default of servers that do not set a type.
+STREAM_TYPES = ("text/event-stream", "text/plain")
 STOPPED = "cancelled: the load was stopped"
 
 
 class Request:
-    """One request under way."""
+    """One request."""
 
     __slots__ = ("due", "row", "start", "stream", "task", "times", "wire")
 
@@ -53,7 +51,7 @@ class Request:
         self.task: asyncio.Task[None] | None = None
 
     def done(self, error: str) -> Done:
-        """What it came to."""
+        """The record of the request, which has ended."""
         stream = self.stream
         tokens = stream.event_tokens()
         bare = RequestRecord(
@@ -80,18 +78,17 @@ class Worker:
         self._job, self._pipe = job, tell
         self._transport = Transport(max_answer_bytes=job.max_answer_bytes)
         self._slots = asyncio.Semaphore(job.concurrency)
-        self._freed = deque([0] * job.concurrency)  # since when each free slot is free
+        self._freed = deque([0] * job.concurrency)  # the time at which each free slot became free
         self._active: set[Request] = set()
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
-        self._untold: list[
-            bytes
-        ] = []  # frames that wait for the tick: one waking of the parent, not one a request
+        # Frames wait for the tick: the parent is woken once a tick, not once a request.
+        self._unsent: list[bytes] = []
         self._loop_lags, self._start_lags = array("q"), array("q")
 
     async def prepare(self) -> None:
-        """Build every request and open connections. A server that is not there is left for the
-        requests to tell."""
+        """Build every request and open connections. If the server is not there, the requests report
+        it."""
         url = httpx.URL(self._job.url)
         self._origin = origin_of(url)
         wire = post_bytes(url, self._job.headers)
@@ -105,8 +102,7 @@ class Worker:
         self._say(Ready())
 
     async def run(self, t0: int) -> None:
-        """Send what is due when it is due; returns when every request has ended. Cancel it to stop
-        early."""
+        """Send each request when it is due; return when all have ended. Cancel it to stop early."""
         wall, cpu = now(), time.process_time()
         watch = asyncio.ensure_future(self._watch())
         try:
@@ -121,9 +117,8 @@ class Worker:
     async def _send_next(self, t0: int) -> None:
         request = self._waiting[-1]
         request.due = t0 + request.row.due_ns
-        while (
-            wait := request.due - now()
-        ) > 0:  # uvloop's timers may come half a millisecond early
+        # A loop: uvloop's timers may be half a millisecond early.
+        while (wait := request.due - now()) > 0:
             await asyncio.sleep(wait / 1e9)
         await self._slots.acquire()
         could_start = max(request.due, self._freed.popleft())
@@ -141,48 +136,52 @@ class Worker:
         except httpx.HTTPError as failure:
             error = f"{type(failure).__name__}: {failure}"
         except asyncio.CancelledError as cancelled:
-            if not cancelled.args:  # else by _end_hopeless
+            if not cancelled.args:  # not from _end_hopeless
                 raise
             error = str(cancelled.args[0])
         finally:
             self._ended(request, error)
 
     async def _answer(self, request: Request) -> str:
-        """Stream one answer; what was wrong with it."""
-        live = await self._transport.answered(self._origin, request.wire, request.times, {})
+        """Stream one answer; return what was wrong with it, "" if nothing."""
+        exchange = await self._transport.answered(self._origin, request.wire, request.times, {})
         try:
-            if live.status != 200:
-                return f"HTTP {live.status}: {await _text(live)}"
-            encoding = live.header(b"content-encoding")
+            if exchange.status != 200:
+                return f"HTTP {exchange.status}: {await _text(exchange)}"
+            encoding = exchange.header(b"content-encoding")
             if encoding not in ("", "identity"):
-                return f"content-encoding: {encoding} was not asked for, and would blur the times"
-            kind = live.header(b"content-type")
+                return f"content-encoding: {encoding} was not requested, and would blur the times"
+            kind = exchange.header(b"content-type")
             if kind and not kind.lower().startswith(STREAM_TYPES):
-                return f"content-type: {kind} is no event stream: {await _text(live)}"
-            await live.attach(request.stream.feed)
+                return f"content-type: {kind} is not an event stream: {await _text(exchange)}"
+            await exchange.attach(request.stream.feed)
             return request.stream.closing_error()
         except httpx.RemoteProtocolError as failure:
             return request.stream.error or f"stream cut: {failure}"
         finally:
-            self._transport.release(live, self._origin)
+            self._transport.release(exchange, self._origin)
 
     def _ended(self, request: Request, error: str) -> None:
         done = request.done(error)
         self._active.discard(request)
         self._freed.append(done.bare.t_done_ns)
         self._slots.release()
-        self._sent += request.times.sent > 0 or error != STOPPED
-        self._first_tokens += bool(request.stream.stamps)
+        if request.times.sent or error != STOPPED:
+            self._sent += 1
+        if request.stream.stamps:
+            self._first_tokens += 1
         self._tokens += request.stream.received
-        self._done += done.bare.ok
-        self._errors += not done.bare.ok
-        self._untold.append(pipe.frame(done))
+        if done.bare.ok:
+            self._done += 1
+        else:
+            self._errors += 1
+        self._unsent.append(pipe.frame(done))
 
     # --- beside the requests
 
     async def _watch(self) -> None:
-        """Once a tick: loop lag, clock offset, what has ended; now and then stalled requests and
-        progress."""
+        """Measure loop lag and clock offset and report ended requests, once a tick; end stalled
+        requests and report progress, less often."""
         next_stall_check = next_progress = now()
         stall_check_s = min(1.0, self._job.stall_timeout_s / 4)
         while True:
@@ -201,7 +200,7 @@ class Worker:
                 self._say(Advanced(self._progress()))
 
     def _end_hopeless(self, at: int) -> None:
-        """End requests whose answer is wrong, or has stalled."""
+        """End requests whose answer is wrong or has stalled."""
         limit = self._job.stall_timeout_s
         for request in self._active:
             if (wrong := request.stream.error or request.stream.more_than_asked()) and request.task:
@@ -249,26 +248,26 @@ class Worker:
         self._say(Finished(health))
 
     def _say(self, message: Up) -> None:
-        self._untold.append(pipe.frame(message))
+        self._unsent.append(pipe.frame(message))
         self._tell()
 
     def _tell(self) -> None:
-        """Write what waits."""
-        if self._untold:
-            self._pipe.write(b"".join(self._untold))
-            self._untold.clear()
+        """Write the waiting frames."""
+        if self._unsent:
+            self._pipe.write(b"".join(self._unsent))
+            self._unsent.clear()
 
 
-async def _text(live: Connection) -> str:
-    """The start of an error's body, as it came: nobody asked for a compressed one."""
+async def _text(exchange: Exchange) -> str:
+    """The start of an error's body, not decompressed: compression was not requested."""
     body = b""
-    while len(body) <= MAX_ERROR_BYTES and (piece := await live.next_piece()) is not None:
+    while len(body) <= MAX_ERROR_BYTES and (piece := await exchange.next_piece()) is not None:
         body += piece
     return body.decode(errors="replace")[:MAX_ERROR_TEXT]
 
 
 async def serve() -> None:
-    """Take a job from stdin, run it, and leave when stdin ends."""
+    """Take a job from stdin and run it; exit when stdin ends."""
     loop = asyncio.get_running_loop()
     down = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(down), sys.stdin)
@@ -285,11 +284,11 @@ async def serve() -> None:
             running.add_done_callback(_end_on_fault)
         elif isinstance(message, Stop) and running:
             running.cancel()
-    os._exit(0)  # nobody is left to tell
+    os._exit(0)  # nobody is left to report to
 
 
 def _end_on_fault(running: asyncio.Future[None]) -> None:
-    """A fault of our own: the parent reads it from stderr."""
+    """Report an error of our own: the parent reads it from stderr."""
     if not running.cancelled() and (fault := running.exception()):
         traceback.print_exception(fault)
         os._exit(1)
@@ -297,7 +296,7 @@ def _end_on_fault(running: asyncio.Future[None]) -> None:
 
 def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket a stream
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every stream needs a socket
     try:
         import uvloop
     except ImportError:

@@ -13,7 +13,8 @@ from core.analysis.dose_response import METRICS, Level, spanned
 from core.errors import NoDataError
 from core.experiment import dose
 from core.plots import labels
-from core.plots.figure import Curve, Floats, Series
+from core.plots.figure import Curve, Series
+from core.stats.arrays import Floats
 
 DoseAxis = Literal["cv", "rank"]
 AXES: dict[DoseAxis, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.plots.figure import Floats
+from core.stats.arrays import Floats
 
 
 def each(count: int, room: int) -> int:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 
 from core.plots import palette
-from core.plots.figure import Floats, HeatMap
+from core.plots.figure import HeatMap
 from core.plots.folding import each, folded, span
+from core.stats.arrays import Floats
 
 NUMBER_CELL = 6  # a shade and a number such as 1.25
 HEAT_256 = (17, 24, 240, 242, 244, 144, 179, 221)  # palette.HEAT in a terminal of 256 colours

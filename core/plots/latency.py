@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from core.analysis.results import Results
 from core.errors import NoDataError
-from core.plots.figure import Curve, Floats, Series
+from core.plots.figure import Curve, Series
 from core.plots.labels import LATENCIES
+from core.rundir.result import Result
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
 LOG_FROM = 8.0  # of largest/smallest
 
 
-def per_request(result: Mapping[str, Any], name: str) -> Floats:
+def per_request(result: Result, name: str) -> Floats:
     """TTFT, TPOT or E2E of each completed request, in ms; empty where the result's lists do not
     give its own mean.
 
-    (Older results begin a request's list of gaps with its TTFT, so they give no TPOT.)
+    (Older results begin a request's list of gaps with its TTFT: those give no TPOT.)
     """
-    ttfts, itls, lens = (result.get(key) or [] for key in ("ttfts", "itls", "output_lens"))
-    done = [
-        (t, gaps, n) for t, gaps, n in zip(ttfts, itls, lens, strict=False) if t is not None and n
-    ]
+    lists = zip(result.ttfts, result.itls, result.output_lens, strict=False)
+    done = [(ttft, gaps, n) for ttft, gaps, n in lists if ttft is not None and n]
     seconds = {
-        "ttft": [t for t, _, _ in done],
+        "ttft": [ttft for ttft, _, _ in done],
         "tpot": [sum(gaps) / (n - 1) for _, gaps, n in done if n > 1],
-        "e2e": [t + sum(gaps) for t, gaps, _ in done],
+        "e2e": [ttft + sum(gaps) for ttft, gaps, _ in done],
     }[name]
-    values, mean = np.array(seconds, dtype=float) * 1e3, result.get(f"mean_{name}_ms")
+    values, mean = np.array(seconds, dtype=float) * 1e3, result.number(f"mean_{name}_ms")
     agrees = len(values) and mean is not None and math.isclose(values.mean(), mean, rel_tol=1e-3)
     return values if agrees else np.zeros(0)
 

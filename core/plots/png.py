@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from core.plots import palette
-from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Series
+from core.plots.figure import Bars, Curve, Figure, HeatMap, Points, Series
 from core.plots.folding import each
+from core.stats.arrays import Floats
 
 DPI = 120
 PANEL = (8.0, 5.4)  # inches

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots.figure import Bars, Curve, Floats, HeatMap, Series
+from core.plots.figure import Bars, Curve, HeatMap, Series
 from core.plots.latency import mean_interval
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 
 BINS = 24  # of one run's steps
 MIN_BLOCKS = 3
@@ -125,19 +125,17 @@ def rank_load(groups: Sequence[Results], engine: str = "", label: str = "") -> l
 
 
 def _ranks(group: Results, place: int, engine: str, label: str) -> Bars | None:
-    runs: list[dict[str, Any]] = [
-        m
-        for key, r in group.by_label.items()
-        if (m := r.get("measured_imbalance"))
-        and m.get("rank_loads")
-        and (not label or key == label)
+    runs = [
+        measured
+        for key, measured in group.measured.items()
+        if measured.rank_loads and (not label or key == label)
     ]
     if not runs:
         return None
-    loads = np.array([m["rank_loads"] for m in runs])
+    loads = np.array([m.rank_loads for m in runs], dtype=float)
     over_mean = loads / loads.mean(axis=1, keepdims=True)
     ends = np.array([mean_interval(rank) or (math.nan, math.nan) for rank in over_mean.T])
-    busiest = float(np.mean([m["rank_imbalance"] for m in runs]))
+    busiest = float(np.mean([m.rank_imbalance for m in runs if m.rank_imbalance is not None]))
     return Bars(
         f"Load of each expert-parallel rank: {group.name}" + (f"/{label}" if label else ""),
         "rank",

@@ -6,17 +6,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.analysis.results import Results, iqr_outliers, number
+from core.analysis.results import Results, iqr_outliers
 from core.errors import NoDataError
 from core.plots import labels
-from core.plots.figure import Curve, Floats, Points, Series
+from core.plots.figure import Curve, Points, Series
 from core.plots.labels import Axis
 from core.plots.latency import mean_interval, per_request
+from core.rundir.result import Result
 from core.stats import bootstrap
+from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
 if TYPE_CHECKING:
@@ -59,9 +61,7 @@ def series(
     """
     points = _far_marked([_points(group, metric, axis) for group in groups])
     if not any(len(p.labels) for p in points):
-        known = sorted(
-            {k for g in groups for r in g.by_label.values() for k in r if number(r[k]) is not None}
-        )
+        known = sorted({k for g in groups for r in g.by_label.values() for k in r.numbers})
         raise NoDataError(
             f"no result has both {metric!r} as a number and {_one(labels.short_axis(axis))}; "
             f"numeric results: {', '.join(known)}"
@@ -112,7 +112,7 @@ def _points(group: Results, metric: str, axis: Axis) -> Points:
     rows = [
         (label, x, y)
         for label, result in group.by_label.items()
-        if (x := group.x(label, axis)) is not None and (y := number(result.get(metric))) is not None
+        if (x := group.x(label, axis)) is not None and (y := result.number(metric)) is not None
     ]
     xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
     results = [group.by_label[label] for label, _, _ in rows]
@@ -131,20 +131,16 @@ def _intervals(ends: Sequence[Interval | None]) -> Floats | None:
     return np.array([e or (np.nan, np.nan) for e in ends]) if any(ends) else None
 
 
-def _of_blocks(result: dict[str, Any], axis: Axis) -> Interval | None:
-    """The interval of a run's imbalance, from its own block bootstrap."""
-    ends = ((result.get("measured_imbalance") or {}).get("intervals") or {}).get(
-        MEASURED.get(axis, "")
-    )
-    return (ends[0], ends[1]) if ends else None
+def _of_blocks(result: Result, axis: Axis) -> Interval | None:
+    """The interval that the run's own block bootstrap gave its imbalance."""
+    measured = result.measured_imbalance
+    return measured.intervals.get(MEASURED.get(axis, "")) if measured else None
 
 
-def _of_requests(result: dict[str, Any], metric: str) -> Interval | None:
-    return (
-        mean_interval(per_request(result, OVER_REQUESTS[metric]))
-        if metric in OVER_REQUESTS
-        else None
-    )
+def _of_requests(result: Result, metric: str) -> Interval | None:
+    if metric not in OVER_REQUESTS:
+        return None
+    return mean_interval(per_request(result, OVER_REQUESTS[metric]))
 
 
 def _fit(points: Points, place: int, row: Row) -> Curve:

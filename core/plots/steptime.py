@@ -11,7 +11,8 @@ from core.analysis import step_model
 from core.analysis.step_model import MIN_STEPS
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots.figure import Curve, Floats, Points, Series
+from core.plots.figure import Curve, Points, Series
+from core.stats.arrays import Floats
 
 MAX_POINTS = 2_000  # more are thinned evenly
 BINS = 10

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from core.plots import bars_text, heat_text, palette, ticks
-from core.plots.figure import Bars, Curve, Figure, Floats, HeatMap, Points, Series
+from core.plots.figure import Bars, Curve, Figure, HeatMap, Points, Series
+from core.stats.arrays import Floats
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MIN_COLUMNS, MIN_ROWS = 20, 9

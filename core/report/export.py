@@ -21,7 +21,7 @@ from core.routing import folder as gate_folder
 from core.routing import imbalance, steps
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
-from core.routing.steps import Ints
+from core.stats.arrays import Ints
 
 NO_PYARROW = (
     "the Parquet layout needs pyarrow, which is not installed; add it with: pip install pyarrow"
@@ -69,7 +69,7 @@ def parquet(path: Path, out: Path) -> list[Path]:
     made = [out / f"{name}.parquet" for name in ("runs", "steps", "loads")]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files.write_table(Table.from_pylist(summary.summary_rows(groups)), made[0])
+        files.write_table(Table.from_pylist(summary.rows(groups)), made[0])
         with _TableFile(made[1]) as by_step, _TableFile(made[2]) as by_layer:
             for group in groups:
                 for label, own in _of_runs(gate_folder.starts(path / group.name)):

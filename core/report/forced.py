@@ -3,65 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.analysis.dose_findings import DoseFindings
-from core.analysis.dose_response import HIGHER_IS_BETTER, METRICS, PER, Level, spanned
+from core.analysis.dose_response import HIGHER_IS_BETTER, METRICS, PER, Curve, Level, spanned
 from core.errors import NoDataError
-from core.report.document import Heading, Items, Part, Picture, Table, Text
+from core.report import document
+from core.report.document import heading, items, picture, text
 from core.terminal import shown
 
 TITLE = "What imposed skew costs (forced routing)"
 WHAT = (
-    "In these runs the router was overruled: each token's experts were drawn so that expert load has the CV of the "
-    "level, and the input stayed the same. So skew was set, and did not come along with something else. The text that "
-    "such runs generate means nothing. They are in none of the other sections."
+    "In these runs the router was overruled: each token's experts were drawn so that expert load "
+    "has the CV of the level (the dose: a target imbalance), and the input stayed the same. "
+    "So skew was set, and did not come along with something else. "
+    "The text that such runs generate means nothing. They are in none of the other sections."
 )
 METHOD = (
-    "Skew is as recorded: aggregated CV of expert load (under rotating, whose heat moves, the steps' excess CV). "
-    "Square brackets hold 95 % intervals, each on its own. With fewer than 8 datasets they rest on the spread between "
-    "repeats and speak for these datasets; from 8 on they rest on the datasets. p is Student's, corrected by Holm "
-    "over all slopes, bends and differences of hot-rank to spread; an effect is said to be seen where both agree. "
+    "Skew is as recorded: aggregated CV of expert load "
+    "(under rotating, whose hot experts move, the steps' excess CV). "
+    "Square brackets hold 95 % intervals, each on its own. With fewer than 8 datasets they rest on "
+    "the spread between repeats and speak for these datasets; from 8 on they rest on the datasets. "
+    "p is Student's, corrected by Holm over all slopes, bends and differences of hot-rank to "
+    "spread; an effect is reported only where both agree. "
     "Natural routing stands beside as a reference and is in no fit."
 )
 POOLED = (
-    "its values are means over them. Datasets that may respond otherwise, such as those of other sizes, are told "
-    "apart with: gatescope report RUN_DIR --only 001."
+    "its values are means over them. To separate datasets that may respond differently, such as "
+    "those of other sizes, use: gatescope report RUN_DIR --only 001."
 )
 NATURAL = "natural"
-TOLD = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
+HEADLINES = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
 
 
-def parts(found: DoseFindings, path: Path, engine: str, note: str = "") -> list[Part]:
+def parts(found: DoseFindings, path: Path, engine: str, note: str = "") -> list[str]:
     """The section, its PNGs drawn under `path`, with `note` at the end of each one's own; nothing
     where no routing was forced. OSError where they cannot be."""
     if not found.curves and not found.left_out:
         return []
     head, rows = levels(found, intervals=True)
-    tables: list[Part] = [Table(head, rows), _slopes(found)]
-    tables += [_crossings(found)] * bool(found.crossings) + [_waits(found)] * bool(found.rank_waits)
+    tables = [document.table(head, rows), _slopes(found)]
+    if found.crossings:
+        tables.append(_crossings(found))
+    if found.rank_waits:
+        tables.append(_waits(found))
     left_out = [f"left out: {run}: {why}" for run, why in found.left_out.items()]
+    drawn = [
+        picture(file.relative_to(path).as_posix(), title)
+        for file, title in pictures(found, path, engine, note)
+    ]
     return [
-        Heading(TITLE),
-        Text(WHAT),
+        heading(TITLE),
+        text(WHAT),
         *_pooled(found),
-        Items([*found.sentences_about(TOLD), *left_out]),
-        *(
-            Picture(file.relative_to(path).as_posix(), title)
-            for file, title in pictures(found, path, engine, note)
-        ),
+        items([*found.sentences_about(HEADLINES), *left_out]),
+        *drawn,
         *tables,
-        Text(METHOD),
+        text(METHOD),
     ]
 
 
-def _pooled(found: DoseFindings) -> list[Part]:
+def _pooled(found: DoseFindings) -> list[str]:
     """How many datasets a value is the mean over, where they are several."""
     counts = [curve.datasets for curve in found.curves]
     if max(counts, default=0) < 2:
         return []
-    return [Text(f"Each curve pools {spanned(counts)} datasets: {POOLED}")]
+    return [text(f"Each curve pools {spanned(counts)} datasets: {POOLED}")]
 
 
 def pictures(
@@ -76,28 +84,17 @@ def pictures(
         for axis in dose.AXES:
             with contextlib.suppress(NoDataError):  # no dose has both
                 drawn = dose.series(found, metric, axis, engine)
-                yield (
-                    png.write(
-                        noted(drawn, note), path / "graphs" / f"{dose.name(metric, axis)}.png"
-                    ),
-                    drawn.title,
-                )
+                file = path / "graphs" / f"{dose.name(metric, axis)}.png"
+                yield png.write(noted(drawn, note), file), drawn.title
 
 
 def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:
     """Every dose of every backend with what it came to, natural routing beside it: a table's head
     and its rows."""
-    head = [
-        "pattern",
-        "backend",
-        "level",
-        "CV",
-        "rank max/mean",
-        "runs",
-        *(", ".join(n) for n in METRICS.values()),
-    ]
+    columns = [", ".join(names) for names in METRICS.values()]
+    head = ["pattern", "backend", "level", "CV", "rank max/mean", "runs", *columns]
     cells: dict[tuple[str, str, str], dict[str, Level]] = {}
-    for pattern, backend, metric, level in _told(found):
+    for pattern, backend, metric, level in _each(found):
         aimed = "" if pattern == NATURAL else f"{level.level:g}"
         cells.setdefault((pattern, backend, aimed), {})[metric] = level
     return head, [[*key, *_level(of, intervals=intervals)] for key, of in cells.items()]
@@ -106,34 +103,35 @@ def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], 
 def table(found: DoseFindings) -> str:
     """`levels` in columns of text."""
     head, rows = levels(found)
-    width = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    text = [
-        [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, width, strict=True))]
-        for r in [head, *rows]
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in text)
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in [head, *rows])
 
 
-def _told(found: DoseFindings) -> Iterator[tuple[str, str, str, Level]]:
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+    right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+    return "  ".join([*left, *right]).rstrip()
+
+
+def _each(found: DoseFindings) -> Iterator[tuple[str, str, str, Level]]:
     yield from ((NATURAL, n.backend, n.metric, n.at) for n in found.natural)
     yield from ((c.pattern, c.backend, c.metric, level) for c in found.curves for level in c.levels)
 
 
 def _level(of: dict[str, Level], *, intervals: bool) -> list[str]:
     one = next(iter(of.values()))
-    values = [of[m].value if m in of else None for m in METRICS]
-    told = [
-        "–" if v is None else v.shown(".4g") if intervals else shown(v.value, ".4g") for v in values
-    ]
-    return [
-        f"{one.cv:.3f}",
-        shown(one.rank, ".2f"),
-        str(max(level.n for level in of.values())),
-        *told,
-    ]
+    runs = str(max(level.n for level in of.values()))
+    figures = [_figure(of.get(metric), intervals=intervals) for metric in METRICS]
+    return [f"{one.cv:.3f}", shown(one.rank, ".2f"), runs, *figures]
 
 
-def _slopes(found: DoseFindings) -> Table:
+def _figure(level: Level | None, *, intervals: bool) -> str:
+    if level is None:
+        return "–"
+    return level.value.shown(".4g") if intervals else shown(level.value.value, ".4g")
+
+
+def _slopes(found: DoseFindings) -> str:
     head = [
         "pattern",
         "backend",
@@ -144,45 +142,55 @@ def _slopes(found: DoseFindings) -> Table:
         f"per {PER} of rank max/mean",
         "shape",
     ]
-    return Table(
-        head,
+    rows = [
         [
-            [
-                *(c.pattern, c.backend, ", ".join(METRICS[c.metric]), str(c.n)),
-                *(c.per_cv.shown("+.3g"), shown(c.p_holm, ".2g"), c.per_rank.shown("+.3g")),
-                "bends"
-                if c.bends
-                else "straight, as far as is seen"
-                if c.per_cv.value is not None
-                else "–",
-            ]
-            for c in found.curves
-        ],
-    )
+            c.pattern,
+            c.backend,
+            ", ".join(METRICS[c.metric]),
+            str(c.n),
+            c.per_cv.shown("+.3g"),
+            shown(c.p_holm, ".2g"),
+            c.per_rank.shown("+.3g"),
+            _shape(c),
+        ]
+        for c in found.curves
+    ]
+    return document.table(head, rows)
 
 
-def _crossings(found: DoseFindings) -> Table:
+def _shape(curve: Curve) -> str:
+    if curve.bends:
+        return "bends"
+    return "–" if curve.per_cv.value is None else "no bend detected"
+
+
+def _crossings(found: DoseFindings) -> str:
     better = {metric: "more" if metric in HIGHER_IS_BETTER else "less" for metric in METRICS}
-    return Table(
-        ["pattern", "metric (the better)", "backend", "against", "outcome", "crosses at a CV of"],
+    head = ["pattern", "metric (the better)", "backend", "against", "outcome", "crosses at a CV of"]
+    rows = [
         [
-            [
-                *(c.pattern, f"{METRICS[c.metric][0]} ({better[c.metric]})", c.other, c.reference),
-                *(c.verdict, c.at.shown(".2f")),
-            ]
-            for c in found.crossings
-        ],
-    )
+            c.pattern,
+            f"{METRICS[c.metric][0]} ({better[c.metric]})",
+            c.other,
+            c.reference,
+            c.verdict,
+            c.at.shown(".2f"),
+        ]
+        for c in found.crossings
+    ]
+    return document.table(head, rows)
 
 
-def _waits(found: DoseFindings) -> Table:
-    return Table(
-        ["backend", "metric", "hot-rank less spread", "p (Holm)", "spread over level 0"],
+def _waits(found: DoseFindings) -> str:
+    head = ["backend", "metric", "hot-rank less spread", "p (Holm)", "spread over level 0"]
+    rows = [
         [
-            [
-                *(w.backend, ", ".join(METRICS[w.metric]), w.mean.shown("+.3g")),
-                *(shown(w.p_holm, ".2g"), w.spread.shown("+.3g")),
-            ]
-            for w in found.rank_waits
-        ],
-    )
+            w.backend,
+            ", ".join(METRICS[w.metric]),
+            w.mean.shown("+.3g"),
+            shown(w.p_holm, ".2g"),
+            w.spread.shown("+.3g"),
+        ]
+        for w in found.rank_waits
+    ]
+    return document.table(head, rows)

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core import files
 from core.analysis import findings, results, step_model, step_sample
@@ -17,17 +16,15 @@ from core.analysis.step_sample import StepSample
 from core.backends import builtin
 from core.errors import FileError, NoDataError
 from core.experiment import state
-from core.experiment.config import Config
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import document, summary
-from core.report import forced as forced_report
-from core.report import router as router_report
-from core.report.document import Code, Heading, Items, Part, Picture, Table, Text
+from core.report import document, forced, router, summary
+from core.report.document import code, heading, items, picture, table, text
 from core.routing import placement
+from core.rundir import about as run_json
 from core.rundir import journal, selection
-from core.rundir.about import read_about, read_facts
+from core.rundir.about import About, ServerNote
 from core.rundir.selection import Selection
 from core.stats.association import Association
 from core.terminal import shown
@@ -38,254 +35,248 @@ QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew
 METHOD = (
     "n counts datasets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
-    "p is by permutation of Spearman's correlation, corrected by Holm over all backends and metrics. "
-    "Excess CV is the CV of expert load beyond what as many tokens routed evenly at random would show. "
-    "A result that is not seen may still be there, as large as its interval allows."
+    "p is by permutation of Spearman's correlation, "
+    "corrected by Holm over all backends and metrics. "
+    "Excess CV is the CV of expert load beyond what as many tokens, "
+    "routed evenly at random, would show. "
+    "An effect that is not seen may still exist, as large as its interval allows."
 )
-SELECTED = "Datasets without an excess CV are in no association: it speaks for the measurably skewed ones only."
+SELECTED = (
+    "Datasets without an excess CV are in no association: "
+    "it speaks for the measurably skewed ones only."
+)
 STEP_METHOD = (
-    "Step time is fitted on tokens, prompt tokens, requests and the extra load of the busiest rank (expert, without "
-    "expert parallelism). It is an association inside the log, not an experiment."
+    "Step time is fitted on tokens, prompt tokens, requests and the extra load of the busiest rank "
+    "(without expert parallelism: of the busiest expert). "
+    "It is an association inside the log, not an experiment."
 )
 WHAT_IF = (
-    "Placements are made from the first half of the decode steps and judged on the second. EPLB has one spare slot a "
-    "GPU; hierarchical takes 2 nodes. A saving is told where a cost is seen, for the number of ranks that ran, over "
-    "the placement that ran: linear, or EPLB's logged maps."
+    "Placements are made from the first half of the decode steps and judged on the second. "
+    "EPLB has one spare slot a GPU; hierarchical takes 2 nodes. "
+    "Savings are shown only where a cost was detected, for the number of ranks that ran, "
+    "relative to the placement that ran: linear, or EPLB's logged maps."
 )
-NO_GPU = "nvidia-smi saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
-Json = dict[str, Any]
+NO_GPU = "NVML saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
+RESULT_FORMS = {
+    "mean_ttft_ms": ".1f",
+    "mean_tpot_ms": ".2f",
+    "output_throughput": ".1f",
+    "per_step_cv": ".3f",
+    "noise_floor": ".3f",
+    "excess_cv": ".3f",
+    "rank_imbalance": ".2f",
+}
+RESULT_HEAD = [
+    "backend",
+    "runs",
+    "TTFT ms",
+    "TPOT ms",
+    "tok/s",
+    "CV",
+    "noise floor",
+    "excess CV",
+    "rank max/mean",
+]
+ASSOCIATION_HEAD = [
+    "backend",
+    "metric",
+    "points",
+    "n",
+    "Spearman",
+    "Pearson",
+    "slope per 0.1",
+    "variance, %",
+    "partial",
+    "p (Holm)",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A run directory as it was read, of the chosen datasets alone; `unread`: why some gate logs
-    are not in it."""
+    """A run directory as it was read, for the chosen datasets alone; `unread`: why some gate logs
+    are missing."""
 
     chosen: Selection
     groups: list[Results]
-    engine: str
-    about: Json
-    config: Config
+    about: About
     undone: dict[str, RunState]
     samples: dict[str, StepSample]
     unread: list[str]
 
 
 def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]:
-    """report.md, report.html and their PNGs, and the verdict on what they tell of: all, or some
-    datasets by index.
+    """report.md, report.html and their PNGs, and the verdict on what they rest on; for all
+    datasets, or for some by index.
 
-    FileError where `path` holds no results of these or cannot be written.
+    NoDataError if `path` holds no results of these; FileError if they cannot be read, or the report
+    cannot be written.
     """
     source = _source(path, selection.of_run_directory(path, only))
     validity = verdict.of_run_directory(path, source.groups, source.chosen)
-    found = findings.find(source.groups, source.engine)
+    found = findings.find(source.groups, source.about.engine)
     folder = source.chosen.folder(path)
     try:
         parts = [*_opening(source, validity), *_parts(folder, source, found)]
+        written = document.markdown(parts)
         made = {
-            "report.md": document.markdown(parts),
-            "report.html": document.page(f"gatescope: {path.name}", parts, folder),
+            "report.md": written,
+            "report.html": document.page(f"gatescope: {path.name}", written, folder),
         }
-        for name, text in made.items():
-            files.write_whole(folder / name, text.encode(errors="replace"))
+        for name, content in made.items():
+            files.write_whole(folder / name, content.encode(errors="replace"))
     except OSError as error:
         raise FileError(f"{error.filename}: cannot be written: {error.strerror}") from None
     return [folder / name for name in made], validity
 
 
 def _source(path: Path, chosen: Selection) -> _Source:
-    groups, engine = results.of_run_directory(path, chosen)
+    groups, _ = results.of_run_directory(path, chosen)
     if not groups:
         raise NoDataError(f"{path}: no run is done yet: there is nothing to report")
-    about, past = read_facts(path), state.fold(journal.stream_events(path))
+    past = state.fold(journal.stream_events(path))
     undone = {i: run for i, run in chosen.of(past.runs).items() if run.phase != "done"}
     samples, unread = step_sample.of_backends(path, [group.name for group in groups], chosen)
-    return _Source(chosen, groups, engine, about, read_about(path).config, undone, samples, unread)
+    return _Source(chosen, groups, run_json.read(path), undone, samples, unread)
 
 
-def _opening(source: _Source, validity: Validity) -> list[Part]:
-    """The question, of which datasets, and what is wrong: nothing below may be read without it."""
+# --- sections, from the top ---
+
+
+def _opening(source: _Source, validity: Validity) -> list[str]:
+    """The question, the datasets covered, and what is wrong: nothing below should be read without
+    it."""
     head, *problems = (line.strip() for line in validity.in_words())
-    told: list[Part] = [Items(problems)] if problems else []
-    covers = [Text(f"This report covers {source.chosen.in_words()} of the run directory.")] * bool(
-        source.chosen.names
-    )
+    parts = [heading(f"gatescope: {source.about.config.experiment.name}", 1), text(QUESTION)]
+    if source.chosen.names:
+        parts.append(text(f"This report covers {source.chosen.in_words()} of the run directory."))
+    parts += [heading("Validity"), text(head)]
+    if problems:
+        parts.append(items(problems))
     unseen = f" Nothing to judge by: {', '.join(validity.unchecked)}." if validity.unchecked else ""
-    return [
-        Heading(f"gatescope: {source.config.experiment.name}", 1),
-        Text(QUESTION),
-        *covers,
-        Heading("Validity"),
-        Text(head),
-        *told,
-        Text(f"Checked: {', '.join(validity.checked)}.{unseen}"),
-    ]
+    return [*parts, text(f"Checked: {', '.join(validity.checked)}.{unseen}")]
 
 
-def _parts(folder: Path, source: _Source, found: Findings) -> list[Part]:
-    """What follows; its PNGs are drawn under `folder`. OSError where they cannot be."""
-    groups, samples, note = source.groups, source.samples, source.chosen.in_words()
+def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
+    """What follows; its PNGs are drawn under `folder`. OSError if they cannot be."""
+    groups, note, engine = source.groups, source.chosen.in_words(), source.about.engine
     axes = [scatter.best_axis(groups)]
     drawn = list(
         gallery.draw_all(
-            folder / "graphs", groups, samples, source.engine, found.associations, axes, note
+            folder / "graphs", groups, source.samples, engine, found.associations, axes, note
         )
     )
+    of_router = _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
     return [
         *_answer(found, source.about),
-        *_set_up(source.about, source.config),
+        *_set_up(source.about),
         *_results(groups),
         *_pictures(folder, drawn, "ecdf"),
         *_associations(found.associations),
         *_pictures(folder, drawn, "scatter"),
-        Heading("What the router did"),
-        *router_report.parts(groups),
-        *(
-            _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
-            or [Text("No gate log of natural routing.")]
-        ),
-        *forced_report.parts(found.forced, folder, source.engine, note),
-        *_steps(samples, source.unread),
+        heading("What the router did"),
+        *router.parts(groups),
+        *(of_router or [text("No gate log of natural routing.")]),
+        *forced.parts(found.forced, folder, engine, note),
+        *_steps(source.samples, source.unread),
         *_pictures(folder, drawn, "step-time"),
         *_left_out(found, source.undone),
-        *_repeat(source.about, source.config),
+        *_repeat(source.about),
     ]
 
 
-def _answer(found: Findings, about: Json) -> list[Part]:
-    unseen = [NO_GPU] * (not about["gpus"] and found.engine != builtin.ENGINE)
-    return [Heading("Findings"), Items([*found.sentences, *found.caveats, *unseen]), Text(METHOD)]
+def _answer(found: Findings, about: About) -> list[str]:
+    sentences = [*found.sentences, *found.caveats]
+    if not about.gpus and found.engine != builtin.ENGINE:
+        sentences.append(NO_GPU)
+    return [heading("Findings"), items(sentences), text(METHOD)]
 
 
-def _set_up(about: Json, config: Config) -> list[Part]:
-    e, host = config.experiment, about["host"]
+def _set_up(about: About) -> list[str]:
+    e, gpus = about.config.experiment, "; ".join(about.gpus) or "none seen"
+    repeats = "1 repeat" if e.repeats == 1 else f"{e.repeats} repeats"
     facts = [
-        f"engine: {about['engine']}; model: {config.model.id}; started {about['started']}",
-        f"host: {host['system']}, {host['cpus']} CPUs; GPUs: {'; '.join(about['gpus']) or 'none seen'}",
-        f"{e.num_prompts} prompts a dataset, {e.output_len} output tokens, request rate {e.request_rate}, "
-        f"max concurrency {e.max_concurrency or 'unlimited'}, {e.repeats} repeats, seed {e.seed}, "
-        f"datasets {'shuffled' if e.shuffle else 'in order'}",
-        "versions: " + ", ".join(f"{name} {v}" for name, v in about["versions"].items()),
+        f"engine: {about.engine}; model: {about.config.model.id}; started {about.started}",
+        f"host: {about.host.system}, {about.host.cpus} CPUs; GPUs: {gpus}",
+        f"{e.num_prompts} prompts a dataset, {e.output_len} output tokens, "
+        f"request rate {e.request_rate}, max concurrency {e.max_concurrency or 'unlimited'}, "
+        f"{repeats}, seed {e.seed}, datasets {'shuffled' if e.shuffle else 'in order'}",
+        "versions: " + ", ".join(f"{name} {v}" for name, v in about.versions.items()),
     ]
-    return [
-        Heading("What ran"),
-        Items([*facts, *(_server(n, s) for n, s in about["servers"].items())]),
-    ]
+    servers = [_server(name, note) for name, note in about.servers.items()]
+    return [heading("What ran"), items([*facts, *servers])]
 
 
-def _server(name: str, server: Json) -> str:
-    """What the server said of itself, and where that is not what it was asked to be."""
-    ran = (
-        ", ".join(f"{key} {value}" for key, value in server.get("ran", {}).items())
-        or "it told nothing of itself"
-    )
-    different = "; ".join(server.get("mismatches", [])) or "none"
-    return f"{name}: {ran}. Asked but not run: {different}"
+def _server(name: str, note: ServerNote) -> str:
+    """What the server reported of itself, and where that differs from what was requested."""
+    ran = ", ".join(f"{key} {value}" for key, value in note.ran.items()) or "not reported"
+    if not note.mismatches:
+        return f"{name}: {ran}; ran as requested"
+    return f"{name}: {ran}; NOT as requested: {'; '.join(note.mismatches)}"
 
 
-def _results(groups: Sequence[Results]) -> list[Part]:
-    forms = {
-        "mean_ttft_ms": ".1f",
-        "mean_tpot_ms": ".2f",
-        "output_throughput": ".1f",
-        "per_step_cv": ".3f",
-    }
-    forms |= {"noise_floor": ".3f", "excess_cv": ".3f", "rank_imbalance": ".2f"}
+def _results(groups: Sequence[Results]) -> list[str]:
     rows = []
     for group in groups:
-        medians = summary.backend_medians(group)
-        rows.append(
-            [
-                group.name,
-                str(len(group.by_label)),
-                *(shown(medians[key], form) for key, form in forms.items()),
-            ]
-        )
-    head = [
-        "backend",
-        "runs",
-        "TTFT ms",
-        "TPOT ms",
-        "tok/s",
-        "CV",
-        "noise floor",
-        "excess CV",
-        "rank max/mean",
-    ]
-    return [
-        Heading("Results"),
-        Table(head, rows),
-        Text(f"Medians over runs. Every run: summary.csv.{_placed(groups)}"),
-    ]
+        medians = summary.medians(group)
+        figures = [shown(medians[key], form) for key, form in RESULT_FORMS.items()]
+        rows.append([group.name, str(len(group.by_label)), *figures])
+    note = text(f"Medians over runs. Every run: summary.csv.{_placed(groups)}")
+    return [heading("Results"), table(RESULT_HEAD, rows), note]
 
 
 def _placed(groups: Sequence[Results]) -> str:
-    """What the rank imbalance is of."""
-    told = []
-    for group in groups:
-        measured = [result.get("measured_imbalance") or {} for result in group.by_label.values()]
-        if ways := sorted({m["placement"] for m in measured if m.get("placement")}):
-            told.append(f"{group.name}: {', '.join(ways)}")
-    return f" Experts on ranks – {'; '.join(told)}." if told else ""
+    """The placements that the rank imbalance refers to."""
+    ways = {
+        group.name: sorted({m.placement for m in group.measured.values() if m.placement})
+        for group in groups
+    }
+    known = "; ".join(f"{name}: {', '.join(found)}" for name, found in ways.items() if found)
+    return f" Experts on ranks – {known}." if known else ""
 
 
-def _associations(rows: Sequence[Row]) -> list[Part]:
-    head = [
-        "backend",
-        "metric",
-        "points",
-        "n",
-        "Spearman",
-        "Pearson",
-        "slope per 0.1",
-        "variance, %",
-        "partial",
-        "p (Holm)",
-    ]
+def _associations(rows: Sequence[Row]) -> list[str]:
     lines = [
         _association(row, of, which)
         for row in rows
         for which, of in (("all", row.association), ("within 1.5 IQR", row.fenced))
     ]
-    note = "partial: Spearman with prompt and output token counts held fixed. Only all points are tested."
-    return [Heading("Against excess CV"), Table(head, lines), Text(note)]
+    note = (
+        "partial: Spearman with prompt and output token counts held fixed. "
+        "Only the association over all points is tested."
+    )
+    return [heading("Against excess CV"), table(ASSOCIATION_HEAD, lines), text(note)]
 
 
 def _association(row: Row, of: Association, which: str) -> list[str]:
     name, unit = results.NAMES[row.metric]
-    slope = of.slope.scaled(findings.PER).shown("+.3g")
-    figures = [
-        of.spearman.shown(".2f"),
-        of.pearson.shown(".2f"),
-        slope,
-        of.explained.scaled(100).shown(".0f"),
-    ]
     return [
         row.backend,
         f"{name}, {unit}",
         which,
         str(of.n),
-        *figures,
+        of.spearman.shown(".2f"),
+        of.pearson.shown(".2f"),
+        of.slope.scaled(findings.PER).shown("+.3g"),
+        of.explained.scaled(100).shown(".0f"),
         of.partial.shown(".2f"),
         shown(of.p_holm, ".2g"),
     ]
 
 
-def _steps(samples: Mapping[str, StepSample], unread: Sequence[str]) -> list[Part]:
+def _steps(samples: Mapping[str, StepSample], unread: Sequence[str]) -> list[str]:
     """What imbalance costs a step, and what other placements of the experts would have made of the
     same log."""
     sentences = list(unread)
-    tables: list[Part] = []
+    tables: list[str] = []
     for name, sample in samples.items():
         models = [step_model.fit(sample, phase) for phase in ("decode", "prefill")]
         sentences += [model.in_words(name) for model in models]
         tables.append(_what_if(name, sample, models[0]))
-    note = Text(f"{STEP_METHOD} {WHAT_IF}")
-    return [Heading("Per engine step, and under other placements"), Items(sentences), *tables, note]
+    head = heading("Per engine step, and under other placements")
+    return [head, items(sentences), *tables, text(f"{STEP_METHOD} {WHAT_IF}")]
 
 
-def _what_if(backend: str, sample: StepSample, model: StepModel) -> Table:
+def _what_if(backend: str, sample: StepSample, model: StepModel) -> str:
     outcomes = placement.what_if(sample.loads)
     if sample.placed == "EPLB":
         outcomes.append(_as_it_ran(sample))
@@ -294,10 +285,11 @@ def _what_if(backend: str, sample: StepSample, model: StepModel) -> Table:
     head = [f"{backend}: GPUs", "placement", "rank max/mean", "decode step saved, µs"]
     rows = []
     for o in outcomes:
-        known = base is not None and model.sees_a_cost and o.ranks == sample.ranks and o.name != ran
-        saved = model.per_token.scaled((base or 0.0) - o.extra).shown("+.3g") if known else "–"
+        saved = "–"
+        if base is not None and model.sees_a_cost and o.ranks == sample.ranks and o.name != ran:
+            saved = model.per_token.scaled(base - o.extra).shown("+.3g")
         rows.append([str(o.ranks), o.name, f"{o.ratio:.3f}", saved])
-    return Table(head, rows)
+    return table(head, rows)
 
 
 def _as_it_ran(sample: StepSample) -> placement.Outcome:
@@ -311,38 +303,44 @@ def _as_it_ran(sample: StepSample) -> placement.Outcome:
     )
 
 
-def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[Part]:
+def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[str]:
     unfinished = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in undone.items()]
     unmeasured = [f"{run}: no excess CV: {why}" for run, why in found.left_out.items()]
-    told: list[Part] = [Items([*unfinished, *unmeasured] or ["none"])]
-    return [Heading("Left out, and why"), *told, *([Text(SELECTED)] if unmeasured else [])]
+    parts = [heading("Left out, and why"), items([*unfinished, *unmeasured] or ["none"])]
+    return [*parts, text(SELECTED)] if unmeasured else parts
 
 
-def _pictures(folder: Path, drawn: Sequence[Drawn], *figures: str) -> list[Part]:
+def _pictures(folder: Path, drawn: Sequence[Drawn], *figures: str) -> list[str]:
     return [
-        Picture(d.file.relative_to(folder).as_posix(), d.title, d.caption)
+        picture(d.file.relative_to(folder).as_posix(), d.title, d.caption)
         for figure in figures
         for d in drawn
         if d.figure == figure
     ]
 
 
-def _repeat(about: Json, config: Config) -> list[Part]:
-    git = about.get("git") or {}
+def _repeat(about: About) -> list[str]:
+    note = f"run.json holds the whole configuration that was run. {_git_state(about)}".strip()
+    return [heading("To repeat it"), code(shlex.join(_command(about))), text(note)]
+
+
+def _command(about: About) -> list[str]:
+    config = about.config
     command = ["gatescope", "--batch", "--config", str(config.path)]
-    used = {run["dataset"] for run in about["runs"]}
+    used = {run.dataset for run in about.runs}
     if len(used) < len(config.dataset_paths):
         command += ["--only", ",".join(sorted(used))]
-    if len(about["backends"]) < len(config.backends):
-        command += ["--backend", ",".join(about["backends"])]
+    if len(about.backends) < len(config.backends):
+        command += ["--backend", ",".join(about.backends)]
     if config.dose:
         command += ["--dose", ",".join(f"{level:g}" for level in config.dose.levels)]
         command += ["--pattern", ",".join(config.dose.patterns)]
-    changed = f", {git.get('changed_files')} changed files" if git.get("changed_files") else ""
-    state_of = (
-        f"The config's directory was at git commit {git['commit']}{changed}."
-        if git.get("commit")
-        else ""
-    )
-    note = f"run.json holds the whole configuration that was run. {state_of}".strip()
-    return [Heading("To repeat it"), Code(shlex.join(command)), Text(note)]
+    return command
+
+
+def _git_state(about: About) -> str:
+    if about.git is None or about.git.commit is None:
+        return ""
+    count = about.git.changed_files
+    changed = f", {count} changed files" if count else ""
+    return f"The config's directory was at git commit {about.git.commit}{changed}."

@@ -3,49 +3,40 @@ skew it most."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from core.analysis import results
 from core.analysis.results import Results
-from core.report.document import Part, Table, Text
+from core.report.document import table, text
 from core.report.summary import PHASES
+from core.routing.imbalance import Imbalance, Phase
+from core.stats.descriptive import median
 from core.terminal import shown
 
 EXTREMES = 5  # datasets at either end, and layers
 NOTE = (
-    "Medians over runs. Prefill: steps with prompt tokens in them. Hottest expert, entropy (1: even), Gini (0: even): "
-    "of a layer's load over the whole run, mean over layers. Dead: experts of all layers that got no token."
+    "Medians over runs. Prefill: steps with prompt tokens in them. "
+    "Hottest expert, entropy (1: even), Gini (0: even): of a layer's load over the whole run, "
+    "mean over layers. Dead: experts, over all layers, that got no token."
 )
-Json = dict[str, Any]
 
 
-def parts(groups: Sequence[Results]) -> list[Part]:
+def parts(groups: Sequence[Results]) -> list[str]:
     """Tables of every backend that measured its routing; nothing where none did."""
-    measured = {group.name: found for group in groups if (found := _measured(group))}
+    measured = {group.name: found for group in groups if (found := group.measured)}
     if not measured:
         return []
+    layers = " ".join(_layers(name, list(runs.values())) for name, runs in measured.items())
     return [
         _phases(measured),
         _experts(measured),
-        Text(
-            f"{NOTE} {' '.join(_layers(name, list(runs.values())) for name, runs in measured.items())}"
-        ),
+        text(f"{NOTE} {layers}"),
         _datasets(measured),
     ]
 
 
-def _measured(group: Results) -> dict[str, Json]:
-    return {
-        label: found
-        for label, result in group.by_label.items()
-        if (found := result.get("measured_imbalance"))
-    }
-
-
-def _phases(measured: dict[str, dict[str, Json]]) -> Table:
+def _phases(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
     forms = {
         "steps": ",.0f",
         "per_step_cv": ".3f",
@@ -67,14 +58,17 @@ def _phases(measured: dict[str, dict[str, Json]]) -> Table:
     rows = []
     for name, runs in measured.items():
         for phase in ("all", *PHASES):
-            found = [run if phase == "all" else run.get(phase) or {} for run in runs.values()]
-            rows.append(
-                [name, phase, *(shown(_median(found, key), form) for key, form in forms.items())]
+            found = (
+                list(runs.values())
+                if phase == "all"
+                else [p for run in runs.values() if (p := run.phase(phase))]
             )
-    return Table(head, rows)
+            figures = [shown(_median(found, key), form) for key, form in forms.items()]
+            rows.append([name, phase, *figures])
+    return table(head, rows)
 
 
-def _experts(measured: dict[str, dict[str, Json]]) -> Table:
+def _experts(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
     head = [
         "backend",
         "expert max/mean of a step",
@@ -89,49 +83,47 @@ def _experts(measured: dict[str, dict[str, Json]]) -> Table:
         hottest = _median(found, "hottest_share")
         values = [
             shown(_median(found, "expert_imbalance"), ".2f"),
-            shown(hottest and 100 * hottest, ".1f"),
+            shown(None if hottest is None else 100 * hottest, ".1f"),
         ]
         values += [shown(_median(found, "entropy"), ".3f"), shown(_median(found, "gini"), ".3f")]
         rows.append([name, *values, shown(_median(found, "dead_experts"), ".0f")])
-    return Table(head, rows)
+    return table(head, rows)
 
 
-def _layers(name: str, runs: list[Json]) -> str:
+def _layers(name: str, runs: Sequence[Imbalance]) -> str:
     """`baseline: CV by layer 0.41 to 0.66; most in layers 3 (0.66), 7 (0.64); least in 0
     (0.41).`"""
-    by_run = [run["layer_cvs"] for run in runs if run.get("layer_cvs")]
+    by_run = [run.layer_cvs for run in runs if run.layer_cvs]
     if not by_run or len({len(cvs) for cvs in by_run}) > 1:
         return ""
     cvs = np.median(by_run, axis=0)
     order = np.argsort(-cvs, kind="stable")
-    told = [f"{layer} ({cvs[layer]:.2f})" for layer in order]
-    most, least = told[:EXTREMES], told[EXTREMES:][-EXTREMES:]
+    shown_layers = [f"{layer} ({cvs[layer]:.2f})" for layer in order]
+    most, least = shown_layers[:EXTREMES], shown_layers[EXTREMES:][-EXTREMES:]
     rest = f"; least in {', '.join(reversed(least))}" if least else ""
-    return f"{name}: CV by layer {cvs.min():.2f} to {cvs.max():.2f}; most in layers {', '.join(most)}{rest}."
+    between = f"CV by layer {cvs.min():.2f} to {cvs.max():.2f}"
+    return f"{name}: {between}; most in layers {', '.join(most)}{rest}."
 
 
-def _datasets(measured: dict[str, dict[str, Json]]) -> Table:
+def _datasets(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
     """Excess CV with its interval, at both ends of the first backend's order."""
     first = next(iter(measured.values()))
-    known = sorted(
-        (-cv, label) for label, run in first.items() if (cv := results.number(run.get("excess_cv")))
-    )
+    known = sorted((-run.excess_cv, label) for label, run in first.items() if run.excess_cv)
     labels = [label for _, label in known]
     ends = labels if len(labels) <= 2 * EXTREMES else [*labels[:EXTREMES], *labels[-EXTREMES:]]
     head = ["dataset, by excess CV", *(f"{name} [95 %]" for name in measured)]
-    return Table(
+    return table(
         head, [[label, *(_excess(runs.get(label)) for runs in measured.values())] for label in ends]
     )
 
 
-def _excess(run: Json | None) -> str:
-    value = results.number((run or {}).get("excess_cv"))
-    if run is None or value is None:
+def _excess(run: Imbalance | None) -> str:
+    if run is None or run.excess_cv is None:
         return "–"
-    ends = (run.get("intervals") or {}).get("excess_cv")
-    return f"{value:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+    ends = run.intervals.get("excess_cv")
+    return f"{run.excess_cv:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
 
 
-def _median(runs: Sequence[Json], key: str) -> float | None:
-    known = [value for run in runs if (value := results.number(run.get(key))) is not None]
-    return float(np.median(known)) if known else None
+def _median(found: Sequence[Imbalance | Phase], key: str) -> float | None:
+    values: list[float | None] = [getattr(one, key) for one in found]
+    return median(values)

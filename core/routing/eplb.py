@@ -1,11 +1,10 @@
-"""Where EPLB had put the experts when a step ran: the maps that the recorder notes beside a gate
-log.
+"""Where EPLB had placed the experts when a step ran: maps that the recorder writes beside a log.
 
-A line of `dp0_pp0.eplb.jsonl` holds the forward index from which on a map was seen, and the
+A line of `dp0_pp0.eplb.jsonl` holds the forward index at which a map was first seen, and the
 physical slots of each layer's logical experts (-1: none). Slot p of P lies on rank p // (P /
-ranks). The counts of a gate log are by logical expert: one with several replicas is taken to share
-its tokens among them evenly, as vLLM spreads them. The recorder looks once a second, so that steps
-up to a second after a change count under the map before it.
+ranks). The counts of a gate log are by logical expert; an expert with several replicas is assumed
+to share its tokens among them evenly, as vLLM spreads them. The recorder looks once a second, so
+steps up to a second after a change count under the previous map.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from core.stats.arrays import Floats, Ints
 
 
 @dataclass(slots=True)
 class Maps:
-    """The maps of one pipeline stage, followed while they are written. `ranks`: EP ranks that the
-    slots lie on."""
+    """The maps of one pipeline stage, read while they are written; the slots lie on `ranks` EP
+    ranks."""
 
     path: Path
     ranks: int
@@ -34,7 +32,7 @@ class Maps:
     place: int = 0  # bytes read so far
 
     def read(self) -> None:
-        """Take in the whole lines that are new. ValueError where one is not a map."""
+        """Take in the whole lines that are new. ValueError if one is not a map."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
@@ -49,12 +47,12 @@ class Maps:
             self.place += len(line)
 
     def rank_loads(self, loads: npt.NDArray[Any], index: Ints) -> Floats | None:
-        """[steps, layers, ranks] of `loads` [steps, layers, experts], by the map of each step; None
-        before any.
+        """`loads` [steps, layers, experts] by rank, [steps, layers, ranks], under the map of each
+        step; None before the first map is read.
 
-        `index` [steps]: the steps' forward indices, which never fall from one call to the next:
-        maps that are past are forgotten. Steps before the first map count under that. ValueError
-        where a map is of another model.
+        `index` [steps]: the steps' forward indices, which never decrease from one call to the next,
+        so past maps are dropped. Steps before the first map count under that map. ValueError if a
+        map belongs to another model.
         """
         if not self.starts or not len(index):
             return None if not self.starts else np.zeros((0, loads.shape[1], self.ranks))
@@ -71,11 +69,13 @@ class Maps:
         return by_rank
 
     def _share(self, slots: Ints, shape: tuple[int, ...]) -> Floats:
-        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes.
-        ValueError: another shape."""
+        """[layers, experts, ranks]: the part of an expert's tokens that a rank computes. ValueError
+        if `slots` does not have this shape."""
         if slots.shape[:2] != shape:
+            (layers, experts), (wanted_layers, wanted_experts) = slots.shape[:2], shape
             raise ValueError(
-                f"{self.path}: a map of {slots.shape[:2]} layers and experts, the gate log has {shape}"
+                f"{self.path}: a map of {layers} layers × {experts} experts, but the gate log has"
+                f" {wanted_layers} × {wanted_experts}"
             )
         physical = -(-(int(slots.max()) + 1) // self.ranks)  # slots of a rank
         share = np.stack(

@@ -1,5 +1,5 @@
 """The gate logs of one server start: a folder of files, data-parallel ranks summed, pipeline stages
-put together."""
+joined."""
 
 from __future__ import annotations
 
@@ -16,40 +16,39 @@ import numpy as np
 
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.routing.eplb import Maps
-from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError, Ints
+from core.routing.gatelog import NOT_JSON, Follower, GateLog, GateLogError
+from core.stats.arrays import Ints
 
-PART_COUNTS = (
-    1 << 18
-)  # of one part of a log: enough that NumPy's calls cost little, and fits a processor's cache
-START = re.compile(r"-start(\d+)$")  # of a server that was started again
+# counts in one part of a log: many, so that NumPy's calls cost little, yet they fit in a cache
+PART_COUNTS = 1 << 18
+START = re.compile(r"-start(\d+)$")  # the folder of a server that was started again
 
 
 class GateFolder:
-    """The steps of one server start: its folder of logs, DP ranks summed by forward index, PP
-    stages put together.
+    """The steps of one server start, read while its logs grow: DP ranks summed by forward index, PP
+    stages joined by layer.
 
-    A step is given out once every rank has written a later one. Steps that a rank lost are left out
-    and counted in `incomplete`: their sums would be too small.
+    A step is returned once every rank has written it or a later one. Steps that a rank lost are
+    left out and counted in `incomplete`: their sums would be too small.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.incomplete = 0
-        self._enough = math.inf  # counts of one read
+        self._enough = math.inf  # counts to read at a time
         self._followers: dict[Path, Follower] = {}
         self._pending: dict[Path, list[GateLog]] = {}
         self._last: dict[Path, int] = {}
         self._maps: list[Maps] = []  # by pipeline stage, where EPLB moves experts
 
     def read(self) -> GateLog:
-        """The steps that became whole since the last read. GateLogError where a rank's log is
+        """The steps that became complete since the last read. GateLogError if a rank's log is
         missing or corrupt."""
         opened = self._open()
         behind = min(self._last.values())
         for path, follower in self._followers.items():
-            if path in opened or (
-                self._enough < math.inf and self._last[path] > behind
-            ):  # others have to catch up
+            is_ahead = self._enough < math.inf and self._last[path] > behind
+            if path in opened or is_ahead:  # the others catch up first
                 continue
             new = follower.read(self._enough)
             if len(new.tokens):
@@ -60,14 +59,14 @@ class GateFolder:
         return self._mapped(self._merged(ranks))
 
     def blocks(self) -> Iterator[GateLog]:
-        """The same steps in parts of a block or a few, so that a log of any size fits in memory."""
+        """The same steps, a few blocks at a time, so that a log of any size fits in memory."""
         self._enough = PART_COUNTS
         while True:
             before = self._read_up_to
             try:
                 part = self.read()
             except GateLogError:
-                if self.lost:  # said there: what was whole has been given out
+                if self.lost:  # it names the damage; all whole blocks have been returned
                     return
                 raise
             if len(part.tokens):
@@ -77,37 +76,35 @@ class GateFolder:
 
     @property
     def lost(self) -> str:
-        """What is not readable at the ends of the logs, by file."""
+        """What cannot be read at the ends of the logs, by file."""
         return "; ".join(f"{path}: {f.lost}" for path, f in self._followers.items() if f.lost)
 
     @property
     def left_out(self) -> str:
-        """Which steps are not in what was read, since some rank has no part of them: true once the
-        log has ended; while it grows, they may only wait for a rank that is behind."""
-        told = []
-        if self.incomplete:
-            told.append(f"{self.incomplete} steps that a rank lost")
+        """Which steps were left out because a rank's part of them is missing. Final once the log
+        has ended; while it grows, a rank that is behind may still complete some."""
         parts = [part for pending in self._pending.values() for part in pending]
-        if waiting := {
-            i for part in parts for i in part.columns["index"][part.tokens > 0].tolist()
-        }:
+        waiting = {i for part in parts for i in part.columns["index"][part.tokens > 0].tolist()}
+        reasons = []
+        if self.incomplete:
+            reasons.append(f"{_steps(self.incomplete)} that a rank lost")
+        if waiting:
             first = min(self._last, key=self._last.__getitem__)
-            told.append(
-                f"{len(waiting)} steps after forward pass {self._last[first]}, where {first.stem} ends"
-            )
-        return f"{self.folder}: left out: {'; '.join(told)}" if told else ""
+            after = f"after forward pass {self._last[first]}, where {first.stem} ends"
+            reasons.append(f"{_steps(len(waiting))} {after}")
+        return f"{self.folder}: left out: {'; '.join(reasons)}" if reasons else ""
 
     @property
     def _read_up_to(self) -> int:
         return sum(follower.place for follower in self._followers.values())
 
     def _open(self) -> set[Path]:
-        """Read the first of each log that is new; which those are."""
+        """Read the first blocks of each log that is new; returns the new ones."""
         opened = set()
         for path in sorted(self.folder.glob("*.gatelog")):
             if path not in self._followers:
                 follower = Follower(path)
-                # raises where its header is still being written: met anew next time
+                # raises while the header is still being written: the next call tries again
                 first = follower.read(self._enough)
                 self._followers[path], self._pending[path] = follower, [first]
                 opened.add(path)
@@ -117,7 +114,7 @@ class GateFolder:
         if len(headers) < expected:
             reasons = "; ".join(problems(self.folder)) or "is the server still starting?"
             raise GateLogError(
-                f"{self.folder}: {len(headers)} of {expected} gate logs are there: {reasons}"
+                f"{self.folder}: {len(headers)} of {expected} gate logs exist: {reasons}"
             )
         return opened
 
@@ -143,7 +140,7 @@ class GateFolder:
         return _summed([[by_pp[pp] for pp in sorted(by_pp)] for _, by_pp in sorted(stages.items())])
 
     def _mapped(self, log: GateLog) -> GateLog:
-        """With the loads by rank, where EPLB moves experts and its maps were logged."""
+        """`log` with the loads by rank, if EPLB moves experts and its maps were logged."""
         if not log.moved:
             return log
         headers = {
@@ -162,59 +159,56 @@ class GateFolder:
             except ValueError as error:
                 raise GateLogError(str(error)) from None
         known = [by_rank for by_rank in found if by_rank is not None]
-        return (
-            replace(log, by_rank=np.concatenate(known, axis=1)) if len(known) == len(found) else log
-        )
+        if len(known) < len(found):
+            return log
+        return replace(log, by_rank=np.concatenate(known, axis=1))
 
 
 def read(folder: Path) -> GateLog:
-    """All that one server start logged, ranks merged. GateLogError as `GateFolder.read`."""
+    """Everything that one server start logged, ranks merged. GateLogError as in
+    `GateFolder.read`."""
     return GateFolder(folder).read()
 
 
 def start_of(folder: Path) -> int:
-    """Which start of the server a folder of gate logs is of: 10 comes after 2."""
+    """The number of the server start that a folder of gate logs belongs to: 1, 2, …, 10."""
     return int(found[1]) if (found := START.search(folder.name)) else 1
 
 
 def starts(backend: Path) -> list[Path]:
-    """A backend's folders of gate logs, one a start of the server, in their order."""
+    """A backend's folders of gate logs, one per server start, in order."""
     return sorted((p for p in backend.glob("gate_logs*") if p.is_dir()), key=start_of)
 
 
 def problems(folder: Path) -> list[str]:
-    """What the recorder itself reports in the files beside its logs: refusals, its own failures,
-    losses."""
+    """What the recorder reports in the files beside its logs: refusals, failures, losses."""
     found = []
     for side in sorted(folder.glob("*.gatelog.json")):
         try:
             totals = msgspec.json.decode(side.read_bytes(), type=dict[str, Any])
         except (OSError, *NOT_JSON) as error:
-            found.append(f"{side.name}: not readable: {error}")
+            found.append(f"{side.name}: cannot be read: {error}")
             continue
         rank = side.name.removesuffix(".gatelog.json")
         found += [f"{rank}: {totals[key]}" for key in ("refused", "disabled") if totals.get(key)]
-        found += [
-            f"{rank}: {totals[key]} steps {what}"
-            for key, what in (
-                ("dropped", "were dropped"),
-                ("violations", "do not add up to top_k × tokens"),
-            )
-            if totals.get(key)
-        ]
-        if totals.get("silent"):
-            silent = (
-                ", ".join(map(str, totals["silent"]))
-                if isinstance(totals["silent"], list)
-                else totals["silent"]
-            )
-            found.append(f"{rank}: routers that were not seen in every step: {silent}")
+        if dropped := totals.get("dropped"):
+            was = "was" if dropped == 1 else "were"
+            found.append(f"{rank}: {_steps(dropped)} {was} dropped")
+        if wrong := totals.get("violations"):
+            found.append(f"{rank}: in {_steps(wrong)}, loads do not add up to top_k × tokens")
+        if silent := totals.get("silent"):
+            names = ", ".join(map(str, silent)) if isinstance(silent, list) else silent
+            found.append(f"{rank}: routers not recorded in every step: {names}")
     return found
 
 
+def _steps(count: object) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
 def _summed(ranks: list[list[GateLog]]) -> GateLog:
-    """`ranks[dp][pp]`, all with the same steps → one log without the steps that no rank had a token
-    in."""
+    """`ranks[dp][pp]`, all with the same steps → one log, without the steps in which no rank had
+    tokens."""
     first = [stages[0] for stages in ranks]
     loads = np.sum(
         [np.concatenate([stage.loads for stage in stages], axis=1) for stages in ranks], axis=0
@@ -238,8 +232,7 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
 
 
 def _span(ranks: list[GateLog]) -> tuple[Ints, Ints]:
-    """Start and duration of each step: from the first rank that began it to the last that ended
-    it."""
+    """Start and duration of each step: from the first rank's start to the last rank's end."""
     idle = np.array([rank.tokens == 0 for rank in ranks])
     starts = np.array([rank.columns["start_ns"] for rank in ranks])
     ends = starts + np.array([rank.columns["duration_ns"] for rank in ranks])

@@ -1,4 +1,4 @@
-"""Holds the gate log of a run against the dose that was asked for."""
+"""Checks the gate log of a run against the dose (target imbalance) that was requested."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.experiment.dose import NAME, Dose
-from core.recorder.gatescope_recorder import dose as forced
+from core.recorder.gatescope_recorder import dose as distribution
 from core.recorder.gatescope_recorder.order import Order, dose_of
-from core.routing import steps
-from core.routing.steps import Floats, Ints
+from core.routing import excess
+from core.stats.arrays import Floats, Ints
 
 if TYPE_CHECKING:
     from core.routing.gatelog import GateLog
 
 
-SLACK = 0.02  # of the level, by which a record may differ from it beside its noise
+SLACK = 0.02  # of the level: tolerated difference on top of three standard errors
 
 
 class Check:
-    """Holds the gate log of one run, part by part, against the dose that was asked for."""
+    """Checks the gate log of one run, part by part, against the requested dose."""
 
     def __init__(self, dose: Dose | None, label: str, order: Order) -> None:
-        """`label` names the run's steps; `dose` is None where they were to be routed naturally."""
+        """`label`: the run's in the log; `dose`: None where natural routing was requested."""
         self._dose, self._label, self._order = dose, label, order
         self._mixed = self._choices = self._top_k = 0
         self._counts: Floats = np.zeros(1)
@@ -31,7 +31,7 @@ class Check:
         self._weights: list[Floats] = [np.zeros(0)]
 
     def add(self, part: GateLog) -> None:
-        """The next part of the log."""
+        """Take in the next part of the log."""
         own = part.segments.get(self._label)
         if own is None:
             return
@@ -45,31 +45,31 @@ class Check:
             self._weights.append(weights)
 
     def wrong(self) -> str:
-        """What the log says against the run: its steps mix doses, or its experts were not chosen as
-        the order has it. Empty where nothing is wrong.
+        """Why the run does not count as forced: its steps mix doses, or the recorded experts do not
+        have the requested distribution. Empty if nothing is wrong.
         """
         if self._mixed:
-            return f"{self._mixed} steps hold tokens of requests with another dose, and were routed naturally"
+            steps = "1 step" if self._mixed == 1 else f"{self._mixed} steps"
+            return f"{steps} with tokens of another dose (target imbalance) too: routed naturally"
         if self._dose is None:
             return ""
         if not self._choices:
             return f"{NAME} is not confirmed: the gate log holds no step of this run"
-        if self._dose.pattern == "rotating":
-            distance, noise = _step_distance(
-                self._dose, np.concatenate(self._squares), np.concatenate(self._weights)
-            )
-        else:
-            distance, noise = _distance(
-                self._dose, self._counts, self._choices, self._order, self._top_k
-            )
+        distance, noise = self._distance(self._dose)
         if distance > SLACK * self._dose.level + 3 * noise:
-            far = f"what was recorded is a CV of {distance:.3f} away from that"
-            return f"asked for {self._dose}; {far}: it was not forced"
+            far = f"the recorded expert load is a CV of {distance:.3f} away from it"
+            return f"requested {self._dose}; {far}: routing was not forced as requested"
         return ""
+
+    def _distance(self, dose: Dose) -> tuple[float, float]:
+        if dose.pattern == "rotating":
+            squares, weights = np.concatenate(self._squares), np.concatenate(self._weights)
+            return _step_distance(dose, squares, weights)
+        return _distance(dose, self._counts, self._choices, self._order, self._top_k)
 
 
 def _mixed(part: GateLog, own: Ints, label: str) -> int:
-    """Steps that hold tokens of this run and of one with another dose."""
+    """How many steps hold tokens of this run and of a run with another dose."""
     others = [
         tokens > 0 for name, tokens in part.segments.items() if dose_of(name) != dose_of(label)
     ]
@@ -79,12 +79,12 @@ def _mixed(part: GateLog, own: Ints, label: str) -> int:
 def _distance(
     dose: Dose, counts: Floats, tokens: int, order: Order, top_k: int
 ) -> tuple[float, float]:
-    """How far the recorded shares of experts are from those asked for, as a CV, and how far chance
-    alone takes them."""
+    """Distance of the recorded expert shares from the requested ones, as a CV, and the distance
+    that chance alone makes."""
     experts = len(counts)
-    hot = list(forced.hot_experts(dose.pattern, experts, top_k, order.ranks))
-    weight = forced.weight_for(dose.level, len(hot), experts, top_k)
-    p_hot, p_cold = forced.inclusion(weight, len(hot), experts, top_k)
+    hot = list(distribution.hot_experts(dose.pattern, experts, top_k, order.ranks))
+    weight = distribution.weight_for(dose.level, len(hot), experts, top_k)
+    p_hot, p_cold = distribution.inclusion(weight, len(hot), experts, top_k)
     want = np.full(experts, p_cold)
     want[hot] = p_hot
     distance = np.sqrt(np.mean((counts / counts.mean() - want / want.mean()) ** 2))
@@ -92,17 +92,16 @@ def _distance(
 
 
 def _excess_squared(part: GateLog, own: Ints) -> tuple[Floats, Floats]:
-    """CV² beyond the noise floor of each layer of the run's steps, and the tokens that it
-    weighs."""
+    """excess² of each layer in each of the run's steps, and the tokens that weigh it."""
     some = (own > 0) & (part.tokens > 1)
     loads, tokens = part.loads[some].astype(np.float64), part.tokens[some][:, None]
-    excess = steps.cv(loads) ** 2 - steps.floor_squared(loads, tokens, part.top_k)
-    return excess.ravel(), np.broadcast_to(tokens, excess.shape).ravel().astype(np.float64)
+    squares = excess.squared(loads, tokens, part.top_k)
+    return squares.ravel(), np.broadcast_to(tokens, squares.shape).ravel().astype(np.float64)
 
 
 def _step_distance(dose: Dose, square: Floats, weight: Floats) -> tuple[float, float]:
-    """The same for a rotating hot set, which is somewhere else at other steps: from the CV that
-    each step shows beyond its noise floor, weighted by tokens."""
+    """As `_distance`, for a rotating hot set, which moves from step to step: from the excess CV of
+    single steps, weighted by tokens."""
     if len(square) < 2:
         return 0.0, 0.0
     scaled = square * weight / weight.mean()

@@ -1,4 +1,5 @@
-"""Read one gate log in our binary format, whose bytes are defined beside their writer."""
+"""Reads one gate log in our binary format; `core.recorder.gatescope_recorder.gatelog` defines its
+bytes."""
 
 from __future__ import annotations
 
@@ -23,9 +24,8 @@ from core.recorder.gatescope_recorder.gatelog import (
     ZSTD,
     Header,
 )
+from core.stats.arrays import Bools, Floats, Ints
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
@@ -40,19 +40,14 @@ class GateLogError(Exception):
 class GateLog:
     """Steps of one log. `loads[s, l, e]`: tokens that expert e of layer l got in step s."""
 
-    # [steps, layers, experts], in the narrowest unsigned type that holds them: widen before
-    # arithmetic
-    loads: Counts
-    columns: dict[
-        str, Ints
-    ]  # each [steps]: index, start_ns, duration_ns, tokens, prefill_tokens, …
+    loads: Counts  # in the narrowest unsigned type that holds them: widen before arithmetic
+    columns: dict[str, Ints]  # COLUMNS, each [steps]
     segments: dict[str, Ints]  # label → tokens of that label in each step
     top_k: int
-    placement: tuple[
-        int, ...
-    ] = ()  # EP rank of each expert; empty without expert parallelism, and under EPLB
-    lost: str = ""  # what was not readable at the end of the file
-    by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads by EPLB's map of the moment
+    # EP rank of each expert; empty without expert parallelism, and under EPLB
+    placement: tuple[int, ...] = ()
+    lost: str = ""  # what could not be read at the end of the file
+    by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads under EPLB's map at each step
     moved: bool = False  # EPLB placed the experts
 
     @property
@@ -61,21 +56,22 @@ class GateLog:
 
     @property
     def ranks(self) -> int:
-        """EP ranks whose loads are known; 0 where there are none."""
-        return (
-            max(self.placement, default=-1) + 1 if self.by_rank is None else self.by_rank.shape[-1]
-        )
+        """EP ranks whose loads are known; 0 if there are none."""
+        if self.by_rank is not None:
+            return int(self.by_rank.shape[-1])
+        return max(self.placement, default=-1) + 1
 
     @property
     def placed(self) -> str:
-        """How experts were placed on ranks: linear, round robin, EPLB, or nothing without expert
+        """How experts were placed on ranks: linear, round robin or EPLB; empty without expert
         parallelism."""
         if self.moved:
             return "EPLB" if self.by_rank is not None else "EPLB, but no map of it was logged"
-        linear = self.placement == tuple(sorted(self.placement))
-        return ("linear" if linear else "round robin") if self.placement else ""
+        if not self.placement:
+            return ""
+        return "linear" if self.placement == tuple(sorted(self.placement)) else "round robin"
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> GateLog:
+    def where(self, mask: Bools) -> GateLog:
         """The steps that `mask` [steps] marks."""
         if mask.all():
             return self
@@ -88,20 +84,15 @@ class GateLog:
         )
 
     def of(self, label: str) -> GateLog:
-        """The steps whose tokens all belong to segment `label`; a step shared with another is
-        nobody's."""
+        """The steps whose tokens all belong to segment `label`; a step with tokens of two segments
+        counts for neither."""
         own = self.segments.get(label, np.zeros(len(self.tokens), dtype=np.int64))
         return self.where((own == self.tokens) & (own > 0))
-
-    def shared_steps(self, label: str) -> int:
-        """Steps that hold tokens of `label` beside others'."""
-        own = self.segments.get(label, np.zeros(len(self.tokens), dtype=np.int64))
-        return int(((own > 0) & (own < self.tokens)).sum())
 
 
 @dataclass(slots=True)
 class Follower:
-    """Reads a growing log: each `read()` returns the blocks that were completed since the last."""
+    """Reads a growing log: each `read()` returns the blocks completed since the last one."""
 
     path: Path
     header: Header | None = None
@@ -109,11 +100,11 @@ class Follower:
     lost: str = field(default="")
 
     def read(self, enough: float = math.inf) -> GateLog:
-        """The new whole blocks, until `enough` counts are read. `lost` says what follows them that
-        is not readable.
+        """The new whole blocks, until `enough` counts are read. `lost` says what follows them and
+        cannot be read.
 
-        GateLogError where it is not a gate log, or where the next block is corrupt: what follows it
-        is never read.
+        GateLogError if the file is not a gate log, or if the next block is corrupt: what follows
+        such a block is never read.
         """
         with open(self.path, "rb") as file:
             if self.header is None:
@@ -131,14 +122,13 @@ class Follower:
                     raise
                 corrupt = f" ({str(error).removeprefix(f'{self.path}: ')})"
             more = file.seek(0, os.SEEK_END) - self.place
-        self.lost = (
-            f"{more} bytes after the last whole block{corrupt}" if more and counts < enough else ""
-        )
+        is_lost = more and counts < enough
+        self.lost = f"{more} bytes after the last whole block{corrupt}" if is_lost else ""
         return _joined(blocks, self.header, self.lost)
 
 
 def read(path: Path) -> GateLog:
-    """The whole log; a torn tail is left out and named in `lost`. GateLogError as
+    """The whole log; a torn end is left out and named in `lost`. GateLogError as in
     `Follower.read`."""
     try:
         return Follower(path).read()
@@ -159,11 +149,9 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
     """The header, and where the first block starts."""
     head = file.read(12)
     if not MAGIC.startswith(head[:8]):
-        known = MAGIC.decode()
-        found = (
-            f"version {head[7:8]!r} of the format" if head[:7] == MAGIC[:7] else "not a gate log"
-        )
-        raise GateLogError(f"{path}: {found}: it does not start with {known}")
+        is_other = head[:7] == MAGIC[:7]
+        found = f"version {head[7:8]!r} of the format" if is_other else "not a gate log"
+        raise GateLogError(f"{path}: {found}: it does not start with {MAGIC.decode()}")
     length = int.from_bytes(head[8:], "little")
     if length > MAX_HEADER_BYTES:
         raise GateLogError(
@@ -177,7 +165,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
             raise GateLogError(f"{path}: schema {schema}, this version reads schema 1")
         header = msgspec.json.decode(text, type=Header)
     except NOT_JSON as error:
-        raise GateLogError(f"{path}: the header is not readable: {error}") from None
+        raise GateLogError(f"{path}: the header cannot be read: {error}") from None
     _check(path, header)
     return header, len(head) + length
 
@@ -197,19 +185,20 @@ def _check(path: Path, header: Header) -> None:
     )
     if not all(0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
         raise GateLogError(
-            f"{path}: the header's sizes make no sense: {sizes}, {header.count_bytes} bytes a count"
+            f"{path}: impossible sizes in the header: {sizes}, {header.count_bytes} bytes a count"
         )
     placed = header.placement if header.ranks > 1 else ()
     if len(placed) not in (0, header.experts) or not all(
         0 <= rank < header.ranks for rank in placed
     ):
         raise GateLogError(
-            f"{path}: the header places {len(placed)} of {header.experts} experts on ranks it has not"
+            f"{path}: the header places {len(placed)} of {header.experts} experts on ranks that do"
+            f" not exist: there are {header.ranks}"
         )
 
 
 def _read_block(path: Path, file: BinaryIO, header: Header) -> _Block | None:
-    """The block that starts at the file's position; None where the file ends before the block
+    """The block that starts at the file's position; None if the file ends before the block
     does."""
     head = file.read(BLOCK_HEAD.size)
     if len(head) < BLOCK_HEAD.size:
@@ -239,7 +228,7 @@ def _unpacked(packed: bytes, raw_len: int, codec: int) -> bytes:
 
     try:
         if (size := zstandard.frame_content_size(packed)) > raw_len:
-            raise ValueError(f"{size} bytes, and {raw_len} are announced")
+            raise ValueError(f"{size} bytes, more than the {raw_len} announced")
         return zstandard.decompress(packed, max_output_size=raw_len)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
@@ -262,7 +251,7 @@ def _decode(raw: bytes, steps: int, header: Header, size: int) -> _Block:
 
 def _counts(planes: npt.NDArray[np.uint8]) -> Counts:
     """Counts from their bytes [bytes of a count, counts], low bytes first; high bytes that are all
-    zero count not."""
+    zero are skipped."""
     width = len(planes)
     while width > 1 and not planes[width - 1].max(initial=0):
         width -= 1

@@ -1,4 +1,4 @@
-"""The router's last steps while a run runs."""
+"""What the router's last steps show while a run is still going."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from core.routing import imbalance
 from core.routing.gatelog import GateLog, GateLogError
 
 
-def live_imbalance(log: GateLog, label: str) -> LiveImbalance | None:
-    """The run's steps in `log`, in short; None where there are none."""
+def measure(log: GateLog, label: str) -> LiveImbalance | None:
+    """The imbalance of the run's own steps in `log`; None if it has none there."""
     try:
         measured = imbalance.measure_segment(log, label)
     except GateLogError:
+        return None
+    if measured.per_step_cv is None:
         return None
     by_layer = log.of(label).loads.sum(axis=0)
     layer, expert = np.unravel_index(int(by_layer.argmax()), by_layer.shape)

@@ -1,15 +1,15 @@
-"""Where experts could live: placements on EP ranks, and the rank imbalance that each would have
-shown.
+"""Placements of experts on EP ranks, and the rank imbalance that each would have shown.
 
 - linear: expert e on rank e // (E / ranks), as vLLM does by default.
-- packed: the same number of experts on every rank, the heaviest first to the lightest rank that has
-  room.
+- packed: the same number of experts on every rank; the heaviest expert goes first, each to the
+  lightest rank that has room.
 - replicated: EPLB as DeepSeek published it (github.com/deepseek-ai/EPLB), written from its
-  description. Hot experts get replicas, one after the other to the expert with the most load per
-  replica; replicas are then packed. The global policy does so over all ranks; the hierarchical one
-  first packs groups of experts onto nodes, then replicates and packs inside each node, so that a
-  token's group stays on one node.
-A replica takes an equal share of its expert's tokens.
+  description. Replicas are added one at a time, each to the expert with the most load per replica;
+  all are then packed. The global policy does this over all ranks; the hierarchical one first packs
+  groups of experts onto nodes, then replicates and packs inside each node, so that a token's group
+  stays on one node.
+
+Replicas of an expert take equal shares of its tokens.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from core.stats.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +36,13 @@ class Placement:
         return int(self.share.shape[-1])
 
     def rank_loads(self, loads: Floats) -> Floats:
-        """[steps, layers, ranks] of `loads` [steps, layers, experts]."""
+        """Loads by rank [steps, layers, ranks], from `loads` [steps, layers, experts]."""
         by_layer = np.matmul(loads.transpose(1, 0, 2), self.share)
         return np.asarray(by_layer.transpose(1, 0, 2))
 
 
 def linear(layers: int, experts: int, ranks: int) -> Placement:
-    """Neighbouring experts together."""
+    """Equal blocks of neighbouring experts, as vLLM places them by default."""
     _divides(ranks, experts, "experts")
     slots = np.tile(np.arange(experts), (layers, 1))
     return _placed("linear", slots, experts, ranks)
@@ -62,31 +60,28 @@ def packed(weight: Floats, ranks: int) -> Placement:
 def replicated(
     weight: Floats, ranks: int, replicas: int, *, groups: int = 1, nodes: int = 1
 ) -> Placement:
-    """EPLB: `replicas` physical experts in all. Hierarchical where `nodes` divides `groups`, else
-    global."""
-    hierarchical = nodes > 1 and groups % nodes == 0
-    name = (
-        f"EPLB {'hierarchical' if hierarchical else 'global'}, {replicas - weight.shape[1]} spare"
-    )
-    slots = eplb(
-        weight, replicas, groups if hierarchical else 1, nodes if hierarchical else 1, ranks
-    )
-    return _placed(name, slots, weight.shape[1], ranks)
+    """EPLB with `replicas` physical experts in all; hierarchical if there are several `nodes` and
+    they divide `groups`, else global."""
+    policy = "hierarchical"
+    if nodes < 2 or groups % nodes:
+        policy, groups, nodes = "global", 1, 1
+    experts = weight.shape[1]
+    slots = eplb(weight, replicas, groups, nodes, ranks)
+    return _placed(f"EPLB {policy}, {replicas - experts} spare", slots, experts, ranks)
 
 
 def eplb(weight: Floats, replicas: int, groups: int, nodes: int, ranks: int) -> Ints:
     """The expert in each physical slot [layers, replicas]; slot s is on rank s // (replicas /
     ranks).
 
-    `weight` [layers, experts]; `groups` of neighbouring experts stay on one of the `nodes`.
-    ValueError where the numbers do not divide.
+    `weight` [layers, experts]. Each of the `groups` of neighbouring experts stays on one node.
+    ValueError if the numbers do not divide.
     """
     layers, experts = weight.shape
-    for whole, name, by in (
-        *((experts, "experts", groups), (groups, "groups", nodes), (ranks, "ranks", nodes)),
-        (replicas, "replicas", ranks),
-    ):
-        _divides(by, whole, name)
+    _divides(groups, experts, "experts")
+    _divides(nodes, groups, "groups")
+    _divides(nodes, ranks, "ranks")
+    _divides(ranks, replicas, "replicas")
     size, node_experts = experts // groups, experts // nodes
     pack, place = balanced_packing(weight.reshape(layers, groups, size).sum(axis=-1), nodes)
     group_at = _slots(pack, place, groups // nodes, nodes)  # groups in the order of the nodes
@@ -103,10 +98,10 @@ def eplb(weight: Floats, replicas: int, groups: int, nodes: int, ranks: int) -> 
 
 
 def balanced_packing(weight: Floats, packs: int) -> tuple[Ints, Ints]:
-    """Each row's items into `packs` of equal size, the heaviest first to the lightest pack with
-    room.
+    """Packs each row's items into `packs` of equal size: the heaviest item first, each into the
+    lightest pack with room.
 
-    The pack of every item, and its place in the pack, both [rows, items].
+    Returns the pack of every item, and its place in the pack, both [rows, items].
     """
     rows, items = weight.shape
     room, all_rows = items // packs, np.arange(rows)
@@ -121,8 +116,10 @@ def balanced_packing(weight: Floats, packs: int) -> tuple[Ints, Ints]:
 
 
 def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
-    """One copy of every item, spare ones to whichever has the most weight a copy: items [rows,
-    replicas], counts."""
+    """One copy of every item; each spare one goes to the item with the most weight per copy.
+
+    Returns the item of each copy [rows, replicas], and the copies of each item [rows, items].
+    """
     rows, items = weight.shape
     copy_of = np.tile(np.arange(replicas) % items, (rows, 1))
     count, all_rows = np.ones((rows, items)), np.arange(rows)
@@ -134,8 +131,8 @@ def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """A placement on `ranks`: mean over steps and layers of max/mean rank load, and of max - mean
-    in tokens."""
+    """One placement on `ranks` EP ranks. `ratio`: mean over steps and layers of max/mean rank load;
+    `extra`: the same of max - mean, in tokens."""
 
     ranks: int
     name: str
@@ -144,7 +141,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def what_if(loads: Floats, gpus: Sequence[int] = (2, 4, 8)) -> list[Outcome]:
-    """Every placement of `loads` [steps, layers, experts]: made from the first half of steps,
+    """Every placement for `loads` [steps, layers, experts]: made from the first half of the steps,
     judged on the rest."""
     half, (layers, experts) = len(loads) // 2, loads.shape[1:]
     weight, later = loads[:half].sum(axis=0), loads[half:]
@@ -176,7 +173,7 @@ def _judged(option: Placement, loads: Floats) -> Outcome:
 
 
 def _slots(pack: Ints, place: Ints, room: int, packs: int) -> Ints:
-    """Items in the order of packs and places: the inverse of (pack, place) → item."""
+    """Items in the order of packs and places: the inverse of item → (pack, place)."""
     slots = np.empty((len(pack), room * packs), np.int64)
     np.put_along_axis(
         slots, pack * room + place, np.tile(np.arange(pack.shape[1]), (len(pack), 1)), axis=1

@@ -1,5 +1,5 @@
-"""What the gate log shows of one run, summed up part by part while it grows: the counts themselves
-are not kept."""
+"""What the gate log shows of one run, summed up part by part while the log grows; the counts
+themselves are not kept."""
 
 from __future__ import annotations
 
@@ -14,34 +14,32 @@ from core.routing import forced, imbalance
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
 from core.routing.meter import Meter
-from core.routing.steps import Ints
+from core.stats.arrays import Ints
 
-DRIFT_NS = 500_000_000  # a GPU's clock against the host's: 13 ms an hour were seen
+DRIFT_NS = 500_000_000  # a GPU's clock against the host's: up to 13 ms an hour was observed
 
 
 class LongestStep(Struct, frozen=True):
-    """Of a run's own steps; `tokens` of all ranks."""
+    """The longest of a run's own steps; `tokens` of all ranks."""
 
     ms: Annotated[float, Meta(ge=0, le=1e12)]
     tokens: Annotated[int, Meta(ge=1, le=1 << 53)]
 
 
 class RunRouting:
-    """`tokens` of the run that were seen so far. With an `order`, its routing is held against the
-    dose asked for."""
+    """One run's figures so far. With an `order`, its routing is checked against the requested dose
+    (target imbalance)."""
 
     def __init__(self, label: str, asked: Dose | None = None, order: Order | None = None) -> None:
         self.label, self.tokens = label, 0
         self.longest_step: LongestStep | None = None
-        self._span: tuple[int, int] | None = (
-            None  # its first step's start and its last one's end, in ns
-        )
+        self._span: tuple[int, int] | None = None  # ns: start of its first step, end of its last
         self._meter = Meter()
         self._decode_ns: list[Ints] = []  # durations of its steps without prompt tokens
         self._check = forced.Check(asked, label, order) if order else None
 
     def add(self, part: GateLog) -> None:
-        """The next part of the log; one without steps is a look between two blocks."""
+        """Take in the next part of the log; it has no steps if it was read between two blocks."""
         if not len(part.tokens):
             return
         self._meter.add(part)
@@ -72,22 +70,22 @@ class RunRouting:
         self._span = min(start, before[0]), max(end, before[1])
 
     def imbalance(self) -> Imbalance:
-        """GateLogError where no step is the run's own."""
+        """The imbalance so far. GateLogError if no step is the run's own."""
         return imbalance.of_meter(self._meter, self.label)
 
     def decode_step_ms(self) -> float | None:
-        """Median duration, in ms, of the run's own steps that hold no prompt token; None of no such
-        step."""
+        """Median duration, in ms, of the run's own steps without prompt tokens; None if there is no
+        such step."""
         took = np.concatenate(self._decode_ns) if self._decode_ns else np.zeros(0)
         return float(np.median(took)) / 1e6 if len(took) else None
 
     def delivery_lag_ms(self, due: int, began_ns: int, last_token_ns: int) -> float | None:
-        """From the end of the run's last step to the arrival of its last token, in ms. `due`:
+        """Time from the end of the run's last step to the arrival of its last token, in ms. `due`:
         tokens of its answers.
 
-        None unless these tokens and no others were seen: the last step is another where some are
-        missing, or a failed request's are among them. None too where steps lie outside the two
-        times: another machine's clock timed them.
+        None unless exactly these tokens were seen: if some are missing, or a failed request's are
+        among them, the last step seen is not the one that made the last token. None too if steps
+        lie outside the two times: then another machine's clock timed them.
         """
         if not self._span or self.tokens != due:
             return None
@@ -96,5 +94,5 @@ class RunRouting:
         return (last_token_ns - end) / 1e6 if is_one_clock else None
 
     def why_not_forced(self) -> str:
-        """As `dose.Check.wrong`; empty too where nothing was to be forced."""
+        """As `forced.Check.wrong`; empty too if nothing was to be forced."""
         return self._check.wrong() if self._check else ""

@@ -1,8 +1,8 @@
-"""What one engine step shows: CV, noise floor and max/mean of its loads, for many steps at once.
+"""CV, noise floor and max/mean load of single engine steps, many steps at once.
 
-The work is done on a few experts at a time, [experts, layers, steps], which is how a gate log
-stores them and what fits a processor's cache. Variances come from Σx and Σx² of whole numbers,
-which are exact: in float32 while both stay below 2^24, else in float64.
+Experts are processed a few at a time, as [experts, layers, steps]: a gate log stores them so, and
+they fit a processor's cache. Variances come from Σx and Σx² of whole numbers, which are exact: in
+float32 while both stay below 2^24, else in float64.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.stats.arrays import Bools, Floats
+
 EPSILON = 1e-10  # upstream's: keeps an empty mean from dividing by zero
 CHUNK = 1 << 17  # counts at a time
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """Each [steps], but for `rank_loads`. A sum or mean over layers takes the layers that saw
-    tokens in that step."""
+    """Figures of steps, each [steps] except `rank_loads`. A sum or mean over layers is over those
+    that saw tokens in that step."""
 
     layers: Floats  # layers that saw tokens
     cv: Floats  # Σ over layers of the CV of expert load
@@ -35,7 +34,7 @@ class StepFigures:
     rank_ratio: Floats  # Σ over layers of max/mean load over EP ranks; 0 without expert parallelism
     rank_extra: Floats  # Σ over layers of max - mean load over EP ranks, in tokens
     rank_loads: Floats  # [EP ranks, steps]: Σ over layers
-    violations: npt.NDArray[np.bool_]  # Σ over experts is not top_k × tokens in some layer
+    violations: Bools  # Σ over experts is not top_k × tokens in some layer
 
 
 def measure(
@@ -46,12 +45,11 @@ def measure(
     columns: Floats,
     by_rank: Floats | None = None,
 ) -> tuple[StepFigures, Floats]:
-    """Figures of `loads` [steps, layers, experts], and the sums of loads that `columns` [steps,
-    sums] picks.
+    """Figures of `loads` [steps, layers, experts], and the sums of loads over the steps that
+    `columns` [steps, sums] selects: [sums, layers, experts].
 
-    `tokens` is [steps], or [steps, layers] where layers hold different steps; `placement[e]` the EP
-    rank of expert e, or empty where `by_rank` [steps, layers, ranks] says what each rank computed.
-    The sums are [sums, layers, experts].
+    `tokens` is [steps], or [steps, layers] where layers saw different steps. `placement[e]` is the
+    EP rank of expert e; it is empty where `by_rank` [steps, layers, ranks] gives the ranks' loads.
     """
     by_expert = np.ascontiguousarray(loads.transpose(2, 1, 0))
     totals, sums = _totals(by_expert, placement, columns)
@@ -65,7 +63,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """Over the experts of each layer and step, [layers, steps]; `ranks` [EP ranks, layers,
+    """Totals over the experts of each layer and step, [layers, steps]; `ranks` [EP ranks, layers,
     steps]."""
 
     total: Floats
@@ -77,8 +75,8 @@ class _Totals:
 def _totals(
     by_expert: npt.NDArray[Any], placement: tuple[int, ...], columns: Floats
 ) -> tuple[_Totals, npt.NDArray[Any]]:
-    """And the sums over steps that `columns` picks, [experts, layers, sums]. One pass, a few
-    experts at a time."""
+    """The totals, and the sums over the steps that `columns` selects, [experts, layers, sums]: one
+    pass, a few experts at a time."""
     experts, layers, steps = by_expert.shape
     kind = _exact(by_expert)
     few = max(1, CHUNK // max(layers * steps, 1))
@@ -105,7 +103,7 @@ def _totals(
 
 
 def _exact(loads: npt.NDArray[Any]) -> type[np.floating[Any]]:
-    """float32 where Σx² over experts and Σx over steps are whole numbers below 2^24."""
+    """float32 if Σx² over experts and Σx over steps are whole numbers below 2^24, else float64."""
     if not np.issubdtype(loads.dtype, np.integer):
         return np.float64
     largest, (experts, _, steps) = int(loads.max(initial=0)), loads.shape
@@ -113,7 +111,7 @@ def _exact(loads: npt.NDArray[Any]) -> type[np.floating[Any]]:
 
 
 def _figures(experts: int, top_k: float, n: Floats, of: _Totals) -> StepFigures:
-    """`n` [1 or layers, steps]. What is the same for every layer is worked out once a step."""
+    """`n` [1 or layers, steps]: tokens. What is the same in every layer is computed once a step."""
     total = of.total[:1] if (of.total == of.total[:1]).all() else of.total
     layers, _ = of.total.shape
     seen, supported, mean = n > 0, n >= 2, total / experts
@@ -142,16 +140,10 @@ def _figures(experts: int, top_k: float, n: Floats, of: _Totals) -> StepFigures:
 
 
 def _over_layers(values: Floats, weight: npt.NDArray[Any]) -> Floats:
-    """Σ over layers of values × weight, each [1 or layers, steps], at least one of them with every
-    layer."""
+    """Σ over layers of values × weight, each [1 or layers, steps]; one of them has every layer."""
     if len(weight) == 1:
         return np.asarray(values.sum(axis=0) * weight[0])
     return np.asarray((values * weight).sum(axis=0))
-
-
-def _floor_squared(experts: int, top_k: float, n: Floats, total: Floats, squares: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(experts / top_k**2 * (total / n - squares / n**2) / (n - 1))
 
 
 def cv(loads: npt.NDArray[Any]) -> Floats:
@@ -160,10 +152,9 @@ def cv(loads: npt.NDArray[Any]) -> Floats:
 
 
 def floor_squared(loads: Floats, tokens: npt.NDArray[Any], top_k: float) -> Floats:
-    """Squared noise floor over the last axis: (E/k²) Σ p(1-p)/(n-1), p = x/n; nan where tokens <
-    2."""
-    n = np.asarray(tokens, dtype=np.float64)
-    floor = _floor_squared(
-        loads.shape[-1], top_k, n, loads.sum(axis=-1), (loads * loads).sum(axis=-1)
-    )
+    """Squared noise floor over the last axis: (E/k²) Σ p(1-p)/(n-1), p = x/n; nan if tokens < 2."""
+    n, experts = np.asarray(tokens, dtype=np.float64), loads.shape[-1]
+    total, squares = loads.sum(axis=-1), (loads * loads).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        floor = experts / top_k**2 * (total / n - squares / n**2) / (n - 1)
     return np.where(n >= 2, floor, np.nan)

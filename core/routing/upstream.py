@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from core.routing.blocks import RunBlocks
 from core.routing.gatelog import GateLog, GateLogError
-from core.routing.meter import Meter, RunBlocks
-from core.routing.steps import Floats, Ints
+from core.routing.meter import Meter
+from core.stats.arrays import Floats, Ints
 
 LAYER_FILE = re.compile(r"gate_logs_(\d+)\.json$")
-MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any, and its square is no trouble
+MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any real one; its square does not overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,7 @@ class JsonLayer:
 
 
 def read_layer(path: Path) -> JsonLayer:
-    """One `gate_logs_<layer>.json`. GateLogError where it is not upstream's {"step", "num_tokens",
-    "expert_loads"}."""
+    """One `gate_logs_<layer>.json`. GateLogError if it does not have upstream's format."""
     try:
         data: dict[str, Any] = json.loads(path.read_text())
         loads = np.array(data["expert_loads"], dtype=np.float64)
@@ -41,13 +41,13 @@ def read_layer(path: Path) -> JsonLayer:
         ) from None
     if loads.ndim != 2 or tokens.ndim != 1 or len(loads) != len(tokens) or not loads.size:
         raise GateLogError(
-            f"{path}: expected one row of expert loads a step, got {loads.shape} for {tokens.shape}"
+            f"{path}: expected a row of expert loads per step, got {loads.shape} for {tokens.shape}"
         )
     if (
         not ((loads >= 0) & (loads <= MAX_LOAD)).all()
         or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all()
     ):
-        raise GateLogError(f"{path}: holds negative or non-finite loads, or some above {MAX_LOAD}")
+        raise GateLogError(f"{path}: holds loads that are negative, not finite or above {MAX_LOAD}")
     return JsonLayer(loads, tokens)
 
 
@@ -68,18 +68,17 @@ def read_layers(folder: Path) -> tuple[list[JsonLayer], list[str]]:
             problems.append(str(error))
             continue
         if layers and layer.loads.shape[1] != layers[0].loads.shape[1]:
-            problems.append(
-                f"{path}: {layer.loads.shape[1]} experts, the layers before it have others"
-            )
+            experts, others = layer.loads.shape[1], layers[0].loads.shape[1]
+            problems.append(f"{path}: {experts} experts, the layers before it have {others}")
             continue
         layers.append(layer)
     return layers, problems
 
 
 def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:
-    """Upstream's files as a run. Layers that logged different steps are taken one after the other.
+    """Upstream's files as a run; layers that logged different steps are added one by one.
 
-    GateLogError where no step has tokens.
+    GateLogError if no step has tokens.
     """
     sums = np.concatenate([layer.loads.sum(axis=1) for layer in layers])
     tokens = np.concatenate([layer.tokens for layer in layers])
@@ -88,9 +87,8 @@ def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:
     top_k = float(np.median(sums[tokens > 0] / tokens[tokens > 0]))
     meter = Meter()
     if all(np.array_equal(layer.tokens, layers[0].tokens) for layer in layers):
-        meter.add(
-            _as_log(label, np.stack([x.loads for x in layers], axis=1), layers[0].tokens, top_k)
-        )
+        loads = np.stack([layer.loads for layer in layers], axis=1)
+        meter.add(_as_log(label, loads, layers[0].tokens, top_k))
         return meter.runs[label]
     for place, layer in enumerate(layers):
         loads = np.zeros((len(layer.tokens), len(layers), layer.loads.shape[1]))
@@ -104,4 +102,4 @@ def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:
 def _as_log(label: str, loads: Floats, tokens: Ints, top_k: float) -> GateLog:
     none = np.zeros(len(tokens), np.int64)
     columns = {"tokens": tokens, "prefill_tokens": none}
-    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]  # floats: theirs may be means
+    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]  # floats: upstream's may be means

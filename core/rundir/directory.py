@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from core.errors import FileError
@@ -18,8 +19,11 @@ from core.experiment import events
 from core.experiment.config import check_name
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
-from core.files import _or_nothing, formatted, read_json, write_whole
-from core.load.metrics import RequestRecord
+from core.files import formatted, or_nothing, write_whole
+from core.load.record import RequestRecord
+from core.rundir import about
+from core.rundir.about import ServerNote
+from core.rundir.result import Result
 
 TAIL_BYTES = 1 << 16
 SYNCED = (
@@ -69,7 +73,8 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise FileError(
-                    f"{path}: --out must be new or empty; to go on with an interrupted run use: --resume {path}"
+                    f"{path}: --out must be new or empty;"
+                    f" to resume an interrupted run use: --resume {path}"
                 )
             path.chmod(0o700)
             return cls(path)
@@ -105,8 +110,8 @@ class RunDirectory:
         """What tells this directory's servers from all other processes (see
         core.backends.supervise): its lock file's device and inode, which stay as they are where the
         directory is renamed, and are others' where it is copied."""
-        about = os.fstat(self._lock.fileno())
-        return f"{about.st_dev:x}-{about.st_ino:x}."
+        lock = os.fstat(self._lock.fileno())
+        return f"{lock.st_dev:x}-{lock.st_ino:x}."
 
     def append(self, event: AnyEvent) -> None:
         """Append one event; on disk before this returns where a run ended. OSError where that
@@ -128,13 +133,13 @@ class RunDirectory:
         write_whole(file, formatted(value))
         return file
 
-    def note_server(self, backend: str, about: dict[str, Any]) -> None:
+    def note_server(self, backend: str, note: ServerNote) -> None:
         """Add to run.json what a server was asked to be, and what really ran."""
-        run = read_json(self.path / "run.json")
-        run["servers"][backend] = about
-        self.write_json("run.json", run)
+        known = about.read(self.path)
+        servers = known.servers | {backend: note}
+        self.write_json(about.NAME, msgspec.structs.replace(known, servers=servers))
 
-    def write_result(self, run: Run, result: dict[str, Any]) -> str:
+    def write_result(self, run: Run, result: Result) -> str:
         """results_json/<label>.json of one run; its path inside the directory."""
         name = f"{run.backend}/results_json/{run.label}.json"
         self.write_json(name, result)
@@ -167,7 +172,7 @@ class RunDirectory:
             [n for r in records for n in r.event_tokens], dtype=np.int64
         )
         temporary = file.with_suffix(".tmp.npz")
-        with _or_nothing(temporary):
+        with or_nothing(temporary):
             np.savez(temporary, **columns)
             os.replace(temporary, file)
 

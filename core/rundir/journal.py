@@ -10,7 +10,6 @@ import msgspec
 from core.errors import FileError
 from core.experiment import events
 from core.experiment.events import AnyEvent
-from core.files import read_json
 
 PART_BYTES = 1 << 23  # of a journal, read at once; a day's is over 100 MB
 
@@ -59,27 +58,3 @@ def stream_events(run_dir: Path) -> Iterator[AnyEvent]:
 def read_events(run_dir: Path) -> list[AnyEvent]:
     """All of `stream_events`."""
     return list(stream_events(run_dir))
-
-
-def done_runs(path: Path) -> set[str]:
-    """Ids of the runs whose journal entry and result file agree that they are done."""
-    return {
-        event.run
-        for event in stream_events(path)
-        if isinstance(event, events.RunFinished)
-        and _is_inside(path, event.result)
-        and _is_whole(path / event.result)
-    }
-
-
-def _is_inside(folder: Path, name: str) -> bool:
-    """Whether the path that a journal names stays in its run directory."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
-def _is_whole(file: Path) -> bool:
-    try:
-        read_json(file)
-    except FileError:
-        return False
-    return True

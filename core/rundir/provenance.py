@@ -1,5 +1,4 @@
-"""run.json: what was asked for, with which versions, on which machine; what really ran joins it
-once a server is up."""
+"""What run.json says before the first server starts; what really ran joins it once one is up."""
 
 from __future__ import annotations
 
@@ -10,31 +9,32 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from core.experiment.config import Config
 from core.experiment.plan import Run
+from core.rundir.about import About, Git, Host
 
 PACKAGES = ("gatescope", "numpy", "httpx", "httptools", "uvloop", "msgspec", "uvicorn")
 
 
-def describe(config: Config, runs: Sequence[Run], kind: str, label: str) -> dict[str, Any]:
-    """The resolved configuration, versions, host, GPUs, driver, git state. `kind`: vllm or builtin,
-    as decided."""
-    return {
-        "config": config,
-        "engine": label,
-        "engine_kind": kind,
-        "backends": list(dict.fromkeys(run.backend for run in runs)),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
-        "gpus": gpus(),
-        "git": _git(config.path.parent),
-        "runs": list(runs),
-        "servers": {},
-    }
+def describe(
+    config: Config, runs: Sequence[Run], kind: Literal["vllm", "builtin"], label: str
+) -> About:
+    """The resolved configuration, versions, host, GPUs, driver and git state; `kind` as decided."""
+    return About(
+        config=config,
+        engine=label,
+        engine_kind=kind,
+        backends=list(dict.fromkeys(run.backend for run in runs)),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions={name: _version(name) for name in PACKAGES},
+        python=platform.python_version(),
+        host=Host(name=platform.node(), system=platform.platform(), cpus=os.cpu_count()),
+        gpus=gpus(),
+        git=_git(config.path.parent),
+        runs=list(runs),
+    )
 
 
 def gpus() -> list[str]:
@@ -55,10 +55,10 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _git(folder: Path) -> dict[str, Any]:
+def _git(folder: Path) -> Git:
     commit = _lines(["git", "-C", str(folder), "rev-parse", "HEAD"])
     changed = _lines(["git", "-C", str(folder), "status", "--porcelain"])
-    return {"commit": commit[0] if commit else None, "changed_files": len(changed)}
+    return Git(commit=commit[0] if commit else None, changed_files=len(changed))
 
 
 def _lines(command: list[str]) -> list[str]:

@@ -1,50 +1,191 @@
-"""Result files."""
+"""The result file of one run, `<backend>/results_json/<label>.json`: written, read and validated as
+one type. Upstream's keys keep their meaning; ours stand beside them."""
 
 from __future__ import annotations
 
+import datetime
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct, field
 
-from core.experiment import dose
-from core.rundir.about import _checked
+from core import files
+from core.errors import FileError
+from core.experiment import dose, events
+from core.experiment.dose import Dose
+from core.load.metrics import Metrics
+from core.load.record import Records, RequestRecord
+from core.load.trust import Trust, trust
+from core.routing.imbalance import Imbalance
+from core.routing.run import LongestStep
+from core.rundir.journal import stream_events
+
+if TYPE_CHECKING:
+    from core.load.client import Load
+    from core.workload.predictor import Prediction
 
 LABEL = re.compile(r"[0-9]{3,}(-r[0-9]+)?")
 
 
-class _Measured(msgspec.Struct):
-    """The part of a result's imbalance that readers take apart."""
+class GateLogPart(Struct, frozen=True, kw_only=True):
+    """Where a run's routing was logged, and how many of its tokens are there."""
 
-    excess_cv_reason: str | None = None
-    rank_imbalance: float | None = None
-    rank_loads: list[float] | None = None
-    intervals: dict[str, tuple[float, float] | None] | None = None
-
-
-class _Result(msgspec.Struct):
-    """The part of a result file that readers take apart; what stands alone is taken as a number, or
-    as none."""
-
-    mean_ttft_ms: float | None = None
-    mean_tpot_ms: float | None = None
-    mean_e2e_ms: float | None = None
-    ttfts: list[float | None] | None = None
-    itls: list[list[float]] | None = None
-    output_lens: list[int] | None = None
-    measured_imbalance: _Measured | None = None
+    folder: str = ""  # inside the run directory
+    segment: str = ""
+    tokens_due: int = 0
+    tokens_seen: int = 0
+    left_out: str = ""  # why tokens are missing; empty if none are
 
 
-def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Label → result of every `<label>.json` in a results folder, forced routing included.
-    FileError for a file that is no result."""
-    return {label: _checked(file, _Result) for label, file in sorted(result_files(folder).items())}
+class Result(Metrics, frozen=True, kw_only=True):
+    """One run. Lists have one entry a request, in dataset order; a request that failed is None in
+    `ttfts`, has no gaps, and its error stands in `errors`. What another tool did not write is None
+    or empty."""
+
+    date: str | None = None  # UTC, YYYYmmdd-HHMMSS
+    backend: str | None = None  # its name, or the URL that `gatescope bench` was given
+    engine: str | None = None
+    model_id: str | None = None
+    tokenizer_id: str | None = None
+    dataset_name: str | None = None
+    dataset_path: str | None = None
+    forced_routing: Dose | None = None
+    endpoint: str | None = None  # "completions" or "chat"
+    request_rate: float | str | None = None  # requests/s, or "inf"
+    arrival: str | None = None
+    burstiness: float | None = None
+    ramp_up_s: float | None = None
+    max_concurrency: int | None = None  # 0: no limit
+    seed: int | None = None
+    slo: dict[str, float] = field(default_factory=dict)
+    input_lens: list[int] = field(default_factory=list)
+    output_lens: list[int] = field(default_factory=list)
+    ttfts: list[float | None] = field(default_factory=list)  # seconds
+    ttfts_from_due: list[float | None] = field(default_factory=list)  # seconds
+    itls: list[list[float]] = field(default_factory=list)  # seconds
+    generated_texts: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    client: Trust | None = None  # how far the times can be trusted
+    imbalance_score: float | None = None  # predicted from the texts
+    imbalance_components: dict[str, dict[str, float]] = field(default_factory=dict)
+    imbalance_raw_metrics: dict[str, float] = field(default_factory=dict)
+    measured_imbalance: Imbalance | None = None
+    measured_imbalance_reason: str | None = None  # why there is none
+    decode_step_ms: float | None = None  # median over the run's own steps without prompt tokens
+    longest_step: LongestStep | None = None
+    delivery_lag_ms: float | None = None  # last token's arrival - end of the last engine step
+    gate_log: GateLogPart | None = None
+
+    def number(self, name: str) -> float | None:
+        """The figure of that key, such as "mean_tpot_ms"; None if it is unknown or no number."""
+        value = getattr(self, name, None)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if math.isfinite(value) else None
+
+    @property
+    def numbers(self) -> list[str]:
+        """The keys that hold a number, sorted."""
+        return sorted(name for name in self.__struct_fields__ if self.number(name) is not None)
+
+    @property
+    def excess_cv(self) -> float | None:
+        return self.measured_imbalance.excess_cv if self.measured_imbalance else None
+
+
+def of_load(
+    load: Load,
+    records: Sequence[RequestRecord],
+    figures: Metrics,
+    prediction: Prediction | None,
+    *,
+    backend: str,
+    dataset: str,
+    path: str,
+) -> Result:
+    """What a load gave, before anything is known of its routing. `dataset` names the run's dataset
+    and repeat ("001-r2")."""
+    return Result(
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
+        backend=backend,
+        model_id=load.model,
+        dataset_name=dataset,
+        dataset_path=path,
+        endpoint="chat" if load.chat else "completions",
+        request_rate=load.request_rate,
+        arrival=load.arrival,
+        burstiness=load.burstiness,
+        ramp_up_s=load.ramp_up_s,
+        max_concurrency=load.max_concurrency,
+        seed=load.seed,
+        slo=dict(load.slo),
+        **msgspec.structs.asdict(figures),
+        input_lens=[r.prompt_tokens for r in records],
+        output_lens=[r.output_tokens for r in records],
+        ttfts=[r.ttft_s if r.ok else None for r in records],
+        ttfts_from_due=[r.ttft_from_due_s if r.ok else None for r in records],
+        itls=[r.itls_s if r.ok else [] for r in records],
+        generated_texts=[r.text for r in records],
+        errors=[r.error for r in records],
+        client=trust(records.workers, figures) if isinstance(records, Records) else None,
+        **(prediction.as_result() if prediction else {}),
+    )
+
+
+def decode(data: bytes) -> Result:
+    """A result file's bytes. msgspec.DecodeError if they are not one."""
+    return msgspec.json.decode(data, type=Result)
+
+
+def read(file: Path) -> Result:
+    """One result file. FileError if it cannot be read, or is not a result."""
+    return files.read(file, Result)
+
+
+def read_all(folder: Path) -> tuple[dict[str, Result], dict[str, str]]:
+    """Label → result of every `<label>.json` in a results folder, forced routing included; and
+    label → what is wrong with a file that is not a result."""
+    found: dict[str, Result] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    for label, file in sorted(result_files(folder).items()):
+        try:
+            found[label] = read(file)
+        except FileError as error:
+            unreadable[label] = str(error).removeprefix(f"{file}: ")
+    return found, unreadable
 
 
 def result_files(folder: Path) -> dict[str, Path]:
-    """Label → file of every result in a results folder, read or not."""
+    """Label → file of every result in a results folder, readable or not."""
     found = {p.stem: p for p in folder.glob("*.json") if LABEL.fullmatch(p.stem.partition("~")[0])}
     return {
         label: path for label, path in found.items() if "~" not in label or dose.of_label(label)
     }
+
+
+def done_runs(path: Path) -> set[str]:
+    """Ids of the runs whose journal entry and result file agree that they are done."""
+    return {
+        event.run
+        for event in stream_events(path)
+        if isinstance(event, events.RunFinished)
+        and _is_inside(event.result)
+        and _is_readable(path / event.result)
+    }
+
+
+def _is_inside(name: str) -> bool:
+    """Whether the path that a journal names stays in its run directory."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _is_readable(file: Path) -> bool:
+    try:
+        read(file)
+    except FileError:
+        return False
+    return True

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from core.experiment import plan
-from core.rundir import about, result
+from core.rundir import about as run_json
+from core.rundir import result
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ class Selection:
 
     @property
     def named(self) -> str:
-        return f"dataset{'s' * (len(self.names) > 1)} {', '.join(self.names)}"
+        noun = "dataset" if len(self.names) == 1 else "datasets"
+        return f"{noun} {', '.join(self.names)}"
 
     def in_words(self) -> str:
         """`only datasets 001, 007 (2 of 50)`; nothing where all are looked at."""
@@ -53,10 +55,9 @@ def of_run_directory(path: Path, only: Collection[str]) -> Selection:
     """
     if not only:
         return ALL
-    backends, _ = about.read_names(path)
-    known = {run.dataset for run in about.read_about(path).runs}
-    for backend in backends:
-        known |= {
-            plan.dataset_of(label) for label in result.result_files(path / backend / "results_json")
-        }
+    about = run_json.read(path)
+    known = {run.dataset for run in about.runs}
+    for backend in about.backends:
+        labels = result.result_files(path / backend / "results_json")
+        known |= {plan.dataset_of(label) for label in labels}
     return Selection(tuple(plan.named(only, sorted(known))), len(known))

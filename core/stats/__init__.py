@@ -1,2 +1,2 @@
-"""Statistics that know nothing of gatescope: bootstrap, estimates, rank correlation, paired
+"""Statistics, independent of the rest of gatescope: bootstrap, estimates, rank correlation, paired
 comparison."""

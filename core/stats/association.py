@@ -1,12 +1,12 @@
-"""How one figure goes with another over datasets: rank and linear correlation, slope, and what
+"""How one metric varies with another over datasets: rank and linear correlation, slope, and what
 length explains.
 
 - Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh);
-  Spearman's p by permutation. Pearson's (and what it explains) are too narrow where noise has heavy
-  tails: Spearman and slope are what is relied on.
+  Spearman's p by permutation. The intervals of Pearson and of `explained` are too narrow if the
+  noise has heavy tails: rely on Spearman and the slope.
 - slope: Theil-Sen, the median over pairs, with Sen's (1968) interval.
-- explained: Pearson's r², the part of the variance that a straight line takes up.
-- partial: Spearman's between what is left of both after a linear fit of their ranks on the
+- explained: Pearson's r², the part of the variance that a straight line explains.
+- partial: Spearman's correlation of the residuals of both, after a linear fit of their ranks on the
   covariates' ranks.
 - Holm's correction is over all tests that are reported side by side.
 """
@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats, Interval
+from core.stats.arrays import Floats, Ints
+from core.stats.bootstrap import Interval
 from core.stats.estimate import MIN_DATASETS, Estimate
 
 PERMUTATIONS = 9_999
@@ -27,7 +28,8 @@ ALPHA = 0.05
 
 
 class Association(msgspec.Struct, frozen=True, kw_only=True):
-    """`slope` is in y's unit per unit of x. `p` is two-sided; `p_holm` the same corrected."""
+    """How y varies with x over `n` points. `slope`: in y's unit per unit of x; `p`: two-sided;
+    `p_holm`: the same after Holm's correction."""
 
     n: int
     spearman: Estimate
@@ -40,7 +42,7 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_seen(self) -> bool:
-        """Whether the corrected test rejects that x and y go unrelated."""
+        """Whether the test, corrected if there are several, rejects that x and y are unrelated."""
         p = self.p if self.p_holm is None else self.p_holm
         return p is not None and p < ALPHA
 
@@ -48,7 +50,7 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
 def associate(
     x: Floats, y: Floats, covariates: Sequence[Floats] = (), seed: int = 0
 ) -> Association:
-    """Of points (x, y) [n]; `covariates`, each [n], are what the partial correlation holds
+    """The association of x and y, each [n]. The partial correlation holds `covariates`, each [n],
     fixed."""
     if reason := _unsupported(x, y):
         null = estimate.none(reason)
@@ -99,7 +101,9 @@ def _correlation(x: Floats, y: Floats, replicates: Floats) -> Estimate:
         np.arctanh(np.clip(replicates, -edge, edge)),
         len(x),
     )
-    return estimate.of(value, ends and (float(np.tanh(ends[0])), float(np.tanh(ends[1]))))
+    if ends is None:
+        return estimate.of(value)
+    return estimate.of(value, (float(np.tanh(ends[0])), float(np.tanh(ends[1]))))
 
 
 def _squared(r: Estimate) -> Estimate:
@@ -110,14 +114,12 @@ def _squared(r: Estimate) -> Estimate:
     return Estimate(r.value**2, ends)
 
 
-def _partial(
-    x: Floats, y: Floats, covariates: Sequence[Floats], drawn: np.typing.NDArray[np.int64]
-) -> Estimate:
+def _partial(x: Floats, y: Floats, covariates: Sequence[Floats], drawn: Ints) -> Estimate:
     varying = [c for c in covariates if np.ptp(c) > 0]
     if not varying:
         return estimate.none("the covariates are the same for every point")
     if len(x) < MIN_DATASETS + len(varying):
-        return estimate.none(f"n = {len(x)}: too few points beside {len(varying)} covariates")
+        return estimate.none(f"n = {len(x)}: too few points for {len(varying)} covariates")
     given = np.column_stack([np.ones(len(x)), *varying])
     left_x, left_y = _residuals(x, given), _residuals(y, given)
     if left_x.std() < 1e-9 * x.std() or left_y.std() < 1e-9 * y.std():
@@ -144,7 +146,7 @@ def _permutation_p(x: Floats, y: Floats, seed: int) -> float:
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Holm's (1979) adjusted p values; None stays None and counts for no test."""
+    """Holm's (1979) adjusted p values; None stays None and does not count as a test."""
     known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
     adjusted: list[float | None] = [None] * len(ps)
     running = 0.0

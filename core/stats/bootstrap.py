@@ -1,10 +1,10 @@
 """95 % intervals by the bootstrap over blocks of neighbouring steps, or over points.
 
-Steps that follow each other resemble each other, so blocks are drawn, not steps (Künsch 1989): of
-n^(1/3) steps or more, see `RunBlocks.grouped`. Intervals are expanded percentile intervals
-(Hesterberg 2015): percentiles are narrow where blocks are few, and are widened by √(B/(B-1)) · t/z.
-They are put about the estimate by the replicates' own mean, which takes out the upward bias that
-resampling gives to anything with a square in it, a CV among them.
+Neighbouring steps resemble each other, so blocks of n^(1/3) steps or more are drawn instead of
+single steps (Künsch 1989). Intervals are expanded percentile intervals (Hesterberg 2015): plain
+percentiles are too narrow if there are few blocks, so they are widened by √(B/(B-1)) · t/z. They
+are centred on the estimate by subtracting the replicates' mean, which removes the upward bias that
+resampling gives to anything that contains a square, such as a CV.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
+
+from core.stats.arrays import Floats
 
 RESAMPLES = 400
 LEVEL = 0.95
 Z = 1.959963984540054  # the normal's 97.5 % quantile
 
-Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 
@@ -28,15 +28,15 @@ def block_length(steps: int) -> float:
 
 
 def lag_one(values: Floats) -> float:
-    """Correlation of neighbours in `values` [n], less the -1/n that independent ones show; 0 where
-    nothing varies."""
+    """Correlation of neighbours in `values` [n], minus the -1/n expected of independent ones; 0 if
+    all are equal."""
     left = values - values.mean()
     spread = float(left @ left)
     return float(left[1:] @ left[:-1]) / spread + 1 / len(values) if spread > 0 else 0.0
 
 
 def weights(blocks: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """[resamples, blocks]: how often each block is drawn. The same for the same numbers."""
+    """[resamples, blocks]: how often each block is drawn. Equal arguments give equal draws."""
     draws = np.random.default_rng(seed).multinomial(
         blocks, np.full(blocks, 1 / blocks), size=resamples
     )
@@ -44,8 +44,8 @@ def weights(blocks: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
 
 
 def interval(estimate: float, replicates: Floats, blocks: int) -> Interval | None:
-    """95 % interval of `estimate`, from its replicates [resamples] over `blocks` units; None below
-    two units."""
+    """95 % interval of `estimate`, from its replicates [resamples] over `blocks` units; None for
+    fewer than two units, or if most replicates are not finite."""
     usable = replicates[np.isfinite(replicates)]
     if blocks < 2 or len(usable) < len(replicates) / 2 or not math.isfinite(estimate):
         return None
@@ -55,7 +55,7 @@ def interval(estimate: float, replicates: Floats, blocks: int) -> Interval | Non
 
 
 def standard_error(replicates: Floats, blocks: int) -> float:
-    """Of an estimate from its replicates; nan below two units."""
+    """Standard error of an estimate, from its replicates; nan for fewer than two units."""
     return float(replicates.std() * math.sqrt(blocks / (blocks - 1))) if blocks > 1 else math.nan
 
 

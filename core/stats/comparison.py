@@ -1,11 +1,11 @@
-"""Two backends on the same datasets: paired ratio and difference, with intervals, and how far
+"""Two backends on the same datasets: paired ratio and difference, with intervals, and how much
 repeats differ.
 
-From MIN_DATASETS datasets on, what is said is about datasets like these: intervals are by the
-bootstrap over datasets, each at the mean of its repeats, which holds what repeats add (drawing
-repeats inside a drawn dataset as well would count that twice). Below, where every dataset was
-repeated, it is about these datasets only: intervals are Student's over repeats, with Welch's and
-Satterthwaite's degrees of freedom.
+With MIN_DATASETS datasets or more, results hold for datasets like these: intervals are by the
+bootstrap over datasets, each at the mean of its repeats, which includes the spread of repeats
+(drawing repeats within a drawn dataset too would count it twice). With fewer, if every dataset was
+repeated, results hold for these datasets only: intervals are Student's over repeats, with
+Welch-Satterthwaite degrees of freedom.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from core.stats import bootstrap, estimate
-from core.stats.bootstrap import Floats, Interval
+from core.stats.arrays import Floats
+from core.stats.bootstrap import Interval
 from core.stats.estimate import MIN_DATASETS, Estimate
 
 RESAMPLES = 2_000
@@ -27,9 +28,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """`ratio`: geometric mean over datasets of other/reference; `difference`: mean of other -
     reference.
 
-    `repeats`: the fewest and the most of a dataset at a backend; `spread`: standard deviation of
-    repeats about their dataset's mean, in %, null without repeats; `fixed`: about these datasets
-    only.
+    `repeats`: the fewest and the most of any dataset at a backend; `spread`: standard deviation of
+    repeats around their dataset's mean, in %, null without repeats; `fixed`: the result holds for
+    these datasets only.
     """
 
     metric: str
@@ -43,8 +44,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     fixed: bool = False
 
     def in_words(self, name: str) -> str:
-        """`all2all TPOT is 18 % higher than baseline's [16, 21]`; where the interval holds 1, no
-        difference is seen."""
+        """`all2all TPOT is 18 % higher than baseline's [16, 21]`, or that no difference is seen, if
+        the interval of the ratio contains 1."""
         if self.ratio.value is None or self.ratio.interval is None:
             return (
                 f"{self.other} {name} and {self.reference}'s are not compared: {self.ratio.reason}"
@@ -57,7 +58,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         if percent < 0:
             percent, ends = -percent, f"[{-high:.1f}, {-low:.1f}] %"
         way = "higher" if low > 0 else "lower"
-        return f"{self.other} {name} is {percent:.1f} % {way} than {self.reference}'s {ends}, {self._of}"
+        seen = f"{self.other} {name} is {percent:.1f} % {way} than {self.reference}'s"
+        return f"{seen} {ends}, {self._of}"
 
     @property
     def _of(self) -> str:
@@ -68,7 +70,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def repeated(repeats: tuple[int, int]) -> str:
-    """` × 3 repeats`, ` × 2–3 repeats`, or nothing where each ran once."""
+    """` × 3 repeats`, ` × 2–3 repeats`, or nothing if each dataset ran once."""
     fewest, most = repeats
     if most < 2:
         return ""
@@ -78,7 +80,7 @@ def repeated(repeats: tuple[int, int]) -> str:
 def compare(
     metric: str, reference: str, other: str, values: Sequence[Mapping[str, Sequence[float]]]
 ) -> Comparison:
-    """`values`: of the reference and of the other, by dataset, the value of each repeat."""
+    """Compare `values`, first the reference's, then the other's: by dataset, a value per repeat."""
     shared = sorted(values[0].keys() & values[1].keys())
     sides = [[np.array(side[name], dtype=np.float64) for name in shared] for side in values]
     counts = [len(repeats) for side in sides for repeats in side] or [1]
@@ -104,14 +106,15 @@ def compare(
 
 def _unsupported(sides: list[list[Floats]], fixed: bool) -> str | None:
     if len(sides[0]) < MIN_DATASETS and not fixed:
-        return f"n = {len(sides[0])} datasets run by both: too few to say; {MIN_DATASETS} are needed, or repeats"
+        few = f"n = {len(sides[0])} datasets run by both: too few to say"
+        return f"{few}; {MIN_DATASETS} are needed, or repeats"
     if any((repeats <= 0).any() for side in sides for repeats in side):
         return "a value is not above zero, so there is no ratio"
     return None
 
 
 def _mean_difference(sides: list[list[Floats]], fixed: bool) -> Estimate:
-    """Mean over datasets of the other's mean less the reference's."""
+    """Mean over datasets of the other's mean minus the reference's."""
     gaps = np.array([after.mean() - before.mean() for before, after in zip(*sides, strict=True)])
     value, n = float(gaps.mean()), len(gaps)
     if fixed:
@@ -121,7 +124,7 @@ def _mean_difference(sides: list[list[Floats]], fixed: bool) -> Estimate:
 
 
 def _students(value: float, repeats: list[Floats], datasets: int) -> Interval:
-    """Of a mean over `datasets` of differences of means of `repeats`."""
+    """Student's interval of a mean over `datasets`, of differences of means of `repeats`."""
     parts = np.array([r.var(ddof=1) / len(r) for r in repeats]) / datasets**2
     variance = float(parts.sum())
     freedom = (
@@ -132,12 +135,15 @@ def _students(value: float, repeats: list[Floats], datasets: int) -> Interval:
 
 
 def _exponential(of: Estimate) -> Estimate:
-    ends = of.interval and (math.exp(of.interval[0]), math.exp(of.interval[1]))
-    return Estimate(None if of.value is None else math.exp(of.value), ends, of.reason)
+    value = None if of.value is None else math.exp(of.value)
+    if of.interval is None:
+        return Estimate(value, None, of.reason)
+    low, high = of.interval
+    return Estimate(value, (math.exp(low), math.exp(high)), of.reason)
 
 
 def _spread(repeats: list[Floats]) -> float | None:
-    """Pooled standard deviation of log values about their dataset's mean, in %."""
+    """Pooled standard deviation of log values around their dataset's mean, in %."""
     logs = [np.log(r) for r in repeats if len(r) > 1 and (r > 0).all()]
     if not logs:
         return None

@@ -1,4 +1,4 @@
-"""A number that knows how sure it is: a value with its 95 % interval, or null with the reason."""
+"""A number with its uncertainty: a value with its 95 % interval, or null with the reason."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import msgspec
 
 from core.stats.bootstrap import Interval
 
-MIN_DATASETS = (
-    8  # below, nothing is said of an effect: too few for an interval or a test to be relied on
-)
+MIN_DATASETS = 8  # with fewer, intervals and tests are unreliable: no effect is reported
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """`interval`: 95 %. `reason`: why there is no value (then nothing may be read into it)."""
+    """A value with its 95 % `interval`, or null with the `reason`: then it shows nothing."""
 
     value: float | None
     interval: Interval | None = None
@@ -27,23 +25,27 @@ class Estimate(msgspec.Struct, frozen=True):
     def scaled(self, factor: float) -> Estimate:
         if self.value is None:
             return self
-        ends = self.interval and sorted((self.interval[0] * factor, self.interval[1] * factor))
-        return Estimate(self.value * factor, (ends[0], ends[1]) if ends else None)
+        if self.interval is None:
+            return Estimate(self.value * factor)
+        low, high = sorted(end * factor for end in self.interval)
+        return Estimate(self.value * factor, (low, high))
 
     def shown(self, form: str = ".3g") -> str:
         """`0.12 [0.05, 0.2]`, or a dash."""
         if self.value is None:
             return "–"
-        return f"{self.value:{form}}" + (
-            f" [{self.interval[0]:{form}}, {self.interval[1]:{form}}]" if self.interval else ""
-        )
+        value = f"{self.value:{form}}"
+        if self.interval is None:
+            return value
+        low, high = self.interval
+        return f"{value} [{low:{form}}, {high:{form}}]"
 
 
 def none(reason: str) -> Estimate:
-    """What n, or the data, does not support."""
+    """An estimate that n, or the data, does not support."""
     return Estimate(None, None, reason)
 
 
 def of(value: float, interval: Interval | None = None) -> Estimate:
-    """An estimate; null where it is not a number."""
+    """An estimate; null if the value is not finite."""
     return Estimate(value, interval) if math.isfinite(value) else none("not a number")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from core.experiment import dose
 from core.experiment.events import POWER_CAP, Gpu
+from core.stats.arrays import Floats
 from core.validity.evidence import Evidence
 from core.validity.problem import Problem, problems
 
@@ -26,9 +26,7 @@ WARMING_C = (
 TPOT_DRIFT = 0.03  # as CLOCK_DRIFT
 CHANGE = 0.002  # p: two backends of an experiment without any drift are suspected once in 250 times
 EDGE = 3  # runs on either side of a change, at least
-MIN_RUNS = 10  # of a backend, below which order and chance are not told apart
-
-Floats = npt.NDArray[np.float64]
+MIN_RUNS = 10  # of a backend, below which order and chance cannot be separated
 
 
 class Timed(NamedTuple):
@@ -61,7 +59,7 @@ def throttled_gpus(seen: Evidence) -> list[Problem] | None:
             for r, share in shares.items()
             if share > (CAPPED if r == POWER_CAP else THROTTLED)
         ]
-        return f"held back in {', '.join(over)} of {len(samples)} samples" if over else ""
+        return f"slowed down in {', '.join(over)} of {len(samples)} samples" if over else ""
 
     return problems(
         "doubtful",
@@ -113,18 +111,16 @@ def drift_over_time(seen: Evidence) -> list[Problem] | None:
         return None
     interleaved = seen.config.experiment.interleave
     series = {name: runs for name, runs in _in_order(seen).items() if len(runs) >= MIN_RUNS}
-    order = (
-        ""
-        if interleaved
-        else ", and backends ran one after the other: their difference may hold as much"
-    )
+    order = ", and backends ran one after the other: their difference may contain as much"
 
     def wrong(runs: list[Timed]) -> str:
         levels, freedom = _levels(runs)
         place, p = _change(levels, freedom)
         moved = float(np.expm1(np.median(levels[place:]) - np.median(levels[:place])))
-        told = f"TPOT moves by {moved:+.1%} after {place} of its {len(runs)} runs, p = {p:.1g}"
-        return told + order if p < CHANGE and abs(moved) > TPOT_DRIFT else ""
+        if p >= CHANGE or abs(moved) <= TPOT_DRIFT:
+            return ""
+        what = f"TPOT moves by {moved:+.1%} after {place} of its {len(runs)} runs, p = {p:.1g}"
+        return what if interleaved else what + order
 
     turns = "" if interleaved else "take repeats = 2 and interleave = true, and "
     return problems("doubtful", series, wrong, f"{turns}look for other load, heat and clocks")

@@ -34,6 +34,14 @@ class Problem(Struct, frozen=True, kw_only=True):
         word = "INVALID " if self.severity == "invalid" else ""
         return f"{word}{self.rule}: {shown(self.where)}: {self.sentence}; {self.remedy}"
 
+    def concerns(self, run: str) -> bool:
+        """Whether it is about the run, or about the whole of its backend."""
+        backend = run.partition("/")[0]
+        whole = (place.partition("/") for place in self.where)
+        return run in self.where or any(
+            b == backend and not label[:1].isdigit() for b, _, label in whole
+        )
+
 
 UPPER = {"gpu": "GPU", "gpus": "GPUs", "cv": "CV"}
 # What is wrong, or None where there is nothing to judge by.
@@ -62,7 +70,8 @@ class Validity(Struct, frozen=True, kw_only=True):
     def in_words(self) -> list[str]:
         """`validity: 20 checks, none failed`; or how many failed, and a line for each problem."""
         failed = len({problem.rule for problem in self.problems})
-        head = f"validity: {len(self.checked)} checks, {f'{failed} failed' if failed else 'none failed'}"
+        outcome = f"{failed} failed" if failed else "none failed"
+        head = f"validity: {len(self.checked)} checks, {outcome}"
         return [head, *(f"  {problem.in_words()}" for problem in self.problems)]
 
 

@@ -8,8 +8,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from core.routing.imbalance import Imbalance
 from core.routing.run import LongestStep
-from core.validity.evidence import Evidence, Routing, RunResult
+from core.rundir.result import Result
+from core.validity.evidence import Evidence
 from core.validity.problem import Problem, Severity, problems
 
 # A CV's interval draws blocks of n^(1/3) steps: fewer than 30 steps leave fewer than ten blocks
@@ -35,13 +37,15 @@ def one_token_steps(seen: Evidence) -> list[Problem] | None:
     batches look like."""
     single = {run for run, r in seen.results.items() if r.total_input_tokens <= r.completed}
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         cv = f" (here {log.per_step_cv:.3f})" if log.per_step_cv is not None else ""
-        told = (
-            f"each of its {log.steps} steps has a single token, so no prompt was computed in them: they are the dummy"
-            f" batches of an idle rank, whose CV is √(E/k - 1) whatever is sent{cv}"
+        if log.tokens != log.steps:
+            return ""
+        return (
+            f"each of its {log.steps} steps has a single token, so no prompt was computed in them:"
+            " they are the dummy batches of an idle rank,"
+            f" whose CV is √(E/k - 1) regardless of the traffic{cv}"
         )
-        return told if log.tokens == log.steps else ""
 
     return problems(
         "invalid",
@@ -54,13 +58,10 @@ def one_token_steps(seen: Evidence) -> list[Problem] | None:
 def constant_loads(seen: Evidence) -> list[Problem] | None:
     """The same loads in every step."""
 
-    def wrong(log: Routing) -> str:
-        stands_still = log.constant_loads and log.steps >= MIN_CONSTANT
-        return (
-            f"all {log.steps} steps have the same loads: that is not live traffic"
-            if stands_still
-            else ""
-        )
+    def wrong(log: Imbalance) -> str:
+        if not log.constant_loads or log.steps < MIN_CONSTANT:
+            return ""
+        return f"all {log.steps} steps have the same loads: that is not live traffic"
 
     return problems("invalid", seen.natural, wrong, OWN_RECORDER)
 
@@ -69,12 +70,10 @@ def same_cv(seen: Evidence) -> list[Problem] | None:
     """Datasets differ in CV, as no two samples of traffic are alike."""
 
     def wrong(cvs: Sequence[float]) -> str:
-        alike = max(cvs) - min(cvs) <= SAME_CV * max(cvs)
-        return (
-            f"all {len(cvs)} datasets have a CV of {cvs[0]:.3f}: it is not of their traffic"
-            if alike
-            else ""
-        )
+        if max(cvs) - min(cvs) > SAME_CV * max(cvs):
+            return ""
+        same = f"identical CV ({cvs[0]:.3f}) in every one of {len(cvs)} datasets"
+        return f"{same}: traffic cannot be the cause"
 
     known = {name: cvs for name, cvs in seen.cvs.items() if len(cvs) >= MIN_CVS}
     return problems("invalid", known, wrong, OWN_RECORDER)
@@ -83,7 +82,7 @@ def same_cv(seen: Evidence) -> list[Problem] | None:
 def sums_of_loads(seen: Evidence) -> list[Problem] | None:
     """Σ over experts is top_k × tokens in every layer of every step."""
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         what = "the loads of a layer do not add up to top_k × tokens"
         return f"in {log.violations} of {log.steps} steps {what}" if log.violations else ""
 
@@ -96,16 +95,17 @@ def sums_of_loads(seen: Evidence) -> list[Problem] | None:
 def number_of_steps(seen: Evidence) -> list[Problem] | None:
     """Enough steps for an interval."""
 
-    def wrong(log: Routing) -> str:
-        few = f"n = {log.steps} steps, and {MIN_STEPS} are needed for an interval of a CV that can be relied on"
-        return few if log.steps < MIN_STEPS else ""
+    def wrong(log: Imbalance) -> str:
+        if log.steps >= MIN_STEPS:
+            return ""
+        return f"n = {log.steps} steps; a reliable interval of a CV needs {MIN_STEPS}"
 
     return problems("doubtful", seen.routing, wrong, "raise output_len or num_prompts")
 
 
 def stalled_steps(seen: Evidence) -> list[Problem] | None:
-    """A run's longest step is not far longer than its tokens account for, as where a kernel is
-    compiled on the way.
+    """A run's longest step is not far longer than its tokens account for, as when a kernel is
+    compiled during the run.
 
     Usual is the run's median decode step and, for each token, what the longest steps of the
     backend's runs take beyond that (median over runs, so that nothing is seen where half of them
@@ -121,12 +121,14 @@ def stalled_steps(seen: Evidence) -> list[Problem] | None:
 
     def wrong(longest: tuple[LongestStep, float]) -> str:
         step, ms = longest
-        told = (
-            f"a step of {step.tokens} tokens took {step.ms:,.0f} ms, where {ms:,.0f} ms are usual"
-        )
-        return told if step.ms > max(STALLED * ms, ms + STALL_MS) else ""
+        if step.ms <= max(STALLED * ms, ms + STALL_MS):
+            return ""
+        return f"a step of {step.tokens} tokens took {step.ms:,.0f} ms; {ms:,.0f} ms are usual"
 
-    remedy = "TTFT or TPOT holds that; look for JIT in server.log and for other load, delete its result and --resume"
+    remedy = (
+        "TTFT or TPOT includes it; look for JIT in server.log and for other load,"
+        " then delete the run's result and --resume"
+    )
     return problems("doubtful", usual, wrong, remedy)
 
 
@@ -147,12 +149,10 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
     """As many layers in every run, and no gap in the numbers of layer files."""
     whole = max((log.layers for log in seen.routing.values()), default=0)
 
-    def fewer(log: Routing) -> str:
-        return (
-            f"{log.layers} layers are in its gate log, {whole} in others"
-            if log.layers < whole
-            else ""
-        )
+    def fewer(log: Imbalance) -> str:
+        if log.layers >= whole:
+            return ""
+        return f"{log.layers} layers are in its gate log, {whole} in others"
 
     def gaps(numbers: Sequence[int]) -> str:
         stride = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
@@ -169,11 +169,11 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
 def missing_ranks(seen: Evidence) -> list[Problem] | None:
     """Every expert-parallel rank got tokens."""
 
-    def wrong(log: Routing) -> str:
+    def wrong(log: Imbalance) -> str:
         idle = [rank for rank, load in enumerate(log.rank_loads) if not load]
-        return (
-            f"rank {idle[0]} of {len(log.rank_loads)} got no token in the whole run" if idle else ""
-        )
+        if not idle:
+            return ""
+        return f"rank {idle[0]} of {len(log.rank_loads)} got no token in the whole run"
 
     with_ranks = {run: log for run, log in seen.natural.items() if log.rank_loads}
     return problems("doubtful", with_ranks, wrong, "see its log: a rank that serves gets tokens")
@@ -183,24 +183,30 @@ def recorded_tokens(seen: Evidence) -> list[Problem] | None:
     """Every token of a run is in the gate log, once."""
     known = {run: r for run, r in seen.results.items() if r.gate_log and r.measured_imbalance}
 
-    def wrong(result: RunResult) -> str:
+    def wrong(result: Result) -> str:
         due, got = _tokens(result)
         if got < due:
             return f"{got} of {due} tokens are in the gate log"
         if got > due and result.completed == result.num_prompts:  # what failed was computed too
-            return f"{got} tokens are in the gate log, {due} were due: some were computed twice, or are not this run's"
+            return (
+                f"{got} tokens are in the gate log, {due} were due:"
+                " some were computed twice, or are not this run's"
+            )
         return ""
 
-    def severity(result: RunResult) -> Severity:
+    def severity(result: Result) -> Severity:
         due, got = _tokens(result)
         return "invalid" if got < (1 - TOKENS_LOST) * due else "doubtful"
 
-    remedy = "see server.log and the files beside the gate logs for cached prompts, preemptions, retries, dropped steps"
+    remedy = (
+        "see server.log and the files beside the gate logs"
+        " for cached prompts, preemptions, retries, dropped steps"
+    )
     return problems(severity, known, wrong, remedy)
 
 
-def _tokens(result: RunResult) -> tuple[int, int]:
-    """Due and seen."""
+def _tokens(result: Result) -> tuple[int, int]:
+    """The tokens that were due, and those that the log holds."""
     assert result.gate_log
     return result.gate_log.tokens_due, result.gate_log.tokens_seen
 
@@ -212,7 +218,7 @@ def recorder_reports(seen: Evidence) -> list[Problem] | None:
         "doubtful",
         seen.recorders,
         "; ".join,
-        "mend that and run again: a part of the routing is missing",
+        "fix this and run again: part of the routing is missing",
     )
 
 
@@ -220,16 +226,14 @@ def measured_routing(seen: Evidence) -> list[Problem] | None:
     """Every run has a measured imbalance."""
     ours = {run: r for run, r in seen.results.items() if r.gate_log}
 
-    def wrong(result: RunResult) -> str:
-        return (
-            ""
-            if result.measured_imbalance
-            else result.measured_imbalance_reason or "no imbalance was measured"
-        )
+    def wrong(result: Result) -> str:
+        if result.measured_imbalance:
+            return ""
+        return result.measured_imbalance_reason or "no imbalance was measured"
 
     return problems(
         "invalid",
         ours,
         wrong,
-        "its times stand, but say nothing about skew; gatescope doctor tells more",
+        "its times are valid, but say nothing about skew; see: gatescope doctor",
     )

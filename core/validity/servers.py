@@ -10,12 +10,16 @@ from core.validity.problem import Problem, problems
 
 
 def as_asked(seen: Evidence) -> list[Problem] | None:
-    """Every server ran what it was asked for."""
-    told: dict[str, list[str]] = defaultdict(list)
+    """Every server ran what was requested."""
+    differences: dict[str, list[str]] = defaultdict(list)
     for ready in seen.journal.ready:
-        told[ready.backend] += [m for m in ready.mismatches if m not in told[ready.backend]]
-    remedy = "results are named for what was asked: rename the backend, or mend its settings (strict = true stops it)"
-    return problems("invalid", told, "; ".join, remedy)
+        known = differences[ready.backend]
+        known += [m for m in ready.mismatches if m not in known]
+    remedy = (
+        "results are named for what was requested: rename the backend,"
+        " or fix its settings (strict = true stops such a run)"
+    )
+    return problems("invalid", differences, "; ".join, remedy)
 
 
 def one_version(seen: Evidence) -> list[Problem] | None:
@@ -28,11 +32,9 @@ def one_version(seen: Evidence) -> list[Problem] | None:
     usual = next(iter(versions.values()), [])[:1]
 
     def wrong(said: list[str]) -> str:
-        return (
-            f"it ran {' and then '.join(said)}; the first server was {usual[0]}"
-            if said != usual
-            else ""
-        )
+        if said == usual:
+            return ""
+        return f"it ran {' and then '.join(said)}; the first server was {usual[0]}"
 
     return problems(
         "doubtful",
@@ -43,15 +45,15 @@ def one_version(seen: Evidence) -> list[Problem] | None:
 
 
 def prefix_caching(seen: Evidence) -> list[Problem] | None:
-    """Off, and no prompt token came out of a cache: what is cached is not computed, so routing and
+    """Off, and no prompt token came from a cache: what is cached is not computed, so routing and
     TTFT miss it."""
     on = {
-        r.backend: "its log says that it is on" * (r.ran.get("prefix_caching") == "True")
+        r.backend: "its log says that it is on" if r.ran.get("prefix_caching") == "True" else ""
         for r in seen.journal.ready
     }
     for sample in seen.journal.samples:
         if sample.server and (hits := sample.server.prefix_cache_hits):
-            on[sample.backend] = f"{hits} prompt tokens came out of the cache"
+            on[sample.backend] = f"{hits} prompt tokens came from the cache"
     return problems(
         "invalid",
         on,

@@ -1,4 +1,4 @@
-"""The rules in the order in which they are told, and the verdict on a run directory, a result, or
+"""The rules in the order in which they are reported, and the verdict on a run directory, a result, or
 gate logs."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from core.analysis.results import Results
 from core.routing.imbalance import Imbalance
+from core.rundir.result import Result
 from core.rundir.selection import ALL, Selection
 from core.validity import drift, evidence, problem, routing, servers, traffic
 from core.validity.problem import Rule, Validity
@@ -44,7 +45,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = ALL) -> Validity:
-    """Of the chosen datasets, whose results `groups` are. ConfigError as
+    """Of the chosen datasets, whose results `groups` are. FileError as
     `evidence.of_run_directory`."""
     return problem.check(evidence.of_run_directory(path, groups, chosen), RULES)
 
@@ -54,9 +55,9 @@ def of_results(groups: Sequence[Results]) -> Validity:
     return problem.check(evidence.of_results(groups), RULES)
 
 
-def of_result(run: str, data: bytes) -> Validity:
-    """One run's result file by itself. msgspec.DecodeError where it is none."""
-    return problem.check(evidence.of_result(run, data), RULES)
+def of_result(run: str, result: Result) -> Validity:
+    """One run's result by itself."""
+    return problem.check(evidence.of_result(run, result), RULES)
 
 
 def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Validity:

@@ -21,7 +21,7 @@ HALF_A_PAIR = re.compile(
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One line: its id, the text that is sent, what kind of text it is, and in a trace when it was
+    """One line: its id, the text to send, the kind of text, and in a trace the time at which it was
     sent (seconds)."""
 
     id: str
@@ -47,15 +47,15 @@ def index_of(path: Path, place: int) -> str:
 
 
 def read(path: Path, index: str) -> Dataset:
-    """Read a JSONL file. DatasetError for a line that is not {"id", "text", "category"} or a file
-    without prompts."""
+    """Read a JSONL file. DatasetError if a line is not {"id", "text", "category"}, or if there are
+    no prompts."""
     try:
         with open(path, "rb") as file:
             prompts = tuple(_prompts(path, file))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
     if not prompts:
-        raise DatasetError(f"{path}: holds no prompt")
+        raise DatasetError(f"{path}: contains no prompts")
     return Dataset(index, path, prompts)
 
 
@@ -65,12 +65,14 @@ def _prompts(path: Path, file: BinaryIO) -> Iterator[Prompt]:
 
 
 def lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, stripped, with their numbers; never more than one in memory."""
+    """The lines that are not blank, stripped, with their numbers; only one is in memory at a time.
+    DatasetError for a longer line than MAX_LINE_BYTES."""
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 2), b""), 1):
         stripped = line.removeprefix(BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
         if len(stripped) > MAX_LINE_BYTES:
             raise DatasetError(
-                f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer"
+                f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, "
+                "found a longer one"
             )
         if stripped:
             yield number, stripped
@@ -84,20 +86,23 @@ def _prompt(where: str, line: bytes) -> Prompt:
             f'{where}: expected {{"id": …, "text": …, "category": …}}: {why(line, error)}'
         ) from None
     if not prompt.text.strip():
-        raise DatasetError(f"{where}: expected a text, it is blank")
+        raise DatasetError(f"{where}: expected a text, found a blank one")
     return prompt
 
 
 def why(line: bytes, error: Exception) -> str:
-    """What is wrong with JSON that was refused: msgspec does not say which byte is no UTF-8, and
-    takes half a surrogate pair for the end of the input."""
+    """What is wrong with JSON that msgspec refused.
+
+    msgspec does not say which byte is not UTF-8, and it mistakes half a surrogate pair for the end
+    of the input.
+    """
     try:
         line.decode()
     except UnicodeDecodeError as undecodable:
         return str(undecodable)
     half = HALF_A_PAIR.search(line)
     return (
-        f"{half.group().decode()} is half a character: no text can hold it" if half else str(error)
+        f"{half.group().decode()} is half a surrogate pair, not a character" if half else str(error)
     )
 
 

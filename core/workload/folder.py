@@ -1,7 +1,7 @@
-"""The folder that drawn datasets are written to.
+"""The folder of generated datasets.
 
-`{index:03d}_{score:.4f}.jsonl`, one {"id", "text", "category"} a line, and `metadata.json` beside
-them.
+Each dataset is `{index:03d}_{score:.4f}.jsonl` with one {"id", "text", "category"} per line;
+`metadata.json` lists them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.workload.generator import Dataset
+from core.errors import FileError
+from core.workload.generator import Drawn
 
 _METADATA = "metadata.json"
 
 
-def write(datasets: Sequence[Dataset], folder: Path) -> list[Path]:
-    """Write `datasets` and their metadata to `folder`, replacing what an earlier call wrote there.
+def write(datasets: Sequence[Drawn], folder: Path) -> list[Path]:
+    """Write `datasets` and their metadata to `folder` and replace what an earlier call wrote there.
 
-    No file is ever half-written. ValueError where the folder holds datasets that its metadata.json
-    does not list: those came from somewhere else, and nothing is touched. Other files stay as they
-    are.
+    No file is ever half-written, and other files stay. FileError, before anything is written, if
+    the folder holds datasets that its metadata.json does not list: they came from somewhere else.
     """
     contents = {dataset.file: _lines(dataset) for dataset in datasets}
     if len(contents) != len(datasets):
@@ -31,7 +31,7 @@ def write(datasets: Sequence[Dataset], folder: Path) -> list[Path]:
     _refuse_foreign(folder, own)
     folder.mkdir(parents=True, exist_ok=True)
     after = [_entry(dataset) for dataset in datasets]
-    # Listing both sets first keeps every file owned if this stops half-way: the next call then
+    # Both sets are listed first: should this stop half-way, the next call knows every file and
     # cleans up.
     _write_metadata(folder, [*after, *(entry for entry in before if entry["file"] not in contents)])
     for name, content in contents.items():
@@ -43,18 +43,17 @@ def write(datasets: Sequence[Dataset], folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _lines(dataset: Dataset) -> str:
+def _lines(dataset: Drawn) -> str:
     rows = ({"id": p.id, "text": p.text, "category": p.category} for p in dataset.prompts)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _entry(dataset: Dataset) -> dict[str, Any]:
+def _entry(dataset: Drawn) -> dict[str, Any]:
     return {
         "index": dataset.index,
         "file": dataset.file,
-        "score": round(
-            dataset.score, 12
-        ),  # the last bits differ between processors; the file must not
+        # The last bits differ between processors; the file must not.
+        "score": round(dataset.score, 12),
         "strategy": dataset.strategy,
         "domains": list(dataset.domains),
         "queries": len(dataset.prompts),
@@ -63,25 +62,26 @@ def _entry(dataset: Dataset) -> dict[str, Any]:
 
 
 def _listed(folder: Path) -> list[dict[str, Any]]:
-    """The entries of the folder's metadata.json; none where it has no such file."""
+    """The entries of the folder's metadata.json; empty if there is no such file."""
     file = folder / _METADATA
     if not file.exists():
         return []
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file in UTF-8: {error}") from error
+        raise FileError(f"{file}: not a JSON file in UTF-8: {error}") from None
     if not isinstance(entries, list) or not all(map(_names_a_file, entries)):
-        raise ValueError(f"{file}: not written by gatescope generate; choose another folder")
+        raise FileError(f"{file}: not written by gatescope generate; choose another folder")
     return entries
 
 
 def _refuse_foreign(folder: Path, own: Collection[str]) -> None:
     foreign = sorted(path.name for path in folder.glob("*.jsonl") if path.name not in own)
     if foreign:
-        raise ValueError(
-            f"{folder} holds {len(foreign)} dataset(s) that its {_METADATA} does not list, "
-            f"{foreign[0]} first: move them away, or choose another folder"
+        number = "1 dataset" if len(foreign) == 1 else f"{len(foreign)} datasets"
+        raise FileError(
+            f"{folder} holds {number} not listed in its {_METADATA}, starting with {foreign[0]}; "
+            "move what is not listed, or choose another folder"
         )
 
 
@@ -91,7 +91,7 @@ def _write_metadata(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
 def _replace(file: Path, content: str) -> None:
     """Write under a temporary name in the same folder, then rename: readers see the old file or the
-    new."""
+    new one."""
     temporary = file.with_name(".generate.tmp")
     try:
         temporary.write_bytes(content.encode("utf-8"))

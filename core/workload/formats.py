@@ -1,5 +1,4 @@
-"""Datasets in the layouts of other benchmarks: ShareGPT's JSON, and JSONL lines with a
-`prompt`."""
+"""Datasets in the layouts of other benchmarks: ShareGPT's JSON, and JSONL with a `prompt`."""
 
 from __future__ import annotations
 
@@ -31,11 +30,10 @@ class _Line(msgspec.Struct):
 
 
 def read(path: Path, index: str) -> Dataset:
-    """Our JSONL ({"id", "text", …}), JSONL of {"prompt": …}, or ShareGPT (a JSON array), told apart
-    by how they begin.
+    """Read our JSONL ({"id", "text", …}), JSONL of {"prompt": …}, or ShareGPT (a JSON array).
 
-    Of a ShareGPT conversation the first human turn is taken, in the file's order; those without an
-    answer are left out, as in vLLM's benchmarks. DatasetError names what is wrong.
+    The start of the file decides which it is. A ShareGPT conversation gives its first human turn;
+    those without an answer are left out, as in vLLM's benchmarks. DatasetError names what is wrong.
     """
     first = _first_line(path)
     if first.startswith(b"["):
@@ -45,21 +43,15 @@ def read(path: Path, index: str) -> Dataset:
     else:
         return dataset.read(path, index)
     if not prompts:
-        raise DatasetError(f"{path}: holds no prompt")
+        raise DatasetError(f"{path}: contains no prompts")
     return Dataset(index, path, prompts)
 
 
 def _first_line(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return next(
-                (
-                    line.strip()
-                    for line in iter(lambda: file.readline(1 << 20), b"")
-                    if line.strip()
-                ),
-                b"",
-            )
+            pieces = iter(lambda: file.readline(1 << 20), b"")
+            return next((stripped for piece in pieces if (stripped := piece.strip())), b"")
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -77,8 +69,9 @@ def _sharegpt(path: Path) -> tuple[Prompt, ...]:
     try:
         conversations = msgspec.json.decode(data, type=list[_Conversation])
     except dataset.NOT_JSON as error:
+        layout = '[{"conversations": [{"value": …}, …]}, …]'
         raise DatasetError(
-            f'{path}: expected ShareGPT\'s [{{"conversations": [{{"value": …}}, …]}}, …]: {dataset.why(data, error)}'
+            f"{path}: expected ShareGPT's {layout}: {dataset.why(data, error)}"
         ) from None
     return tuple(
         Prompt(str(talk.id or place), talk.conversations[0].value)
@@ -103,7 +96,7 @@ def _with_prompt(path: Path) -> tuple[Prompt, ...]:
                     f'{path}:{number}: expected {{"prompt": …}}: {dataset.why(line, error)}'
                 ) from None
             if not fields.prompt.strip():
-                raise DatasetError(f"{path}:{number}: expected a prompt, it is blank")
+                raise DatasetError(f"{path}:{number}: expected a prompt, found a blank one")
             prompts.append(
                 Prompt(str(fields.id or number), fields.prompt, timestamp=fields.timestamp)
             )

@@ -1,8 +1,7 @@
-"""Scores how strongly a set of texts should skew a Mixture-of-Experts router, from the texts alone.
+"""Predicts from texts alone how strongly they skew a Mixture-of-Experts router.
 
-Owns the imbalance score of a dataset (0: varied, 1: one token over and over) and Mixtral's
-tokenizer. Imports only the standard library and NumPy at the top: sentencepiece is loaded with the
-first text.
+Owns the imbalance score of a dataset (0: varied, 1: one token repeated) and Mixtral's tokenizer.
+sentencepiece is imported with the first text, not before.
 
 Score = Σ weight·value / Σ weight over the components that apply, clamped to [0, 1]; see WEIGHTS.
 """
@@ -22,17 +21,19 @@ from typing import Any
 
 import numpy as np
 
+from core.stats import descriptive
+
 WEIGHTS: Mapping[str, float] = {
     "token_repetition": 0.25,
     "top10_concentration": 0.20,
-    "vocabulary_diversity": 0.15,  # its inverse is weighed
-    "normalized_entropy": 0.10,  # its inverse is weighed
+    "vocabulary_diversity": 0.15,  # its inverse is weighted
+    "normalized_entropy": 0.10,  # its inverse is weighted
     "gini_coefficient": 0.10,
     "bigram_concentration": 0.10,
-    "semantic_similarity": 0.10,  # left out where it is not defined
+    "semantic_similarity": 0.10,  # left out if it is undefined
 }
 MAX_FEATURES = 1000
-"""TF-IDF terms kept, the most frequent first."""
+"""Number of TF-IDF terms that are kept: the most frequent ones."""
 
 _TOP = 10
 _WORD = re.compile(r"\b\w\w+\b")
@@ -40,15 +41,14 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The score of some texts in [0, 1], the weighed components behind it, and the plain
-    measurements."""
+    """The score of some texts in [0, 1], its weighted components, and the raw measurements."""
 
     score: float
     components: Mapping[str, Mapping[str, float]]
     raw_metrics: Mapping[str, float]
 
     def as_result(self) -> dict[str, Any]:
-        """Under upstream's result keys."""
+        """The prediction under upstream's result keys."""
         return {
             "imbalance_score": self.score,
             "imbalance_components": dict(self.components),
@@ -57,14 +57,15 @@ class Prediction:
 
 
 def predict(texts: Sequence[str]) -> Prediction:
-    """Score `texts` as one dataset; raise ValueError where they hold no token at all."""
+    """Score `texts` as one dataset. ValueError if they have no tokens."""
     if isinstance(texts, str):
         raise ValueError("predict scores a list of texts, not one string: pass [text]")
     if not texts:
         raise ValueError("there are no texts to score")
     tokens = list(chain.from_iterable(map(tokenize, texts)))
     if not tokens:
-        raise ValueError(f"nothing to score: {len(texts)} text(s), all of them empty")
+        number = "1 empty text" if len(texts) == 1 else f"{len(texts)} empty texts"
+        raise ValueError(f"nothing to score: {number}")
     metrics = _token_metrics(tokens)
     similarity = tfidf_similarity(texts)
     if similarity is not None:
@@ -88,11 +89,8 @@ def count_tokens(text: str) -> int:
 
 
 def gini(counts: Sequence[int]) -> float:
-    """Gini coefficient of positive counts: Σ (2i − n − 1)·x_i / (n·Σ x), x ascending, i from 1."""
-    ascending = np.sort(np.asarray(counts, dtype=np.float64))
-    n = len(ascending)
-    ranks = 2 * np.arange(1, n + 1) - n - 1
-    return float(ranks @ ascending / (n * ascending.sum()))
+    """Gini coefficient of positive counts."""
+    return float(descriptive.gini(np.asarray(counts, dtype=np.float64)))
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
@@ -103,11 +101,11 @@ def entropy_bits(counts: Sequence[int]) -> float:
 
 
 def tfidf_similarity(texts: Sequence[str]) -> float | None:
-    """Mean cosine over all pairs of the texts' TF-IDF vectors; None with fewer than 2 texts or no
-    terms.
+    """Mean cosine over all pairs of the texts' TF-IDF vectors; None if there are fewer than 2 texts
+    or no terms.
 
     With unit vectors v the mean is (|Σv|² − Σ|v|²) / (n(n−1)), so no n×n matrix is needed. A text
-    without terms has the zero vector, which is at cosine 0 to every other.
+    without terms has the zero vector, whose cosine with every other is 0.
     """
     counts = [Counter(_terms(text)) for text in texts]
     column = _vocabulary(counts)
@@ -151,13 +149,13 @@ def _token_metrics(tokens: Sequence[int]) -> dict[str, float]:
 
 
 def _top_share(counts: Counter[Any]) -> float:
-    """Share of all occurrences that the ten most frequent keys hold; 0 of nothing."""
+    """Share of all occurrences that the ten most frequent keys have; 0 if empty."""
     return sum(n for _, n in counts.most_common(_TOP)) / max(1, counts.total())
 
 
 def _components(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What each component adds to the score; normalized_contribution sums to it, percentage is that
-    × 100."""
+    """What each component adds to the score: its normalized_contribution, whose sum is the score;
+    percentage is that × 100."""
     views = _views(metrics)
     used_weight = math.fsum(WEIGHTS[name] for name in views)
     return {name: _component(view, WEIGHTS[name], used_weight) for name, view in views.items()}
@@ -175,8 +173,8 @@ def _component(view: dict[str, float], weight: float, used_weight: float) -> dic
 
 
 def _views(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Each component's measurement and what is derived from it; the last entry, in [0, 1], is
-    weighed."""
+    """Each component's measurement and what is derived from it; the last entry, in [0, 1], is the
+    one that is weighted."""
     diversity = metrics["vocabulary_diversity"]
     evenness = _evenness(metrics)
     views = {
@@ -211,8 +209,7 @@ def _terms(text: str) -> list[str]:
 
 
 def _vocabulary(counts: Sequence[Counter[str]]) -> dict[str, int]:
-    """Column of each term kept; of equally frequent terms at the limit, the alphabetically
-    first."""
+    """Column of each term that is kept. Ties at the limit are resolved alphabetically."""
     totals: Counter[str] = Counter()
     for count in counts:
         totals.update(count)
@@ -222,14 +219,13 @@ def _vocabulary(counts: Sequence[Counter[str]]) -> dict[str, int]:
 
 @cache
 def stop_words() -> frozenset[str]:
-    """The 318 English words of scikit-learn's list (Glasgow Information Retrieval Group), one a
-    line."""
+    """The 318 English words of scikit-learn's list (Glasgow Information Retrieval Group)."""
     return frozenset(Path(__file__).with_name("stopwords.txt").read_text(encoding="utf-8").split())
 
 
 @cache
 def _tokenizer() -> Any:
-    import sentencepiece  # 30 ms that no command should pay unless it scores texts
+    import sentencepiece  # takes 30 ms: only for commands that score texts
 
     return sentencepiece.SentencePieceProcessor(model_file=str(_tokenizer_file()))
 

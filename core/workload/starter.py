@@ -1,5 +1,4 @@
-"""What a directory without a checkout needs: experiments.toml and the datasets, carried by the
-wheel."""
+"""The files to start with, experiments.toml and the datasets, which the wheel contains."""
 
 from __future__ import annotations
 
@@ -19,21 +18,21 @@ def root() -> Path:
 
 
 def queries_file(folder: Path) -> Path:
-    """The query file of `folder`, else the one that gatescope carries."""
+    """The query file in `folder`, else the one that comes with gatescope."""
     own = folder / QUERIES
     return own if own.is_file() else root() / "datasets" / QUERIES
 
 
 def write(folder: Path) -> list[Path]:
-    """Write experiments.toml and datasets/ into `folder`. FileError where either is there already
-    or cannot be."""
+    """Write experiments.toml and datasets/ into `folder`. FileError if either exists or cannot be
+    written."""
     for name in ("experiments.toml", "datasets"):
         if (folder / name).exists():
             raise FileError(
-                f"{(folder / name).resolve()} is there already; init writes into a directory without it"
+                f"{(folder / name).resolve()} exists; run init in a directory without it"
             )
     try:
-        # copyfile: an installation may be read-only, its copy is the user's own.
+        # copyfile, without modes: an installation may be read-only, the user's copy must not be.
         shutil.copytree(root() / "datasets", folder / "datasets", copy_function=shutil.copyfile)
         shutil.copyfile(root() / "experiments.toml", folder / "experiments.toml")
     except OSError as error:

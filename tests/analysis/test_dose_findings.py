@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support import dosed
 from support.place import Place
 
@@ -17,19 +17,20 @@ from core.analysis import dose_findings, findings
 from core.analysis.results import Results
 from core.report import document
 from core.report import forced as forced_report
+from core.routing.imbalance import Imbalance
+from core.rundir.result import Result
 
 LEVELS = (0.0, 0.5, 1.0, 1.5)
 
 
-def result(cv: float, tpot: float, rank: float | None, **more: Any) -> dict[str, Any]:
-    measured = {"aggregated_cv": cv, "excess_cv": cv + 0.01, "rank_imbalance": rank}
-    times = {
-        "mean_ttft_ms": 90 + tpot,
-        "mean_tpot_ms": tpot,
-        "output_throughput": 1000 / tpot,
-        "decode_step_ms": tpot - 1,
-    }
-    return {**times, "measured_imbalance": measured, **more}
+def result(cv: float, tpot: float, rank: float | None) -> Result:
+    return Result(
+        mean_ttft_ms=90 + tpot,
+        mean_tpot_ms=tpot,
+        output_throughput=1000 / tpot,
+        decode_step_ms=tpot - 1,
+        measured_imbalance=Imbalance(aggregated_cv=cv, excess_cv=cv + 0.01, rank_imbalance=rank),
+    )
 
 
 def backend(name: str, start: float, slope: float, *, ranks: bool, repeats: int = 3) -> Results:
@@ -72,13 +73,15 @@ class TestFindings:
     def test_sentences_are_honest_about_each(self, groups: list[Results]) -> None:
         told = "\n".join(dose_findings.find(groups).headlines)
         assert "forced routing, hot-rank: all2all TPOT rises with imposed skew: +0.39" in told
-        assert "forced routing, hot-rank: baseline TPOT: no effect of imposed skew is seen" in told
+        assert (
+            "forced routing, hot-rank: baseline TPOT: no effect of imposed skew is detected" in told
+        )
         assert (
             "forced routing, hot-rank: all2all TPOT beats baseline's up to a recorded CV of 0.5"
             in told
         )
         assert (
-            "forced routing, spread: all2all TPOT beats baseline's at 4 of 4 levels, and at none"
+            "forced routing, spread: all2all TPOT beats baseline's at 4 of 4 levels, and loses"
             in told
         )
         assert (
@@ -137,7 +140,7 @@ class TestFindings:
 
     def test_what_is_left_out_has_its_reason(self, groups: list[Results]) -> None:
         forced = dict(groups[1].forced)
-        forced["001~hot-rank~0.5"] = forced["001~hot-rank~0.5"] | {"measured_imbalance": None}
+        forced["001~hot-rank~0.5"] = replace(forced["001~hot-rank~0.5"], measured_imbalance=None)
         forced["002~spread~0.5"] = result(0.5, 10.0, 1.0)
         left_out = dose_findings.find([Results("all2all", {}, {}, {}, forced)]).left_out
         assert left_out == {

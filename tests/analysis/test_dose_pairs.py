@@ -66,19 +66,19 @@ class TestCrossing:
                 12,
                 10,
                 "wins",
-                "all2all TPOT beats baseline's at 5 of 5 levels, and at none is it seen to lose (doses",
+                "all2all TPOT beats baseline's at 5 of 5 levels, and loses detectably at none (doses",
             ),
             (
                 10,
                 12,
                 "loses",
-                "all2all TPOT loses to baseline's at 5 of 5 levels, and at none is it seen to win",
+                "all2all TPOT loses to baseline's at 5 of 5 levels, and wins detectably at none",
             ),
             (
                 10,
                 10,
                 "alike",
-                "no difference is seen between all2all TPOT and baseline's at any of 5 levels",
+                "no difference between all2all TPOT and baseline's is detected at any of 5 levels",
             ),
         ],
     )
@@ -163,7 +163,7 @@ class TestRankWait:
 
     def test_no_difference_is_said(self) -> None:
         told = waiting(lambda cv: 10 + cv, lambda cv: 10 + cv, noise=0.3, seed=2).in_words()
-        assert "no difference is seen at the same doses" in told
+        assert "no difference is detected at the same doses" in told
 
     def test_without_ranks_it_is_a_control(self) -> None:
         told = waiting(

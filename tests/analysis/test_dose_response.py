@@ -130,7 +130,7 @@ class TestPlanted:
         found = curve(runs(lambda cv: 10 + 4 * max(cv - 0.5, 0), noise=0.1))
         assert found.bends
         assert (
-            "TPOT goes with imposed skew, but not along a straight line: over the lowest dose "
+            "TPOT follows imposed skew, but not on a straight line: over the lowest dose "
             in found.in_words()
         )
         rises = [level.over_lowest for level in found.levels]
@@ -155,7 +155,7 @@ class TestInWords:
 
     def test_no_effect(self) -> None:
         told = curve(runs(lambda _: 10.0, noise=0.5, seed=1)).in_words()
-        assert told.startswith("hot-rank: all2all TPOT: no effect of imposed skew is seen (")
+        assert told.startswith("hot-rank: all2all TPOT: no effect of imposed skew is detected (")
         assert "[-" in told
 
 

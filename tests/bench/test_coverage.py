@@ -22,10 +22,8 @@ def load() -> Any:
 BENCH = Path(__file__).parents[2] / "bench" / "analysis" / "coverage.py"
 CASES = {case.name: case for case in load().CASES}
 REPEATS = 80
-NARROW = {
-    ("association, t(3) noise", "pearson"),
-    ("association, t(3) noise", "explained"),
-}  # known, and said
+# known to be too narrow, and documented
+NARROW = {("association, t(3) noise", "pearson"), ("association, t(3) noise", "explained")}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,5 +1,5 @@
-"""The gate log of a running server: every token that passes the model is in it once, under its dataset
-'s label."""
+"""The gate log of a running server: every token that passes through the model is in it once, under
+the label of its dataset."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_log_that_exists_is_never_written_to(tmp_path: Path) -> None:
     log = tmp_path / "kept.gatelog"
     log.write_bytes(b"precious")
     with (
-        pytest.raises(AssertionError, match="exists already; name a new file"),
+        pytest.raises(AssertionError, match="exists; name a new file"),
         server("--gate-log", log),
     ):
         pass

@@ -57,10 +57,10 @@ class TestStart:
                 "--max-num-batched-tokens must be at least --max-num-seqs",
             ),
             ("--data-parallel-size 2", "--data-parallel-size needs --enable-expert-parallel"),
-            ("--tensor-parallel-size 3", "they must divide the intermediate size, 448"),
+            ("--tensor-parallel-size 3", "their number must divide the intermediate size, 448"),
             (
                 "--tensor-parallel-size 16 --enable-expert-parallel",
-                "they must divide the experts, 8",
+                "their number must divide the experts, 8",
             ),
             (
                 "--max-num-seqs 1000000 --max-num-batched-tokens 1000000 --max-model-len 1000000",

@@ -1,4 +1,4 @@
-"""Drawing tokens, and what a request's newest token hands out: end of sequence, limits, stop
+"""Drawing tokens, and what the newest token of a request delivers: end of sequence, limits, stop
 strings."""
 
 from __future__ import annotations

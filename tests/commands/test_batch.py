@@ -19,7 +19,7 @@ from support.place import GATESCOPE, LIMIT_S, PROMPTS, UPSTREAM_KEYS, Place, is_
 
 from core.experiment import events
 from core.routing import folder as gate_folder
-from core.rundir.about import read_about
+from core.rundir import about as run_json
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -216,7 +216,7 @@ class TestWholeRun:
 
     def test_run_json_says_what_was_asked_and_what_ran(self, whole: Whole) -> None:
         about = json.loads((whole.place.made / "run.json").read_bytes())
-        assert read_about(whole.place.made).config.dataset_paths == tuple(
+        assert run_json.read(whole.place.made).config.dataset_paths == tuple(
             sorted((whole.place.folder / "datasets").iterdir())
         )
         assert about["versions"]["gatescope"] != "unknown"

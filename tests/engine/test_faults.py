@@ -11,8 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
+from support.about import about
 from support.place import GATESCOPE, Place, is_closed
 
 from core.errors import FileError
@@ -20,8 +22,10 @@ from core.experiment import events, state
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
 from core.load.metrics import RequestRecord
-from core.rundir import about, journal
+from core.rundir import about as run_json
+from core.rundir import journal
 from core.rundir.directory import RunDirectory
+from core.rundir.result import done_runs
 
 pytestmark = pytest.mark.fault
 
@@ -197,9 +201,10 @@ def test_a_journal_cannot_name_a_result_outside_its_run_directory(tmp_path: Path
     with RunDirectory.create(tmp_path / "run") as directory:
         for result in ("../outside.json", str(tmp_path / "outside.json"), "a/../../outside.json"):
             directory.append(events.RunFinished(run=RUNS[0].id, figures=FIGURES, result=result))
-    assert journal.done_runs(tmp_path / "run") == set()
-    (tmp_path / "run" / "run.json").write_text('{"engine": "e", "backends": ["../.."]}')
+    assert done_runs(tmp_path / "run") == set()
+    whole = msgspec.to_builtins(about(), enc_hook=str) | {"backends": ["../.."]}
+    (tmp_path / "run" / "run.json").write_bytes(msgspec.json.encode(whole))
     with pytest.raises(
         FileError, match=r"run\.json: not as gatescope writes it: Expected `str` matching regex"
     ):
-        about.read_names(tmp_path / "run")
+        run_json.read(tmp_path / "run")

@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 from support.watched import edit
 
-from core import files
 from core.experiment import state
 from core.rundir import journal
+from core.rundir.result import done_runs, read
 
 KILLS = int(os.environ.get("GATESCOPE_KILLS", "5"))
 LATEST_S = 2.5
@@ -49,7 +49,7 @@ def finished(run_dir: Path) -> dict[str, bytes]:
     if not (run_dir / "events.jsonl").exists():
         return {}
     runs = state.fold(journal.read_events(run_dir)).runs
-    return {i: (run_dir / runs[i].result).read_bytes() for i in journal.done_runs(run_dir)}
+    return {i: (run_dir / runs[i].result).read_bytes() for i in done_runs(run_dir)}
 
 
 def kill_at(process: subprocess.Popen[bytes], instant_s: float) -> bool:
@@ -88,8 +88,9 @@ def test_killed_at_any_instant_it_goes_on_where_it_was(experiment: Path, tmp_pat
             f"{b}/{d}" for b in ("all2all", "baseline") for d in ("001", "002", "003")
         ]
         for result in (run_dir / "baseline" / "results_json").glob("*.json"):
-            log = files.read_json(result)["gate_log"]
-            assert log["tokens_seen"] == log["tokens_due"] > 0
+            log = read(result).gate_log
+            assert log
+            assert log.tokens_seen == log.tokens_due > 0
 
 
 def test_the_lock_of_a_killed_engine_is_taken_over(experiment: Path, tmp_path: Path) -> None:

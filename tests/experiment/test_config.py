@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.about import about
 
 from core import files
 from core.errors import ConfigError, FileError
 from core.experiment import config
 from core.experiment.config import Backend, Config, Experiment, Forcing, Model
-from core.rundir import about
+from core.rundir import about as run_json
 
 SHIPPED = Path(__file__).parents[2] / "experiments.toml"
 BACKEND = '[[backends]]\nname = "baseline"\n'
@@ -359,10 +360,8 @@ def loaded_or_refused(folder: Path, text: bytes) -> None:
         assert str(loaded).startswith(f"{file}: ")
         assert len(str(loaded).splitlines()) == 1
     else:
-        (folder / "run.json").write_bytes(
-            files.formatted({"config": loaded, "engine_kind": "builtin", "runs": []})
-        )
-        assert about.read_about(folder).config == loaded
+        (folder / "run.json").write_bytes(files.formatted(about(config=loaded)))
+        assert run_json.read(folder).config == loaded
 
 
 @given(tree=documents)

@@ -13,7 +13,6 @@ import pytest
 from support.place import Place
 from support.watched import Watched
 
-from core import files
 from core.engine import detached
 from core.errors import GatescopeError
 from core.experiment import control, events
@@ -78,13 +77,13 @@ def test_a_cancelled_run_keeps_the_requests_that_were_answered(engine: Watched) 
     control.send(engine.run_dir, Cancel(["baseline/001"]))
     ended = engine.until(lambda s: s.runs["baseline/001"].phase == "cancelled").runs["baseline/001"]
     results = engine.run_dir / "baseline" / "results_json"
-    partial = files.read_json(results / "001.partial.json")
-    assert 1 <= partial["completed"] < 4
-    assert partial["output_lens"] == [200] * partial["completed"]
-    assert partial["delivery_lag_ms"] is None  # the last step is that of an answer that is not kept
-    assert ended.reason == f"{partial['completed']} requests kept"
+    partial = result.read(results / "001.partial.json")
+    assert 1 <= partial.completed < 4
+    assert partial.output_lens == [200] * partial.completed
+    assert partial.delivery_lag_ms is None  # the last step is that of an answer that is not kept
+    assert ended.reason == f"{partial.completed} requests kept"
     assert not (results / "001.json").exists()
-    assert result.results(results) == {}
+    assert result.read_all(results) == ({}, {})
 
 
 def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -117,7 +116,9 @@ def test_an_engine_outlives_the_one_who_started_it_and_is_in_a_session_of_its_ow
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(experiment: Path, tmp_path: Path) -> None:
     experiment.write_text(experiment.read_text().replace("output_len", "output_lenn"))
-    with pytest.raises(GatescopeError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"):
+    with pytest.raises(
+        GatescopeError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"
+    ):
         detached.start(experiment, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob(".*.log"))

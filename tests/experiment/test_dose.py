@@ -124,7 +124,7 @@ def test_results_with_forced_routing_come_by_a_door_of_their_own(tmp_path: Path)
     [
         (
             "levels = [1.8]",
-            "hot-experts~1.8: a CV of 1.8 cannot be had from 2 hot of 8 experts, 2 a token: 1.732 is the",
+            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token: 1.732 is the",
         ),
         ('patterns = ["hot-rank"]', "hot-rank~0: hot-rank needs 2 or more expert-parallel ranks"),
     ],
@@ -238,7 +238,7 @@ def test_a_run_that_was_not_routed_as_asked_is_told(
     assert (wrong == "") == fits, wrong
     assert (
         fits
-        or f"asked for forced routing: {wanted.pattern}, CV {wanted.level:g}; what was recorded is"
+        or f"requested forced routing: {wanted.pattern}, CV {wanted.level:g}; the recorded expert"
         in wrong
     )
 
@@ -251,7 +251,7 @@ def test_tokens_of_another_dose_in_a_step_fail_both_runs() -> None:
     for label in ("001~hot-experts~0.5", "002"):
         said = against(dose.of_label(label), label, mixed)
         assert (
-            said == "3 steps hold tokens of requests with another dose, and were routed naturally"
+            said == "3 steps with tokens of another dose (target imbalance) too: routed naturally"
         )
     same = GateLog(log.loads, log.columns, {**log.segments, "002~hot-experts~0.5": beside}, 2)
     assert against(Dose("hot-experts", 0.5), "001~hot-experts~0.5", same) == ""

@@ -1,4 +1,4 @@
-"""Files: whatever is in them, a reader reads them or says in its own error, in one line, what is
+"""Files: whatever is in them, a reader reads them or says in one line of its own error what is
 wrong."""
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.about import about as run_json_of
 from support.garbage import json_like, near, nested, texts
 
 from core import files
 from core.analysis import results as analysis
-from core.errors import DatasetError, GatescopeError
+from core.errors import DatasetError, FileError, GatescopeError
 from core.plots import scatter
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, BLOCK_MAGIC, MAGIC, ZLIB
 from core.report import summary
 from core.routing import eplb, gatelog, imbalance
 from core.routing import folder as gate_folder
 from core.routing.gatelog import GateLogError
+from core.rundir import about as run_json
 from core.rundir import journal
-from core.rundir.about import read_about
 from core.validity import verdict
 from core.workload import folder as dataset_folder
 from core.workload import formats, generator, predictor
@@ -141,9 +142,9 @@ def test_any_texts_are_scored_or_have_no_score(said: list[str]) -> None:
 @example(listed=[{"file": "../x"}])
 def test_any_list_of_generated_datasets(folder: Path, listed: Any) -> None:
     (folder / "metadata.json").write_bytes(written(listed))
-    told(lambda: dataset_folder._listed(folder), ValueError)
+    told(lambda: dataset_folder._listed(folder), FileError)
     (folder / "queries.json").write_bytes(written(listed))
-    told(lambda: generator.load_queries(folder / "queries.json"), ValueError)
+    told(lambda: generator.load_queries(folder / "queries.json"), FileError)
 
 
 # --- gate logs ---
@@ -171,7 +172,7 @@ def raw_block(labels: bytes, numbers: list[int], counts: bytes) -> bytes:
 
 
 def measured(folder: Path, log: bytes) -> None:
-    """A folder with this log is measured, and what is wrong with it is said."""
+    """A folder with this log is measured, and what is wrong with it is reported."""
     (folder / "dp0_pp0.gatelog").write_bytes(log)
     told(lambda: gatelog.read(folder / "dp0_pp0.gatelog"), GateLogError)
     found, problems = imbalance.measure_folder(folder)
@@ -290,16 +291,19 @@ def test_any_totals_beside_a_gate_log(folder: Path, totals: Any) -> None:
 # --- a run directory ---
 
 RESULT_KEYS = (
-    *(
-        *scatter.METRICS,
-        "measured_imbalance",
-        "imbalance_score",
-        "excess_cv",
-        "completed",
-        "ttfts",
-        "errors",
-    ),
-    *("duration", "decode_step_ms", "delivery_lag_ms", "longest_step", "ms", "tokens"),
+    *scatter.METRICS,
+    "measured_imbalance",
+    "imbalance_score",
+    "excess_cv",
+    "completed",
+    "ttfts",
+    "errors",
+    "duration",
+    "decode_step_ms",
+    "delivery_lag_ms",
+    "longest_step",
+    "ms",
+    "tokens",
 )
 
 
@@ -339,18 +343,20 @@ def test_any_results(folder: Path, results: list[Any], mapping: Any, about: dict
     (path / "baseline" / "results_json").mkdir(parents=True, exist_ok=True)
     for place in range(5):
         file = path / "baseline" / "results_json" / f"{place + 1:03d}.json"
-        file.write_bytes(written(results[place])) if place < len(results) else file.unlink(
-            missing_ok=True
-        )
-    (path / "run.json").write_bytes(written({"backends": ["baseline"], "engine": "e", **about}))
+        if place < len(results):
+            file.write_bytes(written(results[place]))
+        else:
+            file.unlink(missing_ok=True)
+    whole = msgspec.to_builtins(run_json_of(), enc_hook=str)
+    (path / "run.json").write_bytes(written({**whole, **about}))
     (path / "baseline_real_imbalance.json").write_bytes(written(mapping))
     found = told(lambda: analysis.of_run_directory(path), GatescopeError)
     if isinstance(found, Exception):
         return
     for group in found[0]:
-        medians = summary.backend_medians(group)
+        medians = summary.medians(group)
         assert all(v is None or math.isfinite(v) for v in medians.values())
-    summary.summary_csv(summary.summary_rows(found[0]))
+    summary.csv_text(summary.rows(found[0]))
     verdict.of_results(found[0])
     for axis in scatter.MEASURED:
         told(lambda axis=axis: scatter.series(found[0], "mean_tpot_ms", axis), GatescopeError)  # type: ignore[misc]
@@ -377,7 +383,7 @@ ABOUT_KEYS = (
 @example(about={"config": {"path": 10**400}, "engine_kind": "vllm", "runs": []})
 def test_any_run_json(folder: Path, about: Any) -> None:
     (folder / "run.json").write_bytes(written(about))
-    told(lambda: read_about(folder), GatescopeError)
+    told(lambda: run_json.read(folder), GatescopeError)
 
 
 @given(

@@ -1,5 +1,4 @@
-"""Wires and logs: whatever comes, a reader names it as an error of its own, or makes the best of
-it."""
+"""Wires and logs: whatever arrives, a reader uses what it can or reports an error of its own."""
 
 from __future__ import annotations
 
@@ -17,12 +16,14 @@ from support.garbage import json_like, near, nested
 
 from core.backends import prometheus, rootcause, serverlog
 from core.experiment import control
-from core.load import metrics, result
+from core.load import metrics
+from core.load.client import Load
 from core.load.connection import Connection
 from core.load.record import RequestRecord
 from core.load.sse import EventParser, EventTooLong
 from core.load.stream import TokenStream
 from core.load.wire import Times
+from core.rundir import result
 
 pytestmark = pytest.mark.fuzz
 
@@ -69,7 +70,12 @@ def figures_of(stream: TokenStream) -> None:
     assert len(tokens) == len(stream.stamps) == len(stream.texts)
     assert all(n >= 0 for n in tokens)
     record = RequestRecord(
-        *(0, "p", 1, 1, 1, 10**6),
+        index=0,
+        prompt_id="p",
+        t_due_ns=1,
+        t_start_ns=1,
+        t_sent_ns=1,
+        t_done_ns=10**6,
         stamps_ns=stream.stamps,
         event_tokens=tokens,
         prompt_tokens=stream.prompt_tokens,
@@ -78,13 +84,16 @@ def figures_of(stream: TokenStream) -> None:
     )
     figures = metrics.summarise([record])
     assert figures.completed == (not error)
-    msgspec.json.decode(msgspec.json.encode(result.as_result([record], figures)))
+    load = Load(base_url="http://x", model="m", label="001", prompts=())
+    taken = result.of_load(load, [record], figures, None, backend="b", dataset="001", path="d")
+    assert result.decode(msgspec.json.encode(taken)) == taken
 
 
 @given(data=SSE, sizes=st.lists(st.integers(0, 40), max_size=6))
 @example(data=b'data: {"error":' + nested()[0] + b"\n\n", sizes=[])
 @example(
-    data=b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967296}}\n\ndata: [DONE]\n\n',
+    data=b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967296}}\n\n'
+    b"data: [DONE]\n\n",
     sizes=[],
 )
 def test_any_bytes_as_a_stream(data: bytes, sizes: list[int]) -> None:
@@ -169,10 +178,10 @@ def test_any_bytes_as_an_answer(
                 connection.received(piece, at)
         if connection.is_open:
             connection.lost(OSError("reset") if reset else None)
-        await asking
+        exchange = await asking
         if with_sink:
-            await connection.attach(lambda piece, at: got.extend(piece))
-        while (more := await connection.next_piece()) is not None:
+            await exchange.attach(lambda piece, at: got.extend(piece))
+        while (more := await exchange.next_piece()) is not None:
             got.extend(more)
 
     with contextlib.suppress(httpx.HTTPError):

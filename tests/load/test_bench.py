@@ -159,11 +159,11 @@ class TestFormats:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            ("", "holds no prompt"),
-            ("[]", "holds no prompt"),
+            ("", "contains no prompts"),
+            ("[]", "contains no prompts"),
             ("[1]", "expected ShareGPT"),
             ('{"prompt": "a"}\n{"prompt": 5}', ":2: expected"),
-            ('{"prompt": " "}', ":1: expected a prompt, it is blank"),
+            ('{"prompt": " "}', ":1: expected a prompt, found a blank one"),
         ],
     )
     def test_broken_files_are_named(self, tmp_path: Path, content: str, words: str) -> None:

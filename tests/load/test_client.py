@@ -14,9 +14,10 @@ import psutil
 import pytest
 from support.truth import Truth
 
-from core.load import client, metrics, result
+from core.load import client, metrics
 from core.load.client import Load, LoadError
 from core.load.record import KERNEL_STAMPS, Progress, Records, RequestRecord
+from core.load.trust import trust
 from core.workload.dataset import Prompt
 
 
@@ -78,10 +79,10 @@ def test_times_are_in_order_and_hold_what_the_server_knows(truth: Truth) -> None
         assert all(
             at >= sent - 1_000_000 for at, sent in zip(record.stamps_ns, row["t_send"], strict=True)
         )
-    health = result.as_result(records, metrics.summarise(records))["client"]
+    health = trust(records.workers, metrics.summarise(records))
     if sys.platform == "linux":
-        assert health["stamps"] == KERNEL_STAMPS
-    assert health["connections"] == 3
+        assert health.stamps == KERNEL_STAMPS
+    assert health.connections == 3
 
 
 def test_several_tokens_an_event_are_counted_and_their_gaps_divided(truth: Truth) -> None:
@@ -327,7 +328,8 @@ def test_workers_die_with_their_parent(truth: Truth, tmp_path: Path) -> None:
 
 
 def test_a_worker_starts_lean() -> None:
-    script = "import sys, core.load.worker; print([m for m in ('numpy', 'click', 'rich', 'textual') if m in sys.modules])"
+    heavy = ("numpy", "click", "rich", "textual")
+    script = f"import sys, core.load.worker; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
         == "[]\n"

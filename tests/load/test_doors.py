@@ -177,9 +177,9 @@ def test_tls_with_a_certificate_of_one_s_own(
     assert (result["completed"], result["client"]["stamps"]) == (6, USER_STAMPS)
 
 
-def test_the_readme_quotes_the_definitions() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_pages_quote_the_definitions() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "definitions.md").read_text(encoding="utf-8")
     assert metrics.__doc__ is not None
     definitions = metrics.__doc__.partition("\n\n")[2].partition("Times are")[0].strip()
     assert definitions.startswith("- TTFT: ")
-    assert definitions in readme
+    assert definitions in page

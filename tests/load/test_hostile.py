@@ -16,7 +16,6 @@ from core import cli
 from core.load import client, metrics
 from core.load.client import Load
 from core.load.record import Records
-from core.load.result import as_result
 from core.workload.dataset import Prompt
 
 READ_AT_MOST = 12 << 20
@@ -71,7 +70,7 @@ def test_figures_are_made_of_good_answers_only(records: Records) -> None:
     good = 2 * len(ATTACKS) - sum(bool(attack.error) for attack in ATTACKS.values())
     assert figures.completed == good
     assert sum(figures.errors_by_kind.values()) == len(records) - good
-    assert as_result(records, figures)["errors"] == [r.error for r in records]
+    assert figures.num_prompts == len(records)
     assert figures.total_output_tokens < 4 * good
 
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.load import metrics
+from core.load.client import Load
 from core.load.metrics import Metrics, summarise
 from core.load.record import (
     KERNEL_STAMPS,
@@ -21,8 +23,9 @@ from core.load.record import (
     events_per_read,
     itls_s,
 )
-from core.load.result import as_result
 from core.load.trust import Trust, trust
+from core.rundir import result
+from core.rundir.result import Result
 
 MS = 1_000_000
 
@@ -136,8 +139,15 @@ def test_a_failed_request_counts_as_sent_and_in_no_figure() -> None:
     assert (figures.num_prompts, figures.completed, figures.total_output_tokens) == (2, 1, 2)
     assert figures.mean_ttft_ms == pytest.approx(50.0)
     assert figures.errors_by_kind == {"stream cut": 1}
-    result = as_result([record(0, at=(60, 70)), bad], figures)
-    assert (result["ttfts"][1], result["itls"][1], result["errors"][1]) == (None, [], bad.error)
+    taken = written([record(0, at=(60, 70)), bad])
+    assert (taken.ttfts[1], taken.itls[1], taken.errors[1]) == (None, [], bad.error)
+
+
+def written(records: Sequence[RequestRecord]) -> Result:
+    """The result file of these requests."""
+    load = Load(base_url="http://x", model="m", label="001", prompts=())
+    figures = summarise(records)
+    return result.of_load(load, records, figures, None, backend="b", dataset="001", path="d")
 
 
 def test_p99_needs_a_hundred_values() -> None:
@@ -173,7 +183,7 @@ def test_nothing_was_measured() -> None:
             figures.mean_ttft_ms,
             figures.output_throughput,
         ) == (0, 0, None, 0)
-        assert as_result(records, figures)["client"] is None
+        assert written(records).client is None
 
 
 @given(st.lists(st.lists(st.floats(0, 1e4), min_size=1, max_size=12), min_size=1, max_size=8))
@@ -226,7 +236,7 @@ LATE = (0,) * 50 + (12_000_000,) * 50
     ("change", "at", "words"),
     [
         ({"cpu_s": 0.95}, (60, 70, 80), "used 95% of a core"),
-        ({"stamped_reads": 0, "loop_lags_ns": LATE}, (60, 70, 80), "stamps are taken at read"),
+        ({"stamped_reads": 0, "loop_lags_ns": LATE}, (60, 70, 80), "are taken in user space"),
         ({"loop_lags_ns": LATE}, (60, 70, 70), "held several events of a stream"),
         ({"start_lags_ns": (0, 40_000_000)}, (60, 70, 80), "requests started up to 40.0 ms late"),
     ],
@@ -265,9 +275,10 @@ def test_a_jump_of_the_wall_clock_is_a_doubt_and_no_limit() -> None:
 
 def test_the_verdict_is_in_the_result() -> None:
     records = Records([record(at=(60, 70))], [HEALTHY])
-    client = as_result(records, summarise(records))["client"]
-    assert client["stamps"] == KERNEL_STAMPS
-    assert client["loop_lag"] == {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 0.99}
+    client = written(records).client
+    assert client
+    assert client.stamps == KERNEL_STAMPS
+    assert client.loop_lag == Lag(p50_ms=0.5, p99_ms=0.99, max_ms=0.99)
 
 
 def test_percentiles_of_lags_are_nearest_rank() -> None:
@@ -277,11 +288,9 @@ def test_percentiles_of_lags_are_nearest_rank() -> None:
 
 
 def test_upstream_s_keys_are_kept() -> None:
-    keys = {f.name for f in metrics.Metrics.__dataclass_fields__.values()}
+    keys = set(Metrics.__struct_fields__)
     for metric in ("ttft", "tpot", "itl"):
         assert {f"{kind}_{metric}_ms" for kind in ("mean", "median", "p99")} <= keys
-    result = as_result([record(at=(60, 70))], summarise([record(at=(60, 70))]))
-    assert {"input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"} <= set(
-        result
-    )
+    lists = {"input_lens", "output_lens", "ttfts", "itls", "generated_texts", "errors"}
+    assert lists <= set(msgspec.to_builtins(written([record(at=(60, 70))])))
     assert isinstance(summarise([]), Metrics)

@@ -33,7 +33,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 
 class Time:
-    """Goes on when told to, and in sleep."""
+    """Advances when set, and in sleep."""
 
     def __init__(self) -> None:
         self.at = 10**12
@@ -83,7 +83,7 @@ def open_files() -> int:
 def test_one_pass_reads_every_socket_that_has_something(
     run: Run, time: Time, many_files: None, pairs: Pairs
 ) -> None:
-    """More of them than epoll tells at once if it is not asked for more."""
+    """More sockets than epoll reports at once by default."""
 
     async def scenario() -> None:
         reading, done = ReadPasses(asyncio.get_running_loop()), asyncio.Event()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import select
 import ssl
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 
 from core.load import passes, wire
 from core.load.clock import now
-from core.load.connection import MAX_HEAD_BYTES, Connection
-from core.load.transport import Transport, post_bytes, wire_bytes
+from core.load.connection import MAX_HEAD_BYTES, Connection, Exchange
+from core.load.transport import Transport, origin_of, post_bytes, wire_bytes
 from core.load.wire import Times
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -293,11 +294,11 @@ def test_a_slow_reader_holds_the_server_back_and_loses_nothing() -> None:
 
         async with serving(talk) as (address, _), client() as (http, _):
             async with http.stream("GET", f"http://{address}/") as response:
-                live: Connection = response.extensions["connection"]
+                exchange: Exchange = response.extensions["exchange"]
                 got = 0
                 async for piece in response.aiter_raw():
                     got += len(piece)
-                    assert live._queued < 2_000_000
+                    assert exchange.queued_bytes < 2_000_000
                     await asyncio.sleep(0)
             assert got == size
 
@@ -353,8 +354,8 @@ def test_one_transport_serves_several_event_loops_one_after_another() -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    command += " -addext subjectAltName=IP:127.0.0.1"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     made = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False)
     if made.returncode:
         pytest.skip("openssl cannot make a certificate here")
@@ -441,7 +442,7 @@ ANSWER = HEAD + b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in PIECES) + b"0\r\
 PLACES = [ANSWER.index(piece) + i + 1 for piece in PIECES for i in range(len(piece))]
 
 
-async def asked_of(wire: _NoWire) -> tuple[Connection, asyncio.Task[None]]:
+async def asked_of(wire: _NoWire) -> tuple[Connection, asyncio.Task[Exchange]]:
     """A connection that waits for the answer's head."""
     connection = Connection()
     connection.wire = wire
@@ -461,12 +462,12 @@ def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(
         places = [0, *sorted(set(cuts)), len(ANSWER)]
         for start, end in pairwise(places):
             if asking.done() and is_attached_early:
-                connection.attach(lambda piece, at: got.append((piece, at)))
+                asking.result().attach(lambda piece, at: got.append((piece, at)))
             connection.received(ANSWER[start:end], end)
             await asyncio.sleep(0)
-        await asking
-        await connection.attach(lambda piece, at: got.append((piece, at)))
-        assert connection.finish()
+        exchange = await asking
+        await exchange.attach(lambda piece, at: got.append((piece, at)))
+        assert exchange.finish()
         return got
 
     got = run(scenario())
@@ -478,6 +479,30 @@ def test_a_piece_of_the_body_has_the_time_of_the_read_that_brought_it(
     for piece, at in got:
         taken += len(piece)
         assert at == next(end for end in ends if end >= PLACES[taken - 1])
+
+
+def test_exchanges_go_without_the_garbage_collector() -> None:
+    def kept() -> int:
+        return sum(isinstance(found, Exchange) for found in gc.get_objects())
+
+    async def scenario() -> int:
+        before = kept()
+        async with serving(answering(*[OK] * 9)) as (address, _), client() as (_, own):
+            url = httpx.URL(f"http://{address}/")
+            sent, origin = post_bytes(url, [])("seg.1.0", b"{}"), origin_of(url)
+            for _ in range(9):
+                exchange = await own.answered(origin, sent, Times(), {})
+                await exchange.attach(lambda piece, at: None)
+                own.release(exchange, origin)
+            assert own.opened == 1
+            return kept() - before
+
+    gc.collect()
+    gc.disable()  # as in a load worker
+    try:
+        assert run(scenario()) <= 1  # the connection's latest
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("is_attached", [True, False], ids=["to a sink", "pulled"])
@@ -493,16 +518,16 @@ def test_the_good_chunks_of_a_read_are_passed_on_whatever_follows_them(
         connection, asking = await asked_of(_NoWire())
         got: list[bytes] = []
         connection.received(HEAD, 1)
-        await asking
-        ended = connection.attach(lambda piece, _: got.append(piece)) if is_attached else None
+        exchange = await asking
+        ended = exchange.attach(lambda piece, _: got.append(piece)) if is_attached else None
         connection.received(b"5\r\nhello\r\n6\r\n world\r\n" + rest, 2)
         with pytest.raises(httpx.RemoteProtocolError, match=error) if error else nullcontext():
             if ended:
                 await ended
-            while (piece := await connection.next_piece()) is not None:
+            while (piece := await exchange.next_piece()) is not None:
                 got.append(piece)
         assert got == [b"hello world"]
-        assert not connection.finish()
+        assert not exchange.finish()
 
     run(scenario())
 
@@ -518,12 +543,12 @@ def test_without_a_sink_a_megabyte_waits_here_and_a_read_more_at_most() -> None:
         wire = Paused()
         connection, asking = await asked_of(wire)
         connection.received(HEAD, 1)
-        await asking
+        exchange = await asking
         chunks = b"10\r\n0123456789abcdef\r\n" * 3000  # 48,000 bytes of body
         for number in range(1, 23):
             connection.received(chunks, number)
             assert wire.times == (number > 21), number  # 21 × 48,000 < 2 ** 20 < 22 × 48,000
-        assert await connection.next_piece() == b"0123456789abcdef" * 3000
+        assert await exchange.next_piece() == b"0123456789abcdef" * 3000
 
     run(scenario())
 
@@ -539,8 +564,7 @@ def test_what_a_sink_failed_on_does_not_come_again() -> None:
             got.append(piece)
 
         connection.received(HEAD, 1)
-        await asking
-        connection.attach(sink)
+        (await asking).attach(sink)
         with pytest.raises(MemoryError):
             connection.received(b"3\r\none\r\n", 2)
         connection.received(b"3\r\ntwo\r\n", 3)

@@ -16,22 +16,24 @@ from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
 from core.plots import histogram, latency, routing, scatter, steptime
-from core.stats.bootstrap import Floats
+from core.routing.imbalance import Imbalance
+from core.rundir.result import Result
+from core.stats.arrays import Floats
 
 
-def result(ttfts_ms: list[float], tpots_ms: list[float], **more: Any) -> dict[str, Any]:
+def result(ttfts_ms: list[float], tpots_ms: list[float], **more: Any) -> Result:
     """Requests of three tokens each, with these TTFTs and TPOTs."""
-    return {
-        "ttfts": [t / 1e3 for t in ttfts_ms],
-        "itls": [[t / 1e3, t / 1e3] for t in tpots_ms],
-        "output_lens": [3] * len(ttfts_ms),
-        "mean_ttft_ms": float(np.mean(ttfts_ms)),
-        "mean_tpot_ms": float(np.mean(tpots_ms)),
+    return Result(
+        ttfts=[t / 1e3 for t in ttfts_ms],
+        itls=[[t / 1e3, t / 1e3] for t in tpots_ms],
+        output_lens=[3] * len(ttfts_ms),
+        mean_ttft_ms=float(np.mean(ttfts_ms)),
+        mean_tpot_ms=float(np.mean(tpots_ms)),
         **more,
-    }
+    )
 
 
-def group(name: str, *results: dict[str, Any]) -> Results:
+def group(name: str, *results: Result) -> Results:
     return Results(name, {f"{i:03d}": r for i, r in enumerate(results, 1)}, {}, {})
 
 
@@ -169,7 +171,7 @@ class TestCvOverTime:
 class TestRankLoad:
     def test_bars_are_means_over_runs_and_the_busiest_rank_stands_beside(self) -> None:
         runs = [
-            {"measured_imbalance": {"rank_loads": loads, "rank_imbalance": worst}}
+            Result(measured_imbalance=Imbalance(rank_loads=[*loads], rank_imbalance=worst))
             for loads, worst in (([30, 10], 1.6), ([50, 30], 1.4))
         ]
         (bars,) = routing.rank_load([group("baseline"), group("all2all", *runs)])
@@ -184,7 +186,7 @@ class TestRankLoad:
 
     def test_without_ranks_it_says_so(self) -> None:
         with pytest.raises(NoDataError, match="no backend ran with expert parallelism"):
-            routing.rank_load([group("baseline", {"measured_imbalance": {"rank_loads": []}})])
+            routing.rank_load([group("baseline", Result(measured_imbalance=Imbalance()))])
 
 
 class TestEcdf:
@@ -204,15 +206,16 @@ class TestEcdf:
 
     def test_a_failed_request_counts_for_nothing(self) -> None:
         runs = result([10.0, 20], [1.0, 2])
-        runs["ttfts"].append(None)
-        runs["itls"].append([])
-        runs["output_lens"].append(0)
+        runs.ttfts.append(None)
+        runs.itls.append([])
+        runs.output_lens.append(0)
         assert latency.per_request(runs, "ttft") == pytest.approx([10, 20])
         assert latency.per_request(runs, "e2e").tolist() == []  # no mean_e2e_ms to agree with
 
     def test_gaps_that_begin_with_the_ttft_give_no_tpot(self) -> None:
         older = result([100.0, 110], [10.0, 12])
-        older["itls"] = [[t, *gaps] for t, gaps in zip(older["ttfts"], older["itls"], strict=True)]
+        for ttft, gaps in zip(older.ttfts, older.itls, strict=True):
+            gaps.insert(0, ttft or 0.0)
         assert latency.per_request(older, "tpot").tolist() == []
         with pytest.raises(NoDataError, match="no result lists the TPOT of its requests"):
             latency.ecdf([group("baseline", older)], "tpot")
@@ -220,13 +223,13 @@ class TestEcdf:
 
 class TestScatterIntervals:
     def test_x_from_the_run_and_y_over_its_requests(self) -> None:
-        measured = {"excess_cv": 0.5, "intervals": {"excess_cv": [0.4, 0.7]}}
+        measured = Imbalance(excess_cv=0.5, intervals={"excess_cv": (0.4, 0.7)})
         runs = [
             result([10.0, 20, 30], [1.0, 2, 3], measured_imbalance=measured),
             result(
                 [10.0],
                 [1.0],
-                measured_imbalance={"excess_cv": 0.6, "intervals": {"excess_cv": None}},
+                measured_imbalance=Imbalance(excess_cv=0.6, intervals={"excess_cv": None}),
             ),
         ]
         (points,) = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess").groups
@@ -241,7 +244,7 @@ class TestScatterIntervals:
 
     def test_what_lacks_a_value_is_counted(self) -> None:
         runs = [
-            result([10.0 * i], [1.0], measured_imbalance={"excess_cv": cv})
+            result([10.0 * i], [1.0], measured_imbalance=Imbalance(excess_cv=cv))
             for i, cv in ((1, 0.5), (2, None))
         ]
         drawn = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess")

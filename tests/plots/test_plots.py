@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.about import about
 from support.synthetic import routed, write_log
 
 from core import cli, files
@@ -20,6 +21,7 @@ from core.experiment import config
 from core.plots import png, scatter, text, ticks
 from core.plots.figure import Bars, Curve, HeatMap, Series
 from core.plots.labels import FIGURES
+from core.rundir.result import Result
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
@@ -27,7 +29,7 @@ UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
 
 def results(name: str, x: list[float], y: list[float]) -> Results:
     labels = [f"{i:03d}" for i in range(1, len(x) + 1)]
-    by_label = {label: {"mean_tpot_ms": value} for label, value in zip(labels, y, strict=True)}
+    by_label = {label: Result(mean_tpot_ms=value) for label, value in zip(labels, y, strict=True)}
     return Results(name, by_label, dict(zip(labels, x, strict=True)), {})
 
 
@@ -193,13 +195,12 @@ def run_dir(tmp_path: Path) -> Path:
     (tmp_path / "experiments.toml").write_text(
         f'[experiment]\ndatasets = "experiments.toml"\n{backends}'
     )
-    asked = {
-        "config": config.load(tmp_path / "experiments.toml"),
-        "engine_kind": "builtin",
-        "runs": [],
-    }
-    ran = {"engine": "builtin (NumPy, CPU)", "backends": ["baseline", "all2all"]}
-    (tmp_path / "run.json").write_bytes(files.formatted(asked | ran))
+    asked = about(
+        config=config.load(tmp_path / "experiments.toml"),
+        engine="builtin (NumPy, CPU)",
+        backends=["baseline", "all2all"],
+    )
+    (tmp_path / "run.json").write_bytes(files.formatted(asked))
     (tmp_path / "events.jsonl").touch()
     for backend, ranks, slower in (("baseline", 1, 1.0), ("all2all", 2, 1.5)):
         (tmp_path / backend / "gate_logs").mkdir(parents=True)

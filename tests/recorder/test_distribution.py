@@ -1,5 +1,5 @@
-"""Forced routing: the distribution is exact, reachable levels are known, and a pool holds what was
-asked for."""
+"""Forced routing: the distribution is exact, reachable levels are known, and a pool holds the
+requested distribution."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_most_that_can_be_reached() -> None:
         dose.weight_for(1.8, 2, 8, 2)
     assert (
         str(caught.value)
-        == "a CV of 1.8 cannot be had from 2 hot of 8 experts, 2 a token: 1.732 is the most"
+        == "a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token: 1.732 is the most"
     )
 
 

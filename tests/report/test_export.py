@@ -10,9 +10,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from support.about import about
 from support.synthetic import routed, write_log
 
-from core import cli
+from core import cli, files
 from core.report import export
 from core.routing import folder as gate_folder
 from core.routing import imbalance
@@ -22,7 +23,7 @@ from core.routing import imbalance
 def run_dir(tmp_path: Path) -> Path:
     made = tmp_path / "run"
     (made / "baseline" / "results_json").mkdir(parents=True)
-    (made / "run.json").write_text(json.dumps({"backends": ["baseline"], "engine": "test"}))
+    (made / "run.json").write_bytes(files.formatted(about(engine="test")))
     for label in ("001", "002-r2"):
         (made / "baseline" / "results_json" / f"{label}.json").write_text('{"mean_tpot_ms": 12.5}')
     (made / "baseline_real_imbalance.json").write_text('{"gates_logs_001": 0.4}')

@@ -175,7 +175,7 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda _: 10.0, 1.0)
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "no association of baseline TPOT with excess CV is seen" in text
+        assert "no association of baseline TPOT with excess CV is detected" in text
         assert "no difference is seen between all2all TPOT and baseline's" in text
         assert " rises with" not in text
         assert " falls with" not in text

@@ -99,7 +99,7 @@ class TestWhole:
         assert log.read().columns["index"].tolist() == [0, 2]
         assert log.incomplete == 1
 
-    def test_ranks_that_end_at_different_steps_are_told(self, tmp_path: Path) -> None:
+    def test_ranks_that_end_at_different_steps_are_reported(self, tmp_path: Path) -> None:
         """A rank that was killed loses its last block: the sums of those steps would be too
         small."""
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)

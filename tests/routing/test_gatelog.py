@@ -78,7 +78,9 @@ class TestOneFile:
         assert read.lost == f"{more} (corrupt: a block of 1 steps has a wrong checksum)"
         found, problems = imbalance.measure_folder(tmp_path)
         assert found["gates_logs_001"].tokens == 1
-        assert problems == [f"{log.path}: {read.lost}: cut off; what was whole is used"]
+        assert problems == [
+            f"{log.path}: {read.lost}: cut off; the whole blocks before it are used"
+        ]
         follower = Follower(log.path)
         assert len(follower.read().tokens) == 1
         with pytest.raises(GateLogError, match="corrupt: a block of 1 steps has a wrong checksum"):
@@ -107,11 +109,11 @@ class TestOneFile:
             ),
             (
                 lambda data: data.replace(b'"layers":1', b'"layers":0'),
-                "the header's sizes make no sense",
+                "impossible sizes in the header",
             ),
             (
                 lambda data: data.replace(b'"ranks":1', b'"ranks":x'),
-                "the header is not readable: JSON is malformed",
+                "the header cannot be read: JSON is malformed",
             ),
         ],
         ids=[
@@ -161,5 +163,5 @@ class TestOneFile:
         log.close()
         assert json.loads((tmp_path / "dp0_pp0.gatelog.json").read_text())["violations"] == 1
         assert gate_folder.problems(tmp_path) == [
-            "dp0_pp0: 1 steps do not add up to top_k × tokens"
+            "dp0_pp0: in 1 step, loads do not add up to top_k × tokens"
         ]

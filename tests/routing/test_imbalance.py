@@ -115,7 +115,7 @@ class TestHandWorked:
         assert measured.prefill.per_step_cv == pytest.approx(0.5)
         assert measured.decode.per_step_cv == pytest.approx(0.5)
         assert measured.decode.layer_cv == pytest.approx(0.5)  # (3, 1)
-        assert measured.prefill.excess_cv_reason == "too few steps: no standard error"
+        assert measured.prefill.excess_cv_reason == "too few steps for a standard error"
 
     def test_layers_that_logged_different_steps(self, tmp_path: Path) -> None:
         folder = write_layers(tmp_path / "a", [[[3, 1], [2, 2]], [[4, 0], [2, 2]]], [4, 4])
@@ -180,6 +180,14 @@ class TestNoiseFloorAndExcess:
         measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.excess_cv == pytest.approx(inclusion_cv(weights), rel=0.06)
         assert measured.aggregated_excess_cv == pytest.approx(inclusion_cv(weights), rel=0.06)
+
+    def test_an_excess_that_does_not_exceed_its_error_is_at_the_noise_floor(self) -> None:
+        # n = 4, k = 2, E = 4, p = 1/2: CV² = 0, floor² = (4/4) · 4 · (1/4) / 3 = 1/3 in every step
+        measured = imbalance.measure_segment(as_log(np.full((16, 1, 4), 2)), "001")
+        assert measured.excess_cv is None
+        assert str(measured.excess_cv_reason).startswith(
+            "at the noise floor: excess² -0.3333 does not exceed its standard error, "
+        )
 
     def test_one_token_steps_support_no_excess(self, tmp_path: Path) -> None:
         loads = routed(np.random.default_rng(3), [1] * 50, 2, np.ones(8))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.routing import placement
+from core.stats.arrays import Floats
 
 # The example of EPLB's description: 2 layers, 12 experts, 16 slots, 4 groups, 2 nodes, 8 ranks.
 WEIGHT = np.array(
@@ -48,7 +49,7 @@ def test_replicas_go_to_the_most_load_a_copy() -> None:
 
 
 def test_a_linear_placement_is_vllms() -> None:
-    loads: placement.Floats = np.arange(8, dtype=np.float64).reshape(1, 1, 8)
+    loads: Floats = np.arange(8, dtype=np.float64).reshape(1, 1, 8)
     assert placement.linear(1, 8, 4).rank_loads(loads).tolist() == [[[1, 5, 9, 13]]]
 
 

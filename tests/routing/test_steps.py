@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.routing import steps
-from core.routing.steps import Floats
+from core.stats.arrays import Floats
 
 
 def by_definition(

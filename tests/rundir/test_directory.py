@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.about import about
 from support.vocabulary import any_event
 
 from core import files
@@ -18,11 +19,13 @@ from core.errors import FileError
 from core.experiment import events
 from core.experiment.plan import Run
 from core.load.metrics import RequestRecord
-from core.rundir import about, journal
+from core.rundir import about as run_json
 from core.rundir import directory as store
+from core.rundir import journal
+from core.rundir.about import ServerNote
 from core.rundir.directory import RunDirectory
-from core.rundir.journal import Journal, done_runs, read_events, stream_events
-from core.rundir.result import results
+from core.rundir.journal import Journal, read_events, stream_events
+from core.rundir.result import Result, done_runs, read_all
 
 RUN = Run("baseline", "001", "001", "001.jsonl")
 FIGURES = events.RunFigures(
@@ -161,12 +164,12 @@ class TestJournal:
     ) -> None:
         folder = tmp_path_factory.mktemp("journal")
         whole = b"".join(events.encode(e) + b"\n" for e in told)
-        journal, seen = Journal(folder), []
+        reader, seen = Journal(folder), []
         for cut in [*sorted(cuts), 1.0]:
             (folder / "events.jsonl").write_bytes(whole[: int(len(whole) * cut)])
-            seen += journal.poll()
+            seen += reader.poll()
         assert seen == told
-        assert journal.poll() == []
+        assert reader.poll() == []
 
 
 class TestFiles:
@@ -191,44 +194,39 @@ class TestFiles:
 
     def test_a_result_lies_under_its_backend_and_label(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
-            assert directory.write_result(RUN, {"completed": 3}) == "baseline/results_json/001.json"
-        assert results(tmp_path / "baseline" / "results_json") == {"001": {"completed": 3}}
+            taken = Result(completed=3, mean_tpot_ms=1.5, itls=[[0.1, 0.2]])
+            assert directory.write_result(RUN, taken) == "baseline/results_json/001.json"
+        assert read_all(tmp_path / "baseline" / "results_json") == ({"001": taken}, {})
 
     def test_results_are_those_of_labels_in_order(self, tmp_path: Path) -> None:
         for name in ("010", "002-r2", "002", "1000", "1", "002.partial", "notes", "٠٠١"):
             (tmp_path / f"{name}.json").write_text("{}")
-        assert list(results(tmp_path)) == ["002", "002-r2", "010", "1000"]
+        assert list(read_all(tmp_path)[0]) == ["002", "002-r2", "010", "1000"]
 
     @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b'{"a": "\xff"}', b"[" * 100_000])
     def test_json_that_is_no_object_is_refused_in_one_line(
         self, tmp_path: Path, data: bytes
     ) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        for read in (
-            lambda: files.read_json(tmp_path / "run.json"),
-            lambda: about.read_about(tmp_path),
-        ):
-            with pytest.raises(FileError, match=r"run\.json: not a JSON object: ") as caught:
-                read()
-            assert len(str(caught.value).splitlines()) == 1
+        with pytest.raises(FileError, match=r"run\.json: not ") as caught:
+            run_json.read(tmp_path)
+        assert len(str(caught.value).splitlines()) == 1
 
     @pytest.mark.parametrize("data", [b"{}", b'{"config": 3}', b'{"config": {"path": 3}}'])
     def test_a_run_json_that_does_not_say_what_was_run_is_refused(
         self, tmp_path: Path, data: bytes
     ) -> None:
         (tmp_path / "run.json").write_bytes(data)
-        with pytest.raises(FileError, match=r"run\.json: does not say what was run: "):
-            about.read_about(tmp_path)
+        with pytest.raises(FileError, match=r"run\.json: not as gatescope writes it: "):
+            run_json.read(tmp_path)
 
     def test_what_a_server_ran_joins_run_json(self, tmp_path: Path) -> None:
+        one, other = ServerNote(ran={"tp": "4"}), ServerNote(ran={"dp": "4"}, mismatches=["x"])
         with RunDirectory.create(tmp_path) as directory:
-            directory.write_json("run.json", {"engine": "x", "servers": {}})
-            directory.note_server("baseline", {"ran": {"tp": "4"}})
-            directory.note_server("all2all", {"ran": {"dp": "4"}})
-        assert files.read_json(tmp_path / "run.json") == {
-            "engine": "x",
-            "servers": {"baseline": {"ran": {"tp": "4"}}, "all2all": {"ran": {"dp": "4"}}},
-        }
+            directory.write_json("run.json", about())
+            directory.note_server("baseline", one)
+            directory.note_server("all2all", other)
+        assert run_json.read(tmp_path) == about(servers={"baseline": one, "all2all": other})
 
     def test_every_server_start_logs_into_a_folder_of_its_own(self, tmp_path: Path) -> None:
         with RunDirectory.create(tmp_path) as directory:
@@ -251,7 +249,7 @@ class TestDoneRuns:
             directory.write_json("baseline/results_json/001.json", {"completed": 1})
             directory.write_json("baseline/results_json/005.json", {"completed": 1})
         (tmp_path / "baseline/results_json/002.json").write_bytes(b'{"completed": ')
-        (tmp_path / "baseline/results_json/003.json").write_bytes(b'{"text": "\xff"}')
+        (tmp_path / "baseline/results_json/003.json").write_bytes(b'{"engine": "\xff"}')
         assert done_runs(tmp_path) == {"baseline/001"}
 
 

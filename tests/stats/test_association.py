@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from core.stats import association, comparison
+from core.stats.arrays import Floats
 from core.stats.association import associate
-from core.stats.bootstrap import Floats
 
 
 def planted(seed: int, n: int, slope: float, noise: float = 1.0) -> tuple[Floats, Floats]:

@@ -133,7 +133,7 @@ ATTACKS: dict[str, Attack] = {
     # what the body is
     "gzip bomb": Attack(_bomb(STREAM.removesuffix(b"Transfer-Encoding: chunked\r\n\r\n")), "content-encoding: gzip"),
     "gzip bomb as an error": Attack(_bomb(b"HTTP/1.1 500 Bad\r\n"), "HTTP 500"),
-    "HTML": Attack(_goes_on(HTML, b"<p>"), "content-type: text/html is no event stream: <p><p>"),
+    "HTML": Attack(_goes_on(HTML, b"<p>"), "content-type: text/html is not an event stream: <p><p>"),
     "plain JSON": Attack(_says(_head("Content-Type: application/json"), b"{}"), "content-type: application/json is no"),
     "endless error": Attack(_goes_on(b"HTTP/1.1 500 Bad\r\n\r\n", b"no!"), "HTTP 500: no!no!"),
     # its framing

@@ -275,7 +275,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         server(preemptions=3),
         *("preemptions", "doubtful", ["all2all"], "3 requests were preempted and computed again"),
     ),
-    "not a result": (of(completed="five"), "readable results", "invalid", [ONE], "not a result: Expected `int`"),
+    "not a result": (of(completed="five"), "readable results", "invalid", [ONE], "unreadable: not as gatescope writes it: Expected `int`"),
     "a failed run": (failed, "failed runs", "doubtful", [ONE], "failed: 5 of 5 requests failed"),
     "failed requests": (of(completed=4, num_prompts=5, total_output_tokens=160), *(
         "failed requests", "doubtful", [ONE], "1 of 5 requests failed, and no figure counts them",

@@ -99,10 +99,10 @@ def test_texts_may_hold_any_character(tmp_path: Path, line: bytes, text: str) ->
         (b'{"id": "a", "text": null}', "Expected `str`, got `null` - at `$.text`"),
         (b'{"id": "a", "text": "b\xff"}', "'utf-8' codec can't decode byte 0xff"),
         (b'{"id": "a", "text": "\xed\xa0\x80"}', "'utf-8' codec can't decode byte 0xed"),
-        (b'{"id": "a", "text": "\\ud800"}', "\\ud800 is half a character: no text can hold it"),
+        (b'{"id": "a", "text": "\\ud800"}', "\\ud800 is half a surrogate pair, not a character"),
         (
             b'{"id": "a", "text": "\\ud83d\\ude00\\uDC00"}',
-            "\\uDC00 is half a character: no text can hold it",
+            "\\uDC00 is half a surrogate pair, not a character",
         ),
         (b'{"id": "a", "text": "b\0"}', "JSON is malformed: invalid character"),
         (
@@ -120,7 +120,7 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: bytes, said: st
 def test_a_blank_text_is_refused(tmp_path: Path) -> None:
     assert (
         mistake(written(tmp_path, b'{"id": "a", "text": " \\n"}'))
-        == ":1: expected a text, it is blank"
+        == ":1: expected a text, found a blank one"
     )
 
 
@@ -132,13 +132,13 @@ def test_a_line_may_be_a_mebibyte_and_no_longer(tmp_path: Path) -> None:
             len(dataset.read(written(tmp_path, LINE + b"\n" + line + ending), "001").prompts) == 2
         )
     assert mistake(written(tmp_path, LINE + b"\n" + line + b"x")).startswith(
-        f":2: expected a line of at most {MAX_LINE_BYTES} bytes, it is longer"
+        f":2: expected a line of at most {MAX_LINE_BYTES} bytes, found a longer one"
     )
 
 
 @pytest.mark.parametrize("data", [b"", b"\n \n"])
 def test_a_file_without_a_prompt_is_refused(tmp_path: Path, data: bytes) -> None:
-    assert mistake(written(tmp_path, data)) == ": holds no prompt"
+    assert mistake(written(tmp_path, data)) == ": contains no prompts"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

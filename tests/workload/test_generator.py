@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
+from core.errors import DatasetError, FileError
 from core.workload.folder import write
-from core.workload.generator import (
-    CLUSTERS,
-    REPEATED_WORDS,
-    TOLERANCE,
-    Dataset,
-    generate,
-    load_queries,
-    mix_to_target,
-)
+from core.workload.generator import TOLERANCE, Drawn, generate, load_queries, mix_to_target
 from core.workload.predictor import predict
+from core.workload.strategies import CLUSTERS, REPEATED_WORDS
 
 SHIPPED = Path(__file__).parents[2] / "datasets" / "domain_queries.json"
 DOMAINS = [domain for group in CLUSTERS.values() for domain in group]
@@ -35,16 +29,18 @@ OPENINGS = (
     "Define",
 )
 WORDS = """
-anchor apple arrow attic autumn badge bamboo barrel basket beacon bench bishop blanket blossom border bottle branch
-bread bridge broom brush bucket butter button cabin cable camel candle canyon carbon carpet castle cattle cellar chain
-chalk cherry chimney circle cliff clock cloud coast copper coral corner cotton cradle crane crown crystal curtain
-dagger dancer desert diamond dinner doctor dragon drawer eagle echo engine fabric falcon feather fence ferry finger
-flame flute forest fountain garden ghost glacier glove grain granite guitar hammer harbor harvest hazel helmet honey
-horizon insect island ivory jacket jungle kettle kitchen ladder lantern lemon library lizard lobster magnet maple
-marble meadow mirror monkey mountain needle north ocean olive orbit orchard oyster palace panther parade pebble pencil
-pepper piano pillow pilot planet pocket poetry prairie puzzle quarry rabbit railway ribbon rocket saddle sailor salmon
-shadow shelter shoulder signal silver skeleton spider spring square stable statue summer sunset temple thunder ticket
-tiger timber tower tractor tunnel turtle valley velvet village violin volcano wagon whale whistle window winter wizard
+anchor apple arrow attic autumn badge bamboo barrel basket beacon bench bishop blanket blossom
+border bottle branch bread bridge broom brush bucket butter button cabin cable camel candle canyon
+carbon carpet castle cattle cellar chain chalk cherry chimney circle cliff clock cloud coast copper
+coral corner cotton cradle crane crown crystal curtain dagger dancer desert diamond dinner doctor
+dragon drawer eagle echo engine fabric falcon feather fence ferry finger flame flute forest fountain
+garden ghost glacier glove grain granite guitar hammer harbor harvest hazel helmet honey horizon
+insect island ivory jacket jungle kettle kitchen ladder lantern lemon library lizard lobster magnet
+maple marble meadow mirror monkey mountain needle north ocean olive orbit orchard oyster palace
+panther parade pebble pencil pepper piano pillow pilot planet pocket poetry prairie puzzle quarry
+rabbit railway ribbon rocket saddle sailor salmon shadow shelter shoulder signal silver skeleton
+spider spring square stable statue summer sunset temple thunder ticket tiger timber tower tractor
+tunnel turtle valley velvet village violin volcano wagon whale whistle window winter wizard
 """
 
 
@@ -66,17 +62,17 @@ DOMAIN_OF = {text: domain for domain, texts in QUERIES.items() for text in texts
 
 
 @pytest.fixture(scope="module")
-def datasets() -> list[Dataset]:
+def datasets() -> list[Drawn]:
     return generate(QUERIES)
 
 
-def of_strategy(datasets: list[Dataset], strategy: str) -> list[Dataset]:
+def of_strategy(datasets: list[Drawn], strategy: str) -> list[Drawn]:
     found = [dataset for dataset in datasets if dataset.strategy == strategy]
     assert found, strategy
     return found
 
 
-def domains_used(dataset: Dataset) -> Counter[str]:
+def domains_used(dataset: Drawn) -> Counter[str]:
     return Counter(DOMAIN_OF[text] for text in dataset.texts)
 
 
@@ -89,7 +85,7 @@ def read_lines(file: Path) -> list[dict[str, str]]:
 
 
 class TestStrategies:
-    def test_come_in_order(self, datasets: list[Dataset]) -> None:
+    def test_come_in_order(self, datasets: list[Drawn]) -> None:
         assert [dataset.index for dataset in datasets] == list(range(1, 51))
         assert Counter(dataset.strategy for dataset in datasets) == {
             "high_repetition": 2,
@@ -106,34 +102,34 @@ class TestStrategies:
         assert order[0] == "high_repetition"
         assert order[-1] == "random_domains"
 
-    def test_give_thirty_prompts_each_with_ids_of_their_own(self, datasets: list[Dataset]) -> None:
+    def test_give_thirty_prompts_each_with_ids_of_their_own(self, datasets: list[Drawn]) -> None:
         for dataset in datasets:
             assert len(dataset.prompts) == 30
             assert len({prompt.id for prompt in dataset.prompts}) == 30
             assert all(prompt.text.strip() for prompt in dataset.prompts)
 
-    def test_repeat_no_query_except_high_repetition(self, datasets: list[Dataset]) -> None:
+    def test_repeat_no_query_except_high_repetition(self, datasets: list[Drawn]) -> None:
         for dataset in datasets:
             distinct = len(set(dataset.texts))
             assert (distinct < 30) if dataset.strategy == "high_repetition" else (distinct == 30)
 
-    def test_high_repetition_repeats_a_phrase(self, datasets: list[Dataset]) -> None:
+    def test_high_repetition_repeats_a_phrase(self, datasets: list[Drawn]) -> None:
         several, one = of_strategy(datasets, "high_repetition")
         assert len(set(several.texts)) == 4
         assert len(set(one.texts)) == 1
         assert len(one.texts[0].split()) == REPEATED_WORDS
         assert min(several.score, one.score) > 0.6
 
-    def test_single_domains_are_different_domains(self, datasets: list[Dataset]) -> None:
+    def test_single_domains_are_different_domains(self, datasets: list[Drawn]) -> None:
         used = [domains_used(dataset) for dataset in of_strategy(datasets, "single_domain")]
         assert [len(domains) for domains in used] == [1] * 4
         assert len(set().union(*used)) == 4
 
-    def test_concentrated_share_evenly(self, datasets: list[Dataset]) -> None:
+    def test_concentrated_share_evenly(self, datasets: list[Drawn]) -> None:
         shares = [sorted(domains_used(d).values()) for d in of_strategy(datasets, "concentrated")]
         assert shares == [[15, 15], [10, 10, 10]]
 
-    def test_mixed_prompts_join_queries_of_different_domains(self, datasets: list[Dataset]) -> None:
+    def test_mixed_prompts_join_queries_of_different_domains(self, datasets: list[Drawn]) -> None:
         for dataset, expected in zip(of_strategy(datasets, "mixed_per_query"), (3, 5), strict=True):
             joined = [[query for query in DOMAIN_OF if query in text] for text in dataset.texts]
             # A made-up query ends in its number, so "… 1" is also found within "… 12".
@@ -145,18 +141,18 @@ class TestStrategies:
                 expected
             ] * 30
 
-    def test_diverse_covers_every_domain(self, datasets: list[Dataset]) -> None:
+    def test_diverse_covers_every_domain(self, datasets: list[Drawn]) -> None:
         (dataset,) = of_strategy(datasets, "diverse")
         shares = domains_used(dataset)
         assert set(shares) == set(DOMAINS)
         assert max(shares.values()) == 2
 
-    def test_sentence_structure_changes_only_the_topics(self, datasets: list[Dataset]) -> None:
+    def test_sentence_structure_changes_only_the_topics(self, datasets: list[Drawn]) -> None:
         (dataset,) = of_strategy(datasets, "sentence_structure")
         common = set.intersection(*(set(text.split()) for text in dataset.texts))
         assert len(common) >= 6
 
-    def test_clusters_come_one_after_another(self, datasets: list[Dataset]) -> None:
+    def test_clusters_come_one_after_another(self, datasets: list[Drawn]) -> None:
         (dataset,) = of_strategy(datasets, "clusters")
         expected = [name for name in CLUSTERS for _ in range(6)]
         assert [prompt.category.removeprefix("cluster_") for prompt in dataset.prompts] == expected
@@ -165,13 +161,13 @@ class TestStrategies:
             for p in dataset.prompts
         )
 
-    def test_rising_opens_more_domains_as_it_goes(self, datasets: list[Dataset]) -> None:
+    def test_rising_opens_more_domains_as_it_goes(self, datasets: list[Drawn]) -> None:
         (dataset,) = of_strategy(datasets, "rising")
         rank = [dataset.domains.index(DOMAIN_OF[text]) for text in dataset.texts]
         assert rank[0] == 0
         assert all(25 * (i + 1) / 30 > r for i, r in enumerate(rank))
 
-    def test_random_combinations_go_through_all_sizes(self, datasets: list[Dataset]) -> None:
+    def test_random_combinations_go_through_all_sizes(self, datasets: list[Drawn]) -> None:
         sizes = [len(dataset.domains) for dataset in of_strategy(datasets, "random_domains")]
         assert sizes == [1, 2, 3, 5, 10, 15, 20] * 5 + [1]
         for dataset in of_strategy(datasets, "random_domains"):
@@ -180,16 +176,16 @@ class TestStrategies:
 
 class TestGenerate:
     def test_same_seed_gives_the_same_datasets_whatever_the_file_order(
-        self, datasets: list[Dataset]
+        self, datasets: list[Drawn]
     ) -> None:
         backwards = {domain: QUERIES[domain][::-1] for domain in reversed(QUERIES)}
         assert generate(backwards, count=20) == datasets[:20]
 
-    def test_another_seed_gives_others(self, datasets: list[Dataset]) -> None:
+    def test_another_seed_gives_others(self, datasets: list[Drawn]) -> None:
         for ours, others in zip(datasets, generate(QUERIES, seed=1), strict=True):
             assert ours.texts != others.texts
 
-    def test_more_than_fifty_adds_random_combinations(self, datasets: list[Dataset]) -> None:
+    def test_more_than_fifty_adds_random_combinations(self, datasets: list[Drawn]) -> None:
         more = generate(QUERIES, count=53)
         assert more[:50] == datasets
         assert [dataset.strategy for dataset in more[50:]] == ["random_domains"] * 3
@@ -213,18 +209,18 @@ class TestGenerate:
 
     def test_too_few_queries_is_an_error_that_names_the_domain(self) -> None:
         scarce = {domain: texts[:20] for domain, texts in QUERIES.items()}
-        with pytest.raises(ValueError, match=r"30 different queries .* which hold 20 in all"):
+        with pytest.raises(DatasetError, match=r"30 different queries .* which have 20 in total"):
             generate(scarce)
 
     @pytest.mark.parametrize("queries", [{}, {"art": []}, {"art": [" "]}])
     def test_no_queries_is_an_error(self, queries: dict[str, list[str]]) -> None:
-        with pytest.raises(ValueError, match="no queries"):
+        with pytest.raises(DatasetError, match="no queries"):
             generate(queries)
 
 
 class TestWrite:
     def test_names_hold_the_score_of_the_texts_in_the_file(
-        self, datasets: list[Dataset], tmp_path: Path
+        self, datasets: list[Drawn], tmp_path: Path
     ) -> None:
         files = write(datasets, tmp_path)
         assert [file.name[:3] for file in files] == [f"{i:03d}" for i in range(1, 51)]
@@ -234,7 +230,7 @@ class TestWrite:
             assert all(list(row) == ["id", "text", "category"] for row in rows)
             assert file.stem[4:] == f"{predict([row['text'] for row in rows]).score:.4f}"
 
-    def test_metadata_describes_every_file(self, datasets: list[Dataset], tmp_path: Path) -> None:
+    def test_metadata_describes_every_file(self, datasets: list[Drawn], tmp_path: Path) -> None:
         files = write(datasets, tmp_path)
         entries: list[dict[str, Any]] = json.loads(
             (tmp_path / "metadata.json").read_text(encoding="utf-8")
@@ -264,7 +260,7 @@ class TestWrite:
         assert [row["text"] for row in read_lines(file)] == datasets[2].texts
 
     def test_regenerating_replaces_its_own_files_and_no_other(
-        self, datasets: list[Dataset], tmp_path: Path
+        self, datasets: list[Drawn], tmp_path: Path
     ) -> None:
         (tmp_path / "domain_queries.json").write_text("{}", encoding="utf-8")
         write(datasets[:5], tmp_path)
@@ -277,24 +273,24 @@ class TestWrite:
         }
 
     def test_refuses_a_folder_with_datasets_of_someone_else(
-        self, datasets: list[Dataset], tmp_path: Path
+        self, datasets: list[Drawn], tmp_path: Path
     ) -> None:
         (tmp_path / "001_0.7585.jsonl").write_text("{}\n", encoding="utf-8")
         before = snapshot(tmp_path)
-        with pytest.raises(ValueError, match=r"001_0\.7585\.jsonl.*another folder"):
+        with pytest.raises(FileError, match=r"001_0\.7585\.jsonl.*another folder"):
             write(datasets[:2], tmp_path)
         assert snapshot(tmp_path) == before
 
     @pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"file": 3}]'])
     def test_refuses_metadata_of_someone_else(
-        self, content: str, datasets: list[Dataset], tmp_path: Path
+        self, content: str, datasets: list[Drawn], tmp_path: Path
     ) -> None:
         (tmp_path / "metadata.json").write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"metadata\.json"):
+        with pytest.raises(FileError, match=r"metadata\.json"):
             write(datasets[:2], tmp_path)
 
     def test_metadata_cannot_make_it_remove_files_elsewhere(
-        self, datasets: list[Dataset], tmp_path: Path
+        self, datasets: list[Drawn], tmp_path: Path
     ) -> None:
         outside = tmp_path / "precious.jsonl"
         outside.write_text("keep\n", encoding="utf-8")
@@ -305,13 +301,13 @@ class TestWrite:
         assert outside.exists()
 
     def test_two_datasets_of_one_name_are_an_error(
-        self, datasets: list[Dataset], tmp_path: Path
+        self, datasets: list[Drawn], tmp_path: Path
     ) -> None:
         with pytest.raises(ValueError, match="same file name"):
             write([datasets[0], datasets[0]], tmp_path)
 
     def test_stopped_half_way_leaves_whole_files_that_the_next_call_takes_over(
-        self, datasets: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, datasets: list[Drawn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write(generate(QUERIES, count=4, seed=9), tmp_path)
         replace = Path.replace
@@ -348,7 +344,7 @@ class TestMixToTarget:
 
     @pytest.mark.parametrize("target", [0.0, 1.0, float("nan"), 30.0])
     def test_out_of_reach_names_the_range(self, target: float) -> None:
-        with pytest.raises(ValueError, match=r"reach 0\.\d{4} to 0\.9\d{3}"):
+        with pytest.raises(DatasetError, match=r"reach 0\.\d{4} to 0\.9\d{3}"):
             mix_to_target(QUERIES, target)
 
     @pytest.mark.skipif(not SHIPPED.is_file(), reason="datasets/domain_queries.json is not there")
@@ -368,7 +364,7 @@ class TestQueryFile:
     def test_of_another_shape_is_an_error_that_names_it(self, content: str, tmp_path: Path) -> None:
         file = tmp_path / "queries.json"
         file.write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"queries\.json"):
+        with pytest.raises(FileError, match=r"queries\.json"):
             load_queries(file)
 
     @pytest.mark.skipif(not SHIPPED.is_file(), reason="datasets/domain_queries.json is not there")

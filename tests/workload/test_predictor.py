@@ -164,7 +164,8 @@ class TestScore:
         assert found.raw_metrics["bigram_concentration"] == 0
 
     @pytest.mark.parametrize(
-        ("texts", "message"), [([], "no texts"), ([""], "1 text"), (["", ""], "2 text")]
+        ("texts", "message"),
+        [([], "no texts"), ([""], "1 empty text$"), (["", ""], "2 empty texts$")],
     )
     def test_of_nothing_is_an_error(self, texts: list[str], message: str) -> None:
         with pytest.raises(ValueError, match=message):

@@ -25,7 +25,7 @@ def test_init_writes_what_the_main_job_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["experiments.toml", "datasets"])
 def test_init_replaces_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(FileError, match=f"{name} is there already"):
+    with pytest.raises(FileError, match=f"{name} exists"):
         starter.write(tmp_path)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from core.routing import imbalance
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog, GateLogError
+from core.stats.arrays import Floats
 
 RECENT_STEPS = 64
-Floats = npt.NDArray[np.float64]
 
 
 class LayerLoad(Struct, frozen=True):

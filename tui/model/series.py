@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from core.analysis.results import Results
 from core.experiment.events import RunFigures
@@ -11,6 +10,8 @@ from core.experiment.state import RunState, Snapshot
 from core.plots import scatter
 from core.plots.figure import Series
 from core.plots.labels import Axis
+from core.routing.imbalance import Imbalance
+from core.rundir.result import Result
 
 
 def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
@@ -56,17 +57,25 @@ def _results(name: str, runs: Sequence[RunState]) -> Results:
     )
 
 
-def _result(figures: RunFigures) -> dict[str, Any]:
-    """The part of a result file that a run's figures hold."""
-    return {
-        "imbalance_score": figures.score,
-        "measured_imbalance": {
-            "excess_cv": figures.excess_cv,
-            "aggregated_cv": figures.aggregated_cv,
-            "rank_imbalance": figures.rank_imbalance,
-        },
-        "output_throughput": figures.output_throughput,
-        "decode_step_ms": figures.decode_step_ms,
-        **{f"mean_{m}_ms": latency.mean for m, latency in figures.latencies.items()},
-        **{f"median_{m}_ms": latency.p50 for m, latency in figures.latencies.items()},
-    }
+def _result(figures: RunFigures) -> Result:
+    """The part of a result file that the figures of a run hold."""
+    mean = {name: latency.mean for name, latency in figures.latencies.items()}
+    median = {name: latency.p50 for name, latency in figures.latencies.items()}
+    return Result(
+        imbalance_score=figures.score,
+        measured_imbalance=Imbalance(
+            excess_cv=figures.excess_cv,
+            aggregated_cv=figures.aggregated_cv,
+            rank_imbalance=figures.rank_imbalance,
+        ),
+        output_throughput=figures.output_throughput,
+        decode_step_ms=figures.decode_step_ms,
+        mean_ttft_ms=mean.get("ttft"),
+        mean_tpot_ms=mean.get("tpot"),
+        mean_itl_ms=mean.get("itl"),
+        mean_e2e_ms=mean.get("e2e"),
+        median_ttft_ms=median.get("ttft"),
+        median_tpot_ms=median.get("tpot"),
+        median_itl_ms=median.get("itl"),
+        median_e2e_ms=median.get("e2e"),
+    )

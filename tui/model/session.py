@@ -171,9 +171,7 @@ class Session:
         from core.rundir import about
 
         loaded = (
-            about.read_about(self.run_dir).config
-            if self.run_dir
-            else config.load(self.ask.config_path)
+            about.read(self.run_dir).config if self.run_dir else config.load(self.ask.config_path)
         )
         return plan.select_datasets(loaded, ())
 

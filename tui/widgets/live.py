@@ -130,7 +130,7 @@ class Live(Pane):
             return line((f"{symbol} {run.phase}", role))
         failed: Span = (f"{figures.failed} failed", "bad" if figures.failed else "dim")
         client = self.view.client
-        lag = f"   client lag p99 {number(client.loop_lag.p99_ms, 1)} ms" if client else ""
+        lag = f"   client lag p99 {number(client.loop_lag_p99_ms, 1)} ms" if client else ""
         return line(
             (f"{symbol} {run.phase}  ", role),
             f"{figures.completed} requests in {figures.duration_s:.1f} s  ",

@@ -1,5 +1,6 @@
-"""Runs inside the serving process: the standard library, NumPy and PyTorch only, and nothing of
-`core`.
+"""Records, and on request forces, what the routers of a vLLM server choose.
 
-`plugin` is what vLLM loads. It does nothing unless GATESCOPE_GATE_LOGS names a folder.
+Runs inside the serving process: it may import the standard library, NumPy, PyTorch and vLLM, and
+nothing of `core`. vLLM loads `plugin`, which does nothing unless GATESCOPE_GATE_LOGS names a
+folder.
 """

@@ -1,8 +1,8 @@
-"""The one static buffer that the taps write and the histogram reads: ids[layer, row, k].
+"""The static buffer that the taps write and the histogram reads: ids[layer, row, k].
 
-CUDA graphs replay the writes without Python, so a tap does nothing but copy. After each histogram
-the rows that were read hold `experts`, which is no expert: a row that no router wrote in the next
-step is seen, and never counted as the last step's choice.
+CUDA graphs replay the writes without Python, so a tap only copies. After each histogram the rows
+that were read hold `experts`, which is not the id of an expert: a row that no router writes in the
+next step is then detected, and never counted as the last step's choice.
 """
 
 from __future__ import annotations
@@ -22,23 +22,21 @@ class Capture:
         self, layers: int, tokens: int, top_k: int, experts: int, device: torch.device
     ) -> None:
         self.experts = experts
-        # A row more than any pass has: where a pass fills the buffer, torch.compile would fix its
-        # size to that.
+        # One row more than any pass has: if a pass filled the buffer, torch.compile would
+        # specialise on its size.
         self.ids = torch.full(
             (layers, tokens + 1, top_k), experts, dtype=torch.int32, device=device
         )
-        self.histogram = histogram.on(
-            self.ids, experts
-        )  # before the warm-up: vLLM warns of kernels built after it
-        self.rows: list[
-            tuple[int, Any]
-        ] = []  # (rows seen, DP metadata) of the warm-up's forward passes
+        # built before the warm-up: vLLM warns of kernels that are built after it
+        self.histogram = histogram.on(self.ids, experts)
+        # of the warm-up's forward passes: rows seen, and tokens of every DP rank
+        self.rows: list[tuple[int, Any]] = []
         self.warming_up = True
         self.error = ""
 
     def tap(self, layer: int) -> Tap:
-        """What the router of this layer calls. Traceable: torch.compile inlines it where the MoE op
-        is not opaque."""
+        """The function that this layer's router calls. It can be traced: torch.compile inlines it
+        where the MoE op is not opaque."""
         ids, limit = self.ids[layer], self.ids.shape[1]
 
         def capture(chosen: torch.Tensor) -> None:
@@ -49,7 +47,7 @@ class Capture:
                 ids[: chosen.shape[0]].copy_(chosen[:limit])
                 if self.warming_up:
                     self._note_rows(chosen.shape[0])
-            except Exception as error:  # the engine must go on
+            except Exception as error:  # recording may fail, the engine must not
                 self.error = self.error or f"layer {layer}: {type(error).__name__}: {error}"
 
         return capture
@@ -63,9 +61,10 @@ class Capture:
             self.rows.append((rows, across.tolist()))
 
     def foreign_rows(self, dp: int) -> str:
-        """Why the rows are not this rank's own tokens, if a forward pass of the warm-up showed
-        it."""
+        """Why the rows are not this rank's own tokens; empty if no forward pass of the warm-up
+        showed that."""
         for rows, across in self.rows:
             if rows != across[dp]:
-                return f"a router saw {rows} rows where this rank's batch has {across[dp]} (all ranks: {across})"
+                own = f"this rank's batch has {across[dp]} (all ranks: {across})"
+                return f"a router saw {rows} rows where {own}"
         return ""

@@ -1,13 +1,13 @@
-"""Forced routing: which experts are hot, how probable they must be, and a pool of choices to route
-from.
+"""The distribution behind a dose (target imbalance): which experts are hot, how probable they must
+be, and a pool of choices to route from.
 
-Each token gets `top_k` distinct experts by successive sampling (Gumbel top-k) from two weights: hot
-experts have one, cold experts the other. The weight is solved so that the CV over experts of the
-expected counts is the level. What such sampling gives each expert, its inclusion probability,
-follows exactly from the number of hot experts chosen.
+Each token gets `top_k` distinct experts by successive sampling (Gumbel top-k) with two weights, one
+for hot experts and one for cold ones. The weight is solved so that the CV over experts of the
+expected counts equals the level. The probability that a token's choice includes an expert (its
+inclusion probability) follows exactly from the distribution of the number of hot experts chosen.
 
-The choices are drawn with a seed, once: a pool of them, which the engines read in order. Over the
-whole pool every expert is chosen as often as its probability says, to a few rows; a stretch of it
+The choices are drawn once, with a seed, into a pool that the engines read in order. Over the whole
+pool every expert is chosen as often as its probability says, to within a few rows; a stretch of it
 looks like independent draws.
 
 This module runs inside vLLM's workers too: standard library and NumPy only.
@@ -32,30 +32,29 @@ Ids = npt.NDArray[np.int32]
 
 
 def hot_experts(pattern: str, experts: int, top_k: int, ranks: int) -> tuple[int, ...]:
-    """The hot ones, ascending. hot-rank and spread have the same number of them, so that the same
-    level means the same probabilities: only where they lie differs. DoseError where the pattern
-    needs more ranks."""
+    """The hot experts, ascending. hot-rank and spread have equally many, so that the same level
+    means the same probabilities and only their places differ. DoseError if the pattern needs more
+    ranks."""
     if pattern in ("hot-experts", "rotating"):
         return tuple(range(top_k))
     if ranks < 2 or experts % ranks:
         raise DoseError(
-            f"{pattern} needs 2 or more expert-parallel ranks that divide {experts} experts, got {ranks}"
+            f"{pattern} needs 2 or more expert-parallel ranks that divide {experts} experts,"
+            f" got {ranks}"
         )
     share = experts // ranks
     count = min(ranks, share)
-    return (
-        tuple(range(count))
-        if pattern == "hot-rank"
-        else tuple(rank * share for rank in range(count))
-    )
+    if pattern == "hot-rank":
+        return tuple(range(count))
+    return tuple(rank * share for rank in range(count))
 
 
 def hot_chosen(weight: float, hot: int, experts: int, top_k: int) -> Floats:
-    """[top_k + 1] probabilities that so many of a token's experts are hot. `weight`: a hot
-    expert's; a cold one's is 1.
+    """[top_k + 1]: probabilities that 0, 1, … of a token's experts are hot. `weight`: of a hot
+    expert; a cold one has 1.
 
-    The j-th draw is hot with probability (hot - h) w / ((hot - h) w + cold - (j - h)) where h hot
-    ones are chosen.
+    After j draws, h of them hot, the next is hot with probability (hot - h) w / ((hot - h) w + cold
+    - (j - h)).
     """
     cold = experts - hot
     chosen = np.zeros(top_k + 1)
@@ -85,8 +84,8 @@ def cv(weight: float, hot: int, experts: int, top_k: int) -> float:
 
 
 def highest(hot: int, experts: int, top_k: int) -> float:
-    """The CV that so many hot experts can reach: √(E/k - 1), where hot = top_k, is the most that
-    there is."""
+    """The highest CV that this number of hot experts can reach; the highest of all is √(E/k - 1),
+    with hot = top_k."""
     p_hot, p_cold = min(1.0, top_k / hot), max(0.0, top_k - hot) / (experts - hot)
     share = hot / experts
     return (p_hot - p_cold) * math.sqrt(share * (1 - share)) / (top_k / experts)
@@ -98,23 +97,24 @@ def weight_for(level: float, hot: int, experts: int, top_k: int) -> float:
     most = highest(hot, experts, top_k)
     if level > most:
         raise DoseError(
-            f"a CV of {level:g} cannot be had from {hot} hot of {experts} experts, {top_k} a token:"
-            f" {math.floor(most * 1000) / 1000:g} is the most"
+            f"a CV of {level:g} is unreachable with {hot} hot of {experts} experts, {top_k} per"
+            f" token: {math.floor(most * 1000) / 1000:g} is the most"
         )
     low, high = 0.0, LARGEST_LOG_WEIGHT
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if cv(math.exp(middle), hot, experts, top_k) < level else (low, middle)
-        )
+        if cv(math.exp(middle), hot, experts, top_k) < level:
+            low = middle
+        else:
+            high = middle
     return math.exp(high) if level else 1.0
 
 
 def pool(
     dose: str, experts: int, top_k: int, ranks: int = 1, seed: int = 0, rows: int = ROWS
 ) -> Ids:
-    """[rows, top_k] distinct experts of a token each, in random order. DoseError where the level
-    cannot be had."""
+    """[rows, top_k]: each row holds one token's distinct experts, in random order. DoseError if the
+    level is unreachable."""
     pattern, level = parse(dose)
     hot = np.array(hot_experts(pattern, experts, top_k, ranks))
     cold = np.setdiff1d(np.arange(experts), hot)
@@ -135,14 +135,14 @@ def pool(
 
 
 def _shares(chances: Floats, rows: int) -> list[int]:
-    """`rows` divided by `chances`, each to one row."""
+    """`rows` split in proportion to `chances`, each to within one row."""
     ends = np.rint(np.cumsum(chances) / chances.sum() * rows).astype(int)
     return [int(count) for count in np.diff(ends, prepend=0)]
 
 
 def _subsets(draw: np.random.Generator, count: int, of: int, size: int) -> npt.NDArray[np.int64]:
-    """[count, size] random subsets of range(of), in which each member occurs equally often, to one:
-    a random subset is followed by its shifts. Their order is random."""
+    """[count, size]: random subsets of range(of), in random order; each member occurs equally
+    often, to within one, because each random subset comes with its shifts."""
     if not size:
         return np.zeros((count, 0), np.int64)
     cycles = -(-count // of)
@@ -153,8 +153,8 @@ def _subsets(draw: np.random.Generator, count: int, of: int, size: int) -> npt.N
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What one step takes from a pool: in layer l, row r is `pool[start + l * stagger + r]`, each
-    id moved on by `shift`, modulo the number of experts."""
+    """The part of a pool that one step uses: in layer l, row r is `pool[start + l * stagger + r]`,
+    with `shift` added to each id, modulo the number of experts."""
 
     dose: str
     start: int
@@ -162,9 +162,9 @@ class Cut:
 
 
 class Course:
-    """The way of one server through its pools. Every layer and data-parallel rank reads from a
-    place of its own, on and on, so that a long run takes every row equally often. All
-    tensor-parallel ranks see the same steps, and so agree.
+    """One server's position in its pools. Every layer and data-parallel rank reads on from a place
+    of its own, so that a long run uses every row equally often. All tensor-parallel ranks see the
+    same steps, and so agree.
     """
 
     def __init__(
@@ -177,26 +177,27 @@ class Course:
         dp: int = 0,
         dp_size: int = 1,
     ) -> None:
-        """`max_tokens`: of one step at most. DoseError where a dose cannot be had."""
-        self.order, self.experts, self.stagger = order, experts, ROWS // layers
+        """`max_tokens`: the most of one step. DoseError if a dose is unreachable."""
+        self.order, self.experts, self.top_k, self.stagger = order, experts, top_k, ROWS // layers
         size = 2 * ROWS + max_tokens, top_k
         self.pools = {
             label: np.resize(pool(label, experts, top_k, order.ranks, order.seed), size)
             for label in order.labels
         }
-        self._moved = {
-            label: len(hot_experts(pattern, experts, top_k, order.ranks))
-            if pattern == "rotating"
-            else 0
-            for label in order.labels
-            for pattern, _ in [parse(label)]
-        }
+        self._moved = {label: self._move(label) for label in order.labels}
         self._steps, self._place = 0, dp * (self.stagger // dp_size)
 
+    def _move(self, label: str) -> int:
+        """How far a rotating hot set moves at a time: past itself."""
+        pattern, _ = parse(label)
+        if pattern != "rotating":
+            return 0
+        return len(hot_experts(pattern, self.experts, self.top_k, self.order.ranks))
+
     def next(self, doses: Iterable[str], tokens: int) -> Cut | None:
-        """The cut of the next step; None where routing is natural. `doses`: of the requests in it
-        ("": natural). A step that mixes doses is routed naturally: whoever reads the log sees whose
-        tokens they were."""
+        """The cut of the next step; None for natural routing. `doses`: of the requests in the step
+        ("": natural). A step that mixes doses is routed naturally; the log shows whose tokens it
+        held."""
         found = set(doses)
         start, steps = self._place % ROWS, self._steps
         self._place += tokens
@@ -204,6 +205,5 @@ class Course:
         label = found.pop() if len(found) == 1 else ""
         if label not in self.pools:
             return None
-        return Cut(
-            label, start, steps // self.order.rotate_steps * self._moved[label] % self.experts
-        )
+        turns = steps // self.order.rotate_steps
+        return Cut(label, start, turns * self._moved[label] % self.experts)

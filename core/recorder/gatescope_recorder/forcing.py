@@ -1,11 +1,11 @@
-"""Forces what the routers of one vLLM worker choose, by the dose that the requests of a step ask
-for.
+"""Forces what the routers of one vLLM worker choose, by the dose (target imbalance) of the requests
+in a step.
 
-Each router's `_compute_routing` is wrapped: its weights stay, and in the rows of a forced step its
-ids are replaced. What is chosen for a step lies in static tensors that are filled before the step,
-on the same stream: a CUDA graph replays the reads, and the step that is still running has read them
-already. Rows beyond the step's tokens, and every row of a natural step, keep the ids that vLLM
-chose, bit for bit.
+Each router's `_compute_routing` is wrapped: its weights stay, and its ids are replaced in the rows
+of a forced step. The ids for a step stand in static tensors that are filled before the step, on the
+same stream: a CUDA graph replays the reads, and a step that is still running has already read
+them. Rows beyond the step's tokens, and every row of a natural step, keep the ids that vLLM chose,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from .order import Order, dose_of
 from .place import Place, RefusedError
 from .requests import segment_of
 
-HOOKS = (
-    "set_capture_fn",
-    "_compute_routing",
-)  # those of versions whose routers have _compute_routing
+HOOKS = ("set_capture_fn", "_compute_routing")  # of the versions whose routers have the latter
 
 log = logging.getLogger("vllm.gatescope_recorder")
 
@@ -38,14 +35,14 @@ def dose_of_request(request: str) -> str:
 
 
 class Tables:
-    """ids [layers, rows, top_k] that a forced step routes to, and `forced` [rows, 1]: which rows it
-    forces."""
+    """`ids` [layers, rows, top_k] that a forced step routes to, and `forced` [rows, 1]: the rows
+    that it forces."""
 
     def __init__(self, course: Course, shape: tuple[int, int, int], device: torch.device) -> None:
         self.course = course
         self.error = ""
         layers, tokens, top_k = shape
-        rows = tokens + 1  # more than any pass has: torch.compile would fix a full buffer's size
+        rows = tokens + 1  # more than any pass has, as in `Capture`
         self.ids = torch.arange(top_k, dtype=torch.int32, device=device).repeat(layers, rows, 1)
         self.forced = torch.zeros(rows, 1, dtype=torch.bool, device=device)
         self._rows = torch.arange(rows, device=device).unsqueeze(1)
@@ -55,7 +52,7 @@ class Tables:
         self._count = 0
 
     def fill(self, doses: set[str], tokens: int) -> None:
-        """Before a step of so many tokens. Never waits for the device."""
+        """Prepare a step of `tokens` tokens. Never waits for the device."""
         cut = self.course.next(doses, tokens)
         if cut:
             layers, _, top_k = self.ids.shape
@@ -72,7 +69,7 @@ class Tables:
             self._count = count
 
     def wrap(self, layer: int, route: Callable[..., Any]) -> Callable[..., Any]:
-        """`route` returns (weights, ids, …). Traceable, as a tap is."""
+        """`route` with its ids replaced; both return (weights, ids, …). Traceable, like a tap."""
         mine, forced = self.ids[layer], self.forced
 
         def replaced(ids: torch.Tensor) -> torch.Tensor:
@@ -85,9 +82,7 @@ class Tables:
                 return weights, replaced(ids), *rest
             try:
                 return weights, replaced(ids), *rest
-            except (
-                Exception
-            ) as error:  # in a warm-up, before anything was promised: `Forcing.start` refuses
+            except Exception as error:  # first raised in the warm-up: `Forcing.start` then refuses
                 self.error = self.error or f"layer {layer}: {type(error).__name__}: {error}"
                 return weights, ids, *rest
 
@@ -95,7 +90,7 @@ class Tables:
 
 
 class Forcing:
-    """One worker's forced routing. After a refusal nothing is forced, and the log says so."""
+    """Forced routing of one worker. After a refusal nothing is forced, and the log says so."""
 
     def __init__(self, worker: Any, config: Any, here: Place, order: Order) -> None:
         self.worker, self.config, self.here, self.order = worker, config, here, order
@@ -103,8 +98,8 @@ class Forcing:
         self._warned = False
 
     def bind(self) -> None:
-        """After the weights are loaded, and before the routers are tapped: what is recorded is what
-        was forced."""
+        """Wrap the routers, after the weights are loaded and before the recorder taps them: what it
+        records is what was forced."""
         try:
             self.tables = self._tables()
         except (RefusedError, ValueError) as error:
@@ -137,7 +132,7 @@ class Forcing:
         return tables
 
     def start(self) -> None:
-        """After the warm-up: say that routing can be forced from here on, or why not."""
+        """After the warm-up, log that routing can be forced from here on, or why not."""
         if self.tables is None:
             return
         if self.tables.error:
@@ -145,12 +140,14 @@ class Forcing:
             return
         log.info(
             "gatescope forced routing: on for %s; %d ranks, seed %d",
-            *(", ".join(self.order.labels), self.order.ranks, self.order.seed),
+            ", ".join(self.order.labels),
+            self.order.ranks,
+            self.order.seed,
         )
 
     def step(self, scheduled: Any) -> None:
-        """Before a forward pass. What it raises ends the server: no token may silently be routed at
-        another level."""
+        """Before a forward pass. What this raises ends the server: no token may silently be routed
+        at another level."""
         tokens = scheduled.total_num_scheduled_tokens
         if self.tables is None or not tokens:
             return
@@ -164,7 +161,7 @@ class Forcing:
         self.tables.fill(doses, tokens)
 
     def dummy(self) -> None:
-        """Before a dummy batch, which other ranks may have tokens beside: it counts as a step."""
+        """Before a dummy batch: it counts as a step, because other ranks may have tokens in it."""
         if self.tables is not None:
             self.tables.course.next((), 0)
 

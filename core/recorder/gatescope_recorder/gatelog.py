@@ -1,17 +1,18 @@
-"""The gate log's bytes, and the writer that every engine uses.
+"""The bytes of a gate log, and the writer that every engine uses.
 
 A gate log is append-only: 8 magic bytes, a length-prefixed JSON header, then blocks. A block holds
 up to 256 engine steps as columns, compressed, with a CRC; a file cut anywhere is readable up to its
 last whole block. All integers are little-endian. Layout of a block:
 
-    u32 BLOCK_MAGIC | u32 steps | u32 raw bytes | u32 compressed bytes | u32 crc32 of the compressed
-    bytes | u32 codec payload = u32 segment bytes | JSON list of segment labels
+    u32 BLOCK_MAGIC | u32 steps | u32 raw bytes | u32 compressed bytes
+    u32 crc32 of the compressed bytes | u32 codec
+    payload = u32 segment bytes | JSON list of segment labels
               int64 columns, each [steps]: COLUMNS in order
               int64 [labels, steps]: tokens of each segment
               counts, expert-major [experts, layers, steps], little-endian, split into byte planes
 
-This module runs inside vLLM's workers too: standard library and NumPy only (zstandard where it is
-found, else zlib).
+This module runs inside vLLM's workers too: standard library and NumPy only (zstandard if it is
+installed, else zlib).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy.typing as npt
 try:
     import zstandard
 except ImportError:  # vLLM environments need not have it
-    zstandard = None  # type: ignore[assignment]  # a module, where it is there
+    zstandard = None  # type: ignore[assignment]  # a module, if it is installed
 
 MAGIC = b"GATELOG1"
 BLOCK_MAGIC = 0x4B4C4247
@@ -54,7 +55,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the log is of. Counts are logical experts; `placement[e]` is the EP rank that holds
+    """What was logged. Counts are by logical expert; `placement[e]` is the EP rank that holds
     expert e."""
 
     engine: str
@@ -62,7 +63,7 @@ class Header:
     layers: int
     experts: int
     top_k: int
-    count_bytes: int = 2  # of one count: 2 where no step can pass 65535 tokens, else 4
+    count_bytes: int = 2  # of one count: 2 if no step can exceed 65535 tokens, else 4
     ranks: int = 1  # expert-parallel ranks; 1: no expert parallelism
     placement: tuple[int, ...] = ()
     dp: int = 0  # which data-parallel rank and pipeline stage wrote this file, and of how many
@@ -78,10 +79,10 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One engine step. `counts[l, e]`: tokens that expert e of layer l got; Σ_e = top_k × tokens in
-    every layer."""
+    """One engine step. `counts[l, e]`: tokens that expert e of layer l got; in every layer, Σ_e =
+    top_k × tokens."""
 
-    index: int  # forward passes so far, dummy ones included
+    index: int  # forward passes before it, dummy ones included
     start_ns: int  # monotonic
     duration_ns: int
     tokens: int
@@ -93,7 +94,7 @@ class Step:
 
 
 class GateLogWriter:
-    """Appends steps to one file; a block is written when 256 steps or one second have gathered.
+    """Appends steps to one file; a block is written once 256 steps or one second have passed.
 
     A sidecar `<file>.json` holds the totals; `closed` in it is true only after `close()`.
     """
@@ -101,9 +102,8 @@ class GateLogWriter:
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
         self.steps = self.tokens = self.violations = 0
-        self.notes: dict[
-            str, Any
-        ] = {}  # more for the sidecar: drops, dummy steps, why recording stopped
+        # more for the sidecar: drops, dummy steps, why recording stopped
+        self.notes: dict[str, Any] = {}
         self._pending: list[Step] = []
         self._flushed_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,20 +113,18 @@ class GateLogWriter:
         self.write_totals(closed=False)
 
     def append(self, step: Step) -> None:
-        """Queue a step. ValueError where its counts have another shape than the header says."""
+        """Queue a step. ValueError if its counts do not have the shape in the header."""
         if step.counts.shape != (self.header.layers, self.header.experts):
             raise ValueError(
                 f"counts {step.counts.shape}, header {(self.header.layers, self.header.experts)}"
             )
         self._pending.append(step)
-        if (
-            len(self._pending) >= STEPS_PER_BLOCK
-            or time.monotonic() - self._flushed_at >= FLUSH_AFTER_S
-        ):
+        is_due = time.monotonic() - self._flushed_at >= FLUSH_AFTER_S
+        if is_due or len(self._pending) >= STEPS_PER_BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is queued as one block, in one write."""
+        """Write the queued steps as one block, in one write."""
         self._flushed_at = time.monotonic()
         if not self._pending:
             return
@@ -138,7 +136,7 @@ class GateLogWriter:
         self.tokens += sum(s.tokens for s in steps)
 
     def close(self) -> None:
-        """Flush, mark the log as closed cleanly, and close it. A second call does nothing."""
+        """Flush, close the log, and mark it as closed cleanly. A second call does nothing."""
         if self._file.closed:
             return
         self.flush()
@@ -146,7 +144,7 @@ class GateLogWriter:
         self.write_totals(closed=True)
 
     def write_totals(self, *, closed: bool = False) -> None:
-        """The sidecar, as of the last block."""
+        """Write the sidecar, as of the last block."""
         totals = {
             "closed": closed,
             "steps": self.steps,
@@ -170,7 +168,7 @@ def encode_block(steps: list[Step], header: Header) -> bytes:
     )
     counts = np.stack([s.counts for s in steps])
     if counts.max(initial=0) >= 1 << (8 * header.count_bytes) or counts.min(initial=0) < 0:
-        raise ValueError(f"a count does not fit {header.count_bytes} bytes")
+        raise ValueError(f"a count does not fit into {header.count_bytes} bytes")
     expert_major = np.ascontiguousarray(counts.transpose(2, 1, 0), dtype=f"<u{header.count_bytes}")
     planes = expert_major.view(np.uint8).reshape(-1, header.count_bytes).T
     raw = (
@@ -180,10 +178,12 @@ def encode_block(steps: list[Step], header: Header) -> bytes:
         + segments.tobytes()
         + planes.tobytes()
     )
-    codec, packed = (
-        (ZSTD, zstandard.compress(raw, 1)) if zstandard else (ZLIB, zlib.compress(raw, 1))
-    )
-    head = BLOCK_HEAD.pack(
-        BLOCK_MAGIC, len(steps), len(raw), len(packed), zlib.crc32(packed), codec
-    )
-    return head + packed
+    codec, packed = _packed(raw)
+    crc = zlib.crc32(packed)
+    return BLOCK_HEAD.pack(BLOCK_MAGIC, len(steps), len(raw), len(packed), crc, codec) + packed
+
+
+def _packed(raw: bytes) -> tuple[int, bytes]:
+    if zstandard:
+        return ZSTD, zstandard.compress(raw, 1)
+    return ZLIB, zlib.compress(raw, 1)

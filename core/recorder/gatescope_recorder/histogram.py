@@ -1,8 +1,7 @@
-"""ids [layers, rows, top_k] → counts [layers, experts + 1], once a step, on the device the ids are
-on.
+"""Counts ids [layers, rows, top_k] → [layers, experts + 1], once per step, on the ids' own device.
 
-The last bin counts what is no expert: rows that no router wrote. Rows that were read are set back
-to that value.
+The last bin counts ids that are not of an expert: rows that no router wrote. Rows that were read
+are reset to that value.
 """
 
 from __future__ import annotations
@@ -21,23 +20,24 @@ def on(ids: torch.Tensor, experts: int) -> Histogram:
     """A function (out, tokens) that counts the first `tokens` rows of every layer into `out` and
     resets them.
 
-    `out` may be pinned host memory: the copy is then enqueued behind the count and nothing waits
-    for it.
+    `out` may be pinned host memory: the copy is then queued behind the count, and nothing waits for
+    it.
     """
     if ids.device.type == "cuda":
         try:
             return _proven(_fused(ids, experts), ids, experts)
-        except Exception as error:  # no Triton, or one that does not get on with this GPU
+        except Exception as error:  # no Triton, or one that does not support this GPU
             log.warning(
-                "gatescope recorder: the fused histogram does not work here, the plain one is used: %s",
+                "gatescope recorder: the fused histogram does not work here, using the plain one:"
+                " %s",
                 error,
             )
     return _plain(ids, experts)
 
 
 def _proven(histogram: Histogram, ids: torch.Tensor, experts: int) -> Histogram:
-    """The same function, after it has built its kernel and counted a known pattern. RuntimeError
-    where it is wrong."""
+    """The same function, after it has built its kernel and counted a known pattern. RuntimeError if
+    the counts are wrong."""
     layers, tokens, top_k = ids.shape
     pattern = torch.arange(layers * tokens * top_k, device=ids.device) % (experts + 1)
     ids.copy_(pattern.view_as(ids))
@@ -47,7 +47,7 @@ def _proven(histogram: Histogram, ids: torch.Tensor, experts: int) -> Histogram:
     out = torch.zeros(layers, experts + 1, dtype=torch.int32, device=ids.device)
     histogram(out, tokens)
     if not torch.equal(out.long(), want) or not bool((ids == experts).all()):
-        raise RuntimeError("it counts a known pattern wrongly")
+        raise RuntimeError("it miscounts a known pattern")
     return histogram
 
 

@@ -1,4 +1,4 @@
-"""What one server may be asked to force, and the labels of its doses.
+"""Which doses (target imbalances) one server may be asked to force, and their labels.
 
 Runs inside vLLM's workers too: standard library only.
 """
@@ -15,14 +15,14 @@ LABEL = re.compile(rf"~({'|'.join(PATTERNS)})~([0-9]+(?:\.[0-9]+)?)(?:-try[0-9]+
 
 
 class DoseError(ValueError):
-    """This level cannot be had from this model in this layout; the text says why, and what can."""
+    """This model in this layout cannot be forced to this level; the text says why, and what can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one server may be asked to force. `labels` are those of doses ("hot-rank~0.5"); `ranks`:
-    expert-parallel ranks that hot-rank and spread refer to; a rotating hot set moves on every
-    `rotate_steps` steps."""
+    """What one server may be asked to force. `labels`: of the doses ("hot-rank~0.5"); `ranks`: the
+    expert-parallel ranks that hot-rank and spread refer to; `rotate_steps`: steps after which a
+    rotating hot set moves on."""
 
     labels: tuple[str, ...]
     ranks: int = 1
@@ -35,14 +35,14 @@ class Order:
 
     @classmethod
     def decode(cls, text: str) -> Order:
-        """The reverse of `encode`. ValueError, KeyError or TypeError where it is something else."""
+        """The reverse of `encode`. ValueError, KeyError or TypeError for any other text."""
         fields = json.loads(text)
         return cls(**{**fields, "labels": tuple(fields["labels"])})
 
 
 def dose_of(label: str) -> str:
-    """The dose in a run's or a segment's label, as in `Order.labels`; empty where routing is
-    natural."""
+    """The dose in the label of a run or a segment, as in `Order.labels`; empty for natural
+    routing."""
     found = LABEL.search(label)
     return f"{found[1]}~{found[2]}" if found else ""
 

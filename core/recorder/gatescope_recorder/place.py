@@ -1,4 +1,4 @@
-"""Which part of the model this worker sees, and what of it cannot be recorded."""
+"""Which part of the model this worker holds, and which layouts cannot be recorded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class RefusedError(Exception):
-    """This cannot be recorded truthfully, so it is not recorded at all. The text says why and what
-    to do."""
+    """Recording or forcing would be wrong here, so it is not done. The text says why and what to
+    do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One writer: a data-parallel rank and a pipeline stage. Tensor-parallel ranks route alike, so
-    rank 0 writes."""
+    """A worker's data-parallel rank, pipeline stage and tensor-parallel rank. Tensor-parallel ranks
+    route alike, so rank 0 writes for all."""
 
     dp: int
     dp_size: int
@@ -29,7 +29,7 @@ class Place:
 
     @classmethod
     def here(cls, config: Any) -> Place:
-        """This process's, after vLLM has set up its process groups."""
+        """The place of this process, once vLLM has set up its process groups."""
         from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
         parallel, tp, pp = config.parallel_config, get_tp_group(), get_pp_group()
@@ -44,26 +44,26 @@ class Place:
 
 
 def check(config: Any) -> None:
-    """RefusedError for layouts in which a router sees other rows than the step's own tokens, in
+    """RefusedError for layouts in which a router does not see exactly the step's own tokens, in
     order."""
     parallel = config.parallel_config
     if getattr(config, "speculative_config", None) is not None:
         raise RefusedError(
-            "speculative decoding: drafted tokens that are thrown away would be counted; turn it off"
+            "speculative decoding: rejected draft tokens would be counted too; turn it off"
         )
     if getattr(parallel, "use_ubatching", False) or getattr(parallel, "enable_dbo", False):
         raise RefusedError("dual batch overlap (--enable-dbo) splits a step's rows; turn it off")
     if getattr(parallel, "use_sequence_parallel_moe", False):
         raise RefusedError(
-            "tensor parallel with data parallel and expert parallel: each rank routes a shard of the tokens only;"
-            " use --tensor-parallel-size 1"
+            "tensor parallel with data parallel and expert parallel: each rank routes a shard of"
+            " the tokens only; use --tensor-parallel-size 1"
         )
     if getattr(parallel, "prefill_context_parallel_size", 1) > 1:
         raise RefusedError("prefill context parallel splits a step's rows over ranks; turn it off")
 
 
 def expert_ranks(config: Any) -> int:
-    """Ranks that whole experts are spread over; 1 without expert parallelism."""
+    """Ranks that the experts are spread over; 1 without expert parallelism."""
     parallel = config.parallel_config
     if not getattr(parallel, "enable_expert_parallel", False):
         return 1
@@ -75,8 +75,8 @@ def has_eplb(config: Any) -> bool:
 
 
 def placement(config: Any, experts: int) -> tuple[int, ...]:
-    """The expert-parallel rank of each expert, as vLLM places them; empty where there is none or
-    EPLB moves them."""
+    """The expert-parallel rank of each expert, as vLLM places them; empty without expert
+    parallelism, or if EPLB moves them."""
     ranks = expert_ranks(config)
     if ranks == 1 or has_eplb(config):
         return ()
@@ -84,15 +84,14 @@ def placement(config: Any, experts: int) -> tuple[int, ...]:
     if strategy == "round_robin":
         return tuple(e % ranks for e in range(experts))
     share, more = divmod(experts, ranks)
-    sizes = [share + (rank < more) for rank in range(ranks)]
+    sizes = [share + 1 if rank < more else share for rank in range(ranks)]
     return tuple(rank for rank, size in enumerate(sizes) for _ in range(size))
 
 
 def redundant_experts(config: Any) -> int:
     """Physical experts that EPLB added."""
-    added = getattr(
-        getattr(config.parallel_config, "eplb_config", None), "num_redundant_experts", 0
-    )
+    eplb = getattr(config.parallel_config, "eplb_config", None)
+    added = getattr(eplb, "num_redundant_experts", 0)
     return int(added or 0) if has_eplb(config) else 0
 
 
@@ -103,9 +102,9 @@ def max_rows(config: Any) -> int:
 
 
 def mark_compilation(config: Any, device: Any, name: str) -> None:
-    """On a CPU what we wrap is traced into the compiled graph, so that graph must not be taken
-    from, or go into, the cache of an engine without it. On a GPU the MoE op is opaque and the cache
-    is shared."""
+    """Give the compiled graph a cache key of its own on a CPU: there our wrapper is traced into it,
+    so an engine without the wrapper must not share it. On a GPU the MoE op is opaque and the cache
+    can be shared."""
     extra = getattr(config, "additional_config", None)
     if device.type == "cpu" and isinstance(extra, dict):
         extra[name] = True

@@ -1,9 +1,9 @@
 """The entry point that vLLM loads in every process. Inert unless GATESCOPE_GATE_LOGS names a
 folder.
 
-No file of vLLM is touched. `WorkerWrapperBase.init_device` is wrapped once; behind it, the methods
-of that one worker object are. The worker and not its model runner, because a runner also runs dummy
-and warm-up batches through the method that real steps take.
+No file of vLLM is changed. `WorkerWrapperBase.init_device` is wrapped once; when it has run,
+methods of that one worker object are wrapped. The worker is wrapped and not its model runner,
+because a runner also runs dummy and warm-up batches through the method that real steps use.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 
 FOLDER = "GATESCOPE_GATE_LOGS"
 
-log = logging.getLogger(
-    "vllm.gatescope_recorder"
-)  # below "vllm", so that vLLM's own handler shows it
+log = logging.getLogger("vllm.gatescope_recorder")  # below "vllm": vLLM's own handler shows it
 
 
 def register() -> None:
-    """What vLLM calls, maybe more than once in a process."""
+    """Called by vLLM, maybe more than once in a process."""
     folder = os.environ.get(FOLDER)
     if not folder:
         return
@@ -51,7 +49,7 @@ def register() -> None:
 
 
 def _order() -> Order | None:
-    """What may be forced; nothing where the variable is not set."""
+    """The doses that may be forced; None if the variable is not set or cannot be read."""
     from .order import VARIABLE, Order
 
     text = os.environ.get(VARIABLE)
@@ -60,7 +58,7 @@ def _order() -> Order | None:
     try:
         return Order.decode(text)
     except (ValueError, KeyError, TypeError) as error:
-        log.error("gatescope forced routing: refused: %s is not readable: %s", VARIABLE, error)
+        log.error("gatescope forced routing: refused: %s cannot be read: %s", VARIABLE, error)
         return None
 
 
@@ -69,5 +67,5 @@ def _attach(wrapper: Any, folder: Path) -> None:
 
     try:
         attach(wrapper.worker, wrapper.vllm_config, folder, _order())
-    except Exception:  # the server must come up all the same
+    except Exception:  # the server must start all the same
         log.exception("gatescope recorder: disabled: it could not attach to the worker")

@@ -1,5 +1,5 @@
-"""Records one worker's steps: the engine's thread leaves them in a ring, a thread of its own writes
-the gate log."""
+"""Records one worker's steps: the engine's thread puts them into a ring, a second thread writes the
+gate log."""
 
 from __future__ import annotations
 
@@ -41,14 +41,13 @@ class Pending:
 
 
 class Recorder:
-    """From `start` on, every forward pass of one worker goes into its gate log. Never raises, never
-    waits."""
+    """Writes every forward pass of one worker into its gate log, from `start` on. On the engine's
+    thread it never waits."""
 
     def __init__(self, path: Path, header: Header, capture: Capture) -> None:
         self.capture = capture
-        self.each_second: Callable[[int], None] = lambda index: (
-            None
-        )  # called by the writer with the next step's index
+        # called by the writer's thread with the next step's index
+        self.each_second: Callable[[int], None] = lambda index: None
         self.dropped = self.idle = 0
         self.is_on = False
         cuda = capture.ids.device.type == "cuda"
@@ -60,15 +59,13 @@ class Recorder:
         self._empty = np.zeros((header.layers, header.experts), np.int32)
         self._index = 0
         self._layer_names = header.layer_names or tuple(f"layer {n}" for n in range(header.layers))
-        self._silent: set[str] = (
-            set()
-        )  # layers whose router did not write a row that it should have
+        self._silent: set[str] = set()  # layers whose router left out a row
         self._noted = (0, 0, 0)  # steps, dropped, idle: as last written beside the log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write, name="gatescope-recorder", daemon=True)
 
     def start(self) -> None:
-        """After warm-up: forget what the warm-up wrote, and record from here on."""
+        """After the warm-up: clear what it wrote, and record from here on."""
         slot = self._ring.take()
         assert slot is not None
         self.capture.histogram(slot.counts, self.capture.ids.shape[1])
@@ -94,8 +91,8 @@ class Recorder:
         return slot
 
     def end(self, scheduled: Any, slot: Slot | None) -> None:
-        """After the pass was launched: count on the device, behind it, and leave the rest to the
-        writer."""
+        """After the pass was launched: queue the count behind it on the device, and leave the rest
+        to the writer."""
         if not self.is_on:
             return
         tokens = scheduled.total_num_scheduled_tokens
@@ -106,17 +103,18 @@ class Recorder:
         elif tokens:
             self.dropped += 1
         self._queue.append(Pending(self._index, scheduled, slot, 0))
-        self._index += bool(tokens)
+        if tokens:
+            self._index += 1
 
     def dummy(self) -> None:
-        """After a dummy batch: it counts as a forward pass, since other ranks may have had tokens
+        """After a dummy batch: it counts as a forward pass, because other ranks may have had tokens
         in it."""
         if self.is_on:
             self._queue.append(Pending(self._index, None, None, time.perf_counter_ns()))
             self._index += 1
 
     def fail(self, error: BaseException) -> None:
-        """Stop recording for good and say so; the server goes on."""
+        """Stop recording for good and log why; the server continues."""
         self.is_on = False
         reason = f"{type(error).__name__}: {error}"
         log.error("gatescope recorder: disabled: %s", reason, exc_info=error)
@@ -124,7 +122,7 @@ class Recorder:
         self._stop.set()
 
     def close(self) -> None:
-        """Write what is left and close the log."""
+        """Write the remaining steps and close the log."""
         self.is_on = False
         self._stop.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -147,7 +145,7 @@ class Recorder:
                 if time.monotonic() - looked_at >= 1.0:
                     looked_at = time.monotonic()
                     self.each_second(self._index)
-            time.sleep(POLL_S)  # what was launched last may still be on its way
+            time.sleep(POLL_S)  # the last counts may still be arriving
             self._drain()
             self._writer.flush()
         except Exception as error:
@@ -157,7 +155,7 @@ class Recorder:
             self._writer.close()
 
     def _drain(self) -> int:
-        """Write every step whose counts have arrived; how many."""
+        """Write every step whose counts have arrived; returns their number."""
         done = 0
         while self._queue and ((slot := self._queue[0].slot) is None or slot.is_done):
             self._append(self._queue.popleft())
@@ -181,12 +179,13 @@ class Recorder:
         self._writer.append(_step(pending.index, start_ns, duration_ns, batch, counts))
 
     def _note(self) -> None:
-        """Keep the file beside the log up to date, and say it once where sums are wrong."""
+        """Keep the file beside the log up to date, and log wrong sums once."""
         notes = self._writer.notes
         if self._writer.violations and "warned" not in notes:
             notes["warned"], notes["silent"] = True, sorted(self._silent)
             log.error(
-                "gatescope recorder: the counts of a step do not add up to top_k x tokens; layers not seen: %s",
+                "gatescope recorder: the counts of a step do not add up to top_k x tokens;"
+                " layers not seen: %s",
                 ", ".join(sorted(self._silent)) or "none",
             )
         seen = (self._writer.steps, self.dropped, self.idle)
@@ -213,7 +212,7 @@ def _step(
 
 
 def write_refusal(path: Path, reason: str) -> None:
-    """Beside where the log would have been: why there is none."""
+    """Write why there is no log, beside where it would have been."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name(path.name + ".json").write_text(
         json.dumps({"closed": True, "refused": reason}) + "\n"

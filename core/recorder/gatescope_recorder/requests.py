@@ -1,5 +1,4 @@
-"""What a scheduled step is made of: prefill and decode tokens, requests, and tokens of each
-segment."""
+"""The content of a scheduled step: prefill and decode tokens, requests, and tokens by segment."""
 
 from __future__ import annotations
 
@@ -8,9 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-SEGMENT = re.compile(
-    r"seg\.(.+)\.\d+"
-)  # the client's X-Request-Id, somewhere inside vLLM's request id
+# the client's X-Request-Id, somewhere inside vLLM's request id
+SEGMENT = re.compile(r"seg\.(.+)\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +22,14 @@ class Batch:
 
 
 class Requests:
-    """Prompt length and segment of every request that is alive, learned from the scheduler's
-    output."""
+    """Prompt length and segment of every live request, learned from the scheduler's output."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str]] = {}
 
     def read(self, scheduled: Any) -> Batch:
-        """The batch of one SchedulerOutput. Every output must be read, in order: new requests are
-        announced once."""
+        """The batch of one SchedulerOutput. Every output must be read, in order, because a new
+        request is announced only once."""
         computed: dict[str, int] = {}
         for new in scheduled.scheduled_new_reqs:
             self._known[new.req_id] = (_prompt_length(new), segment_of(new.req_id))
@@ -52,7 +49,7 @@ class Requests:
 
 
 def segment_of(request: str) -> str:
-    """The label in `seg.<label>.<i>`; empty where there is none."""
+    """The label in `seg.<label>.<i>`; empty if there is none."""
     found = SEGMENT.search(request)
     return found.group(1) if found else ""
 

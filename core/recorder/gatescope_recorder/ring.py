@@ -10,15 +10,13 @@ import torch
 
 
 class Slot:
-    """Counts of one step and the times of its forward pass, by the GPU's clock where there is
-    one."""
+    """Counts of one step and the times of its forward pass, by the GPU's clock if there is one."""
 
     def __init__(self, counts: torch.Tensor, cuda: bool) -> None:
         self.counts = counts  # [layers, experts + 1], pinned
         self.launched_ns = self.returned_ns = 0
-        self.events: tuple[Any, Any, Any] | None = (
-            None  # start and end of the forward pass, end of the copy
-        )
+        # start and end of the forward pass, end of the copy
+        self.events: tuple[Any, Any, Any] | None = None
         if cuda:
             self.events = (
                 torch.cuda.Event(enable_timing=True),
@@ -47,8 +45,7 @@ class Slot:
 
 
 class Ring:
-    """`size` slots. `take` gives None where the writer is that far behind: the step is dropped and
-    counted."""
+    """`size` slots. `take` returns None if all are in use: the writer is that far behind."""
 
     def __init__(self, size: int, layers: int, experts: int, cuda: bool) -> None:
         counts = torch.zeros(size, layers, experts + 1, dtype=torch.int32, pin_memory=cuda)
@@ -67,8 +64,8 @@ class Ring:
 class Clock:
     """Monotonic start and duration (ns) of each slot's forward pass.
 
-    GPU events only measure distances, so each start is the last one plus the distance to it. A
-    distance is a float of milliseconds: after a long rest the host's clock is the better anchor.
+    GPU events measure only distances, so each start is the last one plus the distance to it. The
+    distance is a float in milliseconds: after a long pause the host's clock is more precise.
     """
 
     REST_NS = 10_000_000_000
@@ -78,7 +75,8 @@ class Clock:
         self._start_ns = 0
 
     def read(self, slot: Slot) -> tuple[int, int, Slot | None]:
-        """Start, duration, and the slot that is no longer needed for the next one."""
+        """Start, duration, and the slot that may be reused, if any: the next start is measured from
+        this one."""
         if slot.events is None:
             return slot.launched_ns, slot.returned_ns - slot.launched_ns, slot
         last, self._last = self._last, slot

@@ -1,20 +1,18 @@
-"""Finds the routers of a model and taps what they choose. How that is done differs between vLLM's
-versions:
+"""Finds the routers of a model and taps what they choose. How differs between vLLM's versions:
 
-- 0.20 and newer: `BaseRouter.set_capture_fn`, one slot. vLLM's own capturer takes the same slot, so
-  taps are chained.
+- 0.20 and newer: `BaseRouter.set_capture_fn`, which has one slot. vLLM's own capturer uses the same
+  slot, so taps are chained.
 - 0.15: `_compute_routing` of each router object is wrapped.
 - 0.11: `select_experts` of each layer object is wrapped.
 
 All three give logical expert ids. Nothing here may raise inside a forward pass.
 
-What was checked of the versions that were not served with: in the sources of 0.11.2 and 0.15.1, the
-worker wrapper that loads general plugins before `init_device`, the five worker methods that are
-wrapped, the fields of the scheduler's output, the parallel settings in `place`, the forward
-context's `dp_metadata`, the launcher's flags and log lines; and these taps were run on their real
-`FusedMoE` and routers, on a CPU and without their kernels. Both gather the tokens of all
-data-parallel ranks before they route, unless an all2all kernel does: then `Capture.foreign_rows`
-refuses.
+Versions 0.11.2 and 0.15.1 were checked without serving a model. In their sources: the worker
+wrapper loads general plugins before `init_device`; the five wrapped worker methods, the fields of
+the scheduler's output, the parallel settings in `place`, the forward context's `dp_metadata`, and
+the launcher's flags and log lines are as expected. On a CPU, without their kernels: these taps ran
+on their real `FusedMoE` and routers. Both versions gather the tokens of all data-parallel ranks
+before they route, unless an all2all kernel gathers them; `Capture.foreign_rows` then refuses.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ Tap = Callable[[torch.Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One MoE layer: its module, the object that routes for it, and how that is tapped."""
+    """One MoE layer: its module, the object that routes for it, and the hook that is tapped."""
 
     name: str
     module: Any
@@ -43,12 +41,12 @@ class Layer:
 
 
 def find(model: Any, redundant: int = 0) -> list[Layer]:
-    """The MoE layers in model order. `redundant`: physical experts that EPLB added. RefusedError
-    where one cannot be tapped, or they differ in shape."""
+    """The MoE layers in model order. `redundant`: physical experts that EPLB added. RefusedError if
+    there is none, one cannot be tapped, or they differ in shape."""
     layers = list(_layers(model, redundant))
     if not layers:
         raise RefusedError(
-            "no router was found in this model: it has no MoE layers, or none that this vLLM exposes"
+            "no router was found in this model: it has no MoE layers, or this vLLM exposes none"
         )
     shapes = {(layer.top_k, layer.experts) for layer in layers}
     if len(shapes) > 1:
@@ -56,8 +54,8 @@ def find(model: Any, redundant: int = 0) -> list[Layer]:
     for layer in layers:
         if _is_monolithic(layer.module):
             raise RefusedError(
-                f"{layer.name}: its MoE kernel ({_kernel(layer.module)}) routes inside and shows nobody the choice;"
-                " pick a modular one, such as --moe-backend triton"
+                f"{layer.name}: its MoE kernel ({_kernel(layer.module)}) routes inside and does not"
+                " expose the choice; use a modular one, such as --moe-backend triton"
             )
     return layers
 
@@ -84,7 +82,7 @@ def _layers(model: Any, redundant: int) -> Iterator[Layer]:
 
 
 def _hook(router: Any) -> str:
-    """The name of the way in; empty for anything that is no router."""
+    """The name of the hook; empty for anything that is not a router."""
     if not (hasattr(router, "top_k") and hasattr(router, "global_num_experts")):
         return ""
     if hasattr(router, "set_capture_fn") and hasattr(router, "capture_fn"):
@@ -103,7 +101,7 @@ def _kernel(module: Any) -> str:
 
 
 def _methods(module: Any) -> Iterator[Any]:
-    """The objects that run a layer's experts, wherever this version keeps them."""
+    """The objects that run a layer's experts, wherever this version of vLLM keeps them."""
     holders = (getattr(module, "routed_experts", None), module)
     for holder in holders:
         for name in ("quant_method", "_quant_method"):
@@ -112,7 +110,7 @@ def _methods(module: Any) -> Iterator[Any]:
 
 
 def tap(layer: Layer, capture: Tap) -> None:
-    """Have `capture` called with the ids [tokens, top_k] of every forward pass of the layer."""
+    """Call `capture` with the ids [tokens, top_k] of every forward pass of the layer."""
     if layer.hook == "set_capture_fn":
         layer.router.set_capture_fn(_chained(layer.router.capture_fn, capture))
     elif layer.hook == "_compute_routing":
@@ -123,17 +121,18 @@ def tap(layer: Layer, capture: Tap) -> None:
 
 
 def retap(layer: Layer, capture: Tap) -> None:
-    """Tap again where vLLM's own capturer has taken the slot since."""
+    """Tap again if vLLM's own capturer has taken the slot since."""
     if layer.hook == "set_capture_fn" and capture not in _chain(layer.router.capture_fn):
         tap(layer, capture)
 
 
 def _check_select_experts(layer: Layer) -> None:
-    """In 0.11 most quantized layers call the class's function, which knows no layer."""
+    """In 0.11 most quantized layers call a function of the class, which does not know the layer."""
     method = _kernel(layer.module)
     if "Unquantized" not in method and "Modular" not in method:
         raise RefusedError(
-            f"{layer.name}: in this vLLM, {method} does not say which layer it routes for; use 0.15 on"
+            f"{layer.name}: in this vLLM, {method} does not say which layer it routes for;"
+            " use 0.15 or newer"
         )
     if getattr(layer.module, "enable_eplb", False):
         raise RefusedError(

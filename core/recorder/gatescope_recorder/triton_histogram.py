@@ -1,4 +1,4 @@
-"""The histogram as one Triton kernel: a program a layer zeroes its bins, counts its rows, and
+"""The histogram as one Triton kernel: one program per layer zeroes its bins, counts its rows and
 resets them."""
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def _count(  # type: ignore[no-untyped-def]
 
 
 def count(ids: torch.Tensor, counts: torch.Tensor, tokens: int) -> None:
-    """`counts` [layers, experts + 1] of the first `tokens` rows of `ids` [layers, rows, top_k],
-    which are reset."""
+    """Count the first `tokens` rows of `ids` [layers, rows, top_k] into `counts` [layers, experts +
+    1], and reset these rows."""
     layers, _, top_k = ids.shape
     experts = counts.shape[1] - 1
     _count[(layers,)](

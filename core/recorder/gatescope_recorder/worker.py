@@ -21,7 +21,7 @@ log = logging.getLogger("vllm.gatescope_recorder")
 
 
 class Attachment:
-    """What is done around a worker's life. After a refusal or a failure, nothing more is."""
+    """The recorder's part in a worker's life. After a refusal or a failure it does nothing."""
 
     def __init__(self, worker: Any, config: Any, folder: Path, here: Place) -> None:
         self.worker, self.config, self.here = worker, config, here
@@ -32,8 +32,8 @@ class Attachment:
         self.recorder: Recorder | None = None
 
     def bind(self) -> None:
-        """After the weights are loaded: find the routers, make the buffer, tap. Before any
-        compilation or capture."""
+        """Find the routers, make the buffer, tap: after the weights are loaded, and before any
+        compilation or graph capture."""
         place.check(self.config)
         self.layers = routers.find(self.worker.get_model(), place.redundant_experts(self.config))
         first, rows = self.layers[0], place.max_rows(self.config)
@@ -45,16 +45,16 @@ class Attachment:
         self.capture = capture
 
     def rebind(self) -> None:
-        """Before graphs are captured: vLLM's own capturer may have taken the slots since."""
+        """Before graphs are captured, tap again: vLLM's own capturer may have taken the slots."""
         for layer, tap in zip(self.layers, self.taps, strict=True):
             routers.retap(layer, tap)
 
     def start(self) -> None:
-        """After warm-up: open the log and record."""
+        """After the warm-up, open the log and record."""
         if self.capture is None:
             return
         if foreign := self.capture.foreign_rows(self.here.dp):
-            raise RefusedError(f"tokens of several ranks come together before routing: {foreign}")
+            raise RefusedError(f"tokens of several ranks are gathered before routing: {foreign}")
         if self.capture.error:
             raise RuntimeError(f"a tap failed during warm-up: {self.capture.error}")
         header = self._header()
@@ -65,16 +65,15 @@ class Attachment:
             ).poll
         self.recorder.start()
         log.info(
-            "gatescope recorder: records %d layers x %d experts, top-%d, dp %d of %d, pp %d of %d, hook %s",
-            *(
-                header.layers,
-                header.experts,
-                header.top_k,
-                header.dp,
-                header.dp_size,
-                header.pp,
-                header.pp_size,
-            ),
+            "gatescope recorder: records %d layers x %d experts, top-%d, dp %d of %d, pp %d of %d,"
+            " hook %s",
+            header.layers,
+            header.experts,
+            header.top_k,
+            header.dp,
+            header.dp_size,
+            header.pp,
+            header.pp_size,
             header.hook,
         )
 
@@ -100,7 +99,7 @@ class Attachment:
         )
 
     def dummy(self) -> None:
-        """After a dummy batch, that a data-parallel rank without requests runs beside the
+        """After a dummy batch, which a data-parallel rank without requests runs beside the
         others."""
         if self.recorder is not None:
             self.guard(self.recorder.dummy)
@@ -110,7 +109,7 @@ class Attachment:
             self.guard(self.recorder.close)
 
     def guard(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Run one of our own actions; what it raises ends the recording, never the server."""
+        """Run one of our own actions; what it raises stops the recording, never the server."""
         try:
             return action(*args)
         except RefusedError as error:
@@ -133,16 +132,15 @@ class Attachment:
 
 
 def attach(worker: Any, config: Any, folder: Path, order: Order | None) -> None:
-    """Wrap the worker's methods: to record, and where `order` asks for it to force what is routed.
+    """Wrap the worker's methods: to record and, with an `order`, to force what is routed.
 
-    All tensor-parallel ranks route alike, so the first one records; every rank must be forced.
+    All tensor-parallel ranks route alike, so only the first records; every rank must be forced.
     """
     here = Place.here(config)
     forcing = Forcing(worker, config, here, order) if order else None
     if forcing:
-        _wrap(
-            worker, "load_model", after=forcing.bind
-        )  # before the recorder's: it taps what was forced
+        # before the recorder's: it taps what was forced
+        _wrap(worker, "load_model", after=forcing.bind)
         _wrap(worker, "compile_or_warm_up_model", after=forcing.start)
     if here.tp == 0:
         _record(worker, Attachment(worker, config, folder, here))

@@ -1,0 +1,120 @@
+"""What a batch concludes with: files, a verdict, a table, sentences and a plot."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from core.analysis.results import Results
+from core.backends import builtin
+from core.errors import NoDataError
+from core.experiment import dose
+from core.files import formatted, write_whole
+from core.report import summary
+from core.terminal import printable, tell, terminal_columns
+
+if TYPE_CHECKING:
+    from core.analysis.findings import Findings
+    from core.plots.figure import Figure
+    from core.validity.problem import Validity
+
+PLOT_COLUMNS, PLOT_ROWS = 110, 24  # at most
+
+
+def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
+    """Write summary.csv, summary.json, findings.json and the PNGs of a run directory; print what
+    they say."""
+    from core.analysis import findings
+    from core.validity import verdict
+
+    validity, found = verdict.of_run_directory(path, groups), findings.find(groups, engine)
+    written = _write(path, groups, validity, found)
+    _print(groups, engine, validity, found)
+    _draw(groups, engine, found)
+    written = [*_draw_files(path, groups, engine, found), *written]
+    for file in written:
+        tell(f"wrote {file}")
+    tell(f"to read it all: gatescope report {path}")
+    for group in groups:
+        tell(_where(path, group))
+    return validity
+
+
+def _write(
+    path: Path, groups: Sequence[Results], validity: Validity, found: Findings
+) -> list[Path]:
+    rows = summary.rows(groups)
+    files = {
+        "summary.csv": summary.csv_text(rows).encode(),
+        "summary.json": formatted(rows),
+        "findings.json": formatted({"validity": validity, **msgspec.structs.asdict(found)}),
+    }
+    if _any_forced(groups):
+        forced = [Results(group.name, group.forced, {}, {}) for group in groups]
+        files["summary-forced.csv"] = summary.csv_text(summary.rows(forced)).encode()
+    for name, data in files.items():
+        write_whole(path / name, data)
+    return [path / name for name in files if name != "summary.json"]
+
+
+def _print(groups: Sequence[Results], engine: str, validity: Validity, found: Findings) -> None:
+    caveat = ": its times say nothing about GPUs" if engine == builtin.ENGINE else ""
+    tell(f"\nengine: {engine}{caveat}")
+    tell(summary.table(groups))
+    if _any_forced(groups):
+        from core.report import forced
+
+        tell(f"\n{dose.NAME}: means of each dose\n{forced.table(found.forced)}")
+    for line in (*validity.in_words(), *found.headlines):
+        tell(printable(f"  {line}"))
+
+
+def _draw(groups: Sequence[Results], engine: str, found: Findings) -> None:
+    """TPOT against skew, as text; and against forced skew, if any routing was forced."""
+    from core.plots import dose as dose_figure
+    from core.plots import scatter
+
+    with contextlib.suppress(NoDataError):  # no run has both
+        axis = scatter.best_axis(groups)
+        _show(scatter.series(groups, "mean_tpot_ms", axis, engine, found.associations))
+    if _any_forced(groups):
+        with contextlib.suppress(NoDataError):  # no dose has a TPOT
+            _show(dose_figure.series(found.forced, "mean_tpot_ms", engine=found.engine))
+    tell("")
+
+
+def _show(drawn: Figure) -> None:
+    from core.plots import text
+
+    columns = min(terminal_columns(), PLOT_COLUMNS)
+    tell("\n" + text.draw(drawn, columns, PLOT_ROWS, colour=sys.stderr.isatty()))
+
+
+def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findings) -> list[Path]:
+    from core.analysis import step_sample
+    from core.plots import gallery
+    from core.report import forced
+
+    samples, unread = step_sample.of_backends(path, [group.name for group in groups])
+    for problem in unread:
+        tell(printable(f"! {problem}"))
+    drawn = gallery.draw_all(path / "graphs", groups, samples, engine, found.associations)
+    made = [picture.file for picture in drawn]
+    if _any_forced(groups):
+        made += [file for file, _ in forced.pictures(found.forced, path, found.engine)]
+    return made
+
+
+def _any_forced(groups: Sequence[Results]) -> bool:
+    return any(group.forced for group in groups)
+
+
+def _where(path: Path, group: Results) -> str:
+    runs = len(group.by_label) + len(group.forced)
+    forced = f", {len(group.forced)} of them {dose.NAME}" if group.forced else ""
+    return f"results: {path / group.name / 'results_json'} ({runs} runs{forced})"
