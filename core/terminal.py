@@ -1,23 +1,22 @@
-"""What is printed for a person: on stderr, without what could move a cursor."""
+"""The standard streams, and text for a terminal: nothing printed can move the cursor."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
 
-from core.errors import BAD_USAGE
-
 
 def shown(value: float | None, form: str) -> str:
-    """A number, or the dash that stands for none."""
+    """A number, or a dash for None."""
     return "–" if value is None else format(value, form)
 
 
 def printable(text: str) -> str:
-    """`text` without what could move a cursor or change a terminal: servers, models and file names
-    are not trusted."""
+    """`text` without characters that could move the cursor or change the terminal: servers, models
+    and file names are not trusted."""
     return "".join(
         c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
         for c in text.expandtabs(4)
@@ -25,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`3:07`, from an hour on `1:03:07`."""
+    """`3:07`; from one hour on, `1:03:07`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -36,18 +35,27 @@ def terminal_columns() -> int:
 
 
 def tell(text: str) -> None:
-    """The talk goes to stderr; stdout is for data. A closed stderr does not stop the runs."""
+    """Write a line to stderr: stdout is for data. A closed stderr does not stop the runs."""
     with contextlib.suppress(OSError):
         os.write(2, (text + "\n").encode(errors="replace"))
 
 
-def refuse(message: str) -> int:
-    complain(message)
-    return BAD_USAGE
-
-
 def complain(message: str) -> None:
-    """What is wrong may quote a server, a file or a dataset: none of them moves the cursor."""
-    from core.terminal import printable
-
+    """Print an error on stderr. It may quote a server, a file or a dataset: none of them moves the
+    cursor."""
     print(f"gatescope: {printable(message)}", file=sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Put the null device in place of each standard stream that the caller closed (`2>&-`).
+    Otherwise the next file opened would get its number, and messages would go into that file.
+    Characters that stdout cannot encode are escaped, not an error."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -14,6 +14,7 @@ from support.watched import Watched, free_port
 from core.engine import detached
 from core.experiment import control
 from core.experiment.control import Stop
+from core.experiment.invocation import Invocation
 
 # Property tests, quick in the suite; `GATESCOPE_FUZZ=nightly uv run pytest -m fuzz` is the long
 # way.
@@ -44,7 +45,7 @@ def experiment(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(experiment: Path, tmp_path: Path) -> Iterator[Watched]:
-    watched = Watched(detached.start(experiment, out=tmp_path / "run"))
+    watched = Watched(detached.start(Invocation(experiment, tmp_path / "run")))
     yield watched
     if control.is_live(watched.run_dir):
         control.send(watched.run_dir, Stop())

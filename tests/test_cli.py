@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from support.watched import free_port
 
 from core import cli
+from core.commands import attach, doctor, plot, report, serve
 from core.workload import predictor
 
 SHIPPED = Path(__file__).parents[1] / "datasets"
@@ -51,8 +56,9 @@ class TestUsage:
     def test_help_names_every_command_and_the_exit_codes(self, gatescope: Gatescope) -> None:
         answer = gatescope("--help")
         assert (answer.code, answer.err) == (0, "")
-        for command in ("serve", "bench", "generate", "predict", "imbalance", "plot", "init"):
+        for command, line in cli.COMMANDS.items():
             assert f"\n    {command} " in answer.out
+            assert line in " ".join(answer.out.split())
         assert "0 all done; 1 some run, file or item failed; 2 bad usage" in answer.out
 
     @pytest.mark.parametrize(
@@ -127,6 +133,158 @@ class TestUsage:
         assert answer.err.endswith("--help\n")
         assert len(answer.err.splitlines()) == 1
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+    def test_every_argument_has_a_help_text(self, gatescope: Gatescope, command: str) -> None:
+        """On the argument's own line, or on the next one, which is indented further."""
+        answer = gatescope(*command.split(), "--help")
+        assert (answer.code, answer.err) == (0, "")
+        lines = [line for line in answer.out.splitlines() if line != "  COMMAND"]
+        arguments = [n for n, line in enumerate(lines) if re.match(r"  \S", line)]
+        assert arguments
+        for n in arguments:
+            own = re.match(r"  .*\S  +\S", lines[n])
+            assert own or re.match(r" {10,}\S", lines[n + 1]), lines[n]
+
+    def test_the_config_s_default_is_named(self, gatescope: Gatescope) -> None:
+        for command in ([], ["serve"], ["doctor"]):
+            text = " ".join(gatescope(*command, "--help").out.split())
+            assert "--config F config file (default: experiments.toml)" in text
+
+    def test_version(self, gatescope: Gatescope) -> None:
+        answer = gatescope("--version")
+        assert (answer.code, answer.out, answer.err) == (
+            0,
+            f"gatescope {version('gatescope')}\n",
+            "",
+        )
+        assert re.fullmatch(r"gatescope \d+\.\d+\.\d+\n", answer.out)
+
+
+class TestOptionsBeforeACommand:
+    """They act as they would after it, or are refused."""
+
+    @pytest.mark.parametrize(
+        ("before", "command"),
+        [
+            (["--config", "nope.toml"], ["doctor"]),
+            (["--config", "nope.toml"], ["serve", "baseline"]),
+            (["--config=nope.toml"], ["serve", "baseline"]),
+            (["--engine", "builtin"], ["serve", "baseline"]),
+            (["--only", "001"], ["report", "none"]),
+            (["--only", "001"], ["plot"]),
+            (["--backend", "baseline"], ["plot", "none"]),
+            (["--ascii"], ["attach", "none"]),
+            (["--json"], ["predict", "none.jsonl"]),
+            (["--json"], ["bench", "none.jsonl", "--port", "1"]),
+            (["--json"], ["imbalance", "none"]),
+            (["--out", "file"], ["generate", "--count", "1"]),
+        ],
+    )
+    def test_that_the_command_takes_act(
+        self, gatescope: Gatescope, tmp_path: Path, before: list[str], command: list[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        answer, same = gatescope(*before, *command), gatescope(*command, *before)
+        assert (answer.code, answer.out, answer.err) == (same.code, same.out, same.err)
+        assert "does not apply" not in answer.err
+
+    def test_reach_the_command(self, gatescope: Gatescope, monkeypatch: pytest.MonkeyPatch) -> None:
+        found: list[Namespace] = []
+
+        def kept(arguments: Namespace) -> int:
+            found.append(arguments)
+            return 0
+
+        for module in (attach, doctor, plot, report, serve):
+            monkeypatch.setattr(module, "run", kept)
+        gatescope("--ascii", "attach", "RUN")
+        gatescope("--config", "a.toml", "doctor")
+        gatescope("--only", "001,002", "report", "RUN")
+        gatescope("--only", "001", "--backend", "all2all", "plot", "RUN", "--only", "002")
+        gatescope("--engine=builtin", "--config", "a.toml", "serve", "baseline")
+        a, d, r, p, s = found
+        assert a.ascii
+        assert d.config == Path("a.toml")
+        assert r.only == ["001", "002"]
+        assert (p.only, p.backend) == (["002"], "all2all")  # the later one counts, as always
+        assert (s.engine, s.config, s.name) == ("builtin", Path("a.toml"), "baseline")
+
+    @pytest.mark.parametrize("command", cli.COMMANDS)
+    @pytest.mark.parametrize(
+        "option",
+        [
+            ["--batch"],
+            ["--config=F"],
+            ["--out", "DIR"],
+            ["--only", "001"],
+            ["--backend", "NAME"],
+            ["--engine", "vllm"],
+            ["--dose", "0.5"],
+            ["--pattern", "spread"],
+            ["--json"],
+            ["--resume", "DIR"],
+            ["--retry-cancelled"],
+            ["--ascii"],
+        ],
+        ids=lambda option: option[0],
+    )
+    def test_that_it_does_not_take_are_refused_by_name(
+        self, gatescope: Gatescope, tmp_path: Path, command: str, option: list[str]
+    ) -> None:
+        name = option[0].partition("=")[0]
+        if f"{name} " in gatescope(command, "--help").out.replace("]", " "):
+            return
+        answer = gatescope(*option, command)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == (
+            f"gatescope {command}: {name} does not apply to this command; leave it out;"
+            f" see gatescope {command} --help\n"
+        )
+        assert not list(tmp_path.iterdir())
+
+
+class TestCompletion:
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+    def test_knows_every_command_and_its_options(self, gatescope: Gatescope, shell: str) -> None:
+        answer = gatescope("--print-completion", shell)
+        assert (answer.code, answer.err) == (0, "")
+        for name in (*cli.COMMANDS, "retry-cancelled", "print-completion"):
+            assert name in answer.out
+        for option in ("stall-timeout", "baseline-imbalance", "batch-tokens", "layout"):
+            assert option in answer.out
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["pl"], {"plot"}),
+            (["bench", "--stall"], {"--stall-timeout"}),
+            (["plot", "--figure", "he"], {"heatmap"}),
+            (["predict", "da"], {"data.jsonl", "datasets"}),
+            (["report", "da"], {"datasets"}),
+            (["--config", "da"], {"data.jsonl", "datasets"}),
+        ],
+    )
+    def test_completes_in_bash(
+        self, gatescope: Gatescope, tmp_path: Path, words: list[str], expected: set[str]
+    ) -> None:
+        (tmp_path / "datasets").mkdir()
+        (tmp_path / "data.jsonl").touch()
+        script = gatescope("--print-completion", "bash").out
+        typed = shlex.join(["gatescope", *words])
+        end = (
+            f"COMP_WORDS=({typed}); COMP_CWORD={len(words)}; _shtab_gatescope gatescope {words[-1]}"
+        )
+        program = f"{script}\n{end}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""
+        done = subprocess.run(
+            ["bash", "-c", program], cwd=tmp_path, capture_output=True, timeout=60
+        )
+        assert {name.rstrip("/") for name in done.stdout.decode().split()} == expected
+
+    def test_a_shell_that_is_not_known_is_refused(self, gatescope: Gatescope) -> None:
+        answer = gatescope("--print-completion", "fish")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith("gatescope: argument --print-completion: invalid choice")
 
 
 class TestStandardOutput:
@@ -294,7 +452,7 @@ class TestBatchMistakes:
             (
                 CONFIG,
                 ["--resume", "none", "--only", "001"],
-                "--resume goes on as the run was started; leave out --only",
+                "--resume runs what was selected at the start; leave out --only",
             ),
             (
                 CONFIG.replace("port =", 'python = "/none/python"\nport ='),

@@ -21,13 +21,13 @@ from textual.timer import Timer
 from textual.widgets import Input
 
 from core.errors import FileError
-from core.experiment.dose import Pattern
+from core.experiment.invocation import Invocation
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
 from tui.draw.text import Line, line
-from tui.model.session import Ask, Session, newest_live
+from tui.model.session import Session, newest_live
 from tui.model.view import View
 from tui.screens.palette import Actions
 from tui.widgets import bars
@@ -235,30 +235,19 @@ class Gatescope(App[int]):
 # --- entry ---
 
 
-def run(
-    config_path: Path,
-    out: Path | None = None,
-    only: Sequence[str] = (),
-    backends: Sequence[str] = (),
-    engine: str | None = None,
-    *,
-    levels: Sequence[float] = (),
-    patterns: Sequence[Pattern] = (),
-    ascii: bool = False,
-) -> int:
-    """The UI over a new experiment; or, where one is running under runs/, over that. Its exit
-    code."""
-    found = None if out or only or backends or levels or patterns else newest_live()
-    return _show(
-        Session(Ask(config_path, out, only, backends, engine, levels, patterns), found), ascii=ascii
-    )
+def run(invocation: Invocation, *, ascii: bool = False) -> int:
+    """The UI for a new experiment; or for the one running under runs/, if nothing is selected. Its
+    exit code."""
+    bare = Invocation(invocation.config_path, engine=invocation.engine)
+    found = newest_live() if invocation == bare else None
+    return _show(Session(invocation, found), ascii=ascii)
 
 
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
     """The UI over a run directory, running or not. FileError where it is none."""
     if not (run_dir / "events.jsonl").is_file():
         raise FileError(f"{run_dir}: not a run directory: events.jsonl is expected in it")
-    return _show(Session(Ask(), run_dir), ascii=ascii)
+    return _show(Session(Invocation(), run_dir), ascii=ascii)
 
 
 def _show(session: Session, *, ascii: bool) -> int:

@@ -1,20 +1,115 @@
-"""What an argument of the command line may be: its text → a value, or argparse's error that says
-what was expected."""
+"""The command-line parser, and the types of its arguments: a text becomes a value, or an argparse
+error that says what was expected."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-PATTERNS = (
-    "hot-experts",
-    "hot-rank",
-    "spread",
-    "rotating",
-)  # core.experiment.dose.Pattern, which would import NumPy
+from core.errors import BAD_USAGE
+
+CONFIG = Path("experiments.toml")
+ENGINES = ("auto", "vllm", "builtin")
+# As core.experiment.dose.Pattern, which would import NumPy.
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
 
 
-def listed(text: str) -> list[str]:
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose errors name the command's --help."""
+
+    def __init__(self, **options: Any) -> None:
+        # A script's `--out` must not change its meaning when another option is added.
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class CommandParser(Parser):
+    """The parser of one command, whose module is imported once the command is parsed.
+
+    `module` is its name in core.commands, `argv` the whole command line: options before the command
+    count as if they stood after it.
+    """
+
+    def __init__(self, *, module: str, argv: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._module, self._argv = module, argv
+
+    def load(self) -> None:
+        """Add the command's arguments, once."""
+        if self.get_default("command") is None:
+            module = importlib.import_module(f"core.commands.{self._module}")
+            module.add_arguments(self)
+            self.set_defaults(command=module.run)
+
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        self.load()
+        after = list(args or ())
+        before = self._argv[: len(self._argv) - len(after) - 1]
+        self._refuse_foreign(before)
+        found, unknown = super().parse_known_args([*before, *after], namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def _refuse_foreign(self, before: Sequence[str]) -> None:
+        for word in before:
+            option = word.partition("=")[0]
+            if option.startswith("--") and option not in ("--", *self._option_string_actions):
+                self.error(f"{option} does not apply to this command; leave it out")
+
+
+class Answer(argparse.Action):
+    """An option that prints a text and ends, as --help does. `text` makes it from the parser and
+    the option's value."""
+
+    def __init__(self, *, text: Callable[[Any, Any], str], **options: Any) -> None:
+        super().__init__(**options)
+        self._text = text
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        print(self._text(parser, values), flush=True)
+        parser.exit()
+
+
+# --- arguments that several commands share ---
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=CONFIG,
+        metavar="F",
+        help="config file (default: experiments.toml)",
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=ENGINES, help="engine to use instead of the config's")
+
+
+def add_only(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--only", type=names, default=[], metavar="001,007", help=help)
+
+
+# --- types ---
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
@@ -26,7 +121,7 @@ def levels(text: str) -> list[float]:
 
 
 def patterns(text: str) -> list[str]:
-    patterns = listed(text)
+    patterns = names(text)
     if not set(patterns) <= set(PATTERNS):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(PATTERNS)}, got {text!r}")
     return patterns
@@ -89,7 +184,7 @@ def json_object(text: str) -> dict[str, object]:
 
 
 def slo(text: str) -> dict[str, float]:
-    limits = dict(part.partition("=")[::2] for part in listed(text))
+    limits = dict(part.partition("=")[::2] for part in names(text))
     if not limits or not set(limits) <= {"ttft_ms", "tpot_ms", "e2e_ms"}:
         raise argparse.ArgumentTypeError(
             f"expected limits such as ttft_ms=500,tpot_ms=50,e2e_ms=5000, got {text!r}"

@@ -1,5 +1,5 @@
-"""`gatescope --batch`: the engine in this process, a line an event, an exit code. Never imports a
-UI."""
+"""`gatescope --batch`: runs the engine in this process, prints one line per event, returns an exit
+code. Never imports a UI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.analysis import results
 from core.analysis.results import Results
@@ -22,8 +21,8 @@ from core.engine.engine import Engine
 from core.errors import GatescopeError, UsageError
 from core.experiment import config, events, plan, state
 from core.experiment.config import Config
-from core.experiment.dose import Pattern
 from core.experiment.events import AnyEvent
+from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
 from core.report.conclusion import conclude
@@ -34,9 +33,6 @@ from core.rundir.directory import RunDirectory
 from core.rundir.result import done_runs
 from core.terminal import printable, tell
 
-if TYPE_CHECKING:
-    pass
-
 HEARTBEAT_S = 30.0
 TRUSTED = (
     "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
@@ -45,8 +41,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Lines:
-    """Tells of events on stderr, one line each; with `json`, every event as a JSON line on stdout
-    too."""
+    """Prints events on stderr, one line each; with `json`, also every event as a JSON line on
+    stdout."""
 
     def __init__(self, *, json: bool, past: state.Snapshot) -> None:
         self._json, self._state = json, past
@@ -61,17 +57,17 @@ class Lines:
             self._told_at = time.monotonic()
 
     def _print(self, event: AnyEvent) -> None:
-        """Where stdout can no longer be written, the runs go on: the journal has every event."""
+        """If stdout can no longer be written, the runs continue: the journal has every event."""
         try:
             sys.stdout.write(events.encode(event).decode() + "\n")
             sys.stdout.flush()
         except OSError as error:
             self._json = False
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            tell(f"! stdout: {error.strerror}: events go on in events.jsonl only")
+            tell(f"! stdout: {error.strerror}: further events are in events.jsonl only")
 
     def _heartbeat(self) -> str | None:
-        """A sign of life in a log file, where a run or a start takes long."""
+        """A sign of life in a log file when a run or a start takes long."""
         live = self._state.live
         if live is None or time.monotonic() - self._told_at < HEARTBEAT_S:
             return None
@@ -80,66 +76,61 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one batch does: all of a new run directory, or what is missing in an old one."""
+    """The runs of one batch: all runs of a new run directory, or those missing in an old one."""
 
     config: Config
     kind: Kind
     runs: list[Run]
     ended: dict[str, str]  # run id → done, or cancelled by command
     resumed: bool
-    requeued: Sequence[str] = ()  # runs cancelled in an earlier session, that are to be run now
+    requeued: Sequence[str] = ()  # runs cancelled in an earlier session, to be run now
 
 
-def run(
-    *,
-    config_path: Path,
-    out: Path | None,
-    only: Sequence[str],
-    backends: Sequence[str],
-    engine: str | None,
-    resume: Path | None,
-    retry_cancelled: bool = False,
-    json: bool,
-    levels: Sequence[float] = (),
-    patterns: Sequence[Pattern] = (),
-) -> int:
+def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
-    if resume:
-        if only or backends or engine or out or levels or patterns:
-            raise UsageError(
-                "--resume goes on as the run was started; leave out --only, --backend, --engine, --dose, --pattern"
-                " and --out"
-            )
-        with RunDirectory.reopen(resume) as directory:
-            _end_leftovers(directory)
-            return _run_in(directory, _resumed(resume, retry_cancelled=retry_cancelled), json=json)
-    loaded = config.with_doses(config.load(config_path), list(levels), list(patterns))
-    job = _new(loaded, only, backends, engine)
-    with RunDirectory.create(out or store.new_path(job.config.experiment.name)) as directory:
+    if invocation.resume:
+        return _resume(invocation, invocation.resume, json=json)
+    loaded = config.load(invocation.config_path)
+    levels, patterns = list(invocation.levels), list(invocation.patterns)
+    job = _new(config.with_doses(loaded, levels, patterns), invocation)
+    path = invocation.out or store.new_path(job.config.experiment.name)
+    with RunDirectory.create(path) as directory:
         return _run_in(directory, job, json=json)
 
 
-def _new(loaded: Config, only: Sequence[str], backends: Sequence[str], engine: str | None) -> Job:
-    made = plan.make(loaded, only, backends)
+def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
+    retry = invocation.retry_cancelled
+    if invocation != Invocation(invocation.config_path, resume=path, retry_cancelled=retry):
+        raise UsageError(
+            "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
+            " --dose, --pattern and --out"
+        )
+    with RunDirectory.reopen(path) as directory:
+        _end_leftovers(directory)
+        return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
+
+
+def _new(loaded: Config, invocation: Invocation) -> Job:
+    made = plan.make(loaded, invocation.only, invocation.backends)
     used = [b for b in loaded.backends if b.name in made.backends]
+    engine = invocation.engine
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
     return _checked(Job(loaded, kind, list(made.runs), {}, resumed=False))
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
-    """The lock is ours, so servers of this directory have nobody left: an earlier gatescope was
-    killed with all that would have ended them. They hold ports and GPUs that are wanted now."""
+    """End servers left by an earlier gatescope, killed with everything that would have ended them.
+    They hold ports and GPUs; we hold the directory's lock, so nobody uses them."""
     if left := supervise.marked(directory.mark):
         pids = ", ".join(str(p.pid) for p in left)
-        tell(
-            f"! ending {len(left)} process{'es' * (len(left) > 1)} that an earlier start left: {pids}"
-        )
+        noun = "process" if len(left) == 1 else "processes"
+        tell(f"! ending {len(left)} {noun} left by an earlier start: {pids}")
         supervise.end(lambda: supervise.marked(directory.mark))
 
 
 def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
-    """The journal rules on what is run, run.json on how; experiments.toml may have changed
-    meanwhile."""
+    """What is missing: the journal decides what is run, run.json how, since experiments.toml may
+    have changed."""
     about, past = run_json.read(path), state.fold(journal.stream_events(path))
     runs = [r.run for r in past.runs.values()] or about.runs  # killed before the first event
     done = dict.fromkeys(done_runs(path), "done")
@@ -150,17 +141,21 @@ def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
             Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
         )
     if cancelled:
-        are = "runs stay as they are" if len(cancelled) > 1 else "run stays as it is"
-        tell(
-            f"· {len(cancelled)} cancelled {are}; --retry-cancelled runs {'them' if len(cancelled) > 1 else 'it'} too"
-        )
+        tell(_left_cancelled(len(cancelled)))
     return _checked(
         Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
     )
 
 
+def _left_cancelled(count: int) -> str:
+    if count == 1:
+        return "· 1 run stays cancelled; --retry-cancelled runs it too"
+    return f"· {count} runs stay cancelled; --retry-cancelled runs them too"
+
+
 def _checked(job: Job) -> Job:
-    """Ports free, engine there, datasets readable: else GatescopeError, with nothing started."""
+    """`job`, if its engine is installed and its ports are free; else GatescopeError, with nothing
+    started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
@@ -175,42 +170,50 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
     names = {run.backend for run in job.runs}
-    ran = [backend for backend in job.config.backends if backend.name in names]
-    label = choice.label(job.kind, ran, job.config.model)
+    used = [backend for backend in job.config.backends if backend.name in names]
+    label = choice.label(job.kind, used, job.config.model)
     if not (directory.path / "run.json").exists():
         directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
-    first: AnyEvent = (
-        events.ExperimentResumed(missing=len(job.runs) - len(job.ended))
-        if job.resumed
-        else events.ExperimentStarted(name=job.config.experiment.name, engine=label, runs=job.runs)
-    )
-    for event in (first, *(events.RunRequeued(run=i) for i in job.requeued)):
+    for event in _opening(job, label):
         directory.append(event)
         lines(event)
-    for backend in job.config.backends:
-        if backend.name in names and backend.trusts_remote_code:
+    for backend in used:
+        if backend.trusts_remote_code:
             tell(f"! {backend.name}: {TRUSTED}")
     try:
         code = asyncio.run(_until_done_or_signal(engine, job))
     except OSError as error:
-        tell(
-            printable(
-                f"! stopped: {error}; servers are down; mend it and go on with: gatescope --resume {directory.path}"
-            )
-        )
+        how = f"fix this, then resume with: gatescope --resume {directory.path}"
+        tell(printable(f"! stopped: {error}; servers are down; {how}"))
         return 1
-    groups = _results(directory.path)
-    if any(group.by_label or group.forced for group in groups):
-        validity = conclude(directory.path, groups, label)
-        if validity.is_invalid and job.config.experiment.strict:
-            tell("! strict = true, and results are invalid: see validity above")
-            return code or 1
-    return code
+    reported = _reported(directory.path, label, strict=job.config.experiment.strict)
+    return code or reported
+
+
+def _opening(job: Job, label: str) -> list[AnyEvent]:
+    """The events that open this session in the journal."""
+    requeued = [events.RunRequeued(run=i) for i in job.requeued]
+    if job.resumed:
+        missing = len(job.runs) - len(job.ended)
+        return [events.ExperimentResumed(missing=missing), *requeued]
+    name = job.config.experiment.name
+    return [events.ExperimentStarted(name=name, engine=label, runs=job.runs), *requeued]
+
+
+def _reported(path: Path, label: str, *, strict: bool) -> int:
+    """Report what was measured, if anything; 1 if it is invalid and `strict`, else 0."""
+    groups = _results(path)
+    if not any(group.by_label or group.forced for group in groups):
+        return 0
+    is_refused = conclude(path, groups, label).is_invalid and strict
+    if is_refused:
+        tell("! strict = true, and results are invalid: see validity above")
+    return 1 if is_refused else 0
 
 
 async def _until_done_or_signal(engine: Engine, job: Job) -> int:
-    """0 or 1 by the runs; 128 + the signal's number where one stopped them; 1 where a command
-    did."""
+    """0 if all runs were done, 1 if some failed or a command stopped them, 128 + the number of a
+    signal that stopped them."""
     task = asyncio.ensure_future(engine.run(job.runs, job.ended))
     caught: list[signal.Signals] = []
 
@@ -228,7 +231,7 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
 
 
 def _results(path: Path) -> list[Results]:
-    """What there is to report; nothing where no run was done."""
+    """The results to report; none if no run was done."""
     with contextlib.suppress(GatescopeError):
         return results.of_run_directory(path)[0]
     return []

@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
 from core.errors import FileError, UsageError
 from core.plots import labels
+from core.terminal import complain
 
 if TYPE_CHECKING:
     from core.analysis.results import Results
@@ -23,44 +24,53 @@ DOSE = "dose"  # forced routing, which no other figure shows
 ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
 
-def add(commands: argparse._SubParsersAction[Any]) -> None:
-    plot = commands.add_parser(
-        "plot", help="any figure of a run directory, in the terminal and as PNG"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="run directory to draw"
     )
-    plot.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR")
     for backend in BACKENDS:
-        plot.add_argument(
-            f"--{backend}-results", type=Path, metavar="D", help="instead of a RUN_DIR"
+        parser.add_argument(
+            f"--{backend}-results",
+            type=Path,
+            metavar="DIR",
+            help=f"instead of RUN_DIR: folder of {backend}'s result files",
         )
-        plot.add_argument(f"--{backend}-imbalance", type=Path, metavar="F")
-    plot.add_argument(
-        "--figure", choices=(*labels.FIGURES, DOSE), default="scatter", help="default: scatter"
+        parser.add_argument(
+            f"--{backend}-imbalance",
+            type=Path,
+            metavar="F",
+            help=f"JSON file of {backend}'s measured imbalance, to go with its results",
+        )
+    parser.add_argument(
+        "--figure",
+        choices=(*labels.FIGURES, DOSE),
+        default="scatter",
+        help="figure to draw (default: scatter)",
     )
-    plot.add_argument(
-        "--only",
-        type=arg.listed,
-        default=[],
-        metavar="001,007",
-        help="only these datasets; the PNG goes into RUN_DIR/only-001-007/graphs",
-    )
-    plot.add_argument("--backend", metavar="NAME", help="only this backend")
-    plot.add_argument("--run", metavar="BACKEND/001", help="only this run")
-    plot.add_argument(
+    arg.add_only(parser, "draw these datasets only; PNG in RUN_DIR/only-001-007/graphs")
+    parser.add_argument("--backend", metavar="NAME", help="draw this backend only")
+    parser.add_argument("--run", metavar="BACKEND/001", help="draw this run only")
+    parser.add_argument(
         "--metric",
         default="mean_ttft_ms",
-        help="scatter: any numeric key of the results; dose: mean_ttft_ms, mean_tpot_ms, "
-        "output_throughput or decode_step_ms",
+        metavar="KEY",
+        help="scatter: any numeric key of the results; dose: mean_ttft_ms, mean_tpot_ms,"
+        " output_throughput or decode_step_ms (default: mean_ttft_ms)",
     )
-    plot.add_argument(
+    parser.add_argument(
         "--against",
         choices=tuple(labels.AXES),
         type=_axis,
-        help="scatter; default: excess if most runs have one",
+        help="scatter: the imbalance to plot against (default: excess if most runs have one)",
     )
-    plot.add_argument(
-        "-o", "--png", dest="out", type=Path, metavar="F.png", help="default: in RUN_DIR/graphs"
+    parser.add_argument(
+        "-o",
+        "--png",
+        dest="out",
+        type=Path,
+        metavar="F.png",
+        help="file to write (default: in RUN_DIR/graphs)",
     )
-    plot.set_defaults(command=run)
 
 
 def _axis(name: str) -> str:
@@ -69,7 +79,7 @@ def _axis(name: str) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw it, and write the PNG. NoDataError where there is nothing to draw."""
+    """Draw the figure, and write the PNG. NoDataError if there is nothing to draw."""
     from core.plots import png
     from core.plots.figure import noted
 
@@ -86,10 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
     _print(panels)
     part = (arguments.run or arguments.backend or "").replace("/", "-")
     folder = chosen.folder(arguments.run_dir or Path()) / "graphs"
+    stem = f"{name}-{part}" if part else name
     try:
-        file = png.write(
-            panels, arguments.out or folder / f"{'-'.join(filter(None, (name, part)))}.png"
-        )
+        file = png.write(panels, arguments.out or folder / f"{stem}.png")
     except (OSError, ValueError) as error:
         raise FileError(f"{arguments.out or folder}: cannot be written: {error}") from None
     print(f"wrote {file}", file=sys.stderr)
@@ -102,12 +111,12 @@ def _selection(arguments: argparse.Namespace) -> Selection:
     if not arguments.only:
         return selection.ALL
     if not arguments.run_dir:
-        raise UsageError("--only names datasets of a RUN_DIR: plot takes it with one only")
+        raise UsageError("--only names datasets of a run directory: give RUN_DIR too")
     return selection.of_run_directory(arguments.run_dir, arguments.only)
 
 
 def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Results], str]:
-    """The results asked for, and their engine's name."""
+    """The chosen results, and their engine's name."""
     from core.analysis import results as analysis
 
     flags = [
@@ -116,7 +125,7 @@ def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Res
     ]
     given = [(name, results, mapping) for name, results, mapping in flags if results]
     if bool(arguments.run_dir) == bool(given):
-        raise UsageError("plot takes a RUN_DIR, or --baseline-results and --all2all-results")
+        raise UsageError("plot takes RUN_DIR, or --baseline-results and --all2all-results")
     if given:
         groups, engine = [analysis.of_folders(n, r, m, m) for n, r, m in given], ""
     else:
@@ -126,15 +135,14 @@ def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Res
 
 
 def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) -> None:
-    """Say what is wrong with what is drawn."""
-    from core.terminal import printable
+    """Print what is wrong with the results that are drawn."""
     from core.validity import verdict
 
     validity = (
         verdict.of_run_directory(run_dir, groups, chosen) if run_dir else verdict.of_results(groups)
     )
     for problem in validity.problems:
-        print(f"gatescope: {printable(problem.in_words())}", file=sys.stderr)
+        complain(problem.in_words())
 
 
 def _scatter(
@@ -170,12 +178,12 @@ def _panels(
     samples: dict[str, StepSample] = {}
     if arguments.figure in gallery.OF_STEPS:
         if not arguments.run_dir:
-            raise UsageError(f"{arguments.figure} is drawn from gate logs, so it takes a RUN_DIR")
+            raise UsageError(f"{arguments.figure} is drawn from gate logs: give RUN_DIR")
         samples, problems = step_sample.of_backends(
             arguments.run_dir, [group.name for group in groups], chosen
         )
         for problem in problems:
-            print(f"gatescope: {problem}", file=sys.stderr)
+            complain(problem)
         if arguments.run:
             samples = {
                 name: sample.of_run(arguments.run.partition("/")[2])

@@ -1,86 +1,121 @@
-"""`gatescope serve`: one backend of experiments.toml in the foreground, started by the code that
-batch runs use."""
+"""`gatescope serve`: one backend of the config in the foreground, started by the code that batch
+runs use."""
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import contextlib
 import os
-import secrets
 import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from core.backends import choice, ports
-from core.backends import server as servers
-from core.backends.launch import Launch
+from core.commands import arguments as arg
 from core.errors import UsageError
-from core.experiment import config
-from core.experiment.config import Backend
 
-KEPT_BYTES = 1 << 18  # of what a server wrote: why it died is looked for in it
+if TYPE_CHECKING:
+    from core.backends.launch import Launch
+    from core.experiment.config import Backend, Config, Model
+
+KEPT_BYTES = 1 << 18  # of what the server wrote: the cause of its death is looked for in it
 DRAIN_S = 1.0
 
 
-def run(
-    *,
-    config_path: Path,
-    name: str,
-    engine: str | None,
-    model_id: str | None,
-    port: int | None,
-    batch_tokens: int | None,
-    max_seqs: int | None,
-    max_model_len: int | None,
-    ranks: int | None,
-) -> int:
-    """Serve until a signal or the server's end; the exit code. UsageError before anything is
-    started."""
-    loaded = config.load(config_path)
-    backend = next((b for b in loaded.backends if b.name == name), None)
-    if backend is None:
-        raise UsageError(
-            f"{config_path}: no backend {name!r}; known: {', '.join(b.name for b in loaded.backends)}"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="BACKEND", help="name of a [[backends]] table")
+    arg.add_config(parser)
+    arg.add_engine(parser)
+    parser.add_argument("--model", metavar="ID", help="hub name or folder, instead of the config's")
+    parser.add_argument(
+        "--port", type=arg.port, metavar="P", help="port to listen on, instead of the config's"
+    )
+    for name, noun in (
+        ("batch-tokens", "max_num_batched_tokens"),
+        ("max-seqs", "max_num_seqs"),
+        ("max-model-len", "max_model_len"),
+        (
+            "ep-size",
+            "number of ranks (data_parallel with expert parallelism, else tensor_parallel)",
+        ),
+    ):
+        parser.add_argument(
+            f"--{name}", type=arg.at_least(1), metavar="N", help=f"{noun}, instead of the config's"
         )
-    given = {"port": port, "max_num_batched_tokens": batch_tokens, "max_num_seqs": max_seqs}
-    backend = replace(backend, **{k: v for k, v in given.items() if v is not None})
-    if ranks is not None:
-        size = "data_parallel" if backend.expert_parallel else "tensor_parallel"
-        backend = replace(backend, **{size: ranks})
-    config.check_budget(f"serve {name}", backend)
-    changed = {"max_model_len": max_model_len, "id": model_id}
-    model = replace(loaded.model, **{k: v for k, v in changed.items() if v})
-    kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, [backend])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal or the server's end; the exit code. GatescopeError before anything is
+    started."""
+    import asyncio
+
+    from core.backends import choice, ports
+    from core.experiment import config
+
+    loaded = config.load(arguments.config)
+    backend, model = _backend(arguments, loaded), _model(arguments, loaded)
+    config.check_budget(f"serve {backend.name}", backend)
+    engine = config.engine(arguments.engine) if arguments.engine else loaded.experiment.engine
+    kind = choice.decide(engine, [backend])
     ports.check(backend.name, backend.port)
     launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
     return asyncio.run(_serve(backend, launch, _api_key()))
 
 
-def _api_key() -> str:
-    """The user's key, else one made for this start, which only a terminal is shown: not a file,
-    which others may read.
+def _backend(arguments: argparse.Namespace, loaded: Config) -> Backend:
+    """The named backend, with what the options change. UsageError if there is none of that name."""
+    from msgspec.structs import replace
 
-    UsageError where there is neither. An empty VLLM_API_KEY is taken at its word.
+    backend = next((b for b in loaded.backends if b.name == arguments.name), None)
+    if backend is None:
+        known = ", ".join(b.name for b in loaded.backends)
+        raise UsageError(f"{arguments.config}: no backend {arguments.name!r}; known: {known}")
+    size = "data_parallel" if backend.expert_parallel else "tensor_parallel"
+    given = {
+        "port": arguments.port,
+        "max_num_batched_tokens": arguments.batch_tokens,
+        "max_num_seqs": arguments.max_seqs,
+        size: arguments.ep_size,
+    }
+    return replace(backend, **{key: value for key, value in given.items() if value is not None})
+
+
+def _model(arguments: argparse.Namespace, loaded: Config) -> Model:
+    from msgspec.structs import replace
+
+    given = {"max_model_len": arguments.max_model_len, "id": arguments.model}
+    return replace(loaded.model, **{key: value for key, value in given.items() if value})
+
+
+def _api_key() -> str:
+    """The user's key, else a new one. A new key is shown only on a terminal, never written to a
+    file, which others may read.
+
+    UsageError if there is neither a key nor a terminal. An empty VLLM_API_KEY means no key.
     """
     key = os.environ.get("VLLM_API_KEY")
     if key is None:
         if not sys.stderr.isatty():
             raise UsageError(
-                "serve: no VLLM_API_KEY is set, and no terminal is there to show a new key; set one"
+                "serve: VLLM_API_KEY is not set, and there is no terminal to show a new key; set it"
             )
+        import secrets
+
         key = secrets.token_hex(16)
-        print(f"~ the key of this server: export VLLM_API_KEY={key}", file=sys.stderr)
+        print(f"~ key of this server: export VLLM_API_KEY={key}", file=sys.stderr)
     elif not key:
         print(
-            "! VLLM_API_KEY is empty: everybody on this machine can use the server", file=sys.stderr
+            "! VLLM_API_KEY is empty: everyone on this machine can use the server", file=sys.stderr
         )
     return key
 
 
 async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
+    import asyncio
+
+    from core.backends import server as servers
+
     read_end, write_end = os.pipe()
     log = Path(f"/dev/fd/{write_end}")
     server = servers.start(
@@ -108,8 +143,8 @@ async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
 
 
 def _pass_on(pipe: int, said: bytearray) -> None:
-    """Show what the server writes until it has ended, and keep the last of it. A closed stdout does
-    not stop it."""
+    """Print what the server writes until it ends, and keep the last KEPT_BYTES of it in `said`. A
+    closed stdout does not stop the server."""
     while data := os.read(pipe, 1 << 16):
         with contextlib.suppress(OSError):
             os.write(1, data)

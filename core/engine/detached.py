@@ -6,12 +6,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from core.errors import GatescopeError
 from core.experiment import config, control
-from core.experiment.dose import Pattern
+from core.experiment.invocation import Invocation
 from core.rundir import directory
 
 START_S = 30.0
@@ -19,35 +20,15 @@ POLL_S = 0.05
 LOG = "engine.log"
 
 
-def start(
-    config_path: Path,
-    *,
-    out: Path | None = None,
-    only: Sequence[str] = (),
-    backends: Sequence[str] = (),
-    engine: str | None = None,
-    levels: Sequence[float] = (),
-    patterns: Sequence[Pattern] = (),
-    resume: Path | None = None,
-    retry_cancelled: bool = False,
-) -> Path:
-    """The run directory, once the engine listens there. GatescopeError with what the engine said if
-    it does not start."""
-    run_dir = resume or out or directory.new_path(config.load(config_path).experiment.name)
-    command = [sys.executable, "-P", "-m", "core.cli", "--batch", "--config", str(config_path)]
-    chosen = [*_selection(only, backends, engine), *_doses(levels, patterns)]
-    command += ["--resume", str(resume)] if resume else ["--out", str(run_dir), *chosen]
-    command += ["--retry-cancelled"] * retry_cancelled
+def start(invocation: Invocation) -> Path:
+    """Start `invocation`; the run directory, once the engine listens there. GatescopeError with the
+    engine's last line if it does not start."""
+    run_dir = invocation.resume or invocation.out or _new_path(invocation)
+    if not invocation.resume:
+        invocation = replace(invocation, out=run_dir)
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     said = run_dir.with_name(f".{run_dir.name}.log")  # beside it: --out must be new or empty
-    with open(said, "wb") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
+    process = _engine(invocation, said)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if control.is_live(run_dir) or process.poll() in (0, 1):
@@ -56,21 +37,22 @@ def start(
         if process.poll() is not None:
             break
         time.sleep(POLL_S)
-    lines = said.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    lines = said.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
     said.unlink()
     raise GatescopeError(lines[-1].removeprefix("gatescope: "))
 
 
-def _selection(only: Sequence[str], backends: Sequence[str], engine: str | None) -> list[str]:
-    return [
-        *(("--only", ",".join(only)) if only else ()),
-        *(("--backend", ",".join(backends)) if backends else ()),
-        *(("--engine", engine) if engine else ()),
-    ]
+def _new_path(invocation: Invocation) -> Path:
+    return directory.new_path(config.load(invocation.config_path).experiment.name)
 
 
-def _doses(levels: Sequence[float], patterns: Sequence[Pattern]) -> list[str]:
-    return [
-        *(("--dose", ",".join(map(str, levels))) if levels else ()),
-        *(("--pattern", ",".join(patterns)) if patterns else ()),
-    ]
+def _engine(invocation: Invocation, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "core.cli", "--batch", *invocation.arguments()]
+    with open(log, "wb") as stderr:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )

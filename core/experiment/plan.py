@@ -63,8 +63,8 @@ def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
         bare = [p.id for p in data.prompts[: config.experiment.num_prompts] if p.timestamp is None]
         if bare:
             raise ConfigError(
-                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since arrival is "trace";'
-                ' give every prompt one, or take arrival "poisson"'
+                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since'
+                ' arrival is "trace"; give every prompt one, or take arrival "poisson"'
             )
 
 
@@ -138,8 +138,8 @@ def select_datasets(config: Config, only: Collection[str]) -> dict[str, Path]:
         index = dataset.index_of(path, place)
         if index in paths:
             raise ConfigError(
-                f"{config.path}: [experiment], datasets: expected an index of its own for each file,"
-                f" {paths[index]} and {path} share {index}; rename one"
+                f"{config.path}: [experiment], datasets: expected an index of its own for each"
+                f" file, {paths[index]} and {path} share {index}; rename one"
             )
         paths[index] = path
     return {index: paths[index] for index in named(only, list(paths))}
@@ -150,12 +150,8 @@ def named(only: Collection[str], known: Sequence[str]) -> list[str]:
     unknown index."""
     for index in only:
         if index not in known:
-            near = difflib.get_close_matches(index, known, n=1, cutoff=0.3)
             span = f", from {min(known)} to {max(known)}" if known else ""
-            raise UsageError(
-                f"--only {index}: no such dataset; there are {len(known)}{span}"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise UsageError(f"--only {index}: no such dataset; there are {len(known)}{span}")
     return [index for index in known if not only or index in only]
 
 

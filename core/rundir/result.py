@@ -149,8 +149,8 @@ def read(file: Path) -> Result:
 def read_all(folder: Path) -> tuple[dict[str, Result], dict[str, str]]:
     """Label → result of every `<label>.json` in a results folder, forced routing included; and
     label → what is wrong with a file that is not a result."""
-    found: dict[str, Result] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
+    found: dict[str, Result] = {}
+    unreadable: dict[str, str] = {}
     for label, file in sorted(result_files(folder).items()):
         try:
             found[label] = read(file)

@@ -4,13 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from core.backends import supervise
-from core.commands import doctor
-from core.commands.doctor import Finding
+from core.commands import diagnosis, doctor
+from core.commands.diagnosis import Finding
 
 CONFIG = """
 [experiment]
@@ -40,7 +41,7 @@ def examined(
     file.write_text(
         CONFIG.format(engine=engine, python=python, port=port or free_port(), model=model)
     )
-    return {finding.subject: finding for finding in doctor.examine(file)}
+    return {finding.subject: finding for finding in diagnosis.examine(file)}
 
 
 def free_port() -> int:
@@ -82,7 +83,7 @@ def test_vllm_its_version_and_the_hook(tmp_path: Path) -> None:
 def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) -> None:
     found = examined(tmp_path, engine="vllm", python=fake_vllm(tmp_path, "0.99.0", ""))
     assert "router hook: none found" in found["baseline"].found
-    assert "use one of 0.11 to 0.32" in found["baseline"].fix
+    assert "use a version from 0.11 to 0.32" in found["baseline"].fix
 
 
 def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_asked_for(
@@ -115,9 +116,11 @@ def test_a_model_folder_without_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_broken_config_is_told_and_the_rest_is_examined(tmp_path: Path) -> None:
-    found = [finding.subject for finding in doctor.examine(tmp_path / "none.toml") if finding.fix]
+    found = [
+        finding.subject for finding in diagnosis.examine(tmp_path / "none.toml") if finding.fix
+    ]
     assert "config" in found
-    subjects = [finding.subject for finding in doctor.examine(tmp_path / "none.toml")]
+    subjects = [finding.subject for finding in diagnosis.examine(tmp_path / "none.toml")]
     assert {"Python", "GPUs", "terminal", "encoding"} <= set(subjects)
 
 
@@ -125,14 +128,14 @@ def test_run_prints_a_fix_below_each_problem_and_tells_by_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     findings = [Finding("GPUs", "none"), Finding("port 1", "taken", "end it")]
-    monkeypatch.setattr(doctor, "examine", lambda path: iter(findings))
-    assert doctor.run(tmp_path) == 1
+    monkeypatch.setattr(diagnosis, "examine", lambda path: iter(findings))
+    assert doctor.run(Namespace(config=tmp_path)) == 1
     assert (
         capsys.readouterr().out
         == "✓ GPUs    none\n! port 1  taken\n          fix: end it\n1 problem\n"
     )
-    monkeypatch.setattr(doctor, "examine", lambda path: iter(findings[:1]))
-    assert doctor.run(tmp_path) == 0
+    monkeypatch.setattr(diagnosis, "examine", lambda path: iter(findings[:1]))
+    assert doctor.run(Namespace(config=tmp_path)) == 0
 
 
 def test_servers_that_nobody_ends_are_named(tmp_path: Path) -> None:

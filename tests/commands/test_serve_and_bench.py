@@ -103,7 +103,7 @@ def test_serve_without_a_key_shows_a_new_one_to_a_terminal_only(
     answer = place.gatescope("serve", "baseline")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith(
-        "gatescope: serve: no VLLM_API_KEY is set, and no terminal is there"
+        "gatescope: serve: VLLM_API_KEY is not set, and there is no terminal"
     )
 
     ours, theirs = os.openpty()
@@ -117,7 +117,7 @@ def test_serve_without_a_key_shows_a_new_one_to_a_terminal_only(
             line.split()[1].decode() for line in server.stdout if line.startswith(b"ready: ")
         )
         told = os.read(ours, 4096).decode()
-        assert told.startswith("~ the key of this server: export VLLM_API_KEY=")
+        assert told.startswith("~ key of this server: export VLLM_API_KEY=")
         header = {"Authorization": f"Bearer {told.strip().rpartition('=')[2]}"}
         answers = [
             httpx.get(f"{url}/v1/models", headers=h, trust_env=False).status_code

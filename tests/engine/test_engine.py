@@ -11,6 +11,7 @@ from support.watched import Watched, edit
 
 from core.engine import detached
 from core.experiment import events
+from core.experiment.invocation import Invocation
 from core.experiment.state import Snapshot
 from core.rundir import journal
 
@@ -43,7 +44,9 @@ def test_a_server_that_dies_fails_its_run_with_the_cause_and_the_queue_goes_on(
 def test_a_server_that_hangs_is_started_again(experiment: Path, tmp_path: Path) -> None:
     edit(experiment, stall_timeout_s=1.0, output_len=60)
     engine = Watched(
-        detached.start(experiment, out=tmp_path / "run", only=["001", "002"], backends=["baseline"])
+        detached.start(
+            Invocation(experiment, tmp_path / "run", only=("001", "002"), backends=("baseline",))
+        )
     )
     engine.until(lambda s: s.live and s.live.finished)
     kill(engine, signal.SIGSTOP)
@@ -59,7 +62,7 @@ def test_interleaved_backends_take_turns_as_often_as_it_takes(
 ) -> None:
     """A server that was put down for the other's turn is no failed one, however often."""
     edit(experiment, repeats=6, interleave="true", output_len=2)
-    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001"]))
+    engine = Watched(detached.start(Invocation(experiment, tmp_path / "run", only=("001",))))
     ended: Snapshot = engine.until(lambda s: s.finished)
     assert {r.phase for r in ended.runs.values()} == {"done"}
     starts = [
@@ -79,7 +82,7 @@ def test_a_server_that_never_starts_fails_its_backends_runs_only(
         text.replace('name = "baseline"', 'name = "baseline"\nextra_args = ["--no-such-option"]')
     )
     edit(experiment, output_len=2)
-    engine = Watched(detached.start(experiment, out=tmp_path / "run", only=["001", "002"]))
+    engine = Watched(detached.start(Invocation(experiment, tmp_path / "run", only=("001", "002"))))
     ended = engine.until(lambda s: s.finished)
     assert [r.phase for r in ended.runs.values()] == ["failed", "failed", "done", "done"]
     assert "the server does not know --no-such-option" in ended.backends["baseline"].reason

@@ -163,7 +163,7 @@ def test_a_resume_first_ends_what_nobody_was_left_to_end(tmp_path: Path) -> None
     try:
         answer = place.gatescope("--resume", "made", "--batch")
         assert answer.returncode == 0, answer.stderr
-        assert f"! ending 1 process that an earlier start left: {left.pid}\n" in answer.stderr
+        assert f"! ending 1 process left by an earlier start: {left.pid}\n" in answer.stderr
         assert left.wait(0) == -signal.SIGTERM
     finally:
         left.kill()

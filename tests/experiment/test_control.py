@@ -26,6 +26,7 @@ from core.experiment.control import (
     Stop,
     StopServer,
 )
+from core.experiment.invocation import Invocation
 from core.rundir import result
 
 
@@ -96,7 +97,7 @@ def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: P
 
     plain = place.gatescope("--resume", "made")
     assert plain.returncode == 1
-    assert "· 1 cancelled run stays as it is; --retry-cancelled runs it too\n" in plain.stderr
+    assert "· 1 run stays cancelled; --retry-cancelled runs it too\n" in plain.stderr
     assert place.phases() == {"baseline/001": "done", "baseline/002": "cancelled"}
 
     asked = place.gatescope("--resume", "made", "--retry-cancelled")
@@ -119,7 +120,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(experiment: Path, tmp_pa
     with pytest.raises(
         GatescopeError, match=r"output_lenn: unknown key; did you mean 'output_len'\?"
     ):
-        detached.start(experiment, out=tmp_path / "run")
+        detached.start(Invocation(experiment, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob(".*.log"))
 

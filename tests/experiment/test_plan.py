@@ -110,7 +110,7 @@ def test_only_and_backend_narrow_the_plan(tmp_path: Path) -> None:
 def test_an_unknown_index_or_backend_is_refused_with_the_nearest(tmp_path: Path) -> None:
     known = loaded(tmp_path)
     with pytest.raises(
-        UsageError, match=r"^--only 1: no such dataset; there are 4, from 001 to 010; did you mean"
+        UsageError, match=r"^--only 1: no such dataset; there are 4, from 001 to 010$"
     ):
         plan.make(known, only=["1"])
     with pytest.raises(UsageError, match=r"there is no backend 'base'; did you mean 'baseline'\?$"):

@@ -28,7 +28,7 @@ LEVELS = (0.0, 0.5, 1.0)
 STEPS = {"032": 60, "256": 80}
 BACKENDS = ("baseline", "all2all")
 NOTE = "only dataset 256 (1 of 2)"
-UNKNOWN = "gatescope: --only 25: no such dataset; there are 2, from 032 to 256; did you mean 256?\n"
+UNKNOWN = "gatescope: --only 25: no such dataset; there are 2, from 032 to 256\n"
 
 
 def result(tpot: float, cv: float, ranks: int) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class TestPlot:
         assert cli.main(["plot", "--baseline-results", folder, "--only", "256"]) == 2
         assert (
             capsys.readouterr().err
-            == "gatescope: --only names datasets of a RUN_DIR: plot takes it with one only\n"
+            == "gatescope: --only names datasets of a run directory: give RUN_DIR too\n"
         )
 
 

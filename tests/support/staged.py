@@ -17,10 +17,11 @@ from core.experiment import events, plan
 from core.experiment.control import Command
 from core.experiment.dose import Dose
 from core.experiment.events import AnyEvent, Latency, RunFigures
+from core.experiment.invocation import Invocation
 from core.experiment.plan import Run
 from core.rundir import journal
 from tui.app import Gatescope
-from tui.model.session import Ask, Session
+from tui.model.session import Session
 
 RECORDED = Path(__file__).parents[1] / "tui" / "runs"
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -31,8 +32,10 @@ class Played(Session):
     """A session over a recording: its clock stands still, its engine notes commands instead of
     obeying them."""
 
-    def __init__(self, ask: Ask, run_dir: Path | None, *, live: bool, now: float) -> None:
-        super().__init__(ask, run_dir, clock=lambda: now)
+    def __init__(
+        self, invocation: Invocation, run_dir: Path | None, *, live: bool, now: float
+    ) -> None:
+        super().__init__(invocation, run_dir, clock=lambda: now)
         self.live = live
         self.sent: list[Command] = []
         self.started = 0
@@ -77,7 +80,7 @@ def stage(place: Path, name: str) -> Played:
     shutil.copytree(RECORDED / recording, folder)
     kept = cut(journal.read_events(folder))
     (folder / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in kept))
-    return Played(Ask(), folder, live=live, now=kept[-1].at + 0.5)
+    return Played(Invocation(), folder, live=live, now=kept[-1].at + 0.5)
 
 
 def _stopped(recorded: list[AnyEvent]) -> list[AnyEvent]:

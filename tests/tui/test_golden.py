@@ -12,10 +12,11 @@ import pytest
 from support.staged import GOLDEN, STAGES, UPDATE, shown, stage
 
 from core.experiment.dose import Dose
+from core.experiment.invocation import Invocation
 from core.experiment.plan import Run, label
 from core.experiment.state import RunState, Snapshot
 from tui.model import session
-from tui.model.session import Ask, Session
+from tui.model.session import Session
 
 SIZES = ((80, 24), (140, 45), (200, 60))
 TABS = {"live": "2", "servers": "3", "imbalance": "4", "plots": "5", "events": "6"}
@@ -105,7 +106,7 @@ def test_ascii_has_nothing_else() -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    def planned(ask: Ask) -> Snapshot:
+    def planned(invocation: Invocation) -> Snapshot:
         made = [
             Run(b, d, d, f"datasets/{d}_0.5.jsonl")
             for b in ("baseline", "all2all")
@@ -118,14 +119,14 @@ def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(session, "planned", planned)
 
     async def look() -> str:
-        async with shown(Session(Ask()), *size) as screen:
+        async with shown(Session(Invocation()), *size) as screen:
             return screen.text
 
     agree(f"not-started-{size[0]}x{size[1]}", asyncio.run(look()))
 
 
 def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def planned(ask: Ask) -> Snapshot:
+    def planned(invocation: Invocation) -> Snapshot:
         doses = None, Dose("hot-rank", 0.25), Dose("hot-experts", 1.5)
         made = [
             Run("baseline", "001", label("001", 1, dose), "datasets/001_0.5.jsonl", dose)
@@ -138,7 +139,7 @@ def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(session, "planned", planned)
 
     async def look() -> str:
-        async with shown(Session(Ask()), 140, 45) as screen:
+        async with shown(Session(Invocation()), 140, 45) as screen:
             await screen.press("1")
             return screen.text
 
@@ -149,7 +150,7 @@ def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_configuration_that_cannot_be_run() -> None:
     async def look() -> str:
-        async with shown(Session(Ask(Path("nowhere.toml"))), 80, 24) as screen:
+        async with shown(Session(Invocation(Path("nowhere.toml"))), 80, 24) as screen:
             return screen.text
 
     text = asyncio.run(look())

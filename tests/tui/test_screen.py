@@ -13,9 +13,10 @@ from support.staged import shown, stage
 from core.errors import ConfigError
 from core.experiment import control, events
 from core.experiment.events import Gpu, Sampled, ServerLoad
+from core.experiment.invocation import Invocation
 from tui.model import figures, session
 from tui.model.loads import LayerLoad, Load
-from tui.model.session import Ask, Session
+from tui.model.session import Session
 from tui.model.view import View
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.lines import Lines
@@ -216,7 +217,7 @@ def test_new_events_are_folded_in() -> None:
 
 def test_a_run_directory_without_a_beginning(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").touch()
-    opened = Session(Ask(), tmp_path)
+    opened = Session(Invocation(), tmp_path)
     opened.open()
     assert opened.stage == "failed"
     assert "its journal is empty" in opened.problem
@@ -228,7 +229,7 @@ def test_a_run_that_its_client_limited_says_so() -> None:
     result = played.run_dir / "all2all" / "results_json" / "002.json"
     result.parent.mkdir()
     result.write_text(
-        '{"ttfts": [1], "client": {"loop_lag": {"p99_ms": 16.18}, '
+        '{"ttfts": [1], "client": {"loop_lag": {"p50_ms": 1, "p99_ms": 16.18, "max_ms": 20}, '
         '"warnings": ["limited by the client"]}}'
     )
 

@@ -14,6 +14,7 @@ from support.staged import shown, stage
 
 from core.experiment import events
 from core.experiment.events import AnyEvent
+from core.experiment.invocation import Invocation
 from core.rundir import journal
 from tui.draw.glyphs import STATES, ascii_only
 from tui.draw.text import bar, clock, fit, number, safe, sparkline
@@ -107,5 +108,5 @@ def test_hostile_server_cannot_move_the_cursor(
 def test_no_terminal_is_refused_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     from tui import app
 
-    assert app.run(Path("experiments.toml")) == 2
+    assert app.run(Invocation()) == 2
     assert "gatescope --batch" in capsys.readouterr().err

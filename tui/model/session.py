@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from core.errors import FileError, GatescopeError
 from core.experiment import control, state
 from core.experiment.control import Command
-from core.experiment.dose import Pattern
 from core.experiment.events import AnyEvent, RequestFinished, Sampled
+from core.experiment.invocation import Invocation
 from core.experiment.state import RunState, Snapshot
 from tui.model.client import client
 from tui.model.view import Happened, Stage, View
@@ -29,26 +29,17 @@ if TYPE_CHECKING:
 EVENTS_KEPT = 500
 
 
-class Ask(Struct, frozen=True):
-    """What `run` starts where nothing has been started: the selection of the command line."""
-
-    config_path: Path = Path("experiments.toml")
-    out: Path | None = None
-    only: Sequence[str] = ()
-    backends: Sequence[str] = ()
-    engine: str | None = None
-    levels: Sequence[float] = ()  # of forced routing
-    patterns: Sequence[Pattern] = ()
-
-
 class Session:
     """Holds the snapshot and takes commands. Every method but `poll` may block: call those from a
     thread."""
 
     def __init__(
-        self, ask: Ask, run_dir: Path | None = None, clock: Callable[[], float] = time.time
+        self,
+        invocation: Invocation,
+        run_dir: Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.ask = ask
+        self.invocation = invocation  # what `start` runs if there is no run directory
         self.run_dir = run_dir
         self.clock = clock
         self.snapshot = Snapshot()
@@ -66,7 +57,11 @@ class Session:
             if self.run_dir:
                 self.follow(self.run_dir)
             else:
-                self.snapshot, self.stage, self.problem = planned(self.ask), "not started", ""
+                self.snapshot, self.stage, self.problem = (
+                    planned(self.invocation),
+                    "not started",
+                    "",
+                )
         except GatescopeError as error:
             self.problem, self.stage = str(error), "failed"
 
@@ -138,21 +133,12 @@ class Session:
         cancelled ones; return the run directory. GatescopeError says why not."""
         from core.engine import detached
 
-        ask = self.ask
+        invocation = self.invocation
         if self.run_dir:
-            run_dir = detached.start(
-                ask.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled
+            invocation = Invocation(
+                invocation.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled
             )
-        else:
-            run_dir = detached.start(
-                ask.config_path,
-                out=ask.out,
-                only=ask.only,
-                backends=ask.backends,
-                engine=ask.engine,
-                levels=ask.levels,
-                patterns=ask.patterns,
-            )
+        run_dir = detached.start(invocation)
         self.follow(run_dir)
         return run_dir
 
@@ -171,7 +157,9 @@ class Session:
         from core.rundir import about
 
         loaded = (
-            about.read(self.run_dir).config if self.run_dir else config.load(self.ask.config_path)
+            about.read(self.run_dir).config
+            if self.run_dir
+            else config.load(self.invocation.config_path)
         )
         return plan.select_datasets(loaded, ())
 
@@ -216,17 +204,17 @@ def is_quiet(event: AnyEvent) -> bool:
     return isinstance(event, Sampled) or (isinstance(event, RequestFinished) and not event.error)
 
 
-def planned(ask: Ask) -> Snapshot:
+def planned(invocation: Invocation) -> Snapshot:
     """What would be run, with the scores in the datasets' file names. GatescopeError if nothing can
     be."""
     from core.experiment import config, plan
 
-    loaded = config.with_doses(config.load(ask.config_path), list(ask.levels), list(ask.patterns))
-    made = plan.make(loaded, ask.only, ask.backends)
+    levels, patterns = list(invocation.levels), list(invocation.patterns)
+    loaded = config.with_doses(config.load(invocation.config_path), levels, patterns)
+    made = plan.make(loaded, invocation.only, invocation.backends)
     runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
-    return Snapshot(
-        name=loaded.experiment.name, engine=ask.engine or loaded.experiment.engine, runs=runs
-    )
+    engine = invocation.engine or loaded.experiment.engine
+    return Snapshot(name=loaded.experiment.name, engine=engine, runs=runs)
 
 
 def score_in(file: str) -> float | None:

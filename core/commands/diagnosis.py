@@ -1,0 +1,192 @@
+"""What `gatescope doctor` checks: what is installed, what prevents an experiment, and the fix."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from core.backends import builtin, choice, forcing, gpus, ports, supervise, vllm
+from core.backends.choice import Kind
+from core.errors import GatescopeError
+from core.experiment import config
+from core.experiment.config import Backend, Config
+from core.experiment.dose import NAME
+
+LEAST_COLUMNS, LEAST_ROWS = 80, 24
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check. `fix` is empty if nothing is wrong."""
+
+    subject: str
+    found: str
+    fix: str = ""
+
+
+def examine(config_path: Path) -> Iterator[Finding]:
+    """Every finding, in the order in which a run would need it."""
+    yield _python()
+    try:
+        loaded = config.load(config_path)
+    except GatescopeError as error:
+        yield _problem("config", error)
+        loaded = None
+    if loaded is not None:
+        names = ", ".join(backend.name for backend in loaded.backends)
+        yield Finding(
+            "config", f"{config_path}: backends {names}; {len(loaded.dataset_paths)} datasets"
+        )
+        yield from _engine(loaded)
+        yield from (_port(backend) for backend in loaded.backends)
+    yield from _orphans()
+    yield _gpus(loaded)
+    yield _terminal()
+    yield _encoding()
+
+
+def _problem(subject: str, error: GatescopeError) -> Finding:
+    """Our errors say what is wrong, a semicolon, and what to do."""
+    found, _, fix = str(error).partition("; ")
+    return Finding(subject, found, fix or "correct it there")
+
+
+def _python() -> Finding:
+    try:
+        ours = version("gatescope")
+    except PackageNotFoundError:
+        ours = "not installed, run from its folder"
+    return Finding("Python", f"{platform.python_version()} ({sys.executable}), gatescope {ours}")
+
+
+def _engine(loaded: Config) -> Iterator[Finding]:
+    """The engine that a run would use, and what it needs."""
+    wanted = loaded.experiment.engine
+    kind = choice.decide(wanted, loaded.backends)
+    if kind == "builtin":
+        why = (
+            "" if wanted == "builtin" else ': engine = "auto", and vLLM or GPUs for it are missing'
+        )
+        yield Finding("engine", f"{builtin.ENGINE}{why}")
+    else:
+        yield Finding("engine", "vllm")
+    if loaded.dose:
+        yield _doses(loaded, kind)
+    if wanted == "builtin":
+        return
+    yield from (_vllm(backend, needed=kind == "vllm") for backend in loaded.backends)
+    yield _tokenizer(loaded.model.id, needed=kind == "vllm")
+
+
+def _doses(loaded: Config, kind: Kind) -> Finding:
+    """Whether the target imbalances of [dose] can be forced."""
+    assert loaded.dose
+    try:
+        choice.check_doses(kind, loaded.backends, loaded, loaded.dose.doses)
+    except GatescopeError as error:
+        return _problem(NAME, error)
+    levels = ", ".join(f"{level:g}" for level in loaded.dose.levels)
+    ranks = f"over {forcing.ranks(loaded.backends)} ranks"
+    patterns = ", ".join(loaded.dose.patterns)
+    return Finding(NAME, f"{patterns} {ranks}, at CVs of {levels}, besides natural routing")
+
+
+def _vllm(backend: Backend, *, needed: bool) -> Finding:
+    try:
+        installed = vllm.check(backend)
+    except GatescopeError as error:
+        problem = _problem(backend.name, error)
+        if needed:
+            return problem
+        return Finding(backend.name, f"{problem.found} (the built-in engine does not need it)")
+    found = f"vLLM {installed.version} in {installed.python}"
+    if installed.hook:
+        return Finding(backend.name, f"{found}, router hook: {installed.hook}")
+    fix = "the router of this vLLM cannot be recorded; use a version from 0.11 to 0.32"
+    return Finding(backend.name, f"{found}, router hook: none found", fix if needed else "")
+
+
+def _tokenizer(model: str, *, needed: bool) -> Finding:
+    folder = Path(model)
+    if folder.is_dir():
+        files = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
+        if files:
+            return Finding("tokenizer", str(files[0]))
+        fix = "put tokenizer.json or tokenizer.model there" if needed else ""
+        return Finding("tokenizer", f"none in {folder}", fix)
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
+    if (cache / f"models--{model.replace('/', '--')}").is_dir():
+        return Finding("tokenizer", f"{model}, in {cache}")
+    return Finding(
+        "tokenizer",
+        f"{model}, not on this machine yet: vLLM downloads it from the hub when it first starts",
+    )
+
+
+def _port(backend: Backend) -> Finding:
+    try:
+        ports.check(backend.name, backend.port)
+    except GatescopeError as error:
+        return _problem(f"port {backend.port}", error)
+    return Finding(f"port {backend.port}", f"free, for {backend.name}")
+
+
+def _orphans() -> Iterator[Finding]:
+    if pids := " ".join(str(process.pid) for process in supervise.orphans()):
+        fix = f"kill -9 {pids}; a --resume of their run directory ends them too"
+        yield Finding(
+            "leftovers",
+            f"servers left running when their gatescope was killed: {pids}",
+            fix,
+        )
+
+
+def _gpus(loaded: Config | None) -> Finding:
+    found = gpus.seen()
+    shown = "; ".join(
+        f"{g.name}, {(g.total - g.used) / 1024:.0f} of {g.total / 1024:.0f} GiB free" for g in found
+    )
+    most = max((backend.ranks for backend in loaded.backends), default=0) if loaded else 0
+    if (
+        loaded is None
+        or loaded.experiment.engine != "vllm"
+        or len(found) >= most
+        or _serves_on_cpu(loaded)
+    ):
+        return Finding("GPUs", shown or "none")
+    fix = f"a backend needs {most}: lower tensor_parallel or data_parallel, or use more GPUs"
+    return Finding("GPUs", shown or "none", fix)
+
+
+def _serves_on_cpu(loaded: Config) -> bool:
+    """Whether every backend leaves moe_backend empty, as a CPU build needs: it has no kernels to
+    choose from."""
+    return all(not backend.moe_backend for backend in loaded.backends)
+
+
+def _terminal() -> Finding:
+    if not sys.stdout.isatty():
+        return Finding("terminal", "not a terminal: use --batch here")
+    columns, rows = shutil.get_terminal_size()
+    term, colours = os.environ.get("TERM", ""), os.environ.get("COLORTERM", "")
+    found = f"{term or 'TERM is not set'}, {columns} x {rows}, {colours or '256 colours or fewer'}"
+    if term in ("", "dumb"):
+        fix = "set TERM to your terminal's type, for example xterm-256color; or use --batch"
+        return Finding("terminal", found, fix)
+    if columns < LEAST_COLUMNS or rows < LEAST_ROWS:
+        return Finding("terminal", found, f"make it at least {LEAST_COLUMNS} x {LEAST_ROWS}")
+    return Finding("terminal", found)
+
+
+def _encoding() -> Finding:
+    encoding = (sys.stdout.encoding or "unknown").lower()
+    if encoding.replace("-", "") == "utf8":
+        return Finding("encoding", encoding)
+    return Finding("encoding", encoding, "use a UTF-8 locale, for example: export LC_ALL=C.UTF-8")

@@ -1,0 +1,94 @@
+"""`gatescope` without a command: the experiment, in the terminal UI or with --batch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.commands import arguments as arg
+from core.errors import UsageError
+
+if TYPE_CHECKING:
+    from core.experiment.invocation import Invocation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", action="store_true", help="run the experiment without a UI")
+    parser.add_argument(
+        "--json", action="store_true", help="with --batch: events as JSON lines on stdout"
+    )
+    parser.add_argument("--ascii", action="store_true", help="terminal UI in ASCII characters only")
+    _add_selection(parser)
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="run what is missing in this run directory: runs still queued, interrupted or failed",
+    )
+    parser.add_argument(
+        "--retry-cancelled", action="store_true", help="with --resume: run cancelled runs too"
+    )
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    arg.add_config(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run directory, new or empty (default: runs/<name>-<time>)",
+    )
+    arg.add_only(parser, "run these datasets only")
+    parser.add_argument(
+        "--backend", type=arg.names, default=[], metavar="NAME,NAME", help="run these backends only"
+    )
+    arg.add_engine(parser)
+    parser.add_argument(
+        "--dose",
+        type=arg.levels,
+        action="extend",
+        default=[],
+        metavar="0,0.5",
+        help="also run each dataset with its routing forced to these target imbalances (CVs of"
+        " expert load)",
+    )
+    parser.add_argument(
+        "--pattern",
+        type=arg.patterns,
+        action="extend",
+        default=[],
+        metavar="NAME,NAME",
+        help=f"where --dose puts the load: {', '.join(arg.PATTERNS)} (default: hot-experts)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the batch, or open the terminal UI; the exit code."""
+    if arguments.retry_cancelled and not arguments.resume:
+        raise UsageError("--retry-cancelled goes with --resume DIR")
+    if arguments.batch or arguments.resume:
+        from core.commands import batch
+
+        return batch.run(invocation(arguments), json=arguments.json)
+    if arguments.json:
+        raise UsageError("--json goes with --batch: the terminal UI prints nothing")
+    from tui import app
+
+    return app.run(invocation(arguments), ascii=arguments.ascii)
+
+
+def invocation(arguments: argparse.Namespace) -> Invocation:
+    from core.experiment.invocation import Invocation
+
+    return Invocation(
+        config_path=arguments.config,
+        out=arguments.out,
+        only=tuple(arguments.only),
+        backends=tuple(arguments.backend),
+        engine=arguments.engine,
+        levels=tuple(arguments.dose),
+        patterns=tuple(arguments.pattern),
+        resume=arguments.resume,
+        retry_cancelled=arguments.retry_cancelled,
+    )

@@ -1,0 +1,78 @@
+"""`gatescope generate`: new datasets, and a picture of their scores."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.commands import arguments as arg
+from core.errors import FileError
+
+if TYPE_CHECKING:
+    from core.workload.generator import Drawn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("datasets"),
+        metavar="DIR",
+        help="folder to write (default: datasets)",
+    )
+    parser.add_argument(
+        "--count",
+        type=arg.at_least(1),
+        default=50,
+        metavar="N",
+        help="number of datasets (default: 50)",
+    )
+    parser.add_argument(
+        "--seed", type=arg.at_least(0), default=0, metavar="N", help="random seed (default: 0)"
+    )
+    parser.add_argument(
+        "--target",
+        type=arg.scores,
+        metavar="0.3,0.9",
+        help="make one dataset at each of these scores, instead of --count",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the datasets and the histogram. UsageError or FileError if either cannot be made."""
+    from core.workload import folder
+
+    try:
+        made = _made(arguments)
+        files = folder.write(made, arguments.out)
+        picture = _draw([dataset.score for dataset in made])
+    except OSError as error:
+        raise FileError(f"{error.filename}: {error.strerror}") from None
+    print(f"wrote {len(files)} datasets to {arguments.out}, and {picture}", file=sys.stderr)
+    return 0
+
+
+def _made(arguments: argparse.Namespace) -> list[Drawn]:
+    from core.workload import generator, starter
+
+    queries = generator.load_queries(starter.queries_file(arguments.out))
+    if not arguments.target:
+        return generator.generate(queries, count=arguments.count, seed=arguments.seed)
+    return [
+        generator.mix_to_target(queries, target, seed=arguments.seed, index=index)
+        for index, target in enumerate(arguments.target, 1)
+    ]
+
+
+def _draw(scores: Sequence[float]) -> Path:
+    """Show the distribution of `scores` on stderr; the PNG of it."""
+    from core import terminal
+    from core.plots import histogram, png, text
+
+    drawn = histogram.of(scores, "predicted imbalance score", "datasets")
+    columns = min(terminal.terminal_columns(), 100)
+    print(text.draw(drawn, columns, 30, colour=sys.stderr.isatty()), file=sys.stderr)
+    return png.write(drawn, Path("graphs") / "score_distribution.png")

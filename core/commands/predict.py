@@ -1,0 +1,62 @@
+"""`gatescope predict`: the predicted imbalance score of datasets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import BAD_USAGE, DatasetError
+from core.terminal import complain
+
+if TYPE_CHECKING:
+    from core.workload.predictor import Prediction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="dataset in JSON lines")
+    parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 if every file has a score, 1 if some have none, BAD_USAGE if none has one."""
+    found = _predictions(arguments.files)
+    if arguments.json:
+        _print_json(found)
+    else:
+        _print_lines(found)
+    if not found:
+        return BAD_USAGE
+    return 1 if len(found) < len(set(map(str, arguments.files))) else 0
+
+
+def _predictions(files: list[Path]) -> dict[str, Prediction]:
+    """The prediction by file; a file that has none is reported on stderr and left out."""
+    from core.workload import dataset, predictor
+
+    found = {}
+    for place, file in enumerate(files, 1):
+        try:
+            prompts = dataset.read(file, dataset.index_of(file, place)).prompts
+            found[str(file)] = predictor.predict([p.text for p in prompts])
+        except (DatasetError, ValueError) as error:
+            complain(str(error))
+    return found
+
+
+def _print_json(found: Mapping[str, Prediction]) -> None:
+    import json
+
+    whole = {
+        file: {"score": p.score, "components": p.components, "raw_metrics": p.raw_metrics}
+        for file, p in found.items()
+    }
+    print(json.dumps(whole, indent=1))
+
+
+def _print_lines(found: Mapping[str, Prediction]) -> None:
+    for file, prediction in found.items():
+        print(f"{prediction.score:.4f}  {file}")
+        for name, part in prediction.components.items():
+            print(f"          {name:<24}{part['contribution']:.4f}  {part['percentage']:5.1f} %")

@@ -1,0 +1,51 @@
+"""The options of `gatescope` itself, which select the experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.commands import experiment
+from core.commands.arguments import ENGINES, PATTERNS, Parser
+from core.experiment.dose import Pattern
+from core.experiment.invocation import Invocation
+
+NAMES = st.text(st.characters(exclude_characters=",\0", codec="utf-8"), min_size=1).filter(
+    lambda name: name == name.strip()
+)
+PATHS = st.builds(Path, st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1))
+LEVELS = st.floats(0, 100)
+
+
+@st.composite
+def invocations(draw: st.DrawFn) -> Invocation:
+    patterns: list[Pattern] = draw(st.lists(st.sampled_from(PATTERNS)))
+    return Invocation(
+        config_path=draw(PATHS),
+        out=draw(st.none() | PATHS),
+        only=tuple(draw(st.lists(NAMES))),
+        backends=tuple(draw(st.lists(NAMES))),
+        engine=draw(st.none() | st.sampled_from(ENGINES)),
+        levels=tuple(draw(st.lists(LEVELS))),
+        patterns=tuple(patterns),
+        resume=draw(st.none() | PATHS),
+        retry_cancelled=draw(st.booleans()),
+    )
+
+
+def parsed(arguments: list[str]) -> Invocation:
+    parser = Parser()
+    experiment.add_arguments(parser)
+    return experiment.invocation(parser.parse_args(arguments))
+
+
+@given(invocations())
+def test_an_invocation_comes_back_from_its_own_arguments(invocation: Invocation) -> None:
+    assert parsed(invocation.arguments()) == invocation
+
+
+def test_without_options_everything_is_left_to_the_config() -> None:
+    assert parsed([]) == Invocation()
+    assert Invocation().arguments() == ["--config=experiments.toml"]
