@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 from support.staged import shown, stage
@@ -14,6 +15,8 @@ from core.errors import ConfigError
 from core.experiment import control, events
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
+from core.load.record import Lag
+from core.load.trust import Trust
 from tui.model import figures, session
 from tui.model.loads import LayerLoad, Load
 from tui.model.session import Session
@@ -223,15 +226,32 @@ def test_a_run_directory_without_a_beginning(tmp_path: Path) -> None:
     assert "its journal is empty" in opened.problem
 
 
+def limited_client() -> Trust:
+    lag = Lag(p50_ms=1.0, p99_ms=16.18, max_ms=20.0)
+    return Trust(
+        stamps="read",
+        stamped_reads_share=None,
+        shared_reads_share=None,
+        loop_lag=lag,
+        start_lag=lag,
+        late_starts=0,
+        workers=1,
+        cpu_share=None,
+        cpu_s=1.0,
+        connections=1,
+        retries=0,
+        clock_steps=0,
+        limited_by_client=True,
+        warnings=("limited by the client",),
+    )
+
+
 def test_a_run_that_its_client_limited_says_so() -> None:
     played = stage(Path(), "finished")
     assert played.run_dir is not None
     result = played.run_dir / "all2all" / "results_json" / "002.json"
     result.parent.mkdir()
-    result.write_text(
-        '{"ttfts": [1], "client": {"loop_lag": {"p50_ms": 1, "p99_ms": 16.18, "max_ms": 20}, '
-        '"warnings": ["limited by the client"]}}'
-    )
+    result.write_bytes(msgspec.json.encode({"ttfts": [1], "client": limited_client()}))
 
     async def look() -> str:
         async with shown(played) as screen:
