@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
 from core.load.record import Lag
 from core.load.trust import Trust
+from core.validity.problem import Problem, Validity
 from tui.model import figures, session
 from tui.model.loads import LayerLoad, Load
 from tui.model.session import Session
@@ -260,16 +260,20 @@ def test_a_run_that_its_client_limited_says_so() -> None:
     text = asyncio.run(look())
     assert "client lag p99 16.2 ms" in text
     assert "! client limits: limited by the client" in text
+    places = {
+        "window": ["all2all/001"],
+        "drift over time": ["all2all"],
+        "GPU clocks": ["baseline/gpu0"],
+        "equal work": ["all2all/001", "all2all/002"],
+    }
     problems = [
-        {"rule": rule, "where": where, "sentence": f"{rule} does not hold"}
-        for rule, where in (
-            ("window", ["all2all/001"]),
-            ("drift over time", ["all2all"]),
-            ("GPU clocks", ["baseline/gpu0"]),
-            ("equal work", ["all2all/001", "all2all/002"]),
+        Problem(
+            severity="doubtful", where=where, sentence=f"{rule} does not hold", remedy="", rule=rule
         )
+        for rule, where in places.items()
     ]
-    (played.run_dir / "findings.json").write_text(json.dumps({"validity": {"problems": problems}}))
+    found = {"validity": Validity(problems=problems, checked=list(places), unchecked=[])}
+    (played.run_dir / "findings.json").write_bytes(msgspec.json.encode(found))
     text = asyncio.run(look())
     assert "! drift over time: drift over time does not hold" in text
     assert "! equal work: equal work does not hold" in text

@@ -61,8 +61,7 @@ def _read(file: Path, run: str) -> Client:
 @lru_cache(4)
 def _judged(findings: Path, at_ns: int) -> Validity | None:
     """The verdict on the whole run directory, as it was at that time."""
+    from core.validity.problem import Validity
 
-    class Findings(msgspec.Struct, frozen=True):
-        validity: Validity | None = None
-
-    return msgspec.json.decode(findings.read_bytes(), type=Findings).validity
+    found = msgspec.json.decode(findings.read_bytes(), type=dict[str, msgspec.Raw])
+    return msgspec.json.decode(found["validity"], type=Validity) if "validity" in found else None
