@@ -437,7 +437,7 @@ class TestBatchMistakes:
             (
                 CONFIG,
                 ["--out", "datasets"],
-                "datasets: --out must be new or empty; to go on with an interrupted run use",
+                "datasets: --out must be new or empty; to resume an interrupted run use",
             ),
             (
                 CONFIG,

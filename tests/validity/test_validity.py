@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from support import fake_nvml
 from support.gate_logs import write_layers
 from support.oracle import ORACLE, needs_oracle
 from support.place import Place
@@ -21,7 +20,6 @@ from support.synthetic import routed, write_log
 
 from core import cli
 from core.analysis import results
-from core.backends import nvml
 from core.experiment import events
 from core.experiment.events import AnyEvent, Gpu, Sampled, ServerLoad
 from core.routing import imbalance
@@ -269,7 +267,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     ),
     "cache hits": (
         server(prefix_cache_hits=512),
-        *("prefix caching", "invalid", ["all2all"], "512 prompt tokens came out of the cache"),
+        *("prefix caching", "invalid", ["all2all"], "512 prompt tokens came from the cache"),
     ),
     "preempted": (
         server(preemptions=3),
@@ -282,7 +280,7 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     )),
     "short answers": (
         of(total_output_tokens=190),
-        *("answer lengths", "doubtful", [ONE], "38.0 tokens an answer, 40 were asked for"),
+        *("answer lengths", "doubtful", [ONE], "38.0 tokens per answer; 40 were requested"),
     ),
     "other prompts": (
         of(total_input_tokens=500),
@@ -329,15 +327,15 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         routing(constant_loads=True),
         *("constant loads", "invalid", [ONE], " steps have the same loads: that is not live traffic"),
     ),
-    "one CV": (alike, "same CV", "invalid", ["all2all"], "all 12 datasets have a CV of 1.732"),
+    "one CV": (alike, "same CV", "invalid", ["all2all"], "identical CV (1.732) in every one of 12 datasets"),
     "wrong sums": (
         routing(violations=2, steps=44),
         *("sums of loads", "invalid", [ONE], "in 2 of 44 steps the loads of a layer do not add up to top_k × tokens"),
     ),
-    "few steps": (routing(steps=29), "number of steps", "doubtful", [ONE], "n = 29 steps, and 30 are needed"),
+    "few steps": (routing(steps=29), "number of steps", "doubtful", [ONE], "n = 29 steps; a reliable interval of a CV needs 30"),
     "a stall": (
         stalled(1670.3),
-        *("stalled steps", "doubtful", [ONE], "a step of 3205 tokens took 1,670 ms, where 77 ms are usual"),
+        *("stalled steps", "doubtful", [ONE], "a step of 3205 tokens took 1,670 ms; 77 ms are usual"),
     ),
     "a layer less": (
         routing(layers=3),
@@ -349,11 +347,11 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
     ),
     "heat": (
         throttled("heat (hardware)", 1),
-        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 8% by heat (hardware) of 24 samples"),
+        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "slowed down in 8% by heat (hardware) of 24 samples"),
     ),
     "power": (
         throttled(events.POWER_CAP, 2),
-        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "held back in 17% by the power limit of 24 samples"),
+        *("throttled GPUs", "doubtful", ["all2all/gpu1"], "slowed down in 17% by the power limit of 24 samples"),
     ),
     "falling clocks": (
         clock(lambda n: 1980 if n < 8 else 1900),
@@ -590,7 +588,7 @@ class TestGateLogs:
             "INVALID one token steps: gates_logs_01 and 1 more: each of its 10 steps has a single token"
             in told
         )
-        assert "whatever is sent (here 1.732)" in told
+        assert "regardless of the traffic (here 1.732)" in told
         assert (
             "INVALID constant loads: gates_logs_01 and 1 more: all 10 steps have the same loads"
             in told
@@ -619,7 +617,7 @@ class TestGateLogs:
         )
         told = capsys.readouterr().err
         assert (
-            "INVALID same CV: all2all: all 12 datasets have a CV of 1.732: it is not of their traffic"
+            "INVALID same CV: all2all: identical CV (1.732) in every one of 12 datasets: traffic cannot be the cause"
             in told
         )
 
@@ -633,7 +631,7 @@ class TestGateLogs:
             "doubtful",
             15,
         )
-        assert problem.sentence.startswith("n = 10 steps, and 30 are needed")
+        assert problem.sentence.startswith("n = 10 steps; a reliable interval of a CV needs 30")
         assert set(found.checked) >= {
             "one token steps",
             "constant loads",
@@ -670,36 +668,7 @@ class TestGateLogs:
         assert "INVALID sums of loads: gates_logs_001: in 1 of 40 steps" in capsys.readouterr().err
 
 
-# --- GPUs and the whole way ---
-
-NVML = """
-from types import SimpleNamespace
-class NVMLError(Exception): ...
-NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 1
-def nvmlInit(): ...
-def nvmlDeviceGetCount(): return 1
-def nvmlDeviceGetHandleByIndex(index): return index
-def nvmlDeviceGetMemoryInfo(gpu): return SimpleNamespace(used=40 << 30, total=80 << 30)
-def nvmlDeviceGetUtilizationRates(gpu): return SimpleNamespace(gpu=97)
-def nvmlDeviceGetPowerUsage(gpu): raise NVMLError("not supported")
-def nvmlDeviceGetTemperature(gpu, sensor): return 81
-def nvmlDeviceGetClockInfo(gpu, clock): return {NVML_CLOCK_SM: 1410}[clock]
-def nvmlDeviceGetCurrentClocksThrottleReasons(gpu): return 0x1 | 0x4 | 0x40
-"""
-
-
-def test_a_gpu_tells_its_clock_and_what_holds_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    names: dict[str, Any] = {}
-    exec(NVML, names)
-    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**names))
-    nvml._nvml.cache_clear()
-    try:
-        (seen,) = nvml.gpus()
-    finally:
-        nvml._nvml.cache_clear()
-    assert (seen.utilisation_pct, seen.temperature_c, seen.sm_clock_mhz) == (97, 81, 1410)
-    assert seen.throttled == ["the power limit", "heat (hardware)"]
-    assert seen.power_w is None
+# --- the whole way ---
 
 
 class TestBatch:
@@ -718,9 +687,7 @@ class TestBatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The second backend refuses the longest prompt; the driver says that its GPU is hot."""
-        (tmp_path / "fake").mkdir()
-        (tmp_path / "fake" / "pynvml.py").write_text(NVML)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+        fake_nvml.install(tmp_path, monkeypatch, fake_nvml.H200)
         place = Place(tmp_path, strict=True, max_error_rate=0.5, output_len=40)
         place.write_dataset(1, ["short", "x" * 300])
         short = 'expert_parallel = true\nextra_args = ["--max-model-len", "200"]'
