@@ -118,7 +118,7 @@ class TestWholeRun:
         graphs = {g.name: g.read_bytes() for g in (made / "graphs").iterdir()}
         metrics = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
         assert {
-            f"{m}-{axis}.png" for m in metrics for axis in ("real", "predicted")
+            f"{m}-{axis}.png" for m in metrics for axis in ("per-step", "predicted")
         } <= graphs.keys()
         assert all(data.startswith(PNG) for data in graphs.values())
 
