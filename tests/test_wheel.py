@@ -75,9 +75,7 @@ def test_the_wheel_carries_the_packages_and_the_starter_files(built: Path) -> No
     assert sources() <= names
     starter = {f"core/starter_files/datasets/{p.name}" for p in (ROOT / "datasets").iterdir()}
     starter |= {f"core/starter_files/{name}" for name in FILES}
-    assert starter == {
-        n for n in names if "starter_files" in n
-    }
+    assert starter == {n for n in names if "starter_files" in n}
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"core", "tui"}
 
 

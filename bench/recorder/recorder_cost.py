@@ -34,7 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.backends import gpus, vllm
+from core.backends import nvml, vllm
 from core.backends import server as servers
 from core.backends.server import Server
 from core.experiment.config import Backend, Model
@@ -230,7 +230,7 @@ async def _round(options: argparse.Namespace, server: Server, number: int) -> di
     return {
         "tpot_ms": figures.median_tpot_ms,
         "ttft_ms": figures.median_ttft_ms,
-        "output_tok_s": figures.output_throughput,
+        "output_tok_s": figures.output_throughput or 0.0,
         "tokens": figures.total_input_tokens + figures.total_output_tokens - figures.completed,
     }
 
@@ -268,7 +268,7 @@ def _logged(folder: Path) -> dict[str, Any]:
 def _write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     about = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "gpus": [gpu.name for gpu in gpus.seen()],
+        "gpus": [gpu.name for gpu in nvml.seen()],
         "cpus": os.cpu_count(),
         "comparison": _comparison(results),
         "servers": results,

@@ -131,7 +131,7 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     load = MadeUpLoad(
         GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K))
     )
-    client.run, prometheus.server_load, nvml.gpus = load.run, server_load, lambda: GPUS
+    client.run, prometheus.server_load, nvml.sample = load.run, server_load, lambda: GPUS
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}
