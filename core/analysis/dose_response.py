@@ -12,8 +12,8 @@ intervals.
   dataset and level: they speak for these datasets.
 - The slope is the least squares line's through the levels' values: the mean slope over the doses.
   Where their quadratic part is significant a slope would mislead, so the rise over the lowest level
-  is given instead. p is Student's, with the interval's degrees of freedom; Holm's correction is over
-  all slopes, bends and differences that are reported side by side.
+  is given instead. p is Student's, with the interval's degrees of freedom; Holm's correction is
+  over all slopes, bends and differences that are reported side by side.
 """
 
 from __future__ import annotations

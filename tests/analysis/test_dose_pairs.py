@@ -66,7 +66,7 @@ class TestCrossing:
                 12,
                 10,
                 "wins",
-                "all2all TPOT beats baseline's at 5 of 5 levels, and loses detectably at none (doses",
+                "all2all TPOT beats baseline's at 5 of 5 levels, and loses detectably at none",
             ),
             (
                 10,

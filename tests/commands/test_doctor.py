@@ -131,7 +131,8 @@ def test_each_mistake_in_the_config_is_a_problem(tmp_path: Path) -> None:
     assert [finding.found.removeprefix(f"{file}: ") for finding in found] == [
         "[[backends]] number 1, port: expected a whole number of at least 1, got 0",
         "[experiment], seed: expected a whole number of at least 0, got -1",
-        f"[experiment], datasets: expected a glob that matches files, 'x' matches none in {tmp_path}",
+        "[experiment], datasets: expected a glob that matches files,"
+        f" 'x' matches none in {tmp_path}",
     ]
     assert [finding.fix for finding in found] == [
         "correct it there",

@@ -124,7 +124,8 @@ def test_results_with_forced_routing_come_by_a_door_of_their_own(tmp_path: Path)
     [
         (
             "levels = [1.8]",
-            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token: 1.732 is the",
+            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token:"
+            " 1.732 is the",
         ),
         ('patterns = ["hot-rank"]', "hot-rank~0: hot-rank needs 2 or more expert-parallel ranks"),
     ],

@@ -688,8 +688,8 @@ class TestGateLogs:
         assert cli.main(arguments) == 0
         told = capsys.readouterr().err
         assert (
-            "INVALID one token steps: gates_logs_01 and 1 more: each of its 10 steps has a single token"
-            in told
+            "INVALID one token steps: gates_logs_01 and 1 more:"
+            " each of its 10 steps has a single token" in told
         )
         assert "regardless of the traffic (here 1.732)" in told
         assert (
@@ -720,8 +720,8 @@ class TestGateLogs:
         )
         told = capsys.readouterr().err
         assert (
-            "INVALID same CV: all2all: identical CV (1.732) in every one of 12 datasets: traffic cannot be the cause"
-            in told
+            "INVALID same CV: all2all: identical CV (1.732) in every one of 12 datasets:"
+            " traffic cannot be the cause" in told
         )
 
     @needs_oracle
