@@ -63,15 +63,16 @@ def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
         bare = [p.id for p in data.prompts[: config.experiment.num_prompts] if p.timestamp is None]
         if bare:
             raise ConfigError(
-                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds, since'
-                ' arrival is "trace"; give every prompt one, or take arrival "poisson"'
+                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds,'
+                ' since arrival is "trace"; give every prompt one, or take arrival "poisson"'
             )
 
 
 def label(index: str, repeat: int, dose: Dose | None = None) -> str:
     """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is
     forced."""
-    return (index if repeat == 1 else f"{index}-r{repeat}") + (f"~{dose.label}" if dose else "")
+    repeated = index if repeat == 1 else f"{index}-r{repeat}"
+    return f"{repeated}~{dose.label}" if dose else repeated
 
 
 def dataset_of(run: str) -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Literal
 
@@ -375,11 +375,7 @@ async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
     """The records, with answers without usage counted by the server's tokenizer if it has one and
     all of the answer is text, else by their events."""
-    uncounted = [
-        r
-        for r in records
-        if r.ok and r.output_tokens_from == "events" and r.visible_tokens == r.output_tokens
-    ]
+    uncounted = [r for r in records if r.ok and r.is_uncounted_text]
     counts: dict[int, int] = {}
     if uncounted:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
@@ -387,14 +383,8 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
                 for record in uncounted:
                     counts[record.index] = len(await _tokens(client, load, record.text))
     return [
-        replace(
-            r,
-            output_tokens=counts[r.index],
-            visible_tokens=counts[r.index],
-            output_tokens_from="tokenizer",
-        )
-        if counts.get(r.index)  # none of a text that has some: not what was asked
-        else r
+        # A tokenizer that finds none in a text did not understand the request.
+        r.tokenized(n) if (n := counts.get(r.index)) else r
         for r in records
     ]
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 
+from core import files
+
 MAX_ERROR_TEXT = 300
 MAX_COUNT = 1 << 32
 # A stream of one of these errors may have no other sign of them.
@@ -64,7 +66,7 @@ class Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
+NOT_JSON = (*files.NOT_JSON, ValueError)
 decode_usual = msgspec.json.Decoder(Event).decode
 
 

@@ -6,7 +6,7 @@ Load workers import this module, so NumPy is imported only where it is used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +55,17 @@ class RequestRecord:
     @property
     def ttft_from_due_s(self) -> float:
         return (self.stamps_ns[0] - self.t_due_ns) / 1e9
+
+    @property
+    def is_uncounted_text(self) -> bool:
+        """Whether nobody counted its tokens, and all of them came with text."""
+        return self.output_tokens_from == "events" and self.visible_tokens == self.output_tokens
+
+    def tokenized(self, tokens: int) -> RequestRecord:
+        """This record, its text's tokens counted by a tokenizer."""
+        return replace(
+            self, output_tokens=tokens, visible_tokens=tokens, output_tokens_from="tokenizer"
+        )
 
     @property
     def is_seen(self) -> bool:

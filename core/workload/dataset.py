@@ -11,10 +11,10 @@ from typing import BinaryIO
 import msgspec
 
 from core.errors import DatasetError
+from core.files import NOT_JSON
 
 MAX_LINE_BYTES = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 HALF_A_PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )

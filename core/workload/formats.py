@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from core.errors import DatasetError
+from core.files import NOT_JSON
 from core.workload import dataset
 from core.workload.dataset import Dataset, Prompt
 
@@ -59,7 +60,7 @@ def _first_line(path: Path) -> bytes:
 def _has_prompt(line: bytes) -> bool:
     try:
         fields = msgspec.json.decode(line)
-    except dataset.NOT_JSON:
+    except NOT_JSON:
         return False
     return isinstance(fields, dict) and "prompt" in fields and "text" not in fields
 
@@ -68,7 +69,7 @@ def _sharegpt(path: Path) -> tuple[Prompt, ...]:
     data = path.read_bytes()
     try:
         conversations = msgspec.json.decode(data, type=list[_Conversation])
-    except dataset.NOT_JSON as error:
+    except NOT_JSON as error:
         layout = '[{"conversations": [{"value": …}, …]}, …]'
         raise DatasetError(
             f"{path}: expected ShareGPT's {layout}: {dataset.why(data, error)}"
@@ -91,7 +92,7 @@ def _with_prompt(path: Path) -> tuple[Prompt, ...]:
         for number, line in dataset.lines(path, file):
             try:
                 fields = decoder.decode(line)
-            except dataset.NOT_JSON as error:
+            except NOT_JSON as error:
                 raise DatasetError(
                     f'{path}:{number}: expected {{"prompt": …}}: {dataset.why(line, error)}'
                 ) from None

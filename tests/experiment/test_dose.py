@@ -83,11 +83,11 @@ def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
     [
         (
             "levels = [0, -1]",
-            "[dose], levels, item 2: expected a CV of expert load, a number of at least 0, got -1",
+            "[dose], levels, item 2: expected a CV of expert load, a number from 0 to 100, got -1",
         ),
         (
             'patterns = ["hot"]',
-            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "spread" or',
+            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "rotating" or',
         ),
         ("levels = []", "[dose]: expected at least one level and one pattern, got none"),
         ("levels = [0.00001]", "[dose], levels: expected at most 4 decimals, got 1e-05"),
@@ -124,7 +124,8 @@ def test_results_with_forced_routing_come_by_a_door_of_their_own(tmp_path: Path)
     [
         (
             "levels = [1.8]",
-            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token: 1.732 is the",
+            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token:"
+            " 1.732 is the",
         ),
         ('patterns = ["hot-rank"]', "hot-rank~0: hot-rank needs 2 or more expert-parallel ranks"),
     ],
@@ -178,7 +179,10 @@ def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(
             "expected some of hot-experts, hot-rank, spread, rotating, got 'hot'",
         ),
         (("--dose", "1.8"), "1.732 is the most; take other levels or patterns"),
-        (("--resume", "made", "--dose", "1"), "--resume goes on as the run was started; leave out"),
+        (
+            ("--resume", "made", "--dose", "1"),
+            "--resume runs what was selected at the start; leave out",
+        ),
     ],
 )
 def test_a_wrong_option_starts_nothing(
@@ -229,7 +233,7 @@ def against(wanted: Dose | None, label: str, *parts: GateLog) -> str:
         (Dose("rotating", 0.5), turning(np.ones(8)), False),
     ],
 )
-def test_a_run_that_was_not_routed_as_asked_is_told(
+def test_a_run_that_was_not_routed_as_requested_is_told(
     wanted: Dose, loads: np.ndarray, fits: bool
 ) -> None:
     label = f"001~{wanted.label}"

@@ -29,6 +29,7 @@ from support.scripted import (
 from core import cli
 
 GAP_S = 0.02
+TOTAL = {"prompt_tokens": 3, "completion_tokens": 10}
 STOP = {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
 
 
@@ -60,7 +61,16 @@ def chat(n: int, text: int, hidden: dict[str, Any]) -> Script:
 TEN = tuple(token("w ", i + 1) for i in range(10))
 PLAIN = tuple(token("w ") for _ in range(10))
 EMPTY: list[Any] = ["", {}, False, None, *[0] * 6]
+WITH_EMPTY_ERRORS = [
+    event({**json.loads(each[6:]), "error": odd}) for each, odd in zip(TEN, EMPTY, strict=True)
+]
 TOOL = {"tool_calls": [{"index": 0, "function": {"arguments": "a"}}]}
+
+
+def chunked(*end: Piece) -> Script:
+    """Ten tokens, and an end that is not that of the body."""
+    return lambda: [CHUNKED, *chunks(*(p for each in TEN for p in (GAP_S, each)), *end)]
+
 
 # name → script, tokens, tokens with text
 GOOD: dict[str, tuple[Script, int, int]] = {
@@ -71,35 +81,53 @@ GOOD: dict[str, tuple[Script, int, int]] = {
     "tool-calls": (chat(10, 2, TOOL), 10, 2),
     "refusal": (chat(10, 2, {"refusal": "no "}), 10, 2),
     "hidden-reasoning": (chat(10, 2, {"content": ""}), 10, 2),
-    "choices-null": (paced(*PLAIN, event({"choices": None, "usage": {"prompt_tokens": 3, "completion_tokens": 10}})), 10, 10),
-    "choice-null": (paced(*PLAIN, event({"choices": [None], "usage": {"prompt_tokens": 3, "completion_tokens": 10}})), 10, 10),
+    "choices-null": (paced(*PLAIN, event({"choices": None, "usage": TOTAL})), 10, 10),
+    "choice-null": (paced(*PLAIN, event({"choices": [None], "usage": TOTAL})), 10, 10),
     "data-null": (paced(*(event(b"null") + each for each in TEN)), 10, 10),
     "usage-float": (paced(*PLAIN, usage(10.0)), 10, 10),
     "content-parts": (chat(10, 0, {"content": [{"type": "text", "text": "w "}]}), 10, 10),
-    "error-empty": (paced(*(event({**json.loads(each[6:]), "error": odd}) for each, odd in zip(TEN, EMPTY, strict=True))), 10, 10),
+    "error-empty": (paced(*WITH_EMPTY_ERRORS), 10, 10),
     "no-done": (paced(*TEN, event(STOP), end=b""), 10, 10),
     "done-blank": (paced(*TEN, end=b"data: [DONE] \n\n"), 10, 10),
     "done-newline": (paced(*TEN, end=b"data: [DONE]\n"), 10, 10),
     "done-bare": (paced(*TEN, end=b"data: [DONE]"), 10, 10),
     "usage-after-done": (paced(*PLAIN, DONE + usage(10)), 10, 10),
-    "done-cut": (lambda: [CHUNKED, *chunks(*(p for each in TEN for p in (GAP_S, each)), DONE)], 10, 10),
-    "done-reset": (lambda: [CHUNKED, *chunks(*(p for each in TEN for p in (GAP_S, each)), DONE, 0.1), RESET], 10, 10),
-    "finish-usage-reset": (lambda: [CHUNKED, *chunks(*(p for each in TEN for p in (GAP_S, each)), token("", 10, "stop"), 0.1), RESET], 10, 10),
-    "done-open": (lambda: [CHUNKED, *chunks(*(p for each in TEN for p in (GAP_S, each)), DONE, 20.0)], 10, 10),
-    "finish-usage-open": (lambda: [CHUNKED, *chunks(*(p for each in TEN for p in (GAP_S, each)), event(STOP), usage(10), 20.0)], 10, 10),
-}  # fmt: skip
+    "done-cut": (chunked(DONE), 10, 10),
+    "done-reset": (chunked(DONE, 0.1, RESET), 10, 10),
+    "finish-usage-reset": (chunked(token("", 10, "stop"), 0.1, RESET), 10, 10),
+    "done-open": (chunked(DONE, 20.0), 10, 10),
+    "finish-usage-open": (chunked(event(STOP), usage(10), 20.0), 10, 10),
+}
 
 # name → what the server says, the error
 BAD = {
-    "error-object": (event({"error": {"message": "engine died", "code": 500}}), "server error: engine died (500)"),
-    "error-flat": (event({"object": "error", "message": "engine died", "code": 500}), "server error: engine died (500)"),
-    "error-field": (b'error: {"code": 400, "message": "context size exceeded"}\n\n', "server error: context size exceeded (400)"),
-    "error-event": (b'event: error\ndata: {"message": "worker lost"}\n\n', "server error: worker lost"),
+    "error-object": (
+        event({"error": {"message": "engine died", "code": 500}}),
+        "server error: engine died (500)",
+    ),
+    "error-flat": (
+        event({"object": "error", "message": "engine died", "code": 500}),
+        "server error: engine died (500)",
+    ),
+    "error-field": (
+        b'error: {"code": 400, "message": "context size exceeded"}\n\n',
+        "server error: context size exceeded (400)",
+    ),
+    "error-event": (
+        b'event: error\ndata: {"message": "worker lost"}\n\n',
+        "server error: worker lost",
+    ),
     "error-comment": (b"event: error\n: worker lost\n\n", "server error: worker lost"),
-    "error-code": (event({"text": "network error", "error_code": 50001}), "server error: network error (50001)"),
-    "base-resp": (event({"base_resp": {"status_code": 1008, "status_msg": "no balance"}}), "server error: no balance (1008)"),
+    "error-code": (
+        event({"text": "network error", "error_code": 50001}),
+        "server error: network error (50001)",
+    ),
+    "base-resp": (
+        event({"base_resp": {"status_code": 1008, "status_msg": "no balance"}}),
+        "server error: no balance (1008)",
+    ),
     "abort": (token("", 3, "abort"), "server error: finish_reason abort"),
-}  # fmt: skip
+}
 
 
 def buffered() -> Iterator[Piece]:
@@ -125,7 +153,10 @@ OTHER: dict[str, Script] = {
     "cut": lambda: [CHUNKED, *chunks(*TEN)],
     "finish-cut": lambda: [CHUNKED, *chunks(*TEN[:-1], event(STOP))],
 }
-TOKENIZE = {"tokenized": b'{"tokens": [1, 2, 3, 4, 5, 6, 7, 8, 9]}', "not-tokenized": b'{"tokens": []}'}  # fmt: skip
+TOKENIZE = {
+    "tokenized": b'{"tokens": [1, 2, 3, 4, 5, 6, 7, 8, 9]}',
+    "not-tokenized": b'{"tokens": []}',
+}
 
 
 @pytest.fixture(scope="module")

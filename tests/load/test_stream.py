@@ -149,8 +149,8 @@ def test_an_error_event_is_the_answer_s_error() -> None:
         (b'data: {"code": 503, "message": "busy"}\n\n', "busy (503)"),
         (b'data: {"code": "Throttling", "message": "busy"}\n\n', "busy (Throttling)"),
         (
-            b'data: {"choices": null, "base_resp": {"status_code": 1008, "status_msg": "broke"}}\n\n',
-            "broke (1008)",
+            b'data: {"choices": null, "base_resp": {"status_code": 1008, "status_msg": "no"}}\n\n',
+            "no (1008)",
         ),
         (b'data: {"text": "network error", "error_code": 50001}\n\n', "network error (50001)"),
         (b'data: {"detail": "Not authenticated"}\n\n', "Not authenticated"),
