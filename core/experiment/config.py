@@ -15,6 +15,7 @@ import msgspec
 
 from core.errors import ConfigError, FileError
 from core.experiment.dose import Dose, Pattern
+from core.workload.trace import TraceUnit
 
 T = TypeVar("T", bound=msgspec.Struct)
 Engine = Literal["auto", "vllm", "builtin"]
@@ -23,6 +24,7 @@ MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
 Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Burstiness = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]
 Deadline = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=80)]
@@ -82,7 +84,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     output_len: Positive = 50
     request_rate: Rate = "inf"
     arrival: Literal["poisson", "constant", "trace"] = "poisson"
-    burstiness: Deadline = 1.0
+    trace_unit: TraceUnit = "s"
+    burstiness: Burstiness = 1.0
     ramp_up_s: Seconds = 0.0
     max_concurrency: Natural = 0
     load_workers: Workers = "auto"

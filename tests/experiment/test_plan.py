@@ -122,7 +122,7 @@ def test_an_unknown_index_or_backend_is_refused_with_the_nearest(tmp_path: Path)
 def test_a_trace_needs_a_timestamp_in_every_prompt_that_is_sent(tmp_path: Path) -> None:
     known = loaded(tmp_path, 'arrival = "trace"\nnum_prompts = 1', names=("001_0.1",))
     with pytest.raises(
-        ConfigError, match=r"001_0\.1\.jsonl: prompt 'a': expected a \"timestamp\" in seconds"
+        DatasetError, match=r"001_0\.1\.jsonl: line 1: timestamp: expected a number"
     ):
         plan.make(known)
     timed = '{"id": "a", "text": "hello", "timestamp": 1.5}\n{"id": "b", "text": "not sent"}\n'
