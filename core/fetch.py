@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from core.files import NOT_JSON
+
 MAX_BYTES = 1 << 24
 T = TypeVar("T")
 
@@ -49,7 +51,7 @@ def decoded(answer: httpx.Response, kind: type[T]) -> T:
         raise httpx.RemoteProtocolError(f"HTTP {answer.status_code}: {answer.text[:200]}")
     try:
         return msgspec.json.decode(answer.content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise httpx.RemoteProtocolError(f"not the expected JSON: {error}") from None
 
 

@@ -12,8 +12,9 @@ import msgspec
 
 from core.errors import FileError
 
-T = TypeVar("T")
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON it was asked for."""
+T = TypeVar("T")
 
 
 def read(file: Path, kind: type[T]) -> T:
@@ -55,7 +56,7 @@ def write_whole(file: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def or_nothing(temporary: Path) -> Iterator[None]:
-    """What could not be written whole takes no room on a full disk."""
+    """Remove what could not be written whole: it takes room on a full disk."""
     try:
         yield
     except OSError:

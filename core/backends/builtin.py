@@ -1,11 +1,11 @@
-"""The built-in engine: its command line, and what it says that it ran."""
+"""The built-in engine: its command line, and what it reports to be running."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from core.backends.launch import Launch
+from core.backends.launch import Launch, as_words
 from core.experiment.config import Backend, Model
 
 ENGINE = "builtin (NumPy, CPU)"
@@ -22,7 +22,7 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
 
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
-    """What really ran, from /version; the log adds nothing."""
+    """What is running, from /version; the log adds nothing."""
     return {
         key: version[key]
         for key in ("engine", "version", "parallel", "ranks", *LAYOUT, "forced_routing")
@@ -31,46 +31,40 @@ def ran(version: dict[str, str], log: Path) -> dict[str, str]:
 
 
 def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
-    """Asked ≠ ran, a sentence each. This engine has one kernel, so only the layout can differ."""
+    """What is running but was not requested. This engine has one kernel, so only its layout can
+    differ."""
     wanted = _layout(backend)
     return [
-        f"asked for {key} {value}, ran {ran[key]}"
+        f"requested {key} {value}, running {ran[key]}"
         for key, value in wanted.items()
         if key in ran and ran[key].lower() != str(value).lower()
     ]
 
 
 def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
-    """None: nothing is compiled."""
+    """Empty: nothing is compiled."""
     return ()
 
 
-def _layout(backend: Backend) -> dict[str, int | bool]:
-    expert = backend.expert_parallel
-    return dict(
-        zip(
-            LAYOUT,
-            (1 if expert else backend.ranks, backend.ranks if expert else 1, expert),
-            strict=True,
-        )
-    )
+def _layout(backend: Backend) -> dict[str, int]:
+    """The built-in engine shards either each matrix or the experts, over all ranks."""
+    tensor, data = (1, backend.ranks) if backend.expert_parallel else (backend.ranks, 1)
+    return dict(zip(LAYOUT, (tensor, data, backend.expert_parallel), strict=True))
 
 
 def _command(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> list[str]:
     layout = _layout(backend)
-    return [
-        sys.executable,
-        "-m",
-        "core.builtin.server",
-        *("--host", "127.0.0.1", "--port", str(backend.port)),
-        *("--served-model-name", MODEL_NAME),
-        *("--max-model-len", str(model.max_model_len)),
-        *("--max-num-seqs", str(backend.max_num_seqs)),
-        *("--max-num-batched-tokens", str(backend.max_num_batched_tokens)),
-        *("--seed", str(seed)),
-        *("--tensor-parallel-size", str(layout["tensor_parallel_size"])),
-        *("--data-parallel-size", str(layout["data_parallel_size"])),
-        *(("--enable-expert-parallel",) if backend.expert_parallel else ()),
-        *(("--gate-log", str(gate_logs / "dp0_pp0.gatelog")) if gate_logs else ()),
-        *backend.extra_args,
-    ]
+    options: dict[str, str | int] = {
+        "--host": "127.0.0.1",
+        "--port": backend.port,
+        "--served-model-name": MODEL_NAME,
+        "--max-model-len": model.max_model_len,
+        "--max-num-seqs": backend.max_num_seqs,
+        "--max-num-batched-tokens": backend.max_num_batched_tokens,
+        "--seed": seed,
+        "--tensor-parallel-size": layout["tensor_parallel_size"],
+        "--data-parallel-size": layout["data_parallel_size"],
+        "--enable-expert-parallel": backend.expert_parallel,
+        "--gate-log": str(gate_logs / "dp0_pp0.gatelog") if gate_logs else "",
+    }
+    return [sys.executable, "-m", "core.builtin.server", *as_words(options), *backend.extra_args]

@@ -1,11 +1,11 @@
-"""Which engine serves: vLLM where it is wanted and can be had, else the built-in one."""
+"""Which engine serves: vLLM where it is wanted and available, else the built-in one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
-from core.backends import builtin, forcing, gpus, vllm
+from core.backends import builtin, forcing, nvml, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
 from core.errors import BackendError, ConfigError
@@ -21,7 +21,7 @@ def decide(wanted: Literal["auto", "vllm", "builtin"], backends: Sequence[Backen
     interpreter has vLLM."""
     if wanted != "auto":
         return wanted
-    enough = len(gpus.seen()) >= max(backend.ranks for backend in backends)
+    enough = all(len(nvml.seen(backend.env)) >= backend.ranks for backend in backends)
     return "vllm" if enough and _vllm_everywhere(backends) else "builtin"
 
 
@@ -38,8 +38,8 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
 def check_doses(
     kind: Kind, backends: Sequence[Backend], config: Config, doses: Sequence[Dose]
 ) -> None:
-    """ConfigError where one of these backends could not force one of these doses; of a model whose
-    sizes are not known before it is loaded, its server will say so."""
+    """ConfigError where one of these backends could not force one of these doses. If the model's
+    sizes are unknown until it is loaded, its server reports that instead."""
     if not doses:
         return
     if kind == "builtin":

@@ -1,4 +1,4 @@
-"""What servers are asked to force, before anything starts."""
+"""Forced routing as it is planned: what servers may be asked to force, and whether they can."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def order(config: Config, doses: Sequence[Dose]) -> Order | None:
-    """What every server of this experiment may be asked to force; None where that is nothing."""
+    """What every server of this experiment may be asked to force; None if nothing."""
     if not doses:
         return None
     labels = tuple(dose.label for dose in sorted(set(doses), key=lambda d: (d.pattern, d.level)))
@@ -29,7 +29,8 @@ def ranks(backends: Sequence[Backend]) -> int:
     sizes = {backend.ranks for backend in backends if backend.expert_parallel and backend.ranks > 1}
     if len(sizes) > 1:
         raise DoseError(
-            f"backends of {' and '.join(map(str, sorted(sizes)))} expert-parallel ranks have no common dose"
+            f"backends of {' and '.join(map(str, sorted(sizes)))} expert-parallel ranks"
+            " have no common dose"
         )
     return sizes.pop() if sizes else max(backend.ranks for backend in backends)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,18 +23,29 @@ class Launch:
 
 
 class Launcher(Protocol):
-    """What each engine's module knows of it."""
+    """What each engine's module offers."""
 
     def launch(self, backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
         """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs;
         None: no log."""
 
     def ran(self, version: dict[str, str], log: Path) -> dict[str, str]:
-        """What really ran: from /version and the server's log."""
+        """What is running, from /version and the server's log."""
 
     def mismatches(self, backend: Backend, ran: dict[str, str]) -> list[str]:
-        """Asked ≠ ran, a sentence each."""
+        """What is running but was not requested, a sentence each."""
 
     def warmup_input_lens(self, backend: Backend, model: Model) -> tuple[int, ...]:
-        """Tokens of prompts that a server meets before it is measured, each alone in its step: it
-        compiles a kernel at each."""
+        """Lengths in tokens of prompts to send before measuring, one at a time: the server compiles
+        a kernel at each."""
+
+
+def as_words(options: Mapping[str, str | int]) -> list[str]:
+    """Options as a command line takes them: a flag alone if True, left out if False or empty."""
+    words: list[str] = []
+    for flag, value in options.items():
+        if value is True:
+            words.append(flag)
+        elif value is not False and value != "":
+            words += [flag, str(value)]
+    return words

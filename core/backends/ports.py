@@ -15,8 +15,8 @@ COMMAND_CHARACTERS = 80
 
 
 def check(name: str, port: int) -> None:
-    """BackendError, naming the owner where the system tells, if something listens on
-    127.0.0.1:port."""
+    """BackendError if something listens on 127.0.0.1:port; it names the owner where that is
+    known."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -24,13 +24,14 @@ def check(name: str, port: int) -> None:
         except OSError as error:
             held = f", held by {owner}" if (owner := foreigner(port, ())) else ""
             raise BackendError(
-                f"[[backends]] {name}, port: {port} is not free ({error.strerror}){held}; choose another port"
+                f"[[backends]] {name}, port: {port} is not free ({error.strerror}){held};"
+                " choose another port"
             ) from None
 
 
 def foreigner(port: int, ours: Collection[int]) -> str:
-    """Who answers at 127.0.0.1:port that is not of the processes `ours`; "" where nobody does, or
-    it cannot be told.
+    """Who answers at 127.0.0.1:port that is not one of the processes `ours`; empty if nobody does,
+    or it is unknown.
 
     A listener on the address itself is preferred by the kernel to one on all addresses; of several
     on the same address (SO_REUSEPORT) each gets a share of the connections, so none may be foreign.
@@ -41,7 +42,7 @@ def foreigner(port: int, ours: Collection[int]) -> str:
             for c in psutil.net_connections("tcp")
             if c.status == psutil.CONN_LISTEN and c.laddr.port == port
         ]
-    except (psutil.Error, OSError):  # macOS tells only root
+    except (psutil.Error, OSError):  # macOS lists connections for root only
         return ""
     nearest = [c for c in found if c.laddr.ip in LOOPBACK] or [
         c for c in found if c.laddr.ip in ANY
@@ -58,4 +59,5 @@ def _described(pid: int | None) -> str:
     except psutil.Error:
         return f"process {pid}"
     shown = "".join(c for c in command[:COMMAND_CHARACTERS] if c.isprintable())
-    return f"process {pid} ({shown}{'…' * (len(command) > COMMAND_CHARACTERS)})"
+    rest = "…" if len(command) > COMMAND_CHARACTERS else ""
+    return f"process {pid} ({shown}{rest})"

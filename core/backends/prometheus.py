@@ -1,4 +1,4 @@
-"""What a server counts of itself, from GET /metrics."""
+"""A server's own counts, from GET /metrics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ from core import fetch
 from core.experiment.events import ServerLoad
 
 MAX_METRICS_BYTES = 1 << 21  # vLLM's are 50 kB
-
-
 METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([-+0-9.eE]+)$", re.MULTILINE)
-
-
 PREFIX_HITS = ("prefix_cache_hits_total", "gpu_prefix_cache_hits_total")
-
-
 KV_CACHE = ("kv_cache_usage_perc", "gpu_cache_usage_perc")  # its name until vLLM 0.11, and now
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 
 MOST_CHARACTERS = 300
 
-# A worker's failure comes first; what its parents then say is only the echo of it. pydantic says
-# why a line later.
+# A worker's failure comes first; its parents then only echo it. pydantic gives the reason a line
+# later.
 ECHOES = re.compile(
-    r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|EngineCore encountered|"
-    r"Engine process failed to start|Executor failed|CancelledError|BrokenPipeError|ConnectionResetError|SystemExit|"
+    r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|"
+    r"EngineCore encountered|"
+    r"Engine process failed to start|Executor failed|CancelledError|BrokenPipeError|"
+    r"ConnectionResetError|SystemExit|"
     r"ValidationError: \d+ validation error"
 )
 PREFIX = re.compile(
@@ -24,7 +26,7 @@ STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s")  # argparse's, uvicorn's
 FRAME = re.compile(r'^File "([^"]+)"')
 PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
 
-# What vLLM 0.11 to 0.32 says, and what that means here; the first hit counts.
+# Messages of vLLM 0.11 to 0.32, and what each means here; the first hit counts.
 KNOWN = tuple(
     (re.compile(said, re.IGNORECASE), meant)
     for said, meant in (
@@ -38,7 +40,8 @@ KNOWN = tuple(
             r"the server refuses its command line: \1",
         ),
         (
-            r"MoE backend '?([\w .]+?)'? does not support the deployment configuration(?: since (.+?))?\.?$",
+            r"MoE backend '?([\w .]+?)'? does not support the deployment configuration(?: "
+            r"since (.+?))?\.?$",
             r"the MoE kernel \1 cannot run here: \2; choose another moe_backend",
         ),
         (
@@ -53,7 +56,8 @@ KNOWN = tuple(
         (r"SafetensorError: (.+)", r"a file of weights is damaged (\1); fetch the model again"),
         (
             r"weights were not initialized from checkpoint: \{([^,}]+)",
-            r"the weights do not fit the model's config.json: nothing is there for \1 and maybe others",
+            r"the weights do not fit the model's config.json: nothing is there for \1 and "
+            r"maybe others",
         ),
         (
             r"Couldn't instantiate the backend tokenizer",
@@ -65,11 +69,13 @@ KNOWN = tuple(
         ),
         (
             r"Repo id must be in the form .*?: '([^']+)'",
-            r"there is no folder \1: id in [model] names a folder with config.json, or a model at the hub",
+            r"there is no folder \1: id in [model] names a folder with config.json, or a "
+            r"model at the hub",
         ),
         (
             r"LocalEntryNotFoundError|OfflineModeIsEnabled|couldn't connect to '?http",
-            r"the model is not here, and the hub is switched off or out of reach; name a folder as id in [model]",
+            r"the model is not here, and the hub is switched off or out of reach; name a "
+            r"folder as id in [model]",
         ),
         (
             r"has model type `([^`]+)` but Transformers does not recognize",
@@ -85,11 +91,13 @@ KNOWN = tuple(
         ),
         (
             r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)",
-            r"\1 ranks were asked for, and \2 GPUs are here; lower tensor_parallel or data_parallel",
+            r"\1 ranks were asked for, and \2 GPUs are here; lower tensor_parallel or "
+            r"data_parallel",
         ),
         (
             r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)",
-            r"CUDA out of memory (\1 more were wanted); lower max_num_batched_tokens, or use more ranks",
+            r"CUDA out of memory (\1 more were wanted); lower max_num_batched_tokens, or "
+            r"use more ranks",
         ),
         (
             r"CUDA(?: error:)? out of memory",
@@ -101,15 +109,19 @@ KNOWN = tuple(
         ),
         (
             r"No available memory for the cache blocks",
-            r"no memory is left for the KV cache; raise --gpu-memory-utilization in extra_args, or use more ranks",
+            r"no memory is left for the KV cache; raise --gpu-memory-utilization in "
+            r"extra_args, or use more ranks",
         ),
         (
-            r"max seq len \((\d+)\), .*?([\d.]+ GiB) KV cache is needed, .*?available KV cache memory \(([\d.]+ GiB)\)",
-            r"a request of max_model_len = \1 needs \2 of KV cache, and there are \3; lower it in [model]",
+            r"max seq len \((\d+)\), .*?([\d.]+ GiB) KV cache is needed, .*?available KV "
+            r"cache memory \(([\d.]+ GiB)\)",
+            r"a request of max_model_len = \1 needs \2 of KV cache, and there are \3; lower "
+            r"it in [model]",
         ),
         (
             r"Not enough allowed NUMA nodes",
-            r'there is no NUMA node for each rank; give each its cores: env = { VLLM_CPU_OMP_THREADS_BIND = "0|1" }',
+            r"there is no NUMA node for each rank; give each its cores: env = { "
+            r'VLLM_CPU_OMP_THREADS_BIND = "0|1" }',
         ),
     )
 )

@@ -20,8 +20,8 @@ import httpx
 import psutil
 
 from core import fetch
-from core.backends import gpus, ports, rootcause, serverlog, supervise
-from core.backends.gpus import Gpu
+from core.backends import nvml, ports, rootcause, serverlog, supervise
+from core.backends.nvml import Device
 
 POLL_S = 0.05
 HEALTH_S = 2.0  # that an answer may take
@@ -30,14 +30,12 @@ DEATH_S = 5.0  # that a dying server tree may take
 BUILD_POLL_S = 5.0
 COMPILERS = {"ninja", "nvcc", "cicc"}  # no ptxas: Triton runs it by itself, in every start
 BUILDING = "building CUDA kernels, which the first start does once and which can take many minutes"
-STOP_S = (
-    supervise.GRACE_S + supervise.KILL_S + 2.0
-)  # after which a supervisor is taken to hang itself
+# A supervisor that takes longer hangs itself.
+STOP_S = supervise.GRACE_S + supervise.KILL_S + 2.0
 
 
 class ServerError(Exception):
-    """A server did not come up, with the line that says why; `log_tail` holds the last lines of its
-    log."""
+    """A server did not come up, and why; `log_tail` holds the last lines of its log."""
 
     def __init__(self, reason: str, log_tail: list[str]) -> None:
         super().__init__(reason)
@@ -57,7 +55,7 @@ class Server:
     started: float
     mark: str  # in the environment of every process of it
     log_start: int = 0  # where this start's lines begin in the log
-    gpus_before: tuple[Gpu, ...] = ()
+    gpus_before: tuple[Device, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -74,7 +72,7 @@ class Server:
     async def wait_ready(
         self, timeout_s: float, on_phase: Callable[[str], None] = lambda phase: None
     ) -> float:
-        """Seconds from start to the first good /health; `on_phase` is told of each start-up phase
+        """Seconds from start to the first good /health; `on_phase` gets each start-up phase
         that the log shows.
 
         ServerError where it ends, the deadline passes, or another process answers on its port.
@@ -113,12 +111,15 @@ class Server:
         except httpx.HTTPError:
             pass  # something listens, and does not speak HTTP
         if check and (other := ports.foreigner(self.port, self._pids())):
-            reason = f"server {self.name}: port {self.port} was taken by {other} while it started; end that process"
-            raise ServerError(f"{reason}, or choose another port", self.log_tail())
+            reason = (
+                f"server {self.name}: port {self.port} was taken by {other} while it started;"
+                " end that process, or choose another port"
+            )
+            raise ServerError(reason, self.log_tail())
         return status == 200
 
     def _is_building(self) -> bool:
-        """Whether a compiler runs in its tree: FlashInfer says nothing of it in the log."""
+        """Whether a compiler runs in its tree: FlashInfer does not log that."""
         with contextlib.suppress(psutil.Error):
             return any(process.name() in COMPILERS for process in supervise.marked(self.mark))
         return False
@@ -127,8 +128,8 @@ class Server:
         return {process.pid for process in supervise.marked(self.mark)}
 
     async def is_up(self) -> bool:
-        """Whether it answers now. If not, it has had a moment to end: `has_ended` can be
-        believed."""
+        """Whether it answers now. If not, it is given a moment to end, so that `has_ended` is
+        reliable."""
         async with httpx.AsyncClient(trust_env=False, timeout=HEALTH_S) as client:
             if not self.has_ended and await self._is_healthy(client):
                 return True
@@ -138,24 +139,25 @@ class Server:
         return False
 
     def death(self, lines: Iterable[str] | None = None) -> str:
-        """How it ended, and why, as its log says it; or `lines`, where the log cannot be read
+        """How it ended, and why according to its log, or to `lines` where the log cannot be read
         back."""
         code, took = self.process.returncode, time.monotonic() - self.started
         if code < 0:
-            return f"the supervisor of server {self.name} was killed by {signal.Signals(-code).name} after {took:.1f} s"
+            by = signal.Signals(-code).name
+            return f"the supervisor of server {self.name} was killed by {by} after {took:.1f} s"
         if code > 128 and code - 128 in signal.valid_signals():
-            return f"server {self.name} was killed by {signal.Signals(code - 128).name} after {took:.1f} s"
+            by = signal.Signals(code - 128).name
+            return f"server {self.name} was killed by {by} after {took:.1f} s"
         cause = rootcause.find(
             serverlog.lines(self.log, self.log_start) if lines is None else lines
         )
         if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
             cause = f"{cause}: port {self.port} is held by {other}"
-        return f"server {self.name} exited with code {code} after {took:.1f} s" + (
-            f": {cause}" if cause else ""
-        )
+        exited = f"server {self.name} exited with code {code} after {took:.1f} s"
+        return f"{exited}: {cause}" if cause else exited
 
     async def version(self) -> dict[str, str]:
-        """What the server says of itself at /version. ServerError where that is no JSON object."""
+        """The server's own account at /version. ServerError where that is no JSON object."""
         key = ("Authorization", f"Bearer {self.api_key}")
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=VERSION_S) as client:
@@ -185,7 +187,7 @@ class Server:
         )  # of a supervisor that was killed, or hangs
         self.process.poll()
         stuck = [f"process {process.pid} of server {self.name} cannot be ended" for process in left]
-        return stuck + gpus.wait_free(self.gpus_before)
+        return stuck + nvml.wait_free(self.gpus_before)
 
 
 def start(
@@ -203,7 +205,7 @@ def start(
     `owner`: what the mark of its processes begins with (`RunDirectory.mark`).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    before = tuple(gpus.seen())
+    before = tuple(nvml.seen(env))
     log_start = log.stat().st_size if log.is_file() else 0
     mark = owner + secrets.token_hex(8)
     read_end, write_end = os.pipe()

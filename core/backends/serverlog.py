@@ -34,7 +34,7 @@ PHASES = (
 
 @dataclass(slots=True)
 class PhaseFollower:
-    """Tells of each new start-up phase in a growing log, once."""
+    """Finds each new start-up phase in a growing log, once."""
 
     log: Path
     offset: int = 0
@@ -48,9 +48,8 @@ class PhaseFollower:
                 data = file.read()
         except OSError:  # a log that cannot be read back (a terminal) shows no phases
             return
-        whole = data[
-            : max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        ]  # a progress bar ends its lines with \r
+        end = max(data.rfind(b"\n"), data.rfind(b"\r"))  # a progress bar ends its lines with \r
+        whole = data[: end + 1]
         self.offset += len(whole)
         for line in re.split(r"[\r\n]+", whole.decode(errors="replace")):
             phase = phase_of(line)

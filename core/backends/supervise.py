@@ -44,10 +44,8 @@ def main(argv: list[str]) -> int:
     signal.set_wakeup_fd(wake_write)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
-    for number in (
-        signal.SIGINT,
-        signal.SIGHUP,
-    ):  # the terminal's; gatescope decides, and closes the pipe
+    # The terminal's own: gatescope decides, and closes the pipe.
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     child = subprocess.Popen(
         command,
@@ -61,7 +59,7 @@ def main(argv: list[str]) -> int:
             break
     end(lambda: _tree(watcher))
     code = child.wait()
-    return code if code >= 0 else 128 - code  # by a signal: as shells say it
+    return code if code >= 0 else 128 - code  # by a signal: as shells do
 
 
 def _watched() -> int:
@@ -121,11 +119,11 @@ def _supervises(process: psutil.Process) -> bool:
 def end(find: Callable[[], list[psutil.Process]], grace_s: float = GRACE_S) -> list[psutil.Process]:
     """SIGTERM to all that `find` finds, SIGKILL to what is left after `grace_s`; what could not be
     ended either."""
-    told: set[int] = set()
+    asked: set[int] = set()
     deadline = time.monotonic() + grace_s
     while (left := find()) and time.monotonic() < deadline:
-        _signal([p for p in left if p.pid not in told], signal.SIGTERM)
-        told |= {p.pid for p in left}
+        _signal([p for p in left if p.pid not in asked], signal.SIGTERM)
+        asked |= {p.pid for p in left}
         psutil.wait_procs(left, timeout=0.2)
     deadline = time.monotonic() + KILL_S
     while left and time.monotonic() < deadline:

@@ -1,5 +1,5 @@
-"""vLLM in any environment: the command line for its version, and what its log and /version say that
-it ran."""
+"""vLLM in any environment: the command line for its version, and what is running according to its
+log and /version."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backends import gpus, moekernel
-from core.backends.launch import Launch
+from core.backends import moekernel, nvml
+from core.backends.launch import Launch, as_words
 from core.errors import BackendError, ConfigError
 from core.experiment.config import Backend, Model
 
@@ -34,18 +34,21 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # names in a
 QUERY = """
 import importlib.util, json, pathlib, re
 spec = importlib.util.find_spec("vllm")
-place = pathlib.Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+folders = list(spec.submodule_search_locations or []) if spec else []
+place = pathlib.Path(folders[0]) if folders else None
 text = (place / "_version.py").read_text() if place else ""
 found = re.search(r"__version__ = (?:version = )?['\\"]([^'\\"]+)", text)
 module = bool(place) and (place / "entrypoints/openai/api_server.py").exists()
 flags = place / "engine/arg_utils.py" if place else pathlib.Path("/nowhere")
 has_moe_flag = flags.exists() and '"--moe-backend"' in flags.read_text()
 moe = place / "model_executor/layers/fused_moe" if place else pathlib.Path("/nowhere")
-sources = [(moe / name).read_text() for name in ("router/base_router.py", "layer.py") if (moe / name).exists()]
+files = [moe / name for name in ("router/base_router.py", "layer.py")]
+sources = [file.read_text() for file in files if file.exists()]
 hooks = ("set_capture_fn", "_compute_routing", "select_experts")
 hook = next((name for name in hooks if any("def " + name in text for text in sources)), "")
 version = found.group(1) if found else ""
-print(json.dumps({"version": version, "has_module": module, "has_moe_flag": has_moe_flag, "hook": hook}))
+found = {"version": version, "has_module": module, "has_moe_flag": has_moe_flag, "hook": hook}
+print(json.dumps(found))
 """
 
 
@@ -83,14 +86,14 @@ def _find(python: str) -> Installed | None:
         done = subprocess.run(
             [python, "-c", QUERY], capture_output=True, text=True, timeout=60, env=_safe_path()
         )
-        told = json.loads(done.stdout)
+        found = json.loads(done.stdout)
     except FileNotFoundError:
         raise BackendError(
             f"{python}: no such interpreter; python in [[backends]] names one that has vLLM"
         ) from None
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise BackendError(f"{python}: not a working Python interpreter: {error}") from None
-    return Installed(python, **told) if told["version"] else None
+    return Installed(python, **found) if found["version"] else None
 
 
 def _safe_path() -> dict[str, str]:
@@ -115,9 +118,8 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
 
 def label(model: Model, versions: Sequence[str]) -> str:
     """The engine as it is shown and written."""
-    return f"vllm {', '.join(dict.fromkeys(versions))}" + ", dummy weights" * (
-        model.load_format == "dummy"
-    )
+    engine = f"vllm {', '.join(dict.fromkeys(versions))}"
+    return f"{engine}, dummy weights" if model.load_format == "dummy" else engine
 
 
 def check(backend: Backend) -> Installed:
@@ -126,12 +128,14 @@ def check(backend: Backend) -> Installed:
     installed = find(backend.python)
     if installed is None:
         raise BackendError(
-            f"[[backends]] {backend.name}: {backend.python or sys.executable} has no vLLM; install it there"
-            " (pip install vllm), or name another environment's interpreter with python = …"
+            f"[[backends]] {backend.name}: {backend.python or sys.executable} has no vLLM;"
+            " install it there (pip install vllm), or name another environment's interpreter"
+            " with python = …"
         )
     if installed.release < OLDEST:
         raise BackendError(
-            f"[[backends]] {backend.name}: vLLM {installed.version} is too old; 0.11 or newer is needed"
+            f"[[backends]] {backend.name}: vLLM {installed.version} is too old;"
+            " 0.11 or newer is needed"
         )
     _moe_backend(backend, installed)
     return installed
@@ -142,20 +146,20 @@ def check_forcing(backend: Backend) -> None:
     installed = check(backend)
     if installed.hook not in FORCED:
         raise BackendError(
-            f"[[backends]] {backend.name}: vLLM {installed.version} has no router whose choice could be replaced;"
-            " forced routing needs 0.15 or newer"
+            f"[[backends]] {backend.name}: vLLM {installed.version} has no router whose choice"
+            " could be replaced; forced routing needs 0.15 or newer"
         )
 
 
 def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
-    """Tokens of prompts that, each alone in its step, have every variant of the Triton MoE kernel
-    in reach compiled.
+    """Prompt lengths in tokens that, each alone in its step, compile every variant of the Triton
+    MoE kernel within reach.
 
-    Whatever kernel the backend has: all are warmed alike. None without an NVIDIA GPU, and of a
-    model of unknown shape.
+    They do not depend on the backend's kernel, so that all backends are warmed up alike. Empty
+    without an NVIDIA GPU, and for a model of unknown shape.
     """
     shape = moe_shape(model.id)
-    if not shape or not gpus.seen():
+    if not shape or not nvml.seen(backend.env):
         return ()
     idle = backend.data_parallel - 1  # the kernel gets all ranks' tokens, of an idle rank one dummy
     longest = min(backend.max_num_batched_tokens, model.max_model_len - 1)
@@ -165,8 +169,7 @@ def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
 
 
 def moe_shape(model: str) -> tuple[int, int] | None:
-    """Experts of a layer and how many a token gets, from the config.json of a model that is on this
-    machine."""
+    """Experts per layer and per token, from the config.json of a model on this machine."""
     for file in (Path(model) / "config.json", *_cached(model)):
         try:
             about = json.loads(file.read_text())
@@ -193,50 +196,46 @@ def _program(installed: Installed, model: str) -> list[str]:
 def arguments(backend: Backend, model: Model, seed: int, installed: Installed) -> list[str]:
     """The server's arguments behind the model's name, in this version's spelling; `extra_args`
     last, as they are."""
-    return [
-        *("--host", "127.0.0.1", "--port", str(backend.port)),
-        *("--served-model-name", model.id),
-        *("--load-format", model.load_format),
-        *("--max-model-len", str(model.max_model_len)),
-        *("--max-num-seqs", str(backend.max_num_seqs)),
-        *("--max-num-batched-tokens", str(backend.max_num_batched_tokens)),
-        *("--seed", str(seed)),
-        # A cached prompt is not computed: repeated prompts would vanish from prefill
-        "--no-enable-prefix-caching",
-        *(("--enforce-eager",) if backend.enforce_eager else ()),
-        *("--tensor-parallel-size", str(backend.tensor_parallel)),
-        *(
-            ("--data-parallel-size", str(backend.data_parallel))
-            if backend.data_parallel > 1
-            else ()
-        ),
-        *(("--enable-expert-parallel",) if backend.expert_parallel else ()),
-        *(("--enable-eplb",) if backend.eplb else ()),
-        *(("--all2all-backend", backend.all2all_backend) if backend.all2all_backend else ()),
-        *_moe_backend(backend, installed),
-        *backend.extra_args,
-    ]
+    options: dict[str, str | int] = {
+        "--host": "127.0.0.1",
+        "--port": backend.port,
+        "--served-model-name": model.id,
+        "--load-format": model.load_format,
+        "--max-model-len": model.max_model_len,
+        "--max-num-seqs": backend.max_num_seqs,
+        "--max-num-batched-tokens": backend.max_num_batched_tokens,
+        "--seed": seed,
+        # A cached prompt is not computed: repeated prompts would vanish from prefill.
+        "--no-enable-prefix-caching": True,
+        "--enforce-eager": backend.enforce_eager,
+        "--tensor-parallel-size": backend.tensor_parallel,
+        "--data-parallel-size": backend.data_parallel if backend.data_parallel > 1 else "",
+        "--enable-expert-parallel": backend.expert_parallel,
+        "--enable-eplb": backend.eplb,
+        "--all2all-backend": backend.all2all_backend,
+        "--moe-backend": _moe_backend(backend, installed),
+    }
+    return [*as_words(options), *backend.extra_args]
 
 
-def _moe_backend(backend: Backend, installed: Installed) -> tuple[str, ...]:
-    """Before --moe-backend, FlashInfer was asked for by the environment and Triton was the
-    default."""
-    if not backend.moe_backend:
-        return ()
-    if installed.has_moe_flag:
-        return "--moe-backend", backend.moe_backend
+def _moe_backend(backend: Backend, installed: Installed) -> str:
+    """The value of --moe-backend, if any: versions without it choose FlashInfer by the environment,
+    and Triton by default."""
+    if not backend.moe_backend or installed.has_moe_flag:
+        return backend.moe_backend
     if backend.moe_backend not in ("auto", "triton", "flashinfer_cutlass"):
         raise ConfigError(
-            f"[[backends]] {backend.name}, moe_backend: vLLM {installed.version} has no --moe-backend and offers"
-            f" 'triton' and 'flashinfer_cutlass' only, got {backend.moe_backend!r}"
+            f"[[backends]] {backend.name}, moe_backend: vLLM {installed.version} has no"
+            " --moe-backend and offers 'triton' and 'flashinfer_cutlass' only,"
+            f" got {backend.moe_backend!r}"
         )
-    return ()
+    return ""
 
 
 def environment(
     backend: Backend, gate_logs: Path | None, installed: Installed, ours: Mapping[str, str]
 ) -> dict[str, str]:
-    """What is added to `ours`, the environment the server inherits. The user's own `env` rules over
+    """What is added to `ours`, the environment the server inherits. The user's own `env` overrides
     all but PYTHONPATH and VLLM_PLUGINS, which are added to."""
     added = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1"}
     if backend.moe_backend == "flashinfer_cutlass" and not installed.has_moe_flag:
@@ -252,9 +251,9 @@ def environment(
     return added
 
 
-# --- what really ran ---
+# --- what is running ---
 
-# name in run.json → the log line that says it, 0.11 to 0.32; the first hit counts.
+# name in run.json → the log line that shows it, 0.11 to 0.32; the first hit counts.
 LINES = {
     "moe_backend": re.compile(
         r"Using '?([\w ]+?)'? (?:\w+ MoE backend|backend for Unquantized MoE)"
@@ -278,7 +277,7 @@ LINES = {
     "forced_routing": re.compile(r"gatescope forced routing: (on .+)"),
 }
 OLD_FLASHINFER = re.compile(r"Enabling FlashInfer CUTLASS MoE")  # 0.11, which names no other kernel
-START = re.compile(r"non-default args")  # a log may hold earlier starts: what they ran is forgotten
+START = re.compile(r"non-default args")  # a log may hold earlier starts, which do not count
 TROUBLE = {
     "recorder": re.compile(r"gatescope recorder: ((?:refused|disabled): .+)"),
     "forced_routing": re.compile(r"gatescope forced routing: (refused: .+)"),  # by any rank
@@ -300,8 +299,7 @@ MANAGERS = {
 
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
-    """What really ran: the version that the server answers, and what its log says of kernels,
-    graphs and layout."""
+    """What is running: the version from /version; kernels, graphs and layout from the log."""
     known = {"engine": "vllm", **{key: version[key] for key in ("version",) if key in version}}
     found = dict(known)
     with open(log, encoding="utf-8", errors="replace") as lines:
@@ -328,8 +326,8 @@ def _release(version: str) -> tuple[int, int]:
 
 
 def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
-    """Asked ≠ ran, a sentence each; also what the log does not tell, and why the router is not
-    recorded."""
+    """What is running but was not requested, a sentence each; also what the log does not show, and
+    why the router is not recorded."""
     checks = (
         _kernel_mismatch(backend, ran),
         _all2all_mismatch(backend, ran),
@@ -341,65 +339,56 @@ def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
 
 
 def _kernel_mismatch(backend: Backend, ran: dict[str, str]) -> str:
-    if backend.moe_backend in ("", "auto"):
+    wanted, running = backend.moe_backend, ran.get("moe_backend")
+    if wanted in ("", "auto"):
         return ""
-    if "moe_backend" not in ran:
-        return f"asked for moe_backend {backend.moe_backend}; the server's log does not say which kernel ran"
-    if not _plain(ran["moe_backend"]).startswith(_plain(backend.moe_backend)):
-        return f"asked for moe_backend {backend.moe_backend}, ran {ran['moe_backend']}"
-    return ""
+    if running is None:
+        return f"requested moe_backend {wanted}; the server's log does not name its kernel"
+    if _plain(running).startswith(_plain(wanted)):
+        return ""
+    return f"requested moe_backend {wanted}, running {running}"
 
 
 def _all2all_mismatch(backend: Backend, ran: dict[str, str]) -> str:
-    wanted = backend.all2all_backend
+    wanted, running = backend.all2all_backend, ran.get("all2all_backend")
     if not wanted or backend.ranks == 1:
         return ""
-    if "all2all_backend" not in ran:
-        return f"asked for all2all_backend {wanted}; the server's log names no all2all manager"
-    names = MANAGERS.get(wanted, (_plain(wanted),))
-    return (
-        ""
-        if _plain(ran["all2all_backend"]).startswith(names)
-        else (f"asked for all2all_backend {wanted}, ran {ran['all2all_backend']}")
-    )
+    if running is None:
+        return f"requested all2all_backend {wanted}; the server's log names no all2all manager"
+    if _plain(running).startswith(MANAGERS.get(wanted, (_plain(wanted),))):
+        return ""
+    return f"requested all2all_backend {wanted}, running {running}"
 
 
 def _layout_mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
-    asked = {
+    wanted = {
         "tensor_parallel_size": str(backend.tensor_parallel),
         "data_parallel_size": str(backend.data_parallel),
         "expert_parallel_size": str(backend.ranks if backend.expert_parallel else 1),
     }
     return [
-        f"asked for {k} {v}, ran {ran[k]}" for k, v in asked.items() if k in ran and ran[k] != v
+        f"requested {key} {value}, running {ran[key]}"
+        for key, value in wanted.items()
+        if key in ran and ran[key] != value
     ]
 
 
 def _graphs_mismatch(backend: Backend, ran: dict[str, str]) -> str:
     mode = ran.get("cudagraph_mode", "")
+    if backend.enforce_eager and mode not in ("", "NONE"):
+        return f"requested enforce_eager, running with CUDA graphs ({mode})"
     if not backend.enforce_eager and mode == "NONE":
-        return "asked for CUDA graphs (enforce_eager = false), ran without any"
-    return (
-        f"asked for enforce_eager, ran with CUDA graphs ({mode})"
-        if backend.enforce_eager
-        and mode
-        not in (
-            "",
-            "NONE",
-        )
-        else ""
-    )
+        return "requested CUDA graphs (enforce_eager = false), running without them"
+    return ""
 
 
 def _recorder_mismatch(ran: dict[str, str]) -> str:
-    said = ran.get("recorder", "")
-    if said.startswith(("refused", "disabled")):
-        return f"the router is not recorded: {said}"
-    return (
-        ""
-        if said
-        else "the router is not recorded: the recorder was not loaded (is VLLM_PLUGINS set?)"
-    )
+    state = ran.get("recorder", "")
+    if not state:
+        return "the router is not recorded: the recorder was not loaded (is VLLM_PLUGINS set?)"
+    if state.startswith(("refused", "disabled")):
+        return f"the router is not recorded: {state}"
+    return ""
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core.backends import builtin, choice, forcing, gpus, ports, supervise, vllm
+from core.backends import builtin, choice, forcing, nvml, ports, supervise, vllm
 from core.backends.choice import Kind
 from core.errors import GatescopeError
 from core.experiment import config
@@ -37,7 +37,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
     try:
         loaded = config.load(config_path)
     except GatescopeError as error:
-        yield _problem("config", error)
+        yield from (_problem("config", line) for line in str(error).splitlines())
         loaded = None
     if loaded is not None:
         names = ", ".join(backend.name for backend in loaded.backends)
@@ -52,7 +52,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
     yield _encoding()
 
 
-def _problem(subject: str, error: GatescopeError) -> Finding:
+def _problem(subject: str, error: GatescopeError | str) -> Finding:
     """Our errors say what is wrong, a semicolon, and what to do."""
     found, _, fix = str(error).partition("; ")
     return Finding(subject, found, fix or "correct it there")
@@ -149,20 +149,21 @@ def _orphans() -> Iterator[Finding]:
 
 
 def _gpus(loaded: Config | None) -> Finding:
-    found = gpus.seen()
-    shown = "; ".join(
-        f"{g.name}, {(g.total - g.used) / 1024:.0f} of {g.total / 1024:.0f} GiB free" for g in found
-    )
-    most = max((backend.ranks for backend in loaded.backends), default=0) if loaded else 0
-    if (
-        loaded is None
-        or loaded.experiment.engine != "vllm"
-        or len(found) >= most
-        or _serves_on_cpu(loaded)
-    ):
-        return Finding("GPUs", shown or "none")
+    shown = "; ".join(map(_gpu, nvml.seen())) or "none"
+    if loaded is None or loaded.experiment.engine != "vllm" or _serves_on_cpu(loaded):
+        return Finding("GPUs", shown)
+    short = [b.ranks for b in loaded.backends if b.ranks > len(nvml.seen(b.env))]
+    if not short:
+        return Finding("GPUs", shown)
+    most = max(short)
     fix = f"a backend needs {most}: lower tensor_parallel or data_parallel, or use more GPUs"
-    return Finding("GPUs", shown or "none", fix)
+    return Finding("GPUs", shown, fix)
+
+
+def _gpu(gpu: nvml.Device) -> str:
+    if gpu.used is None or gpu.total is None:
+        return f"{gpu.name}, free memory unknown"
+    return f"{gpu.name}, {(gpu.total - gpu.used) / 1024:.0f} of {gpu.total / 1024:.0f} GiB free"
 
 
 def _serves_on_cpu(loaded: Config) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 
 import httpx
@@ -35,7 +35,6 @@ from core.workload import predictor
 
 LOG_WAIT_S = 3.0
 SAMPLE_S = 1.0
-P99_LEAST = 100  # values below which a 99th percentile is a guess
 
 
 class RunError(Exception):
@@ -48,7 +47,7 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server that a run is sent at, as its results name it."""
+    """The server that a run is sent to, as its results name it."""
 
     base_url: str
     engine: str
@@ -77,7 +76,7 @@ class Measurement:
         self.routing = RunRouting(self.load.label, self.run.dose, self.order)
 
     async def take(self) -> None:
-        """Send, measure, write and tell. RunError where too many requests failed."""
+        """Send, measure, write, emit. RunError where too many requests failed."""
         self.emit(events.RunStarted(run=self.run.id, requests=len(self.load.prompts)))
         watch = asyncio.create_task(self._watch())
         try:
@@ -87,9 +86,7 @@ class Measurement:
         finally:
             watch.cancel()
         async with httpx.AsyncClient(trust_env=False) as http:
-            await self._sample(
-                http
-            )  # the run's last state; also of one that took less than a second
+            await self._sample(http)  # the last state, also of a run of less than a second
         self.directory.write_requests(self.run, self.records)
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
@@ -103,8 +100,8 @@ class Measurement:
         self.emit(events.RunFinished(run=self.run.id, result=name, figures=told))
 
     def keep_partial(self) -> int:
-        """Write what a cancelled run has, as `<label>.partial.json`; how many requests are in
-        it."""
+        """Write what a cancelled run has as `<label>.partial.json`; returns its number of
+        requests."""
         self.records = done = sorted((r for r in self.records if r.ok), key=lambda r: r.index)
         if done:
             partial = self._result(
@@ -140,7 +137,7 @@ class Measurement:
                 output_tokens=progress.output_tokens,
                 finished=progress.done + progress.errors,
                 server=await prometheus.server_load(http, self.target.base_url),
-                gpus=nvml.gpus(),
+                gpus=nvml.sample(),
                 imbalance=self._look(),
             )
         )
@@ -150,7 +147,7 @@ class Measurement:
         try:
             part = self._read()
         except (GateLogError, OSError):
-            return None  # `_settle` meets it again, and says so
+            return None  # `_imbalance` meets it again, and reports it
         return live.measure(part, self.load.label)
 
     def _read(self) -> GateLog:
@@ -160,16 +157,15 @@ class Measurement:
 
     def _check_errors(self) -> None:
         errors = [r.error for r in self.records if r.error]
-        if len(errors) == len(self.records) or len(errors) > self.max_error_rate * len(
-            self.records
-        ):
+        failed, sent = len(errors), len(self.records)
+        if failed == sent or failed > self.max_error_rate * sent:
             raise RunError(
-                f"{len(errors)} of {len(self.records)} requests failed, the first with: {errors[0]}",
+                f"{failed} of {sent} requests failed, the first with: {errors[0]}",
                 stalled=all(e.startswith("stalled") for e in errors),
             )
 
     def _check_routing(self) -> None:
-        """RunError where routing was not what this run is told by: forced to its dose, or natural
+        """RunError where routing was not as labelled: forced to the run's dose, or natural
         throughout."""
         if wrong := self.routing.why_not_forced():
             raise RunError(wrong)
@@ -231,8 +227,8 @@ class Measurement:
         return self.routing.delivery_lag_ms(_due(figures), began, last)
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:
-        """Upstream's two mappings of a backend, with this run's value in them where its routing was
-        its own."""
+        """Add this run's values to upstream's two mappings of its backend, if its routing was
+        natural."""
         if self.run.dose:
             return
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
@@ -249,8 +245,8 @@ def _upstream_name(run: Run) -> str:
 
 
 def _due(figures: Metrics) -> int:
-    """Tokens that pass the model once: every prompt token, and every generated one but the last of
-    a request."""
+    """Tokens that pass through the model: every prompt token, and every generated one but the last
+    of each request."""
     return figures.total_input_tokens + figures.total_output_tokens - figures.completed
 
 
@@ -270,22 +266,6 @@ def _request_event(run: Run, record: RequestRecord) -> events.RequestFinished:
     )
 
 
-def latency(seconds: list[float]) -> Latency | None:
-    """Mean, percentiles and maximum in ms; None of nothing."""
-    if not seconds:
-        return None
-    ms = np.array(seconds) * 1e3
-    p50, p90, p99 = np.percentile(ms, [50, 90, 99]).tolist()
-    return Latency(
-        n=len(ms),
-        mean=float(ms.mean()),
-        p50=p50,
-        p90=p90,
-        p99=p99 if len(ms) >= P99_LEAST else None,
-        max=float(ms.max()),
-    )
-
-
 def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
     done = [r for r in records if r.ok]
     values = {
@@ -300,7 +280,11 @@ def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
         failed=taken.num_prompts - taken.completed,
         duration_s=taken.duration or 0.0,
         output_throughput=taken.output_throughput or 0.0,
-        latencies={name: found for name, seconds in values.items() if (found := latency(seconds))},
+        latencies={
+            name: Latency(**asdict(found))
+            for name, seconds in values.items()
+            if (found := metrics.summary(seconds))
+        },
         score=taken.imbalance_score,
         cv=measured.per_step_cv if measured else None,
         aggregated_cv=measured.aggregated_cv if measured else None,
@@ -313,8 +297,8 @@ def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
 
 @cache
 def predicted(texts: tuple[str, ...]) -> predictor.Prediction | None:
-    """The same dataset runs at every backend and repeat: score it once. None for texts that have
-    no score."""
+    """The score of some texts, computed once: a dataset runs at every backend and repeat. None if
+    they have none."""
     try:
         return predictor.predict(texts)
     except ValueError:

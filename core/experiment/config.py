@@ -1,51 +1,56 @@
-"""experiments.toml → frozen structs. Every mistake is one line: file, table, key, what was
-expected, nearest name."""
+"""experiments.toml → frozen structs, defaults filled in. All mistakes are reported at once, a line
+each: file, table, key, what was expected, nearest name."""
 
 from __future__ import annotations
 
-import difflib
 import glob
 import math
 import os
-import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
+import tomli
+from msgspec import Meta
 
 from core.errors import ConfigError, FileError
+from core.experiment import mistake
 from core.experiment.dose import Dose, Pattern
 from core.workload.trace import TraceUnit
+from core.experiment.mistake import Mistake, Place, shown
 
-T = TypeVar("T", bound=msgspec.Struct)
-Engine = Literal["auto", "vllm", "builtin"]
-Rate = Annotated[float, msgspec.Meta(ge=1e-6)] | Literal["inf"]
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
-Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Engine = Literal["auto", "vllm", "builtin"]
+Rate = Annotated[
+    Annotated[float, Meta(ge=1e-6)] | Literal["inf"],
+    Meta(description='a number of requests per second, at least 0.000001, or "inf"'),
+]
+Natural = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Burstiness = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]
-Deadline = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=80)]
-Workers = Positive | Literal["auto"]
-Level = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Deadline = Annotated[float, Meta(gt=0, le=1e9)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Text = Annotated[str, Meta(pattern=r"^[^\0]*\Z")]  # no process takes a NUL
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z",
+        max_length=80,
+        description=(
+            "at most 80 letters, digits, '.', '_' and '-', starting with a letter or digit"
+        ),
+    ),
+]
+Globs = Annotated[Text | list[Text], Meta(description="a glob, or a list of globs")]
+Workers = Annotated[
+    Positive | Literal["auto"], Meta(description='a whole number above 0, or "auto"')
+]
+Level = Annotated[
+    float, Meta(ge=0, le=100, description="a CV of expert load, a number from 0 to 100")
+]
 
-EXPECTED: dict[Any, str] = {
-    Name: "at most 80 letters, digits, '.', '_' and '-', starting with a letter or digit",
-    Rate: 'a number of requests per second, at least 0.000001, or "inf"',
-    Workers: 'a whole number above 0, or "auto"',
-    str | list[str]: "a glob, or a list of globs",
-    Level: "a CV of expert load, a number of at least 0",
-}
-# msgspec's names of types, as a writer of TOML knows them.
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a text",
-    "array": "a list",
-}
 # What else lies in a run directory, where every backend has a folder.
 RESERVED = (
     "graphs",
@@ -78,7 +83,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
     name: Name = "load-imbalance"
     engine: Engine = "auto"
-    datasets: str | list[str] = "datasets/*.jsonl"
+    datasets: Globs = "datasets/*.jsonl"
     num_prompts: Positive = 30
     input_len: Natural = 0
     output_len: Positive = 50
@@ -90,14 +95,14 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: Natural = 0
     load_workers: Workers = "auto"
     slo: Slo = Slo()
-    repeats: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     shuffle: bool = True
     interleave: bool = False
     seed: Natural = 0
     warmup_requests: Natural = 8
     pause_s: Seconds = 0.0
     stall_timeout_s: Deadline = 120.0
-    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    max_error_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
     strict: bool = False
 
 
@@ -123,9 +128,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """[model]: what vLLM serves. The built-in engine has a model of its own and takes only
     `max_model_len`."""
 
-    id: Annotated[str, msgspec.Meta(min_length=1)] = "mistralai/Mixtral-8x7B-v0.1"
+    id: Annotated[Text, Meta(min_length=1)] = "mistralai/Mixtral-8x7B-v0.1"
     max_model_len: Positive = 4096
-    load_format: str = "auto"
+    load_format: Text = "auto"
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,14 +143,14 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     expert_parallel: bool = False
     max_num_batched_tokens: Positive = 8192
     max_num_seqs: Positive = 32
-    moe_backend: str = "triton"
-    all2all_backend: str = ""
+    moe_backend: Text = "triton"
+    all2all_backend: Text = ""
     eplb: bool = False
     enforce_eager: bool = False
-    python: str = ""
+    python: Text = ""
     startup_timeout_s: Deadline = 1800.0
-    extra_args: list[str] = []
-    env: dict[str, str] = {}
+    extra_args: list[Text] = []
+    env: dict[str, Text] = {}
 
     @property
     def ranks(self) -> int:
@@ -160,6 +165,20 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+Backends = Annotated[
+    list[Backend], Meta(description="at least one [[backends]] table (in double brackets)")
+]
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """The file as it is written."""
+
+    experiment: Experiment = Experiment()
+    model: Model = Model()
+    backends: Backends = []
+    dose: Forcing | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file, defaults filled in, and the dataset files that its globs match; every path
     is absolute."""
@@ -172,59 +191,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dose: Forcing | None = None
 
 
-TABLES = {"experiment": Experiment, "model": Model, "backends": Backend, "dose": Forcing}
-TITLES = {
-    "experiment": "[experiment]",
-    "model": "[model]",
-    "backends": "[[backends]]",
-    "dose": "[dose]",
-}
-
-
 def load(path: Path) -> Config:
-    """Read and check one experiments.toml. ConfigError names the first mistake."""
-    raw = _toml(path)
-    _known(f"{path}: the top level", "table", raw, list(TABLES))
-    experiment = _table(f"{path}: [experiment]", raw.get("experiment", {}), Experiment)
-    model = _table(f"{path}: [model]", raw.get("model", {}), Model)
-    _check_lengths(path, experiment, model)
-    backends = _backends(path, raw.get("backends"))
-    datasets = _datasets(path, experiment.datasets)
+    """Read and check one experiments.toml. ConfigError names every mistake, a line each."""
+    text = _text(path)
+    document, mistakes = mistake.converted(_toml(path, text), Document)
+    mistakes += _checked(document)
+    datasets, unmatched = _datasets(path.parent, document.experiment.datasets)
+    mistakes += unmatched
+    if mistakes:
+        raise mistake.as_error(path, _toml(path, text), mistakes)
     for file in (path.absolute(), *datasets):
         check_name(file)
-    dose = _table(f"{path}: [dose]", raw["dose"], Forcing) if "dose" in raw else None
-    if dose:
-        check_doses(f"{path}: [dose]", dose)
+    experiment = document.experiment
+    if experiment.request_rate == math.inf:
+        experiment = msgspec.structs.replace(experiment, request_rate="inf")
     return Config(
         path=path.absolute(),
         experiment=experiment,
-        model=model,
-        backends=backends,
+        model=document.model,
+        backends=tuple(_resolved(path.parent, backend) for backend in document.backends),
         dataset_paths=datasets,
-        dose=dose,
+        dose=document.dose,
     )
 
 
 def with_doses(loaded: Config, levels: list[float], patterns: list[Pattern]) -> Config:
-    """The same with what --dose and --pattern name in place of [dose]'s, where they name any.
-    ConfigError as `load`."""
+    """`loaded` with the levels and patterns of --dose and --pattern, where given, in place of
+    [dose]'s. ConfigError as `load`."""
     if not levels and not patterns:
         return loaded
     given = {key: value for key, value in (("levels", levels), ("patterns", patterns)) if value}
     dose: Forcing = msgspec.structs.replace(loaded.dose or Forcing(), **given)
-    check_doses("--dose", dose)
+    if wrong := [f"{', '.join(('--dose', *keys))}: {text}" for keys, text in _dose_problems(dose)]:
+        raise ConfigError("\n".join(wrong))
     return msgspec.structs.replace(loaded, dose=dose)
-
-
-def check_doses(where: str, forcing: Forcing) -> None:
-    """ConfigError for a level that a run's label could not name."""
-    if not forcing.doses:
-        raise ConfigError(f"{where}: expected at least one level and one pattern, got none")
-    for dose in forcing.doses:
-        if round(dose.level, 4) != dose.level:
-            raise ConfigError(
-                f"{where}, levels: expected at most 4 decimals, got {_shown(dose.level)}"
-            )
 
 
 def check_name(path: Path) -> None:
@@ -235,35 +235,10 @@ def check_name(path: Path) -> None:
         raise FileError(f"{str(path)!a}: expected a path in UTF-8; rename it") from None
 
 
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(
-            encoding="utf-8-sig"
-        )  # editors on Windows put a byte order mark first
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; write one with: gatescope init") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: expected UTF-8 text, byte {error.start} is not: {error.reason}"
-        ) from None
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, and numbers of more digits than Python reads
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-
-
-def _check_lengths(path: Path, experiment: Experiment, model: Model) -> None:
-    """A request that the server must refuse, whatever its prompt, is a mistake here."""
-    least = max(experiment.input_len, 1) + experiment.output_len
-    if least > model.max_model_len:
-        raise ConfigError(
-            f"{path}: [experiment], output_len: expected prompt and output within [model] max_model_len"
-            f" ({model.max_model_len}), got {least} tokens; lower output_len or input_len, or raise max_model_len"
-        )
+def check_budget(where: str, backend: Backend) -> None:
+    """ConfigError where a step has no room for the requests that run."""
+    if problem := _budget_problem(backend):
+        raise ConfigError(f"{where}, max_num_batched_tokens: {problem}")
 
 
 def engine(name: str) -> Engine:
@@ -272,157 +247,128 @@ def engine(name: str) -> Engine:
     return found
 
 
-def _backends(path: Path, raw: Any) -> tuple[Backend, ...]:
-    if not isinstance(raw, list) or not raw:
-        raise ConfigError(
-            f"{path}: [[backends]]: expected at least one [[backends]] table (in double brackets)"
-        )
-    backends: list[Backend] = []
-    for number, entry in enumerate(raw, 1):
-        where = f"{path}: [[backends]] number {number}"
-        backend = _table(where, entry, Backend)
-        if backend.name.lower() in [*RESERVED, *(b.name.lower() for b in backends)]:
-            raise ConfigError(
-                f"{where}, name: expected a name of its own, {backend.name!r} is taken; rename it"
-            )
-        check_budget(where, backend)
-        _check_key(where, backend)
-        if (
-            "/" in backend.python
-        ):  # as every path in the file: ~ is home, a relative one starts at the file
-            python = os.path.abspath(path.parent / Path(backend.python).expanduser())
-            backend = msgspec.structs.replace(backend, python=python)
-        backends.append(backend)
-    return tuple(backends)
-
-
-def check_budget(where: str, backend: Backend) -> None:
-    """ConfigError where a step has no room for the requests that run: every engine refuses to start
-    so."""
-    if backend.max_num_batched_tokens < backend.max_num_seqs:
-        raise ConfigError(
-            f"{where}, max_num_batched_tokens: expected at least max_num_seqs ({backend.max_num_seqs}),"
-            f" since a running request takes a token of every step, got {backend.max_num_batched_tokens}"
-        )
-
-
-def _check_key(where: str, backend: Backend) -> None:
-    """ConfigError for a key of the user's own: `ps` would show it, or run.json hold it."""
-    given = {argument.split("=")[0].replace("_", "-") for argument in backend.extra_args}
-    place = "extra_args" if "--api-key" in given else "env" if "VLLM_API_KEY" in backend.env else ""
-    if place:
-        raise ConfigError(
-            f"{where}, {place}: expected no API key; leave it out: each start gets a key of its own"
-        )
-
-
-def _table(where: str, raw: Any, kind: type[T]) -> T:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: expected a table, got {_shown(raw)}")
-    hints = get_type_hints(kind, include_extras=True)
-    _known(where, "key", raw, list(hints))
-    values = {key: _value(f"{where}, {key}", raw[key], hints[key]) for key in raw}
-    missing = [f.name for f in msgspec.structs.fields(kind) if f.required and f.name not in values]
-    if missing:
-        raise ConfigError(f"{where}, {missing[0]}: expected a value, the key is missing")
-    return kind(**values)
-
-
-def _value(where: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`. A mistake inside a list or a table is named at its own place."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return _table(where, value, kind)
-    if isinstance(value, dict) and get_origin(kind) is dict:
-        return {name: _variable(where, name, item) for name, item in value.items()}
-    if isinstance(value, list) and (items := _items(kind)):
-        return [
-            _value(f"{where}, item {place}", item, items) for place, item in enumerate(value, 1)
-        ]
-    if kind == Rate and value == math.inf:
-        return "inf"
-    if (
-        isinstance(value, str) and "\0" in value
-    ):  # no process takes one in its arguments or environment
-        raise ConfigError(f"{where}: expected a text without NUL, got {_shown(value)}")
+def _text(path: Path) -> str:
     try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+        return path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; write one with: gatescope init") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{where}: expected {_expected(kind, str(error))}, got {_shown(value)}"
+            f"{path}: expected UTF-8 text, byte {error.start} is not: {error.reason}"
         ) from None
 
 
-def _items(kind: Any) -> Any:
-    """What a list of this kind holds; None where it is no list."""
-    lists = [part for part in (kind, *get_args(kind)) if get_origin(part) is list]
-    return get_args(lists[0])[0] if lists else None
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomli.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and numbers of more digits than Python reads
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-def _variable(where: str, name: str, value: Any) -> str:
-    if not name or "=" in name or "\0" in name:
-        raise ConfigError(f"{where}: expected names of environment variables, got {_shown(name)}")
-    return str(_value(f"{where}, {_plain(name)}", value, str))
+# --- what values mean together ---
 
 
-def _expected(kind: Any, said: str) -> str:
-    if kind in EXPECTED:
-        return EXPECTED[kind]
-    if get_origin(kind) is Literal:
-        return " or ".join(f'"{choice}"' for choice in get_args(kind))
-    wanted = said.removeprefix("Expected ").split(", got")[0].split(" - at ")[0].replace("`", "")
-    name, _, limits = wanted.partition(" ")
-    return f"{TYPES.get(name, 'a table')} {limits}".rstrip()
-
-
-def _known(where: str, noun: str, raw: dict[str, Any], names: list[str]) -> None:
-    for key in raw:
-        if key not in names:
-            raise ConfigError(f"{where}, {_plain(key)}: unknown {noun}; {_hint(key, names)}")
-
-
-def _hint(key: str, names: list[str]) -> str:
-    """Where an unknown key belongs, else the nearest name, else all names."""
-    homes = [TITLES[t] for t, kind in TABLES.items() if key in kind.__struct_fields__]
-    if homes:
-        return f"it belongs in {homes[0]}"
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-
-
-def _datasets(path: Path, globs: str | list[str]) -> tuple[Path, ...]:
-    found: set[Path] = set()
-    for pattern in [globs] if isinstance(globs, str) else globs:
-        matches = glob.glob(
-            os.path.join(glob.escape(str(path.parent.absolute())), pattern), recursive=True
-        )
-        files = {Path(match) for match in matches if os.path.isfile(match)}
-        if not files:
-            raise ConfigError(
-                f"{path}: [experiment], datasets: expected a glob that matches files, {_shown(pattern)} matches none"
-                f" in {path.parent.resolve()}; make some with: gatescope generate"
+def _checked(document: Document) -> Iterator[Mistake]:
+    yield from _lengths(document.experiment, document.model)
+    if not document.backends:
+        text = "expected at least one [[backends]] table (in double brackets)"
+        yield Mistake(("backends",), text, rests_on=(("backends",),))
+    for number, backend in enumerate(document.backends):
+        yield from _name_taken(number, document.backends)
+        yield from _backend(("backends", number), backend)
+    if document.dose:
+        for keys, text in _dose_problems(document.dose):
+            yield Mistake(
+                ("dose", *keys), text, rests_on=(("dose", "levels"), ("dose", "patterns"))
             )
-        found |= files
-    if not found:
-        raise ConfigError(f"{path}: [experiment], datasets: expected at least one glob, got none")
-    return tuple(sorted(found, key=lambda p: (p.name, str(p))))
 
 
-def _plain(key: str) -> str:
-    """A key as it is written: bare, or in quotes where it would break the line."""
-    return key if key.isidentifier() and len(key) <= 60 else _shown(key)
+def _lengths(experiment: Experiment, model: Model) -> Iterator[Mistake]:
+    """A request that the server must refuse, whatever its prompt, is a mistake here."""
+    least = max(experiment.input_len, 1) + experiment.output_len
+    if least > model.max_model_len:
+        output_len = ("experiment", "output_len")
+        yield Mistake(
+            output_len,
+            f"expected prompt and output within [model] max_model_len ({model.max_model_len}),"
+            f" got {least} tokens; lower output_len or input_len, or raise max_model_len",
+            rests_on=(output_len, ("experiment", "input_len"), ("model", "max_model_len")),
+        )
 
 
-def _shown(value: Any) -> str:
-    """A value in a few words on one line; what is nested, however deep, by its kind only."""
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    text = (
-        str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-        if not isinstance(value, str)
-        else repr(value)
+def _name_taken(number: int, backends: Sequence[Backend]) -> Iterator[Mistake]:
+    """Every backend has a folder in the run directory, also where file names ignore case."""
+    name = backends[number].name
+    places: list[Place] = [("backends", i, "name") for i in range(number + 1)]
+    same = [p for p, b in zip(places, backends, strict=False) if b.name.lower() == name.lower()]
+    if len(same) > 1 or name.lower() in RESERVED:
+        text = f"expected a name of its own, {name!r} is taken; rename it"
+        yield Mistake(places[number], text, rests_on=(same[0], same[-1]))
+
+
+def _backend(place: Place, backend: Backend) -> Iterator[Mistake]:
+    if problem := _budget_problem(backend):
+        budget = (*place, "max_num_batched_tokens")
+        yield Mistake(budget, problem, rests_on=(budget, (*place, "max_num_seqs")))
+    env = (*place, "env")
+    if odd := [name for name in backend.env if not name or "=" in name or "\0" in name]:
+        yield Mistake(env, f"expected names of environment variables, got {shown(odd[0])}")
+    # `ps` would show a key of the user's own, or run.json hold it.
+    given = {argument.split("=")[0].replace("_", "-") for argument in backend.extra_args}
+    text = "expected no API key; leave it out: each start gets a key of its own"
+    if "--api-key" in given:
+        yield Mistake((*place, "extra_args"), text)
+    if "VLLM_API_KEY" in backend.env:
+        yield Mistake(env, text)
+
+
+def _budget_problem(backend: Backend) -> str:
+    """What is wrong where a step has no room for the requests that run: no engine would start."""
+    if backend.max_num_batched_tokens >= backend.max_num_seqs:
+        return ""
+    return (
+        f"expected at least max_num_seqs ({backend.max_num_seqs}), since a running request"
+        f" takes a token of every step, got {backend.max_num_batched_tokens}"
     )
-    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _dose_problems(forcing: Forcing) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Place in the table and text of what a run's label could not name."""
+    if not forcing.doses:
+        yield (), "expected at least one level and one pattern, got none"
+    for level in dict.fromkeys(forcing.levels):
+        if round(level, 4) != level:
+            yield ("levels",), f"expected at most 4 decimals, got {shown(level)}"
+
+
+def _datasets(folder: Path, globs: str | list[str]) -> tuple[tuple[Path, ...], list[Mistake]]:
+    """The files that the globs match, each once, and the globs that match none."""
+    place: Place = ("experiment", "datasets")
+    found: set[Path] = set()
+    mistakes = []
+    for pattern in [globs] if isinstance(globs, str) else globs:
+        inside = os.path.join(glob.escape(str(folder.absolute())), pattern)
+        files = {Path(f) for f in glob.glob(inside, recursive=True) if os.path.isfile(f)}
+        found |= files
+        if not files:
+            text = (
+                f"expected a glob that matches files, {shown(pattern)} matches none in"
+                f" {folder.resolve()}; make some with: gatescope generate"
+            )
+            mistakes.append(Mistake(place, text, rests_on=(place,)))
+    if not globs and isinstance(globs, list):
+        mistakes.append(Mistake(place, "expected at least one glob, got none", rests_on=(place,)))
+    return tuple(sorted(found, key=lambda p: (p.name, str(p)))), mistakes
+
+
+def _resolved(folder: Path, backend: Backend) -> Backend:
+    """With its interpreter as every path in the file: ~ is home, a relative one starts at the
+    file."""
+    if "/" not in backend.python:
+        return backend
+    python = os.path.abspath(folder / Path(backend.python).expanduser())
+    return msgspec.structs.replace(backend, python=python)

@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from core.files import NOT_JSON
+
 SOCKET = "control.sock"
 TIMEOUT_S = 10.0
 MAX_LINE_BYTES = 1 << 20
@@ -58,7 +60,7 @@ Command = Cancel | Retry | Move | Add | StopServer | Stop
 
 
 class Reply(Struct, frozen=True):
-    """`error` is "" where the command was obeyed."""
+    """`error` is empty if the command was obeyed."""
 
     error: str = ""
 
@@ -88,7 +90,7 @@ def send(run_dir: Path, command: Command) -> None:
         raise ControlError(
             f"no engine is running in {run_dir}; go on with: gatescope --resume {run_dir}"
         ) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ControlError(f"the engine of {run_dir} did not answer: {error}") from None
     if reply.error:
         raise ControlError(reply.error)
@@ -117,9 +119,8 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
         writer.close()
 
     with _short(run_dir) as path:
-        Path(path).unlink(
-            missing_ok=True
-        )  # of an engine that was killed; the directory's lock is ours
+        # One that a killed engine left behind: the directory's lock is ours.
+        Path(path).unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
             server = await asyncio.start_unix_server(answer, path, limit=MAX_LINE_BYTES)
@@ -135,7 +136,7 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
 def _reply(line: bytes, obey: Obey) -> Reply:
     try:
         obey(_commands.decode(line))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return Reply(f"not a command: {error}")
     except ControlError as error:
         return Reply(str(error))
@@ -144,8 +145,8 @@ def _reply(line: bytes, obey: Obey) -> Reply:
 
 @contextlib.contextmanager
 def _short(run_dir: Path) -> Iterator[str]:
-    """A path to the socket that fits a socket's address, 107 bytes (a longer one, on Linux, by way
-    of /proc)."""
+    """A path to the socket that fits a socket's address, 107 bytes: a longer one goes through /proc
+    (Linux)."""
     plain = str(run_dir / SOCKET)
     if len(os.fsencode(plain)) < 100:
         yield plain

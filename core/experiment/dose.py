@@ -1,4 +1,4 @@
-"""The dose: a run whose routing is forced to a chosen imbalance, so that skew is set and nothing
+"""The dose, a target imbalance: a run's routing is forced to it, so that skew is set and nothing
 else changes.
 
 `Dose.level` is the population CV over experts of the expected counts. The distribution itself is in
@@ -7,29 +7,26 @@ the recorder's package, since vLLM's workers need it too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from core.recorder.gatescope_recorder import order
-
-if TYPE_CHECKING:
-    pass
 
 Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating"]
 NAME = "forced routing"
 
 
 class Dose(msgspec.Struct, frozen=True):
-    """Routing forced to `level`, the CV of expert load aimed at, with the heat where `pattern`
-    says."""
+    """Routing forced to `level`, the target CV of expert load; `pattern` chooses the hot
+    experts."""
 
     pattern: Pattern
     level: float
 
     @property
     def label(self) -> str:
-        """`hot-rank~0.5`: behind another `~`, the end of a run's label."""
+        """`hot-rank~0.5`, which ends a run's label behind another `~`."""
         return f"{self.pattern}~{self.level:g}"
 
     def __str__(self) -> str:
@@ -43,9 +40,3 @@ def of_label(label: str) -> Dose | None:
         return None
     pattern, level = order.parse(found)
     return Dose(msgspec.convert(pattern, Pattern), level)
-
-
-# --- before anything starts ---
-
-
-# --- afterwards ---

@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from core.experiment.plan import Run
+from core.files import NOT_JSON
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
@@ -18,7 +19,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=Tr
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds over `n` requests (for ITL: over `n` gaps). `p99` is null below n = 100: there
-    `max` says it all."""
+    only `max` is meaningful."""
 
     n: int
     mean: float
@@ -29,7 +30,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finished run came to; null where nothing was measured."""
+    """The figures of a finished run; null where nothing was measured."""
 
     completed: int
     failed: int
@@ -42,14 +43,12 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv: float | None
     rank_imbalance: float | None = None
     imbalance_reason: str | None = None  # why a figure of the imbalance is null
-    decode_step_ms: float | None = (
-        None  # median engine step without prompt tokens, from the gate log
-    )
+    decode_step_ms: float | None = None  # median step without prompt tokens, from the gate log
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment; null where it does not tell, as a MIG slice. `throttled`: what holds
-    its clocks back."""
+    """One GPU at one moment; null where NVML does not know it, as on a MIG slice. `throttled`:
+    what limits its clocks."""
 
     index: int
     memory_used_gib: float
@@ -62,7 +61,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server says of itself at /metrics."""
+    """A server's own counts at /metrics."""
 
     running: int
     waiting: int
@@ -126,7 +125,7 @@ class BackendReady(Event, frozen=True, kw_only=True):
     backend: str
     seconds: float
     ran: dict[str, str]
-    mismatches: list[str] = []  # asked ≠ ran
+    mismatches: list[str] = []  # running but not requested
 
 
 class BackendFailed(Event, frozen=True, kw_only=True):
@@ -141,9 +140,7 @@ class BackendStopping(Event, frozen=True, kw_only=True):
 
 class BackendStopped(Event, frozen=True, kw_only=True):
     backend: str
-    left: list[
-        str
-    ] = []  # what is still there: GPU memory, a process that cannot be ended; a sentence each
+    left: list[str] = []  # a sentence for GPU memory or a process that is still there
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
@@ -164,14 +161,14 @@ class RequestFinished(Event, frozen=True, kw_only=True):
 
 
 class Sampled(Event, frozen=True, kw_only=True):
-    """Once a second during a run. Null where the server or this machine does not tell."""
+    """Once a second during a run. Null where the server or this machine does not report it."""
 
     backend: str
     run: str
     sent: int  # requests sent so far; under Poisson arrivals those to come are not in it
     first_tokens: int  # requests that have one
     output_tokens: int
-    finished: int  # well or with an error; the others that were sent are in flight
+    finished: int  # with or without an error; the others that were sent are in flight
     server: ServerLoad | None = None
     gpus: list[Gpu] = []
     imbalance: LiveImbalance | None = None
@@ -238,10 +235,7 @@ def decode(line: bytes) -> AnyEvent:
     """msgspec.DecodeError where the line is not a whole event."""
     try:
         return _decoder.decode(line)
-    except (
-        UnicodeDecodeError,
-        RecursionError,
-    ) as error:  # msgspec's own, of what is not text or is nested too deeply
+    except NOT_JSON as error:
         raise msgspec.DecodeError(str(error)) from None
 
 

@@ -9,18 +9,17 @@ from core.terminal import clock, shown
 
 
 def sentence(event: AnyEvent, snapshot: Snapshot) -> str | None:
-    """One line that says what happened; `snapshot` is the state after it. None for what happens
-    every second."""
+    """What happened, in one line; `snapshot` is the state after it. None for what happens every
+    second."""
     match event:
         case events.ExperimentStarted():
             return f"{event.name}: {len(event.runs)} runs · engine: {event.engine}"
         case events.ExperimentResumed():
             return f"↻ resuming: {event.missing} of {len(snapshot.runs)} runs are missing"
         case events.ExperimentFinished():
-            others = f", {event.failed} failed" * bool(
-                event.failed
-            ) + f", {event.cancelled} cancelled" * bool(event.cancelled)
-            return f"✓ finished: {event.done} runs done{others}"
+            failed = f", {event.failed} failed" if event.failed else ""
+            cancelled = f", {event.cancelled} cancelled" if event.cancelled else ""
+            return f"✓ finished: {event.done} runs done{failed}{cancelled}"
         case events.ExperimentInterrupted():
             return f"× stopped by {event.by}; what was done is kept"
         case events.RequestFinished():
@@ -69,24 +68,23 @@ def _backend(
 ) -> str | None:
     match event:
         case events.BackendStarting():
-            return f"~ {event.backend}: starting on port {event.port}, pid {event.pid}, log {event.log}"
+            where = f"port {event.port}, pid {event.pid}, log {event.log}"
+            return f"~ {event.backend}: starting on {where}"
         case events.BackendPhase():
             return f"~ {event.backend}: {event.phase}"
         case events.BackendReady():
             ran = ", ".join(f"{k} {v}" for k, v in event.ran.items())
-            wrong = "".join(f"\n! {event.backend}: ASKED ≠ RAN: {m}" for m in event.mismatches)
+            wrong = "".join(f"\n! {event.backend}: {m}" for m in event.mismatches)
             return f"● {event.backend}: ready after {event.seconds:.1f} s: {ran}{wrong}"
         case events.BackendFailed():
             tail = "".join(f"\n    {line}" for line in event.log_tail)
-            return f"! {event.backend}: {event.reason}" + (
-                f"; the end of its log:{tail}" if tail else ""
-            )
+            end = f"; the end of its log:{tail}" if tail else ""
+            return f"! {event.backend}: {event.reason}{end}"
         case events.BackendStopping():
             return None
         case events.BackendStopped():
-            return f"○ {event.backend}: stopped" + "".join(
-                f"\n! {event.backend}: {left}" for left in event.left
-            )
+            left = "".join(f"\n! {event.backend}: {sentence}" for sentence in event.left)
+            return f"○ {event.backend}: stopped{left}"
 
 
 def figures_line(figures: RunFigures) -> str:

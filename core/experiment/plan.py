@@ -62,7 +62,8 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
 def label(index: str, repeat: int, dose: Dose | None = None) -> str:
     """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is
     forced."""
-    return (index if repeat == 1 else f"{index}-r{repeat}") + (f"~{dose.label}" if dose else "")
+    repeated = index if repeat == 1 else f"{index}-r{repeat}"
+    return f"{repeated}~{dose.label}" if dose else repeated
 
 
 def dataset_of(run: str) -> str:

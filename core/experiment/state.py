@@ -228,7 +228,7 @@ def _requests(state: Snapshot, finished: Iterable[events.RequestFinished]) -> Sn
     live = replace(
         live,
         finished=live.finished + len(own),
-        errors=live.errors + sum(bool(e.error) for e in own),
+        errors=live.errors + sum(1 for e in own if e.error),
         input_tokens=live.input_tokens + sum(e.input_tokens for e in own),
         output_tokens=live.output_tokens + sum(e.output_tokens for e in own),
         **values,

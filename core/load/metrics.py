@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -132,15 +133,42 @@ def _is_good(record: RequestRecord, slo: Mapping[str, float]) -> bool:
 
 
 def _centre(name: str, seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
-    """Mean, median, p99 (linear interpolation, like upstream) and maximum in milliseconds."""
-    n = len(seconds)
-    ms = np.asarray(seconds) * 1e3
+    found = summary(seconds)
+    n = found.n if found else 0
     return {
-        f"mean_{name}_ms": float(ms.mean()) if n else None,
-        f"median_{name}_ms": float(np.median(ms)) if n else None,
-        f"p99_{name}_ms": float(np.percentile(ms, 99)) if n >= MIN_FOR_P99 else None,
+        f"mean_{name}_ms": found.mean if found else None,
+        f"median_{name}_ms": found.p50 if found else None,
+        f"p99_{name}_ms": found.p99 if found else None,
         f"p99_{name}_ms_reason": f"n = {n}, and a p99 needs {MIN_FOR_P99}"
         if n < MIN_FOR_P99
         else None,
-        f"max_{name}_ms": float(ms.max()) if n else None,
+        f"max_{name}_ms": found.max if found else None,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Milliseconds over `n` values; `p99` is None for fewer than MIN_FOR_P99."""
+
+    n: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float | None
+    max: float
+
+
+def summary(seconds: Sequence[float] | NDArray[np.float64]) -> Summary | None:
+    """Percentiles interpolate linearly, as NumPy's and upstream's do. None if empty."""
+    ms = np.asarray(seconds) * 1e3
+    if not ms.size:
+        return None
+    p90, p99 = np.percentile(ms, [90, 99]).tolist()
+    return Summary(
+        n=ms.size,
+        mean=float(ms.mean()),
+        p50=float(np.median(ms)),
+        p90=p90,
+        p99=p99 if ms.size >= MIN_FOR_P99 else None,
+        max=float(ms.max()),
+    )

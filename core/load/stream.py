@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from core.files import NOT_JSON
 from core.load.sse import EventParser, EventTooLong
 
 MAX_ERROR_TEXT = 300
@@ -39,7 +40,6 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode = msgspec.json.Decoder(_Event).decode
 
 

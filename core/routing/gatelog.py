@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.gatelog import (
     BLOCK_HEAD,
     BLOCK_MAGIC,
@@ -29,7 +30,6 @@ from core.stats.arrays import Bools, Floats, Ints
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class GateLogError(Exception):

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from core.backends import nvml
 from core.experiment.config import Config
 from core.experiment.plan import Run
 from core.rundir.about import About, Git, Host
@@ -31,20 +32,9 @@ def describe(
         versions={name: _version(name) for name in PACKAGES},
         python=platform.python_version(),
         host=Host(name=platform.node(), system=platform.platform(), cpus=os.cpu_count()),
-        gpus=gpus(),
+        gpus=nvml.described(),
         git=_git(config.path.parent),
         runs=list(runs),
-    )
-
-
-def gpus() -> list[str]:
-    """One line a GPU: index, name, memory, driver; none where there is no nvidia-smi."""
-    return _lines(
-        [
-            "nvidia-smi",
-            "--query-gpu=index,name,memory.total,driver_version",
-            "--format=csv,noheader",
-        ]
     )
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
+
 import msgspec
 
 from core.errors import DatasetError
 
 MAX_LINE_BYTES = 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 NOT_TEXT = {  # how files that are not UTF-8 text begin
     b"\xff\xfe": "is text in UTF-16; save it as UTF-8",
     b"\xfe\xff": "is text in UTF-16; save it as UTF-8",

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from core.errors import DatasetError
+from core.files import NOT_JSON
 from core.workload import dataset
 from core.workload.dataset import Dataset, Prompt
 
@@ -71,7 +72,7 @@ def _rows(path: Path, file: BufferedReader) -> Iterator[tuple[str, int, Any]]:
     for number, line in dataset.lines(path, file, first):
         try:
             row = msgspec.json.decode(line)
-        except dataset.NOT_JSON as error:
+        except NOT_JSON as error:
             raise DatasetError(
                 f"{path}:{number}: not JSON: {dataset.why(line, error)}; {HINT}"
             ) from None
@@ -81,7 +82,7 @@ def _rows(path: Path, file: BufferedReader) -> Iterator[tuple[str, int, Any]]:
 def _array(path: Path, data: bytes, first: int) -> list[Any]:
     try:
         found: list[Any] = msgspec.json.decode(data, type=list)
-    except dataset.NOT_JSON as error:
+    except NOT_JSON as error:
         words = dataset.why(data, error)
         byte = re.search(r"\(byte (\d+)\)", words)
         line = first + data.count(b"\n", 0, int(byte.group(1)) if byte else len(data))

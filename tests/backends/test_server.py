@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.backends import gpus, ports, supervise
+from core.backends import ports, supervise
 from core.backends import server as servers
 from core.backends.server import Server, ServerError
 from core.errors import BackendError
@@ -273,7 +272,10 @@ def test_a_process_that_writes_over_its_environment_keeps_its_mark(
     tmp_path: Path, port: int
 ) -> None:
     """setproctitle does, and vLLM calls it; SPT_NOENV stops it."""
-    code = "import os; assert os.environ['SPT_NOENV'] == '1'; import time; print('checked', flush=True); time.sleep(9)"
+    code = (
+        "import os; assert os.environ['SPT_NOENV'] == '1';"
+        " import time; print('checked', flush=True); time.sleep(9)"
+    )
     server = start(tmp_path, port, code)
     try:
         deadline = time.monotonic() + 30
@@ -288,7 +290,10 @@ def test_a_process_that_writes_over_its_environment_keeps_its_mark(
 class TestPort:
     def test_a_taken_port_names_its_owner(self, healthy: Server) -> None:
         asyncio.run(healthy.wait_ready(30.0))
-        found = r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*; choose another port"
+        found = (
+            r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*;"
+            " choose another port"
+        )
         with pytest.raises(BackendError, match=found.format(healthy.port)):
             ports.check("b", healthy.port)
 
@@ -303,7 +308,10 @@ class TestPort:
             assert foreign.stdout
             foreign.stdout.readline()
             server = start(tmp_path, port, "import time; time.sleep(600)")
-            named = rf"^server tiny: port {port} was taken by process {foreign.pid} \(.*python.* while it started; end"
+            named = (
+                rf"^server tiny: port {port} was taken by process {foreign.pid} \(.*python.*"
+                " while it started; end"
+            )
             with pytest.raises(ServerError, match=named):
                 asyncio.run(server.wait_ready(600.0))
             server.stop()
@@ -352,69 +360,3 @@ class TestPort:
         late.process.wait(30)
         assert f"address already in use: port {healthy.port} is held by process" in late.death()
         late.stop()
-
-
-class TestGpuMemory:
-    @pytest.fixture
-    def used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A machine of one GPU, whose used MiB are in this file; process 4242 has them."""
-        file = tmp_path / "used"
-        script = tmp_path / "nvidia-smi"
-        script.write_text(
-            f"""#!/bin/sh
-case "$1" in
---query-gpu=*) echo "NVIDIA H200, $(cat {file}), 143771" ;;
---query-compute-apps=*) echo "4242, /usr/bin/python3, $(cat {file})" ;;
-esac
-"""
-        )
-        script.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        file.write_text("500")
-        return file
-
-    def test_is_read_in_mib(self, used: Path) -> None:
-        assert gpus.seen() == [gpus.Gpu("NVIDIA H200", 500, 143771)]
-
-    def test_is_waited_for_until_it_is_free_again(self, used: Path) -> None:
-        before = gpus.seen()
-        used.write_text("700")
-        assert gpus.wait_free(before, timeout_s=0.0) == []
-
-    def test_that_stays_taken_is_told_with_who_has_it(self, used: Path) -> None:
-        before = gpus.seen()
-        used.write_text("90500")
-        assert gpus.wait_free(before, timeout_s=0.0) == [
-            "GPU 0 still holds 90000 MiB more than before the server started; memory is held by"
-            " process 4242 (/usr/bin/python3, 90500 MiB)"
-        ]
-
-    def test_of_a_gpu_that_is_no_longer_shown_is_not_taken_to_be_free(self, used: Path) -> None:
-        before = gpus.seen()
-        used.unlink()
-        (told,) = gpus.wait_free(before, timeout_s=0.0)
-        assert told.startswith(
-            "nvidia-smi shows 0 GPUs of 1 that were there before the server started"
-        )
-
-    def test_is_seen_free_before_a_stop_returns(
-        self, tmp_path: Path, used: Path, port: int
-    ) -> None:
-        """The fake server takes 90000 MiB; the driver has them back a moment after its end."""
-        taking = f"open({str(used)!r}, 'w').write('90500'); import time; time.sleep(600)"
-        server = start(tmp_path, port, taking)
-        deadline = time.monotonic() + 30
-        while used.read_text() != "90500":
-            assert time.monotonic() < deadline
-        slow_driver = threading.Timer(1.0, used.write_text, ["500"])
-        slow_driver.start()
-        assert server.stop() == []
-        assert used.read_text() == "500"
-        slow_driver.join()
-
-    def test_of_a_machine_without_gpus_is_not_waited_for(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        assert gpus.seen() == []
-        assert gpus.wait_free([]) == []

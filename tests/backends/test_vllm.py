@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import fake_nvml
+from support.fake_nvml import H200
 
-from core.backends import choice, gpus, vllm
-from core.backends.gpus import Gpu
+from core.backends import choice, vllm
 from core.backends.vllm import Installed
 from core.errors import BackendError, ConfigError
 from core.experiment.config import Backend, Model
 
-GPU = Gpu("H200", 0, 143771)
 MODEL = Model(id="mistralai/Mixtral-8x7B-v0.1", load_format="dummy")
 BASELINE = Backend(name="baseline", port=8001)
 ALL2ALL = Backend(
@@ -253,16 +253,16 @@ class TestWhatRan:
             graphs="FULL",
         )
         assert vllm.mismatches(ALL2ALL, vllm.ran({"version": "0.25.1"}, log)) == [
-            "asked for moe_backend flashinfer_cutlass, ran TRITON",
-            "asked for all2all_backend allgather_reducescatter; the server's log names no all2all manager",
-            "asked for expert_parallel_size 4, ran 1",
+            "requested moe_backend flashinfer_cutlass, running TRITON",
+            "requested all2all_backend allgather_reducescatter; the server's log names no all2all manager",
+            "requested expert_parallel_size 4, running 1",
         ]
 
     def test_upstreams_mistake_is_seen_in_its_version(self, tmp_path: Path) -> None:
         log = log_of(tmp_path, RECORDS, version="0.11.2", tp=4, graphs="NONE")
         backend = Backend(name="b", moe_backend="flashinfer_cutlass", enforce_eager=True)
         (sentence,) = vllm.mismatches(backend, vllm.ran({"version": "0.11.2"}, log))
-        assert sentence.startswith("asked for moe_backend flashinfer_cutlass, ran TRITON")
+        assert sentence.startswith("requested moe_backend flashinfer_cutlass, running TRITON")
         with open(log, "a") as more:
             more.write(
                 "INFO [unquantized.py] Enabling FlashInfer CUTLASS MoE for UnquantizedFusedMoEMethod\n"
@@ -300,7 +300,7 @@ class TestWhatRan:
         )
         backend = Backend(name="b", tensor_parallel=1)
         assert vllm.mismatches(backend, vllm.ran({"version": "0.25.1"}, log)) == [
-            "asked for CUDA graphs (enforce_eager = false), ran without any",
+            "requested CUDA graphs (enforce_eager = false), running without them",
             "the router is not recorded: disabled: Oops",
         ]
 
@@ -319,29 +319,29 @@ class TestChoice:
     """Which engine serves."""
 
     @pytest.fixture
-    def here(self, monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
-        """The GPUs of this machine."""
-        seen: list[Gpu] = []
-        monkeypatch.setattr(gpus, "seen", lambda: seen)
-        return seen
-
-    @pytest.fixture
     def _vllm_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             vllm, "find", lambda python: Installed("python", "0.25.1") if python else None
         )
 
     @pytest.mark.usefixtures("_vllm_here")
-    def test_auto_takes_vllm_where_it_and_enough_gpus_are(self, here: list[Gpu]) -> None:
+    def test_auto_takes_vllm_where_it_and_enough_gpus_are(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_nvml.install(tmp_path, monkeypatch)
         backends = [
             Backend(name=n, python="/x", tensor_parallel=size) for n, size in (("a", 2), ("b", 1))
         ]
         assert choice.decide("auto", backends) == "builtin"
-        here.append(GPU)
+        fake_nvml.show(H200)
         assert choice.decide("auto", backends) == "builtin"
-        here.append(GPU)
+        fake_nvml.show(H200, H200)
         assert choice.decide("auto", backends) == "vllm"
         assert choice.decide("auto", [*backends, Backend(name="c", tensor_parallel=1)]) == "builtin"
+        hidden = Backend(
+            name="d", python="/x", tensor_parallel=2, env={"CUDA_VISIBLE_DEVICES": "1"}
+        )
+        assert choice.decide("auto", [*backends, hidden]) == "builtin"
 
     def test_what_is_asked_for_is_taken(self) -> None:
         assert choice.decide("vllm", [BASELINE]) == "vllm"
@@ -364,30 +364,25 @@ class TestChoice:
 
 class TestWarmup:
     @pytest.fixture
-    def mixtral(self, tmp_path: Path) -> Model:
+    def mixtral(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+        fake_nvml.install(tmp_path, monkeypatch, H200)
         (tmp_path / "config.json").write_text('{"num_local_experts": 8, "num_experts_per_tok": 2}')
         return Model(id=str(tmp_path), max_model_len=4096)
 
-    def test_by_hand(self, mixtral: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_by_hand(self, mixtral: Model) -> None:
         """Steps nearest to 4096 tokens: 16 divides 2 × 4088 and 2 × 4092 − 8. With three idle ranks
         beside it a prompt of 4093 tokens makes a step of 4096, one of 4089 a step of 4092."""
-        monkeypatch.setattr(gpus, "seen", lambda: [GPU])
         assert vllm.warmup_input_lens(BASELINE, mixtral)[-3:] == (4088, 4092, 4095)
         assert vllm.warmup_input_lens(ALL2ALL, mixtral)[-3:] == (4089, 4093, 4095)
 
-    def test_a_step_holds_no_more_than_it_may(
-        self, mixtral: Model, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(gpus, "seen", lambda: [GPU])
+    def test_a_step_holds_no_more_than_it_may(self, mixtral: Model) -> None:
         assert (
             vllm.warmup_input_lens(Backend(name="small", max_num_batched_tokens=64), mixtral)[-1]
             == 64
         )
 
-    def test_none_without_a_gpu_or_a_known_model(
-        self, mixtral: Model, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(gpus, "seen", lambda: [])
+    def test_none_without_a_gpu_or_a_known_model(self, mixtral: Model) -> None:
+        fake_nvml.show()
         assert vllm.warmup_input_lens(BASELINE, mixtral) == ()
-        monkeypatch.setattr(gpus, "seen", lambda: [GPU])
+        fake_nvml.show(H200)
         assert vllm.warmup_input_lens(BASELINE, Model(id="nobody/knows")) == ()

@@ -124,6 +124,22 @@ def test_a_broken_config_is_told_and_the_rest_is_examined(tmp_path: Path) -> Non
     assert {"Python", "GPUs", "terminal", "encoding"} <= set(subjects)
 
 
+def test_each_mistake_in_the_config_is_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / "experiments.toml"
+    file.write_text('[[backends]]\nname = "b"\nport = 0\n[experiment]\nseed = -1\ndatasets = "x"\n')
+    found = [finding for finding in diagnosis.examine(file) if finding.subject == "config"]
+    assert [finding.found.removeprefix(f"{file}: ") for finding in found] == [
+        "[[backends]] number 1, port: expected a whole number of at least 1, got 0",
+        "[experiment], seed: expected a whole number of at least 0, got -1",
+        f"[experiment], datasets: expected a glob that matches files, 'x' matches none in {tmp_path}",
+    ]
+    assert [finding.fix for finding in found] == [
+        "correct it there",
+        "correct it there",
+        "make some with: gatescope generate",
+    ]
+
+
 def test_run_prints_a_fix_below_each_problem_and_tells_by_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,7 +154,10 @@ def test_a_resume_first_ends_what_nobody_was_left_to_end(tmp_path: Path) -> None
         batch.end(signal.SIGKILL)
         assert gone(batch, 15)
     lock = (place.made / ".lock").stat()
-    stranger_code = f"import socket, time; s = socket.create_server(('127.0.0.1', {place.ports[0]})); time.sleep(600)"
+    stranger_code = (
+        f"import socket, time; s = socket.create_server(('127.0.0.1', {place.ports[0]}));"
+        " time.sleep(600)"
+    )
     left = subprocess.Popen(
         [sys.executable, "-c", stranger_code],
         env={**os.environ, supervise.MARK: f"{lock.st_dev:x}-{lock.st_ino:x}.1234"},

@@ -83,11 +83,11 @@ def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
     [
         (
             "levels = [0, -1]",
-            "[dose], levels, item 2: expected a CV of expert load, a number of at least 0, got -1",
+            "[dose], levels, item 2: expected a CV of expert load, a number from 0 to 100, got -1",
         ),
         (
             'patterns = ["hot"]',
-            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "spread" or',
+            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "rotating" or',
         ),
         ("levels = []", "[dose]: expected at least one level and one pattern, got none"),
         ("levels = [0.00001]", "[dose], levels: expected at most 4 decimals, got 1e-05"),

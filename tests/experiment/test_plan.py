@@ -52,7 +52,8 @@ def test_two_files_of_one_index_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         plan.make(loaded(tmp_path, names=("001_0.1", "001_0.2")))
     assert str(caught.value) == (
-        f"{tmp_path}/experiments.toml: [experiment], datasets: expected an index of its own for each file,"
+        f"{tmp_path}/experiments.toml: [experiment], datasets: expected an index of its own for"
+        " each file,"
         f" {tmp_path}/001_0.1.jsonl and {tmp_path}/001_0.2.jsonl share 001; rename one"
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support import fake_nvml
 from support.cpu_server import CPU, CPU_ALL2ALL, START_S, free_port
 
 from core.backends import moekernel
@@ -90,10 +91,9 @@ def experiment(
 def run(experiment: Path) -> Path:
     """On a machine that seems to have a GPU, so that the warm-up goes through the step sizes that
     matter there."""
-    (experiment / "nvidia-smi").write_text(
-        '#!/bin/sh\ncase "$1" in --query-gpu=*) echo "NVIDIA H200, 0, 143771" ;; esac\n'
-    )
-    (experiment / "nvidia-smi").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        fake_nvml.install(experiment, patch, fake_nvml.H200)
+        env = dict(os.environ)
     done = subprocess.run(
         gatescope(
             "--batch",
@@ -105,7 +105,7 @@ def run(experiment: Path) -> Path:
         capture_output=True,
         text=True,
         timeout=2 * START_S,
-        env={**os.environ, "PATH": f"{experiment}:{os.environ['PATH']}"},
+        env=env,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return experiment / "run"

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from support import fake_nvml
 from support.gate_logs import write_layers
 from support.oracle import ORACLE, needs_oracle
 from support.place import Place
@@ -21,7 +20,6 @@ from support.synthetic import routed, write_log
 
 from core import cli
 from core.analysis import results
-from core.backends import nvml
 from core.experiment import events
 from core.experiment.events import AnyEvent, Gpu, Sampled, ServerLoad
 from core.routing import imbalance
@@ -670,36 +668,7 @@ class TestGateLogs:
         assert "INVALID sums of loads: gates_logs_001: in 1 of 40 steps" in capsys.readouterr().err
 
 
-# --- GPUs and the whole way ---
-
-NVML = """
-from types import SimpleNamespace
-class NVMLError(Exception): ...
-NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 1
-def nvmlInit(): ...
-def nvmlDeviceGetCount(): return 1
-def nvmlDeviceGetHandleByIndex(index): return index
-def nvmlDeviceGetMemoryInfo(gpu): return SimpleNamespace(used=40 << 30, total=80 << 30)
-def nvmlDeviceGetUtilizationRates(gpu): return SimpleNamespace(gpu=97)
-def nvmlDeviceGetPowerUsage(gpu): raise NVMLError("not supported")
-def nvmlDeviceGetTemperature(gpu, sensor): return 81
-def nvmlDeviceGetClockInfo(gpu, clock): return {NVML_CLOCK_SM: 1410}[clock]
-def nvmlDeviceGetCurrentClocksThrottleReasons(gpu): return 0x1 | 0x4 | 0x40
-"""
-
-
-def test_a_gpu_tells_its_clock_and_what_holds_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    names: dict[str, Any] = {}
-    exec(NVML, names)
-    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**names))
-    nvml._nvml.cache_clear()
-    try:
-        (seen,) = nvml.gpus()
-    finally:
-        nvml._nvml.cache_clear()
-    assert (seen.utilisation_pct, seen.temperature_c, seen.sm_clock_mhz) == (97, 81, 1410)
-    assert seen.throttled == ["the power limit", "heat (hardware)"]
-    assert seen.power_w is None
+# --- the whole way ---
 
 
 class TestBatch:
@@ -718,9 +687,7 @@ class TestBatch:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The second backend refuses the longest prompt; the driver says that its GPU is hot."""
-        (tmp_path / "fake").mkdir()
-        (tmp_path / "fake" / "pynvml.py").write_text(NVML)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+        fake_nvml.install(tmp_path, monkeypatch, fake_nvml.H200)
         place = Place(tmp_path, strict=True, max_error_rate=0.5, output_len=40)
         place.write_dataset(1, ["short", "x" * 300])
         short = 'expert_parallel = true\nextra_args = ["--max-model-len", "200"]'

@@ -1,0 +1,209 @@
+"""The server that is up, at most one: started, waited for, warmed up, put down, restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import httpx
+
+from core.backends import server
+from core.backends.launch import Launch, Launcher
+from core.backends.server import Server, ServerError
+from core.engine.measurement import Target
+from core.experiment import events
+from core.experiment.config import Backend, Config, Experiment
+from core.experiment.events import AnyEvent
+from core.load import client
+from core.load.client import Load, LoadError
+from core.recorder.gatescope_recorder.order import VARIABLE, Order
+from core.routing.folder import GateFolder
+from core.routing.imbalance import WARMUP
+from core.rundir.about import ServerNote
+from core.rundir.directory import RunDirectory
+from core.workload.dataset import Prompt
+
+MAX_RESTARTS = 2
+"""How often a backend's server that died or hung is started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server and the target that it is to its runs."""
+
+    backend: Backend
+    server: Server
+    target: Target
+
+
+class Servers:
+    """`up` is the server that is up or starting. `order` is the routing that a server may be asked
+    to force."""
+
+    def __init__(
+        self,
+        config: Config,
+        launcher: Launcher,
+        directory: RunDirectory,
+        order: Order | None,
+        emit: Callable[[AnyEvent], None],
+    ) -> None:
+        self._config, self._launcher, self._directory = config, launcher, directory
+        self._order, self._emit = order, emit
+        self._starts: Counter[str] = Counter()  # of each backend's server, since it last worked
+        self.up: Serving | None = None
+
+    def forgive(self, backend: str) -> None:
+        """Forget how often the backend's server died."""
+        self._starts[backend] = 0
+
+    async def serve(self, name: str, prompts: Sequence[Prompt]) -> Serving:
+        """The backend's ready server. A new one is warmed up with `prompts`.
+
+        ServerError if it does not become ready, or has died too often.
+        """
+        if self.up and not self.up.server.has_ended:
+            if self.up.backend.name == name:
+                return self.up
+            self.forgive(self.up.backend.name)  # it worked, so its next start is no restart
+        await self.put_down()
+        if self._starts[name] > MAX_RESTARTS:
+            died = f"server {name} died {self._starts[name]} times; not started again"
+            raise ServerError(died, [])
+        self._starts[name] += 1
+        backend = next(b for b in self._config.backends if b.name == name)
+        launch, logs = self._launch(backend)
+        started = self._start(backend, launch)
+        target = Target(started.base_url, launch.engine, launch.model, launch.tokenizer, logs)
+        # Known before it is ready, so that whatever ends the wait also ends the server.
+        self.up = Serving(backend, started, target)
+        await self._ready(self.up, launch, prompts)
+        return self.up
+
+    async def put_down(self) -> None:
+        """End the server that is up, if one is, and wait for its whole tree."""
+        serving, self.up = self.up, None
+        if serving is None:
+            return
+        try:
+            self._emit(events.BackendStopping(backend=serving.backend.name))
+        finally:  # a full disk must not leave a server behind
+            left = await asyncio.shield(asyncio.to_thread(serving.server.stop))
+        self._emit(events.BackendStopped(backend=serving.backend.name, left=left))
+
+    def _launch(self, backend: Backend) -> tuple[Launch, GateFolder]:
+        logs = self._directory.gate_logs(backend.name).resolve()
+        logs.mkdir(parents=True)
+        config = self._config
+        launch = self._launcher.launch(backend, config.model, logs, config.experiment.seed)
+        if self._order:
+            launch = replace(launch, env=launch.env | {VARIABLE: self._order.encode()})
+        return launch, GateFolder(logs)
+
+    def _start(self, backend: Backend, launch: Launch) -> Server:
+        log = self._directory.path / backend.name / "server.log"
+        started = server.start(
+            backend.name,
+            launch.command,
+            port=backend.port,
+            api_key=secrets.token_hex(16),
+            log=log,
+            env=launch.env,
+            owner=self._directory.mark,
+        )
+        self._emit(
+            events.BackendStarting(
+                backend=backend.name,
+                port=backend.port,
+                pid=started.process.pid,
+                command=launch.command,
+                log=str(log),
+            )
+        )
+        return started
+
+    async def _ready(self, serving: Serving, launch: Launch, prompts: Sequence[Prompt]) -> None:
+        """Wait for /health, note what runs, send the warm-up."""
+        backend, name = serving.backend, serving.backend.name
+
+        def tell(phase: str) -> None:
+            self._emit(events.BackendPhase(backend=name, phase=phase))
+
+        seconds = await serving.server.wait_ready(backend.startup_timeout_s, tell)
+        ran = self._launcher.ran(await serving.server.version(), serving.server.log)
+        mismatches = self._launcher.mismatches(backend, ran)
+        noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches)
+        self._directory.note_server(name, noted)
+        if wrong := self._unusable(name, ran, mismatches):
+            raise ServerError(wrong, serving.server.log_tail())
+        if self._config.experiment.warmup_requests:
+            tell("warming up")
+            await self._warm_up(serving, prompts)
+        ready = events.BackendReady(backend=name, seconds=seconds, ran=ran, mismatches=mismatches)
+        self._emit(ready)
+
+    def _unusable(self, name: str, ran: dict[str, str], mismatches: Sequence[str]) -> str:
+        """Why a server that came up cannot be measured; empty if it can."""
+        if mismatches and self._config.experiment.strict:
+            return f"not running as requested, and strict = true: {'; '.join(mismatches)}"
+        forced = ran.get("forced_routing", "the server does not say that it can be")
+        if self._order and not forced.startswith("on "):
+            return f"server {name}: routing cannot be forced: {forced}"
+        return ""
+
+    async def _warm_up(self, serving: Serving, prompts: Sequence[Prompt]) -> None:
+        count = self._config.experiment.warmup_requests
+        sent = [prompts[i % len(prompts)] for i in range(count)]
+        at_once = replace(
+            load(self._config.experiment, serving, sent, WARMUP),
+            request_rate="inf",
+            arrival="poisson",
+            ramp_up_s=0.0,
+        )
+        await self._send(at_once, serving)
+        if lens := await asyncio.to_thread(
+            self._launcher.warmup_input_lens, serving.backend, self._config.model
+        ):
+            shortest = min(prompts, key=lambda prompt: len(prompt.text))
+            each = [shortest] * len(lens)
+            # One at a time: a prompt that is alone in its step sets the step's size.
+            alone = replace(at_once, prompts=each, input_len=lens, output_len=1, max_concurrency=1)
+            await self._send(alone, serving)
+
+    async def _send(self, warm_up: Load, serving: Serving) -> None:
+        name, tail = serving.backend.name, serving.server.log_tail
+        try:
+            records = await client.run(warm_up)
+        except (LoadError, httpx.HTTPError) as error:
+            reason = f"the warm-up could not be sent: {type(error).__name__}: {error}"
+            raise ServerError(f"server {name}: {reason}", tail()) from None
+        # HTTP 400: this prompt is refused (it may exceed max_model_len). Its run will say so.
+        if all(r.error and not r.error.startswith("HTTP 400") for r in records):
+            reason = f"every warm-up request failed: {records[0].error}"
+            raise ServerError(f"server {name}: {reason}", tail())
+
+
+def load(wanted: Experiment, serving: Serving, prompts: Sequence[Prompt], label: str) -> Load:
+    """`prompts` sent at a server as the experiment asks; `label` is their segment in the gate
+    log."""
+    return Load(
+        base_url=serving.target.base_url,
+        model=serving.target.model,
+        label=label,
+        prompts=prompts,
+        api_key=serving.server.api_key,
+        input_len=wanted.input_len,
+        output_len=wanted.output_len,
+        request_rate=wanted.request_rate,
+        arrival=wanted.arrival,
+        burstiness=wanted.burstiness,
+        ramp_up_s=wanted.ramp_up_s,
+        max_concurrency=wanted.max_concurrency,
+        seed=wanted.seed,
+        stall_timeout_s=wanted.stall_timeout_s,
+        workers=wanted.load_workers,
+        slo=wanted.slo.limits,
+    )
