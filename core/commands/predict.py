@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="dataset: JSON lines, or a JSON array")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="dataset: JSON lines, or a JSON array"
+    )
     parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
 
 

@@ -17,8 +17,8 @@ from msgspec import Meta
 from core.errors import ConfigError, FileError
 from core.experiment import mistake
 from core.experiment.dose import Dose, Pattern
-from core.workload.trace import TraceUnit
 from core.experiment.mistake import Mistake, Place, shown
+from core.workload.trace import TraceUnit
 
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
 Engine = Literal["auto", "vllm", "builtin"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-
 import msgspec
 
 from core.errors import DatasetError
