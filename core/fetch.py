@@ -50,8 +50,9 @@ async def whole(
 
 def decoded(answer: httpx.Response, kind: type[T]) -> T:
     """The answer's JSON as a `kind`. httpx.HTTPError where it is none, or an error status."""
-    if place := answer.headers.get("location"):
-        raise httpx.RemoteProtocolError(f"HTTP {answer.status_code}: redirected to {place[:200]}")
+    if answer.has_redirect_location:
+        place = answer.headers["location"][:200]
+        raise httpx.RemoteProtocolError(f"HTTP {answer.status_code}: redirected to {place}")
     if not answer.is_success:
         raise httpx.RemoteProtocolError(f"HTTP {answer.status_code}: {answer.text[:200]}")
     try:

@@ -207,23 +207,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise BackendError(f"nothing was sent: {error}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BackendError(f"{_shown_url(load)}: {_without_secrets(load, error)}") from None
+    if taken.stopped_by:
+        tell(f"stopped by {taken.stopped_by.name}: {_sent(taken.records, load)}")
+        if not taken.records:
+            return 128 + taken.stopped_by
     figures = metrics.summarise(taken.records, load.slo)
     result = _result(arguments.dataset, load, taken.records, figures)
     is_written = _write(arguments, result, is_partial=taken.stopped_by > 0)
-    workers = taken.records.workers
-    tell(
-        "\n".join(
-            [
-                f"{_shown_url(load)}, model {load.model}",
-                *_lines(figures, trust(workers, figures)),
-                *_failures(taken.records),
-            ]
-        )
-    )
+    table = _lines(figures, trust(taken.records.workers, figures))
+    where = f"{_shown_url(load)}, model {load.model}"
+    tell("\n".join([where, *table, *_failures(taken.records)]))
     if arguments.json:
         _print_json(result)
     if taken.stopped_by:
-        tell(f"stopped by {taken.stopped_by.name}: {_sent(taken.records, load)}")
         return 128 + taken.stopped_by
     return 0 if is_written and figures.completed == figures.num_prompts else 1
 

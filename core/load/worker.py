@@ -148,7 +148,7 @@ class Worker:
         try:
             if exchange.status != 200:
                 text = await _text(exchange)
-                if place := exchange.header(b"location"):
+                if 300 <= exchange.status < 400 and (place := exchange.header(b"location")):
                     text = f"redirected to {place}; send requests there {text}".rstrip()
                 return f"HTTP {exchange.status}: {text}"
             encoding = exchange.header(b"content-encoding")

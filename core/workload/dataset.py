@@ -39,8 +39,8 @@ class Prompt(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`index` ("001") names the dataset's files in every run directory. `places`: of each prompt,
-    where in the file it stands ("line 3", or "item 3" of an array)."""
+    """`index` ("001") names the dataset's files in every run directory. `places`: where each prompt
+    stands, as errors name it ("001.jsonl:3", or "001.json: item 3" of an array)."""
 
     index: str
     path: Path

@@ -41,15 +41,16 @@ def read(path: Path, index: str) -> Dataset:
     try:
         with open(path, "rb") as file:
             for unit, number, row in _rows(path, file):
+                place = f"{path}:{number}" if unit == "line" else f"{path}: {unit} {number}"
                 try:
                     prompt = _prompt(row, number)
                 except _Mistake as mistake:
-                    raise DatasetError(f"{_place(path, unit, number)}: {mistake}") from None
+                    raise DatasetError(f"{place}: {mistake}") from None
                 if prompt is None:
                     left_out += 1
                 else:
                     prompts.append(prompt)
-                    places.append(f"{unit} {number}")
+                    places.append(place)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
     if not prompts:
@@ -88,10 +89,6 @@ def _array(path: Path, data: bytes, first: int) -> list[Any]:
         line = first + data.count(b"\n", 0, int(byte.group(1)) if byte else len(data))
         raise DatasetError(f"{path}:{line}: not a JSON array: {words}; {HINT}") from None
     return found
-
-
-def _place(path: Path, unit: str, number: int) -> str:
-    return f"{path}:{number}" if unit == "line" else f"{path}: {unit} {number}"
 
 
 def _prompt(row: Any, number: int) -> Prompt | None:

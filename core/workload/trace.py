@@ -25,8 +25,7 @@ def check(data: Dataset, count: int, unit: TraceUnit) -> None:
     prompts = data.prompts[:count]
     stamps = [p.timestamp for p in prompts if p.timestamp is not None]
     due = dict(zip(stamps, replayed(stamps, unit), strict=True))
-    for prompt, place in zip(prompts, data.places, strict=False):
-        where = f"{data.path}: {place}"
+    for prompt, where in zip(prompts, data.places, strict=False):
         if prompt.timestamp is None:
             raise DatasetError(
                 f"{where}: timestamp: expected a number, since the arrival is a trace's, found"

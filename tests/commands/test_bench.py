@@ -88,21 +88,12 @@ def test_the_endpoint_for_chats_goes_with_chat(data: Path, capsys: Captured) -> 
     assert [asked.path for asked in server.asked] == ["/v1/chat/completions"] * 2
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        " ",
-        "host:8000",
-        "/v1",
-        "http://",
-        "http:///v1",
-        "ftp://h",
-        "http://h:x",
-        "http://h:70000",
-    ]
-    + ["http://user:hush@/v1", "user:hush@host", "http://user:hush@h:x", "http://h/v1#part"],
-)
+NO_URLS = ["", " ", "host:8000", "/v1", "http://", "http:///v1", "ftp://h", "http://h:x"]
+NO_URLS += ["http://h:70000", "http://user:hush@/v1", "user:hush@host", "http://user:hush@h:x"]
+NO_URLS += ["http://h/v1#part"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
 def test_what_is_no_url_is_refused_without_its_password(
     url: str, data: Path, capsys: Captured
 ) -> None:
@@ -219,11 +210,11 @@ def test_a_key_that_the_server_quotes_is_not_shown(
     assert "hush" not in everything
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["Authorization hush", "X-A: 1\r\nX-B: hush", "A b: hush", "X: hushé", ": hush"]
-    + ["Content-Length: 5", "Transfer-Encoding: chunked", "X-Request-Id: hush"],
-)
+NO_HEADERS = ["Authorization hush", "X-A: 1\r\nX-B: hush", "A b: hush", "X: hushé", ": hush"]
+NO_HEADERS += ["Content-Length: 5", "Transfer-Encoding: chunked", "X-Request-Id: hush"]
+
+
+@pytest.mark.parametrize("header", NO_HEADERS)
 def test_a_header_that_cannot_be_sent_is_refused_without_its_value(
     header: str, data: Path, capsys: Captured
 ) -> None:
@@ -307,7 +298,7 @@ def test_a_trace_that_cannot_be_meant_is_refused_with_its_line(
     with Recording() as server:
         assert bench(data, server.url, "--arrival", "trace") == 2
     said = capsys.readouterr().err.partition(str(data))[2]
-    assert said.startswith((": line 2: timestamp: expected", ":2: timestamp: expected"))
+    assert said.startswith(":2: timestamp: expected")
     assert server.asked == []
 
 
@@ -363,6 +354,11 @@ def test_two_runs_at_once_get_a_file_each(tmp_path: Path) -> None:
     assert [name and name.name for name in names] == ["001.json", "001-r2.json", "001-r3.json"]
 
 
+def heard() -> None:
+    """Tests that run in a script's background have been started with an ignored SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_what_there_is_and_prints_the_table(
     number: signal.Signals, tmp_path: Path
@@ -373,7 +369,11 @@ def test_a_signal_writes_what_there_is_and_prints_the_table(
     with Recording() as server:
         command = [*COMMAND, str(data), "--base-url", server.url, *flags]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heard,
         ) as running:
             deadline = time.monotonic() + 30
             while len(server.posted()) < 2 and time.monotonic() < deadline:
@@ -388,6 +388,27 @@ def test_a_signal_writes_what_there_is_and_prints_the_table(
     assert (result["completed"], result["num_prompts"]) == (2, 2)
     assert "2 of 2 requests in " in said
     assert f"stopped by {number.name}: 2 of 3 requests were sent, 2 were answered" in said
+
+
+def test_a_signal_before_the_first_request_writes_nothing(data: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        flags = ["--model", "m", "--warmup", "1", "--result-dir", str(tmp_path / "out"), "--json"]
+        with subprocess.Popen(
+            [*COMMAND, str(data), "--base-url", url, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heard,
+        ) as running:
+            asked = listener.accept()[0]
+            asked.recv(1)  # the warm-up is under way
+            running.send_signal(signal.SIGINT)
+            out, said = running.communicate(timeout=30)
+            asked.close()
+    assert (running.returncode, out) == (130, "")
+    assert said == "stopped by SIGINT: 0 of 2 requests were sent, 0 were answered\n"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_signal_that_was_ignored_stays_ignored(data: Path) -> None:
@@ -433,8 +454,8 @@ def test_too_few_files_are_named_before_anything_is_sent(tmp_path: Path) -> None
         at_once = limited(123, data, server.url, *flags)
         assert at_once.returncode == 2
         assert at_once.stderr == (
-            "gatescope: nothing was sent: the limit of open files (ulimit -Hn) allows 99 connections"
-            " a load worker, and up to 100 are needed; raise it, send fewer at once, or set more"
+            "gatescope: nothing was sent: the limit of open files (ulimit -Hn) allows 99"
+            " connections a load worker, and up to 100 are needed; raise it, send fewer at once, or set more"
             " load workers\n"
         )
         assert server.posted() == []

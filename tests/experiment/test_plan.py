@@ -122,9 +122,7 @@ def test_an_unknown_index_or_backend_is_refused_with_the_nearest(tmp_path: Path)
 
 def test_a_trace_needs_a_timestamp_in_every_prompt_that_is_sent(tmp_path: Path) -> None:
     known = loaded(tmp_path, 'arrival = "trace"\nnum_prompts = 1', names=("001_0.1",))
-    with pytest.raises(
-        DatasetError, match=r"001_0\.1\.jsonl: line 1: timestamp: expected a number"
-    ):
+    with pytest.raises(DatasetError, match=r"001_0\.1\.jsonl:1: timestamp: expected a number"):
         plan.make(known)
     timed = '{"id": "a", "text": "hello", "timestamp": 1.5}\n{"id": "b", "text": "not sent"}\n'
     (tmp_path / "001_0.1.jsonl").write_text(timed)
@@ -148,7 +146,7 @@ def test_a_trace_is_checked_in_its_unit_before_anything_starts(tmp_path: Path) -
     known = loaded(tmp_path, 'arrival = "trace"\ntrace_unit = "ms"', names=("001_0.1",))
     (tmp_path / "001_0.1.jsonl").write_text(rows)
     assert len(plan.make(known).runs) == 2
-    with pytest.raises(DatasetError, match=r"001_0\.1\.jsonl: line 2: timestamp: expected a time"):
+    with pytest.raises(DatasetError, match=r"001_0\.1\.jsonl:2: timestamp: expected a time"):
         plan.make(replace(known, experiment=replace(known.experiment, trace_unit="s")))
 
 

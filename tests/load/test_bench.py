@@ -112,5 +112,5 @@ def test_a_trace_without_timestamps_is_refused(
     truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench(truth, prompts, "--arrival", "trace") == 2
-    assert "007_0.5.jsonl: line 1: timestamp: expected a number" in capsys.readouterr().err
+    assert "007_0.5.jsonl:1: timestamp: expected a number" in capsys.readouterr().err
     assert truth.rows() == {}

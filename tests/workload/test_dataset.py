@@ -60,7 +60,7 @@ def test_lines_are_read_in_order_with_their_repeats(tmp_path: Path) -> None:
         "001",
         tmp_path / "001_0.5000.jsonl",
         (Prompt("a", "b", "c"), Prompt("b", "second", ""), Prompt("a", "b", "c")),
-        ("line 1", "line 2", "line 3"),
+        tuple(f"{tmp_path}/001_0.5000.jsonl:{line}" for line in (1, 2, 3)),
     )
 
 
@@ -234,7 +234,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     writer.start()
     data = formats.read(pipe, "001")
     writer.join()
-    assert (len(data.prompts), data.places) == (2, ("line 3", "line 4"))
+    assert (len(data.prompts), data.places) == (2, (f"{pipe}:3", f"{pipe}:4"))
 
 
 def test_a_blank_text_is_refused(tmp_path: Path) -> None:
