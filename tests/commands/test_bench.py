@@ -455,8 +455,8 @@ def test_too_few_files_are_named_before_anything_is_sent(tmp_path: Path) -> None
         assert at_once.returncode == 2
         assert at_once.stderr == (
             "gatescope: nothing was sent: the limit of open files (ulimit -Hn) allows 99"
-            " connections a load worker, and up to 100 are needed; raise it, send fewer at once, or set more"
-            " load workers\n"
+            " connections a load worker, and up to 100 are needed; raise it, send fewer at once,"
+            " or set more load workers\n"
         )
         assert server.posted() == []
         fewer = limited(123, data, server.url, *flags, "--max-concurrency", "99")
