@@ -41,9 +41,10 @@ def tell(text: str) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error on stderr. It may quote a server, a file or a dataset: none of them moves the
-    cursor."""
-    print(f"gatescope: {printable(message)}", file=sys.stderr)
+    """Print an error on stderr, each of its lines marked. It may quote a server, a file or a
+    dataset: none of them moves the cursor."""
+    for line in message.splitlines():
+        print(f"gatescope: {printable(line)}", file=sys.stderr)
 
 
 def open_standard_streams() -> None:

@@ -18,6 +18,7 @@ from core.rundir import directory
 START_S = 30.0
 POLL_S = 0.05
 LOG = "engine.log"
+MARK = "gatescope: "  # before each line of an error, see core.terminal.complain
 
 
 def start(invocation: Invocation) -> Path:
@@ -39,7 +40,8 @@ def start(invocation: Invocation) -> Path:
         time.sleep(POLL_S)
     lines = said.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
     said.unlink()
-    raise GatescopeError(lines[-1].removeprefix("gatescope: "))
+    errors = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    raise GatescopeError("\n".join(errors or lines[-1:]))
 
 
 def _new_path(invocation: Invocation) -> Path:

@@ -1,4 +1,5 @@
-"""The files to start with, experiments.toml and the datasets, which the wheel contains."""
+"""The files to start with, which the wheel contains: experiments.toml, its JSON Schema for editors,
+and the datasets."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from core.errors import FileError
 
 QUERIES = "domain_queries.json"
+FILES = ("experiments.toml", "experiments.schema.json")
 
 
 def root() -> Path:
@@ -24,9 +26,9 @@ def queries_file(folder: Path) -> Path:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write experiments.toml and datasets/ into `folder`. FileError if either exists or cannot be
-    written."""
-    for name in ("experiments.toml", "datasets"):
+    """Write experiments.toml, its schema and datasets/ into `folder`. FileError if one exists or
+    cannot be written."""
+    for name in (*FILES, "datasets"):
         if (folder / name).exists():
             raise FileError(
                 f"{(folder / name).resolve()} exists; run init in a directory without it"
@@ -34,9 +36,10 @@ def write(folder: Path) -> list[Path]:
     try:
         # copyfile, without modes: an installation may be read-only, the user's copy must not be.
         shutil.copytree(root() / "datasets", folder / "datasets", copy_function=shutil.copyfile)
-        shutil.copyfile(root() / "experiments.toml", folder / "experiments.toml")
+        for name in FILES:
+            shutil.copyfile(root() / name, folder / name)
     except OSError as error:
         raise FileError(
             f"{folder.resolve()}: cannot be written: {error.strerror or error}"
         ) from None
-    return [folder / "experiments.toml", folder / "datasets"]
+    return [folder / name for name in (*FILES, "datasets")]

@@ -15,14 +15,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_init_writes_what_the_main_job_needs(tmp_path: Path) -> None:
-    assert starter.write(tmp_path) == [tmp_path / "experiments.toml", tmp_path / "datasets"]
-    assert (tmp_path / "experiments.toml").read_bytes() == (ROOT / "experiments.toml").read_bytes()
+    names = ["experiments.toml", "experiments.schema.json", "datasets"]
+    assert starter.write(tmp_path) == [tmp_path / name for name in names]
+    for name in names[:2]:
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
     compared = filecmp.dircmp(ROOT / "datasets", tmp_path / "datasets", ignore=[])
     assert not compared.left_only + compared.right_only + compared.diff_files
     assert len(plan.make(config.load(tmp_path / "experiments.toml")).runs) == 100
 
 
-@pytest.mark.parametrize("name", ["experiments.toml", "datasets"])
+@pytest.mark.parametrize("name", ["experiments.toml", "experiments.schema.json", "datasets"])
 def test_init_replaces_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileError, match=f"{name} exists"):
