@@ -149,7 +149,8 @@ def at_least(least: int, most: int = MAX_INT) -> Callable[[str], int]:
         is_whole = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
         if not is_whole or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(
-                f"expected a whole number from {least} to {most}, got {text[:MAX_DIGITS]!r}"
+                f"expected a whole number of at least {least} and at most {most},"
+                f" got {text[:MAX_DIGITS]!r}"
             )
         return int(text)
 
