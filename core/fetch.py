@@ -42,11 +42,17 @@ async def whole(
                     raise httpx.RemoteProtocolError(f"an answer of over {max_bytes} bytes")
     except TimeoutError:
         raise httpx.ReadTimeout(f"no whole answer within {within_s:g} s") from None
-    return httpx.Response(answer.status_code, content=bytes(body), request=answer.request)
+    place = [("Location", at) for at in answer.headers.get_list("location")]
+    return httpx.Response(
+        answer.status_code, headers=place, content=bytes(body), request=answer.request
+    )
 
 
 def decoded(answer: httpx.Response, kind: type[T]) -> T:
     """The answer's JSON as a `kind`. httpx.HTTPError where it is none, or an error status."""
+    if answer.has_redirect_location:
+        place = answer.headers["location"][:200]
+        raise httpx.RemoteProtocolError(f"HTTP {answer.status_code}: redirected to {place}")
     if not answer.is_success:
         raise httpx.RemoteProtocolError(f"HTTP {answer.status_code}: {answer.text[:200]}")
     try:

@@ -405,6 +405,20 @@ class TestPredict:
         assert missing == "gatescope: none.jsonl: cannot be read: No such file or directory"
         assert bad.startswith("gatescope: bad.jsonl:1: expected ")
 
+    def test_other_benchmarks_datasets_have_the_score_of_their_texts(
+        self, gatescope: Gatescope, tmp_path: Path
+    ) -> None:
+        texts = [json.loads(line)["text"] for line in self.FILE.read_text().splitlines()]
+        talks = [
+            {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "yes"}]}
+            for text in texts
+        ]
+        (tmp_path / "talks.json").write_text("\ufeff" + json.dumps(talks))
+        answer = gatescope("predict", "talks.json", "--json")
+        assert (answer.code, answer.err) == (0, "")
+        found = json.loads(answer.out)["talks.json"]["score"]
+        assert found == pytest.approx(predictor.predict(texts).score)
+
     def test_nothing_that_can_be_read_is_bad_input(self, gatescope: Gatescope) -> None:
         assert gatescope("predict", "none.jsonl").code == 2
 

@@ -5,14 +5,31 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from core.errors import BAD_USAGE
+from core.errors import BAD_USAGE, GatescopeError
+
+if TYPE_CHECKING:
+    from core.load.address import Address
 
 CONFIG = Path("experiments.toml")
 ENGINES = ("auto", "vllm", "builtin")
+MAX_INT = 2**31 - 1  # as core.experiment.config's: what every server takes
+MAX_DIGITS = 20
+LONGEST_S = 7 * 86400.0  # as core.workload.trace's
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+OUR_HEADERS = ("content-length", "transfer-encoding", "x-request-id")
+# Fields of a request's body, and the values that they may be given.
+OUR_FIELDS: dict[str, tuple[object, ...]] = {
+    "model": (),
+    "prompt": (),
+    "messages": (),
+    "stream": (True,),
+    "n": (1, None),
+}
 # As core.experiment.dose.Pattern, which would import NumPy.
 PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
 
@@ -127,15 +144,31 @@ def patterns(text: str) -> list[str]:
     return patterns
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int, most: int = MAX_INT) -> Callable[[str], int]:
     def whole(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
+        is_whole = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+        if not is_whole or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {least}, got {text!r}"
+                f"expected a whole number of at least {least} and at most {most},"
+                f" got {text[:MAX_DIGITS]!r}"
             )
         return int(text)
 
     return whole
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            if least <= float(text) <= most:
+                return float(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(
+            f"expected a number from {least:g} to {most:g}, got {text!r}"
+        )
+
+    return number
 
 
 def port(text: str) -> int:
@@ -144,42 +177,59 @@ def port(text: str) -> int:
     return int(text)
 
 
-def above_zero(text: str) -> float:
-    value = seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def seconds(text: str) -> float:
-    try:
-        if 0 <= float(text) < float("inf"):
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
-
-
 def workers(text: str) -> int | str:
     return text if text == "auto" else at_least(1)(text)
 
 
 def header(text: str) -> tuple[str, str]:
+    """A header; errors do not show its value, which may be a key."""
     name, colon, value = text.partition(":")
-    if not (colon and name.strip() and text.isascii()) or any(c in text for c in "\r\n\0"):
-        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE' in ASCII, got {text!r}")
-    return name.strip(), value.strip()
+    name, value = name.strip(), value.strip()
+    shown = name if colon and name.isprintable() else "a text without a name"
+    if not (colon and HEADER_NAME.fullmatch(name) and value.isascii()):
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE' in ASCII, got {shown}")
+    if any((c < " " and c != "\t") or c == "\x7f" for c in value):
+        raise argparse.ArgumentTypeError(f"expected one line as the value of {shown}, got more")
+    if name.lower() in OUR_HEADERS:
+        raise argparse.ArgumentTypeError(f"expected no {name}, which gatescope sets; leave it out")
+    return name, value
 
 
-def json_object(text: str) -> dict[str, object]:
-    import json
+def base_url(text: str) -> Address:
+    from core.load import address
 
     try:
-        value = json.loads(text)
-    except ValueError:
+        return address.of(text)
+    except GatescopeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def model(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = ""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a model in UTF-8")
+    return text
+
+
+def extra_body(text: str) -> dict[str, object]:
+    """Fields of a request's body, such as any server can be sent."""
+    import msgspec
+
+    try:
+        value = msgspec.json.decode(text)
+        msgspec.json.encode(value)
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    for name, wanted in OUR_FIELDS.items():
+        if name in value and value[name] not in wanted:
+            raise argparse.ArgumentTypeError(
+                f"expected no other {name!r} than gatescope's own; leave it out"
+            )
     return value
 
 
@@ -189,20 +239,18 @@ def slo(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(
             f"expected limits such as ttft_ms=500,tpot_ms=50,e2e_ms=5000, got {text!r}"
         )
-    return {name: above_zero(value) for name, value in limits.items()}
+    return {name: between(1e-6, 1e9)(value) for name, value in limits.items()}
 
 
 def rate(text: str) -> float | str:
     if text == "inf":
         return text
     try:
-        if 0 < float(text) < float("inf"):
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(
-        f'expected requests per second above 0, or "inf", got {text!r}'
-    )
+        return between(1e-6, 1e6)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f'expected requests per second from 1e-06 to 1e+06, or "inf", got {text!r}'
+        ) from None
 
 
 def scores(text: str) -> list[float]:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
-from core.errors import BackendError
-from core.terminal import printable
+from core.commands import bench_table, results, sending
+from core.commands.sending import tell
+from core.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from core.load.client import Load
     from core.load.metrics import Metrics
-    from core.load.record import Progress, Records
+    from core.load.record import Records, RequestRecord
     from core.rundir.result import Result
     from core.workload.predictor import Prediction
-
-KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
-TELL_EVERY_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset",
         type=Path,
         metavar="DATASET",
-        help="JSON lines with text or prompt, or a ShareGPT JSON file",
+        help="JSON lines, or a JSON array, of texts, prompts, messages or conversations",
     )
     _add_server(parser)
     _add_requests(parser)
@@ -56,12 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--base-url", metavar="URL", help="server, such as http://host:8000")
+    where.add_argument(
+        "--base-url",
+        type=arg.base_url,
+        metavar="URL",
+        help="server, such as http://host:8000 or https://user:password@host/v1",
+    )
     where.add_argument(
         "--port", type=arg.port, metavar="P", help="port of a server on this machine"
     )
     parser.add_argument(
-        "--model", metavar="ID", help="model to request (default: the first in /v1/models)"
+        "--model",
+        type=arg.model,
+        metavar="ID",
+        help="model to request (default: the first in /v1/models)",
     )
     parser.add_argument(
         "--header",
@@ -69,7 +76,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="header to add to every request; repeatable",
+        help="header of every request, in place of one of the same name; repeatable",
     )
 
 
@@ -107,14 +114,14 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--extra-body",
-        type=arg.json_object,
+        type=arg.extra_body,
         default={},
         metavar="JSON",
         help="object to merge into every request body; null removes a field",
     )
     parser.add_argument(
         "--stall-timeout",
-        type=arg.above_zero,
+        type=arg.between(1e-3, arg.LONGEST_S),
         default=120.0,
         metavar="S",
         help="seconds without a new token after which a request has failed (default: 120)",
@@ -137,8 +144,14 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
         " (default: poisson)",
     )
     parser.add_argument(
+        "--trace-unit",
+        choices=("s", "ms"),
+        default="s",
+        help="unit of the dataset's timestamps: seconds or milliseconds (default: s)",
+    )
+    parser.add_argument(
         "--burstiness",
-        type=arg.above_zero,
+        type=arg.between(1e-3, 1e3),
         default=1.0,
         metavar="B",
         help="shape of the gamma distribution of intervals: 1 is Poisson, less is burstier"
@@ -146,7 +159,7 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ramp-up",
-        type=arg.seconds,
+        type=arg.between(0, arg.LONGEST_S),
         default=0.0,
         metavar="S",
         help="seconds until the full rate or concurrency is reached (default: 0)",
@@ -168,54 +181,73 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send each prompt once; 0 if all were answered, else 1. BackendError if the server cannot be
-    reached."""
-    import asyncio
-
+    """Send each prompt once; 0 if all were answered, else 1; 128+n if signal n ended it.
+    BackendError if the server cannot be reached."""
     import httpx
 
-    from core.commands import bench_table
     from core.load import metrics
     from core.load.client import LoadError
     from core.load.trust import trust
 
     load = _load(arguments)
     try:
-        records = asyncio.run(_warmed_up(load, arguments.warmup))
-    except (httpx.HTTPError, httpx.InvalidURL, LoadError) as error:
-        raise BackendError(f"{load.base_url}: {type(error).__name__}: {error}") from None
-    figures = metrics.summarise(records, load.slo)
-    taken = _result(arguments.dataset, load, records, figures)
-    _write(arguments, taken)
-    _tell("\n".join(bench_table.lines(taken, trust(records.workers, figures))))
-    return 0 if figures.completed == figures.num_prompts else 1
+        taken = asyncio.run(sending.taken(load, arguments.warmup))
+    except LoadError as error:
+        raise BackendError(f"nothing was sent: {error}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BackendError(f"{_shown_url(load)}: {_without_secrets(load, error)}") from None
+    if taken.stopped_by:
+        tell(f"stopped by {taken.stopped_by.name}: {_sent(taken.records, load)}")
+        if not taken.records:
+            return 128 + taken.stopped_by
+    figures = metrics.summarise(taken.records, load.slo)
+    result = _result(arguments.dataset, load, taken.records, figures)
+    is_written = _write(arguments, result, is_partial=taken.stopped_by > 0)
+    table = bench_table.lines(result, trust(taken.records.workers, figures))
+    where = f"{_shown_url(load)}, model {load.model}"
+    tell("\n".join([where, *table]))
+    if arguments.json:
+        _print_json(result)
+    if taken.stopped_by:
+        return 128 + taken.stopped_by
+    return 0 if is_written and figures.completed == figures.num_prompts else 1
 
 
 def _load(arguments: argparse.Namespace) -> Load:
-    """The load that the arguments describe. The API key comes from OPENAI_API_KEY or
-    VLLM_API_KEY."""
-    from core.load import models
+    """The load that the arguments describe. What cannot be sent, or whose result could not be
+    written, is refused: DatasetError, FileError, UsageError."""
+    from core.experiment import config
+    from core.load import address, models
     from core.load.client import Load
-    from core.workload import dataset, formats
+    from core.workload import dataset, formats, trace
 
+    config.check_name(arguments.dataset)
     data = formats.read(arguments.dataset, dataset.index_of(arguments.dataset, 1))
-    api_key = next((key for name in KEY_VARIABLES if (key := os.environ.get(name))), "")
-    given = arguments.base_url or f"http://127.0.0.1:{arguments.port}"
-    base_url = given.rstrip("/").removesuffix("/v1")
-    headers = tuple(arguments.header)
+    if arguments.arrival == "trace":
+        trace.check(data, arguments.num_prompts, arguments.trace_unit)
+    if arguments.result_dir:
+        results.check(arguments.result_dir, data.index)
+    server = arguments.base_url or address.of(f"http://127.0.0.1:{arguments.port}")
+    if server.path and arguments.chat != (server.path == "chat/completions"):
+        fix = "leave --chat out" if arguments.chat else "add --chat"
+        raise UsageError(f"--base-url {server.shown} ends in {server.path}; {fix}")
+    api_key = address.key(os.environ)
+    headers = address.merged(server.headers, arguments.header)
+    sent = address.merged(address.bearer(api_key), headers)
     return Load(
-        base_url=base_url,
-        model=arguments.model or models.first(base_url, api_key, headers),
+        base_url=server.given,
+        model=arguments.model or models.first(server, sent),
         label=data.index,
         prompts=data.prompts[: arguments.num_prompts],
         api_key=api_key,
-        headers=headers,
+        headers=tuple(headers),
         chat=arguments.chat,
         extra_body=arguments.extra_body,
         input_len=arguments.input_len,
         output_len=arguments.output_len,
         request_rate=arguments.request_rate,
         arrival=arguments.arrival,
+        trace_unit=arguments.trace_unit,
         burstiness=arguments.burstiness,
         ramp_up_s=arguments.ramp_up,
         max_concurrency=arguments.max_concurrency,
@@ -227,6 +259,7 @@ def _load(arguments: argparse.Namespace) -> Load:
 
 
 def _result(path: Path, load: Load, records: Records, figures: Metrics) -> Result:
+    from core.load import address
     from core.rundir import result
 
     return result.of_load(
@@ -234,48 +267,46 @@ def _result(path: Path, load: Load, records: Records, figures: Metrics) -> Resul
         records,
         figures,
         _predicted(load),
-        backend=load.base_url,
+        backend=address.of(load.base_url).shown,
         dataset=load.label,
         path=str(path),
     )
 
 
-def _write(arguments: argparse.Namespace, result: Result) -> None:
-    """Write the result to the folder, and to stdout, if these are asked for."""
+def _write(arguments: argparse.Namespace, result: Result, *, is_partial: bool) -> bool:
+    """Write the result if that is asked for; false if it could not be written there."""
     from core import files
 
-    if arguments.result_dir:
-        file = arguments.result_dir / f"{result.dataset_name}.json"
-        files.write_whole(file, files.formatted(result))
-        _tell(f"wrote {file}")
-    if arguments.json:
-        sys.stdout.write(files.formatted(result).decode())
+    if not arguments.result_dir:
+        return True
+    data, name = files.formatted(result), str(result.dataset_name)
+    file = results.write(arguments.result_dir, name, data, is_partial=is_partial)
+    if file:
+        tell(f"wrote {file}")
+    return file is not None
 
 
-async def _warmed_up(load: Load, warmup_requests: int) -> Records:
-    """The load's records; those of the warm-up are left out."""
-    from dataclasses import replace
+def _print_json(result: Result) -> None:
+    from core import files
 
-    from core.load import client
+    sys.stdout.write(files.formatted(result).decode())
 
-    if warmup_requests:
-        prompts = tuple(load.prompts[i % len(load.prompts)] for i in range(warmup_requests))
-        await client.run(
-            replace(load, prompts=prompts, label="warmup", request_rate="inf", arrival="poisson")
-        )
-    told_at = time.monotonic()
 
-    def tell(progress: Progress) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at > TELL_EVERY_S:
-            told_at = time.monotonic()
-            ended = progress.done + progress.errors
-            _tell(
-                f"{ended} of {len(load.prompts)} requests, {progress.output_tokens} tokens,"
-                f" {progress.errors} errors"
-            )
+def _shown_url(load: Load) -> str:
+    """Where the requests go, without a query, which may hold a key."""
+    return load.url.partition("?")[0]
 
-    return await client.run(load, on_progress=tell)
+
+def _without_secrets(load: Load, error: Exception) -> str:
+    from core.load import address
+
+    sent = [*address.bearer(load.api_key), *load.headers]
+    return address.without_secrets(f"{type(error).__name__}: {error}", sent)
+
+
+def _sent(records: Sequence[RequestRecord], load: Load) -> str:
+    done = sum(r.ok for r in records)
+    return f"{len(records)} of {len(load.prompts)} requests were sent, {done} were answered"
 
 
 def _predicted(load: Load) -> Prediction | None:
@@ -286,7 +317,3 @@ def _predicted(load: Load) -> Prediction | None:
         return predictor.predict([p.text for p in load.prompts])
     except ValueError:
         return None
-
-
-def _tell(text: str) -> None:
-    print(printable(text), file=sys.stderr)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="dataset in JSON lines")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="dataset: JSON lines, or a JSON array"
+    )
     parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
 
 
@@ -33,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _predictions(files: list[Path]) -> dict[str, Prediction]:
     """The prediction by file; a file that has none is reported on stderr and left out."""
-    from core.workload import dataset, predictor
+    from core.workload import dataset, formats, predictor
 
     found = {}
     for place, file in enumerate(files, 1):
         try:
-            prompts = dataset.read(file, dataset.index_of(file, place)).prompts
+            prompts = formats.read(file, dataset.index_of(file, place)).prompts
             found[str(file)] = predictor.predict([p.text for p in prompts])
         except (DatasetError, ValueError) as error:
             complain(str(error))

@@ -21,6 +21,7 @@ from core.engine import servers
 from core.engine.measurement import Measurement, RunError, predicted
 from core.engine.queue import Queue
 from core.engine.servers import Servers, Serving
+from core.errors import DatasetError
 from core.experiment import control, events, plan
 from core.experiment.config import Config
 from core.experiment.control import ControlError
@@ -127,6 +128,9 @@ class Engine:
         except ServerError as error:
             self._give_up(run.backend, error)
             return
+        except DatasetError as error:  # it was changed since the plan was made
+            self._queue.fail(run, str(error))
+            return
         if run in self._queue.waiting:  # not cancelled while its server started
             self._queue.start(run)
             try:
@@ -161,6 +165,8 @@ class Engine:
                 await self._servers.put_down()
         except OSError as error:
             self._queue.fail(run, f"its files cannot be written: {error}")
+        except Exception as error:  # whatever it is, the runs behind it go on
+            self._queue.fail(run, f"{type(error).__name__}: {error}")
 
     def _measurement(self, serving: Serving, run: Run) -> Measurement:
         wanted = self.config.experiment

@@ -199,6 +199,7 @@ def load(wanted: Experiment, serving: Serving, prompts: Sequence[Prompt], label:
         output_len=wanted.output_len,
         request_rate=wanted.request_rate,
         arrival=wanted.arrival,
+        trace_unit=wanted.trace_unit,
         burstiness=wanted.burstiness,
         ramp_up_s=wanted.ramp_up_s,
         max_concurrency=wanted.max_concurrency,

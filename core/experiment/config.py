@@ -18,6 +18,7 @@ from core.errors import ConfigError, FileError
 from core.experiment import mistake
 from core.experiment.dose import Dose, Pattern
 from core.experiment.mistake import Mistake, Place, shown
+from core.workload.trace import TraceUnit
 
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
 Engine = Literal["auto", "vllm", "builtin"]
@@ -28,6 +29,7 @@ Rate = Annotated[
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Burstiness = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]
 Deadline = Annotated[float, Meta(gt=0, le=1e9)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Text = Annotated[str, Meta(pattern=r"^[^\0]*\Z")]  # no process takes a NUL
@@ -87,7 +89,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     output_len: Positive = 50
     request_rate: Rate = "inf"
     arrival: Literal["poisson", "constant", "trace"] = "poisson"
-    burstiness: Deadline = 1.0
+    trace_unit: TraceUnit = "s"
+    burstiness: Burstiness = 1.0
     ramp_up_s: Seconds = 0.0
     max_concurrency: Natural = 0
     load_workers: Workers = "auto"

@@ -12,7 +12,7 @@ import msgspec
 from core.errors import ConfigError, UsageError
 from core.experiment.config import Config
 from core.experiment.dose import Dose
-from core.workload import dataset
+from core.workload import dataset, formats, trace
 from core.workload.dataset import Dataset
 
 
@@ -54,18 +54,9 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
     ]
     datasets = read_datasets(paths)
     if config.experiment.arrival == "trace":
-        _check_timestamps(config, datasets)
+        for data in datasets.values():
+            trace.check(data, config.experiment.num_prompts, config.experiment.trace_unit)
     return Plan(datasets, tuple(runs))
-
-
-def _check_timestamps(config: Config, datasets: Mapping[str, Dataset]) -> None:
-    for data in datasets.values():
-        bare = [p.id for p in data.prompts[: config.experiment.num_prompts] if p.timestamp is None]
-        if bare:
-            raise ConfigError(
-                f'{data.path}: prompt {bare[0]!r}: expected a "timestamp" in seconds,'
-                ' since arrival is "trace"; give every prompt one, or take arrival "poisson"'
-            )
 
 
 def label(index: str, repeat: int, dose: Dose | None = None) -> str:
@@ -158,4 +149,4 @@ def named(only: Collection[str], known: Sequence[str]) -> list[str]:
 
 def read_datasets(paths: Mapping[str, Path]) -> dict[str, Dataset]:
     """Index → dataset. DatasetError for one that cannot be used."""
-    return {index: dataset.read(path, index) for index, path in paths.items()}
+    return {index: formats.read(path, index) for index, path in paths.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,15 @@ import httpx
 import msgspec
 
 from core import fetch
-from core.load import pipe, schedule
-from core.load.pipe import Advanced, Done, Down, Finished, Go, Job, Ready, Row, Stop
-from core.load.record import Progress, Records, RequestRecord, WorkerHealth
+from core.load import address, schedule
+from core.load.crew import Gathered, WorkerProcess, most_connections
+from core.load.crew import LoadError as LoadError
+from core.load.pipe import Job, Row, Stop
+from core.load.record import Progress, Records, RequestRecord
 from core.load.transport import Transport
+from core.workload import trace
 from core.workload.dataset import Prompt
+from core.workload.trace import TraceUnit
 
 now = time.perf_counter_ns
 STREAMS_PER_WORKER = 64
@@ -29,6 +32,7 @@ STOP_S = 1.0
 ANSWER_BYTES = 2 << 20  # the largest answer, plus TOKEN_BYTES per requested token
 TOKEN_BYTES = 4 << 10
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+MAX_REQUESTED = 1 << 31  # beyond any context: a server refuses such a request
 MAX_TOKENS = 1 << 17  # of an answer without a requested limit
 EARLY_S = 1.0  # connections for requests due within this time are opened before the start
 
@@ -38,10 +42,11 @@ class Load:
     """The requests of one run. `label` is in every X-Request-Id, so that the gate log can name the
     run of its steps.
 
+    `base_url` as in core.load.address. `headers`: each name is sent once, in place of our own.
     `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts'
-    timestamps. `input_len`: number of tokens to which every prompt is cut or repeated, or one
-    number per prompt; 0: as written. `extra_body` is merged into every request body; None removes a
-    field.
+    timestamps, which are in `trace_unit`. `input_len`: number of tokens to which every prompt is
+    cut or repeated, or one number per prompt; 0: as written. `extra_body` is merged into every
+    request body; None removes a field.
     """
 
     base_url: str
@@ -56,6 +61,7 @@ class Load:
     output_len: int = 50
     request_rate: float | Literal["inf"] = "inf"
     arrival: schedule.Arrival | Literal["trace"] = "poisson"
+    trace_unit: TraceUnit = "s"
     burstiness: float = 1.0
     ramp_up_s: float = 0.0
     max_concurrency: int = 0
@@ -63,6 +69,11 @@ class Load:
     stall_timeout_s: float = 120.0
     workers: int | Literal["auto"] = "auto"
     slo: Mapping[str, float] = field(default_factory=dict)  # limits in ms, see core.load.metrics
+
+    @property
+    def url(self) -> str:
+        """Where the requests go."""
+        return address.of(self.base_url).url("chat/completions" if self.chat else "completions")
 
     @property
     def slots(self) -> int:
@@ -74,7 +85,12 @@ class Load:
         """Number of tokens requested per answer; None: as many as the server likes."""
         asked = {"max_tokens": self.output_len, **self.extra_body}
         return max(
-            [n for name in TOKEN_LIMITS if isinstance(n := asked.get(name), int)], default=None
+            [
+                min(n, MAX_REQUESTED)
+                for name in TOKEN_LIMITS
+                if isinstance(n := asked.get(name), int) and n > 0
+            ],
+            default=None,
         )
 
     @property
@@ -83,17 +99,14 @@ class Load:
         return MAX_TOKENS if self.asked_tokens is None else self.asked_tokens
 
     @property
+    def is_at_once(self) -> bool:
+        """Whether all slots are used: no rate and no trace spreads the requests."""
+        return self.request_rate == "inf" and self.arrival != "trace"
+
+    @property
     def is_closed_loop(self) -> bool:
         """Whether concurrency is fixed: the next request is due when one ends."""
-        return (
-            self.request_rate == "inf"
-            and self.arrival != "trace"
-            and self.slots < len(self.prompts)
-        )
-
-
-class LoadError(Exception):
-    """The load cannot be started; the text says why."""
+        return self.is_at_once and self.slots < len(self.prompts)
 
 
 async def run(
@@ -108,8 +121,8 @@ async def run(
     LoadError, and httpx.HTTPError (from /tokenize), are raised before anything is sent.
     """
     jobs = _jobs(load, await _bodies(load))
-    crew = [_WorkerProcess(job) for job in jobs]
-    gathered = _Gathered(len(jobs), on_done, on_progress)
+    crew = [WorkerProcess(job) for job in jobs]
+    gathered = Gathered(len(jobs), _headers(load), on_done, on_progress)
     try:
         await asyncio.gather(*(worker.start() for worker in crew))
         t0 = now() + START_MARGIN_NS
@@ -131,101 +144,6 @@ async def run(
     return Records(await _counted(load, records), health)
 
 
-class _Gathered:
-    """What the workers have reported so far."""
-
-    def __init__(
-        self,
-        workers: int,
-        on_done: Callable[[RequestRecord], None],
-        on_progress: Callable[[Progress], None],
-    ) -> None:
-        self.records: dict[int, RequestRecord] = {}
-        self._latest = [Progress()] * workers
-        self._on_done, self._on_progress = on_done, on_progress
-        self._reported_at = 0
-
-    def done(self, record: RequestRecord) -> None:
-        self.records[record.index] = record
-        self._on_done(record)
-
-    def advanced(self, worker: int, progress: Progress, *, last: bool = False) -> None:
-        self._latest[worker] = progress
-        if last or now() - self._reported_at > 9e8:
-            self._reported_at = now()
-            self._on_progress(sum(self._latest, Progress()))
-
-
-class _WorkerProcess:
-    """One worker process."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._process: asyncio.subprocess.Process | None = None
-        self.last_words = ""
-
-    async def start(self) -> None:
-        """Start the worker; wait until its requests are built and its connections are open.
-        LoadError if it ends instead."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "core.load.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # the terminal's ctrl-c is for the parent
-        )
-        self.tell(self._job)
-        if not isinstance(await self._received(), Ready):
-            await self._died()
-            raise LoadError(f"a load worker did not start: {self.last_words}")
-
-    def tell(self, message: Down) -> None:
-        process = self._process
-        if process and process.stdin and process.returncode is None:
-            process.stdin.write(pipe.frame(message))
-
-    async def follow(self, t0: int, place: int, gathered: _Gathered) -> WorkerHealth | None:
-        """Start its requests at `t0` and collect its reports; None if the worker dies."""
-        self.tell(Go(t0))
-        progress = Progress()
-        while (message := await self._received()) is not None:
-            if isinstance(message, Done):
-                gathered.done(message.record)
-            elif isinstance(message, Advanced):
-                progress = message.progress
-                gathered.advanced(place, progress)
-            elif isinstance(message, Finished):
-                gathered.advanced(place, progress, last=True)
-                return message.health
-        await self._died()
-        return None
-
-    async def end(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await process.wait()
-
-    async def _received(self) -> pipe.Up | None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        data = await pipe.read_frame(self._process.stdout)
-        return None if data is None else pipe.decode_up.decode(data)
-
-    async def _died(self) -> None:
-        assert self._process is not None
-        assert self._process.stderr is not None
-        lines = (await self._process.stderr.read()).decode(errors="replace").strip().splitlines()
-        code = await self._process.wait()
-        self.last_words = f"exit code {code}, {lines[-1]}" if lines else f"exit code {code}"
-
-
 # --- requests ---
 
 
@@ -234,7 +152,21 @@ def _jobs(load: Load, bodies: Sequence[bytes]) -> list[Job]:
     due_s = _due(load)
     order = sorted(range(len(bodies)), key=lambda i: due_s[i])
     count = min(_workers(load), max(1, load.slots))
+    if load.is_at_once and (words := too_few_files(load)):
+        raise LoadError(f"{words}; raise it, send fewer at once, or set more load workers")
     return [_job(load, bodies, due_s, order[place::count], place, count) for place in range(count)]
+
+
+def too_few_files(load: Load) -> str:
+    """What this machine's limit of open files means for the load; "" if it is high enough."""
+    workers = min(_workers(load), max(1, load.slots))
+    share, most = -(-load.slots // workers), most_connections()
+    if share <= most:
+        return ""
+    return (
+        f"the limit of open files (ulimit -Hn) allows {most} connections a load worker, and up to"
+        f" {share} are needed"
+    )
 
 
 def _job(
@@ -245,18 +177,17 @@ def _job(
     place: int,
     count: int,
 ) -> Job:
-    concurrency = load.slots // count + (place < load.slots % count)
+    share = load.slots // count + (place < load.slots % count)
+    concurrency = min(share, most_connections())
     rows = [
         Row(i, load.prompts[i].id, f"seg.{load.label}.{i}", int(due_s[i] * 1e9), bodies[i])
         for i in mine
     ]
     return Job(
-        url=load.base_url + ("/v1/chat/completions" if load.chat else "/v1/completions"),
-        headers=[
-            ("Content-Type", "application/json"),
-            ("Accept-Encoding", "identity"),
-            *_headers(load),
-        ],
+        url=load.url,
+        headers=address.merged(
+            [("Content-Type", "application/json"), ("Accept-Encoding", "identity")], _headers(load)
+        ),
         rows=rows,
         concurrency=max(1, concurrency),
         closed_loop=load.is_closed_loop,
@@ -268,18 +199,32 @@ def _job(
 
 
 def _due(load: Load) -> list[float]:
-    if load.arrival == "trace":
-        stamps = [p.timestamp for p in load.prompts if p.timestamp is not None]
-        if len(stamps) < len(load.prompts):
-            raise LoadError(
-                'arrival "trace" needs a "timestamp" (seconds) in every line of the dataset'
-            )
-        return schedule.replayed(stamps)
+    due = _trace(load) if load.arrival == "trace" else _arrivals(load, load.arrival)
+    last = max(due, default=0.0)
+    if last > trace.LONGEST_S:
+        raise LoadError(
+            f"the last of {len(due)} requests would be due after {last / 86400:.4g} days, and a"
+            " load may take 7; send fewer, or send them faster"
+        )
+    return due
+
+
+def _trace(load: Load) -> list[float]:
+    stamps = [p.timestamp for p in load.prompts if p.timestamp is not None]
+    if len(stamps) < len(load.prompts):
+        raise LoadError(
+            'arrival "trace" needs a "timestamp" in every line of the dataset; choose another'
+            " arrival"
+        )
+    return trace.replayed(stamps, load.trace_unit)
+
+
+def _arrivals(load: Load, arrival: schedule.Arrival) -> list[float]:
     return schedule.arrivals(
         len(load.prompts),
         load.request_rate,
         load.seed,
-        arrival=load.arrival,
+        arrival=arrival,
         burstiness=load.burstiness,
         ramp_up_s=load.ramp_up_s,
         slots=load.slots,
@@ -297,8 +242,10 @@ def _workers(load: Load) -> int:
 
 
 def _headers(load: Load) -> list[tuple[str, str]]:
-    key = [("Authorization", f"Bearer {load.api_key}")] if load.api_key else []
-    return [*key, *load.headers]
+    """The key and the user's headers, each once: a user of the URL before the key, a header before
+    both."""
+    of_url = address.of(load.base_url).headers
+    return address.merged(address.bearer(load.api_key), of_url, load.headers)
 
 
 async def _bodies(load: Load) -> list[bytes]:
@@ -356,7 +303,6 @@ class _Tokens(msgspec.Struct):
 def _client(load: Load) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=Transport(max_answer_bytes=fetch.MAX_BYTES),
-        base_url=load.base_url,
         headers=_headers(load),
         timeout=load.stall_timeout_s,
     )
@@ -366,9 +312,8 @@ async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]
     """The text's tokens from the server's own tokenizer (POST /tokenize of vLLM, and of llama.cpp,
     which wants `content`), without special tokens."""
     wanted = {"model": load.model, "prompt": text, "content": text, "add_special_tokens": False}
-    answer = await fetch.whole(
-        client, "POST", "/tokenize", within_s=load.stall_timeout_s, json=wanted
-    )
+    url = address.of(load.base_url).tokenize_url
+    answer = await fetch.whole(client, "POST", url, within_s=load.stall_timeout_s, json=wanted)
     return fetch.decoded(answer, _Tokens).tokens
 
 
@@ -389,7 +334,7 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
     ]
 
 
-def _lost(load: Load, index: int, t0: int, crew: Sequence[_WorkerProcess]) -> RequestRecord:
+def _lost(load: Load, index: int, t0: int, crew: Sequence[WorkerProcess]) -> RequestRecord:
     """A request whose worker died."""
     words = next((w.last_words for w in crew if w.last_words), "no output")
     at = now()

@@ -10,6 +10,8 @@ import msgspec
 
 from core import fetch
 from core.errors import BackendError
+from core.load import address
+from core.load.address import Address
 
 WITHIN_S = 10.0
 
@@ -22,16 +24,19 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-def first(base_url: str, api_key: str, headers: tuple[tuple[str, str], ...]) -> str:
+def first(server: Address, headers: list[tuple[str, str]]) -> str:
     """The name of the first model. BackendError if the server names none."""
-    url = base_url + "/v1/models"
-    key = [("Authorization", f"Bearer {api_key}")] if api_key else []
+    where = f"{server.root}/models"
     try:
-        return asyncio.run(_listed(url, [*key, *headers])).data[0].id
-    except (httpx.HTTPError, httpx.InvalidURL, LookupError) as error:
+        found = asyncio.run(_listed(server.url("models"), headers)).data
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        words = address.without_secrets(f"{type(error).__name__}: {error}", headers)
         raise BackendError(
-            f"{url}: no model named there ({type(error).__name__}: {error}); name one with --model"
+            f"{where}: no model named there ({words}); name one with --model"
         ) from None
+    if not found or not found[0].id.strip():
+        raise BackendError(f"{where}: the server lists no model; name one with --model")
+    return found[0].id
 
 
 async def _listed(url: str, headers: list[tuple[str, str]]) -> _Models:

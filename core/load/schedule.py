@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Literal
 
 Rate = float | Literal["inf"]
@@ -39,12 +38,6 @@ def arrivals(
             else draw.gammavariate(burstiness, 1 / (rate * burstiness))
         )
     return due
-
-
-def replayed(timestamps: Sequence[float]) -> list[float]:
-    """Due times of a trace: seconds after its first request."""
-    first = min(timestamps, default=0.0)
-    return [at - first for at in timestamps]
 
 
 def _ramped(at: float, ramp_s: float) -> float:

@@ -4,6 +4,7 @@ and one retry if a kept connection is stale."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import socket
 import ssl
@@ -18,6 +19,10 @@ from core.load.passes import ReadPasses
 from core.load.wire import Times
 
 Origin = tuple[str, str, int]
+
+
+class NoDescriptor(httpx.ConnectError):
+    """This process, or this machine, has no file descriptor left."""
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -44,13 +49,15 @@ class Transport(httpx.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(max_connections) if max_connections else None
         self._addresses: dict[Origin, list[tuple[int, object]]] = {}
         self._passes: ReadPasses | None = None
+        self._opening = 0  # connections for requests that wait for them
+        self._short: list[asyncio.Future[None]] = []  # requests without a descriptor
         self.clock = ReceiveClock()
         self.opened = 0
         self.retries = 0
 
     async def open(self, url: httpx.URL, count: int) -> None:
-        """Open `count` connections before they are needed. httpx.ConnectError,
-        httpx.ConnectTimeout."""
+        """Open `count` connections before they are needed. Those that open are kept even if others
+        fail: httpx.ConnectError or httpx.ConnectTimeout of the first that did."""
         origin = origin_of(url)
         limit = asyncio.Semaphore(64)  # a listen queue may be short
 
@@ -58,9 +65,12 @@ class Transport(httpx.AsyncBaseTransport):
             async with limit:
                 return await self._connect(origin, 10.0)
 
-        self._idle.setdefault(origin, []).extend(
-            await asyncio.gather(*(one() for _ in range(count)))
-        )
+        found = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
+        opened = [each for each in found if isinstance(each, Connection)]
+        self._idle.setdefault(origin, []).extend(opened)
+        for failure in found:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         origin, extensions = origin_of(request.url), request.extensions
@@ -88,7 +98,8 @@ class Transport(httpx.AsyncBaseTransport):
         the body.
 
         `timeout` as in httpx. A kept connection that turns out to be closed before any byte came is
-        replaced once. httpx's errors.
+        replaced once. Without a descriptor for a new one, the request waits until another request
+        ends. httpx's errors.
         """
         kept = self._kept(origin)
         if kept is not None:
@@ -99,9 +110,8 @@ class Transport(httpx.AsyncBaseTransport):
                     raise
                 self.retries += 1
                 times.sent = 0
-        return await self._request(
-            await self._connect(origin, timeout.get("connect")), data, times, timeout
-        )
+        live = await self._new_or_freed(origin, timeout.get("connect"))
+        return await self._request(live, data, times, timeout)
 
     def poll(self, silent_since: int) -> None:
         """Look for unnoticed resets among the connections without bytes since `silent_since`
@@ -140,6 +150,31 @@ class Transport(httpx.AsyncBaseTransport):
             self._drop(live)
         return None
 
+    async def _new_or_freed(self, origin: Origin, timeout_s: float | None) -> Connection:
+        while True:
+            self._opening += 1
+            try:
+                return await self._connect(origin, timeout_s)
+            except httpx.TransportError as error:
+                has_others = bool(self._all) or self._opening > 1
+                if not (isinstance(error, NoDescriptor) and has_others):
+                    self._one_is_free()
+                    raise
+            finally:
+                self._opening -= 1
+            free = asyncio.get_running_loop().create_future()
+            self._short.append(free)
+            await free
+            if kept := self._kept(origin):
+                return kept
+
+    def _one_is_free(self) -> None:
+        while self._short:
+            free = self._short.pop(0)
+            if not free.done():
+                free.set_result(None)
+                return
+
     async def _connect(self, origin: Origin, timeout_s: float | None) -> Connection:
         scheme, host, port = origin
         try:
@@ -156,7 +191,9 @@ class Transport(httpx.AsyncBaseTransport):
                 f"no connection to {host}:{port} within {timeout_s:g} s"
             ) from None
         except OSError as error:
-            raise httpx.ConnectError(f"{host}:{port}: {error}") from None
+            is_short = error.errno in (errno.EMFILE, errno.ENFILE)
+            kind = NoDescriptor if is_short else httpx.ConnectError
+            raise kind(f"{host}:{port}: {error}") from None
         self.opened += 1
         self._all.add(live)
         return live
@@ -192,12 +229,14 @@ class Transport(httpx.AsyncBaseTransport):
         """The exchange is over: keep its connection if it can carry another."""
         if exchange.finish():
             self._idle.setdefault(origin, []).append(exchange.connection)
+            self._one_is_free()
         else:
             self._drop(exchange.connection)
 
     def _drop(self, live: Connection) -> None:
         live.close()
         self._all.discard(live)
+        self._one_is_free()
 
 
 class _Body(httpx.AsyncByteStream):

@@ -154,10 +154,13 @@ class Worker:
         exchange = await self._transport.answered(self._origin, request.wire, request.times, {})
         try:
             if exchange.status != 200:
-                return f"HTTP {exchange.status}: {await _text(exchange)}"
+                text = await _text(exchange)
+                if 300 <= exchange.status < 400 and (place := exchange.header(b"location")):
+                    text = f"redirected to {place}; send requests there {text}".rstrip()
+                return f"HTTP {exchange.status}: {text}"
             encoding = exchange.header(b"content-encoding")
             if encoding not in ("", "identity"):
-                return f"content-encoding: {encoding} was not requested, and would blur the times"
+                return f"content-encoding: {encoding} would blur the times"
             kind = exchange.header(b"content-type")
             if kind and not kind.lower().startswith(STREAM_TYPES):
                 return f"content-type: {kind} is not an event stream: {await _text(exchange)}"
@@ -318,9 +321,15 @@ def _end_on_fault(running: asyncio.Future[None]) -> None:
         os._exit(1)
 
 
-def main() -> None:
+def raise_descriptor_limit() -> None:
+    """Every stream needs a socket."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every stream needs a socket
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses what it reports
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main() -> None:
+    raise_descriptor_limit()
     try:
         import uvloop
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -10,7 +11,8 @@ import psutil
 from support.watched import Watched, edit
 
 from core.engine import detached
-from core.experiment import events
+from core.experiment import control, events
+from core.experiment.control import Add
 from core.experiment.invocation import Invocation
 from core.experiment.state import Snapshot
 from core.rundir import journal
@@ -90,3 +92,32 @@ def test_a_server_that_never_starts_fails_its_backends_runs_only(
     assert any("--no-such-option" in line for line in ended.backends["baseline"].log_tail)
     engine.wait()
     assert not psutil.pid_exists(ended.backends["all2all"].pid)
+
+
+def test_a_dataset_that_went_bad_is_its_run_s_failure_only(
+    experiment: Path, tmp_path: Path
+) -> None:
+    edit(experiment, arrival='"trace"')
+    rows = [{"prompt": "a", "timestamp": at} for at in (0, 0.5, 1.0, 3.0)]
+    for index in ("001", "003"):
+        (experiment.parent / f"{index}_0.5.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    engine = Watched(
+        detached.start(
+            Invocation(experiment, tmp_path / "run", only=("001",), backends=("baseline",))
+        )
+    )
+    engine.until(lambda s: s.live)
+    (experiment.parent / "002_0.5.jsonl").write_text('{"prompt": 5}')
+    rows[3]["timestamp"] = 1e300
+    (experiment.parent / "003_0.5.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    control.send(engine.run_dir, Add(["002", "003", "001"], ["baseline"]))
+    ended: Snapshot = engine.until(lambda s: s.finished)
+    assert {name: run.phase for name, run in ended.runs.items()} == {
+        "baseline/001": "done",
+        "baseline/002": "failed",
+        "baseline/003": "failed",
+        "baseline/001-r2": "done",
+    }
+    assert "002_0.5.jsonl:1: prompt: expected a text, found 5" in ended.runs["baseline/002"].reason
+    assert "would be due after" in ended.runs["baseline/003"].reason
+    engine.wait()

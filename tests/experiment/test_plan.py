@@ -122,13 +122,32 @@ def test_an_unknown_index_or_backend_is_refused_with_the_nearest(tmp_path: Path)
 
 def test_a_trace_needs_a_timestamp_in_every_prompt_that_is_sent(tmp_path: Path) -> None:
     known = loaded(tmp_path, 'arrival = "trace"\nnum_prompts = 1', names=("001_0.1",))
-    with pytest.raises(
-        ConfigError, match=r"001_0\.1\.jsonl: prompt 'a': expected a \"timestamp\" in seconds"
-    ):
+    with pytest.raises(DatasetError, match=r"001_0\.1\.jsonl:1: timestamp: expected a number"):
         plan.make(known)
     timed = '{"id": "a", "text": "hello", "timestamp": 1.5}\n{"id": "b", "text": "not sent"}\n'
     (tmp_path / "001_0.1.jsonl").write_text(timed)
     assert plan.make(known).datasets["001"].prompts[0].timestamp == 1.5
+
+
+def test_datasets_of_other_benchmarks_are_read_as_by_bench(tmp_path: Path) -> None:
+    known = loaded(tmp_path, "num_prompts = 1", names=("001_0.1", "002_0.2"))
+    talk = '[{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]}]'
+    (tmp_path / "001_0.1.jsonl").write_text("\ufeff" + talk)
+    (tmp_path / "002_0.2.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "id": 0}\n')
+    made = plan.make(known).datasets
+    assert [[(p.id, p.text) for p in made[index].prompts] for index in ("001", "002")] == [
+        [("1", "hi")],
+        [("1", "a"), ("0", "b")],
+    ]
+
+
+def test_a_trace_is_checked_in_its_unit_before_anything_starts(tmp_path: Path) -> None:
+    rows = '{"prompt": "a", "timestamp": 0}\n{"prompt": "b", "timestamp": 604800000}\n'
+    known = loaded(tmp_path, 'arrival = "trace"\ntrace_unit = "ms"', names=("001_0.1",))
+    (tmp_path / "001_0.1.jsonl").write_text(rows)
+    assert len(plan.make(known).runs) == 2
+    with pytest.raises(DatasetError, match=r"001_0\.1\.jsonl:2: timestamp: expected a time"):
+        plan.make(replace(known, experiment=replace(known.experiment, trace_unit="s")))
 
 
 def test_a_bad_dataset_stops_the_plan_unless_it_is_not_wanted(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import pytest
 from support.truth import Truth
 
 from core import cli
-from core.errors import DatasetError
-from core.workload import formats
 
 
 def written(path: Path, *lines: Any) -> Path:
@@ -114,64 +112,5 @@ def test_a_trace_without_timestamps_is_refused(
     truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert bench(truth, prompts, "--arrival", "trace") == 2
-    assert 'needs a "timestamp"' in capsys.readouterr().err
+    assert "007_0.5.jsonl:1: timestamp: expected a number" in capsys.readouterr().err
     assert truth.rows() == {}
-
-
-class TestFormats:
-    def test_ours(self, prompts: Path) -> None:
-        data = formats.read(prompts, "007")
-        assert [p.id for p in data.prompts] == [f"q{i}" for i in range(6)]
-
-    def test_jsonl_with_prompts(self, tmp_path: Path) -> None:
-        path = written(
-            tmp_path / "d.jsonl", {"prompt": "one", "timestamp": 1.5}, {"prompt": "two", "id": 9}
-        )
-        prompts = formats.read(path, "001").prompts
-        assert [(p.id, p.text, p.timestamp) for p in prompts] == [
-            ("1", "one", 1.5),
-            ("9", "two", None),
-        ]
-
-    def test_sharegpt(self, tmp_path: Path) -> None:
-        def talk(name: str, *turns: tuple[str, str]) -> dict[str, Any]:
-            return {
-                "id": name,
-                "conversations": [{"from": who, "value": text} for who, text in turns],
-            }
-
-        path = tmp_path / "sg.json"
-        path.write_text(
-            json.dumps(
-                [
-                    talk("a", ("human", "hello"), ("gpt", "hi")),
-                    talk("b", ("human", "no answer")),
-                    talk("c", ("gpt", "first"), ("human", "second")),
-                    talk("d", ("human", "Σ?"), ("gpt", "sum"), ("human", "more")),
-                ]
-            )
-        )
-        assert [(p.id, p.text) for p in formats.read(path, "001").prompts] == [
-            ("a", "hello"),
-            ("d", "Σ?"),
-        ]
-
-    @pytest.mark.parametrize(
-        ("content", "words"),
-        [
-            ("", "contains no prompts"),
-            ("[]", "contains no prompts"),
-            ("[1]", "expected ShareGPT"),
-            ('{"prompt": "a"}\n{"prompt": 5}', ":2: expected"),
-            ('{"prompt": " "}', ":1: expected a prompt, found a blank one"),
-        ],
-    )
-    def test_broken_files_are_named(self, tmp_path: Path, content: str, words: str) -> None:
-        path = tmp_path / "d.jsonl"
-        path.write_text(content)
-        with pytest.raises(DatasetError, match=words):
-            formats.read(path, "001")
-
-    def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="cannot be read"):
-            formats.read(tmp_path / "none.json", "001")

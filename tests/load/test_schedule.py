@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from core.load.schedule import arrivals, replayed
+from core.load.schedule import arrivals
 
 
 def gaps(due: list[float]) -> list[float]:
@@ -47,7 +47,3 @@ def test_a_ramp_grows_the_rate_linearly() -> None:
 
 def test_a_ramp_of_a_fixed_concurrency_spreads_its_first_requests() -> None:
     assert arrivals(6, "inf", 0, ramp_up_s=8.0, slots=4) == [0.0, 2.0, 4.0, 6.0, 8.0, 8.0]
-
-
-def test_a_trace_begins_with_its_first_request() -> None:
-    assert replayed([100.0, 100.5, 100.25]) == [0.0, 0.5, 0.25]

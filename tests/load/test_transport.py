@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import gzip
 import select
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.load import passes, wire
+from core.load import connection, passes, wire
 from core.load.clock import now
 from core.load.connection import MAX_HEAD_BYTES, Connection, Exchange
 from core.load.transport import Transport, origin_of, post_bytes, wire_bytes
@@ -571,3 +572,66 @@ def test_what_a_sink_failed_on_does_not_come_again() -> None:
         assert got == [b"two"]
 
     run(scenario())
+
+
+# --- too few descriptors ---
+
+
+def with_at_most(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """From now on this process opens at most so many connections at a time."""
+    real, made, opening = connection.open_plain, list[Connection](), list[object]()
+
+    async def limited(*arguments: Any) -> Connection:
+        if len(opening) + sum(each.is_open for each in made) >= most:
+            raise OSError(errno.EMFILE, "Too many open files")
+        opening.append(arguments)
+        made.append(each := await real(*arguments))
+        opening.pop()
+        return each
+
+    monkeypatch.setattr(connection, "open_plain", limited)
+
+
+def test_connections_that_opened_are_kept_where_others_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_at_most(monkeypatch, 10)
+
+    async def scenario() -> None:
+        async with serving(answering(OK, close=False)) as (address, over):
+            transport = Transport()
+            url = httpx.URL(f"http://{address}")
+            with pytest.raises(httpx.ConnectError, match="Too many open files"):
+                await transport.open(url, 20)
+            assert transport.opened == 10
+            async with httpx.AsyncClient(transport=transport) as http:
+                answers = await asyncio.gather(*(http.get(url) for _ in range(10)))
+            assert [a.status_code for a in answers] == [200] * 10
+            assert len(over) == 10
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("close", [False, True], ids=["connections kept", "connections closed"])
+def test_a_request_without_a_descriptor_waits_for_another_s_end(
+    monkeypatch: pytest.MonkeyPatch, close: bool
+) -> None:
+    with_at_most(monkeypatch, 2)
+    answer = OK.replace(b"200 OK", b"200 OK\r\nconnection: close") if close else OK
+
+    async def scenario() -> None:
+        async with (
+            serving(answering(*[answer] * 7, close=close)) as (address, over),
+            client() as (http, _),
+        ):
+            answers = await asyncio.gather(*(http.get(f"http://{address}/") for _ in range(7)))
+            assert [a.text for a in answers] == ["ok"] * 7
+            assert len(over) == (7 if close else 2)
+
+    run(scenario())
+
+
+def test_without_any_descriptor_a_request_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_at_most(monkeypatch, 0)
+    with pytest.raises(httpx.ConnectError, match="Too many open files"):
+        run(get(answering(OK)))

@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,34 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: dict[str, Any] | None
+    names: list[str] = field(default_factory=list)  # of the headers, in lower case, repeats too
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer to every stream that is asked for."""
+
+    status: int
+    body: bytes = b""
+    location: str = ""
 
 
 class Recording:
     """`asked`: every request so far. `is_fickle`: close each connection after an answer, without
-    announcing it. `pause_s`: between two events."""
+    announcing it. `models`: the answer to every GET. `refusal`: the answer to every stream.
+    `pause_s`: between two events."""
 
     def __init__(
-        self, certificate: Path | None = None, *, is_fickle: bool = False, pause_s: float = 0.0
+        self,
+        certificate: Path | None = None,
+        *,
+        is_fickle: bool = False,
+        models: bytes = b'{"data": [{"id": "m"}]}',
+        refusal: Refusal | None = None,
+        pause_s: float = 0.0,
     ) -> None:
         self.asked: list[Asked] = []
-        handler = _handler(self.asked, is_fickle, pause_s)
+        handler = _handler(self.asked, is_fickle, models, refusal, pause_s)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -66,24 +83,41 @@ class Recording:
         return [asked for asked in self.asked if asked.body is not None]
 
 
-def _handler(asked: list[Asked], is_fickle: bool, pause_s: float) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    asked: list[Asked],
+    is_fickle: bool,
+    models: bytes,
+    refusal: Refusal | None,
+    pause_s: float,
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             self._take(None)
-            self._answer("application/json", [b'{"data": [{"id": "m"}]}'])
+            self._answer("application/json", [models])
 
         def do_POST(self) -> None:
             self._take(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            if self.path.startswith("/v1/"):
+            if refusal:
+                self._refuse(refusal)
+            elif "completions" in self.path:
                 self._answer("text/event-stream", ANSWER)
             else:
                 self.send_error(404)
 
         def _take(self, body: dict[str, Any] | None) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            asked.append(Asked(self.path, headers, body))
+            names = [name.lower() for name in self.headers]
+            asked.append(Asked(self.path, headers, body, names))
+
+        def _refuse(self, refusal: Refusal) -> None:
+            self.send_response(refusal.status)
+            if refusal.location:
+                self.send_header("Location", refusal.location)
+            self.send_header("Content-Length", str(len(refusal.body)))
+            self.end_headers()
+            self.wfile.write(refusal.body)
 
         def _answer(self, kind: str, pieces: list[bytes]) -> None:
             self.send_response(200)
