@@ -77,7 +77,9 @@ class Servers:
         backend = next(b for b in self._config.backends if b.name == name)
         launch, logs = self._launch(backend)
         started = self._start(backend, launch)
-        target = Target(started.base_url, launch.engine, launch.model, launch.tokenizer, logs)
+        target = Target(
+            started.base_url, launch.engine, launch.model, launch.tokenizer, logs, launch.env
+        )
         # Known before it is ready, so that whatever ends the wait also ends the server.
         self.up = Serving(backend, started, target)
         await self._ready(self.up, launch, prompts)
