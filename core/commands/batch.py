@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import signals
 from core.analysis import results
 from core.analysis.results import Results
 from core.backends import choice, ports, supervise
@@ -37,7 +38,6 @@ HEARTBEAT_S = 30.0
 TRUSTED = (
     "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
 )
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Lines:
@@ -222,7 +222,7 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
         engine.stop(number.name)
 
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    for number in signals.ending():
         loop.add_signal_handler(number, stop, number)
     try:
         return 0 if await task else 1

@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core import signals
 from core.commands import arguments as arg
 from core.errors import UsageError
 
@@ -127,7 +127,7 @@ async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
     passing_on.start()
     caught: list[int] = []
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals.ending():
         loop.add_signal_handler(number, caught.append, number)
     try:
         while not caught and not server.has_ended:
