@@ -46,6 +46,11 @@ def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
     return ()
 
 
+def warmup_skipped(backend: Backend, model: Model) -> str:
+    """Empty: nothing is compiled."""
+    return ""
+
+
 def _layout(backend: Backend) -> dict[str, int]:
     """The built-in engine shards either each matrix or the experts, over all ranks."""
     tensor, data = (1, backend.ranks) if backend.expert_parallel else (backend.ranks, 1)

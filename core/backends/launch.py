@@ -39,6 +39,9 @@ class Launcher(Protocol):
         """Lengths in tokens of prompts to send before measuring, one at a time: the server compiles
         a kernel at each."""
 
+    def warmup_skipped(self, backend: Backend, model: Model) -> str:
+        """Why such prompts cannot be known although they are needed; empty otherwise."""
+
 
 def as_words(options: Mapping[str, str | int]) -> list[str]:
     """Options as a command line takes them: a flag alone if True, left out if False or empty."""

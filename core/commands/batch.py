@@ -159,6 +159,7 @@ def _checked(job: Job) -> Job:
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
+    choice.check_model(job.kind, job.config.model)
     choice.check_doses(job.kind, used, job.config, [run.dose for run in job.runs if run.dose])
     for backend in used:
         ports.check(backend.name, backend.port)

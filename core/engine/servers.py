@@ -143,6 +143,8 @@ class Servers:
             raise ServerError(wrong, serving.server.log_tail())
         if self._config.experiment.warmup_requests:
             tell("warming up")
+            if skipped := self._launcher.warmup_skipped(backend, self._config.model):
+                tell(skipped)
             await self._warm_up(serving, prompts)
         ready = events.BackendReady(backend=name, seconds=seconds, ran=ran, mismatches=mismatches)
         self._emit(ready)

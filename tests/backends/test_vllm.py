@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,74 @@ class TestFinding:
         vllm._find.cache_clear()
         assert newer is not None
         assert newer.has_moe_flag
+
+
+FLAGS = 'add_argument("--moe-backend")'
+HOOK = "    def set_capture_fn(self, capture): ..."
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a vLLM in it that has newer versions' flag and hook, and no _version.py."""
+    package = tmp_path / "vllm"
+    router = package / "model_executor/layers/fused_moe/router/base_router.py"
+    for file, text in (
+        (package / "__init__.py", "raise RuntimeError('imported')"),
+        (package / "engine/arg_utils.py", FLAGS),
+        (router, HOOK),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    vllm._find.cache_clear()
+    yield package
+    vllm._find.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("written", "version"),
+    [
+        ("__version__ = version = '0.1.dev1+g977180c.d20251201'", "0.1.dev1+g977180c.d20251201"),
+        ("__version__ = version = '0.1.dev7557+g977180c'", "0.1.dev7557+g977180c"),
+        ("__version__ = version = 'dev'", "dev"),
+        ("__version__ = version = 'g977180c'", "g977180c"),
+        ("__version__: str = '0.12.0'", "0.12.0"),
+        ("__version__: str\nversion: str\n__version__ = version = '0.30.0'\n", "0.30.0"),
+        ("", "(unknown version)"),
+        (None, "(unknown version)"),
+    ],
+)
+def test_a_build_from_source_is_taken_for_what_its_files_show(
+    source_tree: Path, written: str | None, version: str
+) -> None:
+    if written is not None:
+        (source_tree / "_version.py").write_text(written)
+    found = vllm.check(BASELINE)
+    assert (found.version, found.has_moe_flag, found.hook) == (version, True, "set_capture_fn")
+    vllm.check_forcing(BASELINE)
+    assert tail(BASELINE, version).endswith("--moe-backend triton")
+
+
+def test_the_distribution_names_the_version_where_the_source_does_not(source_tree: Path) -> None:
+    about = source_tree.parent / "vllm-0.27.3.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.27.3\n")
+    assert vllm.check(BASELINE).version == "0.27.3"
+
+
+def test_a_known_release_may_be_too_old_and_a_folder_is_no_vllm(source_tree: Path) -> None:
+    (source_tree / "_version.py").write_text("__version__ = '0.10.2'")
+    with pytest.raises(BackendError, match=r"vLLM 0\.10\.2 is too old; 0\.11 or newer"):
+        vllm.check(BASELINE)
+    vllm._find.cache_clear()
+    (source_tree / "__init__.py").unlink()
+    with pytest.raises(BackendError, match="has no vLLM"):
+        vllm.check(BASELINE)
+
+
+@pytest.mark.parametrize("version", ["dev", "g977180c", "0.1.dev1+g977180c", "(unknown version)"])
+def test_no_default_kernel_is_made_up_for_an_unknown_version(tmp_path: Path, version: str) -> None:
+    assert "moe_backend" not in vllm.ran({"version": version}, log_of(tmp_path))
 
 
 ENGINE = (
@@ -384,5 +453,11 @@ class TestWarmup:
     def test_none_without_a_gpu_or_a_known_model(self, mixtral: Model) -> None:
         fake_nvml.show()
         assert vllm.warmup_input_lens(BASELINE, mixtral) == ()
+        assert vllm.warmup_skipped(BASELINE, Model(id="nobody/knows")) == ""
         fake_nvml.show(H200)
+        assert vllm.warmup_skipped(BASELINE, mixtral) == ""
         assert vllm.warmup_input_lens(BASELINE, Model(id="nobody/knows")) == ()
+        assert vllm.warmup_skipped(BASELINE, Model(id="nobody/knows")) == (
+            "no warm-up of the MoE kernel: no config.json of nobody/knows on this machine names its"
+            " experts and top-k; steps may stall while the kernel is compiled"
+        )
