@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
+
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
 
 def shown(value: float | None, form: str) -> str:
@@ -21,6 +24,11 @@ def printable(text: str) -> str:
         c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
         for c in text.expandtabs(4)
     )
+
+
+def plain(text: str) -> str:
+    """`text` without the escape sequences that colour it (or do anything else)."""
+    return ESCAPES.sub("", text)
 
 
 def clock(seconds: float) -> str:

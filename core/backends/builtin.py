@@ -21,7 +21,9 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
     )
 
 
-def ran(version: dict[str, str], log: Path) -> dict[str, str]:
+def ran(
+    version: dict[str, str], log: Path, since: int = 0, gate_logs: Path | None = None
+) -> dict[str, str]:
     """What is running, from /version; the log adds nothing."""
     return {
         key: version[key]

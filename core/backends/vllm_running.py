@@ -3,10 +3,19 @@ requested."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
+import msgspec
+
+from core.backends import serverlog
 from core.experiment.config import Backend
+from core.files import NOT_JSON
+from core.recorder.gatescope_recorder.about import SUFFIX
+
+NOT_RUNNING = ("refused", "disabled")
+SILENT = "silent (its level or configuration hides what runs)"
 
 # name in run.json → the log line that shows it, 0.11 to 0.32; the first hit counts.
 LINES = {
@@ -32,6 +41,7 @@ LINES = {
     "forced_routing": re.compile(r"gatescope forced routing: (on .+)"),
 }
 OLD_FLASHINFER = re.compile(r"Enabling FlashInfer CUTLASS MoE")  # 0.11, which names no other kernel
+ENGINE = re.compile(r"V1 LLM engine ")  # the first line that every version writes, where it may
 START = re.compile(r"non-default args")  # a log may hold earlier starts, which do not count
 TROUBLE = {
     "recorder": re.compile(r"gatescope recorder: ((?:refused|disabled): .+)"),
@@ -53,27 +63,47 @@ MANAGERS = {
 }
 
 
-def ran(version: dict[str, str], log: Path) -> dict[str, str]:
-    """What is running: the version from /version; kernels, graphs and layout from the log."""
+def ran(
+    version: dict[str, str], log: Path, since: int = 0, gate_logs: Path | None = None
+) -> dict[str, str]:
+    """What is running: the version from /version; kernels, graphs and layout as the recorder's
+    workers wrote them beside `gate_logs`, else from the log, whose lines begin at `since`."""
     known = {"engine": "vllm", **{key: version[key] for key in ("version",) if key in version}}
-    found = dict(known)
-    with open(log, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if START.search(line):
-                found = dict(known)
-            for key, pattern in LINES.items():
-                if key not in found and (hit := pattern.search(line)):
-                    found[key] = hit.group(1).strip()
-            if OLD_FLASHINFER.search(line):
-                found["moe_backend"] = "FlashInfer CUTLASS"
-            for key, pattern in TROUBLE.items():
-                if hit := pattern.search(line):
-                    found[key] = hit.group(1).strip()
+    own = reported(gate_logs) if gate_logs else {}
+    found, is_silent = known | own, True
+    for line in serverlog.lines(log, since):
+        if START.search(line):
+            found = known | own
+        is_silent = is_silent and not ENGINE.search(line)
+        for key, pattern in LINES.items():
+            if key not in found and (hit := pattern.search(line)):
+                found[key] = hit.group(1).strip()
+        if OLD_FLASHINFER.search(line):
+            found["moe_backend"] = "FlashInfer CUTLASS"
+        for key, pattern in TROUBLE.items():
+            if hit := pattern.search(line):
+                found[key] = hit.group(1).strip()
+    if own and is_silent:
+        found["log"] = SILENT
     version_ran = release(found.get("version", ""))
-    if "moe_backend" not in found and version_ran is not None and version_ran <= (0, 15):
+    is_old = version_ran is not None and version_ran <= (0, 15)
+    if "moe_backend" not in found and is_old and "log" not in found:
         found["moe_backend"] = "TRITON (this version's default; it logs no name)"
     found.setdefault("expert_parallel_size", "1")
     return found
+
+
+def reported(gate_logs: Path) -> dict[str, str]:
+    """What the workers of one start wrote of themselves: the first one's facts, but a refusal by
+    any of them."""
+    found: dict[str, str] = {}
+    for file in sorted(gate_logs.glob(f"*{SUFFIX}")):
+        with contextlib.suppress(OSError, *NOT_JSON):
+            about = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+            for key, value in about.items():
+                if key not in found or (key in TROUBLE and value.startswith(NOT_RUNNING)):
+                    found[key] = value
+    return {key: value for key, value in found.items() if key in LINES}
 
 
 def release(version: str) -> tuple[int, int] | None:
@@ -101,6 +131,8 @@ def _kernel_mismatch(backend: Backend, ran: dict[str, str]) -> str:
     if wanted in ("", "auto"):
         return ""
     if running is None:
+        if "log" in ran:
+            return ""  # nothing says that it differs
         return f"requested moe_backend {wanted}; the server's log does not name its kernel"
     if _plain(running).startswith(_plain(wanted)):
         return ""
@@ -112,6 +144,8 @@ def _all2all_mismatch(backend: Backend, ran: dict[str, str]) -> str:
     if not wanted or backend.ranks == 1:
         return ""
     if running is None:
+        if "log" in ran:
+            return ""
         return f"requested all2all_backend {wanted}; the server's log names no all2all manager"
     if _plain(running).startswith(MANAGERS.get(wanted, (_plain(wanted),))):
         return ""
@@ -144,7 +178,7 @@ def _recorder_mismatch(ran: dict[str, str]) -> str:
     state = ran.get("recorder", "")
     if not state:
         return "the router is not recorded: the recorder was not loaded (is VLLM_PLUGINS set?)"
-    if state.startswith(("refused", "disabled")):
+    if state.startswith(NOT_RUNNING):
         return f"the router is not recorded: {state}"
     return ""
 

@@ -135,7 +135,10 @@ class Servers:
             self._emit(events.BackendPhase(backend=name, phase=phase))
 
         seconds = await serving.server.wait_ready(backend.startup_timeout_s, tell)
-        ran = self._launcher.ran(await serving.server.version(), serving.server.log)
+        up = serving.server
+        ran = self._launcher.ran(
+            await up.version(), up.log, up.log_start, serving.target.log.folder
+        )
         mismatches = self._launcher.mismatches(backend, ran)
         noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches)
         self._directory.note_server(name, noted)

@@ -1,5 +1,7 @@
 """Flags that gatescope itself gives every server: in extra_args a second value would win, and the
-load, the report and the checks of what runs would go by the first."""
+load, the report and the checks of what runs would go by the first.
+
+--max-model-len is not among them: one backend may have room for less than [model] says."""
 
 from __future__ import annotations
 
@@ -13,7 +15,6 @@ OWNED = {
     "--model": "set id in [model]",
     "--served-model-name": "requests carry id of [model]",
     "--load-format": "set load_format in [model]",
-    "--max-model-len": "set max_model_len in [model]",
     "--max-num-seqs": "set max_num_seqs",
     "--max-num-batched-tokens": "set max_num_batched_tokens",
     "--seed": "set seed in [experiment]",

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support import fake_nvml
@@ -382,6 +384,68 @@ class TestWhatRan:
             )
         ran = vllm.ran({"version": "0.25.1"}, log)
         assert (ran["tensor_parallel_size"], "moe_backend" in ran) == ("2", False)
+
+
+class TestWorkersOwnRecord:
+    """What the recorder's workers write beside the gate logs, whatever the server logs."""
+
+    FACTS: ClassVar = {
+        "vllm": "0.25.1",
+        "recorder": "records 32 layers x 8 experts, top-2, dp 0 of 1, pp 0 of 1, hook x",
+        "forced_routing": "on for hot-experts~1; 1 ranks, seed 0",
+        "tensor_parallel_size": "4",
+        "data_parallel_size": "1",
+        "expert_parallel_size": "1",
+        "cudagraph_mode": "FULL",
+    }
+
+    @staticmethod
+    def ran(folder: Path, log: Path, *facts: dict[str, str]) -> dict[str, str]:
+        for number, about in enumerate(facts):
+            file = folder / f"dp0_pp0_tp{number}.gatelog.about.json"
+            file.write_text(json.dumps(about))
+        return vllm.ran({"version": "0.25.1"}, log, 0, folder)
+
+    def test_is_enough_where_the_log_is_silent(self, tmp_path: Path) -> None:
+        (tmp_path / "server.log").touch()
+        ran = self.ran(tmp_path, tmp_path / "server.log", self.FACTS)
+        assert vllm.mismatches(BASELINE, ran) == []
+        assert ran["recorder"] == self.FACTS["recorder"]
+        assert ran["forced_routing"] == "on for hot-experts~1; 1 ranks, seed 0"
+        assert "vllm" not in ran
+        assert ran["log"] == "silent (its level or configuration hides what runs)"
+
+    def test_does_not_hide_what_differs(self, tmp_path: Path) -> None:
+        (tmp_path / "server.log").touch()
+        facts = {**self.FACTS, "moe_backend": "FlashInfer CUTLASS", "tensor_parallel_size": "2"}
+        ran = self.ran(tmp_path, tmp_path / "server.log", facts)
+        assert vllm.mismatches(BASELINE, ran) == [
+            "requested moe_backend triton, running FlashInfer CUTLASS",
+            "requested tensor_parallel_size 4, running 2",
+        ]
+
+    def test_a_refusal_by_any_worker_counts(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, RECORDS, "Using TRITON Unquantized MoE backend\n", tp=4)
+        refused = {"forced_routing": "refused: no router", "recorder": "disabled: Oops"}
+        ran = self.ran(tmp_path, log, self.FACTS, refused)
+        assert (ran["forced_routing"], ran["recorder"]) == ("refused: no router", "disabled: Oops")
+        assert "log" not in ran
+
+    def test_a_damaged_one_is_left_to_the_log(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, RECORDS)
+        (tmp_path / "dp0_pp0_tp0.gatelog.about.json").write_text('{"recorder": ')
+        assert self.ran(tmp_path, log)["recorder"].startswith("records 32 layers")
+
+    def test_colours_and_carriage_returns_in_the_log_are_no_part_of_it(
+        self, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "server.log"
+        log.write_bytes(
+            b"\x1b[1;36m(Worker pid=7)\x1b[0;0m INFO Using TRITON \x1b[1mUnquantized MoE backend\r\n"
+            b"Loading:  50%|##\rLoading: 100%|####\r\ngatescope recorder: records 2 layers\r\n"
+        )
+        ran = vllm.ran({"version": "0.25.1"}, log)
+        assert (ran["moe_backend"], ran["recorder"]) == ("TRITON", "records 2 layers")
 
 
 class TestChoice:

@@ -22,6 +22,7 @@ sys.path.insert(0, sys.argv[1])
 TMP = Path(sys.argv[2])
 
 from gatescope_recorder import histogram, routers  # type: ignore[import-not-found]
+from gatescope_recorder.about import About  # type: ignore[import-not-found]
 from gatescope_recorder.capture import Capture  # type: ignore[import-not-found]
 from gatescope_recorder.dose import Course  # type: ignore[import-not-found]
 from gatescope_recorder.eplb import MapLog  # type: ignore[import-not-found]
@@ -33,6 +34,7 @@ from gatescope_recorder.recorder import Recorder  # type: ignore[import-not-foun
 from gatescope_recorder.worker import Attachment  # type: ignore[import-not-found]
 
 CPU = torch.device("cpu")
+HERE = Place(0, 1, 0, 1, 0, 1)
 EXPERTS = 8
 
 
@@ -290,7 +292,7 @@ def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
 def check_a_failing_recorder_does_not_reach_the_worker() -> None:
     worker = types.SimpleNamespace(get_model=lambda: 1 / 0, device=CPU)
     config = types.SimpleNamespace(parallel_config=types.SimpleNamespace())
-    attachment = Attachment(worker, config, TMP / "broken", Place(0, 1, 0, 1, 0, 1))
+    attachment = Attachment(worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"))
     attachment.guard(attachment.bind)
     attachment.guard(attachment.rebind)
     attachment.guard(attachment.start)
@@ -404,7 +406,7 @@ def check_what_cannot_be_forced_is_refused() -> None:
     ):
         said: list[str] = []
         worker = types.SimpleNamespace(get_model=lambda model=model: model, device=CPU)
-        forcing = Forcing(worker, config, Place(0, 1, 0, 1, 0, 1), order)
+        forcing = Forcing(worker, config, HERE, order, About(TMP / "forced", "a"))
         forcing._refuse = said.append
         forcing.bind()
         assert reason in said[0], said
