@@ -178,6 +178,8 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     for event in _opening(job, label):
         directory.append(event)
         lines(event)
+    if directory.unlocked:
+        tell(printable(f"! {directory.unlocked}"))
     for backend in used:
         if backend.trusts_remote_code:
             tell(f"! {backend.name}: {TRUSTED}")

@@ -37,6 +37,14 @@ def start(invocation: Invocation) -> Path:
             return run_dir
         if process.poll() is not None:
             break
+        if control.DEAF in said.read_text(errors="replace"):
+            process.terminate()
+            process.wait()
+            said.replace(run_dir / LOG)
+            raise GatescopeError(
+                f"{run_dir}: {control.DEAF}, over which the terminal UI speaks to its engine; use"
+                " --batch, or --out on another file system"
+            )
         time.sleep(POLL_S)
     lines = said.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
     said.unlink()
