@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from core import terminal
 from core.backends import builtin, choice, forcing, modelfiles, nvml, ports, supervise, vllm
 from core.backends.choice import Kind
 from core.errors import GatescopeError
@@ -192,7 +192,7 @@ def _serves_on_cpu(loaded: Config) -> bool:
 def _terminal() -> Finding:
     if not sys.stdout.isatty():
         return Finding("terminal", "not a terminal: use --batch here")
-    columns, rows = shutil.get_terminal_size()
+    columns, rows = terminal.size()
     term, colours = os.environ.get("TERM", ""), os.environ.get("COLORTERM", "")
     found = f"{term or 'TERM is not set'}, {columns} x {rows}, {colours or '256 colours or fewer'}"
     if term in ("", "dumb"):
