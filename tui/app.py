@@ -54,7 +54,14 @@ class Gatescope(App[int]):
     TITLE = "gatescope"
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings(),
-        Binding("ctrl+z", "suspend_process", "suspend", show=False, priority=True),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "suspend",
+            show=False,
+            priority=True,
+            tooltip="Suspend; the shell's fg goes on",
+        ),
     ]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Actions}
     COMMAND_PALETTE_BINDING = "ctrl+p"
