@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
+from typing import TextIO
+
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
 
 def shown(value: float | None, form: str) -> str:
@@ -23,6 +27,11 @@ def printable(text: str) -> str:
     )
 
 
+def plain(text: str) -> str:
+    """`text` without the escape sequences that colour it (or do anything else)."""
+    return ESCAPES.sub("", text)
+
+
 def clock(seconds: float) -> str:
     """`3:07`; from one hour on, `1:03:07`."""
     minutes, rest = divmod(round(seconds), 60)
@@ -30,8 +39,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def size() -> tuple[int, int]:
+    """Columns and rows of the terminal that we write to; where there is none, as COLUMNS and LINES
+    say. A parent's (tmux, a notebook, a script) may be those of another terminal."""
+    for number in (2, 1):
+        with contextlib.suppress(OSError):
+            columns, rows = os.get_terminal_size(number)
+            if columns and rows:  # a serial line knows neither
+                return columns, rows
+    return shutil.get_terminal_size((100, 24))
+
+
 def terminal_columns() -> int:
-    return shutil.get_terminal_size((100, 24)).columns
+    return size()[0]
+
+
+def is_dumb() -> bool:
+    """Whether the terminal says that it can neither colour nor move its cursor."""
+    return os.environ.get("TERM", "") == "dumb"
+
+
+def takes_colour(stream: TextIO) -> bool:
+    """Whether to colour what goes to `stream`: a terminal that can, whose user did not refuse
+    (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and not is_dumb()
 
 
 def tell(text: str) -> None:

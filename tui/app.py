@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import locale
+import os
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 import msgspec
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.containers import Container
 from textual.filter import LineFilter
@@ -22,6 +23,8 @@ from textual.widgets import Input
 
 from core.errors import FileError
 from core.experiment.invocation import Invocation
+from core.signals import ending
+from core.terminal import complain, is_dumb
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
 from tui.draw import theme
@@ -49,7 +52,17 @@ class Gatescope(App[int]):
 
     CSS_PATH = "app.tcss"
     TITLE = "gatescope"
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings()]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings(),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "suspend",
+            show=False,
+            priority=True,
+            tooltip="Suspend; the shell's fg goes on",
+        ),
+    ]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Actions}
     COMMAND_PALETTE_BINDING = "ctrl+p"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - declared by Textual as it is
@@ -91,7 +104,9 @@ class Gatescope(App[int]):
         """A lost terminal (SIGHUP) or SIGTERM ends the screen, not the engine: that is a process of
         its own."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGHUP, signal.SIGTERM):
+        for number in ending():
+            if number == signal.SIGINT:
+                continue  # a key here: ctrl-C asks
             loop.add_signal_handler(number, self.exit, 128 + number)
 
     def open(self) -> None:
@@ -240,7 +255,20 @@ def run(invocation: Invocation, *, ascii: bool = False) -> int:
     exit code."""
     bare = Invocation(invocation.config_path, engine=invocation.engine)
     found = newest_live() if invocation == bare else None
+    if found is None:
+        _check_writable(invocation.out or Path("runs"))
     return _show(Session(invocation, found), ascii=ascii)
+
+
+def _check_writable(run_dir: Path) -> None:
+    """FileError where a run directory could not be made: before the screen opens, not at `r`."""
+    path = run_dir.absolute()
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(
+            f"{run_dir}: cannot be written: {there} is read-only for you; name another place with"
+            " --out, or look at a run with: gatescope attach RUN_DIR"
+        )
 
 
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
@@ -257,5 +285,12 @@ def _show(session: Session, *, ascii: bool) -> int:
             file=sys.stderr,
         )
         return 2
+    if is_dumb():
+        complain("TERM is dumb, and the terminal UI moves the cursor: set TERM, or use --batch")
+        return 2
+    for name in ("COLUMNS", "LINES"):  # a parent's: Textual would take them for this terminal's
+        os.environ.pop(name, None)
     plain = ascii or "utf" not in locale.getpreferredencoding(False).lower()
-    return Gatescope(session, ascii=plain).run() or 0
+    app = Gatescope(session, ascii=plain)
+    code = app.run()
+    return code if code is not None else app.return_code or 0  # a crash has no code but Textual's

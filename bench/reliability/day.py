@@ -17,7 +17,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     load = MadeUpLoad(
         GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K))
     )
-    client.run, prometheus.server_load, nvml.sample = load.run, server_load, lambda: GPUS
+    client.run, prometheus.server_load, nvml.sample = load.run, server_load, _gpus
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}
@@ -155,6 +155,10 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     snapshot = lines._state
     assert snapshot.count("done") == len(runs)
     return {"hours": hours, "runs": len(runs), "events": counts, "rss_mib": memory}
+
+
+def _gpus(env: Mapping[str, str] | None = None) -> list[Gpu]:
+    return GPUS
 
 
 def main() -> None:

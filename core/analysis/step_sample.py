@@ -44,7 +44,7 @@ class StepSample:
     EP ranks, or 1.
 
     `labels`: the run of each start of the server; `counts[i]` [layers, experts]: the load of the
-    whole run i; `placed`: how experts were on ranks, as `GateLog.placed`.
+    whole run i; `placed`, `layer_numbers`: as in `GateLog`.
     """
 
     rows: Floats
@@ -53,6 +53,7 @@ class StepSample:
     labels: tuple[str, ...] = ()
     counts: tuple[Floats, ...] = ()
     placed: str = ""
+    layer_numbers: tuple[int, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -128,6 +129,7 @@ class _Reading:
     )  # label → its run in this start of the server
     ranks: int = 1
     placed: str = ""
+    layer_numbers: tuple[int, ...] = ()
     seen: int = 0
     stride: int = 1
     loads_stride: int = 1
@@ -137,6 +139,7 @@ class _Reading:
 
     def add(self, part: GateLog) -> None:
         self.ranks, self.placed = max(part.ranks, 1), part.placed
+        self.layer_numbers = part.layer_numbers
         place = np.arange(self.seen, self.seen + len(part.tokens))
         self.seen += len(place)
         rows = self._rows(part)
@@ -154,7 +157,13 @@ class _Reading:
             return StepSample(np.zeros((0, len(COLUMNS))), np.zeros((0, 1, 1)), self.ranks)
         rows, loads = np.concatenate(self.rows), np.concatenate(self.loads)
         return StepSample(
-            rows, loads, self.ranks, tuple(self.labels), tuple(self.counts), self.placed
+            rows,
+            loads,
+            self.ranks,
+            tuple(self.labels),
+            tuple(self.counts),
+            self.placed,
+            self.layer_numbers,
         )
 
     def _rows(self, log: GateLog) -> Floats:

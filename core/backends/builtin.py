@@ -21,7 +21,9 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
     )
 
 
-def ran(version: dict[str, str], log: Path) -> dict[str, str]:
+def ran(
+    version: dict[str, str], log: Path, since: int = 0, gate_logs: Path | None = None
+) -> dict[str, str]:
     """What is running, from /version; the log adds nothing."""
     return {
         key: version[key]
@@ -44,6 +46,11 @@ def mismatches(backend: Backend, ran: dict[str, str]) -> list[str]:
 def warmup_input_lens(backend: Backend, model: Model) -> tuple[int, ...]:
     """Empty: nothing is compiled."""
     return ()
+
+
+def warmup_skipped(backend: Backend, model: Model) -> str:
+    """Empty: nothing is compiled."""
+    return ""
 
 
 def _layout(backend: Backend) -> dict[str, int]:

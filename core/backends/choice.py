@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from core.backends import builtin, forcing, nvml, vllm
+from core.backends import builtin, forcing, modelfiles, nvml, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
 from core.errors import BackendError, ConfigError
@@ -33,6 +33,12 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
     for backend in backends:
         vllm.check(backend)
     return vllm
+
+
+def check_model(kind: Kind, model: Model) -> None:
+    """ConfigError where vLLM would be given a path at which no model is."""
+    if kind == "vllm":
+        modelfiles.check(model.id)
 
 
 def check_doses(

@@ -29,8 +29,11 @@ class Launcher(Protocol):
         """How to serve `model` as `backend` asks. `gate_logs`: a folder for this start's logs;
         None: no log."""
 
-    def ran(self, version: dict[str, str], log: Path) -> dict[str, str]:
-        """What is running, from /version and the server's log."""
+    def ran(
+        self, version: dict[str, str], log: Path, since: int = 0, gate_logs: Path | None = None
+    ) -> dict[str, str]:
+        """What is running: from /version, from what the server's workers wrote into the folder
+        `gate_logs`, and from its log, whose lines begin at `since`."""
 
     def mismatches(self, backend: Backend, ran: dict[str, str]) -> list[str]:
         """What is running but was not requested, a sentence each."""
@@ -38,6 +41,9 @@ class Launcher(Protocol):
     def warmup_input_lens(self, backend: Backend, model: Model) -> tuple[int, ...]:
         """Lengths in tokens of prompts to send before measuring, one at a time: the server compiles
         a kernel at each."""
+
+    def warmup_skipped(self, backend: Backend, model: Model) -> str:
+        """Why such prompts cannot be known although they are needed; empty otherwise."""
 
 
 def as_words(options: Mapping[str, str | int]) -> list[str]:

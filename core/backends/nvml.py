@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TypeVar
+from typing import Any
 
 from core.experiment import events
 from core.experiment.events import POWER_CAP
 
-T = TypeVar("T")
 MIB, GIB = 1 << 20, 1 << 30
 SLACK_MIB = 512  # a driver keeps some for itself
 POLL_S = 0.2
@@ -62,18 +61,17 @@ def described() -> list[str]:
     """A line for each GPU: index, name, memory, driver."""
     if (nvml := _nvml()) is None:
         return []
-    driver = _asked(nvml, nvml.nvmlSystemGetDriverVersion) or "[N/A]"
+    driver = _asked(nvml, "nvmlSystemGetDriverVersion") or "[N/A]"
     return [
         f"{gpu.index}, {gpu.name}, {'[N/A]' if gpu.total is None else f'{gpu.total} MiB'}, {driver}"
         for gpu in seen()
     ]
 
 
-def sample() -> list[events.Gpu]:
-    """The figures of each GPU now. A GPU whose memory is unknown is left out."""
+def sample(env: Mapping[str, str] | None = None) -> list[events.Gpu]:
+    """The figures now of each GPU that `seen` shows."""
     nvml = _nvml()
-    figures = [_figures(nvml, device) for device in seen()] if nvml else []
-    return [gpu for gpu in figures if gpu is not None]
+    return [_figures(nvml, device) for device in seen(env)] if nvml else []
 
 
 def throttles(bits: int) -> list[str]:
@@ -94,17 +92,17 @@ def _nvml() -> ModuleType | None:
     return nvml
 
 
-def _asked(nvml: ModuleType, ask: Callable[..., T], *arguments: object) -> T | None:
-    """NVML's answer; None if it has none."""
+def _asked(nvml: ModuleType, call: str, *arguments: object) -> Any:
+    """NVML's answer; None if it has none, or this NVML module has no such call."""
     try:
-        return ask(*arguments)
-    except nvml.NVMLError:
+        return getattr(nvml, call)(*arguments)
+    except (nvml.NVMLError, AttributeError):
         return None
 
 
 def _all_handles(nvml: ModuleType) -> dict[int, object]:
-    count = _asked(nvml, nvml.nvmlDeviceGetCount) or 0
-    handles = {i: _asked(nvml, nvml.nvmlDeviceGetHandleByIndex, i) for i in range(count)}
+    count = _asked(nvml, "nvmlDeviceGetCount") or 0
+    handles = {i: _asked(nvml, "nvmlDeviceGetHandleByIndex", i) for i in range(count)}
     return {index: handle for index, handle in handles.items() if handle is not None}
 
 
@@ -128,20 +126,20 @@ def _named(nvml: ModuleType, handles: dict[int, object], name: str) -> tuple[int
     if name.isdecimal() and int(name) in handles:
         return int(name), handles[int(name)]
     if name.startswith("GPU-"):
-        uuids = {i: _asked(nvml, nvml.nvmlDeviceGetUUID, h) or "" for i, h in handles.items()}
+        uuids = {i: _asked(nvml, "nvmlDeviceGetUUID", h) or "" for i, h in handles.items()}
         return next(((i, handles[i]) for i, uuid in uuids.items() if uuid.startswith(name)), None)
     if name.startswith("MIG-"):
-        slice_ = _asked(nvml, nvml.nvmlDeviceGetHandleByUUID, name)
-        gpu = _asked(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, slice_)
-        index = _asked(nvml, nvml.nvmlDeviceGetIndex, gpu)
+        slice_ = _asked(nvml, "nvmlDeviceGetHandleByUUID", name)
+        gpu = _asked(nvml, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle", slice_)
+        index = _asked(nvml, "nvmlDeviceGetIndex", gpu)
         return None if index is None else (index, slice_)
     return None
 
 
 def _device(nvml: ModuleType, index: int, handle: object) -> Device | None:
     """None for a GPU that is lost: not even its name can be read."""
-    name = _asked(nvml, nvml.nvmlDeviceGetName, handle)
-    memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
+    name = _asked(nvml, "nvmlDeviceGetName", handle)
+    memory = _asked(nvml, "nvmlDeviceGetMemoryInfo", handle)
     if name is None:
         return None
     if memory is None:
@@ -149,24 +147,20 @@ def _device(nvml: ModuleType, index: int, handle: object) -> Device | None:
     return Device(index, name, memory.used // MIB, memory.total // MIB, handle)
 
 
-def _figures(nvml: ModuleType, device: Device) -> events.Gpu | None:
+def _figures(nvml: ModuleType, device: Device) -> events.Gpu:
     handle = device.handle
-    memory = _asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
-    if memory is None:
-        return None
-    rates = _asked(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
-    milliwatts = _asked(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
-    reasons = _asked(nvml, nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    memory = _asked(nvml, "nvmlDeviceGetMemoryInfo", handle)
+    rates = _asked(nvml, "nvmlDeviceGetUtilizationRates", handle)
+    milliwatts = _asked(nvml, "nvmlDeviceGetPowerUsage", handle)
+    reasons = _asked(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle)
     return events.Gpu(
         index=device.index,
-        memory_used_gib=memory.used / GIB,
-        memory_total_gib=memory.total / GIB,
+        memory_used_gib=None if memory is None else memory.used / GIB,
+        memory_total_gib=None if memory is None else memory.total / GIB,
         utilisation_pct=None if rates is None else rates.gpu,
         power_w=None if milliwatts is None else milliwatts / 1e3,
-        temperature_c=_asked(
-            nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU
-        ),
-        sm_clock_mhz=_asked(nvml, nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+        temperature_c=_asked(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
+        sm_clock_mhz=_asked(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
         throttled=None if reasons is None else throttles(reasons),
     )
 
@@ -210,8 +204,8 @@ def _held(before: Device) -> str:
 def _holders(nvml: ModuleType, handle: object) -> list[str]:
     """Every process that holds memory of a GPU. Names and sizes are unknown across containers."""
     found = []
-    for process in _asked(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
-        name = _asked(nvml, nvml.nvmlSystemGetProcessName, process.pid)
+    for process in _asked(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ():
+        name = _asked(nvml, "nvmlSystemGetProcessName", process.pid)
         size = process.usedGpuMemory
         about = [name or "", "" if size is None else f"{size // MIB} MiB"]
         found.append(f"process {process.pid} ({', '.join(filter(None, about)) or 'unknown'})")

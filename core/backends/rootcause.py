@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+
+from core.backends.serverlog import shown
 
 MOST_CHARACTERS = 300
 
@@ -11,19 +14,26 @@ MOST_CHARACTERS = 300
 # later.
 ECHOES = re.compile(
     r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|"
-    r"EngineCore encountered|"
+    r"EngineCore encountered|RuntimeError: cancelled|(?:Base)?ExceptionGroup: |"
     r"Engine process failed to start|Executor failed|CancelledError|BrokenPipeError|"
-    r"ConnectionResetError|SystemExit|"
+    r"ConnectionResetError|SystemExit|KeyboardInterrupt|"
     r"ValidationError: \d+ validation error"
 )
-PREFIX = re.compile(
-    r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:ERROR|CRITICAL|WARNING|INFO) [\d-]+ [\d:.,]+ \[[^\]]*\]\s?)?"
-)
+PROCESS = re.compile(r"^\([^)]*pid=\d+\)\s?")
+LEVEL = re.compile(r"^(ERROR|CRITICAL|WARNING|INFO|DEBUG) [\d-]+ [\d:.,]+ \[[^\]]*\]\s?")
+HANDLED = ("WARNING", "INFO", "DEBUG")  # what is logged at these levels has been dealt with
+TRACEBACK = re.compile(r"^(?:Exception Group )?Traceback \(most recent call last\):")
+GROUP = re.compile(
+    r"^(?:\s*(?:\+-[+-]*(?: \d+ )?-*|[|+] ?))+"
+)  # the frame drawn around its members
 EXCEPTION = re.compile(
-    r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Failure|Exit)\b: \S|^Value error, "
+    r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Failure|Exit)\b: \S|^Value error, |"
+    r"^Fatal Python error: "
 )
-STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s")  # argparse's, uvicorn's
-FRAME = re.compile(r'^File "([^"]+)"')
+RAISED = re.compile(r"^[A-Za-z_][\w.]*(?::\s|:?$)")  # ends a traceback: any class, also bare
+STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s|^Worker proc .* died")  # argparse's, uvicorn's
+WEAK = re.compile(r"^Engine core proc \S+ died unexpectedly")  # it may have said why, or not
+FRAME = re.compile(r'^File "([^"]+)", line (\d+)')
 PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
 
 # Messages of vLLM 0.11 to 0.32, and what each means here; the first hit counts.
@@ -48,7 +58,31 @@ KNOWN = tuple(
             r"max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)",
             r"max_model_len = \1 is more than the model's \2; lower it in [model]",
         ),
+        (
+            r"Worker proc (\S+) died",
+            r"\1 died without an error of its own: the kernel may have killed it for memory"
+            r" (see dmesg), or a driver did",
+        ),
+        (
+            r"in use \(addr='\w+://[^']*?:(\d+)'\)",
+            r"port \1, which vLLM's processes talk over, is taken; start again, or end what"
+            r" holds it",
+        ),
+        (
+            r"server socket has failed to listen on .*?port: (\d+).*(?:EADDRINUSE|in use)",
+            r"port \1, which PyTorch's ranks meet at, is taken; start again, or end what holds it",
+        ),
         (r"address already in use", r"address already in use"),
+        (
+            r"GatedRepoError|access a gated repo",
+            r"the hub gives this model only to those who accepted its terms; accept them, and put"
+            r" HF_TOKEN into the environment",
+        ),
+        (
+            r"Could not find nvcc|ninja build failed|ninja.*returned non-zero",
+            r"FlashInfer could not build its CUDA kernels (nvcc or ninja fails; see the log);"
+            r" install flashinfer-jit-cache or a CUDA toolkit",
+        ),
         (
             r"Cannot find any model weights with [`']([^`']+)",
             r'no weights are in \1; put *.safetensors there, or set load_format = "dummy"',
@@ -104,7 +138,7 @@ KNOWN = tuple(
             r"CUDA out of memory; lower max_num_batched_tokens, or use more ranks",
         ),
         (
-            r"Free memory on device \S+ \(([\d.]+)/([\d.]+) GiB\)",
+            r"Free memory on device (?:\S+ )?\(([\d.]+)/([\d.]+) GiB\)",
             r"only \1 of a GPU's \2 GiB are free; nvidia-smi names the process that holds the rest",
         ),
         (
@@ -127,27 +161,85 @@ KNOWN = tuple(
 )
 
 
+@dataclass(slots=True)
+class _Traceback:
+    """One that a process is writing: its last frame so far, and the source line there. Of some only
+    frames are seen, without the line that opens it."""
+
+    is_opened: bool = False
+    file: str = ""
+    line: str = ""
+    source: str = ""
+
+
 def find(lines: Iterable[str]) -> str:
-    """A known failure in our words, else the first exception that is not an echo of another, else
-    the last line. Empty where there are no lines."""
-    first = last = frame = ""
+    """`cause`, else the last line. Empty where there are no lines."""
+    found, last = _read(lines)
+    return found or _cut(last)
+
+
+def cause(lines: Iterable[str]) -> str:
+    """A known failure in our words, else the first exception that is not an echo of another. Empty
+    where there is none."""
+    return _read(lines)[0]
+
+
+def _read(lines: Iterable[str]) -> tuple[str, str]:
+    """The cause, and the last line."""
+    first = weak = last = ""
+    open_tracebacks: dict[str, _Traceback] = {}  # of each process: their lines mix
     for line in lines:
-        text = PREFIX.sub("", line).strip()
+        process, level, whole = _parts(shown(line))
+        text = whole.strip()
         if not text:
             continue
         last = text
-        if hit := FRAME.match(text):
-            frame = hit.group(1)
-        is_exception = bool(EXCEPTION.match(text)) and not ECHOES.search(text)
-        if not (is_exception or STATEMENT.match(text)):
+        if level in HANDLED:
             continue
-        if sentence := _known(text):
-            return sentence
+        if TRACEBACK.match(text):
+            open_tracebacks[process] = _Traceback(is_opened=True)
+            continue
+        within = open_tracebacks.setdefault(process, _Traceback())
+        ends = within.is_opened and whole == text and bool(RAISED.match(text))
+        is_exception = (ends or bool(EXCEPTION.match(text))) and not ECHOES.search(text)
+        if (is_exception or STATEMENT.match(text)) and (sentence := _known(text)):
+            return sentence, last
         if is_exception and not first:
-            first = (
-                f"the model's tokenizer cannot be loaded: {text}" if "tokeniz" in frame else text
-            )
-    return _cut(PYDANTIC.sub("", first or last))
+            first = _described(text, within)
+        if WEAK.match(text):
+            weak = weak or text
+        if ends:
+            del open_tracebacks[process]
+        else:
+            _follow(within, text)
+    return _cut(PYDANTIC.sub("", first or weak)), last
+
+
+def _parts(line: str) -> tuple[str, str, str]:
+    """The process that wrote a line, the level, and what it wrote, indented as it is; the frame of
+    an exception group is taken off."""
+    process = hit[0].strip() if (hit := PROCESS.match(line)) else ""
+    rest = PROCESS.sub("", line)
+    level = hit[1] if (hit := LEVEL.match(rest)) else ""
+    rest = LEVEL.sub("", rest)
+    return process, level, GROUP.sub("", rest) if GROUP.match(rest) else rest
+
+
+def _follow(traceback: _Traceback, text: str) -> None:
+    if hit := FRAME.match(text):
+        traceback.file, traceback.line, traceback.source = hit[1], hit[2], ""
+    elif not traceback.source:
+        traceback.source = text
+
+
+def _described(text: str, raised: _Traceback) -> str:
+    if "tokeniz" in raised.file:
+        return f"the model's tokenizer cannot be loaded: {text}"
+    if ": " in text or not raised.file:
+        return text
+    # A bare class says nothing: where it was raised does.
+    at = f"{raised.file.rpartition('/')[2]}, line {raised.line}"
+    return f"{text.rstrip(':')}: {raised.source} ({at})" if raised.source else f"{text} at {at}"
 
 
 def _known(text: str) -> str:

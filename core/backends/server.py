@@ -56,6 +56,7 @@ class Server:
     mark: str  # in the environment of every process of it
     log_start: int = 0  # where this start's lines begin in the log
     gpus_before: tuple[Device, ...] = ()
+    log_ready: int | None = None  # how long the log was when it was ready
 
     @property
     def base_url(self) -> str:
@@ -85,6 +86,7 @@ class Server:
                 for phase in phases.read():
                     on_phase(phase)
                 if is_healthy:
+                    self.log_ready = self.log.stat().st_size if self.log.is_file() else None
                     return time.monotonic() - self.started
                 if time.monotonic() - looked > BUILD_POLL_S:
                     looked = time.monotonic()
@@ -148,13 +150,21 @@ class Server:
         if code > 128 and code - 128 in signal.valid_signals():
             by = signal.Signals(code - 128).name
             return f"server {self.name} was killed by {by} after {took:.1f} s"
-        cause = rootcause.find(
-            serverlog.lines(self.log, self.log_start) if lines is None else lines
-        )
+        if lines is None:
+            cause = self.complaint() or rootcause.find(serverlog.lines(self.log, self.log_start))
+        else:
+            cause = rootcause.find(lines)
         if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
             cause = f"{cause}: port {self.port} is held by {other}"
         exited = f"server {self.name} exited with code {code} after {took:.1f} s"
         return f"{exited}: {cause}" if cause else exited
+
+    def complaint(self) -> str:
+        """The cause of a failure since it was ready, as its log names it; empty if it names none,
+        and before it was ready."""
+        if self.log_ready is None:
+            return ""
+        return rootcause.cause(serverlog.lines(self.log, self.log_ready))
 
     async def version(self) -> dict[str, str]:
         """The server's own account at /version. ServerError where that is no JSON object."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.terminal import plain
+
 TAIL_LINES = 20
 
 # vLLM's lines, 0.11 to 0.32, in the order in which a start-up shows them.
@@ -51,7 +53,7 @@ class PhaseFollower:
         end = max(data.rfind(b"\n"), data.rfind(b"\r"))  # a progress bar ends its lines with \r
         whole = data[: end + 1]
         self.offset += len(whole)
-        for line in re.split(r"[\r\n]+", whole.decode(errors="replace")):
+        for line in re.split(r"[\r\n]+", plain(whole.decode(errors="replace"))):
             phase = phase_of(line)
             if phase and phase != self.phase:
                 self.phase = phase
@@ -69,11 +71,17 @@ def tail(log: Path, offset: int = 0) -> list[str]:
 
 
 def lines(log: Path, offset: int = 0) -> Iterator[str]:
-    """Every line that was written since `offset`; none where the log cannot be read."""
+    """Every line that was written since `offset`, as a terminal would end up showing it: without
+    colours, and of a progress bar its last state. None where the log cannot be read."""
     try:
         with open(log, "rb") as file:
             file.seek(offset)
             for line in file:
-                yield line.decode(errors="replace").rstrip("\n")
+                yield shown(line.decode(errors="replace"))
     except OSError:
         return
+
+
+def shown(line: str) -> str:
+    """One line of a log without its end, its colours, and what a progress bar has overwritten."""
+    return plain(line).rstrip("\r\n").rpartition("\r")[2]

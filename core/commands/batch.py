@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import signals
 from core.analysis import results
 from core.analysis.results import Results
 from core.backends import choice, ports, supervise
@@ -37,7 +38,6 @@ HEARTBEAT_S = 30.0
 TRUSTED = (
     "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
 )
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Lines:
@@ -159,6 +159,7 @@ def _checked(job: Job) -> Job:
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
+    choice.check_model(job.kind, job.config.model)
     choice.check_doses(job.kind, used, job.config, [run.dose for run in job.runs if run.dose])
     for backend in used:
         ports.check(backend.name, backend.port)
@@ -177,6 +178,8 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     for event in _opening(job, label):
         directory.append(event)
         lines(event)
+    if directory.unlocked:
+        tell(printable(f"! {directory.unlocked}"))
     for backend in used:
         if backend.trusts_remote_code:
             tell(f"! {backend.name}: {TRUSTED}")
@@ -222,7 +225,7 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
         engine.stop(number.name)
 
     loop = asyncio.get_running_loop()
-    for number in SIGNALS:
+    for number in signals.ending():
         loop.add_signal_handler(number, stop, number)
     try:
         return 0 if await task else 1

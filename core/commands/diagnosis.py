@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from core.backends import builtin, choice, forcing, nvml, ports, supervise, vllm
+from core import terminal
+from core.backends import builtin, choice, forcing, modelfiles, nvml, ports, supervise, vllm
 from core.backends.choice import Kind
 from core.errors import GatescopeError
 from core.experiment import config
@@ -82,7 +82,7 @@ def _engine(loaded: Config) -> Iterator[Finding]:
     if wanted == "builtin":
         return
     yield from (_vllm(backend, needed=kind == "vllm") for backend in loaded.backends)
-    yield _tokenizer(loaded.model.id, needed=kind == "vllm")
+    yield from _model(loaded, needed=kind == "vllm")
 
 
 def _doses(loaded: Config, kind: Kind) -> Finding:
@@ -113,7 +113,25 @@ def _vllm(backend: Backend, *, needed: bool) -> Finding:
     return Finding(backend.name, f"{found}, router hook: none found", fix if needed else "")
 
 
-def _tokenizer(model: str, *, needed: bool) -> Finding:
+def _model(loaded: Config, *, needed: bool) -> Iterator[Finding]:
+    """The model's tokenizer, and the shape that the warm-up of the MoE kernel needs."""
+    model = loaded.model.id
+    try:
+        modelfiles.check(model)
+    except GatescopeError as error:
+        problem = _problem("model", error)
+        yield problem if needed else Finding("model", problem.found)
+        return
+    env = loaded.backends[0].env
+    yield _tokenizer(model, env, needed=needed)
+    if shape := modelfiles.moe_shape(model, env):
+        yield Finding("model", f"{shape[0]} experts a layer, top-{shape[1]}")
+    elif modelfiles.is_here(model, env):
+        unknown = "its config.json does not name its experts and top-k"
+        yield Finding("model", f"{unknown}: the MoE kernel gets no warm-up of its own")
+
+
+def _tokenizer(model: str, env: Mapping[str, str], *, needed: bool) -> Finding:
     folder = Path(model)
     if folder.is_dir():
         files = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
@@ -121,9 +139,8 @@ def _tokenizer(model: str, *, needed: bool) -> Finding:
             return Finding("tokenizer", str(files[0]))
         fix = "put tokenizer.json or tokenizer.model there" if needed else ""
         return Finding("tokenizer", f"none in {folder}", fix)
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub"
-    if (cache / f"models--{model.replace('/', '--')}").is_dir():
-        return Finding("tokenizer", f"{model}, in {cache}")
+    if modelfiles.cached(model, env).is_dir():
+        return Finding("tokenizer", f"{model}, in {modelfiles.hub_cache(env)}")
     return Finding(
         "tokenizer",
         f"{model}, not on this machine yet: vLLM downloads it from the hub when it first starts",
@@ -175,7 +192,7 @@ def _serves_on_cpu(loaded: Config) -> bool:
 def _terminal() -> Finding:
     if not sys.stdout.isatty():
         return Finding("terminal", "not a terminal: use --batch here")
-    columns, rows = shutil.get_terminal_size()
+    columns, rows = terminal.size()
     term, colours = os.environ.get("TERM", ""), os.environ.get("COLORTERM", "")
     found = f"{term or 'TERM is not set'}, {columns} x {rows}, {colours or '256 colours or fewer'}"
     if term in ("", "dumb"):

@@ -74,5 +74,5 @@ def _draw(scores: Sequence[float]) -> Path:
 
     drawn = histogram.of(scores, "predicted imbalance score", "datasets")
     columns = min(terminal.terminal_columns(), 100)
-    print(text.draw(drawn, columns, 30, colour=sys.stderr.isatty()), file=sys.stderr)
+    print(text.draw(drawn, columns, 30, colour=terminal.takes_colour(sys.stderr)), file=sys.stderr)
     return png.write(drawn, Path("graphs") / "score_distribution.png")

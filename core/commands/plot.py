@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from core.commands import arguments as arg
 from core.errors import FileError, UsageError
 from core.plots import labels
-from core.terminal import complain
+from core.terminal import complain, takes_colour
 
 if TYPE_CHECKING:
     from core.analysis.results import Results
@@ -198,5 +198,7 @@ def _print(panels: Sequence[Figure]) -> None:
 
     columns = min(terminal.terminal_columns(), COLUMNS)
     print(
-        "\n\n".join(text.draw(panel, columns, ROWS, colour=sys.stdout.isatty()) for panel in panels)
+        "\n\n".join(
+            text.draw(panel, columns, ROWS, colour=takes_colour(sys.stdout)) for panel in panels
+        )
     )

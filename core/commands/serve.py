@@ -6,12 +6,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core import signals
 from core.commands import arguments as arg
 from core.errors import UsageError
 
@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = config.engine(arguments.engine) if arguments.engine else loaded.experiment.engine
     kind = choice.decide(engine, [backend])
     ports.check(backend.name, backend.port)
+    choice.check_model(kind, model)
     launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
     return asyncio.run(_serve(backend, launch, _api_key()))
 
@@ -84,7 +85,10 @@ def _backend(arguments: argparse.Namespace, loaded: Config) -> Backend:
 def _model(arguments: argparse.Namespace, loaded: Config) -> Model:
     from msgspec.structs import replace
 
-    given = {"max_model_len": arguments.max_model_len, "id": arguments.model}
+    from core.experiment import config
+
+    name = config.model_id(Path.cwd(), arguments.model) if arguments.model else None
+    given = {"max_model_len": arguments.max_model_len, "id": name}
     return replace(loaded.model, **{key: value for key, value in given.items() if value})
 
 
@@ -127,7 +131,7 @@ async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
     passing_on.start()
     caught: list[int] = []
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals.ending():
         loop.add_signal_handler(number, caught.append, number)
     try:
         while not caught and not server.has_ended:

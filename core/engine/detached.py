@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from core.errors import GatescopeError
+from core.errors import FileError, GatescopeError
 from core.experiment import config, control
 from core.experiment.invocation import Invocation
 from core.rundir import directory
@@ -27,9 +27,12 @@ def start(invocation: Invocation) -> Path:
     run_dir = invocation.resume or invocation.out or _new_path(invocation)
     if not invocation.resume:
         invocation = replace(invocation, out=run_dir)
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
     said = run_dir.with_name(f".{run_dir.name}.log")  # beside it: --out must be new or empty
-    process = _engine(invocation, said)
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        process = _engine(invocation, said)
+    except OSError as error:
+        raise FileError(f"{run_dir}: cannot be written: {error.strerror}") from None
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if control.is_live(run_dir) or process.poll() in (0, 1):
@@ -37,6 +40,14 @@ def start(invocation: Invocation) -> Path:
             return run_dir
         if process.poll() is not None:
             break
+        if control.DEAF in said.read_text(errors="replace"):
+            process.terminate()
+            process.wait()
+            said.replace(run_dir / LOG)
+            raise GatescopeError(
+                f"{run_dir}: {control.DEAF}, over which the terminal UI speaks to its engine; use"
+                " --batch, or --out on another file system"
+            )
         time.sleep(POLL_S)
     lines = said.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
     said.unlink()

@@ -159,7 +159,11 @@ class Engine:
         except RunError as error:
             server = serving.server
             is_up = not error.stalled and await server.is_up()
-            reason = f"{error}; {server.death()}" if server.has_ended else str(error)
+            reason = str(error)
+            if server.has_ended:
+                reason = f"{error}; {server.death()}"
+            elif not is_up and (cause := server.complaint()):
+                reason = f"{error}; server {server.name} is up no more: {cause}"
             self._queue.fail(run, reason)
             if not is_up:
                 await self._servers.put_down()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 
@@ -54,6 +54,7 @@ class Target:
     model: str
     tokenizer: str
     log: GateFolder
+    env: Mapping[str, str] = field(default_factory=dict)  # of the server: which GPUs it sees
 
 
 @dataclass(slots=True)
@@ -137,7 +138,7 @@ class Measurement:
                 output_tokens=progress.output_tokens,
                 finished=progress.done + progress.errors,
                 server=await prometheus.server_load(http, self.target.base_url),
-                gpus=nvml.sample(),
+                gpus=nvml.sample(self.target.env),
                 imbalance=self._look(),
             )
         )

@@ -77,7 +77,9 @@ class Servers:
         backend = next(b for b in self._config.backends if b.name == name)
         launch, logs = self._launch(backend)
         started = self._start(backend, launch)
-        target = Target(started.base_url, launch.engine, launch.model, launch.tokenizer, logs)
+        target = Target(
+            started.base_url, launch.engine, launch.model, launch.tokenizer, logs, launch.env
+        )
         # Known before it is ready, so that whatever ends the wait also ends the server.
         self.up = Serving(backend, started, target)
         await self._ready(self.up, launch, prompts)
@@ -133,7 +135,10 @@ class Servers:
             self._emit(events.BackendPhase(backend=name, phase=phase))
 
         seconds = await serving.server.wait_ready(backend.startup_timeout_s, tell)
-        ran = self._launcher.ran(await serving.server.version(), serving.server.log)
+        up = serving.server
+        ran = self._launcher.ran(
+            await up.version(), up.log, up.log_start, serving.target.log.folder
+        )
         mismatches = self._launcher.mismatches(backend, ran)
         noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches)
         self._directory.note_server(name, noted)
@@ -141,6 +146,8 @@ class Servers:
             raise ServerError(wrong, serving.server.log_tail())
         if self._config.experiment.warmup_requests:
             tell("warming up")
+            if skipped := self._launcher.warmup_skipped(backend, self._config.model):
+                tell(skipped)
             await self._warm_up(serving, prompts)
         ready = events.BackendReady(backend=name, seconds=seconds, ran=ran, mismatches=mismatches)
         self._emit(ready)

@@ -15,7 +15,7 @@ import tomli
 from msgspec import Meta
 
 from core.errors import ConfigError, FileError
-from core.experiment import mistake
+from core.experiment import mistake, owned_flags
 from core.experiment.dose import Dose, Pattern
 from core.experiment.mistake import Mistake, Place, shown
 from core.workload.trace import TraceUnit
@@ -208,7 +208,7 @@ def load(path: Path) -> Config:
     return Config(
         path=path.absolute(),
         experiment=experiment,
-        model=document.model,
+        model=msgspec.structs.replace(document.model, id=model_id(path.parent, document.model.id)),
         backends=tuple(_resolved(path.parent, backend) for backend in document.backends),
         dataset_paths=datasets,
         dose=document.dose,
@@ -225,6 +225,17 @@ def with_doses(loaded: Config, levels: list[float], patterns: list[Pattern]) -> 
     if wrong := [f"{', '.join(('--dose', *keys))}: {text}" for keys, text in _dose_problems(dose)]:
         raise ConfigError("\n".join(wrong))
     return msgspec.structs.replace(loaded, dose=dose)
+
+
+def model_id(folder: Path, given: str) -> str:
+    """A model's path made absolute: ~ is home, a relative one starts at `folder`. A name that is no
+    path, and names nothing there, is a hub's."""
+    expanded = os.path.expanduser(given)
+    place = os.path.abspath(folder / expanded)
+    is_path = given.startswith((".", "/", "~")) or (given.count("/") > 1 and "://" not in given)
+    if expanded.startswith("~"):  # there is no home directory
+        return expanded
+    return place if is_path or os.path.isdir(place) else given
 
 
 def check_name(path: Path) -> None:
@@ -322,6 +333,8 @@ def _backend(place: Place, backend: Backend) -> Iterator[Mistake]:
     text = "expected no API key; leave it out: each start gets a key of its own"
     if "--api-key" in given:
         yield Mistake((*place, "extra_args"), text)
+    for problem in owned_flags.problems(backend.extra_args):
+        yield Mistake((*place, "extra_args"), problem)
     if "VLLM_API_KEY" in backend.env:
         yield Mistake(env, text)
 
@@ -351,7 +364,7 @@ def _datasets(folder: Path, globs: str | list[str]) -> tuple[tuple[Path, ...], l
     found: set[Path] = set()
     mistakes = []
     for pattern in [globs] if isinstance(globs, str) else globs:
-        inside = os.path.join(glob.escape(str(folder.absolute())), pattern)
+        inside = os.path.join(glob.escape(str(folder.absolute())), os.path.expanduser(pattern))
         files = {Path(f) for f in glob.glob(inside, recursive=True) if os.path.isfile(f)}
         found |= files
         if not files:
@@ -370,5 +383,5 @@ def _resolved(folder: Path, backend: Backend) -> Backend:
     file."""
     if "/" not in backend.python:
         return backend
-    python = os.path.abspath(folder / Path(backend.python).expanduser())
+    python = os.path.abspath(folder / os.path.expanduser(backend.python))
     return msgspec.structs.replace(backend, python=python)

@@ -7,17 +7,20 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from core.files import NOT_JSON
+from core.terminal import printable, tell
 
 SOCKET = "control.sock"
 TIMEOUT_S = 10.0
 MAX_LINE_BYTES = 1 << 20
+DEAF = "its file system has no unix sockets"
+DEAF_MEANS = "the runs go on, but take no commands from the terminal UI; ctrl-C stops them"
 
 
 class Cancel(Struct, frozen=True, tag=True):
@@ -71,6 +74,7 @@ class ControlError(Exception):
 
 Obey = Callable[[Command], None]
 """Does what a command asks, or raises ControlError."""
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 _replies = msgspec.json.Decoder(Reply)
@@ -109,7 +113,8 @@ def is_live(run_dir: Path) -> bool:
 
 @contextlib.asynccontextmanager
 async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
-    """Obey commands while the body runs."""
+    """Obey commands while the body runs. Where there can be no socket, stderr says so and the body
+    runs without."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError):
@@ -119,18 +124,28 @@ async def listening(run_dir: Path, obey: Obey) -> AsyncIterator[None]:
         writer.close()
 
     with _short(run_dir) as path:
-        # One that a killed engine left behind: the directory's lock is ours.
-        Path(path).unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
-            server = await asyncio.start_unix_server(answer, path, limit=MAX_LINE_BYTES)
-        finally:
-            os.umask(mask)
+        server = await _bound(path, answer, run_dir)
         try:
             yield
         finally:
-            server.close()
-            Path(path).unlink(missing_ok=True)
+            if server is not None:
+                server.close()
+                Path(path).unlink(missing_ok=True)
+
+
+async def _bound(path: str, answer: Answer, run_dir: Path) -> asyncio.Server | None:
+    """The listening socket; None, and a line on stderr, where the file system has no such sockets:
+    the runs are worth more than commands to them."""
+    mask = os.umask(0o177)
+    try:
+        # One that a killed engine left behind: the directory's lock is ours.
+        Path(path).unlink(missing_ok=True)
+        return await asyncio.start_unix_server(answer, path, limit=MAX_LINE_BYTES)
+    except OSError as error:
+        tell(printable(f"! {run_dir}: {DEAF} ({error.strerror}): {DEAF_MEANS}"))
+        return None
+    finally:
+        os.umask(mask)
 
 
 def _reply(line: bytes, obey: Obey) -> Reply:

@@ -47,12 +47,12 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU at one moment; null where NVML does not know it, as on a MIG slice. `throttled`:
-    what limits its clocks."""
+    """One GPU at one moment; null where NVML does not know it, as on a MIG slice, or of a GPU that
+    shares the host's memory. `throttled`: what limits its clocks."""
 
     index: int
-    memory_used_gib: float
-    memory_total_gib: float
+    memory_used_gib: float | None = None
+    memory_total_gib: float | None = None
     utilisation_pct: int | None = None
     power_w: float | None = None
     temperature_c: int | None = None

@@ -119,6 +119,10 @@ class HeatMap:
     unit: str
     engine: str = ""
     note: str = ""
+    row_numbers: tuple[int, ...] = ()  # what rows are called; empty: counted from 0
+
+    def row(self, place: int) -> int:
+        return self.row_numbers[place] if self.row_numbers else place
 
 
 @dataclass(frozen=True, slots=True)

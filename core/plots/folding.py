@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from core.stats.arrays import Floats
@@ -18,7 +20,9 @@ def folded(values: Floats, size: int, axis: int) -> Floats:
     return np.asarray(np.maximum.reduceat(values, starts, axis=axis))
 
 
-def span(first: int, size: int, count: int) -> str:
-    """`12`, or `12–15` where several share the cell."""
+def span(first: int, size: int, count: int, numbers: Sequence[int] = ()) -> str:
+    """`12`, or `12–15` where several share the cell; `numbers`: what they are called, unless they
+    are counted from 0."""
     last = min(first + size, count) - 1
-    return str(first) if last == first else f"{first}–{last}"
+    low, high = (numbers[first], numbers[last]) if numbers else (first, last)
+    return str(low) if last == first else f"{low}–{high}"

@@ -130,7 +130,7 @@ def _hottest(panel: HeatMap) -> str:
     layer, expert = np.unravel_index(int(panel.values.argmax()), panel.values.shape)
     whose = panel.title.partition(": ")[2]
     load = f"{panel.values.max():.2f} × an even share"
-    return f"{whose}: expert {expert} of layer {layer} is hottest, with {load}."
+    return f"{whose}: expert {expert} of layer {panel.row(int(layer))} is hottest, with {load}."
 
 
 def draw_all(

@@ -19,12 +19,12 @@ def rows(figure: HeatMap, columns: int, room: int, *, colour: bool) -> list[str]
     """At most `room` rows: names of the columns, a line a row, and the scale."""
     height, width = figure.values.shape
     down = each(height, room - 2)
-    margin = max(len(span(i, down, height)) for i in range(0, height, down)) + 1
+    names = [span(i, down, height, figure.row_numbers) for i in range(0, height, down)]
+    margin = max(map(len, names)) + 1
     cell = NUMBER_CELL if width * NUMBER_CELL <= columns - margin else 1
     across = each(width, (columns - margin) // cell)
     cells = folded(folded(figure.values, down, 0), across, 1)
     top = float(figure.values.max(initial=0.0)) or 1.0
-    names = [span(i * down, down, height) for i in range(len(cells))]
     body = [
         f"{name:>{margin - 1}} {_row(line, top, cell, colour=colour)}"
         for name, line in zip(names, cells, strict=True)

@@ -230,6 +230,7 @@ def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
         (axes.xaxis, figure.values.shape[1], 16),
     ):
         axis.set_ticks(range(0, count, each(count, most)))
+    axes.set_yticklabels([str(figure.row(int(place))) for place in axes.get_yticks()])
     if figure.values.size <= ANNOTATED:
         for (row, column), value in np.ndenumerate(figure.values):
             dark = value / top < 0.55

@@ -37,6 +37,7 @@ def heat_map(sample: StepSample, subject: str, engine: str = "") -> HeatMap:
         "load over an even share (1 = even)",
         engine,
         f"n = {len(sample.rows):,} steps, {counts[0].sum():,.0f} routed tokens per layer",
+        sample.layer_numbers,
     )
 
 

@@ -16,7 +16,7 @@ from core.errors import NoDataError
 from core.experiment import dose
 from core.files import formatted, write_whole
 from core.report import summary
-from core.terminal import printable, tell, terminal_columns
+from core.terminal import printable, takes_colour, tell, terminal_columns
 
 if TYPE_CHECKING:
     from core.analysis.findings import Findings
@@ -92,7 +92,7 @@ def _show(drawn: Figure) -> None:
     from core.plots import text
 
     columns = min(terminal_columns(), PLOT_COLUMNS)
-    tell("\n" + text.draw(drawn, columns, PLOT_ROWS, colour=sys.stderr.isatty()))
+    tell("\n" + text.draw(drawn, columns, PLOT_ROWS, colour=takes_colour(sys.stderr)))
 
 
 def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findings) -> list[Path]:

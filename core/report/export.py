@@ -124,14 +124,14 @@ class _JsonLayers:
     folder: Path
     indices: list[Ints] = field(default_factory=list)
     tokens: list[Ints] = field(default_factory=list)
-    layers: int = 0
+    layers: tuple[int, ...] = ()  # their numbers
 
     def add(self, part: GateLog) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        first, self.layers = not self.indices, part.loads.shape[1]
-        for layer in range(self.layers):
+        first, self.layers = not self.indices, part.numbers
+        for place, layer in enumerate(self.layers):
             rows = ",\n".join(
-                json.dumps(row) for row in part.loads[:, layer].astype(float).tolist()
+                json.dumps(row) for row in part.loads[:, place].astype(float).tolist()
             )
             with open(self._file(layer), "w" if first else "a") as file:
                 file.write(('{"expert_loads": [\n' if first else ",\n") + rows)
@@ -142,7 +142,7 @@ class _JsonLayers:
         steps, tokens = (
             json.dumps(np.concatenate(parts).tolist()) for parts in (self.indices, self.tokens)
         )
-        for layer in range(self.layers):
+        for layer in self.layers:
             with open(self._file(layer), "a") as file:
                 file.write(f'\n],\n"step": {steps},\n"num_tokens": {tokens}}}\n')
 
@@ -217,7 +217,7 @@ def _layer_rows(backend: str, label: str, own: GateLog) -> Any:
     loads = pyarrow.array(own.loads.astype(np.uint32).ravel())
     columns = {
         "index": pyarrow.array(index),
-        "layer": pyarrow.array(np.tile(np.arange(layers, dtype=np.int32), count)),
+        "layer": pyarrow.array(np.tile(np.array(own.numbers, dtype=np.int32), count)),
         "loads": pyarrow.FixedSizeListArray.from_arrays(loads, experts),
     }
     return pyarrow.table(_named(backend, label, len(index)) | columns)

@@ -94,11 +94,13 @@ def _layers(name: str, runs: Sequence[Imbalance]) -> str:
     """`baseline: CV by layer 0.41 to 0.66; most in layers 3 (0.66), 7 (0.64); least in 0
     (0.41).`"""
     by_run = [run.layer_cvs for run in runs if run.layer_cvs]
-    if not by_run or len({len(cvs) for cvs in by_run}) > 1:
+    called = {tuple(run.layer_numbers) or tuple(range(len(run.layer_cvs))) for run in runs}
+    if not by_run or len(called - {()}) > 1:
         return ""
+    (numbers,) = called - {()}
     cvs = np.median(by_run, axis=0)
     order = np.argsort(-cvs, kind="stable")
-    shown_layers = [f"{layer} ({cvs[layer]:.2f})" for layer in order]
+    shown_layers = [f"{numbers[layer]} ({cvs[layer]:.2f})" for layer in order]
     most, least = shown_layers[:EXTREMES], shown_layers[EXTREMES:][-EXTREMES:]
     rest = f"; least in {', '.join(reversed(least))}" if least else ""
     between = f"CV by layer {cvs.min():.2f} to {cvs.max():.2f}"

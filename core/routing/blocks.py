@@ -74,6 +74,7 @@ class RunBlocks:
     top_k: float
     ranks: int = 0  # EP ranks; 0 if their loads are not known
     placed: str = ""  # how experts are placed on them
+    layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
     length: int = 1  # steps of one block
     steps: int = 0
     shared: int = 0  # steps left out because they hold tokens of another run too

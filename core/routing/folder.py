@@ -226,8 +226,14 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
         for label in labels
     }
     lost = "; ".join(stage.lost for stages in ranks for stage in stages if stage.lost)
+    numbers = tuple(number for stage in ranks[0] for number in stage.layer_numbers)
     merged = replace(
-        first[0], loads=np.asarray(loads), columns=columns, segments=segments, lost=lost
+        first[0],
+        loads=np.asarray(loads),
+        columns=columns,
+        segments=segments,
+        lost=lost,
+        layer_numbers=numbers if len(set(numbers)) == loads.shape[1] else (),
     )
     return merged.where(merged.tokens > 0)
 

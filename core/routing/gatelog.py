@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +50,12 @@ class GateLog:
     lost: str = ""  # what could not be read at the end of the file
     by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads under EPLB's map at each step
     moved: bool = False  # EPLB placed the experts
+    layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What each layer is called."""
+        return self.layer_numbers or tuple(range(self.loads.shape[1]))
 
     @property
     def tokens(self) -> Ints:
@@ -283,4 +290,21 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
     whole = loads[0] if len(loads) == 1 else np.concatenate(loads)
     placement = header.placement if header.ranks > 1 else ()
     moved = header.ranks > 1 and not header.placement
-    return GateLog(whole, named, segments, header.top_k, placement, lost, moved=moved)
+    return GateLog(
+        whole,
+        named,
+        segments,
+        header.top_k,
+        placement,
+        lost,
+        moved=moved,
+        layer_numbers=numbers_in(header.layer_names, header.layers),
+    )
+
+
+def numbers_in(names: Sequence[str], layers: int) -> tuple[int, ...]:
+    """3, 4, … of "model.layers.3.mlp.experts", …: a model whose first layers are dense counts those
+    too. Empty where the names do not give each layer a number of its own."""
+    found = [[int(part) for part in name.split(".") if part.isdecimal()] for name in names]
+    numbers = tuple(parts[0] for parts in found if parts)
+    return numbers if len(numbers) == len(set(numbers)) == layers else ()

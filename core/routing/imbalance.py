@@ -92,6 +92,7 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     hottest_share: float | None = None  # of a layer's load
     dead_experts: int = 0
     layer_cvs: list[float] = []
+    layer_numbers: list[int] = []  # the model's own, of `layer_cvs`; empty: counted from 0
     rank_loads: list[float | None] = []
     placement: str | None = None  # of experts on EP ranks; null without expert parallelism
     intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
@@ -145,6 +146,7 @@ def measure_run(
         hottest_share=float(found.hottest_share),
         dead_experts=int((counts == 0).sum()),
         layer_cvs=cv(counts).tolist(),
+        layer_numbers=list(run.layer_numbers),
         rank_loads=run.rank_loads.tolist() if run.ranks else [],
         placement=run.placed or None,
         intervals=found.intervals(drawn.measures, count)

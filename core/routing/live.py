@@ -23,7 +23,7 @@ def measure(log: GateLog, label: str) -> LiveImbalance | None:
         cv=measured.per_step_cv,
         excess_cv=measured.excess_cv,
         rank_imbalance=measured.rank_imbalance,
-        layer=int(layer),
+        layer=log.numbers[int(layer)],
         expert=int(expert),
         share=float(by_layer[layer, expert] / by_layer[layer].sum()),
     )

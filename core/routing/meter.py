@@ -112,7 +112,9 @@ class Meter:
     def _run(self, label: str, log: GateLog) -> RunBlocks:
         if label not in self.runs:
             _, layers, experts = log.loads.shape
-            self.runs[label] = RunBlocks(layers, experts, log.top_k, log.ranks, log.placed)
+            self.runs[label] = RunBlocks(
+                layers, experts, log.top_k, log.ranks, log.placed, log.layer_numbers
+            )
         run = self.runs[label]
         if run.placed != log.placed:  # a map was logged too late for some steps
             run.ranks, run.placed = 0, "EPLB, but not every map of it was logged"

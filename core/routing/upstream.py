@@ -27,6 +27,7 @@ class JsonLayer:
 
     loads: Floats
     tokens: Ints
+    number: int = 0
 
 
 def read_layer(path: Path) -> JsonLayer:
@@ -48,7 +49,8 @@ def read_layer(path: Path) -> JsonLayer:
         or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all()
     ):
         raise GateLogError(f"{path}: holds loads that are negative, not finite or above {MAX_LOAD}")
-    return JsonLayer(loads, tokens)
+    named = LAYER_FILE.match(path.name)
+    return JsonLayer(loads, tokens, int(named[1]) if named else 0)
 
 
 def layer_files(folder: Path) -> list[Path]:
@@ -85,21 +87,23 @@ def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:
     if not (tokens > 0).any():
         raise GateLogError("no step with tokens")
     top_k = float(np.median(sums[tokens > 0] / tokens[tokens > 0]))
-    meter = Meter()
+    meter, numbers = Meter(), tuple(layer.number for layer in layers)
     if all(np.array_equal(layer.tokens, layers[0].tokens) for layer in layers):
         loads = np.stack([layer.loads for layer in layers], axis=1)
-        meter.add(_as_log(label, loads, layers[0].tokens, top_k))
+        meter.add(_as_log(label, loads, layers[0].tokens, top_k, numbers))
         return meter.runs[label]
     for place, layer in enumerate(layers):
         loads = np.zeros((len(layer.tokens), len(layers), layer.loads.shape[1]))
         own = np.zeros(loads.shape[:2], np.int64)
         loads[:, place], own[:, place] = layer.loads, layer.tokens
         if (layer.tokens > 0).any():
-            meter.add(_as_log(label, loads, layer.tokens, top_k), own)
+            meter.add(_as_log(label, loads, layer.tokens, top_k, numbers), own)
     return meter.runs[label]
 
 
-def _as_log(label: str, loads: Floats, tokens: Ints, top_k: float) -> GateLog:
+def _as_log(
+    label: str, loads: Floats, tokens: Ints, top_k: float, numbers: tuple[int, ...]
+) -> GateLog:
     none = np.zeros(len(tokens), np.int64)
     columns = {"tokens": tokens, "prefill_tokens": none}
-    return GateLog(loads, columns, {label: tokens}, top_k)  # type: ignore[arg-type]  # floats: upstream's may be means
+    return GateLog(loads, columns, {label: tokens}, top_k, layer_numbers=numbers)  # type: ignore[arg-type]  # floats: upstream's may be means

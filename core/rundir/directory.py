@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import time
@@ -21,7 +21,7 @@ from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
 from core.files import formatted, or_nothing, write_whole
 from core.load.record import RequestRecord
-from core.rundir import about
+from core.rundir import about, lock
 from core.rundir.about import ServerNote
 from core.rundir.result import Result
 
@@ -49,19 +49,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = open(path / ".lock", "a+")  # noqa: SIM115 - held while the directory is written
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise FileError(
-                f"{path}: in use by another gatescope, process {owner}; wait for it or stop it"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
+        self._lock, self.unlocked = lock.take(path)  # why there is no lock; empty if there is
         self._journal = open(path / "events.jsonl", "ab", buffering=0)  # noqa: SIM115
         self._drop_torn_line()
 
@@ -76,7 +64,8 @@ class RunDirectory:
                     f"{path}: --out must be new or empty;"
                     f" to resume an interrupted run use: --resume {path}"
                 )
-            path.chmod(0o700)
+            with contextlib.suppress(PermissionError, NotImplementedError):
+                path.chmod(0o700)  # file systems without modes refuse it, to the owner too
             return cls(path)
         except OSError as error:
             raise FileError(f"{path}: cannot be written: {error.strerror}") from None

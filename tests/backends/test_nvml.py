@@ -86,7 +86,22 @@ def test_a_gpu_of_unknown_memory_counts_and_is_not_waited_for(machine: Path) -> 
     first, second = nvml.seen()
     assert (first.used, first.total, second.used) == (None, None, 700)
     assert nvml.wait_free([first], timeout_s=0.0) == []
-    assert [gpu.index for gpu in nvml.sample()] == [1]
+    unknown, known = nvml.sample()
+    assert (unknown.memory_used_gib, unknown.memory_total_gib) == (None, None)
+    assert (unknown.temperature_c, known.memory_used_gib) == (81, 700 / 1024)
+
+
+def test_a_call_that_this_nvml_lacks_costs_that_figure(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(fake_nvml, "nvmlDeviceGetCurrentClocksThrottleReasons")
+    monkeypatch.delattr(fake_nvml, "nvmlSystemGetDriverVersion")
+    assert [gpu.throttled for gpu in nvml.sample()] == [None, None]
+    assert nvml.described()[0] == "0, NVIDIA H200, 143771 MiB, [N/A]"
+
+
+def test_a_sample_leaves_out_what_the_backend_hides(machine: Path) -> None:
+    assert [gpu.index for gpu in nvml.sample({"CUDA_VISIBLE_DEVICES": "1"})] == [1]
 
 
 def test_a_lost_gpu_costs_that_gpu(machine: Path) -> None:

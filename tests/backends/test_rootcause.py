@@ -226,6 +226,126 @@ DEATHS = {
         ],
         "ValueError: something else",
     ),
+    "an assertion that says nothing": (
+        [
+            CORE + "Traceback (most recent call last):",
+            WORKER + "Traceback (most recent call last):",
+            WORKER + '  File "/env/vllm/layer.py", line 1012, in __init__',
+            CORE + '  File "/env/vllm/core.py", line 7, in run',
+            WORKER + "    assert self.global_num_experts % self.ep_size == 0",
+            WORKER + "           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^",
+            WORKER + "AssertionError",
+            CORE + "    raise Exception",
+            ECHO,
+        ],
+        "AssertionError: assert self.global_num_experts % self.ep_size == 0 (layer.py, line 1012)",
+    ),
+    "a method that is not there": (
+        [
+            CORE + "Traceback (most recent call last):",
+            CORE + '  File "/env/vllm/kernel.py", line 3, in apply',
+            CORE + "    raise NotImplementedError",
+            CORE + "NotImplementedError",
+            ECHO,
+        ],
+        "NotImplementedError: raise NotImplementedError (kernel.py, line 3)",
+    ),
+    "a class in lower case": (
+        [
+            CORE + "Traceback (most recent call last):",
+            CORE + '  File "/env/x.py", line 3, in f',
+            CORE + "    unpack(data)",
+            CORE + "struct.error: unpack requires a buffer of 4 bytes",
+            ECHO,
+        ],
+        "struct.error: unpack requires a buffer of 4 bytes",
+    ),
+    "a class that is no Error": (
+        [
+            CORE + "Traceback (most recent call last):",
+            CORE + "    run()",
+            CORE + "triton.runtime.errors.OutOfResources: out of resource: shared memory",
+            ECHO,
+        ],
+        "triton.runtime.errors.OutOfResources: out of resource: shared memory",
+    ),
+    "a group of exceptions": (
+        [
+            API + "  + Exception Group Traceback (most recent call last):",
+            API + '  |   File "/env/run.py", line 9, in main',
+            API + "  |     async with TaskGroup() as group:",
+            API + "  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)",
+            API + "  +-+---------------- 1 ----------------",
+            API + "    | Traceback (most recent call last):",
+            API + '    |   File "/env/serve.py", line 5, in serve',
+            API + "    |     assert ready",
+            API + "    | AssertionError",
+            API + "    +------------------------------------",
+        ],
+        "AssertionError: assert ready (serve.py, line 5)",
+    ),
+    "a worker that was killed": (
+        [
+            CORE + "Worker proc VllmWorker-1 died unexpectedly, shutting down executor.",
+            CORE + "Traceback (most recent call last):",
+            CORE + "RuntimeError: cancelled",
+            API + "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.",
+        ],
+        "VllmWorker-1 died without an error of its own: the kernel may have killed it for memory"
+        " (see dmesg), or a driver did",
+    ),
+    "an engine that was killed": (
+        [
+            API + "ERROR 11-24 13:00:01 [core_client.py:1] Engine core proc EngineCore_DP0 died"
+            " unexpectedly, shutting down client.",
+            API + "EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
+            API + "Application shutdown complete.",
+        ],
+        "Engine core proc EngineCore_DP0 died unexpectedly, shutting down client.",
+    ),
+    "a port between vLLM's processes": (
+        [
+            CORE + "zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:29550')",
+            ECHO,
+        ],
+        "port 29550, which vLLM's processes talk over, is taken; start again, or end what holds it",
+    ),
+    "a port that PyTorch's ranks meet at": (
+        [
+            WORKER
+            + "torch.distributed.DistNetworkError: The server socket has failed to listen on any local"
+            " network address. port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message:"
+            " address already in use",
+            ECHO,
+        ],
+        "port 29500, which PyTorch's ranks meet at, is taken; start again, or end what holds it",
+    ),
+    "a failure that was dealt with": (
+        [
+            "WARNING 11-24 17:04:55 [x.py:9] Traceback (most recent call last):",
+            "WARNING 11-24 17:04:55 [x.py:9] ImportError: no deep_gemm",
+            CORE + "ValueError: something else",
+        ],
+        "ValueError: something else",
+    ),
+    "colours and carriage returns": (
+        [
+            "\x1b[1;36m(EngineCore_DP0 pid=9)\x1b[0;0m ERROR 11-30 10:00:00 [core.py:708]"
+            " ValueError: No available memory for the cache blocks.\r",
+            "\x1b[1;36m(APIServer pid=9)\x1b[0;0m RuntimeError: Engine core initialization failed.\r",
+        ],
+        "no memory is left for the KV cache; raise --gpu-memory-utilization in extra_args, or use"
+        " more ranks",
+    ),
+    "a model that needs its terms accepted": (
+        [API + "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1)"],
+        "the hub gives this model only to those who accepted its terms; accept them, and put"
+        " HF_TOKEN into the environment",
+    ),
+    "a kernel that crashes": (
+        ["Fatal Python error: Segmentation fault", "", '  File "/v/x.py", line 3 in f'],
+        "Fatal Python error: Segmentation fault",
+    ),
     "nothing that looks like a failure": (["Loading weights", "Killed"], "Killed"),
     "no line at all": ([], ""),
 }

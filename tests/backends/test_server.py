@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -148,6 +150,35 @@ def test_a_server_that_dies_says_why(tmp_path: Path, port: int) -> None:
         asyncio.run(server.wait_ready(30.0))
     server.stop()
     assert failure.value.log_tail[0] == "step 1"
+
+
+DYING = HEALTHY.replace(
+    "print(", "print('ImportError: dealt with at the start', flush=True); print(", 1
+).replace(
+    "    def log_message",
+    """        if self.path == "/die":
+            print("ERROR 11-30 10:00:00 [core.py:1] ValueError: the cause", flush=True)
+            print("EngineDeadError: EngineCore encountered an issue.", flush=True)
+            import os; os._exit(int(sys.argv[2]))
+    def log_message""",
+)
+
+
+@pytest.mark.parametrize("code", ["0", "1"])
+def test_a_server_that_dies_once_it_is_ready_says_why(tmp_path: Path, port: int, code: str) -> None:
+    """What its log held before it was ready did not keep it from being ready."""
+    server = start(tmp_path, port, DYING, str(port), code)
+    try:
+        asyncio.run(server.wait_ready(30.0))
+        assert server.complaint() == ""
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f"{server.base_url}/die", trust_env=False)
+        assert not asyncio.run(server.is_up())
+        assert server.complaint() == "ValueError: the cause"
+        assert server.death().startswith(f"server tiny exited with code {code} after ")
+        assert server.death().endswith(" s: ValueError: the cause")
+    finally:
+        server.stop()
 
 
 def test_a_server_that_is_not_ready_in_time_says_how_far_it_came(tmp_path: Path, port: int) -> None:

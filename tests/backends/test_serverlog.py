@@ -35,3 +35,18 @@ def test_phases_are_told_once_as_the_log_grows(tmp_path: Path) -> None:
         )
     assert list(phases.read()) == ["warming up", "starting the API server"]
     assert list(phases.read()) == []
+
+
+def test_colours_line_ends_and_overwritten_progress_are_not_read(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_bytes(
+        b"\x1b[1;36m(EngineCore pid=9)\x1b[0;0m \x1b[1mStarting to\x1b[m load model x\r\n"
+        b"Loading:   0%|\rLoading:  50%|##\rLoading: 100%|####\n"
+        b"\x1b]8;;http://x\x1b\\a link\x1b]8;;\x07\n"
+    )
+    assert serverlog.tail(log) == [
+        "(EngineCore pid=9) Starting to load model x",
+        "Loading: 100%|####",
+        "a link",
+    ]
+    assert list(serverlog.PhaseFollower(log).read()) == ["loading weights"]

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support import fake_nvml
@@ -189,6 +192,74 @@ class TestFinding:
         assert newer.has_moe_flag
 
 
+FLAGS = 'add_argument("--moe-backend")'
+HOOK = "    def set_capture_fn(self, capture): ..."
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a vLLM in it that has newer versions' flag and hook, and no _version.py."""
+    package = tmp_path / "vllm"
+    router = package / "model_executor/layers/fused_moe/router/base_router.py"
+    for file, text in (
+        (package / "__init__.py", "raise RuntimeError('imported')"),
+        (package / "engine/arg_utils.py", FLAGS),
+        (router, HOOK),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    vllm._find.cache_clear()
+    yield package
+    vllm._find.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("written", "version"),
+    [
+        ("__version__ = version = '0.1.dev1+g977180c.d20251201'", "0.1.dev1+g977180c.d20251201"),
+        ("__version__ = version = '0.1.dev7557+g977180c'", "0.1.dev7557+g977180c"),
+        ("__version__ = version = 'dev'", "dev"),
+        ("__version__ = version = 'g977180c'", "g977180c"),
+        ("__version__: str = '0.12.0'", "0.12.0"),
+        ("__version__: str\nversion: str\n__version__ = version = '0.30.0'\n", "0.30.0"),
+        ("", "(unknown version)"),
+        (None, "(unknown version)"),
+    ],
+)
+def test_a_build_from_source_is_taken_for_what_its_files_show(
+    source_tree: Path, written: str | None, version: str
+) -> None:
+    if written is not None:
+        (source_tree / "_version.py").write_text(written)
+    found = vllm.check(BASELINE)
+    assert (found.version, found.has_moe_flag, found.hook) == (version, True, "set_capture_fn")
+    vllm.check_forcing(BASELINE)
+    assert tail(BASELINE, version).endswith("--moe-backend triton")
+
+
+def test_the_distribution_names_the_version_where_the_source_does_not(source_tree: Path) -> None:
+    about = source_tree.parent / "vllm-0.27.3.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.27.3\n")
+    assert vllm.check(BASELINE).version == "0.27.3"
+
+
+def test_a_known_release_may_be_too_old_and_a_folder_is_no_vllm(source_tree: Path) -> None:
+    (source_tree / "_version.py").write_text("__version__ = '0.10.2'")
+    with pytest.raises(BackendError, match=r"vLLM 0\.10\.2 is too old; 0\.11 or newer"):
+        vllm.check(BASELINE)
+    vllm._find.cache_clear()
+    (source_tree / "__init__.py").unlink()
+    with pytest.raises(BackendError, match="has no vLLM"):
+        vllm.check(BASELINE)
+
+
+@pytest.mark.parametrize("version", ["dev", "g977180c", "0.1.dev1+g977180c", "(unknown version)"])
+def test_no_default_kernel_is_made_up_for_an_unknown_version(tmp_path: Path, version: str) -> None:
+    assert "moe_backend" not in vllm.ran({"version": version}, log_of(tmp_path))
+
+
 ENGINE = (
     "(EngineCore pid=7) INFO 11-24 13:00:00 [core.py:115] Initializing a V1 LLM engine (v{version}) with config: "
     "model='m', dtype=torch.bfloat16, tensor_parallel_size={tp}, pipeline_parallel_size=1, data_parallel_size={dp}, "
@@ -315,6 +386,68 @@ class TestWhatRan:
         assert (ran["tensor_parallel_size"], "moe_backend" in ran) == ("2", False)
 
 
+class TestWorkersOwnRecord:
+    """What the recorder's workers write beside the gate logs, whatever the server logs."""
+
+    FACTS: ClassVar = {
+        "vllm": "0.25.1",
+        "recorder": "records 32 layers x 8 experts, top-2, dp 0 of 1, pp 0 of 1, hook x",
+        "forced_routing": "on for hot-experts~1; 1 ranks, seed 0",
+        "tensor_parallel_size": "4",
+        "data_parallel_size": "1",
+        "expert_parallel_size": "1",
+        "cudagraph_mode": "FULL",
+    }
+
+    @staticmethod
+    def ran(folder: Path, log: Path, *facts: dict[str, str]) -> dict[str, str]:
+        for number, about in enumerate(facts):
+            file = folder / f"dp0_pp0_tp{number}.gatelog.about.json"
+            file.write_text(json.dumps(about))
+        return vllm.ran({"version": "0.25.1"}, log, 0, folder)
+
+    def test_is_enough_where_the_log_is_silent(self, tmp_path: Path) -> None:
+        (tmp_path / "server.log").touch()
+        ran = self.ran(tmp_path, tmp_path / "server.log", self.FACTS)
+        assert vllm.mismatches(BASELINE, ran) == []
+        assert ran["recorder"] == self.FACTS["recorder"]
+        assert ran["forced_routing"] == "on for hot-experts~1; 1 ranks, seed 0"
+        assert "vllm" not in ran
+        assert ran["log"] == "silent (its level or configuration hides what runs)"
+
+    def test_does_not_hide_what_differs(self, tmp_path: Path) -> None:
+        (tmp_path / "server.log").touch()
+        facts = {**self.FACTS, "moe_backend": "FlashInfer CUTLASS", "tensor_parallel_size": "2"}
+        ran = self.ran(tmp_path, tmp_path / "server.log", facts)
+        assert vllm.mismatches(BASELINE, ran) == [
+            "requested moe_backend triton, running FlashInfer CUTLASS",
+            "requested tensor_parallel_size 4, running 2",
+        ]
+
+    def test_a_refusal_by_any_worker_counts(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, RECORDS, "Using TRITON Unquantized MoE backend\n", tp=4)
+        refused = {"forced_routing": "refused: no router", "recorder": "disabled: Oops"}
+        ran = self.ran(tmp_path, log, self.FACTS, refused)
+        assert (ran["forced_routing"], ran["recorder"]) == ("refused: no router", "disabled: Oops")
+        assert "log" not in ran
+
+    def test_a_damaged_one_is_left_to_the_log(self, tmp_path: Path) -> None:
+        log = log_of(tmp_path, RECORDS)
+        (tmp_path / "dp0_pp0_tp0.gatelog.about.json").write_text('{"recorder": ')
+        assert self.ran(tmp_path, log)["recorder"].startswith("records 32 layers")
+
+    def test_colours_and_carriage_returns_in_the_log_are_no_part_of_it(
+        self, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "server.log"
+        log.write_bytes(
+            b"\x1b[1;36m(Worker pid=7)\x1b[0;0m INFO Using TRITON \x1b[1mUnquantized MoE backend\r\n"
+            b"Loading:  50%|##\rLoading: 100%|####\r\ngatescope recorder: records 2 layers\r\n"
+        )
+        ran = vllm.ran({"version": "0.25.1"}, log)
+        assert (ran["moe_backend"], ran["recorder"]) == ("TRITON", "records 2 layers")
+
+
 class TestChoice:
     """Which engine serves."""
 
@@ -384,5 +517,11 @@ class TestWarmup:
     def test_none_without_a_gpu_or_a_known_model(self, mixtral: Model) -> None:
         fake_nvml.show()
         assert vllm.warmup_input_lens(BASELINE, mixtral) == ()
+        assert vllm.warmup_skipped(BASELINE, Model(id="nobody/knows")) == ""
         fake_nvml.show(H200)
+        assert vllm.warmup_skipped(BASELINE, mixtral) == ""
         assert vllm.warmup_input_lens(BASELINE, Model(id="nobody/knows")) == ()
+        assert vllm.warmup_skipped(BASELINE, Model(id="nobody/knows")) == (
+            "no warm-up of the MoE kernel: no config.json of nobody/knows on this machine names its"
+            " experts and top-k; steps may stall while the kernel is compiled"
+        )

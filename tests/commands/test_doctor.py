@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from support import fake_nvml
 
 from core.backends import supervise
 from core.commands import diagnosis, doctor
@@ -103,6 +104,67 @@ def test_a_port_that_is_taken_names_its_fix(tmp_path: Path) -> None:
         found = examined(tmp_path, port=port)[f"port {port}"]
     assert "is not free" in found.found
     assert found.fix == "choose another port"
+
+
+def test_more_ranks_than_visible_gpus_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvml.install(tmp_path, monkeypatch, fake_nvml.H200, fake_nvml.H200)
+    text = CONFIG.replace('moe_backend = ""', 'moe_backend = "triton"')
+    text = text.replace("tensor_parallel = 1", "tensor_parallel = 2")
+    (tmp_path / "001_0.5.jsonl").write_text('{"prompt": "a"}\n')
+    file = tmp_path / "experiments.toml"
+    file.write_text(text.format(engine="vllm", python="", port=free_port(), model="org/name"))
+    found = {finding.subject: finding for finding in diagnosis.examine(file)}
+    assert found["GPUs"].fix == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    found = {finding.subject: finding for finding in diagnosis.examine(file)}
+    assert found["GPUs"].found == "NVIDIA H200, 140 of 140 GiB free"
+    assert found["GPUs"].fix.startswith("a backend needs 2: lower tensor_parallel")
+
+
+def test_a_model_path_at_which_nothing_is(tmp_path: Path) -> None:
+    found = examined(tmp_path, engine="vllm", model="./missing")
+    assert found["model"].found == f"[model] id: there is no folder {tmp_path}/missing"
+    assert found["model"].fix == "name a folder with config.json, or a model at the hub"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"moe_num_experts": 64, "moe_k": 6}', "64 experts a layer, top-6"),
+        (
+            '{"hidden_size": 8}',
+            "its config.json does not name its experts and top-k: the MoE kernel gets no warm-up of"
+            " its own",
+        ),
+    ],
+)
+def test_the_models_shape(tmp_path: Path, config: str, said: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(config)
+    assert examined(tmp_path, engine="vllm", model="model")["model"] == Finding("model", said)
+
+
+def test_without_a_home_directory_everything_is_examined(tmp_path: Path) -> None:
+    """No HOME, and a user that no passwd file knows."""
+    examined(tmp_path, engine="vllm", model="~/models/tiny")
+    code = (
+        "import os, pwd, sys\n"
+        "os.environ.pop('HOME', None)\n"
+        "def unknown(*_): raise KeyError('no such user')\n"
+        "pwd.getpwuid = pwd.getpwnam = unknown\n"
+        "from core import cli\n"
+        "sys.exit(cli.main(['doctor', '--config', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "experiments.toml")],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "[model] id: there is no folder ~/models/tiny" in done.stdout
+    assert " problems" in done.stdout
 
 
 def test_a_model_folder_without_a_tokenizer(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -145,3 +146,24 @@ def test_serve_refuses_a_taken_port_and_an_unknown_backend(place: Place) -> None
     assert answer.stderr.startswith(
         "gatescope: experiments.toml: no backend 'base'; known: baseline, all2all"
     )
+
+
+def test_serve_ignores_what_it_was_started_to_ignore(place: Place) -> None:
+    shell = ["sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh"]
+    with subprocess.Popen(
+        [*shell, *GATESCOPE, "serve", "baseline"],
+        cwd=place.folder,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "VLLM_API_KEY": "k"},
+    ) as server:
+        guard = threading.Timer(LIMIT_S, server.kill)
+        guard.start()
+        assert server.stdout
+        assert any(line.startswith(b"ready: ") for line in server.stdout)
+        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(1.0)
+        server.terminate()
+        assert server.wait() == 143
+        guard.cancel()

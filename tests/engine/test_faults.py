@@ -4,10 +4,12 @@ outcome, and says so."""
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import msgspec
 import psutil
 import pytest
 from support.about import about
-from support.place import GATESCOPE, Place, is_closed
+from support.place import GATESCOPE, LIMIT_S, Place, is_closed
 
 from core.errors import FileError
 from core.experiment import events, state
@@ -208,3 +210,77 @@ def test_a_journal_cannot_name_a_result_outside_its_run_directory(tmp_path: Path
         FileError, match=r"run\.json: not as gatescope writes it: Expected `str` matching regex"
     ):
         run_json.read(tmp_path / "run")
+
+
+ODD = """
+import errno, fcntl, os, socket, sys
+def refuse(*_):
+    raise OSError({number}, os.strerror({number}))
+bind = socket.socket.bind
+def bind_but_unix(self, address):
+    if self.family == socket.AF_UNIX and str(address).endswith("control.sock"):
+        refuse()
+    return bind(self, address)
+if {what!r} == "locks":
+    fcntl.flock = refuse
+else:
+    socket.socket.bind = bind_but_unix
+from core import cli
+sys.exit(cli.main({arguments!r}))
+"""
+
+
+def on_an_odd_file_system(
+    place: Place, what: str, number: int, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """A batch whose file system answers `flock`, or the control socket's `bind`, with an error."""
+    code = ODD.format(what=what, number=number, arguments=["--batch", *arguments])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=place.folder,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_and_the_batch_goes_on(
+    tmp_path: Path, number: int
+) -> None:
+    place = Place(tmp_path)
+    done = on_an_odd_file_system(
+        place, "locks", number, "--out", "made", "--backend", "baseline", "--only", "001"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"! made: its file system has no locks ({os.strerror(number)}), so nothing keeps a second"
+        " gatescope out of it" in done.stderr
+    )
+    again = on_an_odd_file_system(place, "locks", number, "--resume", "made")
+    assert (again.returncode, "in use by" in again.stderr) == (0, False), again.stderr
+
+
+def test_without_locks_the_pid_in_the_lock_file_keeps_a_second_one_out(tmp_path: Path) -> None:
+    place = Place(tmp_path, pause_s=60.0)
+    with place.running("--backend", "baseline") as batch:
+        batch.until(events.RunFinished)
+        second = on_an_odd_file_system(place, "locks", errno.ENOSYS, "--resume", "made")
+    assert second.returncode == 2
+    assert f"made: in use by another gatescope, process {batch.me.pid}; wait" in second.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EPERM, errno.EACCES])
+def test_a_file_system_without_unix_sockets_costs_commands_only(
+    tmp_path: Path, number: int
+) -> None:
+    place = Place(tmp_path)
+    done = on_an_odd_file_system(
+        place, "sockets", number, "--out", "made", "--backend", "baseline", "--only", "001"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"! made: its file system has no unix sockets ({os.strerror(number)}): the runs go on, but"
+        " take no commands from the terminal UI; ctrl-C stops them" in done.stderr
+    )
+    assert place.phases() == {"baseline/001": "done"}

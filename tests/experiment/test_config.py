@@ -491,3 +491,65 @@ def test_any_value_of_any_key_is_loaded_or_refused_line_by_line(
 @given(text=st.binary(max_size=60) | texts.map(str.encode))
 def test_any_bytes_are_refused_line_by_line(folder: Path, text: bytes) -> None:
     loaded_or_refused(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("models/tiny", "{}/models/tiny"),  # it is there
+        ("./models/tiny", "{}/models/tiny"),
+        ("~/models/tiny", "{}/models/tiny"),
+        ("./models/missing", "{}/models/missing"),
+        ("models/of/mine", "{}/models/of/mine"),  # no hub has such a name
+        ("/data/missing", "/data/missing"),
+        ("models/missing", "models/missing"),  # a hub may
+        ("gpt2", "gpt2"),
+        ("s3://bucket/models/tiny", "s3://bucket/models/tiny"),
+    ],
+)
+def test_a_models_path_starts_at_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, found: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    (tmp_path / "001.jsonl").touch()
+    file = tmp_path / "experiments.toml"
+    file.write_text(
+        f'[experiment]\ndatasets = "~/*.jsonl"\n[model]\nid = "{given}"\n[[backends]]\nname = "a"\n'
+    )
+    monkeypatch.chdir("/")
+    assert config.load(file).model.id == found.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--port", "9"], "extra_args: expected no --port; set port"),
+        (["--port=9"], "extra_args: expected no --port; set port"),
+        (["--served_model_name", "x"], "expected no --served-model-name; requests carry id of"),
+        (["--tensor-parallel", "2"], "expected no --tensor-parallel-size; set tensor_parallel"),
+        (["-tp", "2"], "expected no -tp; set tensor_parallel"),
+        (["--moe-backend", "triton"], "expected no --moe-backend; set moe_backend"),
+    ],
+)
+def test_a_flag_that_gatescope_sets_itself_is_refused(
+    tmp_path: Path, flags: list[str], text: str
+) -> None:
+    (tmp_path / "001.jsonl").touch()
+    file = tmp_path / "experiments.toml"
+    file.write_text(
+        f'[experiment]\ndatasets = "*.jsonl"\n[[backends]]\nname = "a"\nextra_args = {flags}\n'
+    )
+    with pytest.raises(ConfigError) as error:
+        config.load(file)
+    assert text in str(error.value)
+
+
+def test_other_flags_pass(tmp_path: Path) -> None:
+    (tmp_path / "001.jsonl").touch()
+    file = tmp_path / "experiments.toml"
+    flags = ["--model-impl", "vllm", "--dtype", "bfloat16", "--eplb-config", "{}", "--no-log"]
+    file.write_text(
+        f'[experiment]\ndatasets = "*.jsonl"\n[[backends]]\nname = "a"\nextra_args = {flags}\n'
+    )
+    assert config.load(file).backends[0].extra_args == flags

@@ -96,11 +96,16 @@ class Place:
         )
 
     @contextlib.contextmanager
-    def running(self, *arguments: str) -> Iterator[Running]:
-        """A batch in the background; none of its processes outlives the block."""
+    def running(
+        self, *arguments: str, ignored: tuple[signal.Signals, ...] = ()
+    ) -> Iterator[Running]:
+        """A batch in the background, started to ignore these signals; none of its processes
+        outlives the block."""
+        names = " ".join(number.name.removeprefix("SIG") for number in ignored)
+        shell = ["sh", "-c", f"trap '' {names}; exec \"$@\"", "sh"] if ignored else []
         with open(self.folder / "stderr.txt", "w") as err:
             process = subprocess.Popen(
-                [*GATESCOPE, "--batch", "--json", "--out", "made", *arguments],
+                [*shell, *GATESCOPE, "--batch", "--json", "--out", "made", *arguments],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=err,

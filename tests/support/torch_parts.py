@@ -23,6 +23,7 @@ sys.path.insert(0, sys.argv[1])
 TMP = Path(sys.argv[2])
 
 from gatescope_recorder import histogram, routers
+from gatescope_recorder.about import About
 from gatescope_recorder.capture import Capture
 from gatescope_recorder.dose import Course
 from gatescope_recorder.eplb import MapLog
@@ -34,6 +35,7 @@ from gatescope_recorder.recorder import Recorder
 from gatescope_recorder.worker import Attachment
 
 CPU = torch.device("cpu")
+HERE = Place(0, 1, 0, 1, 0, 1)
 EXPERTS = 8
 
 
@@ -291,7 +293,7 @@ def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
 def check_a_failing_recorder_does_not_reach_the_worker() -> None:
     worker = types.SimpleNamespace(get_model=lambda: 1 / 0, device=CPU)
     config = types.SimpleNamespace(parallel_config=types.SimpleNamespace())
-    attachment = Attachment(worker, config, TMP / "broken", Place(0, 1, 0, 1, 0, 1))
+    attachment = Attachment(worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"))
     attachment.guard(attachment.bind)
     attachment.guard(attachment.rebind)
     attachment.guard(attachment.start)
@@ -403,7 +405,7 @@ def check_what_cannot_be_forced_is_refused() -> None:
     ):
         said: list[str] = []
         worker = types.SimpleNamespace(get_model=lambda model=model: model, device=CPU)
-        forcing = Forcing(worker, config, Place(0, 1, 0, 1, 0, 1), order)
+        forcing = Forcing(worker, config, HERE, order, About(TMP / "forced", "a"))
         forcing._refuse = said.append
         forcing.bind()
         assert reason in said[0], said

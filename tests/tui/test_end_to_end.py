@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from support.watched import edit
+
+from core import cli
 
 PATIENCE_S = 60.0
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -34,11 +37,13 @@ class Terminal:
         )
         return done.stdout
 
-    def open(self, *words: str) -> None:
+    def open(
+        self, *words: str, setting: str = "unset COLUMNS LINES", program: str = "-m core.cli"
+    ) -> None:
         """Run gatescope in a new session; the shell behind it says how it ended."""
-        command = " ".join([sys.executable, "-m", "core.cli", *words])
+        command = " ".join([sys.executable, program, *words])
         root = Path(__file__).parents[2]
-        where = f"cd {self.place} && unset COLUMNS LINES && export PYTHONPATH={root}"
+        where = f"cd {self.place} && {setting} && export PYTHONPATH={root}"
         script = f"{where} && {command}; echo ended $?; exec sleep 600"
         self.tmux("new-session", "-d", "-s", "t", "-x", "140", "-y", "45", f"sh -c '{script}'")
 
@@ -131,3 +136,57 @@ def test_a_lost_terminal_leaves_the_run_going(terminal: Terminal) -> None:
     terminal.until(lambda t: "stop everything" in t)
     terminal.press("k")
     terminal.until(lambda t: "ended 0" in t)
+
+
+def test_columns_and_lines_of_a_parent_are_not_this_terminals(terminal: Terminal) -> None:
+    terminal.open(setting="export COLUMNS=300 LINES=9")
+    shown = terminal.until(lambda t: "not started" in t and "120 runs" in t and "6 Events" in t)
+    lines = shown.splitlines()
+    assert len(lines) == 45
+    assert max(map(len, lines)) == 140
+    assert any(line.startswith("╰") and line.rstrip().endswith("╯") for line in lines)
+
+
+def test_ctrl_z_suspends_and_fg_goes_on(terminal: Terminal) -> None:
+    terminal.open()
+    terminal.until(lambda t: "not started" in t)
+    (screen,) = [p for p in processes(terminal.place) if "core.cli" in p.cmdline()]
+    terminal.press("C-z")
+    deadline = time.monotonic() + PATIENCE_S
+    while screen.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline, terminal.text
+        time.sleep(0.05)
+    screen.send_signal(signal.SIGCONT)
+    terminal.press("q")
+    terminal.until(lambda t: "ended 0" in t or "stop everything" in t)
+
+
+def test_a_dumb_terminal_is_refused_in_a_line(terminal: Terminal) -> None:
+    terminal.open(setting="export TERM=dumb")
+    shown = terminal.until(lambda t: "ended" in t)
+    assert "gatescope: TERM is dumb, and the terminal UI moves the cursor: set TERM, or" in shown
+    assert "ended 2" in shown
+
+
+def test_a_crash_of_the_screen_is_no_success(terminal: Terminal) -> None:
+    (terminal.place / "crash.py").write_text(
+        "import sys\nfrom core import cli\nfrom tui.app import Gatescope\n"
+        "def crash(self): raise ZeroDivisionError('of the test')\n"
+        "Gatescope.show = crash\nsys.exit(cli.main([]))\n"
+    )
+    terminal.open(program="crash.py")
+    shown = terminal.until(lambda t: "ended" in t)
+    assert "of the test" in shown
+    assert "ended 1" in shown
+
+
+def test_a_directory_that_cannot_be_written_is_a_line(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(experiment.parent)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    assert cli.main(["--out", "deep/run"]) == 2
+    assert capsys.readouterr().err == (
+        f"gatescope: deep/run: cannot be written: {experiment.parent} is read-only for you; name"
+        " another place with --out, or look at a run with: gatescope attach RUN_DIR\n"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,13 @@ def test_excess_is_what_is_above_the_floor() -> None:
     # CV 1 in every step; floor² = 2 · 0 / 7 = 0.
     assert layer.excess == pytest.approx(1.0)
     assert layer.rank is None
-    assert layer.hottest == 0
+    assert (layer.layer, layer.hottest) == (0, 0)
+
+
+def test_layers_are_called_by_the_models_own_numbers() -> None:
+    totals = Totals()
+    totals.add(replace(log([[[8, 0], [4, 4]]], [8]), layer_numbers=(3, 4)))
+    assert [layer.layer for layer in totals.layers()] == [3, 4]
 
 
 def test_steps_of_one_token_have_no_floor() -> None:

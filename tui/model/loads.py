@@ -55,6 +55,7 @@ class Totals:
     """Running sums over the steps of one run: enough for its measures, in constant memory."""
 
     loads: Any = 0.0  # [layers, experts]
+    numbers: tuple[int, ...] = ()  # what the layers are called
     cv: Any = 0.0  # this and the others: [layers]
     floor: Any = 0.0
     above: Any = 0.0  # CV² - floor², and its square
@@ -87,6 +88,7 @@ class Totals:
         loads = log.loads.astype(np.float64)
         cv = imbalance.cv(loads)
         self.loads = self.loads + loads.sum(axis=0)
+        self.numbers = log.numbers
         self.cv = self.cv + cv.sum(axis=0)
         self.steps += len(log.tokens)
         self.tokens += int(log.tokens.sum())
@@ -108,7 +110,7 @@ class Totals:
         excess, reason = self._excess(i)
         total = float(self.loads[i].sum()) or 1.0
         return LayerLoad(
-            layer=i,
+            layer=self.numbers[i],
             cv=float(self.cv[i]) / self.steps,
             floor=float(np.sqrt(self.floor[i] / self.floored)) if self.floored else None,
             excess=excess,

@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from core.experiment.state import BackendState
+from core.terminal import plain
 from tui.draw.text import Line, fit, line, wrapped
 from tui.screens.page import Page
 from tui.widgets.lines import Lines
@@ -129,5 +130,7 @@ def tail(file: Path, size: int = TAIL_BYTES) -> list[str]:
     with open(file, "rb") as opened:
         opened.seek(max(0, os.fstat(opened.fileno()).st_size - size))
         text = opened.read().decode(errors="replace")
-    rows = [row.rsplit("\r", 1)[-1] for row in text.rstrip().replace("\r\n", "\n").split("\n")]
+    rows = [
+        row.rsplit("\r", 1)[-1] for row in plain(text).rstrip().replace("\r\n", "\n").split("\n")
+    ]
     return rows[1:] if len(text) >= size else rows

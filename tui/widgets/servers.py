@@ -132,8 +132,9 @@ def _load(load: ServerLoad) -> list[Span]:
 def gpus(found: list[Gpu], width: int) -> list[str]:
     """One cell per GPU, as many side by side as fit."""
     cells = [
-        f"gpu{g.index} {g.memory_used_gib:.0f}/{g.memory_total_gib:.0f} GiB "
-        f"{number(g.utilisation_pct):>3}% {number(g.power_w)} W {number(g.temperature_c)} °C"
+        f"gpu{g.index} {number(g.memory_used_gib)}/{number(g.memory_total_gib)} GiB"
+        f" {number(g.utilisation_pct):>3}%"
+        f" {number(g.power_w)} W {number(g.temperature_c)} °C"
         for g in found
     ]
     if not cells:

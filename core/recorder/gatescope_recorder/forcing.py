@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from . import place, routers
+from .about import About
 from .dose import Course
 from .order import Order, dose_of
 from .place import Place, RefusedError
@@ -90,10 +91,12 @@ class Tables:
 
 
 class Forcing:
-    """Forced routing of one worker. After a refusal nothing is forced, and the log says so."""
+    """Forced routing of one worker. After a refusal nothing is forced, and the log and
+    the worker's own record say so."""
 
-    def __init__(self, worker: Any, config: Any, here: Place, order: Order) -> None:
+    def __init__(self, worker: Any, config: Any, here: Place, order: Order, about: About) -> None:
         self.worker, self.config, self.here, self.order = worker, config, here, order
+        self.about = about
         self.tables: Tables | None = None
         self._warned = False
 
@@ -138,12 +141,10 @@ class Forcing:
         if self.tables.error:
             self._refuse(self.tables.error)
             return
-        log.info(
-            "gatescope forced routing: on for %s; %d ranks, seed %d",
-            ", ".join(self.order.labels),
-            self.order.ranks,
-            self.order.seed,
-        )
+        labels = ", ".join(self.order.labels)
+        forced = f"on for {labels}; {self.order.ranks} ranks, seed {self.order.seed}"
+        log.info("gatescope forced routing: %s", forced)
+        self.about.note(forced_routing=forced)
 
     def step(self, scheduled: Any) -> None:
         """Before a forward pass. What this raises ends the server: no token may silently be routed
@@ -168,3 +169,4 @@ class Forcing:
     def _refuse(self, reason: str) -> None:
         self.tables = None
         log.error("gatescope forced routing: refused: %s", reason)
+        self.about.note(forced_routing=f"refused: {reason}")

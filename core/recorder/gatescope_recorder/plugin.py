@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .about import About
+
 if TYPE_CHECKING:
     from .order import Order
 
@@ -30,9 +32,9 @@ def register() -> None:
     try:
         from vllm.v1.worker.worker_base import WorkerWrapperBase
     except Exception as error:
-        log.error(
-            "gatescope recorder: disabled: this vLLM has no V1 worker to hook into: %s", error
-        )
+        reason = f"disabled: this vLLM has no V1 worker to hook into: {error}"
+        log.error("gatescope recorder: %s", reason)
+        About(Path(folder), f"process{os.getpid()}").note(recorder=reason)
         return
     if hasattr(WorkerWrapperBase.init_device, "recorded"):
         return
@@ -48,7 +50,7 @@ def register() -> None:
     WorkerWrapperBase.init_device = recorded
 
 
-def _order() -> Order | None:
+def _order(folder: Path) -> Order | None:
     """The doses that may be forced; None if the variable is not set or cannot be read."""
     from .order import VARIABLE, Order
 
@@ -58,7 +60,9 @@ def _order() -> Order | None:
     try:
         return Order.decode(text)
     except (ValueError, KeyError, TypeError) as error:
-        log.error("gatescope forced routing: refused: %s cannot be read: %s", VARIABLE, error)
+        reason = f"refused: {VARIABLE} cannot be read: {error}"
+        log.error("gatescope forced routing: %s", reason)
+        About(folder, f"process{os.getpid()}").note(forced_routing=reason)
         return None
 
 
@@ -66,6 +70,9 @@ def _attach(wrapper: Any, folder: Path) -> None:
     from .worker import attach
 
     try:
-        attach(wrapper.worker, wrapper.vllm_config, folder, _order())
-    except Exception:  # the server must start all the same
-        log.exception("gatescope recorder: disabled: it could not attach to the worker")
+        attach(wrapper.worker, wrapper.vllm_config, folder, _order(folder))
+    except Exception as error:  # the server must start all the same
+        reason = "disabled: it could not attach to the worker"
+        log.exception("gatescope recorder: %s", reason)
+        said = f"{reason}: {type(error).__name__}: {error}"
+        About(folder, f"process{os.getpid()}").note(recorder=said)

@@ -48,6 +48,7 @@ class Recorder:
         self.capture = capture
         # called by the writer's thread with the next step's index
         self.each_second: Callable[[int], None] = lambda index: None
+        self.failed: Callable[[str], None] = lambda reason: None  # recording has stopped, and why
         self.dropped = self.idle = 0
         self.is_on = False
         cuda = capture.ids.device.type == "cuda"
@@ -118,6 +119,7 @@ class Recorder:
         self.is_on = False
         reason = f"{type(error).__name__}: {error}"
         log.error("gatescope recorder: disabled: %s", reason, exc_info=error)
+        self.failed(reason)
         self._writer.notes["disabled"] = reason
         self._stop.set()
 

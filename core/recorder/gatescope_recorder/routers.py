@@ -93,20 +93,22 @@ def _hook(router: Any) -> str:
 
 
 def _is_monolithic(module: Any) -> bool:
-    return any(bool(getattr(method, "is_monolithic", False)) for method in _methods(module))
+    return any(bool(getattr(method, "is_monolithic", False)) for method in methods(module))
 
 
 def _kernel(module: Any) -> str:
-    return next((type(method).__name__ for method in _methods(module)), "unknown")
+    return next((type(method).__name__ for method in methods(module)), "unknown")
 
 
-def _methods(module: Any) -> Iterator[Any]:
+def methods(module: Any) -> Iterator[Any]:
     """The objects that run a layer's experts, wherever this version of vLLM keeps them."""
     holders = (getattr(module, "routed_experts", None), module)
     for holder in holders:
         for name in ("quant_method", "_quant_method"):
             if (method := getattr(holder, name, None)) is not None:
                 yield method
+                if (inner := getattr(method, "old_quant_method", None)) is not None:
+                    yield inner  # a modular kernel was put around it
 
 
 def tap(layer: Layer, capture: Tap) -> None:

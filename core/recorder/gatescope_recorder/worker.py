@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import place, routers
+from .about import About, running
 from .capture import Capture
 from .eplb import MapLog
 from .forcing import Forcing
@@ -23,8 +24,8 @@ log = logging.getLogger("vllm.gatescope_recorder")
 class Attachment:
     """The recorder's part in a worker's life. After a refusal or a failure it does nothing."""
 
-    def __init__(self, worker: Any, config: Any, folder: Path, here: Place) -> None:
-        self.worker, self.config, self.here = worker, config, here
+    def __init__(self, worker: Any, config: Any, folder: Path, here: Place, about: About) -> None:
+        self.worker, self.config, self.here, self.about = worker, config, here, about
         self.path = folder / f"{here.name}.gatelog"
         self.layers: list[routers.Layer] = []
         self.taps: list[routers.Tap] = []
@@ -63,19 +64,15 @@ class Attachment:
             self.recorder.each_second = MapLog(
                 self.path.with_suffix(".eplb.jsonl"), self.layers
             ).poll
+        self.recorder.failed = lambda reason: self.about.note(recorder=f"disabled: {reason}")
         self.recorder.start()
-        log.info(
-            "gatescope recorder: records %d layers x %d experts, top-%d, dp %d of %d, pp %d of %d,"
-            " hook %s",
-            header.layers,
-            header.experts,
-            header.top_k,
-            header.dp,
-            header.dp_size,
-            header.pp,
-            header.pp_size,
-            header.hook,
+        records = (
+            f"records {header.layers} layers x {header.experts} experts, top-{header.top_k},"
+            f" dp {header.dp} of {header.dp_size}, pp {header.pp} of {header.pp_size},"
+            f" hook {header.hook}"
         )
+        log.info("gatescope recorder: %s", records)
+        self.about.note(recorder=records, **running(self.config, self.layers, header.ranks))
 
     def _header(self) -> Header:
         import vllm
@@ -125,6 +122,7 @@ class Attachment:
 
     def _give_up(self, reason: str, *, refused: bool) -> None:
         self.capture, self.layers, self.taps = None, [], []
+        self.about.note(recorder=f"{'refused' if refused else 'disabled'}: {reason}")
         try:
             write_refusal(self.path, reason if refused else f"the recorder failed: {reason}")
         except OSError as error:
@@ -137,13 +135,14 @@ def attach(worker: Any, config: Any, folder: Path, order: Order | None) -> None:
     All tensor-parallel ranks route alike, so only the first records; every rank must be forced.
     """
     here = Place.here(config)
-    forcing = Forcing(worker, config, here, order) if order else None
+    about = About(folder, f"{here.name}_tp{here.tp}")
+    forcing = Forcing(worker, config, here, order, about) if order else None
     if forcing:
         # before the recorder's: it taps what was forced
         _wrap(worker, "load_model", after=forcing.bind)
         _wrap(worker, "compile_or_warm_up_model", after=forcing.start)
     if here.tp == 0:
-        _record(worker, Attachment(worker, config, folder, here))
+        _record(worker, Attachment(worker, config, folder, here, about))
     if forcing:
         _wrap(worker, "execute_dummy_batch", before=forcing.dummy)
         _wrap_step(worker, forcing)  # outside the recorder's: what it times is the step alone
