@@ -1,4 +1,4 @@
-"""The command line: exit codes, data on stdout, talk on stderr, and one line for every mistake."""
+"""The command line: exit codes, data on stdout, messages on stderr, one line for every mistake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Answer:
-    """What one command gave back."""
+    """The exit code and output of one command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err

@@ -1,5 +1,5 @@
-"""Small questions to a server: whatever it answers, a bounded part is read, in a bounded time, and
-told as an error."""
+"""Small requests to a server: whatever it answers, we read a bounded part in a bounded time, and
+report an error."""
 
 from __future__ import annotations
 

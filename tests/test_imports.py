@@ -26,7 +26,7 @@ def module(file: Path) -> str:
 
 
 def imported_by(file: Path) -> set[str]:
-    """Every top-level package that a file imports, wherever in it."""
+    """Every top-level package that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,5 @@
-"""The wheel: what it carries, and that it is enough in an empty directory without a checkout."""
+"""The wheel and the sdist: what they carry, and that each works in an empty environment and
+directory, without a checkout."""
 
 from __future__ import annotations
 
@@ -6,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from support.watched import free_port
+
+from core.workload.starter import FILES
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,33 +22,32 @@ pytestmark = pytest.mark.skipif(not shutil.which("uv"), reason="building a wheel
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that uv built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(["uv", "build", "--wheel", "--quiet", "--out-dir", folder, ROOT], check=True)
-    return next(folder.glob("*.whl"))
+    subprocess.run(["uv", "build", "--quiet", "--out-dir", folder, ROOT], check=True)
+    return folder
 
 
-@pytest.fixture
-def gatescope(wheel: Path, tmp_path: Path) -> Path:
-    """The console script of a new environment that holds the wheel; its dependencies are those of
-    this one."""
+@pytest.fixture(params=["*.whl", "*.tar.gz"], ids=["wheel", "sdist"])
+def gatescope(built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The console script of a new environment that holds the package and what it depends on."""
     venv = tmp_path / "venv"
     subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, venv], check=True)
     python = venv / "bin" / "python"
-    subprocess.run(
-        ["uv", "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True
+    (package,) = built.glob(request.param)
+    subprocess.run(  # uv reads the pins where it is started
+        ["uv", "pip", "install", "--quiet", "--python", python, package], cwd=ROOT, check=True
     )
-    packages = next((venv / "lib").glob("python*/site-packages"))
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     where = subprocess.run(
         [python, "-c", "import core; print(core.__file__)"], cwd=tmp_path, capture_output=True
     )
-    assert where.stdout.decode().startswith(str(packages))
+    assert where.stdout.decode().startswith(str(venv))
     return venv / "bin" / "gatescope"
 
 
 def shrink(file: Path, port: int) -> None:
-    """The experiment with a port that is free here, and little to send."""
+    """Give the experiment a port that is free here, and little to send."""
     text = file.read_text()
     for old, new in {
         "port = 8000": f"port = {port}",
@@ -58,20 +60,33 @@ def shrink(file: Path, port: int) -> None:
     file.write_text(text)
 
 
-def test_it_carries_the_packages_and_the_starter_files(wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {
-        str(p.relative_to(ROOT))
+def sources() -> set[str]:
+    return {
+        str(file.relative_to(ROOT))
         for top in ("core", "tui")
-        for p in (ROOT / top).rglob("*")
-        if p.is_file()
+        for file in (ROOT / top).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {n for n in sources if "__pycache__" not in n} <= names
+
+
+def test_the_wheel_carries_the_packages_and_the_starter_files(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert sources() <= names
     starter = {f"core/starter_files/datasets/{p.name}" for p in (ROOT / "datasets").iterdir()}
-    assert starter | {"core/starter_files/experiments.toml"} == {
-        n for n in names if "starter_files" in n
-    }
+    starter |= {f"core/starter_files/{name}" for name in FILES}
+    assert starter == {n for n in names if "starter_files" in n}
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"core", "tui"}
+
+
+def test_the_sdist_carries_what_the_wheel_and_the_tests_are_made_of(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tests = {str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("*.py")}
+    datasets = {f"datasets/{p.name}" for p in (ROOT / "datasets").iterdir()}
+    assert sources() | tests | datasets | {*FILES, "pyproject.toml"} <= names
+    assert not [name for name in names if name.startswith(("bench/results", ".ci"))]
 
 
 def test_an_empty_directory_needs_nothing_else(gatescope: Path, tmp_path: Path) -> None:
@@ -87,7 +102,7 @@ def test_an_empty_directory_needs_nothing_else(gatescope: Path, tmp_path: Path) 
 
     done = run("init")
     assert (done.returncode, done.stdout) == (0, "")
-    assert sorted(p.name for p in work.iterdir()) == ["datasets", "experiments.toml"]
+    assert {p.name for p in work.iterdir()} == {*FILES, "datasets"}
     shrink(work / "experiments.toml", free_port())
     done = run("--batch", "--only", "001", "--engine", "builtin", "--out", "made")
     assert done.returncode == 0, done.stderr

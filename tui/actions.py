@@ -1,80 +1,125 @@
-"""Every action: its key, its name in the palette, its line of help. Bindings, help and palette come
-from here."""
+"""Every action: its key, what it does, its name in the palette, its line of help. Bindings, help
+and palette come from here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from textual.binding import Binding
 
+from core.experiment import dose
 from core.experiment.state import Phase
+from tui import commands, display
 from tui.model.view import View
+from tui.widgets.imbalance import Imbalance
+from tui.widgets.pane import Pane
+from tui.widgets.plots import Plots
+from tui.widgets.queue import Queue
 
+if TYPE_CHECKING:
+    from tui.app import Gatescope
+
+P = TypeVar("P", bound=Pane)
 PANES = ("Queue", "Live", "Servers", "Imbalance", "Plots", "Events")
+Do = Callable[["Gatescope"], str | None]  # what it returns is shown for a while
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`do_<name>` of the App, or of the pane that `pane` names, does it.
-
-    `needs`: conditions that `why_not` checks. `focuses`: it acts on the pane's cursor, so that pane
-    is gone to first.
-    """
+    """`needs`: conditions that `why_not` checks. `written`: how the key is written, where Textual
+    has another name for it."""
 
     key: str
     name: str
+    do: Do
     label: str
     help: str
     needs: str = ""
-    pane: str = ""
-    focuses: bool = False
-    written: str = ""  # how the key is written, where Textual's name for it is another
+    written: str = ""
 
     @property
     def key_text(self) -> str:
         return self.written or self.key
 
 
+def _on(pane: type[P], do: Callable[[P], str | None], *, focuses: bool = False) -> Do:
+    """Do it in a pane; go to that pane first if it is hidden, or if its cursor is meant."""
+
+    def done(app: Gatescope) -> str | None:
+        target = app.query_one(pane)
+        if focuses or not target.is_on_screen:
+            app.go_to(target)
+        return do(target)
+
+    return done
+
+
+def _go_to(name: str) -> Do:
+    return lambda app: app.go_to(app.pane(name))
+
+
 ACTIONS = (
-    Action("r", "run", "run", "Start the experiment, or go on with what is missing", "idle"),
+    Action(
+        "r",
+        "run",
+        commands.run,
+        "run",
+        "Start the experiment, or resume with the runs that are missing",
+        needs="idle",
+    ),
     Action(
         "x",
         "cancel",
+        commands.cancel,
         "cancel",
         "Cancel the marked runs; else the one under Queue's cursor; else the one running",
-        "live",
+        needs="live",
     ),
     Action(
         "n",
         "next",
+        commands.skip,
         "next run",
-        "Cancel the run in progress, keep what it has, and go on with the next",
-        "running",
+        "Cancel the run in progress, keep its finished requests, and start the next run",
+        needs="running",
     ),
     Action(
         "R",
         "retry",
+        commands.retry,
         "retry",
-        "Queue the marked runs again; else all that failed or were cancelled, also where the engine has ended",
-        "ended",
+        "Queue the marked runs again; else every failed or cancelled run. Restarts an ended engine",
+        needs="ended",
     ),
-    Action("a", "add", "add", "Choose datasets to run once more at every backend", "live"),
+    Action(
+        "a",
+        "add",
+        commands.add,
+        "add",
+        "Choose datasets to run once more at every backend",
+        needs="live",
+    ),
     Action(
         "s",
         "stop_server",
+        commands.stop_server,
         "stop server",
         "Stop a server and cancel its runs: the one chosen in Servers, else the one that is up",
-        "live server",
+        needs="live server",
     ),
     Action(
         "space",
         "pause",
-        "pause",
-        "Hold the display still, or let it go on; the load is never paused",
+        display.freeze,
+        "freeze display",
+        "Freeze or resume the display; the load is never paused",
     ),
     Action(
         "less_than_sign",
         "slower",
+        display.slower,
         "slower display",
         "Repaint half as often, down to 0.5 Hz",
         written="<",
@@ -82,6 +127,7 @@ ACTIONS = (
     Action(
         "greater_than_sign",
         "faster",
+        display.faster,
         "faster display",
         "Repaint twice as often, up to 4 Hz",
         written=">",
@@ -89,169 +135,205 @@ ACTIONS = (
     Action(
         "slash",
         "filter",
+        display.filter_rows,
         "filter",
-        "Show only the runs (or, from Events, the events) that hold the words typed",
+        "Show only the runs (in Events: the events) that contain the words typed",
         written="/",
     ),
     Action(
         "m",
         "mark",
+        _on(Queue, Queue.mark, focuses=True),
         "mark",
         "Mark or unmark the run under the cursor",
-        "runs",
-        "queue",
-        focuses=True,
+        needs="runs",
     ),
     Action(
         "J",
         "later",
+        commands.later,
         "run later",
         "Move the run under the cursor, or the marked ones, down the queue",
-        "live queued",
+        needs="live queued",
     ),
     Action(
         "K",
         "sooner",
+        commands.sooner,
         "run sooner",
         "Move the run under the cursor, or the marked ones, up the queue",
-        "live queued",
+        needs="live queued",
     ),
     Action(
         "o",
         "order",
+        _on(Queue, Queue.next_order),
         "order",
-        "Order by dataset, score, TTFT, TPOT, tok/s, CV, excess CV, or as they run",
-        "runs",
-        "queue",
+        "Sort by dataset, score, TTFT, TPOT, tok/s, CV or excess CV, or keep the run order",
+        needs="runs",
     ),
     Action(
         "d",
         "pairs",
-        "datasets",
-        "Set the backends side by side for each dataset, or list the runs again",
-        "runs",
-        "queue",
+        _on(Queue, Queue.pair),
+        "pair backends",
+        "Pair the backends dataset by dataset, or list the runs again",
+        needs="runs",
     ),
     Action(
-        "f", "follow", "follow", "Let Live and Imbalance follow the run in progress again", "pinned"
+        "f",
+        "follow",
+        display.follow,
+        "follow",
+        "Let Live and Imbalance follow the run in progress again",
+        needs="pinned",
     ),
     Action(
         "w",
         "window",
+        _on(Imbalance, Imbalance.change_window),
         "window",
         "Show the load of the whole run, or of its last 64 steps",
-        pane="imbalance",
     ),
     Action(
         "O",
         "worst_first",
+        _on(Imbalance, Imbalance.change_order),
         "worst first",
-        "Order layers by excess CV, or by number",
-        pane="imbalance",
+        "Sort layers by excess CV, or by number",
     ),
     Action(
         "v",
         "by_run",
+        _on(Imbalance, Imbalance.change_rows),
         "by run",
         "Show the CVs of every run, or the layers of one",
-        "points",
-        "imbalance",
+        needs="points",
     ),
     Action(
         "F",
         "figure",
+        _on(Plots, Plots.next_figure, focuses=True),
         "figure",
-        "Plot the next figure: scatter, heat map, CV over time, step time, ECDF, load of ranks",
-        "runs",
-        "plots",
-        focuses=True,
+        "Plot the next figure: scatter, heat map, CV over time, step time, ECDF, rank load",
+        needs="runs",
     ),
-    Action("p", "metric", "metric", "Plot the next metric", "points", "plots"),
+    Action(
+        "p",
+        "metric",
+        _on(Plots, Plots.next_metric),
+        "metric",
+        "Plot the next metric",
+        needs="points",
+    ),
     Action(
         "i",
         "axis",
+        _on(Plots, Plots.next_axis),
         "axis",
         "Plot against per-step, excess, aggregated or predicted imbalance",
-        "points",
-        "plots",
+        needs="points",
     ),
     Action(
-        "u", "outliers", "outliers", "Show outliers hollow, or leave them out", "points", "plots"
+        "u",
+        "outliers",
+        _on(Plots, Plots.hide_outliers),
+        "outliers",
+        "Show outliers as hollow marks, or hide them",
+        needs="points",
     ),
     Action(
         "e",
         "export",
+        _on(Plots, Plots.export),
         "export",
-        "Write the plot as it is shown, as PNG and CSV, and say where",
-        "points",
-        "plots",
+        "Write the plot on screen as a PNG, and a scatter also as a CSV",
+        needs="points",
     ),
     Action(
         "D",
         "dose",
+        display.forced_routing,
         "forced routing",
         "What imposed skew costs: the forced-routing runs, plotted and in words",
-        "forced",
+        needs="forced",
     ),
     Action(
         "l",
         "log",
+        display.server_log,
         "log",
-        "Read and search the log of the server chosen in Servers, else of the newest",
-        "log",
+        "Read and search the log of the server chosen in Servers, else of the newest one",
+        needs="log",
     ),
     Action(
         "enter",
         "open",
+        display.open_row,
         "open",
-        "Queue: show this run in Live and Imbalance. Servers: its command line and log",
+        "Queue: show this run in Live and Imbalance. Servers: show its command line and log",
     ),
     Action(
-        "escape", "back", "back", "Leave a filter, a maximised pane or a pinned run", written="esc"
+        "escape",
+        "back",
+        display.back,
+        "back",
+        "Leave a filter, a maximised pane or a pinned run",
+        written="esc",
     ),
     Action(
         "plus",
         "maximise",
+        display.maximise,
         "maximise",
-        "Give this pane the whole screen, or take it back",
+        "Give this pane the whole screen, or show all panes again",
         written="+",
     ),
     *(
-        Action(str(n), f"pane_{n}", f"go to {name}", f"Go to {name}")
+        Action(str(n), f"pane_{n}", _go_to(name), f"go to {name}", f"Go to {name}")
         for n, name in enumerate(PANES, 1)
     ),
-    Action("tab", "next_pane", "next pane", "Go to the next pane"),
-    Action("shift+tab", "previous_pane", "previous pane", "Go to the pane before"),
-    Action("t", "theme", "light or dark", "Change between the dark and the light colours"),
-    Action("colon", "palette", "command", "Find an action by its name and do it", written=":"),
-    Action("question_mark", "help", "help", "Every key, and what it does", written="?"),
+    Action("tab", "next_pane", display.next_pane, "next pane", "Go to the next pane"),
     Action(
-        "q", "quit", "quit", "Quit; while a run goes on it asks: back, detach, or stop everything"
+        "shift+tab",
+        "previous_pane",
+        display.previous_pane,
+        "previous pane",
+        "Go to the previous pane",
+    ),
+    Action(
+        "t", "theme", display.change_theme, "light or dark", "Switch between dark and light colours"
+    ),
+    Action(
+        "colon",
+        "palette",
+        display.palette,
+        "command",
+        "Find an action by its name and do it",
+        written=":",
+    ),
+    Action(
+        "question_mark",
+        "help",
+        display.show_help,
+        "help",
+        "Every key, and what it does",
+        written="?",
+    ),
+    Action(
+        "q",
+        "quit",
+        commands.leave,
+        "quit",
+        "Quit; while the engine runs, choose: back, detach or stop everything",
     ),
 )
-NO_DOSE = "no run of it is done: gatescope --dose 0,0.5,1 --pattern hot-rank makes some"
+NO_DOSE = f"no forced run is done; to measure some: {dose.EXAMPLE}"
 BY_NAME = {a.name: a for a in ACTIONS}
-# What the bottom line has room for, the first first; the last three always.
-HINTS = (
-    "run",
-    "cancel",
-    "pause",
-    "next",
-    "retry",
-    "dose",
-    "filter",
-    "maximise",
-    "add",
-    "log",
-    "export",
-    "stop_server",
-)
-LAST_HINTS = ("help", "palette", "quit")
 
 
 def bindings() -> list[Binding]:
-    """What the App binds. Every key goes through `do`, which says why where something cannot be
-    done."""
+    """The App's bindings. Every key goes through `do`, which says why if it cannot be done."""
     own = [_binding(a, a.key, a.name, priority="tab" in a.key) for a in ACTIONS]
     return [*own, _binding(BY_NAME["quit"], "ctrl+c", "interrupt", priority=True)]
 
@@ -280,10 +362,10 @@ def _lacks(need: str, view: View) -> str:
     reasons = {
         "live": (view.stage != "running", "no engine is running; r starts it"),
         "running": (not view.running, "no run is in progress"),
-        "ended": (not phases & {"failed", "cancelled"}, "no run has failed or was cancelled"),
+        "ended": (not phases & {"failed", "cancelled"}, "no run has failed or been cancelled"),
         "queued": ("queued" not in phases, "no run is queued"),
         "runs": (not phases, "there are no runs"),
-        "pinned": (not view.pinned, "it follows the run in progress already"),
+        "pinned": (not view.pinned, "Live follows the run in progress already"),
         "points": ("done" not in phases, "no run is done yet"),
         "forced": (not any(r.run.dose and r.figures for r in view.snapshot.runs.values()), NO_DOSE),
         "server": (not any(s.phase in ("starting", "ready") for s in servers), "no server is up"),
@@ -297,10 +379,10 @@ def _lacks(need: str, view: View) -> str:
 
 def _busy(view: View, phases: set[Phase]) -> str:
     if view.stage in ("running", "reading"):
-        return "it is running already" if view.stage == "running" else "still reading"
+        return "the engine is running already" if view.stage == "running" else "still reading"
     left = phases - {"done", "cancelled"}
     if not phases or left:
         return ""
     if "cancelled" in phases:
         return "only cancelled runs are left; R runs them"
-    return "nothing is left to run; start anew with: gatescope --out DIR"
+    return "nothing is left to run; start a new run directory with: gatescope --out DIR"

@@ -1,12 +1,11 @@
-"""How often 95 % intervals hold the truth: every estimator that reports one, over seeded repeats of
-known truths.
+"""How often 95 % intervals contain the truth, for every estimator that reports one.
 
     uv run python bench/analysis/coverage.py [--repeats 200] [--only NAME]
 
-Each case draws data from a process whose truth is known – by construction, or (marked ~) as the
-mean of the estimates of all repeats, for measures whose expectation at a finite number of steps has
-no closed form – and counts the intervals that hold it. With 200 repeats a true 95 % shows as 92 to
-98 % in 19 of 20 rows.
+Each case draws data from a process whose truth is known, in seeded repeats, and counts the
+intervals that contain it. The truth is known by construction. Where a measure's expectation at a
+finite number of steps has no closed form, it is the mean of all repeats' estimates (marked ~). With
+200 repeats, a true 95 % shows as 92 to 98 % in 19 of 20 rows.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ PLACEMENT = (0, 0, 0, 0, 1, 1, 1, 1)
 
 
 class Case:
-    """`draw(seed)` gives estimates with intervals by name; `truths` those that are known by
+    """`draw(seed)` returns estimates with intervals, by name; `truths` holds those known by
     construction."""
 
     def __init__(self, name: str, draw: Callable[[int], Found], truths: dict[str, float]) -> None:
         self.name, self.draw, self.truths = name, draw, truths
 
     def rows(self, repeats: int) -> Iterator[tuple[str, bool, float, float, int, int]]:
-        """Estimate, whether its truth is known, the truth, the mean estimate, intervals that hold
-        it, intervals."""
+        """Per estimate: name, whether its truth is known, truth, mean estimate, number of intervals
+        that contain the truth, number of intervals."""
         drawn = [self.draw(seed) for seed in range(repeats)]
         for name in drawn[0]:
-            values = [found[name][0] for found in drawn if found[name][0] is not None]
-            intervals = [found[name][1] for found in drawn if found[name][1] is not None]
-            if not values:  # what n does not support, such as a partial correlation of eight points
+            values = [value for found in drawn if (value := found[name][0]) is not None]
+            intervals = [ends for found in drawn if (ends := found[name][1]) is not None]
+            if not values:  # n is too small, as for a partial correlation of eight points
                 continue
             mean = float(np.mean(values))
             truth = self.truths.get(name, mean)
@@ -65,8 +64,12 @@ def measured(log: GateLog) -> Found:
     return {name: (getattr(found, name), ends) for name, ends in found.intervals.items()}
 
 
+def estimates(found: object, *names: str) -> Found:
+    return {name: (getattr(found, name).value, getattr(found, name).interval) for name in names}
+
+
 def independent_steps(seed: int, steps: int = 200) -> Found:
-    """Every token of every step is routed by itself."""
+    """Every token of every step is routed independently."""
     rng = np.random.default_rng(seed)
     return measured(as_log(routed(rng, rng.integers(4, 41, steps), 2, SKEWED)))
 
@@ -76,14 +79,13 @@ def few_steps(seed: int) -> Found:
 
 
 def lasting_requests(seed: int, steps: int = 400, slots: int = 16, lasting: int = 50) -> Found:
-    """Decode steps of requests that each have tastes of their own, and stay for 50 steps:
-    neighbours are alike."""
+    """Decode steps of requests that each prefer experts of their own and stay for 50 steps, so that
+    neighbouring steps are alike."""
     rng = np.random.default_rng(seed)
-    begun = (
-        np.arange(steps)[:, None] + np.arange(slots) * lasting // slots
-    ) // lasting  # which request is in a slot
-    tastes = rng.gamma(1.5, size=(begun.max() + 1, slots, 8)) * SKEWED
-    weights = tastes[begun, np.arange(slots)]
+    elapsed = np.arange(steps)[:, None] + np.arange(slots) * lasting // slots
+    request = elapsed // lasting  # which request is in a slot
+    preferences = rng.gamma(1.5, size=(request.max() + 1, slots, 8)) * SKEWED
+    weights = preferences[request, np.arange(slots)]
     keys = rng.gumbel(size=weights.shape) + np.log(weights)
     chosen = np.argpartition(-keys, 1, axis=-1)[..., :2]
     hit = np.zeros(keys.shape, np.int64)
@@ -92,13 +94,12 @@ def lasting_requests(seed: int, steps: int = 400, slots: int = 16, lasting: int 
 
 
 def associated(seed: int, n: int = 25, heavy: bool = False) -> Found:
-    """y = 10 + 5 x + noise, x uniform on [0.2, 1]; token counts that have nothing to do with it."""
+    """y = 10 + 5 x + noise, x uniform on [0.2, 1]; token counts are independent of both."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(0.2, 1.0, n)
     noise = rng.standard_t(3, n) / math.sqrt(3) if heavy else rng.normal(size=n)
     found = associate(x, 10 + 5 * x + noise, [rng.uniform(1000, 2000, n)])
-    names = ("pearson", "explained", "slope", "spearman", "partial")
-    return {name: ((e := getattr(found, name)).value, e.interval) for name in names}
+    return estimates(found, "pearson", "explained", "slope", "spearman", "partial")
 
 
 def heavy_tails(seed: int) -> Found:
@@ -110,17 +111,15 @@ def fewest(seed: int) -> Found:
 
 
 def compared(seed: int, n: int = 20, repeats: int = 1, between: float = 0.05) -> Found:
-    """The other backend takes 1.18 × as long, give or take `between` a dataset; repeats differ by
-    5 %."""
+    """The other backend takes 1.18 × as long; that factor varies by `between` from dataset to
+    dataset, and repeats by 5 %."""
     rng = np.random.default_rng(seed)
     level = np.random.default_rng(0).uniform(10, 20, n)
     factors = np.array([np.ones(n), 1.18 * np.exp(rng.normal(0, between, n))])
     drawn = (level * factors)[..., None] * np.exp(rng.normal(0, 0.05, (2, n, repeats)))
     sides = [{f"{i:03d}": row.tolist() for i, row in enumerate(side)} for side in drawn]
     found = comparison.compare("mean_tpot_ms", "a", "b", sides)
-    return {
-        name: ((e := getattr(found, name)).value, e.interval) for name in ("ratio", "difference")
-    }
+    return estimates(found, "ratio", "difference")
 
 
 def compared_fewest(seed: int) -> Found:
@@ -136,9 +135,11 @@ def few_datasets(seed: int) -> Found:
 
 
 def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -> Found:
-    """1000 µs + 5 µs a token + 10 µs a token of extra load + noise; a run has a speed of its own,
-    if `wild`, and noise that grows with the step and outlasts it, and one step in 50 is 5 ms
-    late."""
+    """Steps of 1000 µs + 5 µs a token + 10 µs a token of extra load + noise.
+
+    If `wild`, each run has its own speed, noise grows with the step's size and carries over to the
+    next, and one step in 50 is 5 ms late.
+    """
     rng = np.random.default_rng(seed)
     n, per_run = 50 * runs, 50
     tokens = rng.integers(8, 33, n).astype(float)
@@ -161,10 +162,7 @@ def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -
     }
     rows = np.column_stack([known.get(name, none) for name in COLUMNS])
     found = step_model.fit(StepSample(rows, np.zeros((0, 1, 1)), 2), "decode")
-    return {
-        name: ((e := getattr(found, name)).value, e.interval)
-        for name in ("per_token", "marginal", "saved")
-    }
+    return estimates(found, "per_token", "marginal", "saved")
 
 
 def wild_steps(seed: int) -> Found:
@@ -205,9 +203,9 @@ def main() -> None:
         if a.only in case.name:
             for name, known, truth, mean, held, of in case.rows(a.repeats):
                 sign = " " if known else "~"
-                print(
-                    f"{case.name:<26} {name:<22} {sign}{truth:>8.4g} {mean:>9.4g} {held / max(of, 1):>7.1%}  {of}"
-                )
+                share = held / max(of, 1)
+                row = f"{sign}{truth:>8.4g} {mean:>9.4g} {share:>7.1%}  {of}"
+                print(f"{case.name:<26} {name:<22} {row}")
 
 
 if __name__ == "__main__":

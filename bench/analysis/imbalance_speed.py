@@ -1,15 +1,15 @@
-"""CVs of a long gate log: time against upstream's way and against only reading the file, and peak
-memory.
+"""How long the CVs of a long gate log take, against upstream's script and against only reading the
+file; and peak memory.
 
     uv run python bench/analysis/imbalance_speed.py [--steps 100000] [--layers 32] [--experts 8]
 
-"Reading" is what any use of the file must do: read its bytes, check them, decompress and decode
-them into counts. The decompression alone, by zstandard's own call, is shown beside it.
+"Reading" is what any use of the file must do: read its bytes, check them, decompress them and
+decode them into counts. The decompression alone, by one call of zstandard, is shown beside it.
 
-Upstream's way is json.load of one file a layer and a Python loop over steps; it is timed on the
+Upstream's script calls json.load once per layer and loops over steps in Python. It is timed on the
 first --json-steps steps and scaled, since it is linear in steps. Times are processor seconds of one
-thread, so that a busy machine does not count; each is the median of alternated rounds. Peak memory
-is that of a process of its own which only measures the log.
+thread, so that other load on the machine does not count; each is the median of alternated rounds.
+Peak memory is measured in a process of its own that only measures the log.
 """
 
 from __future__ import annotations
@@ -35,6 +35,15 @@ from core.routing import imbalance
 from core.routing.folder import GateFolder
 
 TOKENS = 30
+MEASURE = r"""
+import re, sys
+from pathlib import Path
+from core.routing import imbalance
+
+if sys.argv[1]:
+    imbalance.measure_folder(Path(sys.argv[1]))
+print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+"""
 
 
 def write(folder: Path, steps: int, layers: int, experts: int, top_k: int) -> Path:
@@ -45,27 +54,18 @@ def write(folder: Path, steps: int, layers: int, experts: int, top_k: int) -> Pa
     writer = GateLogWriter(
         folder / "dp0_pp0.gatelog", Header("bench", "bench", layers, experts, top_k)
     )
+    segments = {"001": TOKENS}
     for s in range(steps):
         writer.append(
-            Step(
-                s,
-                s * 10**7,
-                10**7,
-                TOKENS,
-                0,
-                TOKENS,
-                TOKENS,
-                {"001": TOKENS},
-                pool[s * 7919 % 512],
-            )
+            Step(s, s * 10**7, 10**7, TOKENS, 0, TOKENS, TOKENS, segments, pool[s * 7919 % 512])
         )
     writer.close()
     return writer.path
 
 
 def write_json(folder: Path, out: Path, least: int) -> int:
-    """The first part of the log in upstream's layout, as upstream writes it, repeated to at least
-    so many steps."""
+    """Write the first block of the log in upstream's layout, repeated to at least `least` steps;
+    return how many steps that is."""
     first = next(iter(GateFolder(folder).blocks()))
     times = -(-least // len(first.tokens))
     out.mkdir()
@@ -81,7 +81,7 @@ def write_json(folder: Path, out: Path, least: int) -> int:
 
 
 def upstreams_way(folder: Path) -> float:
-    """Per-step CV as upstream computes it: json.load a layer, then a loop over its steps."""
+    """Per-step CV as upstream computes it: json.load per layer, then a loop over its steps."""
     values = []
     for file in folder.glob("gate_logs_*.json"):
         with open(file) as opened:
@@ -98,7 +98,7 @@ def read_only(folder: Path) -> int:
 
 
 def decompress_only(file: Path) -> int:
-    """The file's blocks through zstandard, and nothing else."""
+    """Only zstandard's work on the file's blocks."""
     data, size = file.read_bytes(), 0
     place = 12 + int.from_bytes(data[8:12], "little")
     while place < len(data):
@@ -117,18 +117,13 @@ def timed(run: Callable[[], object]) -> float:
 def peak_mb(folder: Path) -> float:
     """Peak resident memory of a process that measures the folder, less that of one that only
     imports (Linux)."""
-    code = "import sys,re;from core.routing import imbalance\nfrom pathlib import Path\n"
-    code += "sys.argv[1] and imbalance.measure_folder(Path(sys.argv[1]))\n"
-    code += "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
-    used, idle = (
-        float(
-            subprocess.run(
-                [sys.executable, "-c", code, a], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for a in (str(folder), "")
-    )
+    used, idle = (_peak_kb(argument) for argument in (str(folder), ""))
     return (used - idle) / 1000
+
+
+def _peak_kb(folder: str) -> float:
+    command = [sys.executable, "-c", MEASURE, folder]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def main() -> None:
@@ -155,11 +150,9 @@ def main() -> None:
             theirs.append(timed(lambda: upstreams_way(upstream)) * scale)
         m, r, u, z = (statistics.median(x) for x in (ours, read, theirs, unpacked))
         counts = a.steps * a.layers * a.experts
-        print(
-            f"{a.steps} steps × {a.layers} layers × {a.experts} experts: {counts / 1e6:.0f} M counts,",
-            end=" ",
-        )
-        print(f"{counts * 2 / 1e6:.0f} MB as uint16, {file.stat().st_size / 1e6:.1f} MB on disk")
+        shape = f"{a.steps} steps × {a.layers} layers × {a.experts} experts"
+        size = f"{counts * 2 / 1e6:.0f} MB as uint16, {file.stat().st_size / 1e6:.1f} MB on disk"
+        print(f"{shape}: {counts / 1e6:.0f} M counts, {size}")
         print(f"all measures, with intervals    {m:8.3f} s   ({min(ours):.3f}–{max(ours):.3f})")
         print(f"only read the file into counts  {r:8.3f} s   measuring takes {m / r:.2f} × that")
         print(f"only decompress its blocks      {z:8.3f} s   measuring takes {m / z:.2f} × that")

@@ -1,5 +1,5 @@
-"""What is claimed of gatescope's load client, each claim with its limit and whether one run of
-run.py met it."""
+"""The claims about gatescope's load client, each with its limit and whether one run of run.py met
+it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 Results = dict[str, dict[str, list[Any]]]  # scenario → client → a value a round
 
 OURS, RUST, BARE, PYTHON = "gatescope", "vllm-rs", "aiohttp (raw)", "the best Python peer"
+OWN = "ITL error p99 of events read alone"
 EACH, MANY = "an event a packet", "8 events a packet"
 
 
 @dataclass(frozen=True)
 class Aim:
-    """`peer`: what gatescope's value was divided by; "" where the value stands by itself."""
+    """`peer`: whose value gatescope's was divided by; "" if the value is absolute."""
 
     what: str
     value: float
@@ -31,17 +32,14 @@ class Aim:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def row(self) -> str:
-        value = (
-            f"{self.value:.3g} × {self.peer}"
-            if self.peer
-            else f"{self.value:.3g} {self.unit}".strip()
-        )
+        unit = f"× {self.peer}" if self.peer else self.unit
+        value = f"{self.value:.3g} {unit}".strip()
         limit = f"{'≥' if self.at_least else '≤'} {self.limit:g}"
         return f"| {self.what} | {value} | {limit} | {'yes' if self.is_met else '**no**'} |"
 
 
 def aims(results: Results, memory_growth: float) -> list[Aim]:
-    """Every claim for which a peer was there."""
+    """Every claim for which a peer took part."""
     return [
         *_capacity(results),
         *_accuracy(results, "32 streams"),
@@ -55,8 +53,8 @@ def aims(results: Results, memory_growth: float) -> list[Aim]:
 
 def _capacity(results: Results) -> list[Aim]:
     each, many = (
-        {n: median([c["cpu_s"] for c in runs]) for n, runs in results[t].items()}
-        for t in (EACH, MANY)
+        {n: median([c["cpu_s"] for c in runs]) for n, runs in results[title].items()}
+        for title in (EACH, MANY)
     )
     return [
         *_ratios(f"CPU a token, {EACH}", each, [(PYTHON, 0.65), (BARE, 0.75), (RUST, 1.0)]),
@@ -71,38 +69,29 @@ def _accuracy(results: Results, title: str) -> list[Aim]:
     return [
         *_ratios(f"ITL error p99, {title}", gaps, [(RUST, 0.5)]),
         Aim(f"ITL error p99, {title}", gaps[OURS], 0.1, unit="ms"),
-        Aim(f"ITL error p99 of events read alone, {title}", own[OURS], 0.1, unit="ms"),
+        Aim(f"{OWN}, {title}", own[OURS], 0.1, unit="ms"),
         *_ratios(f"TTFT error median, {title}", first, [(RUST, 1.0), (PYTHON, 0.1)]),
     ]
 
 
 def _absolute(results: Results, memory_growth: float) -> list[Aim]:
     stalled = _errors(results, "32 streams, stalled", "itl_own", 1)[OURS]
-    many = results["1000 streams"][OURS]
+    failed = max(r["failed"] for r in results["1000 streams"][OURS])
     starts = _ours(results, "32 streams", lambda r: r["start_to_first_request_s"])
     kept_busy = _ours(results, "256 streams", lambda r: r["delivery"]["client"])
     return [
-        Aim(
-            "ITL error p99 of events read alone, worker stalled 20 ms in 100",
-            stalled,
-            0.2,
-            unit="ms",
-        ),
+        Aim(f"{OWN}, worker stalled 20 ms in 100", stalled, 0.2, unit="ms"),
         Aim("load kept up by the client at 256 streams", kept_busy, 0.99, at_least=True),
-        Aim(
-            "requests that failed or were not whole, 1000 streams at once",
-            max(r["failed"] for r in many),
-            0,
-        ),
+        Aim("requests failed or incomplete, 1000 streams at once", failed, 0),
         Aim("memory of the worker, second half of 1e6 tokens over the first", memory_growth, 1.05),
         Aim("start of the command to first request", starts, 0.5, unit="s"),
     ]
 
 
 def _ratios(what: str, values: dict[str, float], limits: Sequence[tuple[str, float]]) -> list[Aim]:
-    """An aim for each peer that is there; PYTHON stands for the best tool in Python (bare aiohttp
-    is none)."""
-    tools = {n: v for n, v in values.items() if n not in (OURS, RUST, BARE) and v == v}
+    """An aim for each peer that took part. PYTHON stands for the best tool in Python; bare aiohttp
+    is not a tool."""
+    tools = {n: v for n, v in values.items() if n not in (OURS, RUST, BARE) and not math.isnan(v)}
     names = {PYTHON: min(tools, key=lambda n: tools[n])} if tools else {}
     named = [(names.get(peer, peer), limit) for peer, limit in limits]
     return [
@@ -123,5 +112,5 @@ def _ours(results: Results, title: str, value: Callable[[dict[str, Any]], float]
 
 
 def median(values: Sequence[float]) -> float:
-    """NaN where one of them is: it has no place in an order."""
+    """NaN if any value is, since NaN has no place in an order."""
     return math.nan if any(math.isnan(value) for value in values) else statistics.median(values)

@@ -1,5 +1,8 @@
-"""aiohttp as it is used for load: "upstream" (a session a request, lines, stamps after the parse)
-or "raw" chunks."""
+"""aiohttp as load clients use it. "upstream": one session per request, lines, a timestamp after the
+parse; "raw": one session, chunks, a timestamp before it.
+
+peers.py runs it with an interpreter that has aiohttp; it imports nothing of gatescope.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import json
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 now = time.perf_counter
 
 
-async def upstream(url: str, body: dict) -> dict:
+async def upstream(url: str, body: dict[str, Any]) -> dict[str, Any]:
     async with aiohttp.ClientSession(
         trust_env=True, timeout=aiohttp.ClientTimeout(total=6 * 60 * 60)
     ) as session:
@@ -41,7 +45,7 @@ async def upstream(url: str, body: dict) -> dict:
     return {"prompt": body["prompt"], "ttft": ttft, "itl": itl}
 
 
-async def raw(url: str, body: dict, session: aiohttp.ClientSession) -> dict:
+async def raw(url: str, body: dict[str, Any], session: aiohttp.ClientSession) -> dict[str, Any]:
     start, stamps, rest = now(), [], b""
     async with session.post(url, json=body) as response:
         async for chunk in response.content.iter_any():
@@ -57,22 +61,21 @@ async def raw(url: str, body: dict, session: aiohttp.ClientSession) -> dict:
     return {"prompt": body["prompt"], "ttft": stamps[0] - start, "itl": gaps}
 
 
-async def run(a: argparse.Namespace) -> list[dict]:
-    prompts = [json.loads(line)["prompt"] for line in Path(a.prompts).read_text().splitlines()][
-        : a.count
-    ]
+async def run(a: argparse.Namespace) -> list[dict[str, Any]]:
+    lines = Path(a.prompts).read_text().splitlines()[: a.count]
+    prompts = [json.loads(line)["prompt"] for line in lines]
     gate = asyncio.Semaphore(a.concurrency)
     url = a.url + "/v1/completions"
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
     ) as session:
 
-        async def one(prompt: str) -> dict:
+        async def one(prompt: str) -> dict[str, Any]:
             body = {"model": "truth", "prompt": prompt, "max_tokens": a.tokens, "stream": True}
             async with gate:
-                return await (
-                    upstream(url, body) if a.way == "upstream" else raw(url, body, session)
-                )
+                if a.way == "upstream":
+                    return await upstream(url, body)
+                return await raw(url, body, session)
 
         return list(await asyncio.gather(*(one(p) for p in prompts)))
 

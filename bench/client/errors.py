@@ -1,4 +1,4 @@
-"""What a client says it saw, against what truth_server.py knows it sent."""
+"""What a client reports that it saw, against what truth_server.py knows that it sent."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ TOGETHER_MS = 0.05  # Python clients stamp the events of one read a few µs apar
 @dataclass(frozen=True)
 class Row:
     """One request as a client reports it, in seconds. `key`: its prompt, or the number at the end
-    of its request id."""
+    of its request ID."""
 
     key: str | int
     ttft: float
-    itl: list[float] | None  # None: it keeps no gaps
+    itl: list[float] | None  # None: the client keeps no gaps
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Absolute errors in ms: (median, p99). TTFT: what the client adds to arrival of the request →
-    first send.
+    """Absolute errors in ms: (median, p99). For TTFT, what the client adds to the time from the
+    request's arrival to the first send.
 
-    `ttft`: from when the server's kernel had the request. `ttft_read`: from when the server had
-    read it, so that the server's own queue in a burst counts as the client's fault. `itl_own`: gaps
-    between events that were read alone.
+    `ttft` counts from when the server's kernel had the request. `ttft_read` counts from when the
+    server had read it, so that the server's own queue in a burst counts as the client's fault.
+    `itl_own`: gaps between events that were read alone.
     """
 
     requests: int
@@ -41,13 +41,13 @@ class Errors:
 
 
 def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
-    """Match and compare. A stream that the client did not see whole counts as missing."""
+    """Match and compare. A stream that the client did not see completely counts as missing."""
     sent: dict[str | int, dict[str, Any]] = {}
-    for row in truth:
-        if row["end"] == "done":
-            sent[row["prompt_head"]] = row
-            if row["id"] and row["id"].startswith("bench-"):
-                sent[int(row["id"].rsplit("-")[-1])] = row
+    for request in truth:
+        if request["end"] == "done":
+            sent[request["prompt_head"]] = request
+            if request["id"] and request["id"].startswith("bench-"):
+                sent[int(request["id"].rsplit("-")[-1])] = request
     ttft, ttft_read, itl, own, shared = [], [], [], [], []
     for row in rows:
         server = sent.get(row.key if isinstance(row.key, int) else row.key[:64])
@@ -77,11 +77,11 @@ def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Of the load that so many streams offer when none is ever idle and every token leaves when it
-    is due: what came.
+    """The load that arrived, as shares of what this many streams offer when none is ever idle and
+    every token leaves when it is due.
 
-    `client`: the share of its slots' time in which a request was with the server. `server`: of that
-    time, the share that the schedule asked for; the rest is the server's own lateness.
+    `client`: the share of its slots' time in which a request was with the server. `server`: the
+    share of that time that the schedule asked for; the rest is the server's own lateness.
     """
 
     client: float
@@ -89,14 +89,13 @@ class Delivery:
 
 
 def delivery(truth: list[dict[str, Any]], concurrency: int) -> Delivery:
-    """From the server's own times alone. Which request took whose slot does not matter: the sums
-    are the same."""
+    """Compute it from the server's times alone. Which request took whose slot does not matter: the
+    sums are the same."""
     done = [r for r in truth if r["end"] == "done"]
     arrived, ended = (sorted(r[name] for r in done) for name in ("t_arrived", "t_done"))
     idle = sum(arrived[concurrency:]) - sum(ended[: len(done) - concurrency])
-    idle += (
-        sum(arrived[:concurrency]) - concurrency * arrived[0]
-    )  # the first of each slot: from the first of all
+    # The first request of each slot counts from the first of all.
+    idle += sum(arrived[:concurrency]) - concurrency * arrived[0]
     with_server = sum(ended) - sum(arrived)
     asked = sum(r["t_due"][-1] - r["t_request"] for r in done)
     return Delivery(with_server / (with_server + idle), asked / with_server)

@@ -1,4 +1,4 @@
-"""Memory of a load worker, and of its parent, while a million tokens go by.
+"""Memory of a load worker, and of its parent, while a million tokens pass.
 
 python bench/client/memory.py
 """
@@ -18,19 +18,13 @@ from core.load.record import Progress
 from core.workload.dataset import Prompt
 
 REQUESTS, TOKENS, STREAMS = 8000, 128, 64
-SERVER = [
-    str(Path(__file__).parent / "truth_server.py"),
-    "--port",
-    "0",
-    "--firehose",
-    "--burst",
-    "8",
-]
+TRUTH_SERVER = str(Path(__file__).parent / "truth_server.py")
+SERVER = [TRUTH_SERVER, "--firehose", "--port=0", "--burst=8"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """After so many tokens, in MB."""
+    """Memory in MB after `tokens` tokens."""
 
     tokens: int
     worker: float
@@ -38,7 +32,7 @@ class Sample:
 
 
 def sampled() -> list[Sample]:
-    """About one a second."""
+    """About one sample a second."""
     server = subprocess.Popen([sys.executable, *SERVER], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     url = "http://" + server.stderr.readline().split()[2]
@@ -59,8 +53,7 @@ def sampled() -> list[Sample]:
 
 
 def growth(samples: list[Sample]) -> float:
-    """The most that the worker held in the second half of the tokens, over the most in the
-    first."""
+    """The worker's peak in the second half of the tokens, over its peak in the first half."""
     half = samples[-1].tokens / 2
     early, late = (
         [s.worker for s in samples if (s.tokens > half) is late] for late in (False, True)
@@ -80,7 +73,6 @@ def _sample(progress: Progress) -> Sample:
 
 if __name__ == "__main__":
     for sample in (found := sampled()):
-        print(
-            f"{sample.tokens:>9} tokens: worker {sample.worker:.0f} MB, parent {sample.parent:.0f} MB"
-        )
+        memory = f"worker {sample.worker:.0f} MB, parent {sample.parent:.0f} MB"
+        print(f"{sample.tokens:>9} tokens: {memory}")
     print(f"the worker's second half over its first: {growth(found):.2f}")

@@ -1,4 +1,4 @@
-"""The clients under test: how each is started on a file of prompts, and how its result is read."""
+"""The clients under test: how to start each on a file of prompts, and how to read its result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from errors import Row
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.client.errors import Row
 
 HERE = Path(__file__).parent
 VLLM_PYTHON = (
@@ -21,8 +23,8 @@ VLLM_PYTHON = (
 
 @dataclass(frozen=True)
 class Task:
-    """`count` requests of `tokens` tokens, `concurrency` at a time; the answer goes into the folder
-    `out`."""
+    """`count` requests of `tokens` tokens, `concurrency` at a time; the client's result goes into
+    the folder `out`."""
 
     url: str
     prompts: Path  # JSONL of {"prompt": …}
@@ -40,35 +42,29 @@ class Peer:
     is_slow: bool = False  # takes ten seconds and more to start
 
 
+def words(flags: dict[str, object]) -> list[str]:
+    """The flags as they stand on a command line."""
+    return [str(word) for pair in flags.items() for word in pair]
+
+
 def gatescope() -> Peer:
     """`gatescope bench`, as a user runs it."""
 
     def command(t: Task) -> list[str]:
-        flags = [
-            "--model",
-            "truth",
-            "--num-prompts",
-            t.count,
-            "--output-len",
-            t.tokens,
-            "--max-concurrency",
-            t.concurrency,
-        ]
-        where = ["--base-url", t.url, "--result-dir", t.out]
-        return [
-            sys.executable,
-            "-P",
-            "-m",
-            "core.cli",
-            "bench",
-            str(t.prompts),
-            *map(str, [*flags, *where]),
-        ]
+        flags = {
+            "--model": "truth",
+            "--num-prompts": t.count,
+            "--output-len": t.tokens,
+            "--max-concurrency": t.concurrency,
+            "--base-url": t.url,
+            "--result-dir": t.out,
+        }
+        start = [sys.executable, "-P", "-m", "core.cli", "bench", str(t.prompts)]
+        return start + words(flags)
 
     def rows(t: Task) -> list[Row]:
-        prompts = [json.loads(line)["prompt"] for line in t.prompts.read_text().splitlines()][
-            : t.count
-        ]
+        lines = t.prompts.read_text().splitlines()[: t.count]
+        prompts = [json.loads(line)["prompt"] for line in lines]
         result = json.loads(next(t.out.glob("*.json")).read_text())
         return [
             Row(p, ttft, itl)
@@ -95,19 +91,12 @@ def vllm_bench(python: Path) -> Peer:
 
 
 def with_aiohttp(way: str, python: Path) -> Peer:
-    """aiohttp_client.py."""
+    """aiohttp_client.py, in one of its two ways."""
 
     def command(t: Task) -> list[str]:
-        numbers = [str(n) for n in (t.count, t.concurrency, t.tokens)]
-        return [
-            str(python),
-            str(HERE / "aiohttp_client.py"),
-            way,
-            t.url,
-            str(t.prompts),
-            *numbers,
-            str(t.out / "r.json"),
-        ]
+        script, out = HERE / "aiohttp_client.py", t.out / "r.json"
+        arguments = (way, t.url, t.prompts, t.count, t.concurrency, t.tokens, out)
+        return [str(python), str(script), *map(str, arguments)]
 
     def rows(t: Task) -> list[Row]:
         return [
@@ -119,7 +108,7 @@ def with_aiohttp(way: str, python: Path) -> Peer:
 
 
 def aiperf(binary: Path) -> Peer:
-    """aiperf; gaps from its raw records."""
+    """aiperf; its gaps come from its raw records."""
 
     def command(t: Task) -> list[str]:
         flags = {
@@ -136,8 +125,7 @@ def aiperf(binary: Path) -> Peer:
             "--export-level": "raw",
             "--ui": "none",
         }
-        pairs = [str(part) for pair in flags.items() for part in pair]
-        return [str(binary), "profile", "-m", "truth", "--streaming", *pairs]
+        return [str(binary), "profile", "-m", "truth", "--streaming", *words(flags)]
 
     def rows(t: Task) -> list[Row]:
         lines = next(t.out.rglob("*raw*.jsonl")).read_text().splitlines()
@@ -147,23 +135,19 @@ def aiperf(binary: Path) -> Peer:
 
 
 def guidellm(binary: Path) -> Peer:
-    """guidellm; its report holds TTFT but no gaps."""
+    """guidellm; its report has TTFT but no gaps."""
 
     def command(t: Task) -> list[str]:
-        flags = {
-            "--backend": f"kind=openai_http,target={t.url},model=truth,request_format=/v1/completions",
+        server = f"target={t.url},model=truth,request_format=/v1/completions"
+        flags: dict[str, object] = {
+            "--backend": f"kind=openai_http,{server}",
             "--profile": f"kind=concurrent,streams={t.concurrency}",
             "--constraint": f"kind=max_requests,count={t.count}",
             "--data": f"kind=synthetic_text,prompt_tokens=16,output_tokens={t.tokens}",
             "--tokenizer": f"kind=hf_auto,model={t.prompts.parent / 'tokenizer'}",
             "--output": f"kind=json,path={t.out / 'r.json'}",
         }
-        return [
-            str(binary),
-            "run",
-            "--disable-console",
-            *(part for pair in flags.items() for part in pair),
-        ]
+        return [str(binary), "run", "--disable-console", *words(flags)]
 
     def rows(t: Task) -> list[Row]:
         done = json.loads((t.out / "r.json").read_text())["benchmarks"][0]["requests"]["successful"]
@@ -176,16 +160,12 @@ def guidellm(binary: Path) -> Peer:
     return Peer("guidellm", command, rows, is_slow=True)
 
 
-def _aiperf_row(record: dict) -> Row:
+def _aiperf_row(record: dict[str, Any]) -> Row:
     start = record["start_perf_ns"]
     stamps = []
     for response in record["responses"]:
-        text = json.dumps(response)
-        if (
-            "[DONE]" not in text
-            and '\\"choices\\": []' not in text
-            and '\\"choices\\":[]' not in text
-        ):
+        text = json.dumps(response).replace(" ", "")
+        if "[DONE]" not in text and '\\"choices\\":[]' not in text:
             stamps.append(response["perf_ns"])
     gaps = [(later - earlier) / 1e9 for earlier, later in pairwise(stamps)]
     return Row(record["payload"]["prompt"], (stamps[0] - start) / 1e9, gaps)
@@ -207,8 +187,8 @@ def _vllm_flags(t: Task) -> list[str]:
         "--result-dir": t.out,
         "--result-filename": "r.json",
     }
-    pairs = [str(part) for pair in flags.items() for part in pair]
-    return [*pairs, "--ignore-eos", "--disable-tqdm", "--save-result", "--save-detailed"]
+    switches = ["--ignore-eos", "--disable-tqdm", "--save-result", "--save-detailed"]
+    return words(flags) + switches
 
 
 def _vllm_rows(t: Task) -> list[Row]:

@@ -1,13 +1,12 @@
-"""gatescope's load client against its peers: capacity, accuracy, a stalled worker. One command, one
-run, one machine.
+"""gatescope's load client against its peers: capacity, accuracy, and a stalled worker.
 
-    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON --aiperf aiperf
-    --guidellm guidellm
+    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON \\
+        --aiperf aiperf --guidellm guidellm
 
-The truth server has one core to itself, each client (its whole process tree) another one. Clients
-take turns in every round, so that what else the machine does hits all alike; the tables hold
-medians over rounds. Peers that take ten seconds and more to start run in the first round only, and
-only what an aim needs. About 14 minutes with all peers.
+The truth server has one core to itself, and each client (its whole process tree) another one.
+Clients take turns in every round, so that other work on the machine affects all alike; the tables
+show medians over rounds. Peers that take ten seconds or more to start run in the first round only,
+and only what an aim needs. It takes about 14 minutes with all peers.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import memory
-import peers
 import psutil
-from aims import EACH, MANY, Results, aims, median
-from errors import Delivery, Errors, delivery, errors
-from peers import Peer, Task
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.client import memory, peers
+from bench.client.aims import EACH, MANY, Results, aims, median
+from bench.client.errors import Delivery, Errors, delivery, errors
+from bench.client.peers import Peer, Task
 
 HERE = Path(__file__).parent
 TTFT_MS, ITL_MS = 50.0, 10.0
@@ -47,14 +47,14 @@ CAPACITY_STREAMS, CAPACITY_TOKENS = 64, 128
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the server does, and what is asked of it."""
+    """What the server does, and the requests it gets."""
 
     schedule: dict[str, Any]
     requests: int
     concurrency: int
     tokens: int
     stalled: bool = False
-    for_slow: bool = True  # peers that are slow to start run it too
+    for_slow: bool = True  # also run by peers that are slow to start
 
 
 SCENARIOS = {
@@ -73,7 +73,7 @@ class Ran:
 
     cpu_s: float
     start_to_first_request_s: float
-    failed: int  # requests that the client does not report whole
+    failed: int  # requests that the client does not report completely
     errors: Errors
     delivery: Delivery | None  # None: no schedule to keep
 
@@ -167,9 +167,10 @@ def _stall(pid: int, over: threading.Event) -> None:
 
 
 def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) -> Capacity:
-    """The slope between two run sizes, so that start-up is out; of the client's whole process tree.
+    """CPU time of the client's process tree: the slope between two run sizes, which leaves out
+    start-up.
 
-    NaN where it is not above 0: the start-ups differed by more than the tokens cost.
+    NaN if it is not above 0: the start-ups differed by more than the tokens cost.
     """
     asked = [
         Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS)
@@ -182,7 +183,7 @@ def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) ->
 
 
 def measure(clients: list[Peer], rounds: int, nice: int) -> Results:
-    """scenario → client → one value a round."""
+    """Results by scenario, then client: one value a round."""
     results: Results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -214,7 +215,7 @@ def _round(peer: Peer, server: Server, folder: Path, nice: int, results: Results
 
 
 def tables(results: Results) -> list[str]:
-    """Markdown: a line a client, medians over rounds."""
+    """Markdown tables: a line per client, medians over rounds."""
     return [
         *_costs(results),
         *(line for title in SCENARIOS for line in _accuracy(results[title], title)),
@@ -245,7 +246,8 @@ def _cost(runs: list[dict[str, Any]]) -> str:
 def _accuracy(clients: dict[str, list[dict[str, Any]]], title: str) -> list[str]:
     lines = [
         "",
-        f"{title}: absolute errors in ms, median / p99; of the offered load, what client × server let through",
+        f"{title}: absolute errors in ms, median / p99; load: share of the offered load,"
+        " client × server",
         "",
         "| client | TTFT | ITL | ITL of events read alone | events read together | load | failed |",
         "|---|---|---|---|---|---|---|",
@@ -268,19 +270,20 @@ def _pair(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def _shown(value: float, form: str) -> str:
-    return "–" if value != value else format(value, form)
+    return "–" if math.isnan(value) else format(value, form)
 
 
 def _machine(load: float, stolen_s: float, elapsed_s: float) -> str:
-    """What else there was: load average before and after, and what the host of a virtual machine
-    gave to others."""
+    """The machine and its other load: load average before and after, and the share of time that
+    the host of a virtual machine gave to others."""
     stolen = (psutil.cpu_times().steal - stolen_s) / (elapsed_s * (os.cpu_count() or 1))
-    loads = f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, {stolen:.2%} of the cores' time stolen"
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {loads}"
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    loads = f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after"
+    return f"{os.cpu_count()} cores, {system}, {loads}, {stolen:.2%} of the cores' time stolen"
 
 
 def _write_inputs(folder: Path) -> None:
-    """Prompts in the clients' layouts, and a tokenizer of bytes for those that insist on one."""
+    """Write the prompts in the clients' layouts, and a byte tokenizer for those that need one."""
     prompts = [f"request {i:05d} of the truth" for i in range(max(SIZES) + 1)]
     with (
         open(folder / "prompts.jsonl", "w") as ours,
@@ -311,11 +314,24 @@ def _write_inputs(folder: Path) -> None:
 def _printable(byte: int) -> str:
     """GPT-2's printable stand-in for a byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return (
-        chr(byte)
-        if byte in printable
-        else chr(256 + sorted(set(range(256)) - set(printable)).index(byte))
-    )
+    if byte in printable:
+        return chr(byte)
+    return chr(256 + sorted(set(range(256)) - set(printable)).index(byte))
+
+
+def _clients(a: argparse.Namespace) -> list[Peer]:
+    clients = [peers.gatescope()]
+    if a.rust:
+        clients.append(peers.vllm_rs(a.rust))
+    if a.vllm:
+        clients.append(peers.vllm_bench(a.vllm))
+    if a.aiohttp:
+        clients += [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")]
+    if a.aiperf:
+        clients.append(peers.aiperf(a.aiperf))
+    if a.guidellm:
+        clients.append(peers.guidellm(a.guidellm))
+    return clients
 
 
 def main() -> None:
@@ -329,18 +345,13 @@ def main() -> None:
     parser.add_argument("--aiperf", type=Path, help="the aiperf command")
     parser.add_argument("--guidellm", type=Path, help="the guidellm command")
     parser.add_argument(
-        "--nice", type=int, default=0, help="of server and clients alike; below 0 needs root"
+        "--nice", type=int, default=0, help="niceness of server and clients; below 0 needs root"
     )
-    parser.add_argument("-o", dest="out", type=Path, help="every round's values as JSON")
+    parser.add_argument(
+        "-o", dest="out", type=Path, help="write every round's values to this JSON file"
+    )
     a = parser.parse_args()
-    clients = [peers.gatescope()]
-    clients += [peers.vllm_rs(a.rust)] if a.rust else []
-    clients += [peers.vllm_bench(a.vllm)] if a.vllm else []
-    clients += (
-        [peers.with_aiohttp(way, a.aiohttp) for way in ("upstream", "raw")] if a.aiohttp else []
-    )
-    clients += [peers.aiperf(a.aiperf)] if a.aiperf else []
-    clients += [peers.guidellm(a.guidellm)] if a.guidellm else []
+    clients = _clients(a)
     load, stolen_s, began = os.getloadavg()[0], psutil.cpu_times().steal, time.monotonic()
     results = measure(clients, a.rounds, a.nice)
     machine = _machine(load, stolen_s, time.monotonic() - began)

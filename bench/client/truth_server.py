@@ -1,45 +1,48 @@
 #!/usr/bin/env python3
-"""Ground-truth streaming server: an OpenAI-shaped endpoint whose token times are known.
+"""Ground-truth streaming server: an OpenAI-compatible endpoint whose token times are known.
 
-It exists to test load-generation clients.  Tokens leave on a fixed schedule (or as fast as
-the client reads, "firehose"), one send(2) per SSE event, and the CLOCK_MONOTONIC time taken
-just before every send is kept.  time.perf_counter_ns() reads the same clock in every process
-of one Linux host, so a client's stamps can be compared with the server's directly.
+It exists to test load clients. Tokens leave on a fixed schedule (or as fast as the client reads,
+"firehose"), one send(2) per SSE event, and the server keeps the CLOCK_MONOTONIC time just before
+every send. time.perf_counter_ns() reads the same clock in every process of one Linux host, so a
+client's timestamps can be compared with the server's directly.
 
-Standard library only.  One thread, one epoll loop, raw sockets: no event-loop queue stands
-between the time stamp and the system call.
+Standard library only. One thread, one epoll loop, raw sockets: no event-loop queue stands between
+the timestamp and the system call.
 
     python truth_server.py --port 8100 --ttft-ms 50 --itl-ms 10 --truth-file truth.jsonl
     python truth_server.py --port 8100 --firehose --burst 1
 
-Served: POST /v1/completions, POST /v1/chat/completions (stream or not), GET /v1/models,
-GET /health, GET /version, GET /metrics (empty), GET /truth (JSON lines),
-GET /stats (server's own CPU and counts), POST /control (JSON object: any schedule field
-below, and "reset": true to forget the records so far).
+It serves POST /v1/completions, POST /v1/chat/completions (streaming or not), GET /v1/models,
+GET /health, GET /version, GET /metrics (empty), GET /truth (JSON lines), GET /stats (the server's
+own CPU time and counts) and POST /control (a JSON object: any schedule field below, and
+"reset": true to forget the records so far).
 
 One truth record per request:
   n            arrival order, from 0
   id           the client's X-Request-Id, or null
   prompt_head  first 64 characters of the prompt (a second way to match records)
-  conn         number of the TCP connection; conn_use = requests it carried before this one
+  conn         number of the TCP connection
+  conn_use     requests that this connection carried before this one
   t_accept     ns, accept() of that connection
   t_arrived    ns, the kernel received the request's last bytes (Linux; else as t_request)
-  t_request    ns, the request had been read whole
-  tokens       tokens asked for;  per_event = tokens carried by one SSE event (the last event's
-               text is full length even when tokens is no multiple of it; usage is exact)
+  t_request    ns, the request had been read completely
+  tokens       tokens requested
+  per_event    tokens carried by one SSE event (the last event's text has full length even if
+               `tokens` is not a multiple of it; usage is exact)
   t_due        ns, when the schedule wanted each token event (timed mode)
   t_send       ns, just before the send of token event k (the list's k-th entry)
   t_done       ns, just before the send of usage + [DONE]
-  t_role       ns, chat only: send of the first event, which holds the role and no text
-  blocked      sends that the socket did not take whole (the client was not reading)
-  end "done", "cut" (--cut-every), "stalled" (--stall-every), "failed" (--fail-every) or "gone"
-  (client left)
+  t_role       ns, chat only: send of the first event, which has the role and no text
+  blocked      sends that the socket did not take completely (the client was not reading)
+  end          "done", "cut" (--cut-every), "stalled" (--stall-every), "failed" (--fail-every) or
+               "gone" (the client left)
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import gc
 import heapq
 import json
 import os
@@ -51,20 +54,25 @@ import struct
 import sys
 import time
 from array import array
+from typing import Any
 
 now = time.perf_counter_ns
 MS = 1_000_000
 SO_TIMESTAMPNS = 35
-LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+CHOICES = {
+    "text": '{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}',
+    "chat": '{"index":0,"delta":{"content":"%s"},"logprobs":null,"finish_reason":%s}',
+}
 
 
 class Schedule:
-    """What the server does with the next request; every field may be set over /control."""
+    """What the server does with the next request; POST /control can set every field."""
 
-    def __init__(self, a: argparse.Namespace):
+    def __init__(self, a: argparse.Namespace) -> None:
         self.ttft_ms: float = a.ttft_ms
         self.itl_ms: float = a.itl_ms
-        self.jitter: float = a.jitter  # each interval is multiplied by 1 +- jitter
+        self.jitter: float = a.jitter  # each interval is multiplied by 1 ± jitter
         self.seed: int = a.seed
         self.grid: bool = a.grid  # due times move up to a common itl_ms grid
         self.firehose: bool = a.firehose
@@ -74,9 +82,9 @@ class Schedule:
         self.fail_every: int = a.fail_every  # every k-th request is answered 500
         self.cut_every: int = a.cut_every  # every k-th stream is closed half way
         self.stall_every: int = a.stall_every  # every k-th stream falls silent half way
-        self.split: int = a.split  # each send is cut into sends of so many bytes; 0: whole
+        self.split: int = a.split  # each send is cut into sends of this many bytes; 0: uncut
 
-    def set(self, fields: dict) -> None:
+    def set(self, fields: dict[str, Any]) -> None:
         for k, v in fields.items():
             if k != "reset":
                 if k not in self.__dict__:
@@ -84,10 +92,12 @@ class Schedule:
                 setattr(self, k, type(self.__dict__[k])(v))
 
 
-def arrival(ancillary: list) -> int:
-    """The kernel's receive stamp on the monotonic clock; 0 where there is none."""
+def arrival(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The kernel's receive timestamp on the monotonic clock; 0 if there is none."""
     if not ancillary:
         return 0
+    seconds: int
+    nanoseconds: int
     seconds, nanoseconds = struct.unpack("@ll", ancillary[0][2])
     return seconds * 1_000_000_000 + nanoseconds + now() - time.time_ns()
 
@@ -98,66 +108,48 @@ def framed(payload: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(body), body)
 
 
-def event_tables(model: str) -> dict:
+class Events:
     """Ready-made wire bytes, by endpoint kind and tokens per event: 26 texts, used in turn."""
-    head = (
-        '{"id":"%s-0123456789abcdef0123456789abcdef","object":"%s","created":1700000000,"model":'
-        + json.dumps(model)
-    )
-    kinds = {
-        "text": (
-            head % ("cmpl", "text_completion") + ',"choices":[',
-            '{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}',
-        ),
-        "chat": (
-            head % ("chatcmpl", "chat.completion.chunk") + ',"choices":[',
-            '{"index":0,"delta":{"content":"%s"},"logprobs":null,"finish_reason":%s}',
-        ),
-    }
 
-    def make(kind: str, per: int) -> tuple[list[bytes], list[bytes]]:
-        pre, choice = kinds[kind]
-        mid, last = [], []
-        for c in LETTERS.decode():
-            mid.append(framed((pre + choice % (c * per, "null") + "]}").encode()))
-            last.append(framed((pre + choice % (c * per, '"length"') + "]}").encode()))
-        return mid, last
+    def __init__(self, model: str) -> None:
+        head = '{"id":"%s-0123456789abcdef0123456789abcdef","object":"%s","created":1700000000,'
+        head += '"model":' + json.dumps(model).replace("%", "%%") + ',"choices":['
+        self.heads = {
+            "text": head % ("cmpl", "text_completion"),
+            "chat": head % ("chatcmpl", "chat.completion.chunk"),
+        }
+        role = '{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
+        role = self.heads["chat"] + role + '"finish_reason":null}]}'
+        self.role = framed(role.encode())
+        self._made: dict[tuple[str, int], tuple[list[bytes], list[bytes]]] = {}
 
-    return {
-        "make": make,
-        "pre": {k: v[0] for k, v in kinds.items()},
-        "cache": {},
-        "role": framed(
-            (
-                kinds["chat"][0] + '{"index":0,"delta":{"role":"assistant","content":""},'
-                '"logprobs":null,"finish_reason":null}]}'
-            ).encode()
-        ),
-    }
+    def of(self, kind: str, per: int) -> tuple[list[bytes], list[bytes]]:
+        """The 26 events with `per` tokens each; those of a last event."""
+        if (kind, per) not in self._made:
+            texts = [letter * per for letter in LETTERS]
+            middle = [self._event(kind, text, "null") for text in texts]
+            self._made[kind, per] = middle, [self._event(kind, text, '"length"') for text in texts]
+        return self._made[kind, per]
+
+    def _event(self, kind: str, text: str, reason: str) -> bytes:
+        return framed(f"{self.heads[kind]}{CHOICES[kind] % (text, reason)}]}}".encode())
 
 
 class Conn:
-    __slots__ = (
-        "buf",
-        "fd",
-        "num",
-        "out",
-        "req",
-        "sock",
-        "t_accept",
-        "t_arrived",
-        "uses",
-        "writable_wait",
-    )
+    """A TCP connection."""
 
-    def __init__(self, sock, num):
+    __slots__ = ("buf", "fd", "num", "out", "req", "sock", "t_accept", "t_arrived", "uses")
+
+    def __init__(self, sock: socket.socket, num: int) -> None:
         self.sock, self.fd, self.num, self.t_accept = sock, sock.fileno(), num, now()
-        self.uses, self.buf, self.out, self.req = 0, bytearray(), b"", None
-        self.writable_wait = False
-        self.t_arrived = 0
+        self.uses = self.t_arrived = 0
+        self.buf, self.out = bytearray(), b""
+        self.req: Req | None = None
 
 
 class Req:
+    """A request; its record is `row`."""
+
     __slots__ = (
         "blocked",
         "burst",
@@ -188,7 +180,35 @@ class Req:
         "uses",
     )
 
-    def row(self) -> dict:
+    conn: Conn
+    n: int
+    connnum: int
+    uses: int
+    t_accept: int
+    t_arrived: int
+    t_request: int
+    id: str | None
+    kind: str  # "text" or "chat"
+    prompt_head: str
+    tokens: int
+    per: int  # tokens in an event
+    events: int
+    k: int  # the next event
+    blocked: int
+    end: str | None
+    t_done: int | None
+    t_role: int | None
+    t_send: array[int]
+    due: array[int]  # empty in firehose mode
+    fire: bool
+    burst: int
+    stall_at: int | None
+    cut_at: int | None
+    mid: list[bytes]
+    last: list[bytes]
+    tail: bytes
+
+    def row(self) -> dict[str, Any]:
         return {
             "n": self.n,
             "id": self.id,
@@ -200,7 +220,7 @@ class Req:
             "t_request": self.t_request,
             "tokens": self.tokens,
             "per_event": self.per,
-            "t_due": list(getattr(self, "due", ())),
+            "t_due": list(self.due),
             "t_send": list(self.t_send),
             "t_done": self.t_done,
             "t_role": self.t_role,
@@ -210,9 +230,12 @@ class Req:
 
 
 class Server:
-    def __init__(self, a: argparse.Namespace):
-        self.args, self.sched, self.model = a, Schedule(a), a.model
-        self.ev = event_tables(a.model)
+    """The server: one epoll loop, a heap of due tokens, a queue of firehose streams."""
+
+    def __init__(self, a: argparse.Namespace) -> None:
+        self.sched = Schedule(a)
+        self.model: str = a.model
+        self.ev = Events(a.model)
         self.reqs: list[Req] = []
         self.conns: dict[int, Conn] = {}
         self.nconn = 0
@@ -287,12 +310,11 @@ class Server:
             if not self.flush(c):
                 return
             r = c.req
-            if r is not None and c.fd in self.conns:  # a waiting stream goes on
-                (
+            if r is not None and c.fd in self.conns:  # a waiting stream continues
+                if r.fire:
                     self.fire.append(r)
-                    if r.fire
-                    else heapq.heappush(self.heap, (self.when(r), r.n, r))
-                )
+                else:
+                    heapq.heappush(self.heap, (self.when(r), r.n, r))
         if what & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             try:
                 data, ancillary, _, _ = c.sock.recvmsg(262144, 64)
@@ -310,7 +332,7 @@ class Server:
 
     # ---- sending --------------------------------------------------------------------------
     def send(self, c: Conn, data: bytes) -> bool:
-        """True: the kernel has all of it.  False: the rest waits for EPOLLOUT, or c is gone."""
+        """True: the kernel has all of it. False: the rest waits for EPOLLOUT, or c is gone."""
         size, sent = self.sched.split or len(data), 0
         try:
             while sent < len(data):
@@ -368,7 +390,7 @@ class Server:
             return
         if k == 0 and r.kind == "chat" and r.t_role is None:
             r.t_role = now()
-            if not self.send(c, self.ev["role"]):
+            if not self.send(c, self.ev.role):
                 return
         ok = True
         if k < r.events:
@@ -377,7 +399,7 @@ class Server:
             r.t_send.append(now())
             ok = self.send(c, data)
             self.events_sent += 1
-        if not ok:  # EPOLLOUT brings the stream back
+        if not ok:  # the stream continues at EPOLLOUT
             return
         if r.k == r.events:
             r.t_done = now()
@@ -399,17 +421,13 @@ class Server:
             return False
         if k == 0 and r.kind == "chat" and r.t_role is None:
             r.t_role = now()
-            if not self.send(c, self.ev["role"]):
+            if not self.send(c, self.ev.role):
                 return False
         if k < r.events:
-            mid = r.mid
-            data = (
-                mid[k % 26]
-                if end == k + 1 and end < r.events
-                else b"".join(
-                    [(r.last if i == r.events - 1 else mid)[i % 26] for i in range(k, end)]
-                )
-            )
+            events = [r.mid[i % 26] for i in range(k, end)]
+            if end == r.events:
+                events[-1] = r.last[(end - 1) % 26]
+            data = events[0] if len(events) == 1 else b"".join(events)
             t = now()
             r.t_send.extend([t] * (end - k))
             r.k = end
@@ -446,8 +464,8 @@ class Server:
         t = now()
         body = bytes(c.buf[i + 4 : i + 4 + length])
         del c.buf[: i + 4 + length]
-        method, path = lines[0].split(b" ")[:2]
-        path = path.split(b"?")[0].decode()
+        method, target = lines[0].split(b" ")[:2]
+        path = target.split(b"?")[0].decode()
         if method == b"POST" and path in ("/v1/completions", "/v1/chat/completions"):
             self.generate(c, path, head, body, t)
         else:
@@ -470,39 +488,21 @@ class Server:
         elif path == "/version":
             self.reply(c, b'{"version":"truth"}')
         elif path == "/v1/models":
-            self.reply(
-                c,
-                json.dumps(
-                    {
-                        "object": "list",
-                        "data": [
-                            {
-                                "id": self.model,
-                                "object": "model",
-                                "created": 1700000000,
-                                "owned_by": "truth",
-                                "max_model_len": 131072,
-                            }
-                        ],
-                    }
-                ).encode(),
-            )
+            about = {"id": self.model, "object": "model", "created": 1700000000}
+            about |= {"owned_by": "truth", "max_model_len": 131072}
+            self.reply(c, json.dumps({"object": "list", "data": [about]}).encode())
         elif path == "/truth":
             self.reply(c, self.dump(), kind="application/x-ndjson")
         elif path == "/stats":
-            u = os.times()
-            self.reply(
-                c,
-                json.dumps(
-                    {
-                        "cpu_s": u.user + u.system,
-                        "requests": len(self.reqs),
-                        "t": now(),
-                        "connections": self.nconn,
-                        "events_sent": self.events_sent,
-                    }
-                ).encode(),
-            )
+            cpu = os.times()
+            stats = {
+                "cpu_s": cpu.user + cpu.system,
+                "requests": len(self.reqs),
+                "t": now(),
+                "connections": self.nconn,
+                "events_sent": self.events_sent,
+            }
+            self.reply(c, json.dumps(stats).encode())
         elif path == "/control" and method == b"POST":
             try:
                 fields = json.loads(body or b"{}")
@@ -516,7 +516,7 @@ class Server:
         else:
             self.reply(c, b'{"error":"not found"}', "404 Not Found")
 
-    def generate(self, c: Conn, path: str, head: dict, body: bytes, t: int) -> None:
+    def generate(self, c: Conn, path: str, head: dict[bytes, bytes], body: bytes, t: int) -> None:
         s = self.sched
         try:
             q = json.loads(body)
@@ -524,29 +524,22 @@ class Server:
             self.reply(c, b'{"error":"bad json"}', "400 Bad Request")
             return
         r = Req()
-        r.conn, r.n, r.t_request, r.connnum, r.uses, r.t_accept = (
-            c,
-            len(self.reqs),
-            t,
-            c.num,
-            c.uses,
-            c.t_accept,
-        )
+        r.conn, r.connnum, r.uses, r.t_accept = c, c.num, c.uses, c.t_accept
+        r.n, r.t_request = len(self.reqs), t
         r.id = head[b"x-request-id"].decode() if b"x-request-id" in head else None
         r.kind = "chat" if path.endswith("chat/completions") else "text"
         prompt = q.get("prompt", "")
         if r.kind == "chat":
             prompt = q["messages"][-1].get("content", "") if q.get("messages") else ""
         if isinstance(prompt, list):
-            prompt = (
-                prompt[0].get("text", "") if prompt and isinstance(prompt[0], dict) else str(prompt)
-            )
+            is_parts = bool(prompt) and isinstance(prompt[0], dict)
+            prompt = prompt[0].get("text", "") if is_parts else str(prompt)
         r.prompt_head = str(prompt)[:64]
         r.tokens = max(1, int(q.get("max_completion_tokens") or q.get("max_tokens") or 16))
         r.per = max(1, s.per_event)
         r.events = -(-r.tokens // r.per)
         r.k, r.blocked, r.end, r.t_done, r.t_role = 0, 0, None, None, None
-        r.t_send = array("q")
+        r.t_send, r.due = array("q"), array("q")
         r.fire, r.burst = s.firehose, max(1, s.burst)
         r.t_arrived = c.t_arrived or t
         r.stall_at = r.events // 2 if s.stall_every and (r.n + 1) % s.stall_every == 0 else None
@@ -565,27 +558,22 @@ class Server:
             "completion_tokens": r.tokens,
             "total_tokens": len(str(prompt)) + r.tokens,
         }
-        key = (r.kind, r.per)
-        if key not in self.ev["cache"]:
-            self.ev["cache"][key] = self.ev["make"](*key)
-        r.mid, r.last = self.ev["cache"][key]
+        r.mid, r.last = self.ev.of(r.kind, r.per)
         if not q.get("stream"):
             self.whole(c, r, usage)
             return
         r.tail = b""
         if (q.get("stream_options") or {}).get("include_usage"):
-            r.tail = framed(
-                (self.ev["pre"][r.kind] + '],"usage":' + json.dumps(usage) + "}").encode()
-            )
+            end = f'{self.ev.heads[r.kind]}],"usage":{json.dumps(usage)}}}'
+            r.tail = framed(end.encode())
         r.tail += framed(b"[DONE]") + b"0\r\n\r\n"
         # Due times are fixed now, from the arrival: a late token does not push the next ones.
         rng, ttft, itl = random.Random(s.seed * 1_000_003 + r.n), s.ttft_ms * MS, s.itl_ms * MS
         if not r.fire:
-            at, due = t + int(ttft), array("q")
+            at = t + int(ttft)
             for _ in range(r.events):
-                due.append(-(-at // int(itl)) * int(itl) if s.grid and itl else at)
+                r.due.append(-(-at // int(itl)) * int(itl) if s.grid and itl else at)
                 at += int(itl * (1 + s.jitter * rng.uniform(-1, 1)))
-            r.due = due
         c.req = r
         rid = b"x-request-id: %s\r\n" % head[b"x-request-id"] if r.id else b""
         ok = self.send(
@@ -595,55 +583,56 @@ class Server:
         )
         if ok and s.role_early and r.kind == "chat":
             r.t_role = now()
-            ok = self.send(c, self.ev["role"])
+            ok = self.send(c, self.ev.role)
         if ok:
-            self.fire.append(r) if r.fire else heapq.heappush(self.heap, (r.due[0], r.n, r))
+            if r.fire:
+                self.fire.append(r)
+            else:
+                heapq.heappush(self.heap, (r.due[0], r.n, r))
 
-    def whole(self, c: Conn, r: Req, usage: dict) -> None:
-        """stream=false: the body at once (no schedule; not meant for timing)."""
-        text = "".join(chr(97 + i % 26) * r.per for i in range(r.events))[: r.tokens]
-        part = (
-            {"message": {"role": "assistant", "content": text}}
-            if r.kind == "chat"
-            else {"text": text}
-        )
+    def whole(self, c: Conn, r: Req, usage: dict[str, int]) -> None:
+        """stream=false: the whole body at once (no schedule; not meant for timing)."""
+        text = "".join(LETTERS[i % 26] * r.per for i in range(r.events))[: r.tokens]
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
+        if r.kind == "chat":
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
         r.t_send.append(now())
         r.t_done, r.end = r.t_send[0], "done"
-        self.reply(
-            c,
-            json.dumps(
-                {
-                    "id": "cmpl-0",
-                    "object": "chat.completion" if r.kind == "chat" else "text_completion",
-                    "created": 1700000000,
-                    "model": self.model,
-                    "usage": usage,
-                    "choices": [{"index": 0, **part, "logprobs": None, "finish_reason": "length"}],
-                }
-            ).encode(),
-        )
+        answer = {
+            "id": "cmpl-0",
+            "object": "chat.completion" if r.kind == "chat" else "text_completion",
+            "created": 1700000000,
+            "model": self.model,
+            "usage": usage,
+            "choices": [choice],
+        }
+        self.reply(c, json.dumps(answer).encode())
 
     def dump(self) -> bytes:
         return b"".join(json.dumps(r.row()).encode() + b"\n" for r in self.reqs)
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--host", default="127.0.0.1")
     p.add_argument(
-        "--port", type=int, default=8100, help="0: any free one; the first line of stderr names it"
+        "--port", type=int, default=8100, help="0: any free port; the first line of stderr names it"
     )
     p.add_argument("--model", default="truth")
     p.add_argument("--ttft-ms", type=float, default=50.0)
     p.add_argument("--itl-ms", type=float, default=10.0)
     p.add_argument(
-        "--jitter", type=float, default=0.0, help="0.2: each interval is itl * (0.8 .. 1.2)"
+        "--jitter", type=float, default=0.0, help="0.2: each interval is ITL × (0.8 to 1.2)"
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
         "--grid",
         action="store_true",
-        help="all streams speak on one common itl grid, as an engine steps",
+        help="all streams send on one common ITL grid, as an engine steps",
     )
     p.add_argument("--firehose", action="store_true")
     p.add_argument("--burst", type=int, default=1, help="firehose: SSE events in one send")
@@ -662,7 +651,7 @@ def main() -> None:
     a = p.parse_args()
     srv = Server(a)
 
-    def halt(*_):
+    def halt(*_: object) -> None:
         srv.stop = True
 
     signal.signal(signal.SIGTERM, halt)
@@ -672,10 +661,7 @@ def main() -> None:
         file=sys.stderr,
         flush=True,
     )
-    # A collection of the many small records would show up as a late send.
-    import gc
-
-    gc.disable()
+    gc.disable()  # collecting the many small records would show up as a late send
     srv.run()
     if a.truth_file:
         with open(a.truth_file, "wb") as f:

@@ -1,13 +1,13 @@
-"""What a dose costs a forward pass of the built-in engine: expert parallel waits for the hot rank,
-tensor parallel not.
-
-Forced routing through the code of the servers: the same pools, the same course through them. Two
-layouts over two ranks, by turns with every dose, so that a drift of the machine hits all alike.
-Ratios are against level 0 of the same layout. A hot expert's larger groups are cheaper a token:
-tensor parallel's ratio shows that alone. Waiting only shows where each rank has a core; the fastest
-tenth of the rounds is nearer to that than the median where other work runs.
+"""What forced routing at a target imbalance (a dose) costs a forward pass of the built-in engine.
 
     python bench/dose/step_time.py [ROUNDS [TOKENS]]
+
+Expert parallelism waits for the hot rank; tensor parallelism does not. Routing is forced through
+the servers' own code. Two layouts over two ranks take turns with every dose, so that a drift of the
+machine affects all alike. Ratios are against level 0 of the same layout. A hot expert's larger
+groups are cheaper per token, which the ratio of tensor parallelism shows alone. Waiting shows only
+where each rank has a core; where other work runs, the fastest tenth of the rounds is nearer to that
+than the median.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import sys
 from contextlib import ExitStack, closing
 from time import perf_counter
 
-os.environ.update(
-    OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"
-)  # as in the server
+# As in the server.
+os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import numpy as np
 
@@ -39,7 +38,7 @@ SHAPE = Shape()
 
 
 def step_ms(model: Model, forcing: Forcing, dose: str, batch: Batch) -> float:
-    """One forward pass."""
+    """Time of one forward pass."""
     forced = forcing.experts([f"001~{dose}"], len(batch.tokens))
     start = perf_counter()
     model.forward(batch, forced)
@@ -55,9 +54,8 @@ def main(rounds: int, tokens: int) -> None:
     batch = Batch.of(
         [Span(slot, 0, row.tolist(), wants_logits=True) for slot, row in enumerate(prompts)]
     )
-    print(
-        f"{RANKS} ranks on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {rounds} rounds, {tokens} tokens"
-    )
+    machine = f"{RANKS} ranks on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}; {rounds} rounds, {tokens} tokens")
     with ExitStack() as stack:
         models = {
             split: Model(
@@ -76,10 +74,8 @@ def main(rounds: int, tokens: int) -> None:
             for place in order.permutation(len(times)):
                 split, dose = list(times)[place]
                 times[split, dose].append(step_ms(models[split], forcing, dose, batch))
-    print(
-        f"{'dose':<14}"
-        + "".join(f"{split:>18} ms{'ratio':>7}{'fastest 10 %':>14}{'ratio':>7}" for split in Split)
-    )
+    heads = [f"{split:>18} ms{'ratio':>7}{'fastest 10 %':>14}{'ratio':>7}" for split in Split]
+    print(f"{'dose':<14}{''.join(heads)}")
     for dose in doses:
         cells = [
             _cells(times[split, dose][1:], times[split, f"{dose.partition('~')[0]}~0"][1:])
@@ -89,10 +85,12 @@ def main(rounds: int, tokens: int) -> None:
 
 
 def _cells(ms: list[float], uniform: list[float]) -> str:
-    """Median and tenth percentile, each with its ratio to the uniform level's."""
+    """Median and tenth percentile, each with its ratio to that of level 0."""
     (half, tenth), (half0, tenth0) = (np.percentile(values, [50, 10]) for values in (ms, uniform))
     return f"{half:>21.2f}{half / half0:>7.2f}{tenth:>14.2f}{tenth / tenth0:>7.2f}"
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in (*sys.argv[1:], *("100", "1024")[len(sys.argv) - 1 :])))
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    tokens = int(sys.argv[2]) if len(sys.argv) > 2 else 1024
+    main(rounds, tokens)

@@ -1,8 +1,9 @@
-"""Makes a model folder with Mixtral-8x7B's shapes and tokenizer and no weights, for `--load-format
-dummy`.
+"""Makes a model folder with Mixtral-8x7B's shapes and tokenizer, without weights, for vLLM's
+`--load-format dummy`.
 
-python bench/recorder/make_mixtral.py FOLDER in an environment with transformers, sentencepiece,
-mistral-common
+    python bench/recorder/make_mixtral.py FOLDER
+
+The environment needs transformers, sentencepiece and mistral-common.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SHAPES = Path(__file__).parent / "mixtral-8x7b" / "config.json"
 
 
 def make(folder: Path) -> None:
-    """config.json, and tokenizer.json converted from the file that mistral-common ships."""
+    """Write config.json, and tokenizer.json converted from the file that mistral-common ships."""
     from transformers import LlamaTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)

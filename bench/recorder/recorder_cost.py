@@ -1,20 +1,21 @@
-"""What recording the router costs: TPOT and tok/s of servers with and without the recorder,
-alternated.
+"""What recording the router costs: TPOT and tok/s of servers with and without the recorder.
 
-    PYTHONPATH=. python bench/recorder/recorder_cost.py --model FOLDER --out DIR [--variants
-    off,on,control,naive]
+    PYTHONPATH=. python bench/recorder/recorder_cost.py --model FOLDER --out DIR
 
-Variants, each a server of its own, started in the order given (name one twice to start it twice):
+Each variant in `--variants` is a server of its own. They start in the order given; name one twice
+to start it twice:
 
-    off       vLLM as it is                          on      with gatescope's recorder
-    control   off again: what two equal servers differ by
-    eager off, without CUDA graphs naive eager, with logging as it is usually added by hand
+    off       vLLM as it is
+    on        with gatescope's recorder
+    control   off again: by how much two equal servers differ
+    eager     off, without CUDA graphs
+    naive     eager, with logging as it is usually added by hand
 
-Each server gets one unmeasured round of `--requests` prompts at once, prompts of the sizes that
-have kernels compiled, and `--rounds` measured rounds; the same for all. Needs the packages of
-vLLM's own environment only, so it can run there. Results go to DIR/recorder_cost.json after each
-server, and a second call with the same DIR adds to them. A server that would not fit into
-`--budget-s` any more, by the time that the one before it took, is not started.
+Each server gets one unmeasured round of `--requests` simultaneous prompts, prompts of the sizes for
+which kernels are compiled, and `--rounds` measured rounds; all servers get the same. The script
+needs only the packages of vLLM's own environment, so it can run there. Results go to
+DIR/recorder_cost.json after each server, and a second call with the same DIR adds to them. A server
+is not started if it would not fit into `--budget-s`, judged by the time that the last one took.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.backends import gpus, vllm
+from core.backends import nvml, vllm
 from core.backends import server as servers
 from core.backends.server import Server
 from core.experiment.config import Backend, Model
@@ -49,16 +50,15 @@ LETTERS = "etaoinshrdlu"
 
 
 def main() -> int:
-    """Run the servers one after the other, print the table; 1 where a server failed."""
+    """Run the servers one after the other and print the table; return 1 if a server failed."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     began, results, failed = time.monotonic(), _earlier(options.out), 0
     for variant in options.variants:
-        likely = (
-            results[-1]["server_s"] if results else 0.0
-        )  # later starts are faster: they find compiled kernels
+        # Later starts are faster, because they find compiled kernels.
+        likely = results[-1]["server_s"] if results else 0.0
         if time.monotonic() - began + likely > options.budget_s:
-            _tell(f"{variant}: not started, {options.budget_s} s would be passed")
+            _tell(f"{variant}: not started: it would exceed {options.budget_s} s")
             continue
         _tell(f"{variant}: starting")
         try:
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def _earlier(out: Path) -> list[dict[str, Any]]:
-    """The servers that calls before this one measured."""
+    """The servers that earlier calls measured."""
     file = out / "recorder_cost.json"
     return list(json.loads(file.read_text())["servers"]) if file.exists() else []
 
@@ -90,16 +90,16 @@ def _options() -> argparse.Namespace:
     add("--tp", type=int, default=1)
     add("--variants", type=_variants, default=["off", "on", "control", "naive"])
     add("--rounds", type=int, default=5)
-    add("--requests", type=int, default=32, help="prompts of a round, all in flight at once")
+    add("--requests", type=int, default=32, help="simultaneous prompts in a round")
     add("--input-words", type=int, default=96)
     add("--output-len", type=int, default=128)
     add("--max-model-len", type=int, default=2048)
-    add("--moe-backend", default="", help='"": left out')
+    add("--moe-backend", default="", help="default: vLLM's choice")
     add(
         "--extra-arg",
         action="append",
         default=[],
-        help="for the server, as it is; write --extra-arg=--flag",
+        help="passed to the server unchanged; write --extra-arg=--flag",
     )
     add("--env", action="append", default=[], metavar="KEY=VALUE")
     add("--start-s", type=float, default=400.0, help="longest wait for a server")
@@ -107,7 +107,7 @@ def _options() -> argparse.Namespace:
         "--budget-s",
         type=float,
         default=540.0,
-        help="start no server that would end later, if it takes as long as the last",
+        help="start no server that would end later if it took as long as the last one",
     )
     add("--out", type=Path, required=True)
     return parser.parse_args()
@@ -121,7 +121,7 @@ def _variants(text: str) -> list[str]:
 
 
 async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> dict[str, Any]:
-    """Start the variant's server, send its rounds, stop it; all that was seen."""
+    """Start the variant's server, send its rounds and stop it; return everything measured."""
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     backend, logs = _backend(options, variant, folder)
@@ -191,8 +191,8 @@ def _backend(
 
 
 def _path_without_us() -> str:
-    """vLLM is to find what it would find without us; our folder is on the path for the load
-    workers."""
+    """PYTHONPATH without this checkout, which is on it for the load workers: vLLM must find only
+    what it would find without us."""
     ours = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(
         entry for entry in ours if entry and Path(entry).resolve() != ROOT.resolve()
@@ -200,7 +200,7 @@ def _path_without_us() -> str:
 
 
 async def _warm_up(options: argparse.Namespace, server: Server, lens: Sequence[int]) -> int:
-    """One request after the other; how many tokens the server computed."""
+    """Send one request after the other; return how many tokens the server computed."""
     if lens:
         load = _load(options, server, "warmup", [Prompt(id="0", text="warm up")] * len(lens))
         await client.run(replace(load, input_len=lens, output_len=1, max_concurrency=1))
@@ -214,7 +214,7 @@ def _load(
 
 
 async def _round(options: argparse.Namespace, server: Server, number: int) -> dict[str, float]:
-    """One batch of prompts, the same for every variant."""
+    """Send one batch of prompts, the same for every variant."""
     draw = random.Random(number)
     prompts = tuple(
         Prompt(id=str(n), text=_text(draw, options.input_words)) for n in range(options.requests)
@@ -230,7 +230,7 @@ async def _round(options: argparse.Namespace, server: Server, number: int) -> di
     return {
         "tpot_ms": figures.median_tpot_ms,
         "ttft_ms": figures.median_ttft_ms,
-        "output_tok_s": figures.output_throughput,
+        "output_tok_s": figures.output_throughput or 0.0,
         "tokens": figures.total_input_tokens + figures.total_output_tokens - figures.completed,
     }
 
@@ -240,15 +240,15 @@ def _text(draw: random.Random, words: int) -> str:
 
 
 async def _wait_for(logs: Path, tokens: float) -> None:
-    """The writer is a moment behind the server's answers, and vLLM kills its workers when it is
-    stopped."""
+    """Wait until the log holds this many tokens: the writer is a moment behind the answers, and a
+    stopping vLLM kills its workers."""
     deadline = time.monotonic() + 10.0
     while gate_folder.read(logs).tokens.sum() < tokens and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
 
 
 def _logged(folder: Path) -> dict[str, Any]:
-    """What the recorder wrote: enough to see that it recorded everything."""
+    """What the recorder wrote: enough to check that it recorded everything."""
     log = gate_folder.read(folder)
     decode = log.columns["prefill_tokens"] == 0
     return {
@@ -268,7 +268,7 @@ def _logged(folder: Path) -> dict[str, Any]:
 def _write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     about = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "gpus": [gpu.name for gpu in gpus.seen()],
+        "gpus": [gpu.name for gpu in nvml.seen()],
         "cpus": os.cpu_count(),
         "comparison": _comparison(results),
         "servers": results,
@@ -277,7 +277,7 @@ def _write(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
 
 
 def _comparison(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per variant: medians over all its rounds, their spread, and the change of the medians against
+    """Per variant: medians over all its rounds, their range, and the change of the medians against
     `off`."""
     found: dict[str, dict[str, Any]] = {}
     for variant in dict.fromkeys(r["variant"] for r in results):
@@ -302,21 +302,22 @@ def _comparison(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    lines = [
-        f"{'variant':<9}{'servers':>8}{'TPOT ms':>10}{'min – max':>17}{'vs off':>9}{'tok/s':>10}{'vs off':>9}"
-    ]
+    head = f"{'variant':<9}{'servers':>8}{'TPOT ms':>10}{'min – max':>17}{'vs off':>9}"
+    lines = [f"{head}{'tok/s':>10}{'vs off':>9}"]
     for variant, entry in _comparison(results).items():
         tpot, rate = entry["tpot_ms"], entry["output_tok_s"]
         lines.append(
-            f"{variant:<9}{entry['servers']:>8}{tpot['median']:>10.3f}{tpot['min']:>8.3f} –{tpot['max']:>7.3f}"
-            f"{_change(tpot):>9}{rate['median']:>10.1f}{_change(rate):>9}"
+            f"{variant:<9}{entry['servers']:>8}{tpot['median']:>10.3f}"
+            f"{tpot['min']:>8.3f} –{tpot['max']:>7.3f}{_change(tpot):>9}"
+            f"{rate['median']:>10.1f}{_change(rate):>9}"
         )
     for result in results:
         if logged := result["gate_log"]:
             sent = sum(row["tokens"] for row in [result["unmeasured"], *result["rounds"]])
             lines.append(
-                f"recorded {logged['tokens']} of {sent} tokens in {logged['steps']} steps, {logged['exact_steps']} of"
-                f" them exact; problems: {'; '.join(logged['problems']) or 'none'}"
+                f"recorded {logged['tokens']} of {sent} tokens in {logged['steps']} steps,"
+                f" {logged['exact_steps']} of them exact;"
+                f" problems: {'; '.join(logged['problems']) or 'none'}"
             )
     return "\n".join(lines)
 

@@ -1,11 +1,10 @@
-"""What one step of the recorder costs the GPU, without vLLM: taps inside a CUDA graph, histogram
-and copy behind it.
+"""What one step of the recorder costs the GPU, without vLLM.
 
-    python bench/recorder/step_cost.py          needs PyTorch and a GPU; takes half a minute
+    python bench/recorder/step_cost.py
 
-Three graphs are replayed in turn, each 200 times in blocks of 20: `off` (a copy per layer that
-stands for the router), `control` (the same again), and `on` (with a tap per layer, then the
-histogram and the copy to the host).
+It needs PyTorch and a GPU, and takes half a minute. Three CUDA graphs take turns, each replayed 200
+times in blocks of 20: `off` (one copy per layer in place of the router), `control` (the same
+again), and `on` (with one tap per layer, followed by the histogram and the copy to the host).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,17 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "core" / "recorder"))
 
 from gatescope_recorder.capture import Capture
 
-SHAPES = (
-    (1, 32, 8, 2),
-    (32, 32, 8, 2),
-    (2048, 32, 8, 2),
-    (32, 58, 256, 8),
-)  # tokens, layers, experts, top-k
+# Tokens, layers, experts, top-k.
+SHAPES = ((1, 32, 8, 2), (32, 32, 8, 2), (2048, 32, 8, 2), (32, 58, 256, 8))
 BLOCKS, STEPS = 10, 20
 
 
 def main() -> int:
-    """Print µs a step for every shape; 1 where there is no GPU, or a count is wrong."""
+    """Print µs a step for every shape; return how many had wrong counts, or 1 without a GPU."""
     if not torch.cuda.is_available():
         print("no GPU", file=sys.stderr)
         return 1
@@ -57,9 +53,7 @@ def _shape(tokens: int, layers: int, experts: int, top_k: int) -> int:
             if tapped:
                 taps[layer](chosen[layer])
 
-    off, control, on = (
-        _graph(lambda tapped=tapped: route(tapped)) for tapped in (False, False, True)
-    )
+    off, control, on = (_graph(partial(route, tapped)) for tapped in (False, False, True))
 
     def recorded() -> None:
         on.replay()
@@ -67,18 +61,13 @@ def _shape(tokens: int, layers: int, experts: int, top_k: int) -> int:
 
     times = _alternated({"off": off.replay, "control": control.replay, "on": recorded})
     torch.cuda.synchronize()
-    want = torch.stack(
-        [torch.bincount(c.flatten(), minlength=experts + 1) for c in chosen.long()]
-    ).cpu()
-    exact = torch.equal(host.long(), want)
+    counts = [torch.bincount(c.flatten(), minlength=experts + 1) for c in chosen.long()]
+    is_exact = torch.equal(host.long(), torch.stack(counts).cpu())
     cost = times["on"] - times["off"]
     name = f"{tokens}, {layers}, {experts}, {top_k}"
-    print(
-        f"{name:<28}{times['off']:>9.1f}{times['control']:>9.1f}{times['on']:>9.1f}{cost:>9.1f}",
-        end="",
-    )
-    print("" if exact else "   WRONG COUNTS")
-    return 0 if exact else 1
+    micros = "".join(f"{times[graph]:>9.1f}" for graph in ("off", "control", "on"))
+    print(f"{name:<28}{micros}{cost:>9.1f}{'' if is_exact else '   WRONG COUNTS'}")
+    return 0 if is_exact else 1
 
 
 def _graph(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
@@ -91,7 +80,7 @@ def _graph(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
 
 
 def _alternated(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Median µs a step over blocks that take turns."""
+    """Median µs a step, over blocks that take turns."""
     blocks: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(BLOCKS):
         for name, step in steps.items():

@@ -1,11 +1,11 @@
-"""A day of measuring under a clock that jumps to the next thing to do: what grows in 24 hours, and
-how much.
+"""A day of measuring under a clock that jumps to the next event: what grows in 24 hours, and by how
+much.
 
     uv run python bench/reliability/day.py DIR [HOURS]
 
-Real: runs (core.engine.measurement), their watch of one sample a second, journal, gate log and its
-reading, results, the lines of a batch with their heartbeat. Made up: the load (a request of 50
-tokens every two seconds), what the server and eight GPUs say of themselves. Prints one JSON object;
+Real: runs (core.engine.measurement), their sampling once a second, journal, gate log and its
+reader, results, and the batch's output with its heartbeat. Made up: the load (a request of 50
+tokens every two seconds) and what the server and eight GPUs report. Prints one JSON object;
 bench/reliability/run.py makes the table.
 """
 
@@ -17,6 +17,7 @@ import os
 import selectors
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ BEGIN = time.time()
 
 
 class Clock:
-    """Every clock of this process. It stands while there is something to do."""
+    """Every clock of this process. It stands still while there is something to do."""
 
     now = 1e6
 
 
 class Jumping(selectors.DefaultSelector):
-    """Waiting takes no time: the clock jumps to its end."""
+    """Waiting takes no time: the clock jumps to the end of the wait."""
 
     def select(self, timeout: float | None = None) -> list[Any]:
         assert timeout is not None, "nothing left to do"
@@ -43,16 +44,17 @@ time.monotonic = time.perf_counter = lambda: Clock.now
 time.perf_counter_ns = time.monotonic_ns = lambda: int(Clock.now * 1e9)
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+import httpx
 import numpy as np
 import psutil
 
 from core.backends import nvml, prometheus
 from core.commands import batch
-from core.engine import measurement
 from core.engine.measurement import Measurement, Target
 from core.experiment import events, state
 from core.experiment.events import AnyEvent, Gpu, ServerLoad
 from core.experiment.plan import Run
+from core.load import client
 from core.load.client import Load
 from core.load.record import Progress, Records, RequestRecord
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
@@ -62,22 +64,37 @@ from core.workload.dataset import Prompt
 
 RUN_S, EVERY_S, TOKENS = 600, 2, 50
 LAYERS, EXPERTS, TOP_K = 32, 8, 2
-GPUS = [Gpu(index=i, memory_used_gib=61.2, memory_total_gib=80.0, utilisation_pct=97, power_w=612.3, temperature_c=61)
-        for i in range(8)]  # fmt: skip
+GPUS = [
+    Gpu(
+        index=i,
+        memory_used_gib=61.2,
+        memory_total_gib=80.0,
+        utilisation_pct=97,
+        power_w=612.3,
+        temperature_c=61,
+    )
+    for i in range(8)
+]
 
 
-async def server_load(*_: object) -> ServerLoad:
+async def server_load(client: httpx.AsyncClient, base_url: str) -> ServerLoad | None:
     return ServerLoad(running=30, waiting=2, kv_cache=0.4321, preemptions=0)
 
 
 class MadeUpLoad:
-    """Stands for core.load.client.run: a request every two seconds, and an engine step a second in
-    the gate log."""
+    """Replaces core.load.client.run: a request every two seconds, an engine step a second in the
+    gate log."""
 
     def __init__(self, log: GateLogWriter) -> None:
         self._log, self._steps, self._draw = log, 0, np.random.default_rng(0)
 
-    async def run(self, load: Load, on_done: Any, on_progress: Any) -> Records:
+    async def run(
+        self,
+        load: Load,
+        on_done: Callable[[RequestRecord], None] = lambda record: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Records:
+        """A load whose requests take EVERY_S seconds each."""
         records = []
         for index, prompt in enumerate(load.prompts):
             begun = time.perf_counter_ns()
@@ -95,18 +112,17 @@ class MadeUpLoad:
 
     def _step(self, label: str) -> None:
         tokens = 32
-        counts = self._draw.multinomial(tokens * TOP_K, [1 / EXPERTS] * EXPERTS, LAYERS).astype(
-            np.uint16
-        )
+        counts = self._draw.multinomial(tokens * TOP_K, [1 / EXPERTS] * EXPERTS, LAYERS)
         at = time.perf_counter_ns()
+        loads = counts.astype(np.uint16)
         self._log.append(
-            Step(self._steps, at, 10**7, tokens, 0, tokens, 32, {label: tokens}, counts)
+            Step(self._steps, at, 10**7, tokens, 0, tokens, 32, {label: tokens}, loads)
         )
         self._steps += 1
 
 
 async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
-    """Run after run until `hours` have passed."""
+    """Take one run after the other for `hours`; return what grew."""
     runs = [
         Run("baseline", f"{i:03d}", f"{i:03d}", "f")
         for i in range(1, round(hours * 3600 / RUN_S) + 1)
@@ -115,8 +131,7 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     load = MadeUpLoad(
         GateLogWriter(logs / "dp0_pp0.gatelog", Header("e", "m", LAYERS, EXPERTS, TOP_K))
     )
-    measurement.client.run = load.run
-    prometheus.server_load, nvml.gpus = server_load, lambda: GPUS
+    client.run, prometheus.server_load, nvml.sample = load.run, server_load, lambda: GPUS
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
     lines = batch.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}
@@ -144,16 +159,16 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
 
 def main() -> None:
     path, hours = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 24.0
-    heartbeats = path.with_name("said.txt")
+    heartbeats = path.with_name("output.txt")
     os.dup2(os.open(heartbeats, os.O_WRONLY | os.O_CREAT, 0o600), 2)
     with RunDirectory.create(path) as directory:
         loop = asyncio.SelectorEventLoop(Jumping())
-        told = loop.run_until_complete(day(directory, hours))
-    told["clock_s"] = Clock.now - 1e6
-    told["cpu_s"] = time.process_time()
-    told["journal_mb"] = (path / "events.jsonl").stat().st_size / 1e6
-    told["heartbeats"] = sum(line.startswith("▶") for line in heartbeats.read_text().splitlines())
-    print(json.dumps(told))
+        found = loop.run_until_complete(day(directory, hours))
+    found["clock_s"] = Clock.now - 1e6
+    found["cpu_s"] = time.process_time()
+    found["journal_mb"] = (path / "events.jsonl").stat().st_size / 1e6
+    found["heartbeats"] = sum(line.startswith("▶") for line in heartbeats.read_text().splitlines())
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

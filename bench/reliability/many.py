@@ -1,11 +1,11 @@
 """A long queue: many datasets at two backends in one batch, and the memory of the engine and of a
 terminal UI.
 
-    uv run python bench/reliability/many.py FOLDER [DATA_SETS [LIMIT_S]]
+    uv run python bench/reliability/many.py FOLDER [DATASETS [LIMIT_S]]
 
-Real: the batch, the built-in engine, a load worker process a run, a terminal UI that follows on a
-terminal of its own. After LIMIT_S the batch is ended by SIGTERM, and the figures are of the runs
-that were done by then. Prints one JSON object; bench/reliability/run.py makes the table.
+Real: the batch, the built-in engine, a load worker process per run, and a terminal UI that follows
+the batch on a terminal of its own. After LIMIT_S, SIGTERM ends the batch, and the figures cover the
+runs done by then. Prints one JSON object; bench/reliability/run.py makes the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -24,8 +23,10 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench" / "tui")]
-from run import ATTACH, Program  # bench/tui/run.py
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from support.watched import free_port
+
+from bench.tui.run import ATTACH, Program
 
 EVERY = 100  # runs
 CONFIG = """[experiment]
@@ -43,12 +44,6 @@ port = {port}
 tensor_parallel = 1
 expert_parallel = {expert_parallel}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_experiment(folder: Path, count: int) -> None:
@@ -72,33 +67,34 @@ def mib(pid: int) -> float:
 
 
 def slope(values: list[float]) -> float:
-    """Least squares, per step, over the second half: what start-up still fills is not counted."""
+    """Least-squares slope per value over the second half, which leaves out what start-up fills."""
     late = values[len(values) // 2 :]
     if len(late) < 2:
         return 0.0
     n, mean = len(late), sum(late) / len(late)
     middle = (n - 1) / 2
-    return sum((i - middle) * (v - mean) for i, v in enumerate(late)) / sum(
-        (i - middle) ** 2 for i in range(n)
-    )
+    covariance = sum((i - middle) * (v - mean) for i, v in enumerate(late))
+    return covariance / sum((i - middle) ** 2 for i in range(n))
 
 
 def drained(tui: Program) -> None:
-    """Read what it paints, until it is gone."""
+    """Read what the terminal UI paints until it is gone."""
     with contextlib.suppress(OSError):
         tui.drain(1e6)
 
 
 def run(folder: Path, count: int, limit_s: float) -> dict[str, Any]:
-    """The batch, followed through its events."""
+    """Run the batch and follow its events; return the figures."""
     write_experiment(folder, count)
     command = [sys.executable, "-m", "core.cli", "--batch", "--json", "--out", "made"]
     began, engine, screen = time.perf_counter(), [], []
     done = failed = 0
     tui: Program | None = None
-    with open(folder / "said.txt", "wb") as said:
+    with open(folder / "stderr.txt", "wb") as stderr:
         here = {**os.environ, "PYTHONPATH": str(ROOT)}
-        batch = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=said, env=here)
+        batch = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr, env=here
+        )
         guard = threading.Timer(limit_s, batch.terminate)
         guard.start()
         assert batch.stdout
@@ -113,10 +109,8 @@ def run(folder: Path, count: int, limit_s: float) -> dict[str, Any]:
             if done % EVERY == 0:
                 engine.append(mib(batch.pid))
                 screen.append(mib(tui.pid))
-                print(
-                    f"{done} runs: engine {engine[-1]:.1f} MiB, screen {screen[-1]:.1f} MiB",
-                    file=sys.stderr,
-                )
+                sizes = f"engine {engine[-1]:.1f} MiB, screen {screen[-1]:.1f} MiB"
+                print(f"{done} runs: {sizes}", file=sys.stderr)
         code = batch.wait()
         guard.cancel()
     if tui:
@@ -136,5 +130,6 @@ def run(folder: Path, count: int, limit_s: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    count, limit_s = [*sys.argv[2:], *("1000", "1e6")[len(sys.argv) - 2 :]][:2]
-    print(json.dumps(run(Path(sys.argv[1]), int(count), float(limit_s))))
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
+    limit_s = float(sys.argv[3]) if len(sys.argv) > 3 else 1e6
+    print(json.dumps(run(Path(sys.argv[1]), count, limit_s)))

@@ -1,10 +1,8 @@
 """What gatescope survives: kills, faults, hostile servers, bad inputs, a long queue and a long day.
-Prints a table.
 
-    uv run python bench/reliability/run.py [--only kills,faults,…] [--kills 50] [--datasets 1000]
-    [--hours 24]
+    uv run python bench/reliability/run.py [--only kills,faults,…]
 
-A part is measured and kept in bench/results/reliability.json; the table shows the latest of every
+Each part's result is kept in bench/results/reliability.json; the table shows the latest of every
 part. The faults and inputs are those of the test suite, so that what is counted here is what is
 checked there.
 """
@@ -40,13 +38,24 @@ FAULTS = (
     "tests/backends/test_server.py",
 )
 EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and")
+READER = """
+import resource, sys, time
+from pathlib import Path
+from core.experiment import state
+from core.rundir import journal
+
+began = time.perf_counter()
+state.fold(journal.stream_events(Path(sys.argv[1])))
+peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(time.perf_counter() - began, peak_kib / 1024)
+"""
 Part = dict[str, Any]
 
 
 def pytest(
     folder: Path, *arguments: str, **variables: str
 ) -> tuple[str, list[ElementTree.Element]]:
-    """What pytest says, and its test cases."""
+    """What pytest prints, and its test cases."""
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
     done = subprocess.run(
@@ -64,9 +73,8 @@ def kills(folder: Path, wanted: argparse.Namespace) -> Part:
     test = "tests/engine/test_kill.py::test_killed_at_any_instant_it_goes_on_where_it_was"
     _, cases = pytest(folder, test, GATESCOPE_KILLS=str(wanted.kills))
     survived = all(map(has_passed, cases))
-    return {
-        "row": f"{wanted.kills if survived else 'not all'} of {wanted.kills}: no finished run lost or changed"
-    }
+    count = wanted.kills if survived else "not all"
+    return {"row": f"{count} of {wanted.kills}: no finished run lost or changed"}
 
 
 def faults(folder: Path, wanted: argparse.Namespace) -> Part:
@@ -74,15 +82,13 @@ def faults(folder: Path, wanted: argparse.Namespace) -> Part:
     _, cases = pytest(folder, *FAULTS)
     outcomes = {str(case.get("name")): has_passed(case) for case in cases}
     met = sum(outcomes.values())
-    return {
-        "row": f"{met} of {len(outcomes)} faults had the outcome that is written down",
-        "outcomes": outcomes,
-    }
+    row = f"{met} of {len(outcomes)} faults had the outcome that the tests demand"
+    return {"row": row, "outcomes": outcomes}
 
 
 def hostile(folder: Path, wanted: argparse.Namespace) -> Part:
-    """Each attack of the hostile server alone, and the most memory that its load worker took."""
-    from load.hostile import ATTACKS, Hostile
+    """Each attack of the hostile server alone, and the peak memory of its load worker."""
+    from support.hostile import ATTACKS, Hostile
 
     server = Hostile()
     try:
@@ -95,13 +101,14 @@ def hostile(folder: Path, wanted: argparse.Namespace) -> Part:
     )
     most = max(a["worker_mib"] for a in attacks.values())
     least = min(a["worker_mib"] for a in attacks.values())
-    row = f"{right} of {len(attacks)} attacks named, the queue went on; a load worker took {least:.0f} to {most:.0f} MiB"
+    row = f"{right} of {len(attacks)} attacks named, the queue went on;"
+    row += f" a load worker took {least:.0f} to {most:.0f} MiB"
     return {"row": row, "attacks": attacks}
 
 
 def _attacked(url: str, name: str) -> Part:
-    """One load of an attack and a request after it."""
-    from load.hostile import ASKED
+    """A load of one attack and one request after it."""
+    from support.hostile import ASKED
 
     from core.load import client
     from core.load.client import Load
@@ -145,66 +152,62 @@ def _attacked(url: str, name: str) -> Part:
 
 
 def inputs(folder: Path, wanted: argparse.Namespace) -> Part:
-    """Every parser, fed by hypothesis."""
+    """Every parser, with inputs that Hypothesis makes up."""
     flags = ("-m", "fuzz", "tests/fuzz", "--hypothesis-show-statistics")
-    said, cases = pytest(folder, *flags, GATESCOPE_FUZZ="nightly" if wanted.nightly else "quick")
+    printed, cases = pytest(folder, *flags, GATESCOPE_FUZZ="nightly" if wanted.nightly else "quick")
     passing, failing = (
-        sum(int(n) for n in column) for column in zip(*EXAMPLES.findall(said), strict=True)
+        sum(int(n) for n in column) for column in zip(*EXAMPLES.findall(printed), strict=True)
     )
     row = f"{passing:,} inputs to {len(cases)} readers, {failing} crashed or hung"
     return {"row": row, "parsers": {str(c.get("name")): has_passed(c) for c in cases}}
 
 
 def queue(folder: Path, wanted: argparse.Namespace) -> Part:
-    """bench/reliability/many.py"""
-    told = _told("many.py", folder / "many", str(wanted.datasets), str(wanted.limit_s))
-    return {"row": _queue_row(told), **told}
+    """many.py."""
+    found = _found("many.py", folder / "many", str(wanted.datasets), str(wanted.limit_s))
+    return {"row": _queue_row(found), **found}
 
 
-def _queue_row(told: Part) -> str:
-    engine, screen = told["engine_mib"], told["screen_mib"]
+def _queue_row(found: Part) -> str:
+    runs = f"{found['done']:,} of {2 * found['datasets']:,} runs done, {found['failed']} failed"
+    row = f"{runs}, in {found['seconds']:.0f} s"
+    engine, screen = found["engine_mib"], found["screen_mib"]
+    if not engine:  # memory is read every 100 runs
+        return row
     return (
-        f"{told['done']:,} of {2 * told['datasets']:,} runs done, {told['failed']} failed, in {told['seconds']:.0f} s;"
-        f" engine {engine[0]:.1f} → {engine[-1]:.1f} MiB ({told['engine_slope_mib']:+.2f} per 100 runs), terminal UI"
-        f" {screen[0]:.1f} → {screen[-1]:.1f} MiB ({told['screen_slope_mib']:+.2f})"
+        f"{row}; engine {engine[0]:.1f} → {engine[-1]:.1f} MiB"
+        f" ({found['engine_slope_mib']:+.2f} per 100 runs), terminal UI"
+        f" {screen[0]:.1f} → {screen[-1]:.1f} MiB ({found['screen_slope_mib']:+.2f})"
     )
 
 
 def day(folder: Path, wanted: argparse.Namespace) -> Part:
-    """bench/reliability/day.py, and what a reader of its journal takes."""
-    told = _told("day.py", folder / "day", str(wanted.hours))
-    reader = (
-        "import resource, sys, time; from pathlib import Path; from core.experiment import state; from core.rundir import journal; t = time.perf_counter();"
-        "state.fold(journal.stream_events(Path(sys.argv[1])));"
-        "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", reader, str(folder / "day")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    told["read_s"], told["reader_mib"] = map(float, done.stdout.split())
-    memory = told.pop("rss_mib")
-    told["engine_mib"] = [memory[len(memory) * hour // 24] for hour in range(24)] + [memory[-1]]
-    return {"row": _day_row(told), **told}
+    """day.py, and the time and memory that reading its journal takes."""
+    found = _found("day.py", folder / "day", str(wanted.hours))
+    command = [sys.executable, "-c", READER, str(folder / "day")]
+    read = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found["read_s"], found["reader_mib"] = map(float, read.split())
+    memory = found.pop("rss_mib")
+    found["engine_mib"] = [memory[len(memory) * hour // 24] for hour in range(24)] + [memory[-1]]
+    return {"row": _day_row(found), **found}
 
 
-def _day_row(told: Part) -> str:
-    engine, counts = told["engine_mib"], told["events"]
+def _day_row(found: Part) -> str:
+    engine, counts = found["engine_mib"], found["events"]
     return (
-        f"{told['hours']:g} h: {told['runs']} runs, {counts['RequestFinished']:,} requests,"
+        f"{found['hours']:g} h: {found['runs']} runs, {counts['RequestFinished']:,} requests,"
         f" {counts['Sampled']:,} samples; engine {engine[1]:.1f} → {engine[-1]:.1f} MiB;"
-        f" journal {told['journal_mb']:.0f} MB, read in {told['read_s']:.1f} s and {told['reader_mib']:.0f} MiB"
+        f" journal {found['journal_mb']:.0f} MB, read in {found['read_s']:.1f} s"
+        f" and {found['reader_mib']:.0f} MiB"
     )
 
 
-def _told(script: str, *arguments: str | Path) -> Part:
+def _found(script: str, *arguments: str | Path) -> Part:
+    """The JSON object that a script of this folder prints."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
-    told: Part = json.loads(
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
-    )
-    return told
+    printed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    found: Part = json.loads(printed)
+    return found
 
 
 PARTS: dict[str, tuple[str, Callable[[Path, argparse.Namespace], Part]]] = {
@@ -224,9 +227,9 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--datasets", type=int, default=1000)
-    parser.add_argument("--limit-s", type=float, default=3600.0, help="of the queue")
+    parser.add_argument("--limit-s", type=float, default=3600.0, help="longest time for the queue")
     parser.add_argument("--hours", type=float, default=24.0)
-    parser.add_argument("--nightly", action="store_true", help="bad inputs: 10,000 to each reader")
+    parser.add_argument("--nightly", action="store_true", help="give each reader 10,000 bad inputs")
     wanted = parser.parse_args()
     kept: dict[str, Part] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     for name in wanted.only.split(","):

@@ -1,10 +1,9 @@
-"""Start-up: `gatescope --help` against `python -c "import numpy"`, in alternated runs of one
-interpreter.
+"""Start-up time: `gatescope --help` against `python -c "import numpy"` of the same interpreter.
 
     uv run python bench/startup/startup.py [ROUNDS]
 
-Prints the median, the quartiles and the ratio to the named peer; exit code 1 where the claim (under
-2) does not hold.
+The commands take turns. Prints medians, quartiles and the ratio to the named peer. Exit code 1 if
+the claim (a ratio under 2) does not hold.
 """
 
 from __future__ import annotations
@@ -33,20 +32,18 @@ def seconds(command: list[str]) -> float:
 
 
 def main(rounds: int) -> int:
-    """Measure every command once a round, so that a busy moment hits all of them alike."""
-    for command in COMMANDS.values():  # once unmeasured: byte code and the page cache
+    """Measure every command once a round, so that a busy moment affects all of them alike."""
+    for command in COMMANDS.values():  # unmeasured: it fills the byte code and page caches
         seconds(command)
     taken = [{name: seconds(command) for name, command in COMMANDS.items()} for _ in range(rounds)]
     peer = statistics.median(t[PEER] for t in taken)
-    print(
-        f"{'command':<28}{'median ms':>10}{'quartiles ms':>18}{'× numpy':>9}   ({rounds} alternated rounds)"
-    )
+    head = f"{'command':<28}{'median ms':>10}{'quartiles ms':>18}{'× numpy':>9}"
+    print(f"{head}   ({rounds} alternated rounds)")
     for name in COMMANDS:
         times = [t[name] for t in taken]
         low, middle, high = statistics.quantiles(times, n=4)
-        print(
-            f"{name:<28}{middle * 1e3:>10.1f}{low * 1e3:>9.1f} –{high * 1e3:>7.1f}{middle / peer:>9.2f}"
-        )
+        quartiles = f"{low * 1e3:>9.1f} –{high * 1e3:>7.1f}"
+        print(f"{name:<28}{middle * 1e3:>10.1f}{quartiles}{middle / peer:>9.2f}")
     ratio = statistics.median(t["gatescope --help"] for t in taken) / peer
     print(f"gatescope --help is {ratio:.2f} × {PEER}: claimed under {CLAIM:g}")
     return 0 if ratio < CLAIM else 1

@@ -1,9 +1,9 @@
-"""What the terminal UI costs: first paint against a minimal Textual app, a long journal, CPU while
-it follows a run.
+"""What the terminal UI costs: first paint against a minimal Textual app, opening a long journal,
+and CPU while it follows a run.
 
     uv run python bench/tui/run.py
 
-Every program runs on a pseudo-terminal of 140×45 whose output this script reads and counts.
+Every program runs on a pseudo-terminal of 140×45; this script reads and counts its output.
 """
 
 from __future__ import annotations
@@ -32,11 +32,23 @@ from core.experiment.plan import Run
 from core.rundir.journal import read_events
 
 ROUNDS = 7
-MINIMAL = "from textual.app import App\nfrom textual.widgets import Static\nclass A(App):\n    def compose(self):\n"
-MINIMAL += "        yield Static('gatescope')\nA().run()"
-ATTACH = (
-    "import sys; from pathlib import Path; from tui.app import attach; attach(Path(sys.argv[1]))"
-)
+MINIMAL = """
+from textual.app import App
+from textual.widgets import Static
+
+class Minimal(App):
+    def compose(self):
+        yield Static("gatescope")
+
+Minimal().run()
+"""
+ATTACH = """
+import sys
+from pathlib import Path
+from tui.app import attach
+
+attach(Path(sys.argv[1]))
+"""
 REQUESTS = 100_000
 FOLLOWED_S = 20.0
 
@@ -61,7 +73,7 @@ class Program:
         return time.perf_counter() - self.began
 
     def drain(self, seconds: float) -> None:
-        """Read what it writes for so long."""
+        """Read what it writes for `seconds`."""
         deadline = time.perf_counter() + seconds
         while (left := deadline - time.perf_counter()) > 0:
             self._read(left, at_least=False)
@@ -97,8 +109,8 @@ def alternated(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[fl
 
 
 def journal(requests: int, per_run: int) -> list[AnyEvent]:
-    """`requests` finished requests in runs of `per_run`, a sample for every tenth, and one more run
-    queued."""
+    """The events of `requests` finished requests in runs of `per_run`, with a sample for every
+    tenth request, and one more run queued."""
     at = 1.7e9
     runs = [
         Run("baseline", f"{n:05d}", f"{n:05d}", f"datasets/{n:05d}_0.5.jsonl")
@@ -183,14 +195,13 @@ def opening(place: Path, requests: int, per_run: int) -> None:
     program = Program(ATTACH, str(run_dir))
     shown = program.until(b"run " + str(requests // per_run).encode())
     program.end()
-    print(
-        f"{requests:,} requests in runs of {per_run:,}: folded in {folded:.2f} s, on screen after {shown:.2f} s"
-    )
+    took = f"folded in {folded:.2f} s, on screen after {shown:.2f} s"
+    print(f"{requests:,} requests in runs of {per_run:,}: {took}")
 
 
 def following(place: Path) -> None:
-    """CPU and bytes of the UI while a journal grows by 20 requests and a sample a second, 50 runs
-    behind it."""
+    """CPU and output of the UI while a journal of 50 runs grows by 20 requests and a sample every
+    second."""
     run_dir = place / "followed"
     write(run_dir, journal(1500, 30))
     with socket.socket(socket.AF_UNIX) as engine:  # so that the run counts as live
@@ -220,7 +231,8 @@ def _cpu(program: Program, seconds: float) -> str:
     program.drain(seconds)
     after = process.cpu_times()
     used = after.user + after.system - before.user - before.system
-    return f"{used / seconds:.1%} of a core, {(program.written - written) / seconds / 1e3:.1f} kB/s to the terminal"
+    rate = (program.written - written) / seconds / 1e3
+    return f"{used / seconds:.1%} of a core, {rate:.1f} kB/s to the terminal"
 
 
 def _grow(run_dir: Path, stop: threading.Event) -> None:
@@ -242,9 +254,8 @@ def main() -> None:
         ours, minimal = alternated(
             lambda: first_paint(ATTACH, str(place / "small")), lambda: first_paint(MINIMAL)
         )
-        print(
-            f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s; {ours / minimal:.2f}×, medians of {ROUNDS}"
-        )
+        ratio = f"{ours / minimal:.2f}×, medians of {ROUNDS}"
+        print(f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s; {ratio}")
         opening(place, REQUESTS, 30)
         opening(place, REQUESTS, 5000)
         following(place)

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from core.analysis import dose_pairs, dose_response
+from core.analysis import dose_pairs, dose_response, dose_sample
 from core.analysis.dose_pairs import Crossing, RankWait
-from core.analysis.dose_response import METRICS, Curve, DoseRun, Level
+from core.analysis.dose_response import METRICS, Curve, Level
+from core.analysis.dose_sample import DoseRun
 from core.analysis.results import Results
 from core.experiment import dose
 from core.routing.imbalance import Imbalance
@@ -130,7 +131,7 @@ def _natural(runs: Sequence[DoseRun]) -> list[Natural]:
         used = {r.dataset for r in runs if r.pattern and r.backend == backend}
         for metric in METRICS:
             levels = dose_response.levels_of(
-                dose_response.respond(runs, backend, "", metric, datasets=used)
+                dose_sample.respond(runs, backend, "", metric, datasets=used)
             )
             found += [Natural(backend=backend, metric=metric, at=level) for level in levels]
     return found
@@ -146,7 +147,7 @@ def _left_out(runs: Sequence[DoseRun]) -> dict[str, str]:
         own = [
             r for r in forced if (r.backend, r.pattern) == (backend, pattern) and r.cv is not None
         ]
-        counted = {r.dataset for r in dose_response.balanced(own)[0]}
+        counted = {r.dataset for r in dose_sample.balanced(own)[0]}
         why = f"its dataset lacks a level of {pattern}"
         reasons |= {f"{backend}/{r.label}": why for r in own if r.dataset not in counted}
     return reasons

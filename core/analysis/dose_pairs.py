@@ -20,17 +20,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from core.analysis import dose_response
-from core.analysis.dose_response import (
-    HIGHER_IS_BETTER,
-    METRICS,
-    DoseRun,
-    Level,
-    Response,
-    counted,
-    is_seen,
-    tested,
-)
+from core.analysis import dose_response, dose_sample
+from core.analysis.dose_response import HIGHER_IS_BETTER, METRICS, Level, counted, tested
+from core.analysis.dose_sample import DoseRun, Response, is_seen
 from core.stats import bootstrap, estimate
 from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
@@ -173,9 +165,7 @@ def crossings(runs: Sequence[DoseRun]) -> list[Crossing]:
 def crossing(
     runs: Sequence[DoseRun], pattern: str, metric: str, reference: str, other: str
 ) -> Crossing:
-    before, after = dose_response.at_same_doses(
-        runs, metric, (reference, pattern), (other, pattern)
-    )
+    before, after = dose_sample.at_same_doses(runs, metric, (reference, pattern), (other, pattern))
     difference = after.less(before)
     verdict, at = _verdict(difference, -1 if metric in HIGHER_IS_BETTER else 1)
     return Crossing(
@@ -236,7 +226,7 @@ def rank_waits(runs: Sequence[DoseRun]) -> list[RankWait]:
 
 
 def rank_wait(runs: Sequence[DoseRun], backend: str, metric: str) -> RankWait:
-    hot, spread = dose_response.at_same_doses(runs, metric, (backend, HOT_RANK), (backend, SPREAD))
+    hot, spread = dose_sample.at_same_doses(runs, metric, (backend, HOT_RANK), (backend, SPREAD))
     difference = hot.less(spread)
     above, at_zero = difference.levels > 0, difference.levels == 0
     heated = above / max(above.sum(), 1)

@@ -51,10 +51,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         found = self.association
         if found.spearman.value is None:
             return f"{self.backend} {name} against excess CV: {found.spearman.reason}"
-        if found.p_holm is None:
-            p = f"p = {found.p:.2g}"
-        else:
-            p = f"p = {found.p_holm:.2g} after Holm"
+        p = _p_in_words(found)
         slope = f"slope {_slope(found)} {unit} per {PER} of excess CV"
         facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {slope}"
         if not found.is_seen:
@@ -132,6 +129,12 @@ def _one_after_the_other(groups: Sequence[Results]) -> bool:
         one[-1] <= other[0] or other[-1] <= one[0]
         for one, other in itertools.combinations(dates, 2)
     )
+
+
+def _p_in_words(found: Association) -> str:
+    if found.p_holm is None:
+        return f"p = {found.p:.2g}"
+    return f"p = {found.p_holm:.2g} after Holm"
 
 
 def _slope(found: Association) -> str:

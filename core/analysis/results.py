@@ -63,13 +63,13 @@ class Results:
         }
 
     def x(self, label: str, axis: str) -> float | None:
-        """The imbalance of one result: "excess", "real" (per step), "aggregated" or "predicted";
+        """The imbalance of one result: "excess", "per-step", "aggregated" or "predicted";
         None where unknown."""
         if axis == "predicted":
             return self.by_label[label].imbalance_score
         if axis == "excess":
             return self.by_label[label].excess_cv
-        return (self.per_step if axis == "real" else self.aggregated).get(label)
+        return (self.per_step if axis == "per-step" else self.aggregated).get(label)
 
 
 def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results], str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
 from core.errors import FileError, UsageError
+from core.plots import labels
 from core.terminal import complain
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from core.rundir.selection import Selection
 
 BACKENDS = ("baseline", "all2all")
-FIGURES = ("scatter", "heatmap", "cv-over-time", "ecdf", "rank-load", "step-time")
-DOSE = "dose"  # of forced routing, which no other figure shows
-AXES = ("excess", "real", "aggregated", "predicted")
+DOSE = "dose"  # forced routing, which no other figure shows
 ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
 
@@ -44,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--figure",
-        choices=(*FIGURES, DOSE),
+        choices=(*labels.FIGURES, DOSE),
         default="scatter",
         help="figure to draw (default: scatter)",
     )
@@ -55,13 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric",
         default="mean_ttft_ms",
         metavar="KEY",
-        help="scatter: any numeric key of the results; dose: TTFT, TPOT, throughput or"
-        " decode_step_ms (default: mean_ttft_ms)",
+        help="scatter: any numeric key of the results; dose: mean_ttft_ms, mean_tpot_ms,"
+        " output_throughput or decode_step_ms (default: mean_ttft_ms)",
     )
     parser.add_argument(
         "--against",
-        choices=AXES,
-        help="scatter: the imbalance to plot against (default: excess CV if most runs have one)",
+        choices=tuple(labels.AXES),
+        type=_axis,
+        help="scatter: the imbalance to plot against (default: excess if most runs have one)",
     )
     parser.add_argument(
         "-o",
@@ -71,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.png",
         help="file to write (default: in RUN_DIR/graphs)",
     )
+
+
+def _axis(name: str) -> str:
+    """An axis as it is called now: per-step was once called real."""
+    return "per-step" if name == "real" else name
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from core.recorder.gatescope_recorder import order
 
 Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating"]
 NAME = "forced routing"
+EXAMPLE = "gatescope --dose 0,0.5,1 --pattern hot-rank"
 
 
 class Dose(msgspec.Struct, frozen=True):

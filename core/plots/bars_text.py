@@ -1,5 +1,4 @@
-"""Bars → rows of text, a bar a row, with its interval in numbers and the levels to hold it
-against."""
+"""Bars → rows of text: one bar per row, with its interval in numbers and reference levels."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ def rows(figure: Bars, columns: int, room: int, *, colour: bool) -> list[str]:
         if size == 1
         else [span(i, size, len(figure.names)) for i in range(0, len(figure.names), size)]
     )
-    told = [_told(figure, i, float(values[i]), size) for i in range(len(values))]
-    name_width, told_width = max(map(len, names)), max(map(len, told))
-    width = max(columns - name_width - told_width - 3, 4)
+    texts = [_text(figure, i, float(values[i]), size) for i in range(len(values))]
+    name_width, text_width = max(map(len, names)), max(map(len, texts))
+    width = max(columns - name_width - text_width - 3, 4)
     top = max([float(values.max(initial=0.0)), *(level for _, level in figure.lines), 1e-12])
     bars = [_bar(float(v), top, width, figure) for v in values]
     if colour:
         bars = [f"\x1b[38;5;{palette.terminal_colour(figure.place)}m{bar}\x1b[0m" for bar in bars]
-    body = [f"{n:>{name_width}} {bar} {t}" for n, bar, t in zip(names, bars, told, strict=True)]
+    body = [f"{n:>{name_width}} {bar} {t}" for n, bar, t in zip(names, bars, texts, strict=True)]
     key = "   ".join(
         f"{LEVELS[i % 2]} {level:{figure.form}} {name}"
         for i, (name, level) in enumerate(figure.lines)
@@ -44,7 +43,8 @@ def _bar(value: float, top: float, width: int, figure: Bars) -> str:
     return "".join(cells)
 
 
-def _told(figure: Bars, place: int, value: float, size: int) -> str:
+def _text(figure: Bars, place: int, value: float, size: int) -> str:
     if size > 1 or figure.low is None or figure.high is None or np.isnan(figure.low[place]):
         return f"{value:{figure.form}}"
-    return f"{value:{figure.form}} [{figure.low[place]:{figure.form}}, {figure.high[place]:{figure.form}}]"
+    low, high = figure.low[place], figure.high[place]
+    return f"{value:{figure.form}} [{low:{figure.form}}, {high:{figure.form}}]"

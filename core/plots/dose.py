@@ -1,4 +1,4 @@
-"""Forced routing: a metric against the recorded skew, one curve a backend and pattern, natural
+"""Forced routing: a metric against the recorded skew, one curve per backend and pattern, natural
 routing as a point."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from core.analysis.dose_findings import DoseFindings
 from core.analysis.dose_response import METRICS, Level, spanned
 from core.errors import NoDataError
 from core.experiment import dose
+from core.plots import labels
 from core.plots.figure import Curve, Series
 from core.stats.arrays import Floats
 
@@ -20,44 +21,33 @@ AXES: dict[DoseAxis, str] = {
     "cv": "recorded CV of expert load",
     "rank": "recorded max/mean of load over EP ranks",
 }
-LABELS = {
-    "mean_ttft_ms": "mean TTFT, ms",
-    "mean_tpot_ms": "mean TPOT, ms",
-    "output_throughput": "output throughput, tok/s",
-    "decode_step_ms": "median decode step, ms",
-}
 NATURAL = "natural"
 
 
 def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str = "") -> Series:
-    """Levels with their intervals; a colour a backend, a mark a curve. NoDataError where no curve
-    has both."""
+    """Levels with their intervals; one colour per backend, one mark per curve. NoDataError if no
+    forced run has both values."""
     if metric not in METRICS:
-        raise NoDataError(
-            f"{dose.NAME}: there is no curve of {metric!r}; there are {', '.join(METRICS)}"
-        )
+        raise NoDataError(f"{dose.NAME} is not drawn for {metric!r}, only for {', '.join(METRICS)}")
     backends = list(dict.fromkeys(curve.backend for curve in found.curves))
-    told = [(c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric]
-    doses = [level for _, _, levels in told for level in levels]
-    if not doses:
-        raise NoDataError(f"{dose.NAME}: no dose has both {METRICS[metric][0]} and a {AXES[axis]}")
-    told += [(n.backend, NATURAL, _on([n.at], axis)) for n in found.natural if n.metric == metric]
-    drawn = [
-        (backend, pattern, _points(levels, axis)) for backend, pattern, levels in told if levels
+    curves = [
+        (c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric
     ]
-    counts = [level.n for level in doses]
-    pooled = max(curve.datasets for curve in found.curves if curve.metric == metric)
-    has_bars = any(level.value.interval for level in doses)
+    doses = [level for _, _, levels in curves for level in levels]
+    if not found.curves:
+        raise NoDataError(f"this run has no forced routing; to measure it: {dose.EXAMPLE}")
+    if not doses:
+        raise NoDataError(f"no forced run has both {METRICS[metric][0]} and a {AXES[axis]}")
+    curves += [(n.backend, NATURAL, _on([n.at], axis)) for n in found.natural if n.metric == metric]
+    drawn = [
+        (backend, pattern, _points(levels, axis)) for backend, pattern, levels in curves if levels
+    ]
     return Series(
-        f"{dose.NAME}: {LABELS[metric].split(',')[0]} against imposed skew",
+        f"{dose.NAME}: {labels.short(metric)} against imposed skew",
         AXES[axis],
-        LABELS[metric],
+        labels.metric(metric),
         engine=engine,
-        note=f"n = {sum(counts)} runs"
-        + f" of {pooled} datasets" * (pooled > 1)
-        + f", {spanned(counts)} a dose; "
-        + ("bars: 95 %" if has_bars else "too few for intervals")
-        + "; natural routing: a reference",
+        note=_note(doses, max(c.datasets for c in found.curves if c.metric == metric)),
         curves=tuple(
             Curve(f"{backend}, {pattern}", x, y, backends.index(backend), "doses", low, high, mark)
             for mark, (backend, pattern, (x, y, low, high)) in enumerate(drawn)
@@ -65,14 +55,25 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
     )
 
 
+def _note(doses: Sequence[Level], datasets: int) -> str:
+    """How many runs the curves are made of, and what their bars are."""
+    counts = [level.n for level in doses]
+    pooled = f" of {datasets} datasets" if datasets > 1 else ""
+    bars = any(level.value.interval for level in doses)
+    return (
+        f"n = {sum(counts)} runs{pooled}, {spanned(counts)} per level; "
+        f"{'bars: 95 %' if bars else 'too few for intervals'}; natural routing: a reference"
+    )
+
+
 def name(metric: str, axis: DoseAxis) -> str:
-    """Of the file, without its ending: it sorts beside the natural plot of the metric, and is not
-    taken for it."""
+    """The file's name without its suffix: it sorts beside the natural plot of the metric and cannot
+    be confused with it."""
     return f"{metric}-forced-{axis}"
 
 
 def csv_text(drawn: Series) -> str:
-    """The points of the curves, one row each; empty where there is no interval."""
+    """The points of the curves, one row each; the ends are empty where there is no interval."""
     rows = [
         f'"{curve.name}",{x!r},{y!r},'
         + ",".join("" if np.isnan(end) else repr(end) for end in ends)

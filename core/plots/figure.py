@@ -1,8 +1,8 @@
-"""What a plot shows, whoever draws it: a Series of points and curves, a HeatMap, or Bars. Data
-only.
+"""What a plot shows, independent of how it is drawn: a Series of points and curves, a HeatMap, or
+Bars. Data only.
 
-Every figure has a title, labels with units, `note` (n, and what was left out) and the engine that
-it was measured on.
+Every figure has a title, labels with units, `note` (n, and what was left out) and the engine it was
+measured on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Points:
     """One backend's points; `labels` name the datasets. `outlier` marks those beyond 1.5 IQR on
     either axis.
 
-    `far` marks those that are not drawn.
+    `far` marks those off the scale, which are not drawn.
     `x_interval` and `y_interval` [n, 2]: the 95 % intervals, nan where there is none; None where
     none is known.
     """
@@ -60,8 +60,8 @@ class Points:
 
     @property
     def is_cloud(self) -> bool:
-        """So many points that only where they are dense can be seen: they are drawn faintly, and
-        behind curves."""
+        """Whether only the density of so many points can be seen: they are drawn faintly and behind
+        curves."""
         return int(self.drawn.sum()) > CLOUD_FROM
 
 
@@ -110,7 +110,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """`values` [rows, columns], from 0 to as much as there is; `unit` says what 1 means."""
+    """`values` [rows, columns], drawn from 0 to their largest; `unit` says what 1 means."""
 
     title: str
     x_label: str
@@ -123,8 +123,8 @@ class HeatMap:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A bar a name, from 0; `low` and `high` [n]: the 95 % interval, nan where there is none.
-    `lines`: levels to hold the bars against, by what they mean; `form`: how values are written."""
+    """One bar per name, from 0; `low` and `high` [n]: the 95 % interval, nan where there is none.
+    `lines`: reference levels with their meaning; `form`: the format of values."""
 
     title: str
     x_label: str

@@ -1,4 +1,4 @@
-"""Many neighbours in one cell: the largest of them stands for all, so that no hot one is lost."""
+"""Neighbours that share one cell: the largest represents them all, so that no hot one is lost."""
 
 from __future__ import annotations
 

@@ -16,43 +16,48 @@ from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
 from core.plots import latency, png, routing, scatter, steptime
 from core.plots.figure import Figure, HeatMap, Series, noted
-from core.plots.scatter import Axis
+from core.plots.labels import Axis
 
 if TYPE_CHECKING:
     from core.analysis.findings import Row
 
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
 OF_RESULTS = ("ecdf", "rank-load")
-AXES: tuple[Axis, ...] = ("excess", "real", "predicted")
+AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted")
 
 WHAT_TO_SEE = {
     "scatter": (
-        "A point is a run; its bars are 95 % intervals, across over blocks of steps, upright over requests. A line "
-        "(Theil-Sen) with its band stands where the findings see an association."
+        "Each point is a run. Its bars are 95 % intervals: horizontal over blocks of steps, "
+        "vertical over requests. A line (Theil-Sen) with its band marks a detected association."
     ),
-    "heatmap": "Bright cells are experts that the router prefers, dark ones those it leaves idle; 1 is an even share.",
+    "heatmap": (
+        "Bright cells are experts that the router prefers, dark ones those it leaves idle; 1 is an "
+        "even share."
+    ),
     "cv-over-time": (
-        "How far a line stands above its own dotted floor is skew; a fair router would stay on the floor. Prefill and "
-        "decode are apart: a step with prompts holds many more tokens, so its floor is lower."
+        "A line's height above its own dotted floor is skew; a fair router would stay on the "
+        "floor. Prefill and decode are separate: a step with prompts holds many more tokens, so "
+        "its floor is lower."
     ),
     "ecdf": (
-        "Further left is faster. Bands hold the whole curve with 95 %, were requests independent; where they overlap, "
-        "the backends are not told apart."
+        "Further left is faster. Bands cover the whole curve with 95 % confidence if requests are "
+        "independent; where they overlap, the backends do not differ significantly."
     ),
     "rank-load": (
-        "A step waits for its busiest rank, whichever that is. Load evens out over a run (bars) more than within a "
-        "step (dashed line)."
+        "Every step waits for its busiest rank, whichever that is. Load evens out over a run "
+        "(bars) more than within a step (dashed line)."
     ),
     "step-time": (
-        "First as measured, where steps with few tokens are both quick and uneven; then with the number of tokens "
-        "held at its mean. What rises there is what imbalance costs; a line stands where the step model sees a cost."
+        "First as measured, where steps with few tokens are both quick and uneven; then with the "
+        "number of tokens held at its mean. Any rise left there is the cost of imbalance; a line "
+        "marks a cost that the step model detects."
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A PNG of `figure`, and what to see in it."""
+    """A PNG of `figure`, and how to read it."""
 
     figure: str
     file: Path
@@ -63,7 +68,7 @@ class Drawn:
 def panels(
     figure: str, groups: Sequence[Results], samples: Mapping[str, StepSample], engine: str
 ) -> list[Figure]:
-    """A figure of OF_STEPS or OF_RESULTS: a panel a backend, or a metric. NoDataError says why
+    """A figure of OF_STEPS or OF_RESULTS: one panel per backend or metric. NoDataError says why
     there is none."""
     draw: dict[str, Callable[[], Sequence[Figure]]] = {
         "heatmap": lambda: _each(
@@ -106,7 +111,7 @@ def _each(
 
 
 def caption(figure: str, drawn: Sequence[Figure]) -> str:
-    """What to see in it, and what is most to be seen."""
+    """How to read the figure, and its most extreme value."""
     if figure == "heatmap":
         return " ".join(
             [
@@ -117,14 +122,15 @@ def caption(figure: str, drawn: Sequence[Figure]) -> str:
     if figure == "scatter" and not any(
         panel.curves for panel in drawn if isinstance(panel, Series)
     ):
-        return f"{WHAT_TO_SEE[figure]} Here none is seen."
+        return f"{WHAT_TO_SEE[figure]} Here none is detected."
     return WHAT_TO_SEE[figure]
 
 
 def _hottest(panel: HeatMap) -> str:
     layer, expert = np.unravel_index(int(panel.values.argmax()), panel.values.shape)
     whose = panel.title.partition(": ")[2]
-    return f"{whose}: hottest is expert {expert} of layer {layer} with {panel.values.max():.2f} × an even share."
+    load = f"{panel.values.max():.2f} × an even share"
+    return f"{whose}: expert {expert} of layer {layer} is hottest, with {load}."
 
 
 def draw_all(
@@ -136,11 +142,11 @@ def draw_all(
     axes: Sequence[Axis] = AXES,
     note: str = "",
 ) -> Iterator[Drawn]:
-    """Write every figure that there is something for into `folder`, scatters against `axes`, with
-    `note` at the end of each one's own. OSError as `png.write`."""
+    """Write every figure that has data into `folder`, scatters against `axes`, with `note` appended
+    to each figure's own. OSError as from `png.write`."""
     for metric in scatter.METRICS:
         for axis in axes:
-            with contextlib.suppress(NoDataError):  # no run has both
+            with contextlib.suppress(NoDataError):  # no run has both values
                 drawn = scatter.series(groups, metric, axis, engine, rows)
                 file = png.write(noted(drawn, note), folder / f"{metric}-{axis}.png")
                 yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))

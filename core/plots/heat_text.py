@@ -1,5 +1,5 @@
-"""A HeatMap → rows of text: numbers where they fit, else shades; the hottest where several share a
-cell."""
+"""A HeatMap → rows of text: numbers where they fit, else shades; the hottest value where several
+share a cell."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rows(figure: HeatMap, columns: int, room: int, *, colour: bool) -> list[str]
     return [
         _column_names(figure, width, cell, across, margin),
         *body,
-        _scale(figure, down * across, top, colour=colour),
+        _scale(figure, top, colour=colour),
     ]
 
 
@@ -62,11 +62,7 @@ def _column_names(figure: HeatMap, width: int, cell: int, across: int, margin: i
     return f"{'':>{margin}}{figure.x_label} 0 … {width - 1}{shared}"
 
 
-def _scale(figure: HeatMap, sharing: int, top: float, *, colour: bool) -> str:
+def _scale(figure: HeatMap, top: float, *, colour: bool) -> str:
     steps = np.linspace(0, 1, len(HEAT_256), endpoint=False) + 0.5 / len(HEAT_256)
-    shades = (
-        "".join(_coloured(" ", float(s)) for s in steps)
-        if colour
-        else palette.SHADES.replace(" ", "' '")
-    )
-    return f"0 {shades} {top:.2f}: {figure.unit}"
+    colours = "".join(_coloured(" ", float(s)) for s in steps)
+    return f"0 {colours if colour else palette.SHADES.strip()} {top:.2f}  {figure.unit}"

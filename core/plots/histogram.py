@@ -1,4 +1,4 @@
-"""How values between 0 and 1 are distributed, in bins of 0.05."""
+"""The distribution of values between 0 and 1, in bins of 0.05."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.plots.figure import Bars
 
 
 def of(values: Sequence[float], label: str, counted: str) -> Bars:
-    """One bar a bin, from the first that holds a value to the last."""
+    """One bar per bin, from the first that holds a value to the last."""
     edges = np.arange(21) / 20
     counts, _ = np.histogram(values, edges)
     used = np.flatnonzero(counts)

@@ -1,4 +1,4 @@
-"""Latency of single requests, from a result's own lists; and how it is distributed."""
+"""Latency of single requests, from a result's own lists, and its distribution."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from core.analysis.results import Results
 from core.errors import NoDataError
 from core.plots.figure import Curve, Series
+from core.plots.labels import LATENCIES
 from core.rundir.result import Result
 from core.stats import bootstrap
 from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
 
-NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 LOG_FROM = 8.0  # of largest/smallest
 
 
@@ -38,7 +38,7 @@ def per_request(result: Result, name: str) -> Floats:
 
 
 def mean_interval(values: Floats) -> Interval | None:
-    """95 % of the mean over requests, by Student's t; None below two."""
+    """The 95 % interval of the mean over requests, by Student's t; None below two."""
     n = len(values)
     if n < 2:
         return None
@@ -47,22 +47,22 @@ def mean_interval(values: Floats) -> Interval | None:
 
 
 def ecdf(groups: Sequence[Results], name: str, engine: str = "", label: str = "") -> Series:
-    """The share of requests that took at most x ms, by backend; of one run's `label`, else of all
-    runs.
+    """The share of requests that took at most x ms, by backend; for the run with this `label`, or
+    for all runs.
 
-    Bands hold the whole curve with 95 % (Dvoretzky, Kiefer, Wolfowitz; Massart's constant), were
-    requests independent. NoDataError where no result lists its requests.
+    Bands cover the whole curve with 95 % confidence if requests are independent (Dvoretzky, Kiefer,
+    Wolfowitz; Massart's constant). NoDataError if no result lists its requests.
     """
     found = [(place, g.name, _of_group(g, name, label)) for place, g in enumerate(groups)]
     curves = tuple(
         _curve(values, backend, place) for place, backend, values in found if len(values)
     )
     if not curves:
-        raise NoDataError(f"no result lists the {NAMES[name]} of its requests")
+        raise NoDataError(f"no result lists the {LATENCIES[name]} of its requests")
     xs = np.concatenate([curve.x for curve in curves])
     return Series(
-        f"{NAMES[name]} of single requests" + (f", dataset {label}" if label else ""),
-        f"{NAMES[name]}, ms",
+        f"{LATENCIES[name]} of single requests" + (f", dataset {label}" if label else ""),
+        f"{LATENCIES[name]}, ms",
         "share of requests at or below",
         engine=engine,
         note="n = "

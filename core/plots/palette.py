@@ -1,8 +1,8 @@
-"""Colours and marks, the same in every plot: Okabe-Ito, which the colour-blind tell apart; marks
-that do without.
+"""Colours and marks, the same in every plot: Okabe-Ito, which colour-blind readers can distinguish;
+marks that need no colour.
 
-A place in a palette belongs to one backend (or phase) throughout; places beyond the last start
-again.
+A place in a palette belongs to one backend (or phase) throughout; after the last place the palette
+repeats.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 Stroke = Literal["line", "dotted", "fit", "steps", "bars", "doses"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # blue, vermillion, green, purple
-TERMINAL_COLOURS = (74, 208, 36, 175)  # of 256, their like that reads on dark and on light
+TERMINAL_COLOURS = (74, 208, 36, 175)  # the nearest of 256 that read on dark and on light
 PNG_MARKS = ("o", "x", "s", "^")
 PNG_HOLLOW = ("o", "X", "s", "^")  # an x has no inside
 TEXT_MARKS = ("o", "x", "#", "^")
@@ -28,7 +28,7 @@ TEXT_STROKES: dict[Stroke, str] = {
     "line": "ox#^",
     "steps": "ox#^",
     "bars": "ox#^",
-    "doses": "ox#^*+%@=&",  # a mark a curve
+    "doses": "ox#^*+%@=&",  # a mark per curve
     "dotted": ".,:'",
     "fit": "-=~+",
 }
@@ -52,7 +52,7 @@ def png_mark(place: int) -> str:
 
 
 def png_hollow(place: int) -> str:
-    """Of points beyond 1.5 IQR."""
+    """The mark of points beyond 1.5 IQR."""
     return PNG_HOLLOW[place % len(PNG_HOLLOW)]
 
 
@@ -71,5 +71,5 @@ def text_stroke(stroke: Stroke, place: int) -> str:
 
 
 def dose_mark(place: int) -> str:
-    """Of a curve of doses, in print."""
+    """The mark of a curve of doses, in print."""
     return DOSE_MARKS[place % len(DOSE_MARKS)]

@@ -16,7 +16,7 @@ from core.stats.arrays import Floats
 
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
-LETTERS = 12  # an inch, of the note below a panel
+LETTERS = 12  # per inch, in the note below a panel
 FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number
 
@@ -107,7 +107,8 @@ def _draw_points(group: Points, place: int, axes: Any) -> None:
         )
     marked = {"s": 5 if many else 30, "alpha": 0.25 if many else 0.85, "rasterized": many}
     axes.scatter(
-        *(group.x[group.full], group.y[group.full]),
+        group.x[group.full],
+        group.y[group.full],
         marker=palette.png_mark(place),
         color=colour,
         label=group.in_legend,
@@ -116,7 +117,8 @@ def _draw_points(group: Points, place: int, axes: Any) -> None:
     )
     if group.hollow.any():
         axes.scatter(
-            *(group.x[group.hollow], group.y[group.hollow]),
+            group.x[group.hollow],
+            group.y[group.hollow],
             marker=palette.png_hollow(place),
             facecolors="none",
             edgecolors=colour,
@@ -163,7 +165,8 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
     where = {"drawstyle": "steps-post"} if curve.stroke == "steps" else {}
     marked = curve.stroke == "line" and len(curve.x) <= FEW
     axes.plot(
-        *(curve.x, curve.y),
+        curve.x,
+        curve.y,
         linestyle=dash,
         linewidth=1.6,
         zorder=3,

@@ -23,10 +23,10 @@ PHASES = ("prefill", "decode")
 
 
 def heat_map(sample: StepSample, subject: str, engine: str = "") -> HeatMap:
-    """Load of each layer's experts over the fair share of that layer. NoDataError where no step was
+    """Load of each layer's experts over the fair share of that layer. NoDataError if no step was
     logged."""
     if not len(sample.rows):
-        raise NoDataError(f"{subject}: its gate log holds no step of a run")
+        raise NoDataError(f"{subject}: its gate log has no steps of a run")
     counts = np.sum(sample.counts, axis=0)
     fair = counts.mean(axis=1, keepdims=True)
     return HeatMap(
@@ -36,19 +36,19 @@ def heat_map(sample: StepSample, subject: str, engine: str = "") -> HeatMap:
         np.divide(counts, fair, out=np.zeros_like(counts), where=fair > 0),
         "load over an even share (1 = even)",
         engine,
-        f"n = {len(sample.rows):,} steps, {counts[0].sum():,.0f} routed tokens a layer",
+        f"n = {len(sample.rows):,} steps, {counts[0].sum():,.0f} routed tokens per layer",
     )
 
 
 def cv_over_time(sample: StepSample, subject: str, engine: str = "") -> Series:
-    """Mean per-step CV and noise floor, prefill and decode apart; a point a run, of one run a point
-    a stretch of steps.
+    """Mean per-step CV and noise floor, prefill and decode apart; one point per run, or for a
+    single run one per stretch of steps.
 
-    Bands: 95 % of the mean, over blocks of neighbouring steps. NoDataError where no step was
+    Bands: 95 % intervals of the mean, over blocks of neighbouring steps. NoDataError if no step was
     logged.
     """
     if not len(sample.rows):
-        raise NoDataError(f"{subject}: its gate log holds no step of a run")
+        raise NoDataError(f"{subject}: its gate log has no steps of a run")
     seconds = (sample["start_ns"] - sample["start_ns"].min()) / 1e9
     unit, scale = ("min", 60) if seconds.max() >= MINUTES_FROM_S else ("s", 1)
     bins = (
@@ -61,13 +61,13 @@ def cv_over_time(sample: StepSample, subject: str, engine: str = "") -> Series:
         for place, phase in enumerate(PHASES)
         for curve in _phase(sample, phase, place, seconds / scale, bins)
     ]
-    per = "one point a run" if len(sample.labels) > 1 else f"up to {BINS} stretches of steps"
+    per = "one point per run" if len(sample.labels) > 1 else f"up to {BINS} stretches of steps"
     return Series(
         f"CV of expert load over time: {subject}",
         f"time since the first step, {unit}",
         "per-step CV, mean over layers",
         engine=engine,
-        note=f"n = {len(seconds):,} steps, {per}; a fair router would show the floor",
+        note=f"n = {len(seconds):,} steps, {per}; floor: a fair router's CV",
         curves=tuple(curves),
     )
 
@@ -97,10 +97,10 @@ def _phase(sample: StepSample, phase: str, place: int, time: Floats, bins: Float
 
 
 def block_interval(values: Floats) -> tuple[float, float]:
-    """95 % of the mean CV of neighbouring steps, by Student's t over blocks of n^(1/3); no end is
-    below 0, as no CV is.
+    """The 95 % interval of the mean CV of neighbouring steps, by Student's t over blocks of
+    n^(1/3); no end is below 0, since no CV is.
 
-    nan below three blocks: t(1) of two says next to nothing.
+    nan below three blocks: t(1) of two is too wide to use.
     """
     length = math.ceil(bootstrap.block_length(len(values)))
     means = np.array([part.mean() for part in np.split(values, range(length, len(values), length))])
@@ -109,10 +109,8 @@ def block_interval(values: Floats) -> tuple[float, float]:
 
 
 def rank_load(groups: Sequence[Results], engine: str = "", label: str = "") -> list[Bars]:
-    """A panel for each backend that ran with expert parallelism; of one dataset's `label`, else of
-    all runs.
-
-    NoDataError where none did.
+    """A panel for each backend that ran with expert parallelism, for the run with this `label` or
+    for all runs. NoDataError if none did.
     """
     panels = [
         panel
@@ -121,7 +119,7 @@ def rank_load(groups: Sequence[Results], engine: str = "", label: str = "") -> l
     ]
     if not panels:
         raise NoDataError(
-            "no backend ran with expert parallelism: there are no ranks to tell apart"
+            "no backend ran with expert parallelism, so there are no ranks to compare"
         )
     return panels
 
@@ -149,6 +147,11 @@ def _ranks(group: Results, place: int, engine: str, label: str) -> Bars | None:
         ends[:, 1],
         (("even", 1.0), ("busiest rank of a step, mean", busiest)),
         engine=engine,
-        note=f"n = {len(runs)} runs; bars sum over a run's steps"
-        + "; 95 % intervals over runs" * (len(runs) > 1),
+        note=_rank_note(len(runs)),
     )
+
+
+def _rank_note(runs: int) -> str:
+    if runs == 1:
+        return "n = 1 run; bars sum over its steps"
+    return f"n = {runs} runs; bars sum over a run's steps; 95 % intervals over runs"

@@ -1,18 +1,20 @@
-"""A metric of every run against an imbalance, with intervals; a line where the findings see an
-association."""
+"""A metric of every run against an imbalance, with intervals, and a line where the findings detect
+an association."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.analysis.results import Results, iqr_outliers
 from core.errors import NoDataError
+from core.plots import labels
 from core.plots.figure import Curve, Points, Series
+from core.plots.labels import Axis
 from core.plots.latency import mean_interval, per_request
 from core.rundir.result import Result
 from core.stats import bootstrap
@@ -22,31 +24,24 @@ from core.stats.bootstrap import Interval
 if TYPE_CHECKING:
     from core.analysis.findings import Row
 
-Axis = Literal["excess", "real", "aggregated", "predicted"]
-AXES: dict[Axis, str] = {
-    "excess": "excess CV of expert load",
-    "real": "per-step CV of expert load",
-    "aggregated": "aggregated CV of expert load",
-    "predicted": "predicted imbalance score",
-}
-METRICS: dict[str, str] = {
-    "mean_ttft_ms": "mean TTFT, ms",
-    "mean_tpot_ms": "mean TPOT, ms",
-    "output_throughput": "output throughput, tok/s",
-}
+METRICS = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")  # drawn of every run directory
 OVER_REQUESTS = {"mean_ttft_ms": "ttft", "mean_tpot_ms": "tpot", "mean_e2e_ms": "e2e"}
-MEASURED = {"excess": "excess_cv", "real": "per_step_cv", "aggregated": "aggregated_cv"}
+MEASURED: dict[Axis, str] = {
+    "excess": "excess_cv",
+    "per-step": "per_step_cv",
+    "aggregated": "aggregated_cv",
+}
 PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
-FAR = 3.0  # times: what skew does to a metric is less, a stalled run's TTFT is more
-NAMED = 3  # points that are not drawn, in the note
+FAR = 3.0  # times: skew changes a metric by less, a stalled run by more
+NAMED = 3  # points off the scale that the note names
 
 
 def best_axis(groups: Sequence[Results]) -> Axis:
-    """The measured imbalance that says most and that most results have: excess CV, else CV at face
-    value; else the prediction."""
+    """The most informative imbalance that most results have: excess CV, else per-step CV, else the
+    prediction."""
     labels = [(group, label) for group in groups for label in group.by_label]
-    measured: tuple[Axis, ...] = ("excess", "real")
+    measured: tuple[Axis, ...] = ("excess", "per-step")
     known = (
         axis
         for axis in measured
@@ -61,16 +56,16 @@ def series(
     """`metric` of each result against an imbalance axis. NoDataError where no result has both as
     numbers.
 
-    `rows`: what the findings say, which is about excess CV: the line of a backend whose association
-    is seen is drawn on that axis.
+    `rows`: the findings' associations, which are with excess CV: on that axis a backend whose
+    association is detected gets a line.
     """
     points = _far_marked([_points(group, metric, axis) for group in groups])
     if not any(len(p.labels) for p in points):
         known = sorted({k for g in groups for r in g.by_label.values() for k in r.numbers})
         raise NoDataError(
-            f"no result has both {metric!r} as a number and a {axis} imbalance; numeric results: {', '.join(known)}"
+            f"no result has both {metric!r} as a number and {_one(labels.short_axis(axis))}; "
+            f"numeric results: {', '.join(known)}"
         )
-    y_label = METRICS.get(metric, metric)
     seen = {
         row.backend: row
         for row in rows
@@ -78,9 +73,9 @@ def series(
     }
     fits = (_fit(p, place, seen[p.name]) for place, p in enumerate(points) if p.name in seen)
     return Series(
-        f"{y_label.split(',')[0]} against {AXES[axis].split(' of ')[0]}",
-        AXES[axis],
-        y_label,
+        f"{labels.short(metric)} against {labels.short_axis(axis)}",
+        labels.AXES[axis],
+        labels.metric(metric),
         points,
         engine,
         _note(points, sum(len(g.by_label) for g in groups)),
@@ -92,17 +87,23 @@ def _note(points: Sequence[Points], results: int) -> str:
     """How many results are drawn, and which are not."""
     far = [f"{p.name}/{p.labels[i]}" for p in points for i in np.flatnonzero(~p.drawn)]
     shown = sum(int(p.drawn.sum()) for p in points)
-    lacking = results - shown - len(far)
-    return (
-        f"n = {shown}"
-        + f"; too far off to draw: {', '.join(far[:NAMED])}{' …' * (len(far) > NAMED)}" * bool(far)
-        + f"; {lacking} without both values" * bool(lacking)
-    )
+    parts = [f"n = {shown}"]
+    if far:
+        more = " …" if len(far) > NAMED else ""
+        parts.append(f"off the scale: {', '.join(far[:NAMED])}{more}")
+    if lacking := results - shown - len(far):
+        parts.append(f"{lacking} without both values")
+    return "; ".join(parts)
+
+
+def _one(name: str) -> str:
+    """`an excess CV`, `a per-step CV`."""
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
-    """Values of the metric several times as large as any that is no outlier would squeeze all
-    others: marked as far."""
+    """The points with those marked far whose metric is FAR times the largest that is no outlier:
+    they would squeeze all others."""
     largest = max((float(p.y[~p.outlier].max(initial=0.0)) for p in points), default=0.0)
     return tuple(replace(p, far=p.y > FAR * largest) if largest else p for p in points)
 
@@ -143,8 +144,8 @@ def _of_requests(result: Result, metric: str) -> Interval | None:
 
 
 def _fit(points: Points, place: int, row: Row) -> Curve:
-    """The Theil-Sen line through the medians of all points, outliers too; its band by the bootstrap
-    over datasets."""
+    """The Theil-Sen line through the medians of all points, outliers included; its band is a
+    bootstrap over datasets."""
     x, y = _by_dataset(points)
     grid = np.linspace(points.x[points.drawn].min(), points.x[points.drawn].max(), GRID)
     line = _theil_sen(x[None], y[None], grid)[0]
@@ -154,13 +155,13 @@ def _fit(points: Points, place: int, row: Row) -> Curve:
         bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan)
         for i in range(GRID)
     ]
-    unit = row.metric.rsplit("_", 1)[-1] if row.metric.endswith("_ms") else "tok/s"
-    name = f"{points.name}, Theil-Sen: {row.association.slope.scaled(PER).shown('+.2g')} {unit} per {PER}"
+    slope = row.association.slope.scaled(PER).shown("+.2g")
+    name = f"{points.name}, Theil-Sen: {slope} {labels.unit(row.metric)} per {PER}"
     return Curve(name, grid, line, place, "fit", *np.array(ends).T)
 
 
 def _by_dataset(points: Points) -> tuple[Floats, Floats]:
-    """Means over the repeats of each dataset, as the findings take them."""
+    """x and y, averaged over the repeats of each dataset as in the findings."""
     found: dict[str, list[int]] = defaultdict(list)
     for i, label in enumerate(points.labels):
         found[label.partition("-")[0]].append(i)

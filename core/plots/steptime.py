@@ -1,4 +1,4 @@
-"""Step time against the busiest rank's load: as it was, and with the number of tokens held
+"""Step time against the busiest rank's load: as measured, and with the number of tokens held
 fixed."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series
     decode = sample.of_phase("decode")
     if len(decode.rows) < MIN_STEPS:
         raise NoDataError(
-            f"{backend}: {len(decode.rows)} decode steps in its gate log: {MIN_STEPS} are needed"
+            f"{backend}: {len(decode.rows)} decode steps in its gate log, {MIN_STEPS} are needed"
         )
     ms = decode["duration_us"] / 1e3
     ratio = 1 + decode["extra"] / decode["mean_load"]
@@ -37,7 +37,7 @@ def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series
     raw = _panel(f"Decode step time: {backend}", engine, (ratio, over), ms)
     held = step_model.held_fixed(decode) / 1e3
     fixed = _panel(
-        f"The same at {decode['tokens'].mean():.1f} tokens a step: {backend}",
+        f"The same at {decode['tokens'].mean():.1f} tokens per step: {backend}",
         engine,
         (decode["extra"], f"extra load of the busiest {sample.unit}, tokens, mean over layers"),
         held,
@@ -56,7 +56,8 @@ def _panel(
     points = Points(
         "steps", (), cloud_x[~slow], cloud_y[~slow], np.zeros(int((~slow).sum()), np.bool_)
     )
-    note = f"n = {len(x):,} decode steps; {len(points.x):,} drawn, without the slowest {100 - SHOWN_BELOW:.0f} %"
+    slowest = f"{100 - SHOWN_BELOW:.0f} %"
+    note = f"n = {len(x):,} decode steps; {len(points.x):,} drawn, without the slowest {slowest}"
     bins = binned_medians(x, y)
     return Series(
         title, x_label, "step time, ms", (points,), engine, note, (bins, *(c for c in curves if c))
@@ -71,13 +72,13 @@ def binned_medians(x: Floats, y: Floats) -> Curve:
     ends = np.array([median_interval(y[part]) for part in parts])
     middle_x, middle_y = (np.array([np.median(v[part]) for part in parts]) for v in (x, y))
     return Curve(
-        "median of a tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1]
+        "median per tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1]
     )
 
 
 def median_interval(values: Floats) -> tuple[float, float]:
-    """95 % of the median: the order statistics n/2 ∓ 0.98 √n (normal approximation), were values
-    independent."""
+    """The 95 % interval of the median: order statistics n/2 ∓ 0.98 √n (normal approximation), if
+    values are independent."""
     n, ordered = len(values), np.sort(values)
     reach = 1.96 * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + 1 + reach)  # counted from 1
@@ -85,7 +86,7 @@ def median_interval(values: Floats) -> tuple[float, float]:
 
 
 def _model_line(sample: StepSample, extra: Floats, held_ms: Floats) -> Curve | None:
-    """What the step model says, where it sees a cost."""
+    """The step model's line, if it detects a cost."""
     model = step_model.fit(sample, "decode")
     cost = model.per_token
     if not model.sees_a_cost or cost.value is None or cost.interval is None:
@@ -96,7 +97,7 @@ def _model_line(sample: StepSample, extra: Floats, held_ms: Floats) -> Curve | N
         for slope in (cost.value, *cost.interval)
     )
     return Curve(
-        f"step model: {cost.shown('.3g')} µs a token",
+        f"step model: {cost.shown('.3g')} µs per token",
         x,
         line,
         2,

@@ -1,4 +1,4 @@
-"""A figure → text for a terminal, legend and facts above the plot so that they cover no point.
+"""A figure → text for a terminal, with legend and notes above the plot so that they cover no point.
 plotext is imported where it draws."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
     if columns < MIN_COLUMNS or rows < MIN_ROWS:
         return f"{figure.title}: needs {MIN_COLUMNS}×{MIN_ROWS} cells"
     head = _heading(figure, columns, colour=colour)
-    if rows - len(head) < LEAST_PLOT:  # what it shows goes before what is said of it
+    if rows - len(head) < LEAST_PLOT:  # the plot matters more than its note
         head = _heading(replace(figure, note="", engine=""), columns, colour=colour)
     room = max(rows - len(head), MIN_ROWS - 3)
     match figure:
@@ -106,7 +106,7 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
 
     xs, ys = series.shown
     if not len(xs):
-        return ["nothing to draw"]
+        return ["no points"]
     plotext.terminal.limit(False, False)
     figure = plotext.figure
     figure.clear()
@@ -140,7 +140,7 @@ def _draw_curve(plotext: Any, curve: Curve, series: Series) -> None:
 
 
 def _draw_reach(plotext: Any, curve: Curve) -> None:
-    """Of doses the line that joins them and their intervals: under all marks."""
+    """The line that joins doses, and their intervals: under all marks."""
     if curve.stroke != "doses" or curve.low is None or curve.high is None:
         return
     plotext.figure.draw(_signal(plotext, curve.x, curve.y, ".", curve.place).lines())

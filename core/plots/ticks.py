@@ -1,4 +1,4 @@
-"""Ticks at round numbers, with labels that tell them apart."""
+"""Ticks at round numbers, with labels that differ."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ Ticks = tuple[list[float], list[str]]
 
 
 def even(low: float, high: float, most: int) -> Ticks:
-    """Multiples of 1, 2 or 5 times a power of ten within [low, high], at most `most`; of one value,
-    that value."""
+    """Multiples of 1, 2 or 5 times a power of ten within [low, high], at most `most`; for a single
+    value, that value."""
     if not high > low:
         return [low], [f"{low:.4g}"]
     step = next(s for s in _steps((high - low) / most) if _count(low, high, s) <= most)
@@ -20,8 +20,8 @@ def even(low: float, high: float, most: int) -> Ticks:
 
 
 def decades(low: float, high: float) -> Ticks:
-    """1, 2 and 5 times powers of ten within [low, high] (both above 0); where fewer than two are,
-    even ones."""
+    """1, 2 and 5 times powers of ten within [low, high] (both above 0); even ticks if there are
+    fewer than two."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     places = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
     places = [p for p in places if low * (1 - 1e-9) <= p <= high * (1 + 1e-9)]

@@ -9,7 +9,7 @@ from core.validity.evidence import Evidence
 from core.validity.problem import Problem, problems
 
 
-def as_asked(seen: Evidence) -> list[Problem] | None:
+def as_requested(seen: Evidence) -> list[Problem] | None:
     """Every server ran what was requested."""
     differences: dict[str, list[str]] = defaultdict(list)
     for ready in seen.journal.ready:

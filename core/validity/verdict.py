@@ -1,5 +1,5 @@
-"""The rules in the order in which they are reported, and the verdict on a run directory, a result, or
-gate logs."""
+"""The rules in the order in which they are reported, and the verdict on a run directory, a result
+or gate logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.validity import drift, evidence, problem, routing, servers, traffic
 from core.validity.problem import Rule, Validity
 
 RULES: tuple[Rule, ...] = (
-    servers.as_asked,
+    servers.as_requested,
     servers.one_version,
     servers.prefix_caching,
     servers.preemptions,

@@ -234,6 +234,6 @@ class TestWholeWay:
         text = (place.made / "report.md").read_text()
         assert "## What imposed skew costs (forced routing)" in text
         assert (
-            "![forced routing: median decode step against imposed skew](graphs/decode_step_ms-forced-cv.png)"
-            in text
+            "![forced routing: median decode step against imposed skew]"
+            "(graphs/decode_step_ms-forced-cv.png)" in text
         )

@@ -10,7 +10,7 @@ from support.dosed import LEVELS, TPOT, Response, runs
 
 from core.analysis import dose_pairs
 from core.analysis.dose_pairs import Crossing, RankWait
-from core.analysis.dose_response import DoseRun
+from core.analysis.dose_sample import DoseRun
 
 
 def crossing(baseline: Response, all2all: Response, metric: str = TPOT, **how: float) -> Crossing:
@@ -66,7 +66,7 @@ class TestCrossing:
                 12,
                 10,
                 "wins",
-                "all2all TPOT beats baseline's at 5 of 5 levels, and loses detectably at none (doses",
+                "all2all TPOT beats baseline's at 5 of 5 levels, and loses detectably at none",
             ),
             (
                 10,

@@ -9,7 +9,8 @@ from scipy import stats
 from support.dosed import LEVELS, TPOT, runs
 
 from core.analysis import dose_response
-from core.analysis.dose_response import Curve, DoseRun
+from core.analysis.dose_response import Curve
+from core.analysis.dose_sample import DoseRun
 from core.stats import bootstrap
 
 

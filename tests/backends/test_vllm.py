@@ -212,7 +212,7 @@ def log_of(
 
 
 class TestWhatRan:
-    def test_all2all_as_asked(self, tmp_path: Path) -> None:
+    def test_all2all_as_requested(self, tmp_path: Path) -> None:
         log = log_of(
             tmp_path,
             "INFO [cuda_communicator.py:202] Using AgRsAll2AllManager all2all manager.\n",

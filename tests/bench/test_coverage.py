@@ -1,28 +1,15 @@
-"""Intervals hold the truth about as often as they say: the cases of bench/analysis/coverage.py,
+"""Intervals contain the truth about as often as they claim: the cases of bench/analysis/coverage.py
 with fewer repeats."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import pytest
 
+from bench.analysis import coverage
 
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("coverage_bench", BENCH)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-BENCH = Path(__file__).parents[2] / "bench" / "analysis" / "coverage.py"
-CASES = {case.name: case for case in load().CASES}
+CASES = {case.name: case for case in coverage.CASES}
 REPEATS = 80
-# known to be too narrow, and documented
+# Known to be too narrow, as the documentation says.
 NARROW = {("association, t(3) noise", "pearson"), ("association, t(3) noise", "explained")}
 
 

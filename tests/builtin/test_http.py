@@ -80,7 +80,7 @@ class TestCompletions:
         assert "".join(event["choices"][0]["text"] for event in tokens) == whole
 
     @pytest.mark.parametrize("options", [None, {"continuous_usage_stats": True}])
-    def test_a_stream_tells_usage_only_where_it_was_asked_for(
+    def test_a_stream_tells_usage_only_where_it_was_requested_for(
         self, running: Running, options: dict[str, bool] | None
     ) -> None:
         with running.stream(

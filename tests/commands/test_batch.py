@@ -118,7 +118,7 @@ class TestWholeRun:
         graphs = {g.name: g.read_bytes() for g in (made / "graphs").iterdir()}
         metrics = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
         assert {
-            f"{m}-{axis}.png" for m in metrics for axis in ("real", "predicted")
+            f"{m}-{axis}.png" for m in metrics for axis in ("per-step", "predicted")
         } <= graphs.keys()
         assert all(data.startswith(PNG) for data in graphs.values())
 
@@ -214,7 +214,7 @@ class TestWholeRun:
             )
             assert 0 < result["delivery_lag_ms"] < 1e3 * result["duration"]
 
-    def test_run_json_says_what_was_asked_and_what_ran(self, whole: Whole) -> None:
+    def test_run_json_says_what_was_requested_and_what_ran(self, whole: Whole) -> None:
         about = json.loads((whole.place.made / "run.json").read_bytes())
         assert run_json.read(whole.place.made).config.dataset_paths == tuple(
             sorted((whole.place.folder / "datasets").iterdir())

@@ -86,7 +86,7 @@ def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) 
     assert "use a version from 0.11 to 0.32" in found["baseline"].fix
 
 
-def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_asked_for(
+def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_requested_for(
     tmp_path: Path,
 ) -> None:
     assert examined(tmp_path, engine="vllm")["baseline"].fix.startswith(
@@ -131,7 +131,8 @@ def test_each_mistake_in_the_config_is_a_problem(tmp_path: Path) -> None:
     assert [finding.found.removeprefix(f"{file}: ") for finding in found] == [
         "[[backends]] number 1, port: expected a whole number of at least 1, got 0",
         "[experiment], seed: expected a whole number of at least 0, got -1",
-        f"[experiment], datasets: expected a glob that matches files, 'x' matches none in {tmp_path}",
+        "[experiment], datasets: expected a glob that matches files,"
+        f" 'x' matches none in {tmp_path}",
     ]
     assert [finding.fix for finding in found] == [
         "correct it there",

@@ -63,8 +63,8 @@ def test_a_journal_without_room_stops_the_batch_and_a_resume_goes_on(tmp_path: P
         assert not psutil.wait_procs(batch.tree, timeout=15)[1]
     said = (tmp_path / "stderr.txt").read_text()
     assert (
-        "! stopped: [Errno 28] no room for the journal: 'made'; servers are down; mend it and go on with"
-        in said
+        "! stopped: [Errno 28] no room for the journal: 'made'; servers are down;"
+        " fix this, then resume with" in said
     )
     assert "Traceback" not in said
     assert is_closed(place.ports[0])

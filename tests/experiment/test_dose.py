@@ -124,7 +124,8 @@ def test_results_with_forced_routing_come_by_a_door_of_their_own(tmp_path: Path)
     [
         (
             "levels = [1.8]",
-            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token: 1.732 is the",
+            "hot-experts~1.8: a CV of 1.8 is unreachable with 2 hot of 8 experts, 2 per token:"
+            " 1.732 is the",
         ),
         ('patterns = ["hot-rank"]', "hot-rank~0: hot-rank needs 2 or more expert-parallel ranks"),
     ],
@@ -229,7 +230,7 @@ def against(wanted: Dose | None, label: str, *parts: GateLog) -> str:
         (Dose("rotating", 0.5), turning(np.ones(8)), False),
     ],
 )
-def test_a_run_that_was_not_routed_as_asked_is_told(
+def test_a_run_that_was_not_routed_as_requested_is_told(
     wanted: Dose, loads: np.ndarray, fits: bool
 ) -> None:
     label = f"001~{wanted.label}"

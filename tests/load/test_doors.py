@@ -163,8 +163,8 @@ def test_tls_with_a_certificate_of_one_s_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key.pem -out cert.pem"
-    command += " -addext subjectAltName=IP:127.0.0.1"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += " -keyout key.pem -out cert.pem -addext subjectAltName=IP:127.0.0.1"
     if subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=False).returncode:
         pytest.skip("openssl cannot make a certificate here")
     both = tmp_path / "both.pem"

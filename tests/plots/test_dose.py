@@ -46,7 +46,7 @@ class TestFigure:
         ]
         assert len({c.mark for c in drawn.curves}) == 6
         assert drawn.title == "forced routing: mean TPOT against imposed skew"
-        assert drawn.note == "n = 60 runs, 3 a dose; bars: 95 %; natural routing: a reference"
+        assert drawn.note == "n = 60 runs, 3 per level; bars: 95 %; natural routing: a reference"
         curve = drawn.curves[2]
         assert curve.x.tolist() == list(LEVELS)
         assert curve.low is not None
@@ -58,8 +58,17 @@ class TestFigure:
         assert drawn.curves[0].x.tolist() == [1 + level for level in LEVELS]
 
     def test_what_no_run_has_is_refused(self) -> None:
-        with pytest.raises(NoDataError, match="no dose has both TTFT and a recorded CV"):
+        with pytest.raises(NoDataError, match="no forced run has both TTFT and a recorded CV"):
             dose.series(found(), "mean_ttft_ms")
+
+    def test_without_forced_runs_it_says_how_to_measure_some(self) -> None:
+        natural = dose_findings.of_runs(runs(lambda cv: 10 + cv, pattern="", levels=(0.3,)))
+        with pytest.raises(NoDataError) as raised:
+            dose.series(natural, "mean_tpot_ms")
+        assert str(raised.value) == (
+            "this run has no forced routing; to measure it: "
+            "gatescope --dose 0,0.5,1 --pattern hot-rank"
+        )
 
     def test_without_intervals_it_says_so(self) -> None:
         drawn = dose.series(found(repeats=1), "mean_tpot_ms")
@@ -86,10 +95,10 @@ class TestDrawn:
             > 20_000
         )
         lines = dose.csv_text(drawn).splitlines()
-        assert (
-            lines[0]
-            == '"forced routing: backend, pattern",recorded CV of expert load,"mean TPOT, ms",low,high'
+        head = (
+            '"forced routing: backend, pattern",recorded CV of expert load,"mean TPOT, ms",low,high'
         )
+        assert lines[0] == head
         assert len(lines) == 1 + 4 * 5 + 2
         assert lines[1].startswith('"baseline, hot-rank",0.0,')
         assert lines[-1].endswith(",,")  # natural: three runs give no interval
@@ -118,5 +127,6 @@ class TestPlotCommand:
             cli.main(["plot", *results, "--figure", "dose", "--metric", "mean_tpto_ms", *out]) == 2
         )
         assert (
-            "there is no curve of 'mean_tpto_ms'; there are mean_tpot_ms" in capsys.readouterr().err
+            "forced routing is not drawn for 'mean_tpto_ms', only for mean_tpot_ms"
+            in capsys.readouterr().err
         )

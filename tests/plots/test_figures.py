@@ -52,7 +52,8 @@ def sample(tmp_path: Path) -> StepSample:
     )
     labels, prefill = ["001"] * 4 + ["002"], [8, 0, 0, 0, 0]
     write_log(
-        *(tmp_path / "dp0_pp0.gatelog", loads),
+        tmp_path / "dp0_pp0.gatelog",
+        loads,
         labels=labels,
         prefill=prefill,
         ranks=2,
@@ -101,7 +102,7 @@ class TestHeatMap:
         drawn = routing.heat_map(sample, "all2all")
         # layer 0: 11, 11, 4, 4 of a mean of 7.5; layer 1: 11, 11, 4, 4
         assert drawn.values == pytest.approx(np.array([[11, 11, 4, 4]] * 2) / 7.5)
-        assert drawn.note == "n = 5 steps, 30 routed tokens a layer"
+        assert drawn.note == "n = 5 steps, 30 routed tokens per layer"
 
     def test_a_layer_without_load_is_zero(self, tmp_path: Path) -> None:
         write_log(tmp_path / "dp0_pp0.gatelog", np.array([[[2, 2], [0, 0]]]), tokens=[2])
@@ -111,7 +112,7 @@ class TestHeatMap:
         ]
 
     def test_an_empty_log_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(NoDataError, match="all2all: its gate log holds no step of a run"):
+        with pytest.raises(NoDataError, match="all2all: its gate log has no steps of a run"):
             routing.heat_map(step_sample.read([]), "all2all")
 
 
@@ -276,7 +277,7 @@ class TestStepTime:
 
     def test_it_needs_fifty_steps(self, sample: StepSample) -> None:
         with pytest.raises(
-            NoDataError, match="all2all: 4 decode steps in its gate log: 50 are needed"
+            NoDataError, match="all2all: 4 decode steps in its gate log, 50 are needed"
         ):
             steptime.step_time(sample, "all2all")
 

@@ -17,10 +17,10 @@ from support.synthetic import routed, write_log
 from core import cli, files
 from core.analysis import results as analysis
 from core.analysis.results import Results
-from core.commands.plot import FIGURES
 from core.experiment import config
 from core.plots import png, scatter, text, ticks
 from core.plots.figure import Bars, Curve, HeatMap, Series
+from core.plots.labels import FIGURES
 from core.rundir.result import Result
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -63,13 +63,13 @@ def png_text(file: Path) -> dict[str, str]:
 
 class TestScatter:
     def test_text_names_units_n_engine_and_what_is_not_drawn(self) -> None:
-        series = scatter.series(two_backends(), "mean_tpot_ms", "real", "builtin (NumPy, CPU)")
+        series = scatter.series(two_backends(), "mean_tpot_ms", "per-step", "builtin (NumPy, CPU)")
         drawn = text.draw(series, 80, 20, colour=False)
         for part in (
             "mean TPOT, ms",
             "per-step CV",
             "n = 24",
-            "draw: baseline/013",
+            "scale: baseline/013",
             "engine: builtin",
             "all2all",
         ):
@@ -79,7 +79,7 @@ class TestScatter:
         assert "\x1b" not in drawn
 
     def test_png_is_written_whole_with_its_folder(self, tmp_path: Path) -> None:
-        series = scatter.series(two_backends(), "mean_tpot_ms", "real")
+        series = scatter.series(two_backends(), "mean_tpot_ms", "per-step")
         file = png.write(series, tmp_path / "graphs" / "a.png")
         width, height = png_size(file)
         assert width >= 800
@@ -89,7 +89,8 @@ class TestScatter:
         values = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 100])
         assert analysis.iqr_outliers(values).tolist() == [False] * 8 + [True]
         assert [
-            g.outlier.sum() for g in scatter.series(two_backends(), "mean_tpot_ms", "real").groups
+            g.outlier.sum()
+            for g in scatter.series(two_backends(), "mean_tpot_ms", "per-step").groups
         ] == [1, 0]
 
     def test_an_outlier_is_drawn_hollow_unless_it_squeezes_the_others(self, tmp_path: Path) -> None:
@@ -97,11 +98,9 @@ class TestScatter:
         both = [results("all2all", x.tolist(), (12 + 9 * x).tolist())]
         for odd, is_drawn in ((60.2, True), (60.4, False), (0.1, True)):
             group = results("baseline", [*x.tolist(), 0.6], [*(10 + 5 * x).tolist(), odd])
-            series = scatter.series([group, *both], "mean_tpot_ms", "real")
+            series = scatter.series([group, *both], "mean_tpot_ms", "per-step")
             assert series.groups[0].hollow.tolist() == [False] * 12 + [is_drawn]
-            assert series.note == (
-                "n = 25" if is_drawn else "n = 24; too far off to draw: baseline/013"
-            )
+            assert series.note == ("n = 25" if is_drawn else "n = 24; off the scale: baseline/013")
             assert (
                 "O baseline, beyond 1.5 IQR (n = 1)" in text.draw(series, 80, 20, colour=False)
             ) == is_drawn
@@ -111,12 +110,12 @@ class TestScatter:
     def test_the_most_skewed_are_drawn_whatever_they_cost(self) -> None:
         """Twelve datasets within 0.1 ms, and a skewed one that takes twice as long."""
         x, y = [*np.linspace(0.3, 0.4, 12), 1.7], [*np.linspace(13.2, 13.3, 12), 26.0]
-        series = scatter.series([results("baseline", x, y)], "mean_tpot_ms", "real")
+        series = scatter.series([results("baseline", x, y)], "mean_tpot_ms", "per-step")
         assert series.groups[0].hollow.tolist() == [False] * 12 + [True]
 
     def test_too_small_a_pane_says_so(self) -> None:
         assert "needs" in text.draw(
-            scatter.series(two_backends(), "mean_tpot_ms", "real"), 10, 3, colour=False
+            scatter.series(two_backends(), "mean_tpot_ms", "per-step"), 10, 3, colour=False
         )
 
 
@@ -149,15 +148,11 @@ class TestPlotCommand:
                 mapping[f"gates_logs_{i:02d}"] = 0.3 + i / 100
             (tmp_path / f"{backend}.json").write_text(json.dumps(mapping))
         return [
-            *(
-                "plot",
-                "--baseline-results",
-                str(tmp_path / "baseline"),
-                "--all2all-results",
-                str(tmp_path / "all2all"),
-            ),
-            *("--baseline-imbalance", str(tmp_path / "baseline.json")),
-            *("--all2all-imbalance", str(tmp_path / "all2all.json")),
+            "plot",
+            f"--baseline-results={tmp_path / 'baseline'}",
+            f"--all2all-results={tmp_path / 'all2all'}",
+            f"--baseline-imbalance={tmp_path / 'baseline.json'}",
+            f"--all2all-imbalance={tmp_path / 'all2all.json'}",
         ]
 
     def test_upstreams_flags_draw_and_write(
@@ -173,6 +168,17 @@ class TestPlotCommand:
     ) -> None:
         assert cli.main([*upstream, "--metric", "mean_tttf_ms"]) == 2
         assert "mean_ttft_ms" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("axis", "named"),
+        [("excess", "an excess CV"), ("real", "a per-step CV"), ("per-step", "a per-step CV")],
+    )
+    def test_an_axis_is_named_as_on_the_plot(
+        self, axis: str, named: str, upstream: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`real` is what per-step was called before."""
+        assert cli.main([*upstream, "--metric", "no_metric", "--against", axis]) == 2
+        assert f"no result has both 'no_metric' as a number and {named};" in capsys.readouterr().err
 
     def test_neither_a_run_directory_nor_results_is_refused(
         self, capsys: pytest.CaptureFixture[str]
@@ -249,7 +255,7 @@ class TestFiguresOfARun:
         golden = GOLDEN / f"plot-{figure}.txt"
         if UPDATE:
             golden.write_text(drawn)
-        assert drawn == golden.read_text(), "if that is meant: GATESCOPE_GOLDEN=update"
+        assert drawn == golden.read_text(), "if intended: GATESCOPE_GOLDEN=update"
 
     @pytest.mark.parametrize(
         ("figure", "size"),
@@ -280,8 +286,9 @@ class TestFiguresOfARun:
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--backend", "all2all"]) == 0
-        assert "all2all, 3 runs" in (told := capsys.readouterr().out)
-        assert "baseline" not in told
+        drawn = capsys.readouterr().out
+        assert "all2all, 3 runs" in drawn
+        assert "baseline" not in drawn
         assert (
             cli.main(["plot", str(run_dir), "--figure", "cv-over-time", "--run", "all2all/002"])
             == 0
@@ -293,11 +300,9 @@ class TestFiguresOfARun:
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap", "--run", "all2all/009"]) == 2
-        told = capsys.readouterr().err
-        assert (
-            told
-            == "gatescope: no results of all2all/009; there are baseline (3 runs), all2all (3 runs)\n"
-        )
+        error = capsys.readouterr().err
+        there = "there are baseline (3 runs), all2all (3 runs)"
+        assert error == f"gatescope: no results of all2all/009; {there}\n"
         assert (
             cli.main(["plot", str(run_dir), "--figure", "rank-load", "--backend", "baseline"]) == 2
         )

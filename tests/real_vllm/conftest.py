@@ -1,4 +1,4 @@
-"""Real vLLM on a CPU: the environment that GATESCOPE_VLLM_PYTHON names, and a tiny model for it."""
+"""Real vLLM on a CPU: the environment that GATESCOPE_VLLM_PYTHON names, and a tiny model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder needs vLLM. Where CI says that it has it, a missing one is a failure and
-    not a skip."""
+    """Mark the tests of this folder, and skip them without the variable. If it names an environment
+    that is missing, they fail instead."""
     missing = "GATESCOPE_VLLM_PYTHON" not in os.environ
     for item in items:
         if HERE in item.path.parents:

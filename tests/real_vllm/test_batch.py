@@ -1,5 +1,4 @@
-"""The whole way on real vLLM: two backends, two datasets, `gatescope --batch`; then `serve` by
-hand."""
+"""A whole batch on real vLLM, with two backends and three datasets; then `gatescope serve`."""
 
 from __future__ import annotations
 
@@ -17,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from support import fake_nvml
-from support.cpu_server import CPU, CPU_ALL2ALL, START_S, free_port
+from support.cpu_server import CPU, CPU_ALL2ALL, START_S
+from support.watched import free_port
 
 from core.backends import moekernel
 from core.experiment.config import Model
@@ -57,7 +57,10 @@ max_num_batched_tokens = 2048
 enforce_eager = true
 startup_timeout_s = {start_s}
 extra_args = ["--dtype", "bfloat16"]
-env = {{ VLLM_CPU_KVCACHE_SPACE = "1", VLLM_CPU_OMP_THREADS_BIND = "0|1", PYTHONPATH = "{all2all}" }}
+[backends.env]
+VLLM_CPU_KVCACHE_SPACE = "1"
+VLLM_CPU_OMP_THREADS_BIND = "0|1"
+PYTHONPATH = "{all2all}"
 """
 
 
@@ -72,8 +75,9 @@ def gatescope(*arguments: str) -> list[str]:
 def experiment(
     vllm_python: str, tiny_mixtral: Model, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder with experiments.toml and three datasets: one letter over and over, all that there
-    are, and 24 long prompts. One request at a time, so that the same prompt gives the same text."""
+    """A folder with experiments.toml and three datasets: the same letter over and over, all
+    printable characters, and 24 long prompts. One request runs at a time, so that the same prompt
+    gives the same text."""
     folder = tmp_path_factory.mktemp("experiment")
     common = COMMON.format(python=vllm_python, start_s=START_S, all2all=CPU_ALL2ALL)
     config = CONFIG.format(model=tiny_mixtral.id, ports=(free_port(), free_port()), common=common)
@@ -89,7 +93,7 @@ def experiment(
 
 @pytest.fixture(scope="module")
 def run(experiment: Path) -> Path:
-    """On a machine that seems to have a GPU, so that the warm-up goes through the step sizes that
+    """A run on a machine that seems to have a GPU, so that the warm-up includes the step sizes that
     matter there."""
     with pytest.MonkeyPatch.context() as patch:
         fake_nvml.install(experiment, patch, fake_nvml.H200)
@@ -134,7 +138,7 @@ def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label
 def test_the_warm_up_meets_every_step_size_that_has_a_kernel_compiled(
     run: Path, backend: str, idle: int
 ) -> None:
-    """Counted with the dummy token of an idle data-parallel rank, which is in no log."""
+    """The sizes include the dummy token of an idle data-parallel rank, which no log has."""
     warmup = gate_folder.read(run / backend / "gate_logs").segments[WARMUP]
     sizes = [size - idle for size in moekernel.step_sizes(2047 + idle, 8, 2) if size > idle]
     assert warmup[warmup > 0][-len(sizes) :].tolist() == sizes
@@ -151,8 +155,8 @@ def test_one_letter_over_and_over_skews_the_router_more_than_all_of_them(
 
 
 def test_both_layouts_route_alike(run: Path) -> None:
-    """The same prompts to the same weights: prefill routes the same, so all but the drawn tokens
-    agree."""
+    """The same prompts and weights: prefill routes the same, so all tokens agree but the sampled
+    ones."""
     one, two = (
         result(run, backend, "002")["measured_imbalance"] for backend in ("baseline", "all2all")
     )
@@ -172,26 +176,22 @@ def test_what_ran_is_in_run_json(run: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["baseline", "all2all"])
-def test_forced_routing_is_recorded_as_it_was_asked_for(run: Path, backend: str) -> None:
+def test_forced_routing_is_recorded_as_it_was_requested_for(run: Path, backend: str) -> None:
     got = result(run, backend, "003~spread~1")
     assert got["forced_routing"] == {"pattern": "spread", "level": 1.0}
     measured = got["measured_imbalance"]
     assert measured["tokens"] == got["gate_log"]["tokens_due"] > 20_000
     assert measured["aggregated_cv"] == pytest.approx(1.0, rel=0.02)
     loads = measured["expert_loads"]
-    assert set(sorted(range(8), key=lambda e: -loads[e])[:2]) == {
-        0,
-        4,
-    }  # one expert on each of two ranks
+    hottest = sorted(range(8), key=lambda e: -loads[e])[:2]
+    assert set(hottest) == {0, 4}  # one expert on each of two ranks
     assert result(run, backend, "003")["forced_routing"] is None
-    assert (
-        "on for spread~1"
-        in _servers(json.loads((run / "run.json").read_text()))[backend]["ran"]["forced_routing"]
-    )
+    server = _servers(json.loads((run / "run.json").read_text()))[backend]
+    assert "on for spread~1" in server["ran"]["forced_routing"]
 
 
 def _servers(about: dict[str, Any]) -> dict[str, Any]:
-    """A backend's note is its last start, or a list of them."""
+    """Each backend's last start; its entry is one start, or a list of them."""
     found = about["servers"]
     return {name: note[-1] if isinstance(note, list) else note for name, note in found.items()}
 
@@ -199,8 +199,8 @@ def _servers(about: dict[str, Any]) -> dict[str, Any]:
 def test_serve_answers_as_the_recorded_server_did_and_leaves_nothing_behind(
     experiment: Path, run: Path
 ) -> None:
-    """After `run`, so that both do not fight over the cores. `serve` loads no plugin: natural text
-    is the same."""
+    """This needs `run`, so that the two do not compete for the cores. `serve` loads no plugin, and
+    the text is the same."""
     config = (experiment / "experiments.toml").read_text()
     port = int(re.findall(r"port = (\d+)", config)[0])
     command = gatescope(

@@ -1,5 +1,5 @@
-"""A newer vLLM than the one whose own routing is the oracle, where GATESCOPE_VLLM_PYTHON_032 names
-its environment."""
+"""A newer vLLM than the one whose own routing is the oracle. GATESCOPE_VLLM_PYTHON_032 names its
+environment."""
 
 from __future__ import annotations
 

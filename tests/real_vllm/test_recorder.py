@@ -1,4 +1,4 @@
-"""The recorder against vLLM's own account of its routing, in every layout that a CPU can serve."""
+"""The recorder against vLLM's own record of its routing, in every layout that a CPU can serve."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What vLLM says of one request. `routed` [tokens, layers, top_k]: experts of every token but
-    the last."""
+    """What vLLM reports about one request. `routed` [tokens, layers, top_k]: the experts of every
+    token but the last."""
 
     segment: str
     prompt_tokens: int
@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def forwarded(self) -> int:
-        """The last token that was drawn never passes the model."""
+        """Tokens that pass the model: the last token sampled never does."""
         return self.prompt_tokens + self.output_tokens - 1
 
 
@@ -61,7 +61,7 @@ def run(
     tiny_mixtral: Model,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """One server of the layout, with REQUESTS answered by it at once, and its gate log."""
+    """A server of the layout that has answered REQUESTS simultaneous requests, and its gate log."""
     backend = cpu_backend(
         vllm_python,
         extra_args=["--dtype", "bfloat16", "--enable-return-routed-experts"],
@@ -85,8 +85,8 @@ async def _ask_all(up: Started, model: str) -> list[Answer]:
 
 
 async def _ask(client: httpx.AsyncClient, model: str, number: int) -> Answer:
-    """Prompts of 5 to 400 characters, answers of 1 to 40 tokens; every second request is of segment
-    "001-r2"."""
+    """A prompt of 5 to 400 characters and an answer of 1 to 40 tokens; every second request belongs
+    to segment "001-r2"."""
     draw = random.Random(number)
     segment = "001-r2" if number % 2 else "002"
     body = {
@@ -106,7 +106,7 @@ async def _ask(client: httpx.AsyncClient, model: str, number: int) -> Answer:
 
 
 def _read_until(folder: Path, tokens: int) -> GateLog:
-    """The log, once it holds so many tokens: the writer is a moment behind."""
+    """The log, once it holds this many tokens: the writer is a moment behind."""
     deadline = time.monotonic() + 20.0
     while (log := gate_folder.read(folder)).tokens.sum() < tokens and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -148,7 +148,7 @@ def test_steps_follow_each_other_in_time(run: Any) -> None:
     assert (log.columns["duration_ns"] > 0).all()
 
 
-def test_what_ran_is_what_was_asked_for(run: Any) -> None:
+def test_what_ran_is_what_was_requested_for(run: Any) -> None:
     up, _, _, ran, phases = run
     assert vllm.mismatches(up.backend, ran) == []
     assert ran["recorder"].startswith(f"records {LAYERS} layers x {EXPERTS} experts, top-{TOP_K}")
@@ -156,7 +156,7 @@ def test_what_ran_is_what_was_asked_for(run: Any) -> None:
 
 
 def _end_together(paths: list[Path]) -> bool:
-    """Whether all logs come to the same last forward pass; each rank writes its block when it is
+    """Whether all logs reach the same last forward pass; each rank writes its block when it is
     due."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -180,8 +180,8 @@ def test_ranks_write_the_same_forward_passes_and_know_who_holds_an_expert(run: A
 
 
 def test_all_of_it_goes_when_its_supervisor_is_killed(run: Any) -> None:
-    """The last one of each layout. vLLM's processes write their titles over where their environment
-    was."""
+    """This is the last test of each layout. vLLM's processes overwrite their environment with their
+    titles."""
     up, *_ = run
     tree = supervise.marked(up.server.mark)
     assert "VLLM::EngineCore" in " ".join(process.name() for process in tree)

@@ -58,7 +58,7 @@ def test_the_most_that_can_be_reached() -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (64, 6)])
 @pytest.mark.parametrize("level", [0, 0.25, 1.0, 1.5])
-def test_a_pool_has_distinct_experts_and_the_cv_that_was_asked_for(
+def test_a_pool_has_distinct_experts_and_the_cv_that_was_requested_for(
     pattern: str, experts: int, top_k: int, level: float
 ) -> None:
     pool = dose.pool(f"{pattern}~{level:g}", experts, top_k, ranks=2)

@@ -64,8 +64,8 @@ class TestAfterABatch:
         told = (ran.folder / "stderr.txt").read_text()
         assert "baseline TPOT against excess CV: n = 2: too few to say; 8 are needed" in told
         assert (
-            "all2all TPOT and baseline's are not compared: n = 2 datasets run by both: too few to say"
-            in told
+            "all2all TPOT and baseline's are not compared: n = 2 datasets run by both:"
+            " too few to say" in told
         )
 
     def test_findings_are_kept_as_json(self, ran: Place) -> None:
@@ -122,8 +122,8 @@ class TestReport:
             for k in ("entropy", "gini", "hottest_share")
         }
         assert (
-            f"| {100 * median['hottest_share']:.1f} | {median['entropy']:.3f} | {median['gini']:.3f} |"
-            in row
+            f"| {100 * median['hottest_share']:.1f} | {median['entropy']:.3f} |"
+            f" {median['gini']:.3f} |" in row
         )
         assert re.search(r"all2all: CV by layer \S+ to \S+; most in layers \d+ \(", text)
         low, high = measured[0]["intervals"]["excess_cv"]
@@ -222,7 +222,8 @@ class TestReport:
                     file.with_name(f"{file.stem}-r{repeat}.json").write_text(json.dumps(again))
         assert ran.gatescope("report", run_dir).returncode == 0
         told = re.search(
-            r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, of these 2 datasets only × 4 repeats",
+            r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %,"
+            r" of these 2 datasets only × 4 repeats",
             (run_dir / "report.md").read_text(),
         )
         assert told

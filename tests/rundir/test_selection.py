@@ -12,11 +12,12 @@ from PIL import Image
 from support.synthetic import write_log
 
 from core import cli, files
-from core.commands.plot import DOSE, FIGURES
+from core.commands.plot import DOSE
 from core.experiment import config, events
 from core.experiment.dose import Dose
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run, label
+from core.plots.labels import FIGURES
 from core.rundir import provenance
 
 TPOT = {
@@ -250,8 +251,8 @@ COUNTED = {
     "cv-over-time": "n = 80 steps",
     "step-time": "n = 80 decode steps",
     "ecdf": "n = 4, 4 requests",
-    "rank-load": "n = 1 runs",
-    DOSE: "n = 6 runs, 1 a dose",
+    "rank-load": "n = 1 run;",
+    DOSE: "n = 6 runs, 1 per level",
 }
 
 
@@ -278,7 +279,7 @@ class TestPlot:
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["plot", str(run_dir), "--figure", DOSE, "--metric", "mean_tpot_ms"]) == 0
-        assert "n = 12 runs of 2 datasets, 2 a dose" in capsys.readouterr().out
+        assert "n = 12 runs of 2 datasets, 2 per level" in capsys.readouterr().out
 
     def test_with_one_backend_or_run_it_narrows_further(
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.watched import free_port
 
 from core.backends import server as servers
 from core.backends import vllm
@@ -19,7 +20,7 @@ START_S = 600.0  # a quiet machine takes 40 s
 
 
 def cpu_backend(python: str, **given: object) -> Backend:
-    """A backend that this CPU build can serve: no choice of kernels, no graphs, one core a rank."""
+    """A backend that the CPU build can serve: no choice of kernels, no graphs, one core a rank."""
     settings: dict[str, object] = {
         "name": "cpu",
         "port": free_port(),
@@ -35,14 +36,10 @@ def cpu_backend(python: str, **given: object) -> Backend:
     return Backend(**settings)  # type: ignore[arg-type]  # ** has one type
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass(frozen=True, slots=True)
 class Started:
+    """A server that was started, its backend, and the folder of its gate logs."""
+
     server: Server
     backend: Backend
     gate_logs: Path
@@ -50,7 +47,7 @@ class Started:
 
 @contextmanager
 def started(backend: Backend, model: Model, folder: Path) -> Iterator[Started]:
-    """A server of this backend, as gatescope starts it, stopped at the end."""
+    """Start a server of this backend as gatescope does, and stop it at the end."""
     gate_logs = folder / "gate_logs"
     gate_logs.mkdir()
     launch = vllm.launch(backend, model, gate_logs, 0)

@@ -1,4 +1,4 @@
-"""Forced-routing runs whose response to skew is planted."""
+"""Forced-routing runs with a known response to skew."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from core.analysis.dose_response import DoseRun
+from core.analysis.dose_sample import DoseRun
 
 LEVELS = (0.0, 0.25, 0.5, 1.0, 1.5)
 TPOT = "mean_tpot_ms"
@@ -26,14 +26,14 @@ def runs(
     metric: str = TPOT,
     seed: int = 0,
 ) -> list[DoseRun]:
-    """`response` and `rank` of the recorded CV, which is the level; a dataset shifts all of its
-    runs alike."""
+    """Runs at every level. `response` and `rank` are functions of the recorded CV, which is the
+    level. A dataset shifts all of its runs by the same amount."""
     rng = np.random.default_rng([seed, *backend.encode(), *pattern.encode()])
     shift = np.random.default_rng(seed).normal(0, 2 * noise, datasets)  # the same at every backend
     return [
         DoseRun(
             backend=backend,
-            label=f"{d:03d}" + f"-r{r}" * (r > 1) + f"~{pattern}~{level:g}" * bool(pattern),
+            label=_label(d, r, pattern, level),
             pattern=pattern,
             level=level,
             cv=level,
@@ -44,3 +44,8 @@ def runs(
         for r in range(1, repeats + 1)
         for level in levels
     ]
+
+
+def _label(dataset: int, repeat: int, pattern: str, level: float) -> str:
+    natural = f"{dataset:03d}-r{repeat}" if repeat > 1 else f"{dataset:03d}"
+    return f"{natural}~{pattern}~{level:g}" if pattern else natural

@@ -1,4 +1,4 @@
-"""What nobody meant to write: JSON of any shape, and bytes that come near to a format."""
+"""Hypothesis strategies for malformed input: JSON of any shape, and bytes close to a format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ scalars = st.none() | st.booleans() | numbers | texts
 
 
 def json_like(*keys: str) -> st.SearchStrategy[Any]:
-    """Any JSON value, whose objects often have these keys."""
+    """Any JSON value; its objects often have these keys."""
     names = st.sampled_from(keys) | texts if keys else texts
     return st.recursive(
         scalars,
@@ -22,10 +22,10 @@ def json_like(*keys: str) -> st.SearchStrategy[Any]:
 
 
 def near(*pieces: bytes) -> st.SearchStrategy[bytes]:
-    """Bytes made of these pieces, in any order, with others between them."""
+    """Bytes made of these pieces in any order, with other bytes between them."""
     return st.lists(st.sampled_from(pieces) | st.binary(max_size=6), max_size=14).map(b"".join)
 
 
 def nested(depth: int = 100_000) -> list[bytes]:
-    """JSON that is nested deeper than any parser follows."""
+    """JSON nested deeper than any parser follows."""
     return [b"[" * depth, b'{"a":' * depth]

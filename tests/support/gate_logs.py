@@ -25,7 +25,7 @@ def step(
     duration: int = 10,
     layers: int = 1,
 ) -> Step:
-    """A step of top-1 routing: as many tokens as its loads sum up to, all of one segment."""
+    """A step of top-1 routing with as many tokens as its loads sum to, all of one segment."""
     tokens = sum(loads)
     counts = np.array([loads] * layers, dtype=np.uint16)
     return Step(

@@ -1,8 +1,7 @@
-"""A server that answers as its prompt asks: well, or in one of many hostile ways. Raw sockets:
-nothing is tidied.
+"""A server on raw sockets that answers as its prompt asks: correctly, or in one of many hostile
+ways.
 
-Every attack is an endless or a short stream of pieces; what it must come to for the client stands
-beside it.
+Every attack is an endless or a short stream of pieces, with the error that the client must report.
 """
 
 from __future__ import annotations
@@ -20,16 +19,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-ASKED = 4  # tokens that the client is to ask for
+ASKED = 4  # tokens that the client must request
 STEP_S = 0.05  # between two dribbled bytes
 BLOCK = 1 << 16
 BOMB_BYTES = 1 << 26
 RESET = b"RST"
 SILENCE = b"..."
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-UNFRAMED = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"  # ends when the connection does
-)
+# A body that ends when the connection does.
+UNFRAMED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 DONE = "[DONE]"
 
@@ -38,8 +36,7 @@ Pieces = Iterable[bytes]
 
 @dataclass(frozen=True)
 class Attack:
-    """`error`: how the request's error begins, or one of several; "" where the answer is good in
-    spite of all."""
+    """`error`: how the request's error begins, or several ways; "" if the answer is accepted."""
 
     pieces: Callable[[], Pieces]
     error: str | tuple[str, ...]
@@ -74,13 +71,13 @@ def _says(*pieces: bytes) -> Callable[[], Pieces]:
 
 
 def _goes_on(begin: bytes, piece: bytes) -> Callable[[], Pieces]:
-    """`begin`, then `piece` for ever, in blocks."""
+    """`begin`, then `piece` forever, in blocks."""
     block = piece * max(1, BLOCK // len(piece))
     return lambda: itertools.chain([begin], itertools.repeat(block))
 
 
 def _dribbles(begin: bytes, pieces: Callable[[], Pieces]) -> Callable[[], Pieces]:
-    """`begin`, then a byte of `pieces` at a time, each after a while."""
+    """`begin`, then `pieces` byte by byte, each after STEP_S."""
 
     def one_by_one() -> Iterator[bytes]:
         yield begin
@@ -92,7 +89,7 @@ def _dribbles(begin: bytes, pieces: Callable[[], Pieces]) -> Callable[[], Pieces
 
 
 def _bomb(head: bytes) -> Callable[[], Pieces]:
-    """gzip whose every 64 KiB unpack to 64 MiB, without end."""
+    """Endless gzip: every 64 KiB unpack to 64 MiB."""
     return lambda: itertools.chain(
         [head + b"Content-Encoding: gzip\r\n\r\n"], itertools.repeat(_bomb_block())
     )
@@ -121,31 +118,58 @@ ATTACKS: dict[str, Attack] = {
     "one endless header": Attack(_goes_on(b"HTTP/1.1 200 OK\r\nx: ", b"y"), LONG_HEAD),
     "endless status line": Attack(_goes_on(b"HTTP/1.1 200 ", b"o"), LONG_HEAD),
     "endless 1xx": Attack(_goes_on(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), LONG_HEAD),
-    "switching protocols": Attack(_says(_head("Upgrade: x").replace(b"200 OK", b"101 Now")), "RemoteProtocolError: "),
+    "switching protocols": Attack(
+        _says(_head("Upgrade: x").replace(b"200 OK", b"101 Now")), "RemoteProtocolError: "
+    ),
     "no HTTP": Attack(_goes_on(b"", b"SSH-2.0-OpenSSH_9.6\r\n"), NO_HTTP),
     "negative length": Attack(_says(_head("Content-Length: -5"), b"hello"), NO_HTTP),
-    "two lengths": Attack(_says(_head("Content-Length: 5", "Content-Length: 50"), b"hello"), NO_HTTP),
-    "length and chunks": Attack(_says(_head("Content-Length: 5", "Transfer-Encoding: chunked"), b"hello"), NO_HTTP),
+    "two lengths": Attack(
+        _says(_head("Content-Length: 5", "Content-Length: 50"), b"hello"), NO_HTTP
+    ),
+    "length and chunks": Attack(
+        _says(_head("Content-Length: 5", "Transfer-Encoding: chunked"), b"hello"), NO_HTTP
+    ),
     "length past 64 bits": Attack(_says(_head(f"Content-Length: {10**30}")), NO_HTTP),
-    "a length that does not come": Attack(_says(_head(f"Content-Length: {10**18}"), b"data: "), "stream cut: "),
-    "redirect": Attack(_says(b"HTTP/1.1 302 There\r\nLocation: http://a/\r\nContent-Length: 0\r\n\r\n"), "HTTP 302"),
+    "a length that does not come": Attack(
+        _says(_head(f"Content-Length: {10**18}"), b"data: "), "stream cut: "
+    ),
+    "redirect": Attack(
+        _says(b"HTTP/1.1 302 There\r\nLocation: http://a/\r\nContent-Length: 0\r\n\r\n"), "HTTP 302"
+    ),
     "two answers": Attack(_says(GOOD + GOOD), ""),
-    # what the body is
-    "gzip bomb": Attack(_bomb(STREAM.removesuffix(b"Transfer-Encoding: chunked\r\n\r\n")), "content-encoding: gzip"),
+    # the type of the body
+    "gzip bomb": Attack(
+        _bomb(STREAM.removesuffix(b"Transfer-Encoding: chunked\r\n\r\n")), "content-encoding: gzip"
+    ),
     "gzip bomb as an error": Attack(_bomb(b"HTTP/1.1 500 Bad\r\n"), "HTTP 500"),
-    "HTML": Attack(_goes_on(HTML, b"<p>"), "content-type: text/html is not an event stream: <p><p>"),
-    "plain JSON": Attack(_says(_head("Content-Type: application/json"), b"{}"), "content-type: application/json is no"),
+    "HTML": Attack(
+        _goes_on(HTML, b"<p>"), "content-type: text/html is not an event stream: <p><p>"
+    ),
+    "plain JSON": Attack(
+        _says(_head("Content-Type: application/json"), b"{}"),
+        "content-type: application/json is no",
+    ),
     "endless error": Attack(_goes_on(b"HTTP/1.1 500 Bad\r\n\r\n", b"no!"), "HTTP 500: no!no!"),
     # its framing
-    "chunk size past 64 bits": Attack(_says(STREAM, b"f" * 20 + b"\r\n"), "stream cut: not HTTP/1.1: "),
+    "chunk size past 64 bits": Attack(
+        _says(STREAM, b"f" * 20 + b"\r\n"), "stream cut: not HTTP/1.1: "
+    ),
     "negative chunk size": Attack(_says(STREAM, b"-1\r\n"), "stream cut: not HTTP/1.1: "),
     "endless chunk size": Attack(_goes_on(STREAM, b"0"), "stream cut: "),
     "endless chunk extension": Attack(_goes_on(STREAM + b"5;", b"x"), TOO_MUCH),
-    "endless trailers": Attack(_goes_on(stream(token("a"), DONE, end=b"0\r\n"), b"x: y\r\n"), TOO_MUCH),
-    "one endless trailer": Attack(_goes_on(stream(token("a"), DONE, end=b"0\r\nx: "), b"y"), TOO_MUCH),
+    "endless trailers": Attack(
+        _goes_on(stream(token("a"), DONE, end=b"0\r\n"), b"x: y\r\n"), TOO_MUCH
+    ),
+    "one endless trailer": Attack(
+        _goes_on(stream(token("a"), DONE, end=b"0\r\nx: "), b"y"), TOO_MUCH
+    ),
     # its events
-    "a line without end": Attack(_goes_on(UNFRAMED + b"data: ", b"x"), "EventTooLong: a line of over"),
-    "an event without end": Attack(_goes_on(UNFRAMED, b"data: %b\n" % bytes(1000)), "EventTooLong: an event of over"),
+    "a line without end": Attack(
+        _goes_on(UNFRAMED + b"data: ", b"x"), "EventTooLong: a line of over"
+    ),
+    "an event without end": Attack(
+        _goes_on(UNFRAMED, b"data: %b\n" % bytes(1000)), "EventTooLong: an event of over"
+    ),
     "endless comments": Attack(_goes_on(UNFRAMED, b":\n\n"), TOO_MUCH),
     "endless empty events": Attack(_goes_on(UNFRAMED, sse("{}")), TOO_MUCH),
     "endless tokens": Attack(_goes_on(UNFRAMED, sse(token("a"))), (TOO_MUCH, "wrong usage: ")),
@@ -155,22 +179,30 @@ ATTACKS: dict[str, Attack] = {
     "1e999": Attack(_says(stream(token("a", "1e999"), DONE)), NO_JSON),
     "negative usage": Attack(_says(stream(token("a", -1), DONE)), NO_JSON),
     "usage past 64 bits": Attack(_says(stream(token("a", 10**30), DONE)), NO_JSON),
-    "usage in the billions": Attack(_says(stream(token("a", 4 * 10**9), DONE)), "wrong usage: 4000000000 tokens"),
+    "usage in the billions": Attack(
+        _says(stream(token("a", 4 * 10**9), DONE)), "wrong usage: 4000000000 tokens"
+    ),
     "usage that goes back": Attack(_says(stream(token("a", 3), token("b", 1), DONE)), ""),
     "deep nesting": Attack(_says(stream(b'{"x": ' + NEST, DONE)), NO_JSON),
     "deep error": Attack(_says(stream(b'{"error": ' + NEST, DONE)), NO_JSON),
     "no UTF-8": Attack(_says(stream(b'{"choices": [{"text": "\xff"}]}', DONE)), NO_JSON),
     "lone surrogate": Attack(_says(stream(b'{"choices": [{"text": "\\ud800"}]}', DONE)), NO_JSON),
     "two ends": Attack(_says(stream(token("a", 1), DONE, DONE)), ""),
-    "tokens after the end": Attack(_says(stream(token("a", 1), DONE, token("b", 2), DONE)), "tokens after the end: "),
+    "tokens after the end": Attack(
+        _says(stream(token("a", 1), DONE, token("b", 2), DONE)), "tokens after the end: "
+    ),
     "escapes in an error": Attack(_says(stream(json.dumps({"error": ESCAPES}))), "server error: "),
-    "escapes in an error status": Attack(_says(b"HTTP/1.1 400 No\r\n\r\n" + ESCAPES.encode()), "HTTP 400: "),
+    "escapes in an error status": Attack(
+        _says(b"HTTP/1.1 400 No\r\n\r\n" + ESCAPES.encode()), "HTTP 400: "
+    ),
     "escapes in a text": Attack(_says(stream(token(ESCAPES, 1), DONE)), ""),
     # its pace
     "no answer": Attack(_says(SILENCE), STALLED),
     "a head and no more": Attack(_says(STREAM, SILENCE), STALLED),
     "dribbled head": Attack(_dribbles(b"", _goes_on(b"HTTP/1.1 200 OK\r\nx: ", b"y")), STALLED),
-    "dribbled 1xx": Attack(_dribbles(b"", _goes_on(b"", b"HTTP/1.1 100 Continue\r\n\r\n")), STALLED),
+    "dribbled 1xx": Attack(
+        _dribbles(b"", _goes_on(b"", b"HTTP/1.1 100 Continue\r\n\r\n")), STALLED
+    ),
     "dribbled comments": Attack(_dribbles(STREAM, _goes_on(b"", b"2\r\n:\n\r\n")), STALLED),
     "dribbled error": Attack(_dribbles(b"HTTP/1.1 500 Bad\r\n\r\n", _goes_on(b"", b"no")), STALLED),
     "dribbled end": Attack(
@@ -181,17 +213,19 @@ ATTACKS: dict[str, Attack] = {
     "reset in the head": Attack(_says(STREAM[:30], RESET), "ReadError: "),
     "reset after the head": Attack(_says(STREAM, RESET), "ReadError: "),
     "reset in an event": Attack(_says(STREAM + chunk(sse(token("a"))[:9]), RESET), "ReadError: "),
-    "reset before the end": Attack(_says(stream(token("a", 1), DONE, end=b""), RESET), "ReadError: "),
-}  # fmt: skip
+    "reset before the end": Attack(
+        _says(stream(token("a", 1), DONE, end=b""), RESET), "ReadError: "
+    ),
+}
 
 
 class Hostile:
-    """A running server. `sent`: bytes that went out for each attack."""
+    """A running server. `sent`: bytes sent for each attack."""
 
     def __init__(self) -> None:
         self.sent: dict[str, int] = {}
         server = self
-        _bomb_block()  # made before anyone waits for it
+        _bomb_block()  # made before a client waits for it
 
         class Connection(socketserver.BaseRequestHandler):
             def handle(self) -> None:
@@ -225,7 +259,7 @@ class Hostile:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 break
             if piece is SILENCE:
-                peer.recv(1)  # until the client has had enough
+                peer.recv(1)  # until the client gives up
                 break
             peer.sendall(piece)
             self.sent[prompt] += len(piece)

@@ -1,4 +1,4 @@
-"""Upstream's published data, beside a checkout where it is there: never committed."""
+"""Upstream's published data. It is never committed; tests use it if it lies beside the checkout."""
 
 from __future__ import annotations
 

@@ -25,11 +25,28 @@ from core.rundir.journal import read_events
 GATESCOPE = [sys.executable, "-m", "core.cli"]
 LIMIT_S = 100.0
 UPSTREAM_KEYS = """
-    date backend model_id tokenizer_id num_prompts dataset_name dataset_path request_rate duration completed
-    total_input_tokens total_output_tokens request_throughput input_throughput output_throughput
-    mean_ttft_ms median_ttft_ms p99_ttft_ms mean_tpot_ms median_tpot_ms p99_tpot_ms mean_itl_ms median_itl_ms p99_itl_ms
-    input_lens output_lens ttfts itls generated_texts errors imbalance_score imbalance_components imbalance_raw_metrics
+    date backend model_id tokenizer_id num_prompts dataset_name dataset_path request_rate duration
+    completed total_input_tokens total_output_tokens
+    request_throughput input_throughput output_throughput
+    mean_ttft_ms median_ttft_ms p99_ttft_ms mean_tpot_ms median_tpot_ms p99_tpot_ms
+    mean_itl_ms median_itl_ms p99_itl_ms
+    input_lens output_lens ttfts itls generated_texts errors
+    imbalance_score imbalance_components imbalance_raw_metrics
 """
+CONFIG = """[experiment]
+{settings}
+[model]
+max_model_len = 600
+[[backends]]
+name = "baseline"
+port = {ports[0]}
+tensor_parallel = 1
+[[backends]]
+name = "all2all"
+port = {ports[1]}
+tensor_parallel = 1
+data_parallel = 2
+expert_parallel = true"""
 PROMPTS = [
     f"Question {i} of a small dataset: how many of these are there, and why {i}?" for i in range(5)
 ]
@@ -59,24 +76,7 @@ class Place:
             **experiment,
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-        self.config = "\n".join(
-            [
-                *("[experiment]", *lines, "[model]", "max_model_len = 600"),
-                *(
-                    "[[backends]]",
-                    'name = "baseline"',
-                    f"port = {self.ports[0]}",
-                    "tensor_parallel = 1",
-                ),
-                *(
-                    "[[backends]]",
-                    'name = "all2all"',
-                    f"port = {self.ports[1]}",
-                    "tensor_parallel = 1",
-                ),
-                *("data_parallel = 2", "expert_parallel = true"),
-            ]
-        )
+        self.config = CONFIG.format(settings="\n".join(lines), ports=self.ports)
         (folder / "experiments.toml").write_text(self.config)
 
     def write_dataset(self, index: int, texts: list[str]) -> None:
@@ -97,7 +97,7 @@ class Place:
 
     @contextlib.contextmanager
     def running(self, *arguments: str) -> Iterator[Running]:
-        """A batch in the background; nothing of it outlives the block."""
+        """A batch in the background; none of its processes outlives the block."""
         with open(self.folder / "stderr.txt", "w") as err:
             process = subprocess.Popen(
                 [*GATESCOPE, "--batch", "--json", "--out", "made", *arguments],
@@ -136,14 +136,14 @@ class Place:
 
 
 class Running:
-    """A batch that runs; what it prints is read as events."""
+    """A running batch; its output is read as events."""
 
     def __init__(self, process: subprocess.Popen[bytes], me: psutil.Process) -> None:
         self.process, self.me = process, me
         self.tree: list[psutil.Process] = []
 
     def until(self, kind: type[events.Event]) -> None:
-        """Read on until the next event of a kind; then look at which processes there are."""
+        """Read until the next event of a kind, and note which processes there are then."""
         assert self.process.stdout
         for line in self.process.stdout:
             if isinstance(events.decode(line), kind):
@@ -152,8 +152,8 @@ class Running:
         pytest.fail(f"it ended with {self.process.wait()} before {kind.__name__}")
 
     def end(self, number: signal.Signals) -> int:
-        """SIGTERM and SIGKILL to gatescope alone, as `kill` does; the others to its group, as a
-        terminal does."""
+        """Send SIGTERM and SIGKILL to gatescope alone, as `kill` does, and other signals to its
+        group, as a terminal does; return the exit code."""
         if number in (signal.SIGTERM, signal.SIGKILL):
             self.me.send_signal(number)
         else:
@@ -161,12 +161,12 @@ class Running:
         return self.drain()
 
     def hang_up(self) -> None:
-        """Read no more of what it prints."""
+        """Close the batch's output, as a reader that leaves does."""
         assert self.process.stdout
         self.process.stdout.close()
 
     def drain(self) -> int:
-        """Let it say what it still has to say; its exit code."""
+        """Read the rest of the output; return the exit code."""
         assert self.process.stdout
         if not self.process.stdout.closed:
             self.process.stdout.read()

@@ -1,4 +1,4 @@
-"""A server that keeps what it was asked: heads and bodies, over plain HTTP or TLS. Answers three
+"""A server that records its requests, heads and bodies, over plain HTTP or TLS. It answers three
 tokens at once."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANSWER = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One request; header names in lower case, `body` None where there was none."""
+    """One request; header names are in lower case, `body` is None if there was none."""
 
     path: str
     headers: dict[str, str]
@@ -35,8 +35,8 @@ class Asked:
 
 
 class Recording:
-    """`asked`: every request so far. `is_fickle`: closes each connection after an answer, without a
-    word of it."""
+    """`asked`: every request so far. `is_fickle`: close each connection after an answer, without
+    announcing it."""
 
     def __init__(self, certificate: Path | None = None, *, is_fickle: bool = False) -> None:
         self.asked: list[Asked] = []
@@ -58,7 +58,7 @@ class Recording:
         self._thread.join()
 
     def posted(self) -> list[Asked]:
-        """The streams that were asked for."""
+        """The requests with a body, which ask for streams."""
         return [asked for asked in self.asked if asked.body is not None]
 
 

@@ -1,5 +1,5 @@
-"""Mixtral's forward pass as plainly as it can be written: one token, one head, one expert at a
-time, in float64."""
+"""Mixtral's forward pass written as plainly as possible: one token, one head, one expert at a time,
+in float64."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the pass gives for one sequence."""
+    """The result of the pass for one sequence."""
 
     logits: npt.NDArray[np.float64]  # [tokens, vocab]
     chosen: list[list[list[int]]]  # [layers][tokens]: the experts, best first
     margin: float  # the smallest lead, in router logits, of a chosen expert over one that was not
 
     def counts(self, first: int, stop: int, experts: int) -> list[list[int]]:
-        """Tokens first to stop - 1 that each expert of each layer got."""
+        """How many of the tokens first to stop - 1 each expert of each layer got."""
         return [
             [sum(e in token for token in layer[first:stop]) for e in range(experts)]
             for layer in self.chosen
@@ -54,7 +54,7 @@ def forward(shape: Shape, weights: Weights, tokens: list[int]) -> Reference:
 
 
 def greedy(shape: Shape, weights: Weights, prompt: list[int], count: int) -> list[int]:
-    """The prompt and the `count` likeliest tokens after it."""
+    """The prompt, followed by the `count` likeliest tokens."""
     tokens = list(prompt)
     for _ in range(count):
         tokens.append(int(np.argmax(forward(shape, weights, tokens).logits[-1])))
@@ -70,7 +70,7 @@ def rms_norm(x: Vector, weight: npt.NDArray[np.float32], shape: Shape) -> Vector
 
 
 def attention(shape: Shape, weights: Weights, layer: int, states: list[Vector]) -> list[Vector]:
-    """Every token looks at itself and at those before it; query heads share key heads in groups."""
+    """Every token attends to itself and those before it; query heads share key heads in groups."""
     width = shape.head_dim
     qkv = weights.qkv[layer].astype(np.float64)
     rows = [[(x @ qkv)[at : at + width] for at in range(0, qkv.shape[1], width)] for x in states]

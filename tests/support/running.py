@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-DEADLINE_S = 30.0  # for what takes well under a second on a quiet machine
+DEADLINE_S = 30.0  # for things that take well under a second on a quiet machine
 KEY = "secret"
 
 
@@ -44,8 +44,8 @@ class Running:
     def stream(
         self, path: str = "/v1/completions", **fields: Any
     ) -> Iterator[Iterator[dict[str, Any]]]:
-        """The events of a stream, as they come; the last one must be [DONE]. Leaving early hangs
-        up."""
+        """The events of a stream as they arrive; the last one must be [DONE]. Leaving early closes
+        the connection."""
         with self.client.stream("POST", path, json={**fields, "stream": True}) as response:
             assert response.status_code == 200, response.read()
             yield events(response)
@@ -60,9 +60,9 @@ class Running:
         return float(line.removeprefix(start))
 
     def end(self) -> tuple[int, str]:
-        """Wait for the process's own end: its exit code, and what it said after "ready"."""
-        said, _ = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, said
+        """Wait until the process ends; its exit code, and what it printed after "ready"."""
+        printed, _ = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, printed
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
@@ -77,8 +77,7 @@ def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def server(*options: object) -> Iterator[Running]:
-    """Start a server, wait until it says that it is ready, and kill what is left of it at the
-    end."""
+    """Start a server, wait until it is ready, and kill what is left of it at the end."""
     command = [sys.executable, "-m", "core.builtin.server", "--port", "0", *map(str, options)]
     process = subprocess.Popen(
         command,
@@ -104,21 +103,21 @@ def server(*options: object) -> Iterator[Running]:
 
 
 def _url(process: subprocess.Popen[str]) -> str:
-    """What the server names in its ready line."""
+    """The URL in the server's ready line."""
     watchdog = Timer(DEADLINE_S, process.kill)
     watchdog.start()
-    said = []
+    printed = []
     assert process.stdout
     while line := process.stdout.readline():
-        said.append(line)
+        printed.append(line)
         if line.startswith("ready: "):
             watchdog.cancel()
             return line.removeprefix("ready: ").strip()
-    raise AssertionError("the server ended before it was ready: " + "".join(said))
+    raise AssertionError("the server ended before it was ready: " + "".join(printed))
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for something that another process does in its own time."""
+    """Wait for something that another process does."""
     deadline = time.monotonic() + DEADLINE_S
     while not holds():
         assert time.monotonic() < deadline, "it did not happen"

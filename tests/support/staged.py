@@ -1,4 +1,4 @@
-"""Recorded run directories, cut at the state a test is about, and the App over them."""
+"""Recorded run directories, cut at the state that a test needs, and the App showing them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ UPDATE = os.environ.get("GATESCOPE_GOLDEN") == "update"
 
 
 class Played(Session):
-    """A session over a recording: its clock stands still, its engine notes commands instead of
-    obeying them."""
+    """A session over a recording: its clock stands still, and it records commands instead of
+    sending them."""
 
     def __init__(
         self, invocation: Invocation, run_dir: Path | None, *, live: bool, now: float
@@ -57,13 +57,13 @@ class Played(Session):
 
 
 def until(recorded: list[AnyEvent], last: Callable[[AnyEvent], bool]) -> list[AnyEvent]:
-    """The events up to and with the first that `last` is true of."""
+    """The events up to and including the first for which `last` is true."""
     place = next(n for n, event in enumerate(recorded) if last(event))
     return recorded[: place + 1]
 
 
 def request(run: str, number: int) -> Callable[[AnyEvent], bool]:
-    """True of the `number`-th finished request of a run."""
+    """A predicate that is true for the `number`-th finished request of a run."""
     seen = iter(range(1, number + 1))
     return lambda e: isinstance(e, events.RequestFinished) and e.run == run and next(seen) == number
 
@@ -94,32 +94,31 @@ def _cancelled(recorded: list[AnyEvent]) -> list[AnyEvent]:
 
 
 def _dosed(_: list[AnyEvent]) -> list[AnyEvent]:
-    """A finished experiment of two backends, natural and at four doses of two patterns: 10 ms, and
-    what skew adds."""
+    """A finished experiment of two backends, with natural routing and with four levels of two
+    patterns: 10 ms, and what skew adds."""
     rng = np.random.default_rng(1)
-    doses = [
-        None,
-        *(Dose(p, level) for p in ("hot-rank", "spread") for level in (0.0, 0.5, 1.0, 1.5)),
-    ]
+    levels = (0.0, 0.5, 1.0, 1.5)
+    forced = [Dose(pattern, level) for pattern in ("hot-rank", "spread") for level in levels]
     runs = [
         Run(backend, "001", plan.label("001", repeat, dose), "datasets/001_0.5.jsonl", dose)
         for backend in ("baseline", "all2all")
         for repeat in (1, 2, 3)
-        for dose in doses
+        for dose in (None, *forced)
     ]
-    told: list[AnyEvent] = [
+    made: list[AnyEvent] = [
         events.ExperimentStarted(at=1e9, name="dose", engine="builtin (NumPy, CPU)", runs=runs)
     ]
     for at, run in enumerate(runs, 10**9):
-        told.append(events.RunStarted(at=at + 0.2, run=run.id, requests=16))
+        made.append(events.RunStarted(at=at + 0.2, run=run.id, requests=16))
         figures = _figures(run, float(rng.normal(0, 0.1)))
-        told.append(events.RunFinished(at=at + 1.0, run=run.id, result="", figures=figures))
-    return [*told, events.ExperimentFinished(at=told[-1].at + 0.5, done=len(runs), failed=0)]
+        made.append(events.RunFinished(at=at + 1.0, run=run.id, result="", figures=figures))
+    return [*made, events.ExperimentFinished(at=made[-1].at + 0.5, done=len(runs), failed=0)]
 
 
 def _figures(run: Run, noise: float) -> RunFigures:
     level = run.dose.level if run.dose else 0.3
     rise = {"hot-rank": 4.0, "spread": 1.0}[run.dose.pattern] if run.dose else 1.0
+    rank = 1 + level if rise > 1 else 1.0
     tpot = noise + (12.0 if run.backend == "baseline" else 10.0 + rise * level)
     times = {"ttft": 100.0 + 20 * noise, "tpot": tpot, "itl": tpot, "e2e": 100 + 31 * tpot}
     return RunFigures(
@@ -134,7 +133,7 @@ def _figures(run: Run, noise: float) -> RunFigures:
         cv=level + 0.3,
         aggregated_cv=level + 0.01,
         excess_cv=level or None,
-        rank_imbalance=1 + level * (rise > 1) if run.backend == "all2all" else None,
+        rank_imbalance=rank if run.backend == "all2all" else None,
         decode_step_ms=tpot - 1,
     )
 
@@ -156,7 +155,7 @@ STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] 
 async def shown(
     session: Session, width: int = 140, height: int = 45, *, ascii: bool = False
 ) -> AsyncIterator[Screen]:
-    """The App over a session, settled; it ticks only when told to."""
+    """The App over a session, settled; it ticks only when a test makes it tick."""
     app = Gatescope(session, ascii=ascii, hz=2.0)
     async with app.run_test(size=(width, height)) as pilot:
         screen = Screen(app, pilot)
@@ -165,13 +164,13 @@ async def shown(
 
 
 class Screen:
-    """What a test sees and does."""
+    """The App's screen and keyboard, as a test uses them."""
 
     def __init__(self, app: Gatescope, pilot: Pilot[int]) -> None:
         self.app, self.pilot = app, pilot
 
     async def settle(self) -> None:
-        """Until all that was begun is drawn."""
+        """Wait until all pending work is drawn."""
         for _ in range(2):
             await self.pilot.pause()
             await self.app.workers.wait_for_complete()
@@ -188,8 +187,7 @@ class Screen:
         await self.pilot.pause()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something that a thread or a dialog brings about; an AssertionError after ten
-        seconds."""
+        """Wait for the effect of a thread or a dialog; AssertionError after ten seconds."""
         deadline = time.monotonic() + 10
         while not holds():
             assert time.monotonic() < deadline, self.text
@@ -197,7 +195,6 @@ class Screen:
 
     @property
     def text(self) -> str:
-        strips = (
-            self.app.screen._compositor.render_strips()
-        )  # Textual has no public way to the text of a screen
+        # Textual has no public way to the text of a screen.
+        strips = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text.rstrip() for strip in strips) + "\n"

@@ -1,4 +1,4 @@
-"""Routers whose skew is known, and gate logs of what they chose."""
+"""Routers with a known skew, and gate logs of their choices."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def inclusion_cv(weights: Floats) -> float:
 
 
 def fair_cv(experts: int, top_k: int, tokens: int) -> float:
-    """What a fair router's CV comes to by chance: √((E/k - 1)/n)."""
+    """The CV of a fair router by chance: √((E/k - 1)/n)."""
     return math.sqrt((experts / top_k - 1) / tokens)
 
 
 def as_log(loads: Counts, label: str = "001", prefill: Sequence[int] | None = None) -> GateLog:
-    """The same, in memory; top_k = 2."""
+    """A log of `loads` [steps, layers, experts] in memory; top_k = 2."""
     tokens = loads[:, 0].sum(axis=1) // 2
     columns = {
         "index": np.arange(len(loads)),
@@ -78,21 +78,12 @@ def write_log(
     writer = GateLogWriter(path, header)
     for s in range(steps):
         n = int(loads[s, 0].sum()) // top_k if tokens is None else tokens[s]
-        of_prompt = 0 if prefill is None else prefill[s]
+        prompt = 0 if prefill is None else prefill[s]
+        decoded = n - prompt
         took = 1_000_000 if durations_ns is None else int(durations_ns[s])
         label = "001" if labels is None else labels[s]
         writer.append(
-            Step(
-                s,
-                s * 2_000_000,
-                took,
-                n,
-                of_prompt,
-                n - of_prompt,
-                n - of_prompt or 1,
-                {label: n},
-                loads[s],
-            )
+            Step(s, s * 2_000_000, took, n, prompt, decoded, decoded or 1, {label: n}, loads[s])
         )
     writer.close()
     return path

@@ -1,5 +1,4 @@
-"""Writes a tiny seeded Mixtral with its tokenizer to a folder. Run it inside the vLLM
-environment."""
+"""Writes a tiny seeded Mixtral and its tokenizer to a folder. Run it in the vLLM environment."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ LAYERS, EXPERTS, TOP_K, HIDDEN, VOCAB = 4, 8, 2, 128, 512
 
 
 def write(folder: Path) -> None:
-    """config.json, random weights (seed 0), and a tokenizer of characters in which every token
-    shows."""
+    """Write config.json, random weights (seed 0), and a tokenizer of characters in which every
+    token is visible."""
     import torch
     from transformers import MixtralConfig, MixtralForCausalLM
 

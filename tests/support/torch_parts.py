@@ -1,7 +1,8 @@
-"""The recorder's PyTorch parts, checked inside the vLLM environment: `python torch_parts.py
-RECORDER_DIR TMP`.
+"""Checks of the recorder's PyTorch parts, run in the vLLM environment:
 
-Prints one line a check; an AssertionError ends it. Fakes stand in for vLLM's objects where they
+    python torch_parts.py RECORDER_DIR TMP
+
+It prints one line per check; an AssertionError ends it. Fakes replace vLLM's objects where they
 differ by version.
 """
 
@@ -21,16 +22,16 @@ import torch
 sys.path.insert(0, sys.argv[1])
 TMP = Path(sys.argv[2])
 
-from gatescope_recorder import histogram, routers  # type: ignore[import-not-found]
-from gatescope_recorder.capture import Capture  # type: ignore[import-not-found]
-from gatescope_recorder.dose import Course  # type: ignore[import-not-found]
-from gatescope_recorder.eplb import MapLog  # type: ignore[import-not-found]
-from gatescope_recorder.forcing import Forcing, Tables  # type: ignore[import-not-found]
-from gatescope_recorder.gatelog import Header  # type: ignore[import-not-found]
-from gatescope_recorder.order import Order  # type: ignore[import-not-found]
-from gatescope_recorder.place import Place, RefusedError  # type: ignore[import-not-found]
-from gatescope_recorder.recorder import Recorder  # type: ignore[import-not-found]
-from gatescope_recorder.worker import Attachment  # type: ignore[import-not-found]
+from gatescope_recorder import histogram, routers
+from gatescope_recorder.capture import Capture
+from gatescope_recorder.dose import Course
+from gatescope_recorder.eplb import MapLog
+from gatescope_recorder.forcing import Forcing, Tables
+from gatescope_recorder.gatelog import Header
+from gatescope_recorder.order import Order
+from gatescope_recorder.place import Place, RefusedError
+from gatescope_recorder.recorder import Recorder
+from gatescope_recorder.worker import Attachment
 
 CPU = torch.device("cpu")
 EXPERTS = 8
@@ -52,7 +53,7 @@ class Router20:
 
 
 class Router15:
-    """As in 0.15: no capture slot."""
+    """As in vLLM 0.15: no capture slot."""
 
     def __init__(self) -> None:
         self.top_k, self.global_num_experts = 2, EXPERTS
@@ -69,7 +70,7 @@ class UnquantizedFusedMoEMethod:
 
 
 class Layer11(torch.nn.Module):  # type: ignore[misc]
-    """As in 0.11: the layer's own static function routes, and gives three values."""
+    """As in vLLM 0.11: the layer's own static function routes, and returns three values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +199,7 @@ def check_histograms_agree_with_bincount_and_reset_what_they_read() -> None:
 
 
 def check_triton(rows: torch.Tensor, tokens: int, want: list[list[int]]) -> None:
-    """In Triton's interpreter, which needs no GPU."""
+    """The same in Triton's interpreter, which needs no GPU."""
     from gatescope_recorder import triton_histogram
 
     before = rows.clone()
@@ -284,7 +285,7 @@ def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
         time.sleep(0.01)
     recorder._thread.join()
     assert "a tap failed: layer 0" in sidecar(path)["disabled"]
-    run_step(recorder, capture, [chosen(2, 1)])  # goes on as if nothing were there
+    run_step(recorder, capture, [chosen(2, 1)])  # continues as if there were no recorder
 
 
 def check_a_failing_recorder_does_not_reach_the_worker() -> None:
@@ -328,7 +329,7 @@ ORDER = Order(("hot-rank~1", "rotating~1.5", "spread~0"), ranks=2, rotate_steps=
 
 
 def forced_model() -> tuple[Any, list[Any]]:
-    """Tables for LAYERS routers that are wrapped by them; and the routers."""
+    """Tables that wrap LAYERS routers; and the routers."""
     tables = Tables(Course(ORDER, EXPERTS, 2, LAYERS, MOST), (LAYERS, MOST, 2), CPU)
     made = [Router15() for _ in range(LAYERS)]
     for number, router in enumerate(made):
@@ -355,10 +356,9 @@ def check_forced_rows_come_from_the_pool_and_all_others_stay_bit_for_bit() -> No
         for doses, tokens in steps:
             tables.fill(doses, tokens)
             cut = twin.next(doses, tokens)
+            padding = torch.full((1, 2), -1)
             for layer, router in enumerate(made):
-                ids = torch.cat([chosen(tokens, 20 + layer), torch.full((1, 2), -1)]).to(
-                    kind
-                )  # the last is padding
+                ids = torch.cat([chosen(tokens, 20 + layer), padding]).to(kind)
                 got = router.route(ids)
                 assert got.dtype == kind
                 assert torch.equal(got[tokens:], ids[tokens:])
@@ -369,8 +369,7 @@ def check_forced_rows_come_from_the_pool_and_all_others_stay_bit_for_bit() -> No
 
 
 def check_forcing_survives_compilation() -> None:
-    """As on a CPU, where the router is traced: what is forced is decided by tensors, never by the
-    trace."""
+    """As on a CPU, where the router is traced: tensors decide what is forced, never the trace."""
     tables, made = forced_model()
     compiled = torch.compile(
         made[1]._compute_routing, fullgraph=True, dynamic=True, backend="eager"

@@ -1,11 +1,10 @@
-"""Run by an interpreter that has torch and transformers: the logits of MixtralForCausalLM on given
-weights.
+"""The logits of transformers' MixtralForCausalLM on given weights.
 
     python transformers_mixtral.py WEIGHTS.npz FOLDER LOGITS.npy
 
-Writes the weights as an ordinary Mixtral checkpoint into FOLDER, loads that, and saves the logits
-[tokens, vocab] of the prompt in WEIGHTS.npz. Imports nothing of gatescope: that environment need
-not have it.
+It writes the weights as an ordinary Mixtral checkpoint to FOLDER, loads that, and saves the logits
+[tokens, vocab] of the prompt in WEIGHTS.npz. It runs under an interpreter that has torch and
+transformers, and imports nothing of gatescope, which that environment need not have.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def write_checkpoint(given: Any, shape: dict[str, Any], folder: Path) -> None:
 
 
 def layer_tensors(given: Any, shape: dict[str, Any], layer: int) -> list[tuple[str, Any]]:
-    """One layer's, cut from the fused matrices."""
+    """The tensors of one layer, cut from the fused matrices."""
     queries, keys = shape["heads"] * shape["head_dim"], shape["kv_heads"] * shape["head_dim"]
     q, k, v = np.split(given["qkv"][layer], [queries, queries + keys], axis=1)
     tensors = [

@@ -1,4 +1,4 @@
-"""The truth server of bench/client as an oracle: a server whose token times are known."""
+"""The truth server of bench/client as an oracle: a server with known token times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVER = Path(__file__).parents[2] / "bench" / "client" / "truth_server.py"
 
 
 class Truth:
-    """A running truth server; flags as on its command line."""
+    """A running truth server; the flags are those of its command line."""
 
     def __init__(self, *flags: str) -> None:
         self._process = subprocess.Popen(
@@ -24,12 +24,12 @@ class Truth:
         self.url = "http://" + line.split()[2]
 
     def control(self, **fields: Any) -> None:
-        """Change the schedule of the next requests, and forget those so far."""
+        """Change the schedule of the next requests, and forget the records so far."""
         body = json.dumps({**fields, "reset": True}).encode()
         urllib.request.urlopen(urllib.request.Request(self.url + "/control", data=body)).close()
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """What it knows of each request, by X-Request-Id."""
+        """The server's record of each request, by X-Request-Id."""
         with urllib.request.urlopen(self.url + "/truth") as answer:
             rows = [json.loads(line) for line in answer.read().splitlines()]
         return {row["id"]: row for row in rows}

@@ -1,4 +1,4 @@
-"""An engine in a process of its own, as a test watches it: through its journal."""
+"""An engine in a process of its own, which a test follows through its journal."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PATIENCE_S = 60.0
 
 
 def free_port() -> int:
+    """A TCP port that nothing listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -24,7 +25,7 @@ def free_port() -> int:
 
 
 class Watched:
-    """A detached engine, and what its journal says so far."""
+    """A detached engine, and the state that its journal gives so far."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -33,7 +34,7 @@ class Watched:
         self.pid = int((run_dir / ".lock").read_text())
 
     def until(self, fact: Callable[[Snapshot], object]) -> Snapshot:
-        """The first snapshot of which `fact` is true."""
+        """The first snapshot for which `fact` is true."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             for event in self.journal.poll():
@@ -52,7 +53,7 @@ class Watched:
         return [p for p in below if p.cmdline()[1:3] == ["-m", name]]
 
     def wait(self) -> None:
-        """Until the engine has ended."""
+        """Wait until the engine has ended."""
         try:
             psutil.Process(self.pid).wait(PATIENCE_S)
         except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Every key does what the help says of it. CHECKS has one check an action; an action without one
+"""Every key does what the help says. CHECKS has one check per action; an action without one
 fails."""
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ async def _add(screen: Screen, session: Played) -> None:
 async def _stop_server(screen: Screen, session: Played) -> None:
     await screen.press("s")
     await screen.until(lambda: isinstance(screen.app.screen, Choice))
-    assert "This cancels 1 runs: all2all/002" in screen.text
+    assert "This cancels 1 run: all2all/002" in screen.text
     await screen.press("s")
     await screen.until(lambda: session.sent == [StopServer("all2all")])
 
@@ -159,7 +159,7 @@ async def _quit(screen: Screen, session: Played) -> None:
 @check("pause")
 async def _pause(screen: Screen, session: Played) -> None:
     await screen.press("space")
-    assert "display paused" in screen.text
+    assert "display frozen" in screen.text
     before = screen.app.view
     screen.app.tick()
     assert screen.app.view is before
@@ -332,7 +332,9 @@ def test_without_forced_runs_it_says_how_to_make_some() -> None:
             assert " D " not in screen.text
             await screen.press("D")
             assert not isinstance(screen.app.screen, DoseScreen)
-            assert "D forced routing: no run of it is done: gatescope --dose 0,0.5,1" in screen.text
+            assert (
+                "D forced routing: no forced run is done; to measure some: gatescope" in screen.text
+            )
 
     asyncio.run(try_it())
 
@@ -398,25 +400,54 @@ async def _axis(screen: Screen, session: Played) -> None:
 async def _outliers(screen: Screen, session: Played) -> None:
     await screen.press("u")
     assert screen.app.query_one(Plots).hides_outliers
-    assert "outliers left out" in screen.text
+    assert "outliers hidden" in screen.text
 
 
 @check("export", "finished")
 async def _export(screen: Screen, session: Played) -> None:
     await screen.press("e")
     await screen.until(lambda: "wrote" in screen.text)
-    written = Path("runs/demo/graphs/mean_tpot_ms-real.csv").read_text().splitlines()
+    written = Path("runs/demo/graphs/mean_tpot_ms-per-step.csv").read_text().splitlines()
     assert len(written) == 5
-    assert Path("runs/demo/graphs/mean_tpot_ms-real.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("runs/demo/graphs/mean_tpot_ms-per-step.png").read_bytes().startswith(b"\x89PNG")
 
 
 @check("log")
 async def _log(screen: Screen, session: Played) -> None:
     await screen.press("l")
     await screen.until(lambda: "ready: http://127.0.0.1:8012" in screen.text)
-    await screen.press("/", *"sigterm", "enter")
+    await screen.press("/", *"sigterm")
+    assert "sigterm" in screen.text
+    await screen.press("escape")
+    assert isinstance(screen.app.screen, ServerScreen)
+    assert "sigterm" not in screen.text
     await screen.press("escape")
     assert not isinstance(screen.app.screen, ServerScreen)
+
+
+def test_a_log_is_scrolled_and_searched(tmp_path: Path) -> None:
+    session = stage(Path(), "finished")
+    log = session.run_dir / "all2all" / "server.log" if session.run_dir else tmp_path
+    log.write_text("".join(f"line {number:03d}\n" for number in range(200)))
+
+    async def read() -> None:
+        async with shown(session, 80, 24) as screen:
+            await screen.press("l")
+            await screen.until(lambda: "line 199" in screen.text)
+            await screen.press("g")
+            assert "line 000" in screen.text
+            await screen.press("pagedown", "j")
+            assert "line 000" not in screen.text
+            await screen.press("/", *"line 10", "enter")
+            assert "line 010" not in screen.text
+            await screen.press("G")
+            assert "line 199" in screen.text
+            await screen.press("N")
+            assert "line 109" in screen.text
+            await screen.press("n", "n")
+            assert screen.text.splitlines()[7].startswith("line 101")
+
+    asyncio.run(read())
 
 
 # --- all of them ---

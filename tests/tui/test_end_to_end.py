@@ -37,7 +37,8 @@ class Terminal:
     def open(self, *words: str) -> None:
         """Run gatescope in a new session; the shell behind it says how it ended."""
         command = " ".join([sys.executable, "-m", "core.cli", *words])
-        where = f"cd {self.place} && unset COLUMNS LINES && export PYTHONPATH={Path(__file__).parents[2]}"
+        root = Path(__file__).parents[2]
+        where = f"cd {self.place} && unset COLUMNS LINES && export PYTHONPATH={root}"
         script = f"{where} && {command}; echo ended $?; exec sleep 600"
         self.tmux("new-session", "-d", "-s", "t", "-x", "140", "-y", "45", f"sh -c '{script}'")
 
@@ -55,7 +56,7 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE_S
         while not holds(text := self.text):
             assert time.monotonic() < deadline, text
-            time.sleep(0.1)  # between looks at a screen that tells of no change
+            time.sleep(0.1)  # a screen announces no change
         return text
 
 
@@ -70,7 +71,7 @@ def terminal(experiment: Path) -> Iterator[Terminal]:
 
 
 def processes(place: Path) -> list[psutil.Process]:
-    """Everything of gatescope that works in this place."""
+    """Every gatescope process that runs in this place."""
     found = []
     for process in psutil.process_iter():
         try:

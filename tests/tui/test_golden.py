@@ -1,4 +1,4 @@
-"""What each state looks like, as text. After a change that is meant: GATESCOPE_GOLDEN=update pytest
+"""What each state looks like, as text. After an intended change: GATESCOPE_GOLDEN=update pytest
 tests/tui."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def agree(name: str, text: str) -> None:
     file = GOLDEN / f"{name}.txt"
     if UPDATE:
         file.write_text(text)
-    assert text == file.read_text(), f"{file} differs; if that is meant: GATESCOPE_GOLDEN=update"
+    assert text == file.read_text(), f"{file} differs; if intended: GATESCOPE_GOLDEN=update"
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
@@ -79,7 +79,9 @@ def test_each_figure_of_the_gate_logs(size: tuple[int, int]) -> None:
     async def look() -> list[str]:
         seen = []
         async with shown(stage(Path(), "finished"), *size) as screen:
-            await screen.press("5", *"+" * (size[0] > 80))
+            await screen.press("5")
+            if size[0] > 80:
+                await screen.press("+")
             for _ in ("heatmap", "cv-over-time", "step-time"):
                 await screen.press("F")
                 await screen.settle()

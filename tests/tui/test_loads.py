@@ -32,7 +32,7 @@ def test_layer_measures_by_hand() -> None:
     assert layer.cv == pytest.approx(0.5)
     assert layer.floor == pytest.approx(0.5)
     assert layer.excess is None
-    assert layer.reason == "not above chance in 2 steps of two tokens or more"
+    assert layer.reason == "at the noise floor over 2 steps of two tokens or more"
     assert layer.rank == pytest.approx(1.5)  # 3 of a mean of 2
     assert layer.shares == (0.5, 0.5)
 

@@ -63,4 +63,4 @@ def test_a_point_too_far_off_is_not_drawn_but_counted() -> None:
     group = Points("a", ("1", "2"), np.array([1.0, 9.0]), np.array([1.0, 900.0]), away, far=away)
     series = Series("t", "x", "y", (group,))
     assert [d.id for d in scatter.dots(series, outliers=True)] == ["a/1"]
-    assert scatter.legend(series, outliers=True).plain.endswith("n=1   1 far")
+    assert scatter.legend(series, outliers=True).plain.endswith("n=1   1 off the scale")

@@ -45,7 +45,7 @@ def test_nothing_unprintable_is_left(text: str) -> None:
 
 
 @given(st.text(), st.integers(0, 40))
-def test_fit_is_as_wide_as_asked(text: str, width: int) -> None:
+def test_fit_is_as_wide_as_requested(text: str, width: int) -> None:
     assert cell_len(fit(text, width)) == width
     assert cell_len(fit(text, width, right=True)) == width
 

@@ -1,5 +1,4 @@
-"""How states look: always a symbol and a word. And the one table that turns every symbol into
-ASCII."""
+"""How states look: always a symbol and a word; and the table that turns every symbol into ASCII."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ STATES: dict[str, tuple[str, str]] = {  # word → symbol, role
     "reading": ("~", "warn"),
 }
 
-SYMBOLS = ("·▶✓×↻●○◌–…▲▼→←↑≥≤≠²±°🔎■◆△□◇", ".>+x@*o%-~^v><^>=!2~ ?#+A0v")
+SYMBOLS = ("·▶✓×↻●○◌–…▲▼→←↑≥≤≠²±°🔎■◆△□◇Δ", ".>+x@*o%-~^v><^>=!2~ ?#+A0vd")
 BLOCKS = ("▁▂▃▄▅▆▇█░▒▓▏▎▍▌▐▕▊▉", "_.,-=+*#.:%||||||||")
 RULES = ("│┃║╎┆┊─━═╌┄┈▔╴╶╸╺", "||||||-----------")
 CORNERS = ("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝┏┓┗┛", "+++++++++++++++++++++")

@@ -1,5 +1,5 @@
-"""A Series as a scatter of marks in cells: outliers hollow, one point picked out, points that share
-a cell counted."""
+"""A Series as a scatter of marks in cells: outliers hollow, one point highlighted, points in the
+same cell counted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LEAST = (24, 6)  # columns and rows
 
 
 class Dot(NamedTuple):
-    """One point. `group`: its backend's place. `mark` where it has another than its backend's;
-    `low`, `high`: the ends of its interval."""
+    """One point. `group`: its backend's place. `mark`: its own, else its backend's. `low`, `high`:
+    the ends of its interval."""
 
     group: int
     id: str
@@ -47,8 +47,8 @@ def dots(series: Series, *, outliers: bool) -> list[Dot]:
 
 
 def legend(series: Series, *, outliers: bool) -> Line:
-    """Each backend's mark and how many of its points are drawn; how many are outliers, and too far
-    off to draw."""
+    """Each backend's mark and how many of its points are drawn; how many are outliers, and how many
+    off the scale."""
     spans: list[Span] = []
     for place, group in enumerate(series.groups):
         spans += [
@@ -57,29 +57,28 @@ def legend(series: Series, *, outliers: bool) -> Line:
         ]
     hollow = sum(int(group.hollow.sum()) for group in series.groups)
     far = sum(int((~group.drawn).sum()) for group in series.groups)
+    odd: list[str] = []
     if hollow:
         marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
-        told = f"{marks} {hollow} beyond 1.5 IQR" if outliers else f"{hollow} beyond 1.5 IQR hidden"
-        spans.append((told + ", " * bool(far), "dim"))
+        shown = f"{hollow} beyond 1.5 IQR"
+        odd.append(f"{marks} {shown}" if outliers else f"{shown} hidden")
     if far:
-        spans.append((f"{far} far", "dim"))
-    return Line(tuple(spans))
+        odd.append(f"{far} off the scale")
+    return Line((*spans, (", ".join(odd), "dim"))) if odd else Line(tuple(spans))
 
 
 def draw(
     points: Sequence[Dot], width: int, height: int, here: str = "", *, joined: bool = False
 ) -> list[Line]:
-    """Axes with ticks and a mark for each point; `here` is the id to pick out. `joined`: one id is
-    one curve."""
+    """Axes with ticks and a mark for each point; `here` is the id to highlight. `joined`: points
+    with the same id are one curve."""
     if width < LEAST[0] or height < LEAST[1] or not points:
         return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
     reach = [end for p in points for end in (p.low, p.high) if end is not None]
     xs, ys = _span([p.x for p in points]), _span([*(p.y for p in points), *reach])
     rows = height - 2
     ticks = (round(i / (TICKS - 1) * (rows - 1)) for i in range(TICKS))
-    labels = {
-        row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks
-    }  # what the row itself stands for
+    labels = {row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks}
     margin = max(len(text) for text in labels.values())
     frame = Frame(xs, ys, width - margin - 2, rows)
     cells = (_under(points, frame) if joined else {}) | _cells(points, frame, here)
@@ -96,7 +95,7 @@ def draw(
 
 
 class Frame(NamedTuple):
-    """What the axes span, and in how many cells."""
+    """The ranges of the axes, and how many cells they have."""
 
     xs: tuple[float, float]
     ys: tuple[float, float]
@@ -110,7 +109,7 @@ class Frame(NamedTuple):
 
 
 def _cells(points: Sequence[Dot], frame: Frame, here: str) -> dict[tuple[int, int], Span]:
-    """(row, column) → the mark there: a digit where several points share the cell."""
+    """(row, column) → the mark there: a digit if several points share the cell."""
     shared: dict[tuple[int, int], list[Dot]] = {}
     for point in points:
         shared.setdefault(frame.cell(point.x, point.y), []).append(point)
@@ -118,7 +117,7 @@ def _cells(points: Sequence[Dot], frame: Frame, here: str) -> dict[tuple[int, in
 
 
 def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
-    """What marks stand on: the line from each point of a curve to the next, and the intervals."""
+    """What is under the marks: the lines between points of a curve, and the intervals."""
     cells: dict[tuple[int, int], Span] = {}
     for one, other in itertools.pairwise(points):
         if one.id == other.id:
@@ -168,8 +167,8 @@ def _x_axis(xs: tuple[float, float], margin: int, columns: int) -> list[Line]:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """The range drawn: the values', a twentieth wider on both sides, but not below 0 for what
-    cannot be."""
+    """The range drawn: the values' own, a twentieth wider on both sides, but not below 0 if no
+    value is."""
     low, high = min(values), max(values)
     edge = (high - low) / 20 or abs(low) / 10 or 1.0
     return max(low - edge, 0.0) if low >= 0 else low - edge, high + edge
@@ -180,6 +179,6 @@ def _at(span: tuple[float, float], share: float) -> float:
 
 
 def _label(value: float, span: tuple[float, float]) -> str:
-    """As many digits as tell the ticks apart."""
+    """With as many digits as make the ticks differ."""
     digits = max(0, 1 - math.floor(math.log10((span[1] - span[0]) / (TICKS - 1))))
     return f"{value:,.{min(digits, 6)}f}"

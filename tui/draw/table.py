@@ -1,4 +1,4 @@
-"""Columns of a table drawn as lines: what does not fit is left out, the least needed first."""
+"""A table drawn as lines; columns that do not fit are dropped, the least needed first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GAP = 1
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`need`: the lowest goes first where the width does not hold all."""
+    """`need`: if not all columns fit, the one with the lowest is dropped first."""
 
     title: str
     width: int
@@ -21,7 +21,7 @@ class Column:
 
 
 def fitting(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
-    """As many of the columns as `width` cells hold, in their order."""
+    """As many columns as fit into `width` cells, in their order."""
     kept = list(columns)
     while len(kept) > 1 and sum(c.width + GAP for c in kept) - GAP > width:
         kept.remove(min(reversed(kept), key=lambda c: c.need))
@@ -39,8 +39,7 @@ def row(
     cursor: bool = False,
     rest: Span | None = None,
 ) -> Line:
-    """One line; `cells` by column title. `rest`: what stands in place of the columns after the last
-    cell."""
+    """One line; `cells` by column title. `rest` replaces the columns after the last cell."""
     spans: list[tuple[str, Role]] = []
     last = (
         max((n for n, c in enumerate(columns) if c.title in cells), default=-1)

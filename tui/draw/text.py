@@ -18,7 +18,9 @@ BARS = "▁▂▃▄▅▆▇█"
 SHADES = " ░▒▓█"
 # CSI, OSC and other string sequences (with their text), then two-byte escapes.
 ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b."
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b."
 )
 
 
@@ -38,8 +40,8 @@ def line(*parts: str | Span, cursor: bool = False) -> Line:
 
 
 def safe(text: str) -> str:
-    """`text` without anything that could move the cursor or change the terminal; line ends and tabs
-    become spaces."""
+    """`text` without what could move the cursor or change the terminal; line ends and tabs become
+    spaces."""
     if text.isprintable():
         return text
     text = ESCAPES.sub("", text).translate({9: " ", 10: " ", 13: " "})
@@ -56,7 +58,7 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """`text` in rows of at most `width` cells, broken at spaces where it has them."""
+    """`text` in rows of at most `width` cells, broken at spaces if it has them."""
     import textwrap
 
     return textwrap.wrap(
@@ -76,12 +78,17 @@ def beside(left: Sequence[Line], right: Sequence[Line], width: int) -> list[Line
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """`3,412`, `13.9`, or the dash that stands for none."""
+    """`3,412`, `13.9`, or a dash for None."""
     return NONE if value is None else f"{value:,.{digits}f}"
 
 
+def runs(count: int) -> str:
+    """`1 run`, `2 runs`."""
+    return "1 run" if count == 1 else f"{count:,} runs"
+
+
 def clock(seconds: float) -> str:
-    """`03:07`, from an hour on `1:03:07`."""
+    """`03:07`, or `1:03:07` from one hour."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

@@ -1,5 +1,4 @@
-"""Colours: Okabe-Ito, which the colour-blind tell apart, and the roles that spans of text have in
-it."""
+"""Colours: Okabe-Ito, which colour-blind readers can distinguish, and the roles of text in it."""
 
 from __future__ import annotations
 

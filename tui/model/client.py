@@ -1,5 +1,5 @@
-"""What an ended run's result says of itself: how late its load client was, and why it should not be
-believed."""
+"""What an ended run's result says about its load client: how late it was, and why the run's figures
+are doubtful."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FINDINGS = "findings.json"
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """`loop_lag_p99_ms`: how late the client's event loop was. `warnings`: what the rules of
-    validity say of the run."""
+    """`loop_lag_p99_ms`: how late the client's event loop was. `warnings`: the validity rules
+    that the run breaks."""
 
     loop_lag_p99_ms: float | None = None
     warnings: tuple[str, ...] = ()
@@ -61,8 +61,7 @@ def _read(file: Path, run: str) -> Client:
 @lru_cache(4)
 def _judged(findings: Path, at_ns: int) -> Validity | None:
     """The verdict on the whole run directory, as it was at that time."""
+    from core.validity.problem import Validity
 
-    class Findings(msgspec.Struct, frozen=True):
-        validity: Validity | None = None
-
-    return msgspec.json.decode(findings.read_bytes(), type=Findings).validity
+    found = msgspec.json.decode(findings.read_bytes(), type=dict[str, msgspec.Raw])
+    return msgspec.json.decode(found["validity"], type=Validity) if "validity" in found else None

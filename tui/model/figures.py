@@ -1,4 +1,4 @@
-"""Figures that panes work out of a Snapshot: percentiles of the run in progress, rates between
+"""Figures that panes compute from a Snapshot: percentiles of the run in progress, rates between
 samples."""
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from core.experiment.events import Latency, Sampled
 from core.experiment.state import RunState, Snapshot
+from core.plots.labels import LATENCIES
 
-METRICS = ("ttft", "tpot", "itl", "e2e")
 FROM_N = 100  # p99 of fewer values is their maximum
 
 
 def latency(values: Sequence[float]) -> Latency | None:
-    """Mean and percentiles (linear, as NumPy's) of values in ms; None of none."""
+    """Mean and percentiles (linear, as NumPy's) of values in ms; None if there are none."""
     if not values:
         return None
     ordered = sorted(values)
@@ -38,14 +38,14 @@ def percentile(ordered: Sequence[float], q: float) -> float:
 
 
 def latencies(snapshot: Snapshot, run: RunState) -> dict[str, Latency]:
-    """Of a finished run its figures; of the one in progress what its finished requests show so
+    """A finished run's latencies; for the run in progress, those of the requests finished so
     far."""
     if run.figures:
         return run.figures.latencies
     live = snapshot.live
     if live is None or live.run != run.run.id:
         return {}
-    found = {name: latency(getattr(live, f"{name}_ms")) for name in METRICS}
+    found = {name: latency(getattr(live, f"{name}_ms")) for name in LATENCIES}
     return {name: value for name, value in found.items() if value}
 
 

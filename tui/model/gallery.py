@@ -1,5 +1,5 @@
-"""The figures of a run directory that the Plots pane shows beside the scatter. Imports NumPy: read
-them off the UI thread."""
+"""The figures of a run directory that Plots shows besides the scatter. Imports NumPy: read them off
+the UI thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tui.draw.text import Line, Span
 
 
 def panels(figure: str, run_dir: Path, backends: Sequence[str], engine: str) -> list[Figure]:
-    """What there is of `figure` so far. NoDataError says why nothing."""
+    """The panels of `figure` so far. NoDataError says why there are none."""
     if figure in gallery.OF_STEPS:
         samples, problems = step_sample.of_backends(
             run_dir, [b for b in backends if any(run_dir.glob(f"{b}/gate_logs*"))]

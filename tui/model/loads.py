@@ -1,5 +1,5 @@
-"""Expert load by layer, followed in the gate logs while they grow. Imports NumPy: load it off the
-UI thread."""
+"""Expert load by layer, read from the gate logs while they grow. Imports NumPy: load it off the UI
+thread."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ RECENT_STEPS = 64
 
 
 class LayerLoad(Struct, frozen=True):
-    """One layer. `cv`: mean over steps; `floor`: what a fair router shows by chance; `excess` null
-    with a `reason`.
+    """One layer. `cv`: mean over steps; `floor`: a fair router's CV by chance; `excess`: None with
+    a `reason`.
 
-    `rank`: mean over steps of max/mean load per expert-parallel rank. `shares`: of the layer's
-    load, by expert.
+    `rank`: mean over steps of max/mean load per expert-parallel rank. `shares`: each expert's part
+    of the layer's load.
     """
 
     layer: int
@@ -40,22 +40,22 @@ class LayerLoad(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """The expert load of one run, so far. `problem` says why there is none, or what is missing."""
+    """The expert load of one run so far. `problem` says why there is none, or what is missing."""
 
     run: str = ""
     steps: int = 0
     tokens: int = 0
     layers: tuple[LayerLoad, ...] = ()
     problem: str = ""
-    recent: bool = False  # of the last steps only
+    recent: bool = False  # whether of the last steps only
 
 
 @dataclass
 class Totals:
-    """Running sums over steps of one run: all that its measures need, whatever its length."""
+    """Running sums over the steps of one run: enough for its measures, in constant memory."""
 
     loads: Any = 0.0  # [layers, experts]
-    cv: Any = 0.0  # the rest [layers]
+    cv: Any = 0.0  # this and the others: [layers]
     floor: Any = 0.0
     above: Any = 0.0  # CV² - floor², and its square
     above_squared: Any = 0.0
@@ -118,20 +118,20 @@ class Totals:
         )
 
     def _excess(self, i: int) -> tuple[float | None, str]:
-        """√(mean over steps of CV² - floor²) where that mean is above its own standard error, else
-        the reason."""
+        """√(mean over steps of CV² - floor²) if that mean is above its own standard error, else the
+        reason."""
         n = self.floored
         if n < 2:
             return None, "fewer than two steps of two tokens or more"
         mean = float(self.above[i]) / n
         variance = max(0.0, float(self.above_squared[i]) / n - mean**2) * n / (n - 1)
         if mean <= np.sqrt(variance / n):
-            return None, f"not above chance in {n} steps of two tokens or more"
+            return None, f"at the noise floor over {n} steps of two tokens or more"
         return float(np.sqrt(mean)), ""
 
 
 def _rank_max_mean(log: GateLog, loads: Floats) -> Floats:
-    """[steps, layers]: the most loaded rank over the mean of all."""
+    """[steps, layers]: the most loaded rank's load over the mean of all."""
     ranks = np.array(log.placement)
     by_rank = log.by_rank
     if by_rank is None:
@@ -143,7 +143,7 @@ def _rank_max_mean(log: GateLog, loads: Floats) -> Floats:
 
 
 class Loads:
-    """Follows every gate log of a run directory, and sums it by run."""
+    """Follows every gate log of a run directory, and sums each run."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -152,7 +152,7 @@ class Loads:
         self._problems: dict[str, str] = {}
 
     def read(self) -> None:
-        """Take in what was logged since the last read."""
+        """Add what was logged since the last read."""
         for folder in sorted(self.run_dir.glob("*/gate_logs*")):
             log = self._logs.setdefault(folder, GateFolder(folder))
             backend = folder.parent.name
@@ -164,7 +164,7 @@ class Loads:
                 self._problems[backend] = str(error)
 
     def of(self, run: str, *, recent: bool = False) -> Load:
-        """What is known of a run (its id is backend/label)."""
+        """The load of a run so far; its id is backend/label."""
         backend = run.partition("/")[0]
         totals = self._totals.get(run)
         problem = self._problems.get(backend, "")

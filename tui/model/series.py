@@ -1,5 +1,4 @@
-"""The Series that the Plots pane and the dose's screen draw and export, from a Snapshot. Imports
-NumPy."""
+"""The Series that Plots and the dose screen draw and export, from a Snapshot. Imports NumPy."""
 
 from __future__ import annotations
 
@@ -10,26 +9,26 @@ from core.experiment.events import RunFigures
 from core.experiment.state import RunState, Snapshot
 from core.plots import scatter
 from core.plots.figure import Series
-from core.plots.scatter import Axis
+from core.plots.labels import Axis
 from core.routing.imbalance import Imbalance
 from core.rundir.result import Result
 
 
 def of(snapshot: Snapshot, metric: str, axis: Axis) -> Series:
-    """`metric` of every finished run whose routing was natural against `axis`. NoDataError where no
-    run has both."""
+    """`metric` against `axis`, for every finished run with natural routing. NoDataError if no run
+    has both."""
     return scatter.series(groups(snapshot), metric, axis, snapshot.engine)
 
 
 def groups(snapshot: Snapshot) -> list[Results]:
-    """The finished runs of every backend, as the analysis takes them."""
+    """The finished runs of every backend, as the analysis reads them."""
     runs = [r for r in snapshot.runs.values() if r.figures]
     names = list(dict.fromkeys(r.run.backend for r in runs))
     return [_results(name, [r for r in runs if r.run.backend == name]) for name in names]
 
 
 def csv_text(series: Series) -> str:
-    """The points of a Series: one row each."""
+    """The points of a Series, one row each."""
     rows = [
         f"{group.name},{label},{x!r},{y!r},{int(outlier)}"
         for group in series.groups

@@ -1,5 +1,5 @@
-"""Session: what the screen looks at, a plan that is not started or a run directory that is
-followed. No widgets."""
+"""Session: what the screen shows, a plan that is not started or a run directory that is followed.
+No widgets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from core.errors import FileError, GatescopeError
 from core.experiment import control, state
 from core.experiment.control import Command
 from core.experiment.events import AnyEvent, RequestFinished, Sampled
 from core.experiment.invocation import Invocation
 from core.experiment.state import RunState, Snapshot
-from tui.model.view import Happened, Stage
+from tui.model.client import client
+from tui.model.view import Happened, Stage, View
 
 if TYPE_CHECKING:
     from core.rundir.journal import Journal
+    from tui.model.loads import Load, Loads
 
 EVENTS_KEPT = 500
 
@@ -44,9 +48,11 @@ class Session:
         self.problem = ""
         self.alive = False  # whether the engine answered when it was last looked for
         self._journal: Journal | None = None
+        self._loads: Loads | None = None
+        self._load: Load | None = None
 
     def open(self) -> None:
-        """Read the run directory, or make the plan of what could be run."""
+        """Read the run directory, or plan what would be run."""
         try:
             if self.run_dir:
                 self.follow(self.run_dir)
@@ -60,7 +66,7 @@ class Session:
             self.problem, self.stage = str(error), "failed"
 
     def follow(self, run_dir: Path) -> None:
-        """Fold the journal of `run_dir`, and follow it from now on. FileError where it is none."""
+        """Fold the journal of `run_dir`, and follow it from now on. FileError if it has none."""
         from core.rundir.journal import Journal
 
         journal = Journal(run_dir)
@@ -69,18 +75,47 @@ class Session:
             snapshot, new = folded(part, snapshot)
             happened = (*happened, *new)[-EVENTS_KEPT:]
         if not snapshot.started_at:
-            raise FileError(f"{run_dir}: its journal says nothing yet; is it a run directory?")
+            raise FileError(f"{run_dir}: its journal is empty; is it a run directory?")
         self.run_dir, self._journal = run_dir, journal
         self.snapshot, self.happened, self.problem = snapshot, happened, ""
-        self.look()
+        self.alive = self.is_live()
         self.stage = self._stage()
 
-    def look(self) -> None:
-        """See whether the engine is there."""
+    def look(self, run: str, *, recent: bool = False) -> None:
+        """Check whether the engine is there, and read the expert load of `run` so far: of all its
+        steps, or of the `recent` ones."""
+        from tui.model.loads import Loads
+
+        if self.run_dir is None:
+            return
+        if self._loads is None or self._loads.run_dir != self.run_dir:
+            self._loads = Loads(self.run_dir)
         self.alive = self.is_live()
+        self._loads.read()
+        self._load = self._loads.of(run, recent=recent)
+
+    def view(self, pinned: str = "") -> View:
+        """What the panes draw: the run `pinned`, else the one in progress, else the last ended."""
+        snapshot = self.snapshot
+        view = View(
+            snapshot=snapshot,
+            stage=self.stage,
+            now=self.clock(),
+            run_dir=str(self.run_dir or ""),
+            problem=self.problem,
+            pinned=pinned in snapshot.runs,
+            happened=self.happened,
+        )
+        shown = pinned if view.pinned else view.running or _last_ended(snapshot)
+        load = self._load if self._load and self._load.run == shown else None
+        run = snapshot.runs.get(shown)
+        judged = (
+            client(self.run_dir, shown, run.result) if self.run_dir and run and run.result else None
+        )
+        return structs.replace(view, shown=shown, load=load, client=judged)
 
     def poll(self) -> None:
-        """Take in what has happened since; quick."""
+        """Fold what has happened since; quick."""
         if self._journal is None:
             return
         try:
@@ -94,8 +129,8 @@ class Session:
         self.stage = self._stage()
 
     def start(self, *, retry_cancelled: bool = False) -> Path:
-        """Start the engine, or go on with what is missing, and with `retry_cancelled` with what was
-        cancelled; the run directory. GatescopeError says why not."""
+        """Start the engine, or resume with the missing runs, and with `retry_cancelled` also the
+        cancelled ones; return the run directory. GatescopeError says why not."""
         from core.engine import detached
 
         invocation = self.invocation
@@ -108,17 +143,16 @@ class Session:
         return run_dir
 
     def send(self, command: Command) -> None:
-        """ControlError says why the engine did not obey."""
+        """Send a command to the engine. ControlError says why it was not done."""
         if self.run_dir is None:
-            raise control.ControlError("nothing has been started yet: r starts it")
+            raise control.ControlError("nothing has been started yet; r starts it")
         control.send(self.run_dir, command)
 
     def is_live(self) -> bool:
         return self.run_dir is not None and control.is_live(self.run_dir)
 
     def datasets(self) -> dict[str, Path]:
-        """Every dataset that the configuration names, by index. GatescopeError where it cannot be
-        read."""
+        """Every dataset in the configuration, by index. GatescopeError if it cannot be read."""
         from core.experiment import config, plan
         from core.rundir import about
 
@@ -137,17 +171,23 @@ class Session:
         return "stopped" if self.snapshot.interrupted else "engine gone"
 
 
+def _last_ended(snapshot: Snapshot) -> str:
+    """Id of the run that ended last, or ""."""
+    ended = [r for r in snapshot.runs.values() if r.ended_at]
+    return max(ended, key=lambda r: r.ended_at).run.id if ended else ""
+
+
 def folded(
     events: Sequence[AnyEvent], snapshot: Snapshot | None = None
 ) -> tuple[Snapshot, tuple[Happened, ...]]:
-    """The snapshot after `events`, and the last of the lines that tell of them: only those are put
-    into words."""
+    """The snapshot after `events`, and the last lines about them: only those are put into
+    words."""
     from core.experiment import narrate
 
     telling = [n for n, event in enumerate(events) if not is_quiet(event)]
     first = telling[-EVENTS_KEPT] if len(telling) > EVENTS_KEPT else 0
     snapshot = state.fold(events[:first], snapshot)
-    told: list[Happened] = []
+    happened: list[Happened] = []
     for quiet, group in itertools.groupby(events[first:], is_quiet):
         if quiet:
             snapshot = state.fold(group, snapshot)
@@ -155,18 +195,18 @@ def folded(
         for event in group:
             snapshot = state.reduce(snapshot, event)
             lines = (narrate.sentence(event, snapshot) or "").splitlines()
-            told += [Happened(event.at, text) for text in lines]
-    return snapshot, tuple(told[-EVENTS_KEPT:])
+            happened += [Happened(event.at, text) for text in lines]
+    return snapshot, tuple(happened[-EVENTS_KEPT:])
 
 
 def is_quiet(event: AnyEvent) -> bool:
-    """Events that come all the time, and that no line tells of."""
+    """Whether it is one of the frequent events that get no line."""
     return isinstance(event, Sampled) or (isinstance(event, RequestFinished) and not event.error)
 
 
 def planned(invocation: Invocation) -> Snapshot:
-    """What would be run, with the scores that the datasets' file names state. GatescopeError where
-    nothing can be."""
+    """What would be run, with the scores in the datasets' file names. GatescopeError if nothing can
+    be."""
     from core.experiment import config, plan
 
     levels, patterns = list(invocation.levels), list(invocation.patterns)
@@ -184,8 +224,8 @@ def score_in(file: str) -> float | None:
 
 
 def newest_live(parent: Path = Path("runs")) -> Path | None:
-    """The run directory under `parent` whose engine runs, the one started last; None where there is
-    none."""
+    """The run directory under `parent` whose engine is running, the one started last; None if there
+    is none."""
     try:
         found = sorted(
             (p.parent for p in parent.glob(f"*/{control.SOCKET}")),

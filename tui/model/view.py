@@ -1,5 +1,5 @@
-"""What a pane draws: one immutable View a tick. Panes hold a cursor, a filter and an order besides,
-nothing else."""
+"""What panes draw: one immutable View per tick. A pane's own state is its cursor, filter and
+order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Happened(Struct, frozen=True):
 
 
 class View(Struct, frozen=True):
-    """`shown`: id of the run that Live and Imbalance show; `pinned` where a person chose it."""
+    """`shown`: id of the run that Live and Imbalance show; `pinned`: whether the user chose it."""
 
     snapshot: Snapshot = Snapshot()
     stage: Stage = "reading"
@@ -53,14 +53,14 @@ class View(Struct, frozen=True):
 
     @property
     def last_at(self) -> float:
-        """Wall clock of the last thing that is known to have happened."""
-        told = self.happened[-1].at if self.happened else 0.0
+        """Wall clock of the last known event."""
+        happened = self.happened[-1].at if self.happened else 0.0
         sampled = self.snapshot.samples[-1].at if self.snapshot.samples else 0.0
-        return max(self.snapshot.ended_at, told, sampled)
+        return max(self.snapshot.ended_at, happened, sampled)
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """Every backend of the queue and every server, in the order that they came."""
+        """Every backend of the queue and every server, in order of appearance."""
         return tuple(
             dict.fromkeys(
                 [*(r.run.backend for r in self.snapshot.runs.values()), *self.snapshot.backends]

@@ -1,5 +1,5 @@
-"""Choice: a question over the screen. Its first option is the harmless one; it is what enter and
-esc answer."""
+"""Choice: a question over the screen. Its first option is the harmless one, which enter and esc
+choose."""
 
 from __future__ import annotations
 

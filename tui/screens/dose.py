@@ -1,15 +1,15 @@
-"""DoseScreen: what imposed skew costs. A metric of the forced-routing runs against the recorded
-skew, and in words."""
+"""DoseScreen: what imposed skew costs: a metric of the forced-routing runs against the recorded
+skew, plotted and in words."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.widget import Widget
 
 from core.analysis.dose_response import METRICS, PER
 from core.errors import GatescopeError
@@ -18,7 +18,7 @@ from tui.draw import scatter
 from tui.draw.scatter import Dot
 from tui.draw.text import Line, Span, fit, line, wrapped
 from tui.draw.theme import BACKENDS
-from tui.widgets import bars
+from tui.screens.page import Page
 from tui.widgets.lines import Lines
 from tui.widgets.pane import empty
 
@@ -28,28 +28,22 @@ if TYPE_CHECKING:
     from core.plots.figure import Series
     from tui.model.session import Session
 
-FOLLOW_S = 1.0
 LEAST_ROWS = 26  # of plot and legend, before words take any
 METRIC_KEYS = ("mean_tpot_ms", "decode_step_ms", "mean_ttft_ms", "output_throughput")
 AXES: tuple[DoseAxis, ...] = ("cv", "rank")
-MARKS = ("●", "▲", "■", "◆", "○", "△", "□", "◇", "+", "×")  # a curve's own; a colour is a backend's
-HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), ("esc", "back"))
+MARKS = ("●", "▲", "■", "◆", "○", "△", "□", "◇", "+", "×")  # one per curve; a colour per backend
 
 
-class DoseScreen(Screen[None]):
-    """Drawn anew when a forced run ends. `in_words`: the sentences have the whole screen, and
-    scroll."""
+class DoseScreen(Page):
+    """Redrawn when a run ends. `in_words`: the sentences fill the screen, and scroll."""
 
+    HINTS = (("p", "metric"), ("i", "skew axis"), ("v", "words"), ("e", "export"), ("esc", "back"))
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,D,ctrl+c", "dismiss", "back"),
         Binding("p", "metric", "metric"),
         Binding("i", "axis", "axis"),
         Binding("v", "words", "words"),
         Binding("e", "export", "export"),
-        Binding("up,k", "scroll(-1)", "up"),
-        Binding("down,j", "scroll(1)", "down"),
-        Binding("pageup", "page(-1)", "page up"),
-        Binding("pagedown", "page(1)", "page down"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -59,41 +53,33 @@ class DoseScreen(Screen[None]):
         self._top = 0
         self._said = ""
         self._found: DoseFindings | None = None
-        self._asked: object = None  # the finished runs that are being looked at
+        self._asked: object = None  # the finished runs that the findings are about
 
-    def compose(self) -> ComposeResult:
+    def above(self) -> Iterable[Widget]:
         yield Lines("header")
-        yield Lines("dose")
+
+    def below(self) -> Iterable[Widget]:
         yield Lines("message")
-        yield Lines("keys")
 
-    def on_mount(self) -> None:
-        self.set_interval(FOLLOW_S, self.show)
-        self.call_after_refresh(self.show)
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self.show)
-
-    def show(self) -> None:
-        body = self.query_one("#dose", Lines)
+    def draw(self) -> None:
         self.query_one("#header", Lines).put([self._header()])
         self._follow()
+        body = self.body
         if self._found:
             body.put(self._words(*body.size) if self.in_words else self._plot(*body.size))
         else:
-            body.put(empty("working out slopes and intervals …"))
+            body.put(empty("computing slopes and intervals …"))
         self.query_one("#message", Lines).put([line((f" {self._said}", "note"))])
-        self.query_one("#keys", Lines).put([bars.keys(HINTS)])
 
     def _follow(self) -> None:
-        """Work out the findings anew where there are more finished runs: in a thread, since it
-        takes a moment."""
+        """Compute the findings again if more runs have finished: in a thread, since it takes a
+        moment."""
         key = tuple(id(run.figures) for run in self._session.snapshot.runs.values() if run.figures)
         if key != self._asked:
             self._asked = key
-            self.run_worker(self._work_out, thread=True)
+            self.run_worker(self._compute, thread=True)
 
-    def _work_out(self) -> None:
+    def _compute(self) -> None:
         from core.analysis import dose_findings
         from tui.model import series
 
@@ -101,12 +87,12 @@ class DoseScreen(Screen[None]):
         self.app.call_from_thread(self.show)
 
     def findings(self) -> DoseFindings:
-        """Of the finished runs, as last worked out."""
-        assert self._found  # nothing is drawn or exported before
+        """The findings about the finished runs, as last computed."""
+        assert self._found  # nothing is drawn or exported before that
         return self._found
 
     def series(self) -> Series:
-        """What is drawn, and what `e` writes. GatescopeError where no dose has both values."""
+        """What is drawn, and what `e` writes. GatescopeError if no forced run has both values."""
         from core.plots import dose as figure
 
         return figure.series(self.findings(), self.metric, self.axis, self._session.snapshot.engine)
@@ -118,7 +104,7 @@ class DoseScreen(Screen[None]):
         return line((f" {dose.NAME}: what imposed skew costs", "strong"), (about, "dim"))
 
     def _plot(self, width: int, height: int) -> list[Line]:
-        """The plot, with the slope of each curve; below it, where there is room, how the curves
+        """The plot, with the slope of each curve; below it, if there is room, how the curves
         compare."""
         try:
             drawn = self.series()
@@ -127,7 +113,7 @@ class DoseScreen(Screen[None]):
         words = [row for text in self._compared() for row in wrapped(text, width - 2, "  ")]
         room = max(0, min(len(words), height - LEAST_ROWS))
         if 0 < room < len(words):
-            words[room - 1 :] = ["… v: all of it in words"]
+            words[room - 1 :] = ["… press v to read all of it"]
         head = [
             line((fit(f" {drawn.y_label} ↑   {drawn.x_label} →", width), "")),
             *_legend(drawn, self._slopes(), width),
@@ -137,7 +123,7 @@ class DoseScreen(Screen[None]):
         return [*head, *plot, *(line(f" {row}") for row in words[:room])]
 
     def _slopes(self) -> dict[str, str]:
-        """Curve → its slope against what is on the axis, in brief."""
+        """Curve → its slope along the axis, in brief."""
         unit = METRICS[self.metric][1]
         per = {
             f"{c.backend}, {c.pattern}": c.per_cv if self.axis == "cv" else c.per_rank
@@ -151,7 +137,7 @@ class DoseScreen(Screen[None]):
         }
 
     def _compared(self) -> list[str]:
-        """Without the words that the header has."""
+        """How the curves of this metric compare."""
         found = self.findings()
         crossings = [c.in_words() for c in found.crossings if c.metric == self.metric]
         return crossings + [w.in_words() for w in found.rank_waits if w.metric == self.metric]
@@ -160,7 +146,7 @@ class DoseScreen(Screen[None]):
         found = self.findings()
         texts = [
             *found.sentences,
-            *(f"left out: {run}: {why}" for run, why in found.left_out.items()),
+            *(f"{run} left out: {why}" for run, why in found.left_out.items()),
         ]
         rows = [row for text in texts for row in (*wrapped(text, width - 2, "  "), "")]
         self._top = max(0, min(self._top, len(rows) - height))
@@ -184,32 +170,17 @@ class DoseScreen(Screen[None]):
         self._top = max(0, self._top + by)
         self.show()
 
-    def action_page(self, by: int) -> None:
-        self.action_scroll(by * max(1, self.query_one("#dose", Lines).size.height - 1))
-
     def action_export(self) -> None:
-        """Write PNG and CSV in a thread: the first PNG takes a second."""
         if self._found:
             self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import files
         from core.plots import dose as figure
-        from core.plots import png
+        from tui.model import export
 
-        file = (
-            Path(self._session.run_dir or "")
-            / "graphs"
-            / f"{figure.name(self.metric, self.axis)}.png"
-        )
-        try:
-            drawn = self.series()
-            png.write(drawn, file)
-            files.write_whole(file.with_suffix(".csv"), figure.csv_text(drawn).encode())
-        except (OSError, GatescopeError) as error:
-            self._said = f"not written: {error}"
-        else:
-            self._said = f"wrote {file} and the same points as .csv"
+        name = f"{figure.name(self.metric, self.axis)}.png"
+        file = Path(self._session.run_dir or "") / "graphs" / name
+        self._said = export.plot(self.series, figure.csv_text, file)
         self.app.call_from_thread(self.show)
 
 
@@ -238,7 +209,7 @@ def _end(value: float) -> float | None:
 
 
 def _legend(series: Series, slopes: dict[str, str], width: int) -> list[Line]:
-    """Mark, name and slope of each curve, in as many rows as they need."""
+    """The mark, name and slope of each curve, in as many rows as they need."""
     rows: list[list[Span]] = [[(" ", "")]]
     for place, curve in enumerate(series.curves):
         text = (

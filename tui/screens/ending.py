@@ -1,4 +1,4 @@
-"""Ending: shown from 'stop everything' until the engine and its servers have gone."""
+"""Ending: shown from 'stop everything' until the engine and its servers have stopped."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LOOK_S = 0.2
 
 
 class Ending(ModalScreen[None]):
-    """Sends Stop, waits for the end, and leaves the App with it."""
+    """Sends Stop, waits for the end, then leaves the App."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "leave", "leave now", tooltip="Do not wait; the engine ends by itself")
+        Binding("d", "leave", "leave now", tooltip="Do not wait; the engine stops by itself")
     ]
 
     def __init__(self, session: Session) -> None:
@@ -32,8 +32,8 @@ class Ending(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as box:
             box.border_title = "Stopping everything"
-            yield Static("Ending the run and its servers …", id="ending", markup=False)
-            yield Static("d  leave now; the engine ends by itself", markup=False)
+            yield Static("Stopping the run and its servers …", id="ending", markup=False)
+            yield Static("d  leave now; the engine stops by itself", markup=False)
 
     def on_mount(self) -> None:
         self.run_worker(self._stop, thread=True)
@@ -48,11 +48,11 @@ class Ending(ModalScreen[None]):
         while self._session.is_live():
             time.sleep(LOOK_S)
         self.app.call_from_thread(
-            self.app.exit, 0, message=f"stopped; what was done is in {self._session.run_dir}"
+            self.app.exit, 0, message=f"stopped; the results are in {self._session.run_dir}"
         )
 
     def _refused(self, reason: str) -> None:
         self.query_one("#ending", Static).update(f"! not stopped: {reason}")
 
     def action_leave(self) -> None:
-        self.app.exit(0, message=f"stopping; what was done is in {self._session.run_dir}")
+        self.app.exit(0, message=f"stopping; the results are in {self._session.run_dir}")

@@ -43,11 +43,12 @@ class Help(ModalScreen[None]):
 
 
 def keys(bindings: list[BindingType]) -> Iterator[tuple[str, str]]:
-    """(keys as written, what they do), one an action."""
+    """(keys as written, what they do), one per action."""
     written: dict[str, list[str]] = {}
     for binding in bindings:
         assert isinstance(binding, Binding)  # ours are all written out
         for key in [binding.key_display] if binding.key_display else binding.key.split(","):
             known = written.setdefault(binding.tooltip, [])
-            known += [key] * (key not in known)
+            if key not in known:
+                known.append(key)
     return ((" ".join(keys), text) for text, keys in written.items())

@@ -1,40 +1,38 @@
-"""ServerScreen: a server's command line, what really runs in it, and the end of its log, followed
+"""ServerScreen: a server's command line, what is running in it, and the end of its log, followed
 and searched."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Input
 
 from core.experiment.state import BackendState
 from tui.draw.text import Line, fit, line, wrapped
-from tui.widgets import bars
+from tui.screens.page import Page
 from tui.widgets.lines import Lines
+from tui.widgets.prompt import Prompt
 
 TAIL_BYTES = 1 << 20
-FOLLOW_S = 0.5
-HINTS = (("/", "search"), ("n", "next"), ("N", "before"), ("G", "newest"), ("esc", "back"))
 
 
-class ServerScreen(Screen[None]):
-    """The last megabyte of the log; at its end it follows."""
+class ServerScreen(Page):
+    """The last megabyte of the log. At its end, the screen follows new lines."""
+
+    EVERY_S = 0.5
+    HINTS = (("/", "search"), ("n", "next"), ("N", "previous"), ("G", "newest"), ("esc", "back"))
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,ctrl+c", "back", "back", priority=False),
         Binding("slash", "search", "search"),
         Binding("n", "jump(1)", "next match"),
-        Binding("N", "jump(-1)", "match before"),
-        Binding("up,k", "scroll(-1)", "up"),
-        Binding("down,j", "scroll(1)", "down"),
-        Binding("pageup", "page(-1)", "page up"),
-        Binding("pagedown", "page(1)", "page down"),
+        Binding("N", "jump(-1)", "previous match"),
         Binding("home,g", "scroll(-1000000000)", "first"),
         Binding("end,G", "scroll(1000000000)", "newest"),
     ]
@@ -42,45 +40,36 @@ class ServerScreen(Screen[None]):
     def __init__(self, name: str, server: BackendState, run_dir: Path | None) -> None:
         super().__init__()
         self._server_name, self._server = name, server
-        self.log_file = (
-            (run_dir or Path()) / name / Path(server.log).name
-        )  # wherever the engine was started from
+        # The journal's path is relative to where the engine was started.
+        self.log_file = (run_dir or Path()) / name / Path(server.log).name
         self.rows: list[str] = []
         self._first: int | None = None  # row at the top; None follows the end
         self._words = ""
 
-    def compose(self) -> ComposeResult:
+    def above(self) -> Iterable[Widget]:
         yield Lines("about")
-        yield Lines("log")
-        yield Input(id="filter", placeholder="search; enter finds the next")
-        yield Lines("keys")
 
-    def on_mount(self) -> None:
-        self.set_interval(FOLLOW_S, self.show)
-        self.call_after_refresh(self.show)
+    def below(self) -> Iterable[Widget]:
+        yield Prompt(placeholder="search; enter finds the match above")
 
-    def on_resize(self) -> None:
-        self.call_after_refresh(self.show)
-
-    def show(self) -> None:
+    def draw(self) -> None:
         """Read the log's end and draw."""
         try:
             self.rows = tail(self.log_file)
         except OSError as error:
             self.rows = [f"{self.log_file}: cannot be read: {error.strerror}"]
-        about, log = self.query_one("#about", Lines), self.query_one("#log", Lines)
-        about.put(self._about(about.size.width, about.size.height))
-        height, width = log.size.height, log.size.width
+        about = self.query_one("#about", Lines)
+        about.put(self._about(*about.size))
+        width, height = self.body.size
         first = max(0, len(self.rows) - height) if self._first is None else self._first
-        log.put([self._row(row, width) for row in self.rows[first : first + height]])
-        self.query_one("#keys", Lines).put([bars.keys(HINTS)])
+        self.body.put([self._row(row, width) for row in self.rows[first : first + height]])
 
     def _about(self, width: int, height: int) -> list[Line]:
         command = wrapped("$ " + shlex.join(self._server.command), width, "    ")
         ran = wrapped(
             "ran: " + " · ".join(f"{k} {v}" for k, v in self._server.ran.items()), width, "    "
         )
-        wrong = [line((f"NOT AS ASKED: {m}", "bad")) for m in self._server.mismatches]
+        wrong = [line((f"! {m}", "bad")) for m in self._server.mismatches]
         title = line(
             (f" {self._server_name} ", "strong"),
             (f" {self._server.phase} · {self.log_file}", "dim"),
@@ -99,28 +88,25 @@ class ServerScreen(Screen[None]):
     # --- keys ---
 
     def action_scroll(self, by: int) -> None:
-        height = self.query_one("#log", Lines).size.height
-        last = max(0, len(self.rows) - height)
+        last = max(0, len(self.rows) - self.body.size.height)
         first = (last if self._first is None else self._first) + by
         self._first = None if first >= last else max(0, first)
         self.show()
 
-    def action_page(self, by: int) -> None:
-        self.action_scroll(by * max(1, self.query_one("#log", Lines).size.height - 1))
-
     def action_search(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.add_class("-open")
-        box.focus()
+        self.query_one(Prompt).open(self._words)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self._words = event.value.lower()
-        event.input.remove_class("-open")
-        self.set_focus(None)
+        self._close()
         self.action_jump(-1)
 
+    def _close(self) -> None:
+        self.query_one(Prompt).close()
+        self.set_focus(None)
+
     def action_jump(self, by: int) -> None:
-        """To the next row below (or above) that holds the words, around the end."""
+        """Go to the next row below (or above) that contains the words, wrapping around."""
         if not self._words or not self.rows:
             return
         here = len(self.rows) if self._first is None else self._first
@@ -131,10 +117,8 @@ class ServerScreen(Screen[None]):
         self.show()
 
     def action_back(self) -> None:
-        box = self.query_one("#filter", Input)
-        if box.has_class("-open"):
-            box.remove_class("-open")
-            self.set_focus(None)
+        if self.query_one(Prompt).is_open:
+            self._close()
         else:
             self.dismiss(None)
 

@@ -1,4 +1,4 @@
-"""The palette's entries: every action, with its key; those that cannot be done now say why."""
+"""The palette's entries: every action with its key, and why it cannot be done now."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tui.draw.text import safe
 
 
 class Picker(ModalScreen[list[str]]):
-    """Dismissed with the indices chosen, none where it was left. A mark is text, so that it is seen
+    """Dismissed with the indices chosen; an empty list means back. A mark is text, so that it shows
     without colour."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -35,8 +35,8 @@ class Picker(ModalScreen[list[str]]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall") as box:
             box.border_title = "Add datasets"
-            box.border_subtitle = "space marks  enter adds  esc goes back"
-            yield Static("Each is run once more at every backend.", markup=False)
+            box.border_subtitle = "space  mark   enter  add   esc  back"
+            yield Static("Each one runs once more at every backend.", markup=False)
             yield OptionList(*(Option(self._row(index), id=index) for index in self._datasets))
 
     def _row(self, index: str) -> Content:
@@ -51,7 +51,7 @@ class Picker(ModalScreen[list[str]]):
             box.replace_option_prompt(option.id, self._row(option.id))
 
     def action_choose(self) -> None:
-        """The marked ones; where none is, the one under the cursor."""
+        """The marked ones; if there are none, the one under the cursor."""
         option = self.query_one(OptionList).highlighted_option
         here = [option.id] if option and option.id else []
         self.dismiss(sorted(self._marked) or here)

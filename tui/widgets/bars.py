@@ -1,26 +1,30 @@
-"""What the lines around the panes say: header, tabs, and the keys that can be pressed now."""
+"""The lines around the panes: header, tabs, message, and keys."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tui.draw.glyphs import STATES
-from tui.draw.text import Line, Span, clock
+from tui.draw.text import Line, Span, clock, line, runs
 from tui.model.view import View
+from tui.widgets.happenings import event_line
+
+if TYPE_CHECKING:
+    from tui.model.session import Session
 
 
 def header(view: View, width: int) -> Line:
-    """Name, state, place in the queue, times; what does not fit goes from the right."""
+    """Name, state, progress, times; what does not fit is dropped from the right."""
     snapshot = view.snapshot
     symbol, role = STATES[view.stage]
     parts: list[Span] = [(" gatescope ", "strong"), (f" {symbol} {view.stage}", role)]
     if failed := snapshot.count("failed"):
         parts.append((f"   ! {failed} failed", "bad"))
     if view.paused:
-        parts.append(("   display paused", "warn"))
+        parts.append(("   display frozen", "warn"))
     if snapshot.runs:
-        ended = len(snapshot.runs) - snapshot.count("queued") - snapshot.count("running")
-        parts.append((f"   run {ended}/{len(snapshot.runs)}", ""))
+        parts.append((f"   {snapshot.count('done')} of {len(snapshot.runs)} done", ""))
     if snapshot.started_at:
         until = view.now if view.stage == "running" else view.last_at
         parts.append((f"   elapsed {clock(until - snapshot.started_at)}", ""))
@@ -45,6 +49,20 @@ def tabs(names: Sequence[str], active: str) -> Line:
     return Line(tuple(spans))
 
 
+def message(session: Session, view: View, width: int, *, shows_events: bool) -> Line:
+    """What is wrong; else what can be started; else the last event, unless Events shows it."""
+    if session.problem:
+        return line((f" ! {session.problem}", "bad"))
+    if session.stage == "engine gone":
+        log = f"{view.run_dir}/engine.log"
+        return line((f" ! the engine has died; r resumes the missing runs; its log: {log}", "bad"))
+    if session.stage == "not started" and view.snapshot.runs:
+        return line((f" r  starts {runs(len(view.snapshot.runs))}", "note"))
+    if shows_events or not view.happened:
+        return Line()
+    return event_line(view.happened[-1], width)
+
+
 def that_fit(hints: Sequence[tuple[str, str]], width: int) -> list[tuple[str, str]]:
     """The first hints, as many as `width` cells hold."""
     used, kept = 0, []
@@ -57,7 +75,7 @@ def that_fit(hints: Sequence[tuple[str, str]], width: int) -> list[tuple[str, st
 
 
 def room(hints: Sequence[tuple[str, str]]) -> int:
-    """Cells that `keys` takes for these."""
+    """Cells that `keys` needs for these."""
     return sum(_cells(key, label) for key, label in hints)
 
 

@@ -1,4 +1,4 @@
-"""Forced routing in tables: a column of its own, where any run is forced."""
+"""Forced routing in tables: its own column, if any run is forced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORCED = Column("forced to", 16, 8, right=False)
 
 
 def columns(kept: tuple[Column, ...], view: View, after: str) -> tuple[Column, ...]:
-    """`kept` with the dose behind the column titled `after`; as it is where no run has a dose."""
+    """`kept` with the dose behind the column titled `after`; unchanged if no run has a dose."""
     if not any(run.run.dose for run in view.snapshot.runs.values()):
         return kept
     place = next(n for n, column in enumerate(kept, 1) if column.title == after)
@@ -19,7 +19,7 @@ def columns(kept: tuple[Column, ...], view: View, after: str) -> tuple[Column, .
 
 
 def cells(run: RunState, title: str, name: str, role: Role = "") -> dict[str, Span | str]:
-    """Under `title` the name without its dose, and the dose beside it."""
+    """The name without its dose under `title`, and the dose in its own column."""
     dose = run.run.dose
     forced: Span = (f"{dose.pattern} {dose.level:g}", "warn") if dose else ("", "")
     return {title: (name.partition("~")[0], role), FORCED.title: forced}

@@ -1,4 +1,4 @@
-"""Events: what happened, newest last; the cursor on the last line follows."""
+"""Events: what happened, newest last; a cursor on the last line follows new ones."""
 
 from __future__ import annotations
 
@@ -43,18 +43,20 @@ class Events(Pane):
         self._follows = self.at >= self.count() - 1
 
     def narrow(self, words: str) -> None:
-        """Show only the events that hold all of these words."""
+        """Show only the events that contain all of these words."""
         self.filter = words
         self.redraw()
 
     def draw(self, width: int, height: int) -> list[Line]:
         rows = self.rows()
         if not rows:
-            shown = (
-                f"No event matches {self.filter!r}." if self.filter else "Nothing has happened yet."
-            )
-            return empty(shown, "esc  shows all again" if self.filter else "r  run")[-height:]
+            return self._empty()[-height:]
         return [event_line(rows[i], width, cursor=self.is_cursor(i)) for i in self.window(height)]
+
+    def _empty(self) -> list[Line]:
+        if self.filter:
+            return empty(f"No event matches {self.filter!r}.", "esc  show all again")
+        return empty("Nothing has happened yet.", "r  run")
 
 
 def event_line(happened: Happened, width: int, *, cursor: bool = False) -> Line:

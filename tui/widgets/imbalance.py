@@ -1,10 +1,11 @@
-"""Imbalance: the router layer by layer, with its noise floor, and the share of every expert as a
-heat map."""
+"""Imbalance: the router layer by layer, with its noise floor, and every expert's share as a heat
+map."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from core.experiment.events import RunFigures
 from core.experiment.state import RunState
 from core.plots.palette import HEAT
 from tui.draw import table
@@ -28,12 +29,12 @@ LAYERS = (
 RUNS = (
     Column("run", 16, 9, right=False),
     Column("predicted", 9, 5),
-    Column("per step", 8, 8),
+    Column("per-step", 8, 8),
     Column("excess", 7, 8),
     Column("aggregated", 10, 7),
     Column("rank", 5, 4),
 )
-WHOLE, LEAST = 43, 28  # cells that all columns take, and those that must stay
+WHOLE, LEAST = 43, 28  # cells of all columns, and of those that must stay
 
 
 class Imbalance(Pane):
@@ -52,7 +53,7 @@ class Imbalance(Pane):
         return tuple(sorted(found, key=lambda x: -(x.excess or 0.0))) if self.worst_first else found
 
     def runs(self) -> list[RunState]:
-        """Finished runs: what `by_run` lists."""
+        """Finished runs, which `by_run` lists."""
         return [r for r in self.view.snapshot.runs.values() if r.figures]
 
     def count(self) -> int:
@@ -81,20 +82,17 @@ class Imbalance(Pane):
         ]
         heads = self._heads(columns, len(layers[0].shares), cell, width)
         lines = [*head, heads, *body, self._detail(layers, width)]
-        return (
-            [*lines, *self._same_dataset(width)]
-            if height - len(lines) > len(self.view.backends) + 1
-            else lines
-        )
+        has_room = height - len(lines) > len(self.view.backends) + 1
+        return [*lines, *self._same_dataset(width)] if has_room else lines
 
-    def do_worst_first(self) -> None:
+    def change_order(self) -> None:
         self.worst_first = not self.worst_first
 
-    def do_window(self) -> str:
+    def change_window(self) -> str:
         self.recent = not self.recent
         return "load of the last steps" if self.recent else "load of the whole run"
 
-    def do_by_run(self) -> None:
+    def change_rows(self) -> None:
         self.by_run = not self.by_run
 
     def _empty(self, width: int) -> list[Line]:
@@ -105,53 +103,56 @@ class Imbalance(Pane):
             return empty("No run yet.")
         if self.view.run and self.view.run.phase == "running":
             return empty("Waiting for the first steps in the gate log …")
-        return empty("No gate log of this run.", "1  the queue: enter shows another run")
+        return empty("No gate log for this run.", "1  Queue: enter shows another run")
 
     def _same_dataset(self, width: int) -> list[Line]:
-        """What the run's dataset came to at each backend, where there is room for it."""
+        """The runs of the same dataset at every backend."""
         shown = self.view.run
         same = [r for r in self.runs() if shown and r.run.label == shown.run.label]
         columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
-        return (
-            [Line(), table.head(columns), *(table.row(columns, self._of_run(r)) for r in same)]
-            if same
-            else []
-        )
+        if not same:
+            return []
+        rows = (table.row(columns, self._of_run(r)) for r in same)
+        return [Line(), table.head(columns), *rows]
 
     def _runs(self, width: int, height: int) -> list[Line]:
-        """Per-step and aggregated CV of every finished run."""
+        """Per-step, excess and aggregated CV of every finished run; below, why the run under the
+        cursor has no excess."""
         runs = self.runs()
         columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
         body = [
             table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i))
-            for i in self.window(height - 1)
+            for i in self.window(height - 2)
         ]
-        return [table.head(columns), *body]
+        here = runs[self.at].figures if runs else None
+        reason = here.imbalance_reason if here else ""
+        detail = fit(f"{runs[self.at].run.id}: excess {NONE}: {reason}", width) if reason else ""
+        return [table.head(columns), *body, line((detail, "dim"))]
 
     def _of_run(self, run: RunState) -> dict[str, Span | str]:
         figures = run.figures
         assert figures is not None  # runs() holds finished runs
-        excess: Span = (number(figures.excess_cv, 3), "warn")
-        if figures.excess_cv is None:
-            excess = (f"{NONE} {figures.imbalance_reason or ''}".rstrip(), "dim")
+        is_known = figures.excess_cv is not None
+        excess: Span = (number(figures.excess_cv, 3), "warn" if is_known else "dim")
         return {
             **doses.cells(run, "run", run.run.id, self.view.role(run.run.backend)),
             "predicted": number(run.score, 4),
-            "per step": number(figures.cv, 3),
+            "per-step": number(figures.cv, 3),
             "excess": excess,
             "aggregated": number(figures.aggregated_cv, 3),
             "rank": number(figures.rank_imbalance, 2),
         }
 
     def _summary(self, width: int) -> list[Line]:
-        """The run's own figures, or the last second's while it runs."""
+        """The run's figures, or the last second's while it runs."""
         run = self.view.run
         if run and run.figures:
             figures = run.figures
-            excess = number(figures.excess_cv, 3)
-            reason = f" ({figures.imbalance_reason})" if figures.imbalance_reason else ""
-            text = f"per-step CV {number(figures.cv, 3)}  excess {excess}{reason}  aggregated CV "
-            return [line((fit(text + number(figures.aggregated_cv, 3), width), "strong"))]
+            text = (
+                f"per-step CV {number(figures.cv, 3)}  excess {_excess(figures)}  "
+                f"aggregated CV {number(figures.aggregated_cv, 3)}"
+            )
+            return [line((fit(text, width), "strong"))]
         live = [
             s.imbalance
             for s in self.view.snapshot.samples
@@ -160,12 +161,15 @@ class Imbalance(Pane):
         if not live:
             return []
         last = live[-1]
-        text = f"last second: CV {last.cv:.3f}  excess {number(last.excess_cv, 3)}  rank {number(last.rank_imbalance, 2)}"
+        text = (
+            f"last second: CV {last.cv:.3f}  excess {number(last.excess_cv, 3)}  "
+            f"rank {number(last.rank_imbalance, 2)}"
+        )
         return [line((fit(text, width), "strong"))]
 
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
-        """The columns, and the cells that an expert gets in the heat map: 4 or 3 show its share in
-        %, 1 a shade."""
+        """The columns, and the cells per expert in the heat map: 4 or 3 show its share in %, 1 a
+        shade."""
         for cell, least in ((4, WHOLE), (3, WHOLE), (4, LEAST), (3, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
                 return table.fitting(LAYERS, width - experts * cell - 1), cell
@@ -177,11 +181,10 @@ class Imbalance(Pane):
     def _heads(self, columns: tuple[Column, ...], experts: int, cell: int, width: int) -> Line:
         names = "".join(f"e{e}".rjust(cell) for e in range(experts))
         if cell == 1:
-            each = _folded(experts, width - _width(columns))
-            names = fit(
-                f"e0 … e{experts - 1}" + f", hottest of {each}" * (each > 1),
-                width - _width(columns),
-            )
+            room = width - _width(columns)
+            each = _folded(experts, room)
+            shared = f", hottest of {each}" if each > 1 else ""
+            names = fit(f"e0 … e{experts - 1}{shared}", room)
         return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
 
     def _layer(
@@ -203,7 +206,7 @@ class Imbalance(Pane):
         return Line((*row.spans, (">" if cursor else " ", ""), *heat))
 
     def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
-        """The layer under the cursor, or what the columns mean."""
+        """Why the layer under the cursor has no excess, or what the columns mean."""
         layer = layers[self.at]
         if self.has_focus and layer.reason:
             return line((fit(f"L{layer.layer:02d} excess {NONE}: {layer.reason}", width), "dim"))
@@ -212,17 +215,24 @@ class Imbalance(Pane):
         return line((fit(text, width), "dim"))
 
 
+def _excess(figures: RunFigures) -> str:
+    """The excess CV of a run, or a dash and, in brief, why there is none."""
+    if figures.excess_cv is None and figures.imbalance_reason:
+        return f"{NONE} ({figures.imbalance_reason.partition(':')[0]})"
+    return number(figures.excess_cv, 3)
+
+
 def _width(columns: tuple[Column, ...]) -> int:
     return sum(c.width + 1 for c in columns)
 
 
 def _folded(experts: int, room: int) -> int:
-    """How many experts share one cell, so that all fit into `room`."""
+    """How many experts share one cell so that all fit into `room`."""
     return -(-experts // max(room, 1))
 
 
 def _heat(share: float, experts: int, cell: int) -> Span:
-    """Brightness by load against the fair share: dark at none, full at three times."""
+    """Brightness by load against the fair share: dark at none, full at three times as much."""
     level = min(len(HEAT) - 1, int(share * experts / 3 * len(HEAT)))
     if cell >= 3:
         return (f"{share * 100:.0f}".rjust(cell - 1) + " ", f"heat{level}")

@@ -1,5 +1,5 @@
 """Lines: a widget that shows rows of spans and repaints only those that changed. Nothing unsafe
-passes it."""
+gets through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CURSOR = Style(reverse=True)
 
 
 class Lines(Widget):
-    """Shows what it was last given."""
+    """Shows the lines last put."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -27,7 +27,7 @@ class Lines(Widget):
         self._shown_at = (0, 0)  # the size at which they were drawn
 
     def put(self, lines: Sequence[Line]) -> None:
-        """Show these, and nothing below them; a line like the one that is there costs nothing."""
+        """Show these, and nothing below them; unchanged lines are not repainted."""
         width, height = self.size
         fresh = list(lines[:height])
         fresh += [Line()] * (height - len(fresh))
@@ -40,7 +40,7 @@ class Lines(Widget):
 
     @property
     def plain(self) -> str:
-        """The text that is shown."""
+        """The text on screen."""
         return "\n".join(text.plain.rstrip() for text in self._lines)
 
     def render_line(self, y: int) -> Strip:

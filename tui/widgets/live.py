@@ -1,5 +1,5 @@
-"""Live: the run in progress (or the one that is pinned): progress, latencies against the other
-backend, throughput."""
+"""Live: the run in progress (or the pinned one): progress, latencies and throughput, compared with
+another backend."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from core.experiment.events import Latency, Sampled
 from core.experiment.state import RunState
+from core.plots.labels import LATENCIES as LATENCY_NAMES
 from tui.draw import table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
@@ -23,7 +24,7 @@ from tui.draw.text import (
     sparkline,
     wrapped,
 )
-from tui.model.figures import METRICS, latencies, rates
+from tui.model.figures import FROM_N, latencies, rates
 from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import change
 
@@ -35,14 +36,9 @@ LATENCIES = (
     Column("p90", 8, 7),
     Column("p99", 8, 4),
     Column("max", 8, 2),
-    Column("p50 vs", 8, 9),
 )
-COMPARED = (
-    Column("whole run", 14, 9, right=False),
-    Column("this", 9),
-    Column("other", 9),
-    Column("vs", 7),
-)
+AGAINST_WIDTH = 17  # `p50 Δ vs baseline`
+STATISTICS = ("mean", "p50", "p90", "p99", "max")
 WHOLE_RUN = (
     ("out tok/s", "output_throughput", 0),
     ("per-step CV", "cv", 3),
@@ -51,6 +47,7 @@ WHOLE_RUN = (
     ("rank max/mean", "rank_imbalance", 2),
 )
 SIDE_BY_SIDE = 110
+LEFT = 76  # cells of the latencies, where the throughput is beside them
 
 
 class Live(Pane):
@@ -75,11 +72,10 @@ class Live(Pane):
         top = self._progress(run, width)
         if run.phase == "failed":
             return [*top, *self._last_words(run, width, height - len(top))]
-        left = self._latencies(run, min(width, 66) if width >= SIDE_BY_SIDE else width)
-        room = width - 70 if width >= SIDE_BY_SIDE else width
-        right = self._throughput(run, room)
         if width >= SIDE_BY_SIDE:
-            return [*top, Line(), *beside(left, right, 70)]
+            right = self._throughput(run, width - LEFT - 2)
+            return [*top, Line(), *beside(self._latencies(run, LEFT), right, LEFT + 2)]
+        left, right = self._latencies(run, width), self._throughput(run, width)
         return [*top, Line(), *left, Line(), *right][:height]
 
     def _empty(self) -> list[Line]:
@@ -87,11 +83,11 @@ class Live(Pane):
             case "not started" | "failed" | "reading":
                 return empty(
                     "Nothing is running.",
-                    "r  start: servers come up one after the other, runs follow",
+                    "r  start: servers come up one after another, and their runs follow",
                 )
             case "running":
                 return self._waiting()
-        return empty("No run has ended.", "r  go on with what is missing")
+        return empty("No run has ended.", "r  resume with the missing runs")
 
     def _waiting(self) -> list[Line]:
         """A server is starting, or the queue is empty."""
@@ -103,9 +99,9 @@ class Live(Pane):
                     line(
                         "  ", ("~ ", "warn"), f"{name} is starting: {waited:.0f} s  {server.step}"
                     ),
-                    line(("  the first run begins when it is ready   l  its log", "dim")),
+                    line(("  its first run begins when it is ready   l  its log", "dim")),
                 ]
-        return empty("Nothing is running at the moment.", "a  add datasets")
+        return empty("Nothing is running right now.", "a  add datasets")
 
     def _progress(self, run: RunState, width: int) -> list[Line]:
         symbol, role = STATES[
@@ -118,15 +114,15 @@ class Live(Pane):
         took = self.view.now - run.started_at
         eta = clock(took * (1 - share) / share) if share else NONE
         sample = self._last(run)
-        # what has ended since the last sample is known
+        # requests may have ended since the last sample
         flight = number(max(sample.sent - live.finished, 0)) if sample else NONE
         first = number(max(sample.first_tokens, live.finished - live.errors)) if sample else NONE
-        told = (
+        counts = (
             f"{live.finished}/{live.requests} {share:.0%}   {clock(took)}, ETA {eta}"
-            f"   in flight {flight}   with a first token {first}   "
+            f"   in flight {flight}   first token {first}   "
         )
         errors: Span = (f"errors {live.errors}", "bad" if live.errors else "")
-        return [line((bar(share, width), "note")), line((f"{symbol} ", role), told, errors)]
+        return [line((bar(share, width), "note")), line((f"{symbol} ", role), counts, errors)]
 
     def _ended(self, run: RunState, symbol: str, role: str) -> Line:
         figures = run.figures
@@ -143,7 +139,7 @@ class Live(Pane):
         )
 
     def _reason(self, run: RunState, width: int) -> list[Line]:
-        """Why it ended as it did; what its client has to say against its figures."""
+        """Why it ended as it did, or what makes its figures doubtful."""
         if self.view.client and self.view.client.warnings:
             return [
                 line(("! " + fit(text, width - 2), "warn"))
@@ -155,41 +151,36 @@ class Live(Pane):
         return [*(line(("  " + text, "bad" if run.phase == "failed" else "dim")) for text in rows)]
 
     def _last_words(self, run: RunState, width: int, height: int) -> list[Line]:
-        """The end of the log of its server, where that failed too, and what to do next."""
+        """The end of its server's log, if that failed too, and what to do next."""
         server = self.view.snapshot.backends.get(run.run.backend)
         tail = server.log_tail if server and server.phase == "failed" else ()
-        keys = line(
-            (
-                "R  queue it again   l  the whole log"
-                if self.view.running
-                else "r  run it again   l  the whole log",
-                "dim",
-            )
-        )
+        again = "R  queue it again" if self.view.running else "r  run it again"
+        keys = line((f"{again}   l  the whole log", "dim"))
         shown = tail[-max(height - 3, 0) :]
         said = [line(("  " + fit(text, width - 2), "dim")) for text in shown]
-        return [Line(), *said, *([Line()] if said else []), keys]
+        return [Line(), *said, Line(), keys] if said else [Line(), keys]
 
     def _latencies(self, run: RunState, width: int) -> list[Line]:
         known = latencies(self.view.snapshot, run)
         other = next(iter(self.view.others(run)), None)
         theirs = other.figures.latencies if other and other.figures else {}
-        columns = table.fitting(LATENCIES, width)
-        lines = [table.head(columns)]
-        if not run.figures:
-            theirs = {
-                name: value for name, value in theirs.items() if name != "itl"
-            }  # another thing: see the footnote
-        lines += [
-            table.row(columns, _row(name, known.get(name), theirs.get(name))) for name in METRICS
+        if not run.figures:  # so far its ITL is another measure: see the footnote
+            theirs = {name: value for name, value in theirs.items() if name != "itl"}
+        against = _against(other)
+        columns = table.fitting((*LATENCIES, against), width)
+        rows = [
+            table.row(columns, _row(name, against.title, known.get(name), theirs.get(name)))
+            for name in LATENCY_NAMES
         ]
-        return [*lines, line((fit(self._footnote(run, other, known), width), "dim"))]
+        footnote = line((fit(self._footnote(run, other, known), width), "dim"))
+        return [table.head(columns), *rows, footnote]
 
     def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
         if not known and run.phase == "running":
             return "latencies of finished requests; none has finished yet"
-        against = f"vs {other.run.id}" if other else f"vs: {run.run.label} not run elsewhere yet"
-        return f"{against}; p99 from n=100" + ("" if run.figures else "; ITL: request medians")
+        against = f"Δ vs {other.run.id}" if other else f"no other backend has run {run.run.label}"
+        footnote = f"{against}; p99 from n = {FROM_N}"
+        return footnote if run.figures else f"{footnote}; ITL: medians of requests"
 
     def _throughput(self, run: RunState, width: int) -> list[Line]:
         samples = self.view.snapshot.samples
@@ -210,7 +201,7 @@ class Live(Pane):
         cvs = [s.imbalance.cv for s in samples if s.imbalance]
         if cvs:
             rows.append(("router CV", cvs, 3, "warn"))
-        lines = [line((fit("last two minutes, a sample a second", width), "dim"))]
+        lines = [line((fit("last two minutes, one sample per second", width), "dim"))]
         return lines + [_trend(*row, width) for row in rows]
 
     def _last(self, run: RunState) -> Sampled | None:
@@ -218,42 +209,43 @@ class Live(Pane):
         return last[0] if last and last[0].run == run.run.id else None
 
 
+def _against(other: RunState | None) -> Column:
+    """The column of changes, named after the backend compared with."""
+    return Column(f"p50 Δ vs {other.run.backend}" if other else "p50 Δ", AGAINST_WIDTH, 9)
+
+
 def _compared(run: RunState, other: RunState | None) -> list[Line]:
-    """Throughput and imbalance of an ended run, beside those of the other backend."""
-    mine, theirs = run.figures, other.figures if other else None
-    assert mine is not None  # the caller looked
-    columns = table.fitting(COMPARED, 60)
+    """Throughput and imbalance of an ended run, beside those of another backend."""
+    figures, theirs = run.figures, other.figures if other else None
+    assert figures is not None  # the caller looked
+    mine, their = run.run.backend, other.run.backend if other else NONE
+    columns = (Column("whole run", 13, right=False), *(Column(n, 9) for n in (mine, their)))
+    columns = (*columns, Column("Δ", 6))
     rows = [table.head(columns)]
     for name, field, digits in WHOLE_RUN:
-        value, beside_it = getattr(mine, field), getattr(theirs, field) if theirs else None
+        value, beside_it = getattr(figures, field), getattr(theirs, field) if theirs else None
         cells: dict[str, Span | str] = {
             "whole run": name,
-            "this": number(value, digits),
-            "other": (number(beside_it, digits), "dim"),
+            mine: number(value, digits),
+            their: (number(beside_it, digits), "dim"),
+            "Δ": change(value, beside_it, more_is_better=field == "output_throughput"),
         }
-        rows.append(
-            table.row(
-                columns,
-                cells | {"vs": change(value, beside_it, more_is_better=field == WHOLE_RUN[0][1])},
-            )
-        )
-    reason = mine.imbalance_reason
-    return [*rows, *([line((f"excess –: {reason}", "dim"))] if reason else [])]
+        rows.append(table.row(columns, cells))
+    if figures.imbalance_reason:
+        rows.append(line((f"excess {NONE}: {figures.imbalance_reason}", "dim")))
+    return rows
 
 
-def _row(name: str, mine: Latency | None, theirs: Latency | None) -> dict[str, Span | str]:
-    cells: dict[str, Span | str] = {"ms": (name.upper(), "strong")}
+def _row(
+    name: str, against: str, mine: Latency | None, theirs: Latency | None
+) -> dict[str, Span | str]:
+    cells: dict[str, Span | str] = {"ms": (LATENCY_NAMES[name], "strong")}
     if mine is None:
-        return cells | dict.fromkeys(("mean", "p50", "p90", "p99", "max", "p50 vs"), (NONE, "dim"))
+        return cells | dict.fromkeys((*STATISTICS, against), (NONE, "dim"))
     digits = 1 if mine.p50 < 1000 else 0
-    values: dict[str, Span | str] = {
-        n: number(getattr(mine, n), digits) for n in ("mean", "p50", "p90", "p99", "max")
-    }
-    return (
-        cells
-        | values
-        | {"n": number(mine.n), "p50 vs": change(mine.p50, theirs.p50 if theirs else None)}
-    )
+    values: dict[str, Span | str] = {n: number(getattr(mine, n), digits) for n in STATISTICS}
+    delta = change(mine.p50, theirs.p50 if theirs else None)
+    return cells | values | {"n": number(mine.n), against: delta}
 
 
 def _trend(name: str, values: list[float], digits: int, role: str, width: int) -> Line:

@@ -14,12 +14,12 @@ from tui.widgets.lines import Lines
 
 
 class Pane(Lines, can_focus=True):
-    """A subclass says what it shows (`draw`) and how many items its cursor can stand on
+    """A subclass defines what it shows (`draw`) and how many items its cursor can stand on
     (`count`)."""
 
     NUMBER: ClassVar[int]
     NAME: ClassVar[str]
-    KEYS: ClassVar[str] = ""  # its own keys, shown on its lower border
+    KEYS: ClassVar[str] = ""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up", tooltip="Move the cursor of the pane in focus up"),
         Binding("down,j", "move(1)", "down", tooltip="Move the cursor of the pane in focus down"),
@@ -43,14 +43,18 @@ class Pane(Lines, can_focus=True):
         raise NotImplementedError
 
     def title(self) -> str:
-        """What stands beside the name on the upper border."""
+        """The text beside the name on the upper border."""
         return ""
+
+    def keys(self) -> str:
+        """Its own keys, shown on the lower border."""
+        return self.KEYS
 
     def count(self) -> int:
         return 0
 
     def show(self, view: View) -> None:
-        """Take the next view; a pane that is hidden does not draw it."""
+        """Take the next view; a hidden pane does not draw it."""
         self.view = view
         if self.is_on_screen:
             self.redraw()
@@ -105,7 +109,7 @@ class Pane(Lines, can_focus=True):
     def _set_titles(self) -> None:
         name = f"[{self.NUMBER} {self.NAME}]" if self.has_focus else f" {self.NUMBER} {self.NAME} "
         title = safe(self.title())
-        titles = (f"{name} {title} " if title else name, self.KEYS if self.has_focus else "")
+        titles = (f"{name} {title} " if title else name, self.keys() if self.has_focus else "")
         if titles != self._titles:
             self._titles = titles
             self.border_title = Content(titles[0])
@@ -113,5 +117,5 @@ class Pane(Lines, can_focus=True):
 
 
 def empty(*texts: str) -> list[Line]:
-    """An empty state: what is not there, and the key that brings it."""
+    """An empty state: what is missing, and the key that brings it."""
     return [Line(), *(line(("  " + text, "dim")) for text in texts)]

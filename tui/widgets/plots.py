@@ -1,5 +1,5 @@
-"""Plots: any metric against an imbalance, both backends, with the point under the cursor in words;
-the figures of the gate logs and of single requests; export."""
+"""Plots: any metric against an imbalance, for all backends, with the run under the cursor; the
+figures of the gate logs and of single requests; export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from textual.message import Message
 
 from core.errors import GatescopeError
 from core.experiment.state import RunState
+from core.plots import labels
 from tui.draw import scatter
 from tui.draw.text import Line, Span, fit, line, number
 from tui.widgets.pane import Pane, empty
@@ -18,35 +19,33 @@ from tui.widgets.queue import mean, ms
 
 if TYPE_CHECKING:
     from core.plots.figure import Figure, Series
-    from core.plots.scatter import Axis
+    from core.plots.labels import Axis
 
 METRIC_KEYS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
 SCATTER = "scatter"
-FIGURES = (SCATTER, "heatmap", "cv-over-time", "step-time", "ecdf", "rank-load")
-AXES: tuple[Axis, ...] = ("real", "excess", "aggregated", "predicted")
+AXES: tuple[Axis, ...] = ("per-step", "excess", "aggregated", "predicted")
 
 
 class Plots(Pane):
     NUMBER = 5
     NAME = "Plots"
-    KEYS: ClassVar[str] = " F figure  p metric  i axis  u outliers  ← → point  e export "
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "left",
             "move(-1)",
-            "point before",
-            tooltip="Plots: go to the point, or the panel of a figure, before",
+            "previous point",
+            tooltip="Plots: go to the previous point, or page of a figure",
         ),
         Binding(
             "right",
             "move(1)",
             "next point",
-            tooltip="Plots: go to the next point, or panel of a figure",
+            tooltip="Plots: go to the next point, or page of a figure",
         ),
     ]
 
     class Exported(Message):
-        """The files are there, or why not."""
+        """Where the files are, or why there are none."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -55,17 +54,16 @@ class Plots(Pane):
     def __init__(self) -> None:
         super().__init__()
         self.metric = METRIC_KEYS[0]
-        self.axis: Axis = "real"
+        self.axis: Axis = AXES[0]
         self.hides_outliers = False
         self._plotted: tuple[object, list[Line]] = (None, [])
         self.figure = SCATTER
-        self._asked: object = None  # what the thread was last sent to read
+        self._asked: object = None  # what the thread last read
         self._panels: list[Figure] = []
         self._problem = ""
 
     def points(self) -> list[RunState]:
-        """Finished runs of natural routing, in the order of the queue: what the cursor goes
-        over."""
+        """Finished runs with natural routing, in run order: the cursor's places."""
         return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.dose]
 
     def count(self) -> int:
@@ -73,77 +71,70 @@ class Plots(Pane):
 
     def title(self) -> str:
         if self.figure != SCATTER:
-            return (
-                f"{self.figure}  {self.at + 1}/{len(self._panels)}" if self._panels else self.figure
-            )
+            page = f", figure {self.at + 1} of {len(self._panels)}" if self._panels else ""
+            return labels.FIGURES[self.figure] + page
         if not self.points():
             return ""
-        from core.plots.scatter import AXES as AXIS_LABELS
-        from core.plots.scatter import METRICS as METRIC_LABELS
+        return f"{labels.metric(self.metric)} ↑  {labels.short_axis(self.axis)} →"
 
-        metric, axis = METRIC_LABELS.get(self.metric, self.metric), AXIS_LABELS[self.axis]
-        return f"{metric} ↑  {axis.removesuffix(' of expert load')} →"
+    def keys(self) -> str:
+        cursor = "point" if self.figure == SCATTER else "page"
+        return f" F figure  p metric  i axis  u outliers  ← → {cursor}  e export "
 
     def draw(self, width: int, height: int) -> list[Line]:
         if self.figure != SCATTER:
             return self._figure(width, height)
         if not self.points():
-            return empty("No run has finished yet.", "a point comes with every run that ends")
+            return empty("No run has finished yet.", "each run that finishes adds a point")
         detail = self._detail(width)
         return [*self._plot(width, height - len(detail)), *detail]
 
     def series(self) -> Series:
-        """What is drawn, and what `e` writes. GatescopeError where no run has both values."""
+        """What is drawn, and what `e` writes. GatescopeError if no run has both values."""
         from tui.model import series
 
         return series.of(self.view.snapshot, self.metric, self.axis)
 
     # --- keys ---
 
-    def do_figure(self) -> str:
-        self.figure = FIGURES[(FIGURES.index(self.figure) + 1) % len(FIGURES)]
+    def next_figure(self) -> str:
+        names = list(labels.FIGURES)
+        self.figure = names[(names.index(self.figure) + 1) % len(names)]
         self.at, self._panels, self._problem = 0, [], ""
-        return self.figure
+        return labels.FIGURES[self.figure]
 
-    def do_metric(self) -> None:
+    def next_metric(self) -> None:
         self.figure = SCATTER
         self.metric = METRIC_KEYS[(METRIC_KEYS.index(self.metric) + 1) % len(METRIC_KEYS)]
 
-    def do_axis(self) -> None:
+    def next_axis(self) -> None:
         self.figure = SCATTER
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
 
-    def do_outliers(self) -> str:
+    def hide_outliers(self) -> str:
         self.figure = SCATTER
         self.hides_outliers = not self.hides_outliers
-        return "outliers left out" if self.hides_outliers else "outliers shown hollow"
+        return "outliers hidden" if self.hides_outliers else "outliers shown as hollow marks"
 
-    def do_export(self) -> None:
-        """Write the PNG, of a scatter its CSV too, in a thread: the first PNG takes a second."""
+    def export(self) -> None:
+        """Write the PNG, and a scatter's CSV too, in a thread."""
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from core import files
-        from core.plots import png
-        from tui.model import series
+        from tui.model import export, series
 
         folder = Path(self.view.run_dir) / "graphs"
-        try:
-            if self.figure == SCATTER:
-                drawn = self.series()
-                file = png.write(drawn, folder / f"{self.metric}-{self.axis}.png")
-                files.write_whole(file.with_suffix(".csv"), series.csv_text(drawn).encode())
-                told = f"wrote {file} and the same points as .csv"
-            else:
-                told = f"wrote {png.write(self._read(), folder / f'{self.figure}.png')}"
-        except (OSError, GatescopeError) as error:
-            told = f"not written: {error}"
-        self.app.call_from_thread(self.post_message, self.Exported(told))
+        if self.figure == SCATTER:
+            file = folder / f"{self.metric}-{self.axis}.png"
+            result = export.plot(self.series, series.csv_text, file)
+        else:
+            result = export.figure(self._read, folder / f"{self.figure}.png")
+        self.app.call_from_thread(self.post_message, self.Exported(result))
 
     # --- figures other than the scatter ---
 
     def _figure(self, width: int, height: int) -> list[Line]:
-        """The panel under the cursor; read anew, off this thread, when the figure changed or a run
+        """The panel under the cursor; read again, off this thread, when the figure changed or a run
         has ended."""
         wanted = (self.figure, self.view.run_dir, len(self.points()))
         if wanted != self._asked and self.view.run_dir:
@@ -151,7 +142,7 @@ class Plots(Pane):
             self.run_worker(self._look, thread=True, exclusive=True, group="figure")
         if not self._panels:
             return empty(
-                fit(self._problem or f"Reading what {self.figure} is drawn from …", width - 2),
+                fit(self._problem or "Reading the figure's data …", width - 2),
                 "F  next figure",
             )
         at = min(self.at, len(self._panels) - 1)
@@ -177,14 +168,14 @@ class Plots(Pane):
         self.app.call_from_thread(self._looked, figure, panels, problem)
 
     def _looked(self, figure: str, panels: list[Figure], problem: str) -> None:
-        if figure == self.figure:  # else another one was asked for meanwhile
+        if figure == self.figure:  # else another figure was chosen meanwhile
             self._panels, self._problem, self._plotted = panels, problem, (None, [])
             self.show(self.view)
 
     # --- drawing ---
 
     def _plot(self, width: int, height: int) -> list[Line]:
-        """Drawn anew only when what it shows changed."""
+        """Redrawn only when what it shows has changed."""
         points = self.points()
         here = points[self.at].run.id if self.has_focus else ""
         key = (
@@ -214,7 +205,10 @@ class Plots(Pane):
         run = self.points()[self.at]
         figures = run.figures
         assert figures is not None  # points() holds finished runs
-        about = f"CV {number(figures.cv, 3)}  excess {number(figures.excess_cv, 3)}  predicted {number(run.score, 4)}"
+        about = (
+            f"CV {number(figures.cv, 3)}  excess {number(figures.excess_cv, 3)}"
+            f"  predicted {number(run.score, 4)}"
+        )
         speed = (
             f"TTFT {ms(mean(run, 'ttft'))} ms  TPOT {ms(mean(run, 'tpot'))} ms"
             f"  {number(figures.output_throughput)} tok/s"

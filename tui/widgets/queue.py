@@ -1,4 +1,4 @@
-"""Queue: every run, or every dataset with both backends side by side; filter, order and marks."""
+"""Queue: every run, or every dataset with its backends paired; filter, order and marks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.experiment.state import RunState
 from tui.draw import table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
-from tui.draw.text import NONE, Line, Span, number
+from tui.draw.text import NONE, Line, Span, number, runs
 from tui.model.view import View
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
@@ -32,9 +32,9 @@ PAIRS = (
     Column("score", 6, 5),
     Column("backend", 9, 9, right=False),
     Column("TTFT ms", 8, 9),
-    Column("vs", 6, 8),
+    Column("Δ TTFT", 6, 8),
     Column("TPOT ms", 7, 9),
-    Column("vs ", 6, 8),
+    Column("Δ TPOT", 6, 8),
     Column("tok/s", 7, 4),
     Column("CV", 6, 6),
     Column("excess", 6, 7),
@@ -54,7 +54,7 @@ ORDERS: dict[str, Callable[[RunState], Any]] = {
 class Queue(Pane):
     NUMBER = 1
     NAME = "Queue"
-    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  / filter  d datasets "
+    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  / filter  d pair backends "
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Queue(Pane):
         self._followed = ""
 
     def show(self, view: View) -> None:
-        """Without the focus, its cursor goes with the run that is shown, so that this one is in
+        """Without the focus, the cursor follows the run that is shown, so that it stays in
         sight."""
         self.view = view
         if not self.has_focus and view.shown != self._followed:
@@ -75,18 +75,17 @@ class Queue(Pane):
         super().show(view)
 
     def rows(self) -> list[RunState]:
-        """The runs as they stand here: filtered and in order."""
+        """The runs listed: filtered and in order."""
         words = self.filter.lower().split()
-        runs = [r for r in self.view.snapshot.runs.values() if all(w in _words(r) for w in words)]
+        found = [r for r in self.view.snapshot.runs.values() if all(w in _words(r) for w in words)]
         if self.by_dataset:
-            return sorted(runs, key=lambda r: r.run.label)
+            return sorted(found, key=lambda r: r.run.label)
         if self.order == "queue":
-            return runs
+            return found
         value = ORDERS[self.order]
-        known = [r for r in runs if value(r) is not None]
-        return sorted(known, key=value, reverse=self.order != "dataset") + [
-            r for r in runs if value(r) is None
-        ]
+        known = [r for r in found if value(r) is not None]
+        unknown = [r for r in found if value(r) is None]
+        return sorted(known, key=value, reverse=self.order != "dataset") + unknown
 
     def selected(self) -> RunState | None:
         rows = self.rows()
@@ -100,14 +99,12 @@ class Queue(Pane):
         ended = [f"{n} {p}" for p in ("done", "failed", "cancelled") if (n := snapshot.count(p))]
         marked = [f"{len(self.marked)} marked"] if self.marked else []
         shown = [f"filter {self.filter!r}: {self.count()} shown"] if self.filter else []
-        order = (
-            ["by dataset"]
-            if self.by_dataset
-            else [f"order {self.order}"]
-            if self.order != "queue"
-            else []
-        )
-        return " · ".join([f"{len(snapshot.runs)} runs", *ended, *marked, *shown, *order])
+        return " · ".join([runs(len(snapshot.runs)), *ended, *marked, *shown, *self._order()])
+
+    def _order(self) -> list[str]:
+        if self.by_dataset:
+            return ["backends paired"]
+        return [] if self.order == "queue" else [f"sorted by {self.order}"]
 
     def draw(self, width: int, height: int) -> list[Line]:
         rows = self.rows()
@@ -127,12 +124,12 @@ class Queue(Pane):
 
     def _empty(self) -> list[Line]:
         if self.view.snapshot.runs:
-            return empty(f"No run matches {self.filter!r}.", "esc  shows all again")
+            return empty(f"No run matches {self.filter!r}.", "esc  show all again")
         if self.view.stage == "reading":
             return empty("Reading the datasets …")
         if self.view.problem:
             return empty(
-                "Nothing can be run yet; see the message below.", "r  try again when it is mended"
+                "Nothing can be run yet; see the message below.", "press r once it is fixed"
             )
         return empty("No runs.", "a  add datasets", "r  run experiments.toml")
 
@@ -156,11 +153,11 @@ class Queue(Pane):
         return self._word(run)
 
     def _word(self, run: RunState) -> str:
-        """Its phase; a run whose engine went away under it is cut off."""
+        """Its phase; a run whose engine has died is cut off."""
         return "cut off" if run.phase == "running" and self.view.stage != "running" else run.phase
 
     def _pair(self, run: RunState, place: int) -> dict[str, Span | str]:
-        """A run against the first other backend that has run the same dataset."""
+        """A run, with its change from the first other backend that has run the same dataset."""
         other = next(iter(self.view.others(run)), None)
         first = run.run.backend == self.view.backends[0]
         symbol, role = STATES[self._word(run)]
@@ -169,15 +166,15 @@ class Queue(Pane):
             "score": number(run.score, 4) if first else "",
             "backend": (run.run.backend, self.view.role(run.run.backend)),
             **_figures(run),
-            "vs": change(mean(run, "ttft"), mean(other, "ttft")),
-            "vs ": change(mean(run, "tpot"), mean(other, "tpot")),
+            "Δ TTFT": change(mean(run, "ttft"), mean(other, "ttft")),
+            "Δ TPOT": change(mean(run, "tpot"), mean(other, "tpot")),
         }
         return cells if run.figures else cells | {"TTFT ms": (f"{symbol} {run.phase}", role)}
 
     # --- keys ---
 
     def narrow(self, words: str) -> None:
-        """Show only the runs that hold all of these words."""
+        """Show only the runs that contain all of these words."""
         self.filter = words
         self.redraw()
 
@@ -187,18 +184,18 @@ class Queue(Pane):
         selected = self.selected()
         return marked or ([selected.run.id] if selected else [])
 
-    def do_mark(self) -> None:
+    def mark(self) -> None:
         if run := self.selected():
             self.marked ^= {run.run.id}
             self.action_move(1)
 
-    def do_order(self) -> str:
+    def next_order(self) -> str:
         names = list(ORDERS)
         self.order = names[(names.index(self.order) + 1) % len(names)]
         self.by_dataset = False
-        return "in the order of the queue" if self.order == "queue" else f"ordered by {self.order}"
+        return "in run order" if self.order == "queue" else f"sorted by {self.order}"
 
-    def do_pairs(self) -> None:
+    def pair(self) -> None:
         self.by_dataset = not self.by_dataset
 
 
@@ -209,12 +206,14 @@ def mean(run: RunState | None, name: str) -> float | None:
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds in four digits or so."""
-    return number(value, 2 if value is None or value < 100 else 1 if value < 1000 else 0)
+    """Milliseconds to about four digits."""
+    if value is None or value < 100:
+        return number(value, 2)
+    return number(value, 1 if value < 1000 else 0)
 
 
 def change(value: float | None, other: float | None, *, more_is_better: bool = False) -> Span:
-    """`+31%▲`: how much more than the other; the dash where one of them is not known."""
+    """`+31%▲`: how much more than the other; a dash if either is unknown."""
     if value is None or not other:
         return (NONE, "dim")
     share = value / other - 1
@@ -240,7 +239,7 @@ def _figures(run: RunState) -> dict[str, Span | str]:
 
 
 def _rest(run: RunState) -> Span | None:
-    """Why a run has no figures, in the place where they would be."""
+    """Why a run has no figures, shown in their place."""
     return (
         (run.reason, "bad" if run.phase == "failed" else "dim")
         if run.reason and not run.figures

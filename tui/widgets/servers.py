@@ -1,4 +1,4 @@
-"""Servers: each backend's state, what it really ran, its load and its GPUs."""
+"""Servers: each backend's state, what is running in it, its load and its GPUs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ class Servers(Pane):
         return names[self.at] if self.at < len(names) else ""
 
     def title(self) -> str:
-        up = sum(
-            b.phase == "ready" and self._is_up(b) for b in self.view.snapshot.backends.values()
-        )
-        return f"{up} ready" if self.view.snapshot.backends else ""
+        servers = self.view.snapshot.backends.values()
+        up = [server for server in servers if self._is_up(server)]
+        if servers and not up:
+            return "all stopped"
+        return f"{sum(s.phase == 'ready' for s in up)} ready" if up else ""
 
     def draw(self, width: int, height: int) -> list[Line]:
         names = self.view.backends
         if not names:
-            return empty(
-                "No server yet.", "r  run: each backend's server is started when its runs begin"
-            )
+            return empty("No server yet.", "r  run: a backend's server starts when its runs begin")
         blocks = [self._block(place, name, width) for place, name in enumerate(names)]
         lines = [text for block in blocks for text in block]
         before = sum(len(block) for block in blocks[: self.at])
@@ -62,7 +61,7 @@ class Servers(Pane):
         return [first, *self._details(name, server, width)]
 
     def _is_up(self, server: BackendState) -> bool:
-        """Servers go when their engine goes, whatever was last heard of them."""
+        """A server stops with its engine, whatever its last event said."""
         return self.view.stage == "running" and server.phase in ("starting", "ready", "stopping")
 
     def _word(self, server: BackendState) -> str:
@@ -85,7 +84,7 @@ class Servers(Pane):
         room = width - len(indent)
         lines = [
             line((indent + part, "bad"))
-            for text in ([f"NOT AS ASKED: {m}" for m in server.mismatches])
+            for text in [f"! {mismatch}" for mismatch in server.mismatches]
             for part in wrapped(text, room, "  ")
         ]
         if server.phase == "failed":
@@ -97,7 +96,8 @@ class Servers(Pane):
             ]
             return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
         if self._is_up(server) and (sample := self._sample(name)):
-            lines += [line(indent, *_load(sample.server))] if sample.server else []
+            if sample.server:
+                lines.append(line(indent, *_load(sample.server)))
             lines += [line(indent + text) for text in gpus(sample.gpus, room)]
         if server.ran:
             lines += [
@@ -112,7 +112,7 @@ class Servers(Pane):
 
 
 def _ran(server: BackendState) -> list[str]:
-    """What really ran, the telling parts first."""
+    """What ran, the most important parts first."""
     first = ("engine", "parallel", "moe_backend", "all2all_backend", "ranks", "version")
     names = [n for n in first if n in server.ran] + [n for n in server.ran if n not in first]
     return [
@@ -130,10 +130,10 @@ def _load(load: ServerLoad) -> list[Span]:
 
 
 def gpus(found: list[Gpu], width: int) -> list[str]:
-    """One cell a GPU, as many beside each other as fit."""
+    """One cell per GPU, as many side by side as fit."""
     cells = [
-        f"gpu{g.index} {g.memory_used_gib:.0f}/{g.memory_total_gib:.0f} GiB {number(g.utilisation_pct):>3}%"
-        f" {number(g.power_w)} W {number(g.temperature_c)} °C"
+        f"gpu{g.index} {g.memory_used_gib:.0f}/{g.memory_total_gib:.0f} GiB "
+        f"{number(g.utilisation_pct):>3}% {number(g.power_w)} W {number(g.temperature_c)} °C"
         for g in found
     ]
     if not cells:

@@ -1,9 +1,8 @@
-"""The peer: router logging as it is usually added to vLLM by hand, and as the scripts that
-gatescope carries on did it.
+"""A vLLM plugin that logs the router as it is usually done by hand: the peer of our recorder.
 
-In every layer of every step it counts expert by expert, brings the counts to the host, and every 50
-steps writes that layer's whole history as JSON. Works in eager mode only: under CUDA graphs Python
-would run at capture and never again.
+In every layer of every step it counts expert by expert and copies the counts to the host. Every 50
+steps it writes that layer's whole history as JSON. The upstream scripts did the same. It works in
+eager mode only: with CUDA graphs, Python would run once, at capture.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ STEPS_PER_WRITE = 50
 
 
 def register() -> None:
-    """What vLLM calls in every process."""
+    """vLLM's entry point for plugins, called in every process."""
     if not (folder := os.environ.get(FOLDER)):
         return
     from vllm.v1.worker.worker_base import WorkerWrapperBase

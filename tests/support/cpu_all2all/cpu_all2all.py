@@ -1,8 +1,8 @@
-"""For tests only: what vLLM's CPU build lacks for data and expert parallelism, so that those
-layouts run on a CPU.
+"""A vLLM plugin for tests only: it adds what vLLM's CPU build lacks for data and expert
+parallelism, so that those layouts run on a CPU.
 
-Its communicator has no all_gatherv and no reduce_scatterv, and its MoE kernel ignores the expert
-map. vLLM loads this as a plugin, from a folder that only tests put on PYTHONPATH.
+The CPU build's communicator has no all_gatherv and no reduce_scatterv, and its MoE kernel ignores
+the expert map. vLLM loads this plugin from a folder that only tests put on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def register() -> None:
-    """What vLLM calls in every process."""
+    """vLLM's entry point for plugins, called in every process."""
     from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
     from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 
@@ -50,7 +50,7 @@ def _reduce_scatterv(self: Any, input_: Any, dim: int = -1, sizes: list[int] | N
 def _apply(
     self: Any, output: Any, hidden_states: Any, w1: Any, w2: Any, *rest: Any, **named: Any
 ) -> None:
-    """Global expert ids become local ones; a token's experts elsewhere weigh nothing here."""
+    """Map global expert ids to local ones; a token's experts on other ranks get weight 0."""
     names = ("topk_weights", "topk_ids", "activation", "global_num_experts", "expert_map")
     given = dict(zip(names, rest, strict=False)) | named
     local = given["expert_map"]
@@ -66,7 +66,11 @@ def _apply(
 
 def _unnamed(rest: tuple[Any, ...]) -> dict[str, Any]:
     names = (
-        *("a1q_scale", "a2_scale", "workspace13", "workspace2", "expert_tokens_meta"),
+        "a1q_scale",
+        "a2_scale",
+        "workspace13",
+        "workspace2",
+        "expert_tokens_meta",
         "apply_router_weight_on_input",
     )
     return dict(zip(names, rest, strict=False))
