@@ -141,7 +141,9 @@ def _resampled(of: StepSample) -> tuple[int, Floats]:
                 for j in range(x.shape[1])
             ),
             *(np.clip(left, -limit, limit) * column for column in x.T),
-            *(np.ones(len(y)), of["extra"], of["mean_load"]),
+            np.ones(len(y)),
+            of["extra"],
+            of["mean_load"],
         ]
     )
     sums = np.zeros((count, per_step.shape[1]))

@@ -25,17 +25,15 @@ MAX_LOADS = 1 << 22  # counts kept for placements
 # Means over layers where a step has several; floor_squared is nan for one token, run the place in
 # `labels`.
 COLUMNS = (
-    *(
-        "start_ns",
-        "duration_us",
-        "tokens",
-        "prefill_tokens",
-        "requests",
-        "extra",
-        "mean_load",
-        "cv",
-        "floor_squared",
-    ),
+    "start_ns",
+    "duration_us",
+    "tokens",
+    "prefill_tokens",
+    "requests",
+    "extra",
+    "mean_load",
+    "cv",
+    "floor_squared",
     "run",
 )
 
@@ -187,15 +185,16 @@ class _Reading:
         c = log.columns
         return np.column_stack(
             [
-                *(
-                    c["start_ns"],
-                    c["duration_ns"] / 1e3,
-                    log.tokens,
-                    c["prefill_tokens"],
-                    c["requests"],
-                ),
-                *(extra / layers, log.tokens * log.top_k / units),
-                *(figures.cv / layers, figures.floor_squared / supported, run),
+                c["start_ns"],
+                c["duration_ns"] / 1e3,
+                log.tokens,
+                c["prefill_tokens"],
+                c["requests"],
+                extra / layers,
+                log.tokens * log.top_k / units,
+                figures.cv / layers,
+                figures.floor_squared / supported,
+                run,
             ]
         )
 
