@@ -34,6 +34,11 @@ def terminal_columns() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
+def has_screen() -> bool:
+    """Whether someone could use a full-screen UI here: keys come in, and stderr is shown."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def tell(text: str) -> None:
     """Write a line to stderr: stdout is for data. A closed stderr does not stop the runs."""
     with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from core.analysis.results import Results
 from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
 from core.engine.engine import Engine
-from core.errors import GatescopeError, UsageError
+from core.errors import GatescopeError
 from core.experiment import config, events, plan, state
 from core.experiment.config import Config
 from core.experiment.events import AnyEvent
@@ -99,14 +100,9 @@ def run(invocation: Invocation, *, json: bool) -> int:
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
-    retry = invocation.retry_cancelled
-    if invocation != Invocation(invocation.config_path, resume=path, retry_cancelled=retry):
-        raise UsageError(
-            "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --dose, --pattern and --out"
-        )
     with RunDirectory.reopen(path) as directory:
         _end_leftovers(directory)
+        retry = invocation.retry_cancelled
         return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
 
@@ -183,7 +179,7 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     try:
         code = asyncio.run(_until_done_or_signal(engine, job))
     except OSError as error:
-        how = f"fix this, then resume with: gatescope --resume {directory.path}"
+        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
         tell(printable(f"! stopped: {error}; servers are down; {how}"))
         return 1
     reported = _reported(directory.path, label, strict=job.config.experiment.strict)

@@ -109,7 +109,7 @@ def _vllm(backend: Backend, *, needed: bool) -> Finding:
     found = f"vLLM {installed.version} in {installed.python}"
     if installed.hook:
         return Finding(backend.name, f"{found}, router hook: {installed.hook}")
-    fix = "the router of this vLLM cannot be recorded; use a version from 0.11 to 0.32"
+    fix = "the router of this vLLM cannot be recorded; use a version from 0.11 to 0.33"
     return Finding(backend.name, f"{found}, router hook: none found", fix if needed else "")
 
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import shlex
 import time
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +75,7 @@ class RunDirectory:
             if any(path.iterdir()):
                 raise FileError(
                     f"{path}: --out must be new or empty;"
-                    f" to resume an interrupted run use: --resume {path}"
+                    f" to resume an interrupted run use: --resume {shlex.quote(str(path))}"
                 )
             path.chmod(0o700)
             return cls(path)

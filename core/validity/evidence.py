@@ -38,6 +38,7 @@ class Evidence:
 
     results: Mapping[str, Result] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)  # files that are no result → why
+    impossible: Mapping[str, Sequence[str]] = field(default_factory=dict)  # unknown figures
     routing: Mapping[str, Imbalance] = field(default_factory=dict)
     # backend, or folder → a per-step CV of each dataset
     cvs: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -81,6 +82,11 @@ def of_results(groups: Sequence[Results]) -> Evidence:
             f"{group.name}/{label}": why
             for group in groups
             for label, why in group.unreadable.items()
+        },
+        impossible={
+            f"{group.name}/{label}": phrases
+            for group in groups
+            for label, phrases in group.impossible.items()
         },
         routing=_routing(results),
         cvs={group.name: _one_a_dataset(group.per_step) for group in groups},

@@ -83,7 +83,7 @@ def test_vllm_its_version_and_the_hook(tmp_path: Path) -> None:
 def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) -> None:
     found = examined(tmp_path, engine="vllm", python=fake_vllm(tmp_path, "0.99.0", ""))
     assert "router hook: none found" in found["baseline"].found
-    assert "use a version from 0.11 to 0.32" in found["baseline"].fix
+    assert "use a version from 0.11 to 0.33" in found["baseline"].fix
 
 
 def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_requested_for(

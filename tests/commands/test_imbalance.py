@@ -21,7 +21,9 @@ from core import cli
 from core.files import formatted
 
 # Per-step CVs of two experts with 4 tokens: (3, 1) is 0.5, (2, 2) is 0, (4, 0) is 1.
-EVEN, HALF, ALL = [[2, 2]], [[3, 1]], [[4, 0]]
+EVEN: list[list[float]] = [[2, 2]]
+HALF: list[list[float]] = [[3, 1]]
+ALL: list[list[float]] = [[4, 0]]
 
 
 class Answer(NamedTuple):
@@ -30,7 +32,8 @@ class Answer(NamedTuple):
     err: str
 
     def cv(self, name: str) -> float:
-        return round(self.found[name]["per_step_cv"], 9)
+        cv: float = self.found[name]["per_step_cv"]
+        return round(cv, 9)
 
 
 def of(folder: Path, *options: str) -> Answer:

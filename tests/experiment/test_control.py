@@ -68,7 +68,7 @@ def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
     assert (stopped.interrupted, stopped.runs["all2all/001"].phase) == ("stop", "queued")
     engine.wait()
     with pytest.raises(
-        ControlError, match=r"no engine is running in .*; go on with: gatescope --resume "
+        ControlError, match=r"no engine is running in .*; resume with: gatescope --resume "
     ):
         send(Stop())
 
@@ -84,7 +84,7 @@ def test_a_cancelled_run_keeps_the_requests_that_were_answered(engine: Watched) 
     assert partial.delivery_lag_ms is None  # the last step is that of an answer that is not kept
     assert ended.reason == f"{partial.completed} requests kept"
     assert not (results / "001.json").exists()
-    assert result.read_all(results) == ({}, {})
+    assert result.read_all(results) == result.Found({}, {}, {})
 
 
 def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: Path) -> None:
