@@ -144,6 +144,10 @@ def port(text: str) -> int:
     return int(text)
 
 
+def port_or_free(text: str) -> int:
+    return 0 if text == "0" else port(text)
+
+
 def above_zero(text: str) -> float:
     value = seconds(text)
     if value == 0:

@@ -188,12 +188,16 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
 
 def _opening(job: Job, label: str) -> list[AnyEvent]:
     """The events that open this session in the journal."""
-    requeued = [events.RunRequeued(run=i) for i in job.requeued]
+    opening: list[AnyEvent] = []
     if job.resumed:
-        missing = len(job.runs) - len(job.ended)
-        return [events.ExperimentResumed(missing=missing), *requeued]
-    name = job.config.experiment.name
-    return [events.ExperimentStarted(name=name, engine=label, runs=job.runs), *requeued]
+        opening.append(events.ExperimentResumed(missing=len(job.runs) - len(job.ended)))
+    else:
+        name = job.config.experiment.name
+        opening.append(events.ExperimentStarted(name=name, engine=label, runs=job.runs))
+    if job.requeued:
+        first, others = job.requeued[0], list(job.requeued[1:])
+        opening.append(events.RunRequeued(run=first, others=others))
+    return opening
 
 
 def _reported(path: Path, label: str, *, strict: bool) -> int:

@@ -135,7 +135,8 @@ def _port(backend: Backend) -> Finding:
         ports.check(backend.name, backend.port)
     except GatescopeError as error:
         return _problem(f"port {backend.port}", error)
-    return Finding(f"port {backend.port}", f"free, for {backend.name}")
+    found = f"free, for {backend.name}" if backend.port else f"a free one, for {backend.name}"
+    return Finding(f"port {backend.port}", found)
 
 
 def _orphans() -> Iterator[Finding]:

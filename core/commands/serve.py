@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arg.add_engine(parser)
     parser.add_argument("--model", metavar="ID", help="hub name or folder, instead of the config's")
     parser.add_argument(
-        "--port", type=arg.port, metavar="P", help="port to listen on, instead of the config's"
+        "--port",
+        type=arg.port_or_free,
+        metavar="P",
+        help="port to listen on, instead of the config's; 0: a free one",
     )
     for name, noun in (
         ("batch-tokens", "max_num_batched_tokens"),
@@ -50,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     started."""
     import asyncio
 
+    from msgspec.structs import replace
+
     from core.backends import choice, ports
     from core.experiment import config
 
@@ -58,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     config.check_budget(f"serve {backend.name}", backend)
     engine = config.engine(arguments.engine) if arguments.engine else loaded.experiment.engine
     kind = choice.decide(engine, [backend])
+    if backend.port == 0:
+        backend = replace(backend, port=ports.free())
+        print(f"~ {backend.name}: port {backend.port}", file=sys.stderr)
     ports.check(backend.name, backend.port)
     launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
     return asyncio.run(_serve(backend, launch, _api_key()))
