@@ -1,4 +1,5 @@
-"""What gatescope survives: kills, faults, hostile servers, bad inputs, a long queue and a long day.
+"""What gatescope survives: kills, faults, hostile servers, bad inputs, situations that users
+reported, a long queue and a long day.
 
     uv run python bench/reliability/run.py [--only kills,faults,…]
 

@@ -126,7 +126,9 @@ def test_a_broken_config_is_told_and_the_rest_is_examined(tmp_path: Path) -> Non
 
 def test_each_mistake_in_the_config_is_a_problem(tmp_path: Path) -> None:
     file = tmp_path / "experiments.toml"
-    file.write_text('[[backends]]\nname = "b"\nport = -1\n[experiment]\nseed = -1\ndatasets = "x"\n')
+    file.write_text(
+        '[[backends]]\nname = "b"\nport = -1\n[experiment]\nseed = -1\ndatasets = "x"\n'
+    )
     found = [finding for finding in diagnosis.examine(file) if finding.subject == "config"]
     assert [finding.found.removeprefix(f"{file}: ") for finding in found] == [
         "[[backends]] number 1, port: expected a whole number of at least 0, got -1",

@@ -14,7 +14,7 @@ from support.place import Place
 from support.watched import Watched
 
 from core.engine import detached
-from core.errors import GatescopeError
+from core.errors import FileError, GatescopeError
 from core.experiment import control, events
 from core.experiment.control import (
     Add,
@@ -28,6 +28,7 @@ from core.experiment.control import (
 )
 from core.experiment.invocation import Invocation
 from core.rundir import result
+from core.rundir.directory import RunDirectory
 
 
 def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
@@ -179,3 +180,13 @@ class TestSocket:
                     return b""
 
         assert asyncio.run(talk()) == b""
+
+
+def test_printed_commands_quote_a_path_with_a_blank(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "file").touch()
+    with pytest.raises(FileError, match=rf"--resume '{tmp_path}/my run'$"):
+        RunDirectory.create(folder)
+    with pytest.raises(ControlError, match=rf"gatescope --resume '{tmp_path}/my run'$"):
+        control.send(folder, Stop())

@@ -55,8 +55,8 @@ def gatescope(place: Path, *arguments: object, **env: str) -> Answer:
 
 
 def wrong(facts: Mapping[str, bool], answer: Answer) -> str:
-    """The names of the facts that do not hold, and the end of what the command said; empty if all
+    """The names of the facts that do not hold, and the start of what the command said; empty if all
     hold."""
     failing = [name for name, holds in facts.items() if not holds]
-    said = answer.err.strip()[-300:]
+    said = " ".join(answer.err.split())[:200]
     return f"not so: {', '.join(failing)}; exit {answer.code}: {said}" if failing else ""

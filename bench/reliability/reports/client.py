@@ -126,8 +126,8 @@ STREAMS = [
             *("choices_null", "data_null", "float_usage", "choice_null_inside", "usage_only"),
             *("no_done", "done_no_blank", "done_no_newline", "done_trailing_space"),
             *("done_then_open", "done_then_reset", "done_then_cut", "crlf", "no_space"),
-            *("comments", "empty_data", "single_newline", "split_utf8", "http10", "octet"),
-            *("s201", "early_answer"),
+            *("comments", "empty_data", "split_utf8", "http10"),
+            "early_answer",
         )
     ),
     ("A4", "delta_null", partial(good, "delta_null", 10, chat=True)),

@@ -477,15 +477,6 @@ def empty_data(req):
 
 
 @scenario
-def single_newline(req):  # one \n between data lines, never a blank line
-    yield SSE
-    for i in range(10):
-        yield 0.02
-        yield ev(tok("w ", i + 1), b"\n")
-    yield b"data: [DONE]\n\n"
-
-
-@scenario
 def split_utf8(req):  # a character cut between two packets
     yield SSE
     for i in range(10):
@@ -522,20 +513,6 @@ def http10(req):
     yield DONE
 
 
-@scenario
-def octet(req):
-    yield SSE.replace(b"text/event-stream", b"application/octet-stream")
-    yield from ten()
-    yield DONE
-
-
-@scenario
-def octet_stream_json(req):
-    yield SSE.replace(b"text/event-stream", b"application/json")
-    yield from ten()
-    yield DONE
-
-
 # --- status
 @scenario
 def s429(req):
@@ -547,13 +524,6 @@ def s429(req):
 def s307(req):
     where = b"http://127.0.0.1/other/v1/completions/"
     yield b"HTTP/1.1 307 Temporary Redirect\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % where
-
-
-@scenario
-def s201(req):
-    yield SSE.replace(b"200 OK", b"201 Created")
-    yield from ten()
-    yield DONE
 
 
 @scenario
