@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +21,35 @@ T = TypeVar("T")
 
 def read(file: Path, kind: type[T]) -> T:
     """One JSON file as a `kind`. FileError if it cannot be read, or is something else."""
+    return read_by(file, lambda data: msgspec.json.decode(data, type=kind, dec_hook=path_hook))
+
+
+def read_by(file: Path, decode: Callable[[bytes], T]) -> T:
+    """What `decode` makes of a file's bytes. FileError as `read`."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=kind, dec_hook=path_hook)
+        return decode(file.read_bytes())
     except OSError as error:
         raise FileError(f"{file}: cannot be read: {error.strerror}") from None
     except msgspec.ValidationError as error:
         raise FileError(f"{file}: not as gatescope writes it: {error}") from None
     except NOT_JSON as error:
         raise FileError(f"{file}: not JSON: {error}") from None
+
+
+def with_constants(data: bytes) -> Any:
+    """JSON with NaN, Infinity and -Infinity in it, as Python's json writes them, and in any UTF;
+    None if it is something else."""
+    try:
+        found = json.loads(data)
+        json.dumps(found, ensure_ascii=False).encode()  # no half of a character
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+def is_finite(value: object) -> bool:
+    """False for NaN and the infinities, true for anything else."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def path_hook(kind: type, value: Any) -> Any:

@@ -7,10 +7,13 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 from typing import TextIO
 
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def shown(value: float | None, form: str) -> str:
@@ -63,6 +66,17 @@ def takes_colour(stream: TextIO) -> bool:
     """Whether to colour what goes to `stream`: a terminal that can, whose user did not refuse
     (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and not is_dumb()
+
+
+def has_screen() -> bool:
+    """Whether someone could use a full-screen UI here: keys come in, and stderr is shown."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ending() -> list[signal.Signals]:
+    """The signals that end us. One that we were started to ignore (by nohup, or by `&` in a script)
+    stays ignored: whoever started us wants us to outlive it."""
+    return [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def tell(text: str) -> None:

@@ -99,8 +99,8 @@ class TestUsage:
                 "gatescope generate: argument --target: expected scores between 0 and 1",
             ),
             (
-                ["serve", "baseline", "--port", "0"],
-                "gatescope serve: argument --port: expected a port, 1 to 65535, got '0'",
+                ["bench", "f.jsonl", "--port", "0"],
+                "gatescope bench: argument --port: expected a port, 1 to 65535, got '0'",
             ),
             (
                 ["serve", "baseline", "--ep-size", "0"],
@@ -342,6 +342,38 @@ class TestGenerate:
         assert gatescope("generate", "--out", "made", "--target", "0.4,0.9").code == 0
         scores = [e["score"] for e in json.loads((tmp_path / "made" / "metadata.json").read_text())]
         assert scores == pytest.approx([0.4, 0.9], abs=0.005)
+
+    @pytest.mark.parametrize("change", ["fewer", "another seed", "edited"])
+    def test_an_earlier_dataset_stays_without_replace(
+        self, gatescope: Gatescope, tmp_path: Path, change: str
+    ) -> None:
+        assert gatescope("generate", "--count", "3").code == 0
+        files = {p.name: p for p in (tmp_path / "datasets").glob("*.jsonl")}
+        first, third = min(files), max(files)
+        if change == "edited":
+            files[first].write_text('{"id": "a", "text": "mine"}\n')
+        before = {name: file.read_bytes() for name, file in files.items()}
+        again = {"fewer": ["--count", "2"], "another seed": ["--count", "3", "--seed", "1"]}
+        options = again.get(change, ["--count", "3"])
+        answer = gatescope("generate", *options)
+        assert answer.code == 2
+        lost = third if change == "fewer" else first
+        assert "datasets: this would remove " in answer.err
+        assert lost in answer.err
+        assert "; --replace does so, --out takes another folder" in answer.err
+        assert {p.name: p.read_bytes() for p in (tmp_path / "datasets").glob("*.jsonl")} == before
+
+        assert gatescope("generate", *options, "--replace").code == 0
+        after = {p.name: p.read_bytes() for p in (tmp_path / "datasets").glob("*.jsonl")}
+        assert len(after) == int(options[1])
+        assert after != before
+
+    def test_the_same_again_and_more_of_it_replace_nothing(
+        self, gatescope: Gatescope, tmp_path: Path
+    ) -> None:
+        for count in (2, 2, 3):
+            assert gatescope("generate", "--count", str(count)).code == 0
+            assert len(list((tmp_path / "datasets").glob("*.jsonl"))) == count
 
     def test_foreign_datasets_are_not_replaced(self, gatescope: Gatescope, tmp_path: Path) -> None:
         (tmp_path / "datasets").mkdir()

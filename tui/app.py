@@ -23,8 +23,7 @@ from textual.widgets import Input
 
 from core.errors import FileError
 from core.experiment.invocation import Invocation
-from core.signals import ending
-from core.terminal import complain, is_dumb
+from core.terminal import complain, ending, has_screen, is_dumb
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
 from tui.draw import theme
@@ -251,8 +250,10 @@ class Gatescope(App[int]):
 
 
 def run(invocation: Invocation, *, ascii: bool = False) -> int:
-    """The UI for a new experiment; or for the one running under runs/, if nothing is selected. Its
-    exit code."""
+    """The UI for a new experiment; for the run directory to resume; or for the one running under
+    runs/, if nothing is selected. Its exit code."""
+    if invocation.resume:
+        return _show(Session(invocation, _run_directory(invocation.resume)), ascii=ascii)
     bare = Invocation(invocation.config_path, engine=invocation.engine)
     found = newest_live() if invocation == bare else None
     if found is None:
@@ -273,13 +274,17 @@ def _check_writable(run_dir: Path) -> None:
 
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
     """The UI over a run directory, running or not. FileError where it is none."""
-    if not (run_dir / "events.jsonl").is_file():
-        raise FileError(f"{run_dir}: not a run directory: events.jsonl is expected in it")
-    return _show(Session(Invocation(), run_dir), ascii=ascii)
+    return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
+
+
+def _run_directory(path: Path) -> Path:
+    if not (path / "events.jsonl").is_file():
+        raise FileError(f"{path}: not a run directory: events.jsonl is expected in it")
+    return path
 
 
 def _show(session: Session, *, ascii: bool) -> int:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not has_screen():
         print(
             "gatescope: the terminal UI needs a terminal; without one use: gatescope --batch",
             file=sys.stderr,

@@ -3,6 +3,7 @@ asks first."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -207,7 +208,7 @@ async def _ask_leave(app: Gatescope) -> None:
         Option("d", "detach", "leave; the run goes on"),
         Option("k", "stop everything", "end the run and its servers, then leave"),
     )
-    attach = f"reattach with: gatescope attach {app.view.run_dir}"
+    attach = f"reattach with: gatescope attach {shlex.quote(str(app.view.run_dir))}"
     detaching = f"Detaching leaves the run going; {attach}"
     match await app.push_screen_wait(Choice("Quit?", (detaching,), options, interrupt="k")):
         case "d":

@@ -1,4 +1,5 @@
-"""What gatescope survives: kills, faults, hostile servers, bad inputs, a long queue and a long day.
+"""What gatescope survives: kills, faults, hostile servers, bad inputs, situations that users
+reported, a long queue and a long day.
 
     uv run python bench/reliability/run.py [--only kills,faults,…]
 
@@ -162,6 +163,20 @@ def inputs(folder: Path, wanted: argparse.Namespace) -> Part:
     return {"row": row, "parsers": {str(c.get("name")): has_passed(c) for c in cases}}
 
 
+def reports(folder: Path, wanted: argparse.Namespace) -> Part:
+    """Every situation of bench/reliability/reports/, and what was seen where it is not as
+    expected."""
+    from reports import all_cases
+
+    outcomes = all_cases.outcomes(folder)
+    met = sum(not seen for seen in outcomes.values())
+    for name, seen in outcomes.items():
+        if seen:
+            print(f"! {name}: {seen}", file=sys.stderr)
+    row = f"{met} of {len(outcomes)} reported situations give what is expected"
+    return {"row": row, "outcomes": outcomes}
+
+
 def queue(folder: Path, wanted: argparse.Namespace) -> Part:
     """many.py."""
     found = _found("many.py", folder / "many", str(wanted.datasets), str(wanted.limit_s))
@@ -215,6 +230,7 @@ PARTS: dict[str, tuple[str, Callable[[Path, argparse.Namespace], Part]]] = {
     "faults": ("faults injected", faults),
     "hostile": ("hostile server", hostile),
     "inputs": ("bad inputs", inputs),
+    "reports": ("situations that users reported", reports),
     "queue": ("datasets × 2 backends in one queue", queue),
     "day": ("a day under a clock that jumps", day),
 }

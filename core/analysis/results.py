@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from core import files
 from core.errors import FileError, NoDataError
 from core.experiment import dose
+from core.routing import upstream as gate_names
 from core.routing.imbalance import Imbalance
 from core.rundir import about as run_json
 from core.rundir import result
@@ -32,7 +37,8 @@ class Results:
     known.
 
     `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced:
-    never mixed. `unreadable`: label → why a file is no result.
+    never mixed. `unreadable`: label → why a file is no result. `impossible`: label → what was NaN,
+    infinite, negative or ambiguous, and so is unknown.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Results:
     aggregated: dict[str, float]
     forced: dict[str, Result] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    impossible: dict[str, list[str]] = field(default_factory=dict)
 
     def of(self, chosen: Selection) -> Results:
         """The same of the chosen datasets alone."""
@@ -51,6 +58,7 @@ class Results:
             chosen.of(self.aggregated),
             chosen.of(self.forced),
             chosen.of(self.unreadable),
+            chosen.of(self.impossible),
         )
 
     @property
@@ -104,7 +112,7 @@ def of_folders(
     cannot be read."""
     if not folder.is_dir():
         raise FileError(f"{folder}: not a folder of results")
-    found, unreadable = result.read_all(folder)
+    found, unreadable, impossible = result.read_all(folder)
     if not found and unreadable:
         label, why = next(iter(unreadable.items()))
         raise FileError(f"{folder / label}.json: {why}")
@@ -112,7 +120,11 @@ def of_folders(
         raise NoDataError(f"{folder}: holds no results (001.json, 002.json, …)")
     forced = {label: one for label, one in found.items() if dose.of_label(label)}
     natural = {label: one for label, one in found.items() if label not in forced}
-    return Results(name, natural, _mapping(per_step), _mapping(aggregated), forced, unreadable)
+    per_step_cvs, per_step_odd = _mapping(per_step)
+    aggregated_cvs, aggregated_odd = _mapping(aggregated)
+    for label, phrase in {**per_step_odd, **aggregated_odd}.items():
+        impossible.setdefault(label, []).append(phrase)
+    return Results(name, natural, per_step_cvs, aggregated_cvs, forced, unreadable, impossible)
 
 
 def narrowed(groups: Sequence[Results], backend: str = "", label: str = "") -> list[Results]:
@@ -139,19 +151,40 @@ def iqr_outliers(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     return np.asarray((values < low - reach) | (values > high + reach))
 
 
-def _mapping(file: Path | None) -> dict[str, float]:
-    """{"gates_logs_01": CV} → {"001": CV}; labels as the results have them."""
+def _mapping(file: Path | None) -> tuple[dict[str, float], dict[str, str]]:
+    """{"gates_logs_01": CV} → {"001": CV}, labels as the results have them; and a phrase for each
+    label whose CV is impossible, or stands there twice."""
     if file is None:
-        return {}
-    found = files.read(file, dict[str, float | None])
-    return {_label(name): cv for name, cv in found.items() if cv is not None}
+        return {}, {}
+    by_label: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, cv in files.read_by(file, _decode_mapping).items():
+        if cv is not None:
+            by_label[gate_names.label(name)][name] = cv
+    odd = {label: phrase for label, cvs in by_label.items() if (phrase := _wrong(cvs))}
+    return {
+        label: next(iter(cvs.values())) for label, cvs in by_label.items() if label not in odd
+    }, odd
 
 
-def _label(name: str) -> str:
-    """`gates_logs_01` and `gates_logs_001` are dataset 001; `gates_logs_001-r2` its second
-    repeat."""
-    index, dash, repeat = name.removeprefix("gates_logs_").partition("-")
-    return index.zfill(3) + dash + repeat
+def _decode_mapping(data: bytes) -> dict[str, float | None]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, float | None])
+    except msgspec.ValidationError:
+        raise
+    except files.NOT_JSON:
+        loose = files.with_constants(data)
+        if loose is None:
+            raise
+    return msgspec.convert(loose, dict[str, float | None])
+
+
+def _wrong(cvs: dict[str, float]) -> str:
+    """Why these CVs of one dataset, by the names that they have in a file, are unknown; empty if
+    they are not."""
+    if len(set(cvs.values())) > 1:
+        return f"CV stands there as {' and '.join(cvs)}, with different values"
+    name, cv = next(iter(cvs.items()))
+    return "" if math.isfinite(cv) and cv >= 0 else f"CV of {name} is {json.dumps(cv)}"
 
 
 def _if_there(file: Path) -> Path | None:

@@ -14,6 +14,14 @@ ANY = ("0.0.0.0", "::")
 COMMAND_CHARACTERS = 80
 
 
+def free() -> int:
+    """A port of 127.0.0.1 that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def check(name: str, port: int) -> None:
     """BackendError if something listens on 127.0.0.1:port; it names the owner where that is
     known."""
@@ -25,7 +33,8 @@ def check(name: str, port: int) -> None:
             held = f", held by {owner}" if (owner := foreigner(port, ())) else ""
             raise BackendError(
                 f"[[backends]] {name}, port: {port} is not free ({error.strerror}){held};"
-                " choose another port"
+                " wait until it ends, choose another port, or set port = 0, which takes a free one"
+                " at each start"
             ) from None
 
 

@@ -17,7 +17,7 @@ from core.recorder.gatescope_recorder.about import SUFFIX
 NOT_RUNNING = ("refused", "disabled")
 SILENT = "silent (its level or configuration hides what runs)"
 
-# name in run.json → the log line that shows it, 0.11 to 0.32; the first hit counts.
+# name in run.json → the log line that shows it, 0.11 to 0.33; the first hit counts.
 LINES = {
     "moe_backend": re.compile(
         r"Using '?([\w ]+?)'? (?:\w+ MoE backend|backend for Unquantized MoE)"
@@ -56,6 +56,7 @@ MANAGERS = {
     "deepep_v2": ("deepepv2",),
     "mori_high_throughput": ("mori",),
     "mori_low_latency": ("mori",),
+    "moonep": ("moonep",),
     "nixl_ep": ("nixlep",),
     "flashinfer_all2allv": ("flashinferall2all", "flashinfernvlinktwosided"),
     "flashinfer_nvlink_two_sided": ("flashinfernvlinktwosided",),

@@ -177,6 +177,10 @@ def port(text: str) -> int:
     return int(text)
 
 
+def port_or_free(text: str) -> int:
+    return 0 if text == "0" else port(text)
+
+
 def workers(text: str) -> int | str:
     return text if text == "auto" else at_least(1)(text)
 

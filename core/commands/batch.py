@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -13,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import signals
+from core import terminal
 from core.analysis import results
 from core.analysis.results import Results
 from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
 from core.engine.engine import Engine
-from core.errors import GatescopeError, UsageError
+from core.errors import GatescopeError
 from core.experiment import config, events, plan, state
 from core.experiment.config import Config
 from core.experiment.events import AnyEvent
@@ -99,14 +100,9 @@ def run(invocation: Invocation, *, json: bool) -> int:
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
-    retry = invocation.retry_cancelled
-    if invocation != Invocation(invocation.config_path, resume=path, retry_cancelled=retry):
-        raise UsageError(
-            "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --dose, --pattern and --out"
-        )
     with RunDirectory.reopen(path) as directory:
         _end_leftovers(directory)
+        retry = invocation.retry_cancelled
         return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
 
@@ -186,7 +182,7 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     try:
         code = asyncio.run(_until_done_or_signal(engine, job))
     except OSError as error:
-        how = f"fix this, then resume with: gatescope --resume {directory.path}"
+        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
         tell(printable(f"! stopped: {error}; servers are down; {how}"))
         return 1
     reported = _reported(directory.path, label, strict=job.config.experiment.strict)
@@ -195,12 +191,16 @@ def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
 
 def _opening(job: Job, label: str) -> list[AnyEvent]:
     """The events that open this session in the journal."""
-    requeued = [events.RunRequeued(run=i) for i in job.requeued]
+    opening: list[AnyEvent] = []
     if job.resumed:
-        missing = len(job.runs) - len(job.ended)
-        return [events.ExperimentResumed(missing=missing), *requeued]
-    name = job.config.experiment.name
-    return [events.ExperimentStarted(name=name, engine=label, runs=job.runs), *requeued]
+        opening.append(events.ExperimentResumed(missing=len(job.runs) - len(job.ended)))
+    else:
+        name = job.config.experiment.name
+        opening.append(events.ExperimentStarted(name=name, engine=label, runs=job.runs))
+    if job.requeued:
+        first, others = job.requeued[0], list(job.requeued[1:])
+        opening.append(events.RunRequeued(run=first, others=others))
+    return opening
 
 
 def _reported(path: Path, label: str, *, strict: bool) -> int:
@@ -225,7 +225,7 @@ async def _until_done_or_signal(engine: Engine, job: Job) -> int:
         engine.stop(number.name)
 
     loop = asyncio.get_running_loop()
-    for number in signals.ending():
+    for number in terminal.ending():
         loop.add_signal_handler(number, stop, number)
     try:
         return 0 if await task else 1

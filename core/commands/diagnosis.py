@@ -109,7 +109,7 @@ def _vllm(backend: Backend, *, needed: bool) -> Finding:
     found = f"vLLM {installed.version} in {installed.python}"
     if installed.hook:
         return Finding(backend.name, f"{found}, router hook: {installed.hook}")
-    fix = "the router of this vLLM cannot be recorded; use a version from 0.11 to 0.32"
+    fix = "the router of this vLLM cannot be recorded; use a version from 0.11 to 0.33"
     return Finding(backend.name, f"{found}, router hook: none found", fix if needed else "")
 
 
@@ -152,7 +152,8 @@ def _port(backend: Backend) -> Finding:
         ports.check(backend.name, backend.port)
     except GatescopeError as error:
         return _problem(f"port {backend.port}", error)
-    return Finding(f"port {backend.port}", f"free, for {backend.name}")
+    found = f"free, for {backend.name}" if backend.port else f"a free one, for {backend.name}"
+    return Finding(f"port {backend.port}", found)
 
 
 def _orphans() -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core import terminal
 from core.commands import arguments as arg
 from core.errors import UsageError
 
@@ -64,18 +65,36 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the batch, or open the terminal UI; the exit code."""
-    if arguments.retry_cancelled and not arguments.resume:
-        raise UsageError("--retry-cancelled goes with --resume DIR")
-    if arguments.batch or arguments.resume:
+    """Run the batch, or open the terminal UI; the exit code. `--resume` in a script, without a
+    terminal, is a batch too."""
+    wanted = invocation(arguments)
+    _check(wanted)
+    is_script = arguments.resume and not terminal.has_screen()
+    if arguments.batch or is_script:
         from core.commands import batch
 
-        return batch.run(invocation(arguments), json=arguments.json)
+        return batch.run(wanted, json=arguments.json)
     if arguments.json:
         raise UsageError("--json goes with --batch: the terminal UI prints nothing")
     from tui import app
 
-    return app.run(invocation(arguments), ascii=arguments.ascii)
+    return app.run(wanted, ascii=arguments.ascii)
+
+
+def _check(wanted: Invocation) -> None:
+    """UsageError where options exclude each other."""
+    from core.experiment.invocation import Invocation
+
+    if wanted.retry_cancelled and not wanted.resume:
+        raise UsageError("--retry-cancelled goes with --resume DIR")
+    alone = Invocation(
+        wanted.config_path, resume=wanted.resume, retry_cancelled=wanted.retry_cancelled
+    )
+    if wanted.resume and wanted != alone:
+        raise UsageError(
+            "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
+            " --dose, --pattern and --out"
+        )
 
 
 def invocation(arguments: argparse.Namespace) -> Invocation:

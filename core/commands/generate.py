@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="0.3,0.9",
         help="make one dataset at each of these scores, instead of --count",
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="remove the datasets that an earlier call wrote there, also where others take their"
+        " place",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         made = _made(arguments)
-        files = folder.write(made, arguments.out)
+        files = folder.write(made, arguments.out, replace=arguments.replace)
         picture = _draw([dataset.score for dataset in made])
     except OSError as error:
         raise FileError(f"{error.filename}: {error.strerror}") from None

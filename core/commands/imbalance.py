@@ -20,7 +20,10 @@ LAYERS_SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="a folder of gate logs, or of such folders"
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="a run directory, a folder of gate logs, or a folder of such folders",
     )
     parser.add_argument(
         "--method", choices=("per-step", "aggregated"), help="this measure only (default: all)"
@@ -35,14 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the measures of every folder; 1 if some cannot be read, or are invalid and --strict."""
+    """Print the measures of every folder; 1 if some of it cannot be read or is missing, or is
+    invalid and --strict."""
     from core import files
-    from core.routing import imbalance
-    from core.validity import verdict
+    from core.validity import routing, verdict
+    from core.validity.problem import rule_name
 
     if not arguments.folder.is_dir():
         raise FileError(f"{arguments.folder}: not a folder")
-    found, problems = imbalance.measure_folder(arguments.folder)
+    found, problems = _measured(arguments.folder)
     validity = verdict.of_gate_logs(arguments.folder, found)
     for problem in (*problems, *(wrong.in_words() for wrong in validity.problems)):
         complain(problem)
@@ -57,7 +61,31 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
-    return 1 if problems or (arguments.strict and validity.is_invalid) else 0
+    missing = rule_name(routing.missing_layers)
+    is_whole = not problems and missing not in [problem.rule for problem in validity.problems]
+    return 0 if is_whole and not (arguments.strict and validity.is_invalid) else 1
+
+
+def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
+    """The measures by name, and what could not be read: of every server start of a run directory,
+    or of a folder of gate logs."""
+    from core.routing import folder as gate_folder
+    from core.routing import imbalance
+    from core.rundir import about
+
+    if not (folder / about.NAME).is_file():
+        return imbalance.measure_folder(folder)
+    found: dict[str, Imbalance] = {}
+    problems: list[str] = []
+    for backend in about.read(folder).backends:
+        starts = gate_folder.starts(folder / backend)
+        if not starts:
+            problems.append(f"{folder / backend}: holds no gate logs; it has not been started yet")
+        for start in starts:
+            measured, problem = imbalance.measure_folder(start)
+            found |= {f"{backend}/{name}": one for name, one in measured.items()}
+            problems += problem
+    return found, problems
 
 
 def _data(
@@ -109,10 +137,11 @@ def _number(
 
 def _counts(name: str, m: Imbalance) -> str:
     left_out = ", ".join(f"{n} {reason}" for reason, n in m.left_out.items()) or "none"
-    return (
-        f"{name}: {m.files} {'file' if m.files == 1 else 'files'}, {m.layers} layers,"
-        f" {m.steps} steps used, left out: {left_out}; {m.tokens} tokens"
+    files, layers, steps = (
+        f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+        for n, noun in ((m.files, "file"), (m.layers, "layer"), (m.steps, "step"))
     )
+    return f"{name}: {files}, {layers}, {steps} used, left out: {left_out}; {m.tokens} tokens"
 
 
 def _ranks(m: Imbalance) -> str:

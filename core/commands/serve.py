@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import signals
+from core import terminal
 from core.commands import arguments as arg
 from core.errors import UsageError
 
@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arg.add_engine(parser)
     parser.add_argument("--model", metavar="ID", help="hub name or folder, instead of the config's")
     parser.add_argument(
-        "--port", type=arg.port, metavar="P", help="port to listen on, instead of the config's"
+        "--port",
+        type=arg.port_or_free,
+        metavar="P",
+        help="port to listen on, instead of the config's; 0: a free one",
     )
     for name, noun in (
         ("batch-tokens", "max_num_batched_tokens"),
@@ -50,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     started."""
     import asyncio
 
+    from msgspec.structs import replace
+
     from core.backends import choice, ports
     from core.experiment import config
 
@@ -58,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     config.check_budget(f"serve {backend.name}", backend)
     engine = config.engine(arguments.engine) if arguments.engine else loaded.experiment.engine
     kind = choice.decide(engine, [backend])
+    if backend.port == 0:
+        backend = replace(backend, port=ports.free())
+        print(f"~ {backend.name}: port {backend.port}", file=sys.stderr)
     ports.check(backend.name, backend.port)
     choice.check_model(kind, model)
     launch = choice.launcher(kind, [backend]).launch(backend, model, None, loaded.experiment.seed)
@@ -131,7 +139,7 @@ async def _serve(backend: Backend, launch: Launch, api_key: str) -> int:
     passing_on.start()
     caught: list[int] = []
     loop = asyncio.get_running_loop()
-    for number in signals.ending():
+    for number in terminal.ending():
         loop.add_signal_handler(number, caught.append, number)
     try:
         while not caught and not server.has_ended:

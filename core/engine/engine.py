@@ -118,6 +118,7 @@ class Engine:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+            self._queue.note_cancelled()  # the run ended by itself before its cancellation
         if self._queue.waiting and self.config.experiment.pause_s:
             await asyncio.sleep(self.config.experiment.pause_s)
 
@@ -153,8 +154,7 @@ class Engine:
         except asyncio.CancelledError:
             kept = measurement.keep_partial()
             if not self._is_stopping:
-                self._queue.end(run, "cancelled")
-                self._emit(events.RunCancelled(run=run.id, completed=kept))
+                self._queue.end_cancelled(run, kept)
             raise
         except RunError as error:
             server = serving.server

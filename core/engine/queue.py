@@ -23,6 +23,7 @@ class Queue:
         self.ended = dict(ended)  # run id → done, failed or cancelled
         self.waiting = [run for run in self.runs.values() if run.id not in ended]
         self.current: Run | None = None
+        self._cancelled: list[str] = []  # cancelled, and not yet in the journal
         self._emit = emit
 
     def known(self, ids: Sequence[str]) -> list[Run]:
@@ -52,26 +53,43 @@ class Queue:
         self.end(run, "failed")
         self._emit(events.RunFailed(run=run.id, reason=reason))
 
-    # --- commands ---
+    def end_cancelled(self, run: Run, completed: int) -> None:
+        """End the current run by command, with what was cancelled by the same one."""
+        self.end(run, "cancelled")
+        others, self._cancelled = self._cancelled, []
+        self._emit(events.RunCancelled(run=run.id, completed=completed, others=others))
+
+    def note_cancelled(self) -> None:
+        """Emit what no event has said yet of the runs that were cancelled while they waited."""
+        if self._cancelled:
+            ids, self._cancelled = self._cancelled, []
+            self._emit(events.RunCancelled(run=ids[0], others=ids[1:]))
+
+    # --- commands: one event each ---
 
     def cancel(self, runs: Sequence[Run]) -> None:
-        """Cancel those of `runs` that wait; ending the current run is up to the caller."""
+        """Cancel those of `runs` that wait. Ending the current run is up to the caller; its event
+        then names the others too."""
         if over := [r for r in runs if r.id in self.ended]:
             raise ControlError(f"{over[0].id} is {self.ended[over[0].id]} already")
         for run in runs:
             if run != self.current:
                 self.end(run, "cancelled")
-                self._emit(events.RunCancelled(run=run.id))
+                self._cancelled.append(run.id)
+        if self.current not in runs:
+            self.note_cancelled()
 
     def retry(self, runs: Sequence[Run]) -> None:
         """Queue failed and cancelled runs again, at the end."""
         if wrong := [r for r in runs if self.ended.get(r.id) not in ("failed", "cancelled")]:
             how = self.ended.get(wrong[0].id, "still to come")
             raise ControlError(f"{wrong[0].id} is {how}: nothing to retry")
+        self.note_cancelled()
         for run in runs:
             del self.ended[run.id]
             self.waiting.append(run)
-            self._emit(events.RunRequeued(run=run.id))
+        if ids := [run.id for run in runs]:
+            self._emit(events.RunRequeued(run=ids[0], others=ids[1:]))
 
     def move(self, runs: Sequence[Run], before: str) -> None:
         """Put waiting runs before another one; at the end if `before` does not wait."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import httpx
+from msgspec import structs
 
-from core.backends import server
+from core.backends import ports, server
 from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
 from core.engine.measurement import Target
@@ -75,6 +76,8 @@ class Servers:
             raise ServerError(died, [])
         self._starts[name] += 1
         backend = next(b for b in self._config.backends if b.name == name)
+        if backend.port == 0:
+            backend = structs.replace(backend, port=ports.free())
         launch, logs = self._launch(backend)
         started = self._start(backend, launch)
         target = Target(

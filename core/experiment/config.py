@@ -31,7 +31,7 @@ Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Burstiness = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]
 Deadline = Annotated[float, Meta(gt=0, le=1e9)]
-Port = Annotated[int, Meta(ge=1, le=65535)]
+Port = Annotated[int, Meta(ge=0, le=65535)]  # 0: a free one, at each start
 Text = Annotated[str, Meta(pattern=r"^[^\0]*\Z")]  # no process takes a NUL
 Name = Annotated[
     str,

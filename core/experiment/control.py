@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -92,7 +93,8 @@ def send(run_dir: Path, command: Command) -> None:
         reply = _replies.decode(answer)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError(
-            f"no engine is running in {run_dir}; go on with: gatescope --resume {run_dir}"
+            f"no engine is running in {run_dir}; resume with:"
+            f" gatescope --resume {shlex.quote(str(run_dir))}"
         ) from None
     except (OSError, *NOT_JSON) as error:
         raise ControlError(f"the engine of {run_dir} did not answer: {error}") from None

@@ -102,6 +102,7 @@ class RunsAdded(Event, frozen=True, kw_only=True):
 
 class RunRequeued(Event, frozen=True, kw_only=True):
     run: str
+    others: list[str] = []  # queued again by the same command
 
 
 class QueueReordered(Event, frozen=True, kw_only=True):
@@ -188,6 +189,7 @@ class RunFailed(Event, frozen=True, kw_only=True):
 class RunCancelled(Event, frozen=True, kw_only=True):
     run: str
     completed: int = 0  # requests whose figures are kept in a partial result
+    others: list[str] = []  # runs that waited, cancelled by the same command
 
 
 class ExperimentFinished(Event, frozen=True, kw_only=True):

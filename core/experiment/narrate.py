@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from core.experiment import dose, events
 from core.experiment.events import AnyEvent, RunFigures
 from core.experiment.state import Snapshot
@@ -27,7 +29,7 @@ def sentence(event: AnyEvent, snapshot: Snapshot) -> str | None:
         case events.RunsAdded():
             return f"· queued: {', '.join(r.id for r in event.runs)}"
         case events.RunRequeued():
-            return f"· {event.run} queued again"
+            return f"· {event.run}{_others(event.others)} queued again"
         case events.QueueReordered():
             return "· queue reordered"
         case events.RunStarted() | events.Sampled() | events.ScoresPredicted():
@@ -52,10 +54,23 @@ def _run(
         case events.RunFinished():
             return f"✓ {place} {figures_line(event.figures)}{left}"
         case events.RunFailed():
-            return f"! {place} failed: {event.reason}{left}"
+            return f"! {place} failed: {_reason(event, snapshot)}{left}"
         case events.RunCancelled():
             kept = f", {event.completed} requests kept" if event.completed else ""
-            return f"× {place} cancelled{kept}{left}"
+            return f"× {place} cancelled{_others(event.others)}{kept}{left}"
+
+
+def _reason(event: events.RunFailed, snapshot: Snapshot) -> str:
+    """Why a run failed; what its server's own line has said is not said again for each run."""
+    backend = event.run.partition("/")[0]
+    server = snapshot.backends.get(backend)
+    if server and server.phase == "failed" and server.reason == event.reason:
+        return f"server {backend} failed, for the reason above"
+    return event.reason
+
+
+def _others(others: Sequence[str]) -> str:
+    return f" with {len(others)} more" if others else ""
 
 
 def _backend(

@@ -137,6 +137,8 @@ def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
             return _ended(state, event.run, phase="failed", reason=event.reason, ended_at=event.at)
         case events.RunCancelled():
             kept = f"{event.completed} requests kept" if event.completed else ""
+            for other in event.others:
+                state = _run(state, other, phase="cancelled", reason="", ended_at=event.at)
             return _ended(state, event.run, phase="cancelled", reason=kept, ended_at=event.at)
         case (
             events.RunRequeued()
@@ -197,8 +199,9 @@ def _queue(
     runs = dict(state.runs)
     match event:
         case events.RunRequeued():
-            if known := runs.pop(event.run, None):
-                runs[event.run] = _queued(known)
+            for run in (event.run, *event.others):
+                if known := runs.pop(run, None):
+                    runs[run] = _queued(known)
         case events.RunsAdded():
             scores = {r.run.dataset: r.score for r in runs.values()}
             runs |= {r.id: RunState(r, score=scores.get(r.dataset)) for r in event.runs}

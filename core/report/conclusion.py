@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     written = [*_draw_files(path, groups, engine, found), *written]
     for file in written:
         tell(f"wrote {file}")
-    tell(f"to read it all: gatescope report {path}")
+    tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
     for group in groups:
         tell(_where(path, group))
     return validity

@@ -24,6 +24,7 @@ a step:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
-from core.routing import excess, measures, upstream
+from core.routing import excess, measures, places, upstream
 from core.routing import folder as gate_folder
 from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums
 from core.routing.excess import Excess
@@ -281,32 +282,22 @@ def measure_folder(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     if not folder.is_dir():
         return {}, [f"{folder}: not a folder"]
     found: dict[str, Imbalance] = {}
-    problems: list[str] = []
-    for place in _log_folders(folder):
-        for measured, problem in (_measure_json(place), _measure_binary(place)):
-            found |= measured
-            problems += problem
+    try:
+        folders, problems = places.find(folder)
+    except OSError as error:
+        return {}, [f"{error.filename}: cannot be read: {error.strerror}"]
+    for place in folders:
+        own, problem = _measure_json(place)
+        if own.keys() & found.keys():
+            problem = [*problem, f"{place}: left out: another folder has the same name"]
+        found |= {name: measured for name, measured in own.items() if name not in found}
+        measured, binary_problem = _measure_binary(place)
+        found |= measured
+        problems += [*problem, *binary_problem]
     if not found and not problems:
         sought = "*.gatelog, or gate_logs_<layer>.json"
         problems.append(f"{folder}: no gate logs ({sought}) in it or in its folders")
     return found, problems
-
-
-def _log_folders(folder: Path) -> list[Path]:
-    if _holds_logs(folder):
-        return [folder]
-    inner = [place for place in folder.iterdir() if place.is_dir()]
-    inner.sort(key=lambda place: (gate_folder.start_of(place), place.name))
-    named = [place for place in inner if place.name.startswith("gates_logs")]
-    return [place for place in inner if _holds_logs(place)] or named
-
-
-def _holds_logs(folder: Path) -> bool:
-    return any(
-        file.suffix == ".gatelog" or file.name.startswith("gate_logs_")
-        for file in folder.iterdir()
-        if file.is_file()
-    )
 
 
 def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
@@ -316,8 +307,9 @@ def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
             problems.append(f"{folder}: holds no gate log")
         return {}, problems
     empty = sum(int((layer.tokens == 0).sum()) for layer in layers)
+    name = Path(os.path.abspath(folder)).name  # also of "."
     try:
-        run = upstream.run_of(folder.name, layers)
+        run = upstream.run_of(name, layers)
         measured = measure_run(run, {"no tokens": empty}, files=len(layers))
     except GateLogError as error:
         return {}, [*problems, f"{folder}: {error}"]
@@ -325,7 +317,7 @@ def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     tokens = max(int(layer.tokens.sum()) for layer in layers)
     # upstream's files do not tell prompt tokens from others
     found = structs.replace(measured, steps=steps, tokens=tokens, prefill=None, decode=None)
-    return {folder.name: found}, problems
+    return {name: found}, problems
 
 
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:

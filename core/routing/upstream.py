@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,18 @@ from core.routing.gatelog import GateLog, GateLogError
 from core.routing.meter import Meter
 from core.stats.arrays import Floats, Ints
 
-LAYER_FILE = re.compile(r"gate_logs_(\d+)\.json$")
+LAYER_FILE = re.compile(r"gate_logs_(\d+)\.json(\.gz)?", re.IGNORECASE)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    EOFError,
+    zlib.error,
+)
+"""What a file raises that is no JSON of upstream's form, or is cut off in its compression."""
 MAX_LOAD = 1 << 32  # of an expert in a step: far beyond any real one; its square does not overflow
 
 
@@ -30,13 +44,23 @@ class JsonLayer:
     number: int = 0
 
 
+def label(folder: str) -> str:
+    """`gates_logs_1`, `gates_logs_01` and `gates_logs_001` are dataset 001; `gates_logs_001-r2` is
+    its second repeat."""
+    index, dash, repeat = folder.lower().removeprefix("gates_logs_").partition("-")
+    number = str(int(index)) if index.isdecimal() else index
+    return number.zfill(3) + dash + repeat
+
+
 def read_layer(path: Path) -> JsonLayer:
-    """One `gate_logs_<layer>.json`. GateLogError if it does not have upstream's format."""
+    """One `gate_logs_<layer>.json`, or `.json.gz`. GateLogError if it does not have upstream's
+    format."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        loads = np.array(data["expert_loads"], dtype=np.float64)
-        tokens = np.array(data["num_tokens"], dtype=np.int64)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        data = path.read_bytes()
+        is_packed = path.name.lower().endswith(".gz")
+        found: dict[str, Any] = json.loads(gzip.decompress(data) if is_packed else data)
+        loads, tokens = _counts(found["expert_loads"]), _counts(found["num_tokens"])
+    except UNREADABLE as error:
         raise GateLogError(
             f"{path}: not a readable gate log: {type(error).__name__}: {error}"
         ) from None
@@ -49,32 +73,58 @@ def read_layer(path: Path) -> JsonLayer:
         or not ((tokens >= 0) & (tokens <= MAX_LOAD)).all()
     ):
         raise GateLogError(f"{path}: holds loads that are negative, not finite or above {MAX_LOAD}")
-    named = LAYER_FILE.match(path.name)
-    return JsonLayer(loads, tokens, int(named[1]) if named else 0)
+    if (tokens != np.floor(tokens)).any():
+        raise GateLogError(f"{path}: expected whole numbers in num_tokens, got fractions")
+    named = LAYER_FILE.fullmatch(path.name)
+    return JsonLayer(loads, tokens.astype(np.int64), int(named[1]) if named else 0)
 
 
-def layer_files(folder: Path) -> list[Path]:
-    """The layer files of an upstream folder, in layer order."""
-    found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := LAYER_FILE.match(p.name))]
-    return [p for _, p in sorted(found)]
+def _counts(rows: Any) -> Floats:
+    """Numbers, or texts of numbers, as an array. ValueError for anything else."""
+    found = np.array(rows)
+    if found.dtype == np.bool_:
+        raise ValueError("expected counts, got true and false")
+    return found.astype(np.float64)
+
+
+def layer_files(folder: Path) -> dict[int, list[Path]]:
+    """Layer number → its file in an upstream folder, in layer order; where several files claim one
+    number, all of them."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if (named := LAYER_FILE.fullmatch(path.name)) and path.is_file():
+            found.setdefault(int(named.group(1)), []).append(path)
+    return dict(sorted(found.items()))
 
 
 def read_layers(folder: Path) -> tuple[list[JsonLayer], list[str]]:
     """The layers that can be read, and what is wrong with the others."""
-    layers: list[JsonLayer] = []
+    layers: dict[Path, JsonLayer] = {}
     problems: list[str] = []
-    for path in layer_files(folder):
+    for number, paths in layer_files(folder).items():
         try:
-            layer = read_layer(path)
+            same = [read_layer(path) for path in paths]
         except GateLogError as error:
             problems.append(str(error))
             continue
-        if layers and layer.loads.shape[1] != layers[0].loads.shape[1]:
-            experts, others = layer.loads.shape[1], layers[0].loads.shape[1]
-            problems.append(f"{path}: {experts} experts, the layers before it have {others}")
-            continue
-        layers.append(layer)
-    return layers, problems
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            problems.append(f"{folder}: layer {number} is in {len(paths)} files, {names}; keep one")
+            if not all(_are_equal(same[0], other) for other in same):
+                continue
+        layers[paths[0]] = same[0]
+    counts = Counter(layer.loads.shape[1] for layer in layers.values())
+    usual = counts.most_common(1)[0][0] if counts else 0
+    problems += [
+        f"{path}: {layer.loads.shape[1]} experts, most layers have {usual}"
+        for path, layer in layers.items()
+        if layer.loads.shape[1] != usual
+    ]
+    return [layer for layer in layers.values() if layer.loads.shape[1] == usual], problems
+
+
+def _are_equal(one: JsonLayer, other: JsonLayer) -> bool:
+    return np.array_equal(one.loads, other.loads) and np.array_equal(one.tokens, other.tokens)
 
 
 def run_of(label: str, layers: Sequence[JsonLayer]) -> RunBlocks:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import shlex
 import time
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +63,7 @@ class RunDirectory:
             if any(path.iterdir()):
                 raise FileError(
                     f"{path}: --out must be new or empty;"
-                    f" to resume an interrupted run use: --resume {path}"
+                    f" to resume an interrupted run use: --resume {shlex.quote(str(path))}"
                 )
             with contextlib.suppress(PermissionError, NotImplementedError):
                 path.chmod(0o700)  # file systems without modes refuse it, to the owner too

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct, field
@@ -22,6 +22,7 @@ from core.load.record import Records, RequestRecord
 from core.load.trust import Trust, trust
 from core.routing.imbalance import Imbalance
 from core.routing.run import LongestStep
+from core.rundir import possible
 from core.rundir.journal import stream_events
 
 if TYPE_CHECKING:
@@ -140,27 +141,37 @@ def of_load(
     )
 
 
+class Found(NamedTuple):
+    """What a folder of results holds, by label."""
+
+    results: dict[str, Result]
+    unreadable: dict[str, str]  # what is wrong with a file that is not a result
+    impossible: dict[str, list[str]]  # the figures of a result that are unknown, a phrase each
+
+
 def decode(data: bytes) -> Result:
-    """A result file's bytes. msgspec.DecodeError if they are not one."""
-    return msgspec.json.decode(data, type=Result)
+    """A result file's bytes. An error of files.NOT_JSON if they are not one."""
+    return possible.decode(data, Result)[0]
 
 
 def read(file: Path) -> Result:
     """One result file. FileError if it cannot be read, or is not a result."""
-    return files.read(file, Result)
+    return files.read_by(file, decode)
 
 
-def read_all(folder: Path) -> tuple[dict[str, Result], dict[str, str]]:
-    """Label → result of every `<label>.json` in a results folder, forced routing included; and
-    label → what is wrong with a file that is not a result."""
-    found: dict[str, Result] = {}
-    unreadable: dict[str, str] = {}
+def read_all(folder: Path) -> Found:
+    """Every `<label>.json` in a results folder, forced routing included."""
+    found = Found({}, {}, {})
     for label, file in sorted(result_files(folder).items()):
         try:
-            found[label] = read(file)
+            taken, odd = files.read_by(file, lambda data: possible.decode(data, Result))
         except FileError as error:
-            unreadable[label] = str(error).removeprefix(f"{file}: ")
-    return found, unreadable
+            found.unreadable[label] = str(error).removeprefix(f"{file}: ")
+            continue
+        found.results[label] = taken
+        if odd:
+            found.impossible[label] = odd
+    return found
 
 
 def result_files(folder: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@ that speaks for or against its own figures."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ class Evidence:
 
     results: Mapping[str, Result] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)  # files that are no result → why
+    impossible: Mapping[str, Sequence[str]] = field(default_factory=dict)  # unknown figures
     routing: Mapping[str, Imbalance] = field(default_factory=dict)
     # backend, or folder → a per-step CV of each dataset
     cvs: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -81,6 +83,11 @@ def of_results(groups: Sequence[Results]) -> Evidence:
             for group in groups
             for label, why in group.unreadable.items()
         },
+        impossible={
+            f"{group.name}/{label}": phrases
+            for group in groups
+            for label, phrases in group.impossible.items()
+        },
         routing=_routing(results),
         cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
     )
@@ -92,15 +99,19 @@ def of_result(run: str, result: Result) -> Evidence:
 
 
 def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
-    """`found`: what core.routing.imbalance.measure_folder made of `folder`."""
+    """`found`: what core.routing.imbalance made of `folder`, by the folders in it or, of a run
+    directory, by run ("baseline/gates_logs_001")."""
     places = {
         place.name: place for place in (folder.resolve(), *folder.iterdir()) if place.is_dir()
     }
-    layers = {name: _layer_numbers(places[name]) for name in found if name in places}
-    cvs = {name: log.per_step_cv for name, log in found.items() if log.per_step_cv is not None}
+    layers = {name: [*upstream.layer_files(places[name])] for name in found if name in places}
+    cvs: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, log in found.items():
+        if log.per_step_cv is not None:
+            cvs[name.rpartition("/")[0] or folder.resolve().name][name] = log.per_step_cv
     return Evidence(
         routing=found,
-        cvs={folder.resolve().name: _one_a_dataset(cvs)},
+        cvs={backend: _one_a_dataset(own) for backend, own in cvs.items()},
         layers={name: numbers for name, numbers in layers.items() if numbers},
     )
 
@@ -131,12 +142,3 @@ def _journal(told: Iterable[AnyEvent], chosen: Selection) -> Journal:
 
 def _routing(results: Mapping[str, Result]) -> dict[str, Imbalance]:
     return {run: r.measured_imbalance for run, r in results.items() if r.measured_imbalance}
-
-
-def _layer_numbers(folder: Path) -> list[int]:
-    """The numbers of upstream's layer files in a folder."""
-    return [
-        int(found.group(1))
-        for p in upstream.layer_files(folder)
-        if (found := upstream.LAYER_FILE.match(p.name))
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from core.routing.imbalance import Imbalance
@@ -22,6 +22,8 @@ MIN_CVS = 3  # datasets: two may be alike by chance, or be the same prompts
 # have
 SAME_CV = 1e-6
 TOKENS_LOST = 0.01  # share: losing more can be losing a kind of step, such as prefill
+
+MIN_STRIDED = 4  # layers with a constant distance, to believe that no others have experts
 
 MIN_RUNS = 5  # of a backend, to know how long its steps usually take
 STALLED = 3.0  # × the usual: skew, clocks and a busy machine seldom do as much
@@ -154,9 +156,12 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
             return ""
         return f"{log.layers} layers are in its gate log, {whole} in others"
 
+    held = Counter(number for numbers in seen.layers.values() for number in numbers)
+    usual = {number for number, folders in held.items() if 2 * folders > len(seen.layers)}
+
     def gaps(numbers: Sequence[int]) -> str:
-        stride = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
-        lost = sorted({*range(numbers[0], numbers[-1], max(stride, 1))} - {*numbers})
+        between = {*range(numbers[0], numbers[-1], _stride(numbers))}
+        lost = sorted((between | usual) - {*numbers})
         return f"there is no log of layer {', '.join(map(str, lost))}" if lost else ""
 
     counts = problems(
@@ -164,6 +169,15 @@ def missing_layers(seen: Evidence) -> list[Problem] | None:
     )
     files = problems("invalid", seen.layers, gaps, "copy all files of the folder")
     return None if counts is None else [*counts, *(files or [])]
+
+
+def _stride(numbers: Sequence[int]) -> int:
+    """Every how many layers a model has experts: its last layer of each group (1, 3, 5), or what
+    four files agree on. Else 1: with 0 and 2 alone, it is layer 1 that was lost."""
+    stride = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
+    if len(numbers) < MIN_STRIDED and numbers[0] % stride != stride - 1:
+        return 1
+    return stride
 
 
 def missing_ranks(seen: Evidence) -> list[Problem] | None:

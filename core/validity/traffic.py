@@ -3,6 +3,8 @@ not held up by the client or the API server."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from core.load.trust import Trust
 from core.rundir.result import Result
 from core.validity.evidence import Evidence
@@ -21,6 +23,17 @@ def readable_results(seen: Evidence) -> list[Problem] | None:
     return problems(
         "invalid", every, lambda why: why and f"unreadable: {why}", "delete the file and --resume"
     )
+
+
+def possible_figures(seen: Evidence) -> list[Problem] | None:
+    """No figure of a result, and no CV, is NaN, infinite, negative or there twice."""
+    every: dict[str, Sequence[str]] = {**dict.fromkeys(seen.results, ()), **seen.impossible}
+
+    def wrong(phrases: Sequence[str]) -> str:
+        return f"taken as unknown: {'; '.join(phrases)}" if phrases else ""
+
+    remedy = "all other figures are used; look at what wrote the file"
+    return problems("doubtful", every, wrong, remedy)
 
 
 def failed_runs(seen: Evidence) -> list[Problem] | None:

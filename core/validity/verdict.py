@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     servers.prefix_caching,
     servers.preemptions,
     traffic.readable_results,
+    traffic.possible_figures,
     traffic.failed_runs,
     traffic.failed_requests,
     traffic.answer_lengths,

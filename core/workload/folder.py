@@ -15,13 +15,16 @@ from core.errors import FileError
 from core.workload.generator import Drawn
 
 _METADATA = "metadata.json"
+SHOWN = 5  # names in an error
 
 
-def write(datasets: Sequence[Drawn], folder: Path) -> list[Path]:
-    """Write `datasets` and their metadata to `folder` and replace what an earlier call wrote there.
+def write(datasets: Sequence[Drawn], folder: Path, *, replace: bool = False) -> list[Path]:
+    """Write `datasets` and their metadata to `folder`; with `replace`, in place of what an earlier
+    call wrote there.
 
     No file is ever half-written, and other files stay. FileError, before anything is written, if
-    the folder holds datasets that its metadata.json does not list: they came from somewhere else.
+    the folder holds datasets that its metadata.json does not list: they came from somewhere else;
+    or if files would be lost, and not `replace`.
     """
     contents = {dataset.file: _lines(dataset) for dataset in datasets}
     if len(contents) != len(datasets):
@@ -29,6 +32,8 @@ def write(datasets: Sequence[Drawn], folder: Path) -> list[Path]:
     before = _listed(folder)
     own = {entry["file"] for entry in before}
     _refuse_foreign(folder, own)
+    if not replace:
+        _refuse_loss(folder, own, contents)
     folder.mkdir(parents=True, exist_ok=True)
     after = [_entry(dataset) for dataset in datasets]
     # Both sets are listed first: should this stop half-way, the next call knows every file and
@@ -82,6 +87,23 @@ def _refuse_foreign(folder: Path, own: Collection[str]) -> None:
         raise FileError(
             f"{folder} holds {number} not listed in its {_METADATA}, starting with {foreign[0]}; "
             "move what is not listed, or choose another folder"
+        )
+
+
+def _refuse_loss(folder: Path, own: Collection[str], contents: Mapping[str, str]) -> None:
+    """FileError where an earlier dataset would be removed, or get another content."""
+    lost = sorted(
+        path.name
+        for path in folder.glob("*.jsonl")
+        if path.name in own
+        and (path.name not in contents or path.read_bytes() != contents[path.name].encode())
+    )
+    if lost:
+        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        number = "1 dataset" if len(lost) == 1 else f"{len(lost)} datasets"
+        raise FileError(
+            f"{folder}: this would remove {number} of an earlier call:"
+            f" {', '.join(lost[:SHOWN])}{more}; --replace does so, --out takes another folder"
         )
 
 

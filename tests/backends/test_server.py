@@ -323,7 +323,7 @@ class TestPort:
         asyncio.run(healthy.wait_ready(30.0))
         found = (
             r"\[\[backends\]\] b, port: {} is not free .* held by process \d+ \(.*python.*;"
-            " choose another port"
+            r" wait until it ends, choose another port, or set port = 0, which takes a free one"
         )
         with pytest.raises(BackendError, match=found.format(healthy.port)):
             ports.check("b", healthy.port)

@@ -72,7 +72,7 @@ class TestCommandLine:
             "triton",
         ]
 
-    @pytest.mark.parametrize("version", ["0.20.2", "0.25.1", "0.30.0", "0.32.0"])
+    @pytest.mark.parametrize("version", ["0.20.2", "0.25.1", "0.30.0", "0.32.0", "0.33.0"])
     def test_all2all_names_both_backends(self, version: str) -> None:
         assert tail(ALL2ALL, version) == (
             "--tensor-parallel-size 1 --data-parallel-size 4 --enable-expert-parallel"

@@ -20,6 +20,7 @@ from support.place import GATESCOPE, LIMIT_S, PROMPTS, UPSTREAM_KEYS, Place, is_
 from core.experiment import events
 from core.routing import folder as gate_folder
 from core.rundir import about as run_json
+from core.rundir.journal import read_events
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -317,3 +318,22 @@ def test_closed_standard_streams_are_not_mistaken_for_files(tmp_path: Path) -> N
     assert first["generated_texts"] == second["generated_texts"]
     mapping = json.loads((place.made / "baseline_real_imbalance.json").read_bytes())
     assert list(mapping) == ["gates_logs_01", "gates_logs_01-r2"]
+
+
+def test_port_0_takes_a_free_one_and_two_batches_share_the_machine(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    config = re.sub(r"port = \d+", "port = 0", place.config)
+    (tmp_path / "experiments.toml").write_text(config)
+    with place.running("--backend", "baseline", "--only", "001") as batch:
+        batch.until(events.BackendReady)
+        other = place.gatescope("--batch", "--out", "b", "--backend", "baseline", "--only", "001")
+        assert batch.drain() == 0
+    assert other.returncode == 0, other.stderr
+    ports = [
+        event.port
+        for run in (place.made, tmp_path / "b")
+        for event in read_events(run)
+        if isinstance(event, events.BackendStarting)
+    ]
+    assert len(set(ports)) == 2
+    assert all(port > 1023 for port in ports)

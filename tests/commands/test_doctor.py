@@ -84,7 +84,7 @@ def test_vllm_its_version_and_the_hook(tmp_path: Path) -> None:
 def test_a_vllm_that_cannot_be_recorded_is_a_problem_with_a_fix(tmp_path: Path) -> None:
     found = examined(tmp_path, engine="vllm", python=fake_vllm(tmp_path, "0.99.0", ""))
     assert "router hook: none found" in found["baseline"].found
-    assert "use a version from 0.11 to 0.32" in found["baseline"].fix
+    assert "use a version from 0.11 to 0.33" in found["baseline"].fix
 
 
 def test_an_interpreter_without_vllm_is_a_problem_only_where_vllm_was_requested_for(
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_names_its_fix(tmp_path: Path) -> None:
         port = int(taken.getsockname()[1])
         found = examined(tmp_path, port=port)[f"port {port}"]
     assert "is not free" in found.found
-    assert found.fix == "choose another port"
+    assert found.fix.startswith("wait until it ends, choose another port, or set port = 0")
 
 
 def test_more_ranks_than_visible_gpus_are_a_problem(
@@ -188,10 +188,12 @@ def test_a_broken_config_is_told_and_the_rest_is_examined(tmp_path: Path) -> Non
 
 def test_each_mistake_in_the_config_is_a_problem(tmp_path: Path) -> None:
     file = tmp_path / "experiments.toml"
-    file.write_text('[[backends]]\nname = "b"\nport = 0\n[experiment]\nseed = -1\ndatasets = "x"\n')
+    file.write_text(
+        '[[backends]]\nname = "b"\nport = -1\n[experiment]\nseed = -1\ndatasets = "x"\n'
+    )
     found = [finding for finding in diagnosis.examine(file) if finding.subject == "config"]
     assert [finding.found.removeprefix(f"{file}: ") for finding in found] == [
-        "[[backends]] number 1, port: expected a whole number of at least 1, got 0",
+        "[[backends]] number 1, port: expected a whole number of at least 0, got -1",
         "[experiment], seed: expected a whole number of at least 0, got -1",
         "[experiment], datasets: expected a glob that matches files,"
         f" 'x' matches none in {tmp_path}",

@@ -239,7 +239,7 @@ def test_a_mistake_in_experiment_is_one_line(tmp_path: Path, line: str, said: st
     ("line", "said"),
     [
         ("tensor_paralel = 4", "tensor_paralel: unknown key; did you mean 'tensor_parallel'?"),
-        ("port = 0", "port: expected a whole number of at least 1, got 0"),
+        ("port = -1", "port: expected a whole number of at least 0, got -1"),
         ("port = 65536", "port: expected a whole number of at most 65535, got 65536"),
         ("data_parallel = 0", "data_parallel: expected a whole number of at least 1, got 0"),
         ('extra_args = "--x"', "extra_args: expected a list, got '--x'"),
@@ -321,7 +321,7 @@ output_len = "x"
 num_prompt = 3
 slo = {ttft_ms = -1, tpot = 2}
 [[backends]]
-port = 0
+port = -1
 max_num_batched_tokens = 16
 env = {A = "1", B = 2, C = 3}
 [model]
@@ -343,7 +343,7 @@ patterns = ["hot-ranks"]
             "[experiment], num_prompt: unknown key; did you mean 'num_prompts'?",
             "[experiment], slo, ttft_ms: expected a number above 0, got -1",
             "[experiment], slo, tpot: unknown key; did you mean 'tpot_ms'?",
-            "[[backends]] number 1, port: expected a whole number of at least 1, got 0",
+            "[[backends]] number 1, port: expected a whole number of at least 0, got -1",
             "[[backends]] number 1, max_num_batched_tokens: expected at least max_num_seqs (32),"
             " since a running request takes a token of every step, got 16",
             "[[backends]] number 1, env, B: expected a text, got 2",

@@ -14,7 +14,7 @@ from support.place import Place
 from support.watched import Watched
 
 from core.engine import detached
-from core.errors import GatescopeError
+from core.errors import FileError, GatescopeError
 from core.experiment import control, events
 from core.experiment.control import (
     Add,
@@ -28,6 +28,7 @@ from core.experiment.control import (
 )
 from core.experiment.invocation import Invocation
 from core.rundir import result
+from core.rundir.directory import RunDirectory
 
 
 def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
@@ -68,7 +69,7 @@ def test_commands_change_the_queue_and_what_runs(engine: Watched) -> None:
     assert (stopped.interrupted, stopped.runs["all2all/001"].phase) == ("stop", "queued")
     engine.wait()
     with pytest.raises(
-        ControlError, match=r"no engine is running in .*; go on with: gatescope --resume "
+        ControlError, match=r"no engine is running in .*; resume with: gatescope --resume "
     ):
         send(Stop())
 
@@ -84,7 +85,7 @@ def test_a_cancelled_run_keeps_the_requests_that_were_answered(engine: Watched) 
     assert partial.delivery_lag_ms is None  # the last step is that of an answer that is not kept
     assert ended.reason == f"{partial.completed} requests kept"
     assert not (results / "001.json").exists()
-    assert result.read_all(results) == ({}, {})
+    assert result.read_all(results) == result.Found({}, {}, {})
 
 
 def test_what_was_cancelled_is_run_on_resume_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -179,3 +180,13 @@ class TestSocket:
                     return b""
 
         assert asyncio.run(talk()) == b""
+
+
+def test_printed_commands_quote_a_path_with_a_blank(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "file").touch()
+    with pytest.raises(FileError, match=rf"--resume '{tmp_path}/my run'$"):
+        RunDirectory.create(folder)
+    with pytest.raises(ControlError, match=rf"gatescope --resume '{tmp_path}/my run'$"):
+        control.send(folder, Stop())

@@ -29,6 +29,7 @@ EP = {"enable_expert_parallel": True}
             (0, 1, 0, 1),
         ),
         ({"data_parallel_size": 2, "enable_eplb": True, **EP}, 4, ()),
+        ({"data_parallel_size": 2, "all2all_backend": "moonep", **EP}, 4, ()),
     ],
 )
 def test_placement_is_vllms(parallel: dict[str, Any], experts: int, ranks: tuple[int, ...]) -> None:

@@ -25,7 +25,7 @@ from core.rundir import journal
 from core.rundir.about import ServerNote
 from core.rundir.directory import RunDirectory
 from core.rundir.journal import Journal, read_events, stream_events
-from core.rundir.result import Result, done_runs, read_all
+from core.rundir.result import Found, Result, done_runs, read_all
 
 RUN = Run("baseline", "001", "001", "001.jsonl")
 FIGURES = events.RunFigures(
@@ -196,7 +196,7 @@ class TestFiles:
         with RunDirectory.create(tmp_path) as directory:
             taken = Result(completed=3, mean_tpot_ms=1.5, itls=[[0.1, 0.2]])
             assert directory.write_result(RUN, taken) == "baseline/results_json/001.json"
-        assert read_all(tmp_path / "baseline" / "results_json") == ({"001": taken}, {})
+        assert read_all(tmp_path / "baseline" / "results_json") == Found({"001": taken}, {}, {})
 
     def test_results_are_those_of_labels_in_order(self, tmp_path: Path) -> None:
         for name in ("010", "002-r2", "002", "1000", "1", "002.partial", "notes", "٠٠١"):

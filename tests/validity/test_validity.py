@@ -288,6 +288,13 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         ["all2all"],
         "3 requests were preempted and computed again",
     ),
+    "a time below 0": (
+        of(mean_ttft_ms=-1.0),
+        "possible figures",
+        "doubtful",
+        [ONE],
+        "taken as unknown: mean_ttft_ms is -1.0",
+    ),
     "not a result": (
         of(completed="five"),
         "readable results",

@@ -265,7 +265,7 @@ class TestWrite:
         (tmp_path / "domain_queries.json").write_text("{}", encoding="utf-8")
         write(datasets[:5], tmp_path)
         other = generate(QUERIES, count=3, seed=9)
-        files = write(other, tmp_path)
+        files = write(other, tmp_path, replace=True)
         assert set(snapshot(tmp_path)) == {
             "domain_queries.json",
             "metadata.json",
@@ -320,11 +320,11 @@ class TestWrite:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", fail_on_third)
             with pytest.raises(OSError, match="no space"):
-                write(datasets[:4], tmp_path)
+                write(datasets[:4], tmp_path, replace=True)
         assert all(len(read_lines(file)) == 30 for file in tmp_path.glob("*.jsonl"))
         assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*"))
 
-        files = write(datasets[:4], tmp_path)
+        files = write(datasets[:4], tmp_path, replace=True)
         assert set(snapshot(tmp_path)) == {"metadata.json", *(file.name for file in files)}
 
 

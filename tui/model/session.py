@@ -136,7 +136,9 @@ class Session:
         invocation = self.invocation
         if self.run_dir:
             invocation = Invocation(
-                invocation.config_path, resume=self.run_dir, retry_cancelled=retry_cancelled
+                invocation.config_path,
+                resume=self.run_dir,
+                retry_cancelled=retry_cancelled or invocation.retry_cancelled,
             )
         run_dir = detached.start(invocation)
         self.follow(run_dir)

@@ -76,9 +76,10 @@ def has_eplb(config: Any) -> bool:
 
 def placement(config: Any, experts: int) -> tuple[int, ...]:
     """The expert-parallel rank of each expert, as vLLM places them; empty without expert
-    parallelism, or if EPLB moves them."""
+    parallelism, or if EPLB or MoonEP (0.33) moves them."""
     ranks = expert_ranks(config)
-    if ranks == 1 or has_eplb(config):
+    moves = getattr(config.parallel_config, "all2all_backend", "") == "moonep"
+    if ranks == 1 or moves or has_eplb(config):
         return ()
     strategy = getattr(config.parallel_config, "expert_placement_strategy", "linear")
     if strategy == "round_robin":
