@@ -260,6 +260,7 @@ def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
         "event_tokens": (1, 2, 1),
         "prompt_tokens": 11,
         "output_tokens": 4,
+        "visible_tokens": 3,
     }
     records = [
         RequestRecord(index=0, prompt_id="a", **times, **good),  # type: ignore[arg-type]  # ** has one type
@@ -272,7 +273,8 @@ def test_the_stamps_of_every_request_are_kept(tmp_path: Path) -> None:
     expected = {
         **{name: [value, value] for name, value in times.items()},
         "t_first_ns": [5, 0],
-        "prompt_tokens": [11, 0],
+        "prompt_tokens": [11, -1],  # not counted
+        "visible_tokens": [3, -1],
         "output_tokens": [4, 0],
         "ok": [True, False],
         "events": [3, 0],
