@@ -166,7 +166,7 @@ def inputs(folder: Path, wanted: argparse.Namespace) -> Part:
 def reports(folder: Path, wanted: argparse.Namespace) -> Part:
     """Every situation of bench/reliability/reports/, and what was seen where it is not as
     expected."""
-    from reports import all_cases
+    from bench.reliability.reports import all_cases
 
     outcomes = all_cases.outcomes(folder)
     met = sum(not seen for seen in outcomes.values())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reports import client, commands, gate_logs, results
-from reports.case import Case
+from bench.reliability.reports import client, commands, gate_logs, results
+from bench.reliability.reports.case import Case
 
 MODULES = (client, gate_logs, results, commands)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from reports import fake_server
-from reports.case import Case, gatescope, wrong
+from bench.reliability.reports import fake_server
+from bench.reliability.reports.case import Case, gatescope, wrong
 
 PORT = 0  # set while `server` runs
 SLACK = 0.6  # of a time: the machine may be busy

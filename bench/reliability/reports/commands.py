@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reports.case import Case, gatescope, wrong
+from bench.reliability.reports.case import Case, gatescope, wrong
 
 CONFIG = """[experiment]
 engine = "builtin"

@@ -12,6 +12,12 @@ import re
 import socket
 import socketserver
 import struct
+from collections.abc import Callable, Iterator
+
+Request = tuple[bytes, bytes]  # head and body
+Piece = bytes | float | str
+Pieces = Iterator[Piece]
+Scenario = Callable[[Request], Pieces]
 
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -24,40 +30,40 @@ EMPTY = b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
-def ev(obj, end=b"\n\n"):
+def ev(obj: object, end: bytes = b"\n\n") -> bytes:
     return b"data: " + (obj if isinstance(obj, bytes) else json.dumps(obj).encode()) + end
 
 
-def tok(text, used=None, **more):
-    d = {"choices": [{"index": 0, "text": text, "finish_reason": None, **more}]}
+def tok(text: str, used: int | None = None, **more: object) -> dict[str, object]:
+    d: dict[str, object] = {"choices": [{"index": 0, "text": text, "finish_reason": None, **more}]}
     if used is not None:
         d["usage"] = {"prompt_tokens": 3, "completion_tokens": used}
     return d
 
 
-def chat(delta, used=None, finish=None):
-    d = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+def chat(delta: object, used: int | None = None, finish: str | None = None) -> dict[str, object]:
+    d: dict[str, object] = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
     if used is not None:
         d["usage"] = {"prompt_tokens": 3, "completion_tokens": used}
     return d
 
 
-def usage(n, choices=()):
+def usage(n: int, choices: object = ()) -> dict[str, object]:
     return {"choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": n}}
 
 
 DONE = b"data: [DONE]\n\n"
-S = {}
+S: dict[str, Scenario] = {}
 
 
-def scenario(f):
+def scenario(f: Scenario) -> Scenario:
     S[f.__name__] = f
     return f
 
 
 # --- good baseline: 10 tokens, 20 ms apart
 @scenario
-def good(req):
+def good(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -67,7 +73,7 @@ def good(req):
 
 # --- tokens whose text is empty (special tokens under ignore_eos; held back by a parser)
 @scenario
-def hidden_tail(req):  # 10 visible, then 40 hidden, all 20 ms apart
+def hidden_tail(req: Request) -> Pieces:  # 10 visible, then 40 hidden, all 20 ms apart
     yield SSE
     for i in range(50):
         yield 0.02
@@ -76,7 +82,7 @@ def hidden_tail(req):  # 10 visible, then 40 hidden, all 20 ms apart
 
 
 @scenario
-def hidden_head(req):  # 10 hidden (role + hidden reasoning), then 10 visible
+def hidden_head(req: Request) -> Pieces:  # 10 hidden (role + hidden reasoning), then 10 visible
     yield SSE
     for i in range(20):
         yield 0.05
@@ -85,7 +91,7 @@ def hidden_head(req):  # 10 hidden (role + hidden reasoning), then 10 visible
 
 
 @scenario
-def all_hidden(req):  # usage says 10 tokens, no text at all
+def all_hidden(req: Request) -> Pieces:  # usage says 10 tokens, no text at all
     yield SSE
     for i in range(10):
         yield 0.02
@@ -94,7 +100,7 @@ def all_hidden(req):  # usage says 10 tokens, no text at all
 
 
 @scenario
-def text_then_tool_calls(req):  # 2 text tokens, then 18 as tool call
+def text_then_tool_calls(req: Request) -> Pieces:  # 2 text tokens, then 18 as tool call
     yield SSE
     for i in range(20):
         yield 0.02
@@ -110,7 +116,7 @@ def text_then_tool_calls(req):  # 2 text tokens, then 18 as tool call
 
 
 @scenario
-def role_first(req):  # the role at once, the first token after 300 ms
+def role_first(req: Request) -> Pieces:  # the role at once, the first token after 300 ms
     yield SSE
     yield ev(chat({"role": "assistant", "content": ""}, 0))
     yield 0.3
@@ -121,7 +127,7 @@ def role_first(req):  # the role at once, the first token after 300 ms
 
 
 @scenario
-def reasoning_content(req):  # 5 thought tokens, 5 said
+def reasoning_content(req: Request) -> Pieces:  # 5 thought tokens, 5 said
     yield SSE
     for i in range(10):
         yield 0.02
@@ -130,7 +136,7 @@ def reasoning_content(req):  # 5 thought tokens, 5 said
 
 
 @scenario
-def reasoning_details(req):
+def reasoning_details(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -147,21 +153,23 @@ def reasoning_details(req):
 
 # --- everything at once
 @scenario
-def one_event_50(req):  # 50 tokens in a single event
+def one_event_50(req: Request) -> Pieces:  # 50 tokens in a single event
     yield SSE
     yield 0.5
     yield ev(tok("w " * 50, 50)) + DONE
 
 
 @scenario
-def buffered(req):  # a proxy that holds the whole stream back: 50 events in one segment
+def buffered(
+    req: Request,
+) -> Pieces:  # a proxy holds the stream back: one segment
     yield SSE
     yield 0.5
     yield b"".join(ev(tok("w ", i + 1)) for i in range(50)) + DONE
 
 
 @scenario
-def one_seen_of_20(req):  # usage says 20, a single visible event came
+def one_seen_of_20(req: Request) -> Pieces:  # usage says 20, a single visible event came
     yield SSE
     yield 0.02
     yield ev(tok("w w w "))
@@ -172,7 +180,7 @@ def one_seen_of_20(req):  # usage says 20, a single visible event came
 
 # --- errors in a 200 stream
 @scenario
-def err_object_flat(req):  # older vLLM: {"object": "error", ...}
+def err_object_flat(req: Request) -> Pieces:  # older vLLM: {"object": "error", ...}
     yield SSE
     for i in range(3):
         yield 0.02
@@ -190,7 +198,7 @@ def err_object_flat(req):  # older vLLM: {"object": "error", ...}
 
 
 @scenario
-def err_object_flat_first(req):
+def err_object_flat_first(req: Request) -> Pieces:
     yield SSE
     yield ev(
         {
@@ -205,7 +213,7 @@ def err_object_flat_first(req):
 
 
 @scenario
-def err_field(req):  # older llama.cpp: a field called "error"
+def err_field(req: Request) -> Pieces:  # older llama.cpp: a field called "error"
     yield SSE
     for i in range(3):
         yield 0.02
@@ -215,14 +223,14 @@ def err_field(req):  # older llama.cpp: a field called "error"
 
 
 @scenario
-def err_field_first(req):
+def err_field_first(req: Request) -> Pieces:
     yield SSE
     yield b'error: {"code":400,"message":"context size exceeded"}\n\n'
     yield DONE
 
 
 @scenario
-def err_event(req):  # event: error
+def err_event(req: Request) -> Pieces:  # event: error
     yield SSE
     for i in range(3):
         yield 0.02
@@ -232,7 +240,7 @@ def err_event(req):  # event: error
 
 
 @scenario
-def err_object(req):
+def err_object(req: Request) -> Pieces:
     yield SSE
     for i in range(3):
         yield 0.02
@@ -242,7 +250,7 @@ def err_object(req):
 
 
 @scenario
-def finish_abort(req):
+def finish_abort(req: Request) -> Pieces:
     yield SSE
     for i in range(3):
         yield 0.02
@@ -252,7 +260,7 @@ def finish_abort(req):
 
 
 @scenario
-def short_stop(req):  # ignores ignore_eos: 5 of 50
+def short_stop(req: Request) -> Pieces:  # ignores ignore_eos: 5 of 50
     yield SSE
     for i in range(5):
         yield 0.02
@@ -263,7 +271,7 @@ def short_stop(req):  # ignores ignore_eos: 5 of 50
 
 # --- shapes
 @scenario
-def choices_null(req):
+def choices_null(req: Request) -> Pieces:
     yield SSE
     for _ in range(10):
         yield 0.02
@@ -273,7 +281,7 @@ def choices_null(req):
 
 
 @scenario
-def data_null(req):
+def data_null(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -283,7 +291,7 @@ def data_null(req):
 
 
 @scenario
-def float_usage(req):
+def float_usage(req: Request) -> Pieces:
     yield SSE
     for _ in range(10):
         yield 0.02
@@ -293,7 +301,7 @@ def float_usage(req):
 
 
 @scenario
-def choice_null_inside(req):
+def choice_null_inside(req: Request) -> Pieces:
     yield SSE
     for _ in range(10):
         yield 0.02
@@ -303,7 +311,7 @@ def choice_null_inside(req):
 
 
 @scenario
-def delta_null(req):
+def delta_null(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -313,7 +321,7 @@ def delta_null(req):
 
 
 @scenario
-def usage_only(req):
+def usage_only(req: Request) -> Pieces:
     yield SSE
     for _ in range(10):
         yield 0.02
@@ -323,7 +331,7 @@ def usage_only(req):
 
 
 @scenario
-def no_usage(req):
+def no_usage(req: Request) -> Pieces:
     yield SSE
     for _ in range(10):
         yield 0.02
@@ -332,7 +340,7 @@ def no_usage(req):
 
 
 @scenario
-def no_usage_multi(req):  # 5 events of 2 words and no usage
+def no_usage_multi(req: Request) -> Pieces:  # 5 events of 2 words and no usage
     yield SSE
     for _ in range(5):
         yield 0.02
@@ -341,7 +349,7 @@ def no_usage_multi(req):  # 5 events of 2 words and no usage
 
 
 @scenario
-def error_null(req):
+def error_null(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -350,7 +358,7 @@ def error_null(req):
 
 
 @scenario
-def error_empty(req):  # error: "" / {} / false on every good chunk
+def error_empty(req: Request) -> Pieces:  # error: "" / {} / false on every good chunk
     yield SSE
     for i in range(10):
         yield 0.02
@@ -359,48 +367,48 @@ def error_empty(req):  # error: "" / {} / false on every good chunk
 
 
 @scenario
-def message_chunks(req):  # base_resp style: error in 200 JSON
+def message_chunks(req: Request) -> Pieces:  # base_resp style: error in 200 JSON
     yield b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     yield json.dumps({"error": {"message": "quota exceeded"}}).encode()
 
 
 # --- ends
-def ten():
+def ten() -> Pieces:
     for i in range(10):
         yield 0.02
         yield ev(tok("w ", i + 1))
 
 
 @scenario
-def no_done(req):
+def no_done(req: Request) -> Pieces:
     yield SSE
     yield from ten()
     yield ev(tok("", 10, **{"finish_reason": "stop"}))
 
 
 @scenario
-def done_no_blank(req):
+def done_no_blank(req: Request) -> Pieces:
     yield SSE
     yield from ten()
     yield b"data: [DONE]\n"
 
 
 @scenario
-def done_no_newline(req):
+def done_no_newline(req: Request) -> Pieces:
     yield SSE
     yield from ten()
     yield b"data: [DONE]"
 
 
 @scenario
-def done_trailing_space(req):
+def done_trailing_space(req: Request) -> Pieces:
     yield SSE
     yield from ten()
     yield b"data: [DONE] \n\n"
 
 
 @scenario
-def done_then_open(req):  # [DONE] comes, the connection stays open
+def done_then_open(req: Request) -> Pieces:  # [DONE] comes, the connection stays open
     yield CHUNKED
     for p in ten():
         yield b"%x\r\n%b\r\n" % (len(p), p) if isinstance(p, bytes) else p
@@ -410,7 +418,7 @@ def done_then_open(req):  # [DONE] comes, the connection stays open
 
 
 @scenario
-def done_then_reset(req):  # [DONE] comes, then RST instead of the last chunk
+def done_then_reset(req: Request) -> Pieces:  # [DONE] comes, then RST instead of the last chunk
     yield CHUNKED
     for p in ten():
         yield b"%x\r\n%b\r\n" % (len(p), p) if isinstance(p, bytes) else p
@@ -420,7 +428,7 @@ def done_then_reset(req):  # [DONE] comes, then RST instead of the last chunk
 
 
 @scenario
-def done_then_cut(req):  # [DONE] comes, then FIN without the last chunk
+def done_then_cut(req: Request) -> Pieces:  # [DONE] comes, then FIN without the last chunk
     yield CHUNKED
     for p in ten():
         yield b"%x\r\n%b\r\n" % (len(p), p) if isinstance(p, bytes) else p
@@ -428,7 +436,7 @@ def done_then_cut(req):  # [DONE] comes, then FIN without the last chunk
 
 
 @scenario
-def usage_after_done(req):
+def usage_after_done(req: Request) -> Pieces:
     yield SSE
     for _ in range(10):
         yield 0.02
@@ -439,7 +447,7 @@ def usage_after_done(req):
 
 # --- framing
 @scenario
-def crlf(req):
+def crlf(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -448,7 +456,7 @@ def crlf(req):
 
 
 @scenario
-def no_space(req):
+def no_space(req: Request) -> Pieces:
     yield SSE
     for i in range(10):
         yield 0.02
@@ -457,7 +465,7 @@ def no_space(req):
 
 
 @scenario
-def comments(req):
+def comments(req: Request) -> Pieces:
     yield SSE
     yield b": ping\n\n"
     for i in range(10):
@@ -467,7 +475,7 @@ def comments(req):
 
 
 @scenario
-def empty_data(req):
+def empty_data(req: Request) -> Pieces:
     yield SSE
     yield b"data:\n\n"
     for i in range(10):
@@ -477,7 +485,7 @@ def empty_data(req):
 
 
 @scenario
-def split_utf8(req):  # a character cut between two packets
+def split_utf8(req: Request) -> Pieces:  # a character cut between two packets
     yield SSE
     for i in range(10):
         yield 0.02
@@ -494,7 +502,9 @@ def split_utf8(req):  # a character cut between two packets
 
 
 @scenario
-def half_char_text(req):  # text with a lone surrogate escape: half an emoji per event
+def half_char_text(
+    req: Request,
+) -> Pieces:  # half an emoji per event
     yield SSE
     for i in range(10):
         yield 0.02
@@ -507,7 +517,7 @@ def half_char_text(req):  # text with a lone surrogate escape: half an emoji per
 
 
 @scenario
-def http10(req):
+def http10(req: Request) -> Pieces:
     yield b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     yield from ten()
     yield DONE
@@ -515,29 +525,29 @@ def http10(req):
 
 # --- status
 @scenario
-def s429(req):
+def s429(req: Request) -> Pieces:
     body = b'{"error":{"message":"slow down x"}}'
     yield JSON.replace(b"200 OK", b"429 Too Many Requests") % (len(body), body)
 
 
 @scenario
-def s307(req):
+def s307(req: Request) -> Pieces:
     where = b"http://127.0.0.1/other/v1/completions/"
     yield b"HTTP/1.1 307 Temporary Redirect\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % where
 
 
 @scenario
-def s500_empty(req):
+def s500_empty(req: Request) -> Pieces:
     yield b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
 
 
 @scenario
-def early_answer(req):  # answers before the request has come whole
+def early_answer(req: Request) -> Pieces:  # answers before the request has come whole
     yield from good(req)
 
 
 class H(socketserver.BaseRequestHandler):
-    def handle(self):
+    def handle(self) -> None:
         import time
 
         s = self.request
@@ -561,13 +571,13 @@ class H(socketserver.BaseRequestHandler):
                 s.sendall(JSON % (len(out), out))
                 return
             if path.endswith("/tokenize"):
-                out = TOKENIZE.get(name)
-                if out is None:
+                tokens = TOKENIZE.get(name)
+                if tokens is None:
                     s.sendall(
                         b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
                     )
                 else:
-                    s.sendall(JSON % (len(out), out))
+                    s.sendall(JSON % (len(tokens), tokens))
                 return
             f = S.get(name) or S.get(ALIAS.get(name, ""))
             if f is None:

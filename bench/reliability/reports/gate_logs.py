@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reports.case import Case, gatescope, wrong
+from bench.reliability.reports.case import Case, gatescope, wrong
 
 Layer = dict[str, Any]
 STEPS = 40
@@ -35,7 +35,7 @@ def write(folder: Path, layers: int = 3) -> Path:
     return folder
 
 
-def measured(make: Callable[[Path], None], said: str, layers: Sequence[int], place: Path) -> str:
+def measured(make: Callable[[Path], object], said: str, layers: Sequence[int], place: Path) -> str:
     """What `make` puts beside or into a folder of three good layers is named by the words `said`
     with exit code 1; or, if those are empty, read with 0. `layers`: of each folder that is
     measured."""
@@ -51,7 +51,7 @@ def measured(make: Callable[[Path], None], said: str, layers: Sequence[int], pla
     return wrong(facts, answer)
 
 
-def changed(number: int = 1, **values: Any) -> Callable[[Path], None]:
+def changed(number: int = 1, **values: Any) -> Callable[[Path], object]:
     """Other values in one layer's file."""
 
     def make(place: Path) -> None:
@@ -61,16 +61,17 @@ def changed(number: int = 1, **values: Any) -> Callable[[Path], None]:
     return make
 
 
-def loads(edit: Callable[[list[list[Any]]], Any]) -> Callable[[Path], None]:
+def loads(edit: Callable[[list[list[Any]]], object]) -> Callable[[Path], object]:
     rows = layer()["expert_loads"]
-    return changed(expert_loads=edit(rows) or rows)
+    edit(rows)
+    return changed(expert_loads=rows)
 
 
-def one_load(value: float) -> Callable[[Path], None]:
+def one_load(value: float) -> Callable[[Path], object]:
     return loads(lambda rows: rows[3].__setitem__(2, value))
 
 
-def as_bytes(convert: Callable[[bytes], bytes], suffix: str = "") -> Callable[[Path], None]:
+def as_bytes(convert: Callable[[bytes], bytes], suffix: str = "") -> Callable[[Path], object]:
     def make(place: Path) -> None:
         file = place / "gates_logs_1" / "gate_logs_1.json"
         data = convert(file.read_bytes())
@@ -80,11 +81,9 @@ def as_bytes(convert: Callable[[bytes], bytes], suffix: str = "") -> Callable[[P
     return make
 
 
-def renamed(name: str) -> Callable[[Path], None]:
+def renamed(name: str) -> Callable[[Path], object]:
     folder = Path("gates_logs_1")
-    return lambda place: (
-        (place / folder / "gate_logs_1.json").rename(place / folder / name) and None
-    )
+    return lambda place: (place / folder / "gate_logs_1.json").rename(place / folder / name)
 
 
 def a_mac(place: Path) -> None:
@@ -103,12 +102,12 @@ def stray_files(place: Path) -> None:
         shutil.copy(file, place / file.name)
 
 
-FOLDERS: list[tuple[str, Callable[[Path], None], str, Sequence[int]]] = [
+FOLDERS: list[tuple[str, Callable[[Path], object], str, Sequence[int]]] = [
     ("plain", lambda place: None, "", [3]),
     ("an empty folder", lambda place: (place / "gates_logs_2").mkdir(), "gates_logs_2: holds", [3]),
     (
         "two folders of a dataset",
-        lambda p: write(p / "gates_logs_01") and None,
+        lambda p: write(p / "gates_logs_01"),
         "2 folders",
         [3, 3],
     ),
@@ -135,7 +134,9 @@ FOLDERS: list[tuple[str, Callable[[Path], None], str, Sequence[int]]] = [
     ("fractions of tokens", changed(num_tokens=[32.9] * STEPS), "whole numbers", [2]),
     ("true for a count", changed(num_tokens=[True] * STEPS), "true and false", [2]),
     ("text for a count", changed(num_tokens=["32"] * STEPS), "", [3]),
-    ("ragged", loads(lambda rows: rows[3].pop() and None), "not a readable", [2]),
+    ("ragged", loads(lambda rows: rows[3].pop()), "not a readable", [2]),
     ("named like a log", renamed("gate_logs_x.json"), "gate_logs_x.json: not read", [2]),
 ]
-CASES = [Case("B11", name, partial(measured, *given)) for name, *given in FOLDERS]
+CASES = [
+    Case("B11", name, partial(measured, make, said, layers)) for name, make, said, layers in FOLDERS
+]

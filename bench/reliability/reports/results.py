@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reports.case import Case, gatescope, wrong
+from bench.reliability.reports.case import Case, gatescope, wrong
 
 CVS: dict[str, Any] = {f"gates_logs_{n:02d}": 0.3 + n / 10 for n in range(1, 9)}
 NAN, INF = float("nan"), float("inf")
@@ -48,4 +48,7 @@ FIGURES: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("a CV twice", {}, {"gates_logs_3": 9.9}, LESS, "gates_logs_03 and gates_logs_3"),
     ("CV of 0", {}, {"gates_logs_03": 0.0}, ALL, ""),
 ]
-CASES = [Case("B12", name, partial(plotted, *given)) for name, *given in FIGURES]
+CASES = [
+    Case("B12", name, partial(plotted, odd, cvs, points, said))
+    for name, odd, cvs, points, said in FIGURES
+]
