@@ -227,6 +227,7 @@ async def _round(options: argparse.Namespace, server: Server, number: int) -> di
         )
     assert figures.median_tpot_ms is not None
     assert figures.median_ttft_ms is not None
+    assert figures.total_input_tokens is not None
     return {
         "tpot_ms": figures.median_tpot_ms,
         "ttft_ms": figures.median_ttft_ms,

@@ -14,24 +14,13 @@ from core.commands import arguments as arg
 from core.commands import results, sending
 from core.commands.sending import tell
 from core.errors import BackendError, UsageError
-from core.terminal import shown
 
 if TYPE_CHECKING:
     from core.load.client import Load
     from core.load.metrics import Metrics
     from core.load.record import Records, RequestRecord
-    from core.load.trust import Trust
     from core.rundir.result import Result
     from core.workload.predictor import Prediction
-
-MAX_FAILURES = 5  # kinds of them that are shown
-TIMES = {
-    "ttft": "TTFT",
-    "ttft_from_due": "TTFT from due",
-    "tpot": "TPOT",
-    "itl": "ITL",
-    "e2e": "E2E",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
     BackendError if the server cannot be reached."""
     import httpx
 
+    from core.commands import bench_table
     from core.load import metrics
     from core.load.client import LoadError
     from core.load.trust import trust
@@ -214,9 +204,9 @@ def run(arguments: argparse.Namespace) -> int:
     figures = metrics.summarise(taken.records, load.slo)
     result = _result(arguments.dataset, load, taken.records, figures)
     is_written = _write(arguments, result, is_partial=taken.stopped_by > 0)
-    table = _lines(figures, trust(taken.records.workers, figures))
     where = f"{_shown_url(load)}, model {load.model}"
-    tell("\n".join([where, *table, *_failures(taken.records)]))
+    table = bench_table.lines(result, trust(taken.records.workers, figures))
+    tell("\n".join([where, *table]))
     if arguments.json:
         _print_json(result)
     if taken.stopped_by:
@@ -315,15 +305,6 @@ def _without_secrets(load: Load, error: Exception) -> str:
     return address.without_secrets(f"{type(error).__name__}: {error}", sent)
 
 
-def _failures(records: Sequence[RequestRecord]) -> list[str]:
-    """The first error of each kind, in the server's words."""
-    first: dict[str, str] = {}
-    for record in records:
-        if record.error:
-            first.setdefault(record.error.partition(":")[0], record.error)
-    return [f"failed: {error}" for error in list(first.values())[:MAX_FAILURES]]
-
-
 def _sent(records: Sequence[RequestRecord], load: Load) -> str:
     done = sum(r.ok for r in records)
     return f"{len(records)} of {len(load.prompts)} requests were sent, {done} were answered"
@@ -337,33 +318,3 @@ def _predicted(load: Load) -> Prediction | None:
         return predictor.predict([p.text for p in load.prompts])
     except ValueError:
         return None
-
-
-def _lines(figures: Metrics, verdict: Trust) -> list[str]:
-    """The result for people: a table of times, rates, and how far to trust them."""
-    workers = "1 load worker" if verdict.workers == 1 else f"{verdict.workers} load workers"
-    return [
-        _rates(figures),
-        f"{'ms':<16}{'mean':>10}{'median':>10}{'p99':>10}{'max':>10}",
-        *(_times(figures, name, title) for name, title in TIMES.items()),
-        f"timestamps: {verdict.stamps}; {workers}, {verdict.cpu_share or 0:.0%} of a core at most",
-        *verdict.warnings,
-    ]
-
-
-def _rates(figures: Metrics) -> str:
-    goodput = (
-        "" if figures.request_goodput is None else f", goodput {figures.request_goodput:.2f}/s"
-    )
-    failed = "".join(f"; {count} × {kind}" for kind, count in figures.errors_by_kind.items())
-    return (
-        f"{figures.completed} of {figures.num_prompts} requests in {figures.duration:.2f} s:"
-        f" {figures.request_throughput:.2f} requests/s{goodput},"
-        f" {figures.output_throughput:.1f} tokens/s{failed}"
-    )
-
-
-def _times(figures: Metrics, name: str, title: str) -> str:
-    kinds = ("mean", "median", "p99", "max")
-    values = [getattr(figures, f"{kind}_{name}_ms") for kind in kinds]
-    return f"{title:<16}" + "".join(f"{shown(value, '.2f'):>10}" for value in values)

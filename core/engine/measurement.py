@@ -174,7 +174,8 @@ class Measurement:
         """Read the log until it holds all of the run's tokens: a server may write its last block a
         moment late."""
         deadline = time.monotonic() + LOG_WAIT_S
-        while self.routing.tokens < _due(figures) and time.monotonic() < deadline:
+        due = _due(figures) or 0
+        while self.routing.tokens < due and time.monotonic() < deadline:
             try:
                 self._read()
             except (GateLogError, OSError):
@@ -217,14 +218,15 @@ class Measurement:
                 segment=self.load.label,
                 tokens_due=due,
                 tokens_seen=seen,
-                left_out=self.target.log.left_out if seen < due else "",
+                left_out=self.target.log.left_out if due is not None and seen < due else "",
             ),
         )
 
     def _delivery_lag_ms(self, figures: Metrics) -> float | None:
         done = [r for r in self.records if r.ok]
         began, last = min(r.t_start_ns for r in done), max(r.stamps_ns[-1] for r in done)
-        return self.routing.delivery_lag_ms(_due(figures), began, last)
+        due = _due(figures)
+        return None if due is None else self.routing.delivery_lag_ms(due, began, last)
 
     def _write_imbalances(self, measured: Imbalance | None) -> None:
         """Add this run's values to upstream's two mappings of its backend, if its routing was
@@ -244,15 +246,18 @@ def _upstream_name(run: Run) -> str:
     return f"gates_logs_{int(run.dataset):02d}{run.label.removeprefix(run.dataset)}"
 
 
-def _due(figures: Metrics) -> int:
+def _due(figures: Metrics) -> int | None:
     """Tokens that pass through the model: every prompt token, and every generated one but the last
-    of each request."""
+    of each request. None if the server did not count the prompts'."""
+    if figures.total_input_tokens is None:
+        return None
     return figures.total_input_tokens + figures.total_output_tokens - figures.completed
 
 
 def _request_event(run: Run, record: RequestRecord) -> events.RequestFinished:
     gaps = record.itls_s if record.ok else []
     tpot = record.tpot_s if record.ok else None
+    e2e = record.e2e_s if record.ok else None
     return events.RequestFinished(
         run=run.id,
         index=record.index,
@@ -261,7 +266,7 @@ def _request_event(run: Run, record: RequestRecord) -> events.RequestFinished:
         ttft_ms=record.ttft_s * 1e3 if record.ok else None,
         tpot_ms=None if tpot is None else tpot * 1e3,
         itl_ms=float(np.median(gaps)) * 1e3 if gaps else None,
-        e2e_ms=record.e2e_s * 1e3 if record.ok else None,
+        e2e_ms=None if e2e is None else e2e * 1e3,
         error=record.error,
     )
 
@@ -272,14 +277,14 @@ def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
         "ttft": [r.ttft_s for r in done],
         "tpot": [t for r in done if (t := r.tpot_s) is not None],
         "itl": [gap for r in done for gap in r.itls_s],
-        "e2e": [r.e2e_s for r in done],
+        "e2e": [t for r in done if (t := r.e2e_s) is not None],
     }
     measured = taken.measured_imbalance
     return RunFigures(
         completed=taken.completed,
         failed=taken.num_prompts - taken.completed,
         duration_s=taken.duration or 0.0,
-        output_throughput=taken.output_throughput or 0.0,
+        output_throughput=taken.output_throughput,
         latencies={
             name: Latency(**asdict(found))
             for name, seconds in values.items()

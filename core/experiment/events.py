@@ -35,7 +35,7 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     completed: int
     failed: int
     duration_s: float
-    output_throughput: float
+    output_throughput: float | None
     latencies: dict[str, Latency]  # by ttft, tpot, itl, e2e; a metric without a value is left out
     score: float | None
     cv: float | None
@@ -151,7 +151,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
 class RequestFinished(Event, frozen=True, kw_only=True):
     run: str
     index: int
-    input_tokens: int
+    input_tokens: int | None
     output_tokens: int
     ttft_ms: float | None
     tpot_ms: float | None

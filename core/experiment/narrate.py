@@ -92,6 +92,6 @@ def figures_line(figures: RunFigures) -> str:
     means = {name: latency.mean for name, latency in figures.latencies.items()}
     return (
         f"TTFT {shown(means.get('ttft'), '7.1f')} ms  TPOT {shown(means.get('tpot'), '6.2f')} ms"
-        f"  {figures.output_throughput:7.1f} tok/s"
+        f"  {shown(figures.output_throughput, '7.1f')} tok/s"
         f"  CV {shown(figures.cv, '.3f')}  excess {shown(figures.excess_cv, '.3f')}"
     )

@@ -229,7 +229,7 @@ def _requests(state: Snapshot, finished: Iterable[events.RequestFinished]) -> Sn
         live,
         finished=live.finished + len(own),
         errors=live.errors + sum(1 for e in own if e.error),
-        input_tokens=live.input_tokens + sum(e.input_tokens for e in own),
+        input_tokens=live.input_tokens + sum(e.input_tokens or 0 for e in own),
         output_tokens=live.output_tokens + sum(e.output_tokens for e in own),
         **values,
     )

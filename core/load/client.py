@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Literal
 
@@ -81,8 +81,8 @@ class Load:
         return min(self.max_concurrency or len(self.prompts), len(self.prompts))
 
     @property
-    def max_tokens(self) -> int:
-        """Maximum number of tokens requested per answer."""
+    def asked_tokens(self) -> int | None:
+        """Number of tokens requested per answer; None: as many as the server likes."""
         asked = {"max_tokens": self.output_len, **self.extra_body}
         return max(
             [
@@ -90,8 +90,13 @@ class Load:
                 for name in TOKEN_LIMITS
                 if isinstance(n := asked.get(name), int) and n > 0
             ],
-            default=MAX_TOKENS,
+            default=None,
         )
+
+    @property
+    def max_tokens(self) -> int:
+        """Maximum number of tokens that an answer may have."""
+        return MAX_TOKENS if self.asked_tokens is None else self.asked_tokens
 
     @property
     def is_at_once(self) -> bool:
@@ -304,18 +309,18 @@ def _client(load: Load) -> httpx.AsyncClient:
 
 
 async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
-    """The text's tokens from the server's own tokenizer (vLLM's POST /tokenize), without special
-    tokens."""
-    wanted = {"model": load.model, "prompt": text, "add_special_tokens": False}
+    """The text's tokens from the server's own tokenizer (POST /tokenize of vLLM, and of llama.cpp,
+    which wants `content`), without special tokens."""
+    wanted = {"model": load.model, "prompt": text, "content": text, "add_special_tokens": False}
     url = address.of(load.base_url).tokenize_url
     answer = await fetch.whole(client, "POST", url, within_s=load.stall_timeout_s, json=wanted)
     return fetch.decoded(answer, _Tokens).tokens
 
 
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:
-    """The records, with answers without usage counted by the server's tokenizer if it has one, else
-    by their events."""
-    uncounted = [r for r in records if r.ok and r.output_tokens_from == "events"]
+    """The records, with answers without usage counted by the server's tokenizer if it has one and
+    all of the answer is text, else by their events."""
+    uncounted = [r for r in records if r.ok and r.is_uncounted_text]
     counts: dict[int, int] = {}
     if uncounted:
         with contextlib.suppress(httpx.HTTPError, TimeoutError):
@@ -323,9 +328,8 @@ async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[Request
                 for record in uncounted:
                     counts[record.index] = len(await _tokens(client, load, record.text))
     return [
-        replace(r, output_tokens=counts[r.index], output_tokens_from="tokenizer")
-        if r.index in counts
-        else r
+        # A tokenizer that finds none in a text did not understand the request.
+        r.tokenized(n) if (n := counts.get(r.index)) else r
         for r in records
     ]
 

@@ -98,6 +98,7 @@ class Exchange:
         "_pieces",
         "_queue",
         "_read_s",
+        "_settling",
         "_sink",
         "_timer",
         "_until_closed",
@@ -126,6 +127,7 @@ class Exchange:
         self._head_left = MAX_HEAD_BYTES
         self._read_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.TimerHandle | None = None
         self._sink: Sink | None = None
         self._queue: deque[tuple[bytes, int]] = deque()
         self.queued_bytes = 0
@@ -168,6 +170,16 @@ class Exchange:
         self._sink = sink
         self.connection.wire.resume()
         return self._ended
+
+    def settle(self, within_s: float) -> None:
+        """The body says all that is needed: what `attach` returned is done in `within_s` seconds,
+        even if the body goes on."""
+        if not self.is_over:
+            self._settling = asyncio.get_running_loop().call_later(within_s, self._settled)
+
+    def _settled(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     async def next_piece(self) -> bytes | None:
         """The next piece of the body; None at its end."""
@@ -302,8 +314,9 @@ class Exchange:
         self.is_over = True
         # The parser and this object hold each other, and load workers collect no garbage.
         del self._parser
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._settling):
+            if timer is not None:
+                timer.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -6,7 +6,7 @@ Load workers import this module, so NumPy is imported only where it is used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class RequestRecord:
     the send that took its last byte; t_first_byte: first byte of the answer. `stamps_ns[i]`: when
     token event i arrived; it carried `event_tokens[i]` tokens. `output_tokens_from` says who
     counted the tokens: "usage", "tokenizer" (the server's /tokenize) or "events" (one token each).
+    `visible_tokens`: those of events with text. Counts that nobody gave are None.
     """
 
     index: int
@@ -36,8 +37,9 @@ class RequestRecord:
     t_first_byte_ns: int = 0
     stamps_ns: Sequence[int] = ()
     event_tokens: Sequence[int] = ()
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = None
     output_tokens: int = 0
+    visible_tokens: int | None = None
     output_tokens_from: str = "usage"
     text: str = ""
     error: str = ""
@@ -55,23 +57,58 @@ class RequestRecord:
         return (self.stamps_ns[0] - self.t_due_ns) / 1e9
 
     @property
-    def e2e_s(self) -> float:
-        return (self.stamps_ns[-1] - self.t_sent_ns) / 1e9
+    def is_uncounted_text(self) -> bool:
+        """Whether nobody counted its tokens, and all of them came with text."""
+        return self.output_tokens_from == "events" and self.visible_tokens == self.output_tokens
+
+    def tokenized(self, tokens: int) -> RequestRecord:
+        """This record, its text's tokens counted by a tokenizer."""
+        return replace(
+            self, output_tokens=tokens, visible_tokens=tokens, output_tokens_from="tokenizer"
+        )
 
     @property
-    def e2e_from_due_s(self) -> float:
-        return (self.stamps_ns[-1] - self.t_due_ns) / 1e9
+    def is_seen(self) -> bool:
+        """Whether the events show every token; else the others' times are unknown."""
+        tokens = self.event_tokens
+        return self.output_tokens <= len(tokens) or self.output_tokens <= sum(tokens)
+
+    @property
+    def is_end_seen(self) -> bool:
+        """Whether the last event brought the last token, as far as is known: a tokenizer counts
+        only what came as text."""
+        return self.output_tokens_from == "tokenizer" or self.is_seen
+
+    @property
+    def is_one_piece(self) -> bool:
+        """Whether several tokens came, and all at one time."""
+        return (
+            self.output_tokens > 1 and self.is_end_seen and self.stamps_ns[0] == self.stamps_ns[-1]
+        )
+
+    @property
+    def e2e_s(self) -> float | None:
+        return (self.stamps_ns[-1] - self.t_sent_ns) / 1e9 if self.is_end_seen else None
+
+    @property
+    def e2e_from_due_s(self) -> float | None:
+        return (self.stamps_ns[-1] - self.t_due_ns) / 1e9 if self.is_end_seen else None
 
     @property
     def tpot_s(self) -> float | None:
-        n = self.output_tokens
-        return (self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9 / (n - 1) if n > 1 else None
+        """None if it has no meaning (one token) or is unknown."""
+        if not self.stamps_ns or self.is_one_piece or not self.is_seen:
+            return None
+        later = self.output_tokens - self.event_tokens[0]
+        return (self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9 / later if later > 0 else None
 
     @property
     def itls_s(self) -> list[float]:
-        """Gaps in seconds, one per token after the first event."""
+        """Gaps in seconds, one per token after the first event; none if they are unknown."""
         import numpy as np
 
+        if not self.stamps_ns or self.is_one_piece or not self.is_seen:
+            return []
         tokens = np.asarray(self.event_tokens[1:], dtype=np.int64)
         gaps: list[float] = np.repeat(np.diff(self.stamps_ns) / 1e9 / tokens, tokens).tolist()
         return gaps
@@ -87,6 +124,7 @@ def itls_s(records: Sequence[RequestRecord]) -> NDArray[np.float64]:
     """RequestRecord.itls_s of all records, concatenated."""
     import numpy as np
 
+    records = [r for r in records if r.stamps_ns and not r.is_one_piece and r.is_seen]
     stamps, begins = _stamps(records)
     tokens = _joined([r.event_tokens for r in records])[~begins]
     gaps = np.diff(stamps)[~begins[1:]]

@@ -67,6 +67,7 @@ def trust(workers: Sequence[WorkerHealth], figures: Metrics) -> Trust:
         limited_by_client=bool(limits),
         warnings=(
             *(f"this result was limited by the client: {limit}" for limit in limits),
+            *_gathered(figures, loop_lag),
             *_doubts(steps),
         ),
     )
@@ -83,7 +84,6 @@ def _limits(
     found = []
     allowed = max(TIMER_GRAIN_MS, LAG_SHARE * (figures.median_itl_ms or 0.0))
     is_late = loop_lag.p99_ms is not None and loop_lag.p99_ms > allowed
-    shared = figures.shared_reads_share or 0.0
     if cpu_share is not None and cpu_share > BUSY_SHARE:
         found.append(
             f"a load worker used {cpu_share:.0%} of a core (rule: over {BUSY_SHARE:.0%});"
@@ -95,9 +95,10 @@ def _limits(
             " and timestamps are taken in user space"
             f" (rule: over {LAG_SHARE:.0%} of the median ITL and {TIMER_GRAIN_MS:g} ms)"
         )
-    if is_late and shared > BLURRED_SHARE:
+    if _is_merged_here(figures, loop_lag):
         found.append(
-            f"{shared:.1%} of reads held several events of a stream while the event loop was"
+            f"{figures.shared_reads_share:.1%} of reads held several events of a stream while the"
+            " event loop was"
             f" {loop_lag.p99_ms:.1f} ms late at p99: the gaps between those events are lost"
             f" (rule: over {BLURRED_SHARE:.0%})"
         )
@@ -109,6 +110,40 @@ def _limits(
                 f" (rule: over {LAG_SHARE:.0%} of the median TTFT and {TIMER_GRAIN_MS:g} ms)"
             )
     return found
+
+
+def _is_merged_here(figures: Metrics, loop_lag: Lag) -> bool:
+    """Whether reads hold several events because the client was late: by at least half the time
+    between two tokens."""
+    late_ms = loop_lag.p99_ms or 0.0
+    return (
+        (figures.shared_reads_share or 0.0) > BLURRED_SHARE
+        and not _is_in_pieces(figures)
+        and late_ms > max(TIMER_GRAIN_MS, (figures.mean_itl_ms or 0.0) / 2)
+    )
+
+
+def _is_in_pieces(figures: Metrics) -> bool:
+    return figures.one_piece_answers > BLURRED_SHARE * figures.completed
+
+
+def _gathered(figures: Metrics, loop_lag: Lag) -> list[str]:
+    """What shows that events were held back before they reached the client."""
+    cause = "something between the server and the client buffers the stream"
+    if _is_in_pieces(figures):
+        return [
+            f"{figures.one_piece_answers} of {figures.completed} answers came in one piece, and so"
+            f" have no TPOT and no ITL: {cause}, or the server sends it whole"
+            f" (rule: over {BLURRED_SHARE:.0%})"
+        ]
+    shared = figures.shared_reads_share or 0.0
+    if shared <= BLURRED_SHARE or _is_merged_here(figures, loop_lag):
+        return []
+    return [
+        f"{shared:.1%} of reads held several events of a stream, so the gaps between those are"
+        f" lost: {cause}, or the server sends them within 0.2 ms"
+        f" (rule: over {BLURRED_SHARE:.0%})"
+    ]
 
 
 def _doubts(clock_steps: int) -> list[str]:

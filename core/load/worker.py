@@ -18,15 +18,17 @@ import time
 import traceback
 from array import array
 from collections import deque
+from functools import partial
 
 import httpx
 
 from core.load import pipe
 from core.load.clock import now
 from core.load.connection import Exchange
+from core.load.payload import MAX_ERROR_TEXT
 from core.load.pipe import Advanced, Done, Finished, Go, Job, Ready, Row, Stop, Up
 from core.load.record import Progress, RequestRecord, WorkerHealth
-from core.load.stream import MAX_ERROR_TEXT, TokenStream
+from core.load.stream import TokenStream
 from core.load.transport import Transport, origin_of, post_bytes
 from core.load.wire import Times
 
@@ -34,6 +36,8 @@ TICK_S = 0.01
 PROGRESS_S = 1.0
 MAX_ERROR_BYTES = 1 << 16
 # The second is the default of servers that do not set a type.
+END_GRACE_S = 0.002  # for the end of an answer's body, which usually comes with its last event
+LINGER_NS = 1_000_000_000  # for the end of the body of an answer that is done
 STREAM_TYPES = ("text/event-stream", "text/plain")
 STOPPED = "cancelled: the load was stopped"
 
@@ -63,7 +67,8 @@ class Request:
             t_done_ns=now(),
             t_first_byte_ns=self.times.first_byte,
             prompt_tokens=stream.prompt_tokens,
-            output_tokens=stream.completion_tokens or sum(tokens),
+            output_tokens=stream.output_tokens,
+            visible_tokens=stream.visible_tokens,
             output_tokens_from="usage" if stream.completion_tokens else "events",
             text="".join(stream.texts),
             error=error[:MAX_ERROR_TEXT],
@@ -80,6 +85,7 @@ class Worker:
         self._slots = asyncio.Semaphore(job.concurrency)
         self._freed = deque([0] * job.concurrency)  # the time at which each free slot became free
         self._active: set[Request] = set()
+        self._lingering: list[tuple[Exchange, int]] = []  # done before their body is, since (ns)
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
         # Frames wait for the tick: the parent is woken once a tick, not once a request.
@@ -144,6 +150,7 @@ class Worker:
 
     async def _answer(self, request: Request) -> str:
         """Stream one answer; return what was wrong with it, "" if nothing."""
+        stream = request.stream
         exchange = await self._transport.answered(self._origin, request.wire, request.times, {})
         try:
             if exchange.status != 200:
@@ -157,12 +164,19 @@ class Worker:
             kind = exchange.header(b"content-type")
             if kind and not kind.lower().startswith(STREAM_TYPES):
                 return f"content-type: {kind} is not an event stream: {await _text(exchange)}"
-            await exchange.attach(request.stream.feed)
-            return request.stream.closing_error()
+            stream.on_end = partial(exchange.settle, END_GRACE_S)
+            await exchange.attach(stream.feed)
+            return stream.closing_error()
         except httpx.RemoteProtocolError as failure:
-            return request.stream.error or f"stream cut: {failure}"
+            return stream.closing_error(f"stream cut: {failure}")
+        except httpx.ReadError as failure:
+            return stream.closing_error(f"{type(failure).__name__}: {failure}")
         finally:
-            self._transport.release(exchange, self._origin)
+            stream.on_end = None  # else the two hold each other, and no garbage is collected
+            if stream.finished and not (stream.error or exchange.is_over):
+                self._lingering.append((exchange, now()))
+            else:
+                self._transport.release(exchange, self._origin)
 
     def _ended(self, request: Request, error: str) -> None:
         done = request.done(error)
@@ -194,6 +208,7 @@ class Worker:
             self._loop_lags.append(max(0, at - due))
             self._transport.clock.sample()
             self._tell()
+            self._release_lingering(at)
             if at >= next_stall_check:
                 next_stall_check = at + int(stall_check_s * 1e9)
                 self._transport.poll(at - int(stall_check_s * 1e9))
@@ -201,6 +216,15 @@ class Worker:
             if at >= next_progress:
                 next_progress = at + int(PROGRESS_S * 1e9)
                 self._say(Advanced(self._progress()))
+
+    def _release_lingering(self, at: int) -> None:
+        """Give back the connections whose body has ended; close those where it does not."""
+        waiting, self._lingering = self._lingering, []
+        for exchange, since in waiting:
+            if exchange.is_over or at - since > LINGER_NS:
+                self._transport.release(exchange, self._origin)
+            else:
+                self._lingering.append((exchange, since))
 
     def _end_hopeless(self, at: int) -> None:
         """End requests whose answer is wrong or has stalled."""

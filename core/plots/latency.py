@@ -23,13 +23,18 @@ def per_request(result: Result, name: str) -> Floats:
     """TTFT, TPOT or E2E of each completed request, in ms; empty where the result's lists do not
     give its own mean.
 
-    (Older results begin a request's list of gaps with its TTFT: those give no TPOT.)
+    (Older results begin a request's list of gaps with its TTFT: those give no TPOT. Ours have a
+    gap for each token after the first event.)
     """
     lists = zip(result.ttfts, result.itls, result.output_lens, strict=False)
     done = [(ttft, gaps, n) for ttft, gaps, n in lists if ttft is not None and n]
     seconds = {
         "ttft": [ttft for ttft, _, _ in done],
-        "tpot": [sum(gaps) / (n - 1) for _, gaps, n in done if n > 1],
+        "tpot": [
+            sum(gaps) / (len(gaps) if result.visible_tokens else n - 1)
+            for _, gaps, n in done
+            if n > 1 and (gaps or not result.visible_tokens)
+        ],
         "e2e": [ttft + sum(gaps) for ttft, gaps, _ in done],
     }[name]
     values, mean = np.array(seconds, dtype=float) * 1e3, result.number(f"mean_{name}_ms")

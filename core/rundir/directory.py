@@ -147,7 +147,7 @@ class RunDirectory:
 
     def write_requests(self, run: Run, records: list[RequestRecord]) -> None:
         """requests/<label>.npz: per request its times (ns), counts and status; token stamps
-        flattened."""
+        flattened. A count that nobody gave is -1."""
         file = self.path / run.backend / "requests" / f"{run.label}.npz"
         file.parent.mkdir(parents=True, exist_ok=True)
         names = (
@@ -156,12 +156,14 @@ class RunDirectory:
             "t_sent_ns",
             "t_first_byte_ns",
             "t_done_ns",
-            "prompt_tokens",
             "output_tokens",
         )
         columns: dict[str, Any] = {
             n: np.array([getattr(r, n) for r in records], dtype=np.int64) for n in names
         }
+        for name in ("prompt_tokens", "visible_tokens"):
+            counts = [getattr(r, name) for r in records]
+            columns[name] = np.array([-1 if n is None else n for n in counts], dtype=np.int64)
         columns["t_first_ns"] = np.array(
             [r.stamps_ns[0] if r.stamps_ns else 0 for r in records], dtype=np.int64
         )

@@ -36,7 +36,7 @@ class GateLogPart(Struct, frozen=True, kw_only=True):
 
     folder: str = ""  # inside the run directory
     segment: str = ""
-    tokens_due: int = 0
+    tokens_due: int | None = 0  # None: the server did not count the prompts
     tokens_seen: int = 0
     left_out: str = ""  # why tokens are missing; empty if none are
 
@@ -62,8 +62,10 @@ class Result(Metrics, frozen=True, kw_only=True):
     max_concurrency: int | None = None  # 0: no limit
     seed: int | None = None
     slo: dict[str, float] = field(default_factory=dict)
-    input_lens: list[int] = field(default_factory=list)
+    asked_output_len: int | None = None  # tokens per answer at most; None: no limit
+    input_lens: list[int | None] = field(default_factory=list)
     output_lens: list[int] = field(default_factory=list)
+    visible_tokens: list[int | None] = field(default_factory=list)  # those of events with text
     ttfts: list[float | None] = field(default_factory=list)  # seconds
     ttfts_from_due: list[float | None] = field(default_factory=list)  # seconds
     itls: list[list[float]] = field(default_factory=list)  # seconds
@@ -123,9 +125,11 @@ def of_load(
         max_concurrency=load.max_concurrency,
         seed=load.seed,
         slo=dict(load.slo),
+        asked_output_len=load.asked_tokens,
         **msgspec.structs.asdict(figures),
         input_lens=[r.prompt_tokens for r in records],
         output_lens=[r.output_tokens for r in records],
+        visible_tokens=[r.visible_tokens for r in records],
         ttfts=[r.ttft_s if r.ok else None for r in records],
         ttfts_from_due=[r.ttft_from_due_s if r.ok else None for r in records],
         itls=[r.itls_s if r.ok else [] for r in records],

@@ -131,7 +131,7 @@ def _in_order(seen: Evidence) -> dict[str, list[Timed]]:
     series: dict[str, list[Timed]] = defaultdict(list)
     for run in sorted(seen.journal.started, key=lambda run: seen.journal.started[run]):
         result = None if dose.of_label(run) else seen.results.get(run)
-        if result and result.mean_tpot_ms:
+        if result and result.mean_tpot_ms and result.total_input_tokens is not None:
             backend, _, label = run.partition("/")
             tokens = result.total_input_tokens + result.total_output_tokens
             series[backend].append(Timed(label.partition("-")[0], result.mean_tpot_ms, tokens))

@@ -35,7 +35,7 @@ OWN_RECORDER = (
 def one_token_steps(seen: Evidence) -> list[Problem] | None:
     """Steps of one token each, though prompts have more: what an idle data-parallel rank's dummy
     batches look like."""
-    single = {run for run, r in seen.results.items() if r.total_input_tokens <= r.completed}
+    single = {run for run, r in seen.results.items() if (r.total_input_tokens or 0) <= r.completed}
 
     def wrong(log: Imbalance) -> str:
         cv = f" (here {log.per_step_cv:.3f})" if log.per_step_cv is not None else ""
@@ -181,21 +181,25 @@ def missing_ranks(seen: Evidence) -> list[Problem] | None:
 
 def recorded_tokens(seen: Evidence) -> list[Problem] | None:
     """Every token of a run is in the gate log, once."""
-    known = {run: r for run, r in seen.results.items() if r.gate_log and r.measured_imbalance}
+    known = {
+        run: (r.gate_log.tokens_due, r.gate_log.tokens_seen, r.completed == r.num_prompts)
+        for run, r in seen.results.items()
+        if r.gate_log and r.measured_imbalance and r.gate_log.tokens_due is not None
+    }
 
-    def wrong(result: Result) -> str:
-        due, got = _tokens(result)
+    def wrong(tokens: tuple[int, int, bool]) -> str:
+        due, got, is_complete = tokens
         if got < due:
             return f"{got} of {due} tokens are in the gate log"
-        if got > due and result.completed == result.num_prompts:  # what failed was computed too
+        if got > due and is_complete:  # else what failed was computed too
             return (
                 f"{got} tokens are in the gate log, {due} were due:"
                 " some were computed twice, or are not this run's"
             )
         return ""
 
-    def severity(result: Result) -> Severity:
-        due, got = _tokens(result)
+    def severity(tokens: tuple[int, int, bool]) -> Severity:
+        due, got, _ = tokens
         return "invalid" if got < (1 - TOKENS_LOST) * due else "doubtful"
 
     remedy = (
@@ -203,12 +207,6 @@ def recorded_tokens(seen: Evidence) -> list[Problem] | None:
         " for cached prompts, preemptions, retries, dropped steps"
     )
     return problems(severity, known, wrong, remedy)
-
-
-def _tokens(result: Result) -> tuple[int, int]:
-    """The tokens that were due, and those that the log holds."""
-    assert result.gate_log
-    return result.gate_log.tokens_due, result.gate_log.tokens_seen
 
 
 def recorder_reports(seen: Evidence) -> list[Problem] | None:

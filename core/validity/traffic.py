@@ -64,6 +64,8 @@ def equal_work(seen: Evidence) -> list[Problem] | None:
     first: dict[str, Result] = {}  # of each label, at the backend that ran it first
     pairs: dict[str, tuple[Result, Result]] = {}
     for run, result in seen.results.items():
+        if result.total_input_tokens is None:
+            continue
         label = run.partition("/")[2]
         if label in first:
             pairs[run] = first[label], result
@@ -84,7 +86,7 @@ def equal_work(seen: Evidence) -> list[Problem] | None:
 
 
 def _tokens(result: Result) -> tuple[int, int]:
-    return result.total_input_tokens, result.total_output_tokens
+    return result.total_input_tokens or 0, result.total_output_tokens
 
 
 def _shown(tokens: tuple[int, int]) -> str:
@@ -111,7 +113,10 @@ def client_limits(seen: Evidence) -> list[Problem] | None:
         return client.warnings[0] if client.warnings else ""
 
     return problems(
-        "doubtful", clients, wrong, "give the client cores of its own, or send less at once"
+        "doubtful",
+        clients,
+        wrong,
+        "give the client cores of its own, or send less at once; look for a proxy that buffers",
     )
 
 

@@ -48,7 +48,7 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
     again = place.gatescope("--batch", "--out", "made", "--backend", "baseline")
     assert again.returncode == 2
     assert (
-        "made: --out must be new or empty; to go on with an interrupted run use: --resume made"
+        "made: --out must be new or empty; to resume an interrupted run use: --resume made"
         in again.stderr
     )
 

@@ -179,7 +179,10 @@ def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(
             "expected some of hot-experts, hot-rank, spread, rotating, got 'hot'",
         ),
         (("--dose", "1.8"), "1.732 is the most; take other levels or patterns"),
-        (("--resume", "made", "--dose", "1"), "--resume goes on as the run was started; leave out"),
+        (
+            ("--resume", "made", "--dose", "1"),
+            "--resume runs what was selected at the start; leave out",
+        ),
     ],
 )
 def test_a_wrong_option_starts_nothing(

@@ -20,7 +20,7 @@ from core.load import metrics
 from core.load.client import Load
 from core.load.connection import Connection
 from core.load.record import RequestRecord
-from core.load.sse import EventParser, EventTooLong
+from core.load.sse import EventParser, EventTooLong, Failed
 from core.load.stream import TokenStream
 from core.load.wire import Times
 from core.rundir import result
@@ -37,6 +37,11 @@ EVENT_KEYS = (
     "completion_tokens",
     "error",
     "reasoning",
+    "object",
+    "message",
+    "code",
+    "finish_reason",
+    "tool_calls",
 )
 SSE = near(
     b"data: ",
@@ -45,7 +50,10 @@ SSE = near(
     b"\r\n",
     b"\r",
     b": ping\n",
+    b"event: error\n",
+    b"error: ",
     b"[DONE]",
+    b"data: [DONE]",
     b'{"choices":[{"text":"a"}],"usage":{"completion_tokens":2}}',
     b'{"choices":[{"text":"',
     b"\xef\xbb\xbf",
@@ -67,8 +75,10 @@ def figures_of(stream: TokenStream) -> None:
     error = stream.closing_error()
     assert isinstance(error, str)
     tokens = stream.event_tokens()
-    assert len(tokens) == len(stream.stamps) == len(stream.texts)
-    assert all(n >= 0 for n in tokens)
+    assert len(tokens) == len(stream.stamps)
+    assert sum(tokens) == stream.received
+    assert all(n > 0 for n in tokens)
+    assert stream.visible_tokens is None or 0 <= stream.visible_tokens <= stream.received
     record = RequestRecord(
         index=0,
         prompt_id="p",
@@ -79,7 +89,9 @@ def figures_of(stream: TokenStream) -> None:
         stamps_ns=stream.stamps,
         event_tokens=tokens,
         prompt_tokens=stream.prompt_tokens,
-        output_tokens=stream.completion_tokens or sum(tokens),
+        output_tokens=stream.output_tokens,
+        visible_tokens=stream.visible_tokens,
+        text="".join(stream.texts),
         error=error,
     )
     figures = metrics.summarise([record])
@@ -101,7 +113,7 @@ def test_any_bytes_as_a_stream(data: bytes, sizes: list[int]) -> None:
     for at, piece in enumerate(pieces(data, sizes), 1):
         stream.feed(piece, at)
         try:
-            assert all(isinstance(event, bytes) for event in parser.feed(piece))
+            assert all(isinstance(event, bytes | Failed) for event in parser.feed(piece))
         except EventTooLong:
             break
     figures_of(stream)

@@ -85,16 +85,23 @@ def test_times_are_in_order_and_hold_what_the_server_knows(truth: Truth) -> None
     assert health.connections == 3
 
 
-def test_several_tokens_an_event_are_counted_and_their_gaps_divided(truth: Truth) -> None:
+def test_times_of_tokens_that_only_the_final_usage_counts_are_unknown(truth: Truth) -> None:
     truth.control(per_event=4, itl_ms=8.0)
     record = run(load(truth, 1, output_len=12))[0]
     assert (tuple(record.event_tokens), record.output_tokens, record.text) == (
-        (4, 4, 4),
+        (1, 1, 1),
         12,
         alphabet(12, 4),
     )
-    assert len(record.itls_s) == 8
-    assert metrics.summarise([record]).shared_events == 3
+    assert (record.tpot_s, record.itls_s, record.e2e_s, record.visible_tokens) == (
+        None,
+        [],
+        None,
+        None,
+    )
+    figures = metrics.summarise([record])
+    assert (figures.output_throughput, figures.request_throughput) == (None, None)
+    assert figures.tpot_ms_reason == "of 1 answers, 1 has more tokens than events showed"
 
 
 def test_without_usage_the_server_s_tokenizer_counts_else_the_events_do(truth: Truth) -> None:

@@ -81,7 +81,7 @@ def test_without_a_key_none_is_sent(
 def test_usage_is_asked_of_every_event_and_says_how_many_tokens_it_carried(
     prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Recording() as server:
+    with Recording(pause_s=0.01) as server:
         result = bench(server.url, prompts, capsys)
     wanted = {"include_usage": True, "continuous_usage_stats": True}
     assert all(asked.body and asked.body["stream_options"] == wanted for asked in server.posted())

@@ -79,15 +79,20 @@ def test_gaps_and_reads_of_many_requests_are_those_of_each_in_turn(
         for i, events in enumerate(requests)
     ]
     records = [
-        replace(r, event_tokens=tuple(n for _, n in events))
+        replace(
+            r,
+            event_tokens=tuple(n for _, n in events),
+            output_tokens=sum(n for _, n in events),
+        )
         for r, events in zip(records, requests, strict=True)
     ]
     gaps, reads = [], []
     for r in records:
+        is_one_piece = len(set(r.stamps_ns)) < 2
         for earlier, later, tokens in zip(
             r.stamps_ns, r.stamps_ns[1:], r.event_tokens[1:], strict=False
         ):
-            gaps += [(later - earlier) / 1e9 / tokens] * tokens
+            gaps += [] if is_one_piece else [(later - earlier) / 1e9 / tokens] * tokens
         reads += [len(list(group)) for _, group in groupby(r.stamps_ns)]
     assert (
         itls_s(records).tolist()
@@ -104,8 +109,78 @@ def test_gaps_and_reads_of_many_requests_are_those_of_each_in_turn(
 def test_a_gap_is_divided_by_the_tokens_its_event_carried() -> None:
     r = record(at=(60, 90, 100), event_tokens=(2, 3, 1), output_tokens=6)
     assert r.itls_s == pytest.approx([0.010, 0.010, 0.010, 0.010])
-    assert r.tpot_s == pytest.approx(0.040 / 5)
+    assert r.tpot_s == pytest.approx(0.040 / 4)  # the first event's two tokens began the time
     assert summarise([r]).shared_events == 2
+
+
+ONE_PIECE = [
+    {"at": (60,), "event_tokens": (50,), "output_tokens": 50},  # one event
+    {"at": (60, 60, 60)},  # one read
+]
+
+
+@pytest.mark.parametrize("fields", ONE_PIECE)
+def test_an_answer_in_one_piece_has_no_tpot_and_no_itl(fields: dict[str, Any]) -> None:
+    piece, other = record(**fields), record(1, at=(60, 70, 80))
+    assert (piece.tpot_s, piece.itls_s) == (None, [])
+    figures = summarise([piece, other], {"tpot_ms": 1000, "ttft_ms": 1000})
+    assert figures.mean_tpot_ms == figures.mean_itl_ms == pytest.approx(10.0)
+    assert figures.tpot_ms_reason == figures.itl_ms_reason == "1 of 2 answers came in one piece"
+    assert figures.one_piece_answers == 1
+    assert figures.request_goodput == pytest.approx(1 / 0.080)  # of the other, over its 80 ms
+    assert figures.max_e2e_ms == pytest.approx(70.0)
+    alone = summarise([piece])
+    assert (alone.mean_tpot_ms, alone.mean_itl_ms, alone.max_itl_ms) == (None, None, None)
+    assert alone.mean_e2e_ms == pytest.approx(50.0)
+
+
+def test_one_token_has_no_tpot_that_a_limit_could_forbid() -> None:
+    figures = summarise([record(at=(60,))], {"tpot_ms": 1})
+    assert figures.request_goodput == pytest.approx(1 / 0.060)
+    assert (figures.one_piece_answers, figures.tpot_ms_reason) == (0, None)
+
+
+def test_times_of_unseen_tokens_are_unknown_and_so_is_what_divides_by_them() -> None:
+    unseen = record(at=(60, 70), output_tokens=20, t_done_ns=500 * MS)
+    assert (unseen.tpot_s, unseen.itls_s, unseen.e2e_s, unseen.e2e_from_due_s) == (
+        None,
+        [],
+        None,
+        None,
+    )
+    figures = summarise([unseen], {"e2e_ms": 1000})
+    assert figures.mean_ttft_ms == pytest.approx(50.0)
+    assert figures.total_output_tokens == 20
+    reason = "the time of the last token is unknown: 1 has more tokens than events showed"
+    for name in ("output_throughput", "request_throughput", "input_throughput", "request_goodput"):
+        assert (getattr(figures, name), getattr(figures, f"{name}_reason")) == (None, reason)
+    assert (
+        figures.tpot_ms_reason
+        == figures.e2e_ms_reason
+        == "of 1 answers, 1 has more tokens than events showed"
+    )
+
+
+def test_a_rate_is_known_if_what_was_not_seen_came_before_the_end() -> None:
+    unseen = record(at=(60, 70), output_tokens=20, t_done_ns=90 * MS)
+    figures = summarise([unseen, record(1, at=(60, 100))])
+    assert figures.output_throughput == pytest.approx(22 / 0.100)
+    assert figures.mean_tpot_ms == pytest.approx(40.0)
+
+
+def test_a_tokenizer_counts_only_what_came_but_not_in_which_event() -> None:
+    counted = record(at=(60, 70), output_tokens=4, output_tokens_from="tokenizer")
+    assert (counted.tpot_s, counted.itls_s) == (None, [])
+    assert counted.e2e_s == pytest.approx(0.060)
+    assert summarise([counted]).output_throughput == pytest.approx(4 / 0.070)
+
+
+def test_prompts_that_nobody_counted_have_no_throughput() -> None:
+    figures = summarise([record(at=(60, 70)), record(1, at=(60, 70), prompt_tokens=None)])
+    reason = "1 of 2 answers have no usage that counts the prompt's tokens"
+    assert (figures.total_input_tokens, figures.total_input_tokens_reason) == (None, reason)
+    assert (figures.input_throughput, figures.input_throughput_reason) == (None, reason)
+    assert figures.output_throughput == pytest.approx(4 / 0.070)
 
 
 def test_one_token_has_no_tpot() -> None:
@@ -190,7 +265,7 @@ def test_nothing_was_measured() -> None:
 def test_figures_are_those_of_numpy_over_the_same_gaps(gaps_ms: list[list[float]]) -> None:
     records = [record(i, at=tuple(50 + np.cumsum(gaps))) for i, gaps in enumerate(gaps_ms)]
     stamps = [np.array(r.stamps_ns) for r in records]
-    gaps = np.concatenate([np.diff(s) for s in stamps]) / MS
+    gaps = np.concatenate([np.diff(s) for s in stamps if s[0] < s[-1]] or [np.zeros(0)]) / MS
     figures = summarise(records)
     assert figures.mean_ttft_ms == pytest.approx(np.mean([s[0] / MS - 10 for s in stamps]))
     assert figures.max_e2e_ms == pytest.approx(max(s[-1] / MS - 10 for s in stamps))
@@ -237,7 +312,7 @@ LATE = (0,) * 50 + (12_000_000,) * 50
     [
         ({"cpu_s": 0.95}, (60, 70, 80), "used 95% of a core"),
         ({"stamped_reads": 0, "loop_lags_ns": LATE}, (60, 70, 80), "are taken in user space"),
-        ({"loop_lags_ns": LATE}, (60, 70, 70), "held several events of a stream"),
+        ({"loop_lags_ns": LATE}, (60, 70, 70), "while the event loop was 12.0 ms late at p99"),
         ({"start_lags_ns": (0, 40_000_000)}, (60, 70, 80), "requests started up to 40.0 ms late"),
     ],
 )
@@ -256,11 +331,28 @@ def test_each_way_in_which_a_client_limits_a_result(
     ("change", "at"),
     [
         ({"loop_lags_ns": LATE}, (60, 70, 80)),  # kernel stamps do not move with the loop
-        ({}, (60, 70, 70)),  # the server sent two events together
+        ({}, (60,)),  # one token
     ],
 )
 def test_what_is_not_the_client_s_fault(change: dict[str, Any], at: tuple[float, ...]) -> None:
     assert verdict(replace(HEALTHY, **change), at).warnings == ()
+
+
+@pytest.mark.parametrize("change", [{}, {"loop_lags_ns": LATE}])
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ((60, 60, 60), "1 of 1 answers came in one piece, and so have no TPOT and no ITL"),
+        ((60, 360, 360, 660, 660), "66.7% of reads held several events of a stream"),
+    ],
+)
+def test_a_stream_that_is_buffered_is_said_however_busy_the_machine(
+    change: dict[str, Any], at: tuple[float, ...], words: str
+) -> None:
+    found = verdict(replace(HEALTHY, **change), at)
+    assert (len(found.warnings), found.limited_by_client) == (1, False)
+    assert words in found.warnings[0]
+    assert "something between the server and the client buffers the stream" in found.warnings[0]
 
 
 def test_reads_without_a_kernel_stamp_are_named() -> None:

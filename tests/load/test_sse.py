@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.load.sse import MAX_EVENT_BYTES, EventParser, EventTooLong
+from core.load.sse import MAX_EVENT_BYTES, EventParser, EventTooLong, Failed
 
 
-def events_of(*chunks: bytes) -> list[bytes]:
+def events_of(*chunks: bytes) -> list[bytes | Failed]:
     parser = EventParser()
     return [event for chunk in chunks for event in parser.feed(chunk)]
 
@@ -29,9 +29,16 @@ def events_of(*chunks: bytes) -> list[bytes]:
         (b"data: not ended\n", []),
         (b"data: a: b\n\n", [b"a: b"]),
         ("data: Σ×–\n\n".encode(), ["Σ×–".encode()]),
+        (b"event: error\ndata: no\n\ndata: one\n\n", [Failed(b"no", is_event=True), b"one"]),
+        (b"data: no\nevent: error\n\n", [Failed(b"no", is_event=True)]),
+        (b"event: error\n: worker lost\n\n", [Failed(b"worker lost", is_event=True)]),
+        (b": ping\n\nevent: error\n\n", [Failed(b"", is_event=True)]),
+        (b"error: no\n\ndata: one\n\n", [Failed(b"no", is_event=False), b"one"]),
     ],
 )
-def test_event_streams_are_cut_as_the_standard_says(stream: bytes, expected: list[bytes]) -> None:
+def test_event_streams_are_cut_as_the_standard_says(
+    stream: bytes, expected: list[bytes | Failed]
+) -> None:
     assert events_of(stream) == expected
 
 
@@ -44,6 +51,8 @@ LINES = st.lists(
             b"data: a\xce\xa3b",
             b": note",
             b"event: e",
+            b"event: error",
+            b"error: no",
             b"",
             b"",
             b"data",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,10 +20,10 @@ EVENTS = [
     for text, used in (("a", 1), ("bc", 3))  # the second event carries two tokens
 ]
 USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
-ANSWER = (
-    b"".join(b"data: %b\n\n" % json.dumps(e).encode() for e in [*EVENTS, USAGE])
-    + b"data: [DONE]\n\n"
-)
+ANSWER = [
+    *(b"data: %b\n\n" % json.dumps(e).encode() for e in [*EVENTS, USAGE]),
+    b"data: [DONE]\n\n",
+]
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,20 @@ class Refusal:
 
 class Recording:
     """`asked`: every request so far. `is_fickle`: close each connection after an answer, without
-    announcing it. `models`: the answer to every GET. `refusal`: the answer to every stream."""
+    announcing it. `pause_s`: between two events. `models`: the answer to every GET. `refusal`: the
+    answer to every stream."""
 
     def __init__(
         self,
         certificate: Path | None = None,
         *,
         is_fickle: bool = False,
+        pause_s: float = 0.0,
         models: bytes = b'{"data": [{"id": "m"}]}',
         refusal: Refusal | None = None,
     ) -> None:
         self.asked: list[Asked] = []
-        handler = _handler(self.asked, is_fickle, models, refusal)
+        handler = _handler(self.asked, is_fickle, pause_s, models, refusal)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -81,14 +84,14 @@ class Recording:
 
 
 def _handler(
-    asked: list[Asked], is_fickle: bool, models: bytes, refusal: Refusal | None
+    asked: list[Asked], is_fickle: bool, pause_s: float, models: bytes, refusal: Refusal | None
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             self._take(None)
-            self._answer("application/json", models)
+            self._answer("application/json", [models])
 
         def do_POST(self) -> None:
             self._take(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -112,12 +115,14 @@ def _handler(
             self.end_headers()
             self.wfile.write(refusal.body)
 
-        def _answer(self, kind: str, body: bytes) -> None:
+        def _answer(self, kind: str, pieces: list[bytes]) -> None:
             self.send_response(200)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(sum(map(len, pieces))))
             self.end_headers()
-            self.wfile.write(body)
+            for piece in pieces if pause_s else [b"".join(pieces)]:
+                self.wfile.write(piece)
+                time.sleep(pause_s)
             self.close_connection |= is_fickle
 
         def log_message(self, format: str, *args: object) -> None:
