@@ -156,8 +156,11 @@ class Transport(httpx.AsyncBaseTransport):
             try:
                 return await self._connect(origin, timeout_s)
             except httpx.TransportError as error:
-                has_others = bool(self._all) or self._opening > 1
-                if not (isinstance(error, NoDescriptor) and has_others):
+                is_short = isinstance(error, NoDescriptor)
+                # One may have become free since this request looked for one.
+                if is_short and (kept := self._kept(origin)):
+                    return kept
+                if not (is_short and self._others_are_busy()):
                     self._one_is_free()
                     raise
             finally:
@@ -167,6 +170,11 @@ class Transport(httpx.AsyncBaseTransport):
             await free
             if kept := self._kept(origin):
                 return kept
+
+    def _others_are_busy(self) -> bool:
+        """Whether some other request has a connection, or waits for one that opens."""
+        idle = sum(len(each) for each in self._idle.values())
+        return len(self._all) > idle or self._opening > 1
 
     def _one_is_free(self) -> None:
         while self._short:

@@ -107,7 +107,7 @@ def test_the_table_shows_the_url_and_the_server_s_words(data: Path, capsys: Capt
         assert bench(data, server.url + "/v1?key=hush") == 1
     said = capsys.readouterr().err
     assert f"{server.url}/v1/completions, model m\n" in said
-    assert " × HTTP 500: out of memory on rank 3\n" in said
+    assert "\n  2 × HTTP 500: out of memory on rank 3\n" in said
     assert "hush" not in said
     assert bench(data, server.url, "--model", "m") == 1
     said = capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_the_table_shows_the_url_and_the_server_s_words(data: Path, capsys: Capt
 def test_a_redirect_is_named_with_its_place(data: Path, capsys: Captured) -> None:
     with Recording(refusal=Refusal(307, location="http://other/v1/completions")) as server:
         assert bench(data, server.url) == 1
-    assert " × HTTP 307: redirected to http://other/v1/completions" in capsys.readouterr().err
+    assert "  2 × HTTP 307: redirected to http://other/v1/completions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -485,10 +485,8 @@ def test_connections_that_opened_are_used_where_others_were_refused(
         for each in taken:
             while b"\r\n\r\n" not in each.recv(65536):
                 pass
-            head, answer = (
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n",
-                b"".join(ANSWER),
-            )
+            answer = b"".join(ANSWER)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
             each.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(answer), answer))
 
     thread = Thread(target=serve)

@@ -47,20 +47,20 @@ class Refusal:
 
 class Recording:
     """`asked`: every request so far. `is_fickle`: close each connection after an answer, without
-    announcing it. `models`: the answer to every GET. `refusal`: the answer to every stream.
-    `pause_s`: between two events."""
+    announcing it. `pause_s`: between two events. `models`: the answer to every GET. `refusal`: the
+    answer to every stream."""
 
     def __init__(
         self,
         certificate: Path | None = None,
         *,
         is_fickle: bool = False,
+        pause_s: float = 0.0,
         models: bytes = b'{"data": [{"id": "m"}]}',
         refusal: Refusal | None = None,
-        pause_s: float = 0.0,
     ) -> None:
         self.asked: list[Asked] = []
-        handler = _handler(self.asked, is_fickle, models, refusal, pause_s)
+        handler = _handler(self.asked, is_fickle, pause_s, models, refusal)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -84,11 +84,7 @@ class Recording:
 
 
 def _handler(
-    asked: list[Asked],
-    is_fickle: bool,
-    models: bytes,
-    refusal: Refusal | None,
-    pause_s: float,
+    asked: list[Asked], is_fickle: bool, pause_s: float, models: bytes, refusal: Refusal | None
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
