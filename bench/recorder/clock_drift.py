@@ -3,8 +3,8 @@ alone would say.
 
     PYTHONPATH=core/recorder python3 bench/recorder/clock_drift.py SECONDS
 
-Passes of about 14 ms run back to back, launched one ahead, through the recorder's own slots, and are
-read every 20 ms by a thread, as the recorder does. Every 5 s the GPU is left idle: the next pass
+Passes of about 14 ms run back to back, launched one ahead, through the recorder's own slots; a
+thread reads them every 20 ms, as the recorder's does. Every 5 s the GPU is left idle: the next pass
 starts within some microseconds of its launch, so its stamp can be judged. Needs PyTorch and a GPU.
 """
 
@@ -88,12 +88,13 @@ def main(seconds: float) -> None:
     print("   s   stamp, µs late   the GPU's clock alone, µs late")
     for at, late, alone in reader.judged[:: max(1, len(reader.judged) // 15)]:
         print(f"{at:5.0f} {late:12.0f} {alone:20.0f}")
-    late = [stamp for at, stamp, _ in reader.judged if at > 20]
-    if len(late) > 1:
+    settled = [stamp for at, stamp, _ in reader.judged if at > 20]
+    if len(settled) > 1:
         at, _, alone = reader.judged[-1]
         print(
-            f"after 20 s: {min(late):.0f} to {max(late):.0f} µs late, median"
-            f" {statistics.median(late):.0f}; the GPU's clock drifts by {alone / at:.2f} µs a second"
+            f"after 20 s: {min(settled):.0f} to {max(settled):.0f} µs late, median"
+            f" {statistics.median(settled):.0f};"
+            f" the GPU's clock drifts by {alone / at:.2f} µs a second"
         )
 
 
