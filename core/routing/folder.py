@@ -216,9 +216,7 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
     )
     columns = {name: np.sum([rank.columns[name] for rank in first], axis=0) for name in COLUMNS}
     columns["index"] = first[0].columns["index"]
-    columns["start_ns"], columns["duration_ns"] = _span(
-        [stage for stages in ranks for stage in stages]
-    )
+    columns["start_ns"], columns["duration_ns"] = _span(ranks)
     labels = sorted({label for rank in first for label in rank.segments})
     none = np.zeros(len(columns["index"]), np.int64)
     segments = {
@@ -238,13 +236,23 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
     return merged.where(merged.tokens > 0)
 
 
-def _span(ranks: list[GateLog]) -> tuple[Ints, Ints]:
-    """Start and duration of each step: from the first rank's start to the last rank's end."""
-    idle = np.array([rank.tokens == 0 for rank in ranks])
-    starts = np.array([rank.columns["start_ns"] for rank in ranks])
-    ends = starts + np.array([rank.columns["duration_ns"] for rank in ranks])
-    start = np.where(idle, np.iinfo(np.int64).max, starts).min(axis=0)
-    return start, np.where(idle, 0, ends).max(axis=0) - start
+def _span(ranks: list[list[GateLog]]) -> tuple[Ints, Ints]:
+    """Start and duration of each step of `ranks[dp][pp]`: the earliest rank's start, the longest
+    rank's own duration; an idle rank's times do not count.
+
+    Each rank has its GPU's clock, and these drift apart (two H200: by 1.6 µs a second), so no
+    duration is taken from one rank's clock to another's. Ranks wait for each other within a step
+    and end together: the one that started first lasts longest, and start + duration is the step's
+    end. The earliest start also keeps steps in order. Pipeline stages run one after the other: such
+    a rank lasts from its first stage's start to its last one's end.
+    """
+    starts = np.array([[stage.columns["start_ns"] for stage in stages] for stages in ranks])
+    took = np.array([[stage.columns["duration_ns"] for stage in stages] for stages in ranks])
+    idle = np.array([stages[0].tokens == 0 for stages in ranks])
+    began = starts.min(axis=1)
+    lasted = (starts + took).max(axis=1) - began
+    start = np.where(idle, np.iinfo(np.int64).max, began).min(axis=0)
+    return start, np.where(idle, 0, lasted).max(axis=0)
 
 
 def _concatenated(parts: list[GateLog]) -> GateLog:

@@ -16,7 +16,9 @@ from core.routing.imbalance import Imbalance
 from core.routing.meter import Meter
 from core.stats.arrays import Ints
 
-DRIFT_NS = 500_000_000  # a GPU's clock against the host's: up to 13 ms an hour was observed
+# Steps' stamps against the host's clock, to which the recorder anchors a GPU's: far more than what
+# remains (gatescope_recorder.clock), far less than what two machines' clocks differ by.
+APART_NS = 50_000_000
 
 
 class LongestStep(Struct, frozen=True):
@@ -90,7 +92,7 @@ class RunRouting:
         if not self._span or self.tokens != due:
             return None
         start, end = self._span
-        is_one_clock = began_ns - DRIFT_NS <= start and end <= last_token_ns + DRIFT_NS
+        is_one_clock = began_ns - APART_NS <= start and end <= last_token_ns + APART_NS
         return (last_token_ns - end) / 1e6 if is_one_clock else None
 
     def why_not_forced(self) -> str:

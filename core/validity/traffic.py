@@ -12,7 +12,7 @@ from core.validity.problem import Problem, Severity, problems
 
 MIN_WINDOW_S = 0.25  # a pause of 10 ms (a garbage collection, another process) is 4 % of it
 LATE = 0.02  # of a run's time
-LATE_MS = 50.0  # less may be a few decode steps, or the drift of a GPU's clock
+LATE_MS = 50.0  # less may be a few decode steps
 # Share of tokens: beyond it the work differs by as much as the effects that are looked for
 UNEQUAL = 0.01
 

@@ -43,3 +43,17 @@ def test_the_log_reads_back_without_dummies_and_padding(
     assert log.tokens.tolist() == [4, 0, 3]
     assert log.loads.sum(axis=2).tolist() == [[8, 8], [0, 0], [6, 6]]
     assert log.segments["001"].tolist() == [4, 0, 3]
+
+
+def test_passes_timed_by_events_start_by_the_hosts_clock(checked: Checked) -> None:
+    """The events' clock is a tenth too fast: a step starts at most that share of 0.4 s late."""
+    done, folder = checked
+    log = gatelog.read(folder / "events.gatelog")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("launched "))
+    launched = [int(at) for at in line.split()[1:]]
+    late = log.columns["start_ns"] - launched
+    assert len(late) == 6
+    assert late.min() >= 0
+    assert 0 <= late[0] < 20_000_000
+    assert late.max() < 100_000_000
+    assert (log.columns["duration_ns"] > 0).all()

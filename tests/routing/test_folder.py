@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from support.gate_logs import step, writer
 
+from core.analysis import step_sample
 from core.routing import folder as gate_folder
 from core.routing import imbalance
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLogError
+from core.routing.run import LongestStep, RunRouting
 
 
 class TestInParts:
@@ -51,7 +53,8 @@ class TestWhole:
             105,
             200,
         ]  # an idle rank's times do not count
-        assert log.columns["duration_ns"].tolist() == [25, 20, 10]
+        # the longest rank's own, not from one rank's clock to the other's
+        assert log.columns["duration_ns"].tolist() == [20, 20, 10]
         assert {k: v.tolist() for k, v in log.segments.items()} == {
             "001": [4, 0, 1],
             "002": [2, 4, 0],
@@ -70,6 +73,18 @@ class TestWhole:
         assert log.loads.tolist() == [[[3, 1], [3, 1], [0, 4]]]
         assert log.tokens.tolist() == [4]
         assert log.columns["duration_ns"].tolist() == [30]
+
+    def test_stages_of_data_parallel_ranks_span_within_their_rank_only(
+        self, tmp_path: Path
+    ) -> None:
+        times = {(0, 0): (0, 10), (0, 1): (20, 10), (1, 0): (900, 10), (1, 1): (915, 20)}
+        for (dp, pp), (start, took) in times.items():
+            log = writer(tmp_path, dp, pp, dp_size=2, pp_size=2)
+            log.append(step(0, [1, 0], start=start, duration=took))
+            log.close()
+        merged = gate_folder.read(tmp_path)
+        assert merged.columns["start_ns"].tolist() == [0]
+        assert merged.columns["duration_ns"].tolist() == [35]  # 30 and 35
 
     def test_a_step_waits_for_every_rank(self, tmp_path: Path) -> None:
         one, two = writer(tmp_path, 0, dp_size=2), writer(tmp_path, 1, dp_size=2)
@@ -147,3 +162,55 @@ class TestWhole:
             GateLogError, match=r"1 of 2 gate logs .*dp1_pp0: a monolithic kernel routes inside"
         ):
             gate_folder.read(tmp_path)
+
+
+MS = 1_000_000
+STEP, STEPS = 15 * MS, 40_000  # ten minutes
+
+
+@pytest.fixture(params=[2e-6, -2e-6], ids=["faster", "slower"])
+def drifting(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, float]:
+    """Two ranks that end every step together after 14 ms, the second one's clock off by 2 µs a
+    second; in every tenth step the second is idle, in every tenth the first."""
+    drift: float = request.param
+    ranks = [writer(tmp_path, dp, dp_size=2) for dp in (0, 1)]
+    for index in range(STEPS):
+        seen = (index * STEP, index * STEP + round(index * STEP * drift))
+        for dp, log in enumerate(ranks):
+            is_idle = index % 10 == 3 + dp
+            loads = [0, 0] if is_idle else [3, 1]
+            log.append(step(index, loads, start=seen[dp], duration=0 if is_idle else 14 * MS - dp))
+    for log in ranks:
+        log.close()
+    return tmp_path, drift
+
+
+def test_drifting_clocks_do_not_make_steps_longer(drifting: tuple[Path, float]) -> None:
+    folder, drift = drifting
+    merged = gate_folder.read(folder)
+    index = np.arange(STEPS)
+    first_idle, second_idle = index % 10 == 3, index % 10 == 4
+    want = np.where(first_idle, 14 * MS - 1, 14 * MS)
+    assert np.array_equal(merged.columns["duration_ns"], want)
+    one = index * STEP
+    other = one + np.rint(one * drift).astype(np.int64)
+    start = np.where(first_idle, other, np.where(second_idle, one, np.minimum(one, other)))
+    assert np.array_equal(merged.columns["start_ns"], start)
+    assert (np.diff(merged.columns["start_ns"]) > 0).all()
+    assert merged.tokens.tolist() == [4 if i % 10 in (3, 4) else 8 for i in range(STEPS)]
+
+
+def test_what_reads_the_steps_sees_no_drift(drifting: tuple[Path, float]) -> None:
+    folder, _ = drifting
+    late, early = RunRouting("001"), RunRouting("001")
+    for part in GateFolder(folder).blocks():
+        late.add(part)
+        early.add(part.where(part.columns["index"] < STEPS // 10))
+    assert late.longest_step == early.longest_step == LongestStep(14.0, 8)
+    sample = step_sample.read([folder])
+    longer = sample["duration_us"] - 14_000
+    assert set(longer.round(3)) == {-0.001, 0.0}
+    assert len(longer) == STEPS
+    due, end = 8 * STEPS - 2 * 4 * STEPS // 10, (STEPS - 1) * STEP + 14 * MS
+    lag = late.delivery_lag_ms(due, 0, end + 5 * MS)
+    assert lag == pytest.approx(5, abs=1.3)  # the second clock is 1.2 ms off, the steps are not

@@ -277,6 +277,40 @@ def check_a_full_ring_drops_and_counts_and_never_waits() -> None:
     assert recorder.dropped == 3
 
 
+class FakeEvent:
+    """A GPU's event by a clock a tenth faster than the host's; it is done once it was recorded."""
+
+    def __init__(self) -> None:
+        self.at_ms = 0.0
+
+    def record(self) -> None:
+        self.at_ms = time.perf_counter_ns() * 1.1 / 1e6
+
+    def query(self) -> bool:
+        return self.at_ms > 0
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return later.at_ms - self.at_ms
+
+
+def check_a_gpus_events_are_placed_on_the_hosts_clock() -> None:
+    recorder, capture, path = recorder_of(1, "events")
+    slots = list(recorder._ring._free)[:4]
+    for slot in slots:
+        slot.events = (FakeEvent(), FakeEvent(), FakeEvent())
+    recorder._ring._free = type(recorder._ring._free)(slots)
+    capture.warming_up = False
+    recorder.start()
+    launched = []
+    for seed in range(6):
+        launched.append(time.perf_counter_ns())
+        run_step(recorder, capture, [chosen(2, seed)], new=False)
+        time.sleep(0.06)  # the writer frees the slot before
+    recorder.close()
+    assert (recorder.dropped, sidecar(path)["steps"]) == (0, 6)
+    print("launched", *launched)
+
+
 def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
     recorder, capture, path = recorder_of(1, "failing")
     capture.warming_up = False

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from .capture import Capture
+from .clock import Clock
 from .gatelog import GateLogWriter, Header, Step
 from .requests import Batch, Requests
-from .ring import Clock, Ring, Slot
+from .ring import Ring, Slot
 
 SLOTS = 512
 POLL_S = 0.02
@@ -169,13 +170,15 @@ class Recorder:
             self._writer.append(_step(pending.index, pending.at_ns, 0, IDLE, self._empty))
             self.idle += 1
             return
-        batch = self._requests.read(pending.scheduled)
         if pending.slot is None:
+            self._requests.read(pending.scheduled)
             return  # no tokens, or dropped
+        # first of all: it looks at the host's clock
+        start_ns, duration_ns, free = self._clock.read(pending.slot)
+        batch = self._requests.read(pending.scheduled)
         whole = pending.slot.counts.numpy()
         counts = whole[:, :-1].copy()
         self._silent |= {self._layer_names[n] for n in np.flatnonzero(whole[:, -1])}
-        start_ns, duration_ns, free = self._clock.read(pending.slot)
         if free is not None:
             self._ring.give(free)
         self._writer.append(_step(pending.index, start_ns, duration_ns, batch, counts))

@@ -59,31 +59,3 @@ class Ring:
 
     def give(self, slot: Slot) -> None:
         self._free.append(slot)
-
-
-class Clock:
-    """Monotonic start and duration (ns) of each slot's forward pass.
-
-    GPU events measure only distances, so each start is the last one plus the distance to it. The
-    distance is a float in milliseconds: after a long pause the host's clock is more precise.
-    """
-
-    REST_NS = 10_000_000_000
-
-    def __init__(self) -> None:
-        self._last: Slot | None = None
-        self._start_ns = 0
-
-    def read(self, slot: Slot) -> tuple[int, int, Slot | None]:
-        """Start, duration, and the slot that may be reused, if any: the next start is measured from
-        this one."""
-        if slot.events is None:
-            return slot.launched_ns, slot.returned_ns - slot.launched_ns, slot
-        last, self._last = self._last, slot
-        duration_ns = int(slot.events[0].elapsed_time(slot.events[1]) * 1e6)
-        if last is None or slot.launched_ns - last.launched_ns > self.REST_NS:
-            self._start_ns = slot.launched_ns
-        else:
-            assert last.events is not None
-            self._start_ns += int(last.events[0].elapsed_time(slot.events[0]) * 1e6)
-        return self._start_ns, duration_ns, last
