@@ -16,16 +16,25 @@ LAYOUT = ("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel"
 def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
     """How to serve the built-in model as `backend` asks. `gate_logs`: a folder for this start's
     log; None: no log."""
-    return Launch(
-        _command(backend, model, gate_logs, seed), backend.env, MODEL_NAME, "bytes", ENGINE
-    )
+    command = _command(backend, model, gate_logs, seed)
+    return Launch(command, backend.env, MODEL_NAME, "bytes", label(model))
+
+
+def label(model: Model) -> str:
+    """The engine as it is shown; its weights are named where they are random."""
+    return ENGINE if model.weights == "trained" else f"{ENGINE}, random weights"
+
+
+def is_label(engine: str) -> bool:
+    """Whether an engine that a screen or file names is this one."""
+    return engine.startswith(ENGINE)
 
 
 def ran(version: dict[str, str], log: Path) -> dict[str, str]:
     """What is running, from /version; the log adds nothing."""
     return {
         key: version[key]
-        for key in ("engine", "version", "parallel", "ranks", *LAYOUT, "forced_routing")
+        for key in ("engine", "version", "parallel", "ranks", *LAYOUT, "weights", "forced_routing")
         if key in version
     }
 
@@ -61,6 +70,7 @@ def _command(backend: Backend, model: Model, gate_logs: Path | None, seed: int) 
         "--max-model-len": model.max_model_len,
         "--max-num-seqs": backend.max_num_seqs,
         "--max-num-batched-tokens": backend.max_num_batched_tokens,
+        "--weights": model.weights,
         "--seed": seed,
         "--tensor-parallel-size": layout["tensor_parallel_size"],
         "--data-parallel-size": layout["data_parallel_size"],

@@ -122,12 +122,13 @@ class Forcing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """[model]: what vLLM serves. The built-in engine has a model of its own and takes only
-    `max_model_len`."""
+    """[model]: what is served. `id` and `load_format` are vLLM's, `weights` is the built-in
+    engine's, which has a model of its own."""
 
     id: Annotated[Text, Meta(min_length=1)] = "mistralai/Mixtral-8x7B-v0.1"
     max_model_len: Positive = 4096
     load_format: Text = "auto"
+    weights: Literal["trained", "random"] = "trained"
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
