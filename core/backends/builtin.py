@@ -17,7 +17,9 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
     """How to serve the built-in model as `backend` asks. `gate_logs`: a folder for this start's
     log; None: no log."""
     command = _command(backend, model, gate_logs, seed)
-    return Launch(command, backend.env, MODEL_NAME, "bytes", label(model))
+    # Greedy answers of the trained model fall into loops, which would be measured instead of it.
+    temperature = 1.0 if model.weights == "trained" else 0.0
+    return Launch(command, backend.env, MODEL_NAME, "bytes", label(model), temperature)
 
 
 def label(model: Model) -> str:

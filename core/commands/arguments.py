@@ -160,6 +160,12 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
 
 
+def temperature(text: str) -> float:
+    if (value := seconds(text)) > 100:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 100, got {text!r}")
+    return value
+
+
 def workers(text: str) -> int | str:
     return text if text == "auto" else at_least(1)(text)
 

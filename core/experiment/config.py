@@ -25,6 +25,10 @@ Rate = Annotated[
     Annotated[float, Meta(ge=1e-6)] | Literal["inf"],
     Meta(description='a number of requests per second, at least 0.000001, or "inf"'),
 ]
+Temperature = Annotated[
+    Annotated[float, Meta(ge=0, le=100)] | Literal["auto"],
+    Meta(description='a number from 0 to 100, or "auto"'),
+]
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
@@ -85,6 +89,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     num_prompts: Positive = 30
     input_len: Natural = 0
     output_len: Positive = 50
+    temperature: Temperature = "auto"
     request_rate: Rate = "inf"
     arrival: Literal["poisson", "constant", "trace"] = "poisson"
     burstiness: Deadline = 1.0
