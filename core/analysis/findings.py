@@ -117,7 +117,7 @@ def find(groups: Sequence[Results], engine: str) -> Findings:
 
 def _caveats(groups: Sequence[Results], engine: str) -> list[str]:
     caveats = [ORDER] if _one_after_the_other(groups) else []
-    return [*caveats, BUILTIN] if engine == builtin.ENGINE else caveats
+    return [*caveats, BUILTIN] if builtin.is_label(engine) else caveats
 
 
 def _one_after_the_other(groups: Sequence[Results]) -> bool:

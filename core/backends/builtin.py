@@ -16,9 +16,20 @@ LAYOUT = ("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel"
 def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) -> Launch:
     """How to serve the built-in model as `backend` asks. `gate_logs`: a folder for this start's
     log; None: no log."""
-    return Launch(
-        _command(backend, model, gate_logs, seed), backend.env, MODEL_NAME, "bytes", ENGINE
-    )
+    command = _command(backend, model, gate_logs, seed)
+    # Greedy answers of the trained model fall into loops, which would be measured instead of it.
+    temperature = 1.0 if model.weights == "trained" else 0.0
+    return Launch(command, backend.env, MODEL_NAME, "bytes", label(model), temperature)
+
+
+def label(model: Model) -> str:
+    """The engine as it is shown; its weights are named where they are random."""
+    return ENGINE if model.weights == "trained" else f"{ENGINE}, random weights"
+
+
+def is_label(engine: str) -> bool:
+    """Whether an engine that a screen or file names is this one."""
+    return engine.startswith(ENGINE)
 
 
 def ran(
@@ -27,7 +38,7 @@ def ran(
     """What is running, from /version; the log adds nothing."""
     return {
         key: version[key]
-        for key in ("engine", "version", "parallel", "ranks", *LAYOUT, "forced_routing")
+        for key in ("engine", "version", "parallel", "ranks", *LAYOUT, "weights", "forced_routing")
         if key in version
     }
 
@@ -68,6 +79,7 @@ def _command(backend: Backend, model: Model, gate_logs: Path | None, seed: int) 
         "--max-model-len": model.max_model_len,
         "--max-num-seqs": backend.max_num_seqs,
         "--max-num-batched-tokens": backend.max_num_batched_tokens,
+        "--weights": model.weights,
         "--seed": seed,
         "--tensor-parallel-size": layout["tensor_parallel_size"],
         "--data-parallel-size": layout["data_parallel_size"],

@@ -67,7 +67,7 @@ def check_doses(
 def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:
     """The engine as it is shown on every screen and in every file. BackendError as `launcher`."""
     if kind == "builtin":
-        return builtin.ENGINE
+        return builtin.label(model)
     return vllm.label(model, [vllm.check(backend).version for backend in backends])
 
 

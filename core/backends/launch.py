@@ -20,6 +20,7 @@ class Launch:
     model: str  # the name that requests carry
     tokenizer: str  # a hub name, a folder, or "bytes"
     engine: str  # as it is shown: "vllm 0.25.1", or "builtin (NumPy, CPU)"
+    temperature: float = 0.0  # what temperature = "auto" stands for
 
 
 class Launcher(Protocol):

@@ -1,5 +1,4 @@
-"""The model: Mixtral's architecture at toy size, with seeded weights; a forward pass takes a ragged
-batch.
+"""The model: Mixtral's architecture at toy size; a forward pass takes a ragged batch.
 
 As in Mixtral: RMSNorm, grouped-query attention with RoPE (Hugging Face's rotate-half layout), a
 router that takes the softmax over all experts and renormalises the top k, SwiGLU experts.

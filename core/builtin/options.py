@@ -21,6 +21,7 @@ class Options:
     tensor_parallel_size: int
     data_parallel_size: int
     enable_expert_parallel: bool
+    weights: str  # "trained" or "random"
     seed: int
     gate_log: Path | None
 
@@ -78,7 +79,13 @@ def parse(arguments: Sequence[str]) -> Options:
         help="needs --enable-expert-parallel",
     )
     add("--enable-expert-parallel", action="store_true", help="spread whole experts over the ranks")
-    add("--seed", type=int, default=0, help="of the model's weights")
+    add(
+        "--weights",
+        choices=("trained", "random"),
+        default="trained",
+        help="the trained checkpoint, or random weights of its sizes (default: trained)",
+    )
+    add("--seed", type=int, default=0, help="of random weights")
     add(
         "--gate-log",
         type=Path,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from core.builtin.weights import Floats
+
+Wide = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +27,26 @@ class Sampling:
 
 def draw(logits: Floats, sampling: Sampling, random: np.random.Generator) -> int:
     """Draw one token from logits [vocab], at a temperature above 0."""
+    if sampling.top_k <= 0 and sampling.top_p == 1:  # all tokens are kept: sorting takes longest
+        return _pick(_weights(logits, sampling), random)
     order = np.argsort(-logits, kind="stable")
     if sampling.top_k > 0:
         order = order[: sampling.top_k]
-    best_first = logits[order].astype(np.float64)
-    with np.errstate(over="ignore"):  # a tiny temperature gives -inf, and rightly a weight of 0
-        weights = np.exp((best_first - best_first[0]) / sampling.temperature)
-    mass = np.cumsum(weights / weights.sum())
+    weights = _weights(logits[order], sampling)
     # Nucleus: the most likely tokens, up to the first that reaches top_p.
-    kept = int(np.searchsorted(mass, sampling.top_p)) + 1
-    mass = mass[:kept]
-    return int(
-        order[min(np.searchsorted(mass, random.random() * mass[-1], side="right"), len(mass) - 1)]
-    )
+    kept = int(np.searchsorted(np.cumsum(weights / weights.sum()), sampling.top_p)) + 1
+    return int(order[_pick(weights[:kept], random)])
+
+
+def _weights(logits: Floats, sampling: Sampling) -> Wide:
+    """What the tokens' probabilities are proportional to."""
+    wide = logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # a tiny temperature gives -inf, and rightly a weight of 0
+        weights: Wide = np.exp((wide - wide.max()) / sampling.temperature)
+    return weights
+
+
+def _pick(weights: Wide, random: np.random.Generator) -> int:
+    """An index, drawn in proportion to its weight."""
+    mass = np.cumsum(weights)
+    return min(int(np.searchsorted(mass, random.random() * mass[-1], "right")), len(mass) - 1)

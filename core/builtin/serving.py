@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 
+from core.builtin import checkpoint
 from core.builtin.app import App, Service
 from core.builtin.engine import Engine
 from core.builtin.forcing import Forcing
@@ -61,7 +62,11 @@ def _build(options: Options, order: Order | None) -> tuple[Engine, Ranks]:
     shape = Shape()
     layout = Layout(Split.EXPERT if options.enable_expert_parallel else Split.TENSOR, options.ranks)
     layout.check(shape)
-    weights = Weights.seeded(shape, options.seed)
+    weights = (
+        checkpoint.read(checkpoint.FOLDER, shape)
+        if options.weights == "trained"
+        else Weights.seeded(shape, options.seed)
+    )
     forcing = Forcing(order, shape, options.max_num_batched_tokens) if order else None
     cache = KVCache(shape, options.max_num_seqs, options.max_model_len)
     # Forked before there are threads, files or sockets: the ranks would inherit them.
@@ -101,6 +106,7 @@ def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | 
         "max_model_len": options.max_model_len,
         "max_num_seqs": options.max_num_seqs,
         "max_num_batched_tokens": options.max_num_batched_tokens,
+        "weights": options.weights,
         "seed": options.seed,
         "shape": asdict(shape),
         **forced,

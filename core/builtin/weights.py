@@ -1,4 +1,4 @@
-"""The model's sizes and its seeded weights."""
+"""The model's sizes, its weights, and random ones; `checkpoint.py` reads the trained ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The model's sizes."""
+    """The model's sizes; those of the trained checkpoint."""
 
     layers: int = 4
     hidden: int = 128
-    heads: int = 8
+    heads: int = 4
     kv_heads: int = 2
-    head_dim: int = 16
-    intermediate: int = 448
+    head_dim: int = 32
+    intermediate: int = 288
     experts: int = 8
     top_k: int = 2
     vocab: int = 258  # 256 bytes, BOS, EOS

@@ -103,6 +103,13 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         help="tokens that each request generates (default: 50)",
     )
     parser.add_argument(
+        "--temperature",
+        type=arg.temperature,
+        default=0.0,
+        metavar="T",
+        help="0 is greedy; above, request i is drawn with --seed + i (default: 0)",
+    )
+    parser.add_argument(
         "--warmup",
         type=arg.at_least(0),
         default=0,
@@ -176,7 +183,7 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
         type=arg.at_least(0),
         default=0,
         metavar="N",
-        help="random seed of the arrivals (default: 0)",
+        help="random seed of the arrivals and, at a temperature, of the answers (default: 0)",
     )
 
 
@@ -245,6 +252,7 @@ def _load(arguments: argparse.Namespace) -> Load:
         extra_body=arguments.extra_body,
         input_len=arguments.input_len,
         output_len=arguments.output_len,
+        temperature=arguments.temperature,
         request_rate=arguments.request_rate,
         arrival=arguments.arrival,
         trace_unit=arguments.trace_unit,

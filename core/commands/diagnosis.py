@@ -74,7 +74,7 @@ def _engine(loaded: Config) -> Iterator[Finding]:
         why = (
             "" if wanted == "builtin" else ': engine = "auto", and vLLM or GPUs for it are missing'
         )
-        yield Finding("engine", f"{builtin.ENGINE}{why}")
+        yield Finding("engine", f"{builtin.label(loaded.model)}{why}")
     else:
         yield Finding("engine", "vllm")
     if loaded.dose:

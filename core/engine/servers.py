@@ -33,11 +33,13 @@ MAX_RESTARTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A server and the target that it is to its runs."""
+    """A server, the target that it is to its runs, and what temperature = "auto" stands for at
+    it."""
 
     backend: Backend
     server: Server
     target: Target
+    temperature: float
 
 
 class Servers:
@@ -84,7 +86,7 @@ class Servers:
             started.base_url, launch.engine, launch.model, launch.tokenizer, logs, launch.env
         )
         # Known before it is ready, so that whatever ends the wait also ends the server.
-        self.up = Serving(backend, started, target)
+        self.up = Serving(backend, started, target, launch.temperature)
         await self._ready(self.up, launch, prompts)
         return self.up
 
@@ -199,6 +201,7 @@ class Servers:
 def load(wanted: Experiment, serving: Serving, prompts: Sequence[Prompt], label: str) -> Load:
     """`prompts` sent at a server as the experiment asks; `label` is their segment in the gate
     log."""
+    temperature = serving.temperature if wanted.temperature == "auto" else wanted.temperature
     return Load(
         base_url=serving.target.base_url,
         model=serving.target.model,
@@ -207,6 +210,7 @@ def load(wanted: Experiment, serving: Serving, prompts: Sequence[Prompt], label:
         api_key=serving.server.api_key,
         input_len=wanted.input_len,
         output_len=wanted.output_len,
+        temperature=temperature,
         request_rate=wanted.request_rate,
         arrival=wanted.arrival,
         trace_unit=wanted.trace_unit,

@@ -26,6 +26,10 @@ Rate = Annotated[
     Annotated[float, Meta(ge=1e-6)] | Literal["inf"],
     Meta(description='a number of requests per second, at least 0.000001, or "inf"'),
 ]
+Temperature = Annotated[
+    Annotated[float, Meta(ge=0, le=100)] | Literal["auto"],
+    Meta(description='a number from 0 to 100, or "auto"'),
+]
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
@@ -87,6 +91,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     num_prompts: Positive = 30
     input_len: Natural = 0
     output_len: Positive = 50
+    temperature: Temperature = "auto"
     request_rate: Rate = "inf"
     arrival: Literal["poisson", "constant", "trace"] = "poisson"
     trace_unit: TraceUnit = "s"
@@ -125,12 +130,13 @@ class Forcing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """[model]: what vLLM serves. The built-in engine has a model of its own and takes only
-    `max_model_len`."""
+    """[model]: what is served. `id` and `load_format` are vLLM's, `weights` is the built-in
+    engine's, which has a model of its own."""
 
     id: Annotated[Text, Meta(min_length=1)] = "mistralai/Mixtral-8x7B-v0.1"
     max_model_len: Positive = 4096
     load_format: Text = "auto"
+    weights: Literal["trained", "random"] = "trained"
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):

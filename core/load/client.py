@@ -45,8 +45,8 @@ class Load:
     `base_url` as in core.load.address. `headers`: each name is sent once, in place of our own.
     `arrival`, `burstiness` and `ramp_up_s` as in core.load.schedule; "trace" replays the prompts'
     timestamps, which are in `trace_unit`. `input_len`: number of tokens to which every prompt is
-    cut or repeated, or one number per prompt; 0: as written. `extra_body` is merged into every
-    request body; None removes a field.
+    cut or repeated, or one number per prompt; 0: as written. `temperature` above 0: request i is
+    drawn with `seed` + i. `extra_body` is merged into every request body; None removes a field.
     """
 
     base_url: str
@@ -59,6 +59,7 @@ class Load:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     input_len: int | Sequence[int] = 0
     output_len: int = 50
+    temperature: float = 0.0
     request_rate: float | Literal["inf"] = "inf"
     arrival: schedule.Arrival | Literal["trace"] = "poisson"
     trace_unit: TraceUnit = "s"
@@ -250,7 +251,7 @@ def _headers(load: Load) -> list[tuple[str, str]]:
 
 async def _bodies(load: Load) -> list[bytes]:
     if not load.input_len:
-        return [_body(load, prompt.text) for prompt in load.prompts]
+        return [_body(load, i, prompt.text) for i, prompt in enumerate(load.prompts)]
     if load.chat:
         raise LoadError(
             "input_len sends a prompt as tokens, and a chat request cannot hold tokens;"
@@ -263,18 +264,19 @@ async def _bodies(load: Load) -> list[bytes]:
     )
     async with _client(load) as client:
         return [
-            _body(load, _cut(await _tokens(client, load, prompt.text), length, prompt.id))
-            for prompt, length in zip(load.prompts, lengths, strict=True)
+            _body(load, i, _cut(await _tokens(client, load, prompt.text), length, prompt.id))
+            for i, (prompt, length) in enumerate(zip(load.prompts, lengths, strict=True))
         ]
 
 
-def _body(load: Load, prompt: str | list[int]) -> bytes:
+def _body(load: Load, index: int, prompt: str | list[int]) -> bytes:
     asked = {"messages": [{"role": "user", "content": prompt}]} if load.chat else {"prompt": prompt}
     fields = {
         "model": load.model,
         **asked,
         "max_tokens": load.output_len,
-        "temperature": 0.0,
+        "temperature": load.temperature,
+        "seed": load.seed + index if load.temperature else None,
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},

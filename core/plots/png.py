@@ -132,7 +132,14 @@ def _error(values: Floats, ends: Floats | None, group: Points) -> Floats | None:
     if ends is None:
         return None
     drawn = ends[group.drawn]
-    return np.asarray(np.nan_to_num(np.abs(np.stack([values - drawn[:, 0], drawn[:, 1] - values]))))
+    return _reach(values, drawn[:, 0], drawn[:, 1])
+
+
+def _reach(values: Floats, low: Floats, high: Floats) -> Floats:
+    """[2, n]: how far intervals reach below and above; nothing where they are unknown. By rounding
+    alone, the interval of equal values may lie beside their mean, and matplotlib takes no negative
+    length."""
+    return np.asarray(np.nan_to_num(np.maximum([values - low, high - values], 0.0)))
 
 
 def _draw_curve(curve: Curve, axes: Any) -> None:
@@ -150,7 +157,7 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
         reach = (
             None
             if curve.low is None or curve.high is None
-            else [curve.y - curve.low, curve.high - curve.y]
+            else _reach(curve.y, curve.low, curve.high)
         )
         axes.errorbar(
             curve.x,
@@ -187,7 +194,7 @@ def _draw_doses(curve: Curve, axes: Any) -> None:
     mark, alone = curve.place if curve.mark is None else curve.mark, len(curve.x) == 1
     reach = None
     if curve.low is not None and curve.high is not None and np.isfinite(curve.low).any():
-        reach = np.nan_to_num([curve.y - curve.low, curve.high - curve.y])
+        reach = _reach(curve.y, curve.low, curve.high)
     axes.errorbar(
         curve.x,
         curve.y,
@@ -248,7 +255,7 @@ def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
 def _draw_bars(figure: Bars, axes: Any) -> None:
     reach = None
     if figure.low is not None and figure.high is not None:
-        reach = np.nan_to_num([figure.values - figure.low, figure.high - figure.values])
+        reach = _reach(figure.values, figure.low, figure.high)
     places = np.arange(len(figure.values))
     axes.bar(
         places, figure.values, color=palette.colour(figure.place), yerr=reach, capsize=3, width=0.75

@@ -64,7 +64,7 @@ def _write(
 
 
 def _print(groups: Sequence[Results], engine: str, validity: Validity, found: Findings) -> None:
-    caveat = ": its times say nothing about GPUs" if engine == builtin.ENGINE else ""
+    caveat = ": its times say nothing about GPUs" if builtin.is_label(engine) else ""
     tell(f"\nengine: {engine}{caveat}")
     tell(summary.table(groups))
     if _any_forced(groups):

@@ -186,16 +186,17 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
 
 def _answer(found: Findings, about: About) -> list[str]:
     sentences = [*found.sentences, *found.caveats]
-    if not about.gpus and found.engine != builtin.ENGINE:
+    if not about.gpus and not builtin.is_label(found.engine):
         sentences.append(NO_GPU)
     return [heading("Findings"), items(sentences), text(METHOD)]
 
 
 def _set_up(about: About) -> list[str]:
     e, gpus = about.config.experiment, "; ".join(about.gpus) or "none seen"
+    served = builtin.MODEL_NAME if about.engine_kind == "builtin" else about.config.model.id
     repeats = "1 repeat" if e.repeats == 1 else f"{e.repeats} repeats"
     facts = [
-        f"engine: {about.engine}; model: {about.config.model.id}; started {about.started}",
+        f"engine: {about.engine}; model: {served}; started {about.started}",
         f"host: {about.host.system}, {about.host.cpus} CPUs; GPUs: {gpus}",
         f"{e.num_prompts} prompts a dataset, {e.output_len} output tokens, "
         f"request rate {e.request_rate}, max concurrency {e.max_concurrency or 'unlimited'}, "

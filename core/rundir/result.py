@@ -56,6 +56,7 @@ class Result(Metrics, frozen=True, kw_only=True):
     dataset_path: str | None = None
     forced_routing: Dose | None = None
     endpoint: str | None = None  # "completions" or "chat"
+    temperature: float | None = None  # None: the server's own
     request_rate: float | str | None = None  # requests/s, or "inf"
     arrival: str | None = None
     burstiness: float | None = None
@@ -119,6 +120,7 @@ def of_load(
         dataset_name=dataset,
         dataset_path=path,
         endpoint="chat" if load.chat else "completions",
+        temperature=_temperature(load),
         request_rate=load.request_rate,
         arrival=load.arrival,
         burstiness=load.burstiness,
@@ -147,6 +149,12 @@ class Found(NamedTuple):
     results: dict[str, Result]
     unreadable: dict[str, str]  # what is wrong with a file that is not a result
     impossible: dict[str, list[str]]  # the figures of a result that are unknown, a phrase each
+
+
+def _temperature(load: Load) -> float | None:
+    """What the requests ask for, which `extra_body` may change or remove."""
+    asked = load.extra_body.get("temperature", load.temperature)
+    return float(asked) if isinstance(asked, int | float) else None
 
 
 def decode(data: bytes) -> Result:

@@ -487,6 +487,9 @@ class TestChoice:
             choice.label("builtin", [BASELINE], Model(load_format="dummy"))
             == "builtin (NumPy, CPU)"
         )
+        random = Model(weights="random")
+        assert choice.label("builtin", [BASELINE], random) == "builtin (NumPy, CPU), random weights"
+        assert choice.label("vllm", both, random) == "vllm 0.25.1"
         assert choice.label("vllm", both, Model()) == "vllm 0.25.1"
         assert (
             choice.label("vllm", both, Model(load_format="dummy")) == "vllm 0.25.1, dummy weights"

@@ -12,8 +12,9 @@ import pytest
 from support.reference import forward, greedy
 from support.running import KEY, Running, server
 
+from core.builtin import checkpoint
 from core.builtin.tokenizer import encode
-from core.builtin.weights import Shape, Weights
+from core.builtin.weights import Shape
 from core.load import client
 from core.load.client import Load
 from core.load.metrics import RequestRecord
@@ -105,7 +106,7 @@ def test_one_log_of_several_datasets(running: Running, log: Path) -> None:
 
 def test_loads_are_what_the_plain_forward_pass_routes(running: Running, log: Path) -> None:
     send(running, "001", ["Why?"])
-    weights = Weights.seeded(SHAPE, 0)
+    weights = checkpoint.read(checkpoint.FOLDER, SHAPE)
     tokens = greedy(SHAPE, weights, encode("Why?"), 9)  # the tenth is drawn and not run
     reference = forward(SHAPE, weights, tokens)
     found = gatelog.read(log)

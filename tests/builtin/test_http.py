@@ -13,8 +13,9 @@ import pytest
 from support.reference import greedy
 from support.running import KEY, Running, eventually, server
 
+from core.builtin import checkpoint
 from core.builtin.tokenizer import BOS, PIECES, encode
-from core.builtin.weights import Shape, Weights
+from core.builtin.weights import Shape
 
 MAX_MODEL_LEN, MAX_NUM_SEQS = 1024, 4
 FOREVER: dict[str, Any] = {"max_tokens": 1000, "ignore_eos": True}
@@ -45,7 +46,7 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 
 class TestCompletions:
     def test_greedy_text_is_the_reference_models(self, running: Running) -> None:
-        reference = greedy(Shape(), Weights.seeded(Shape(), 0), encode("To be"), 6)
+        reference = greedy(Shape(), checkpoint.read(checkpoint.FOLDER, Shape()), encode("To be"), 6)
         answer = running.post(prompt="To be", max_tokens=6, temperature=0, ignore_eos=True).json()
         assert answer["choices"] == [
             {

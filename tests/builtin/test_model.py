@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.reference import Reference, forward
 
+from core.builtin import checkpoint
 from core.builtin.batch import Batch, Span
 from core.builtin.kv_cache import KVCache
 from core.builtin.model import Model, rms_norm, rope_tables, rotate, route
@@ -36,7 +37,7 @@ SMALL = Shape(
 )
 SLOTS, LENGTH, MAX_TOKENS = 4, 160, 512
 SEED = 3
-TOLERANCE = 1e-5  # of logits of up to 4, float32 against float64
+TOLERANCE = 4e-5  # of logits of up to 16, float32 against float64
 MARGIN = 1e-4  # router logits nearer than this could fall either way in float32
 
 LAYOUTS = [Layout(split, ranks) for split in Split for ranks in (1, 2, 4)]
@@ -52,6 +53,9 @@ A, B, C = prompt(150, 1), prompt(40, 2), prompt(30, 5)
 
 @cache
 def weights(shape: Shape = SHAPE) -> Weights:
+    """The trained ones for the shape that is served, random ones for others."""
+    if shape == SHAPE:
+        return checkpoint.read(checkpoint.FOLDER, shape)
     return Weights.seeded(shape, SEED)
 
 

@@ -57,7 +57,7 @@ class TestStart:
                 "--max-num-batched-tokens must be at least --max-num-seqs",
             ),
             ("--data-parallel-size 2", "--data-parallel-size needs --enable-expert-parallel"),
-            ("--tensor-parallel-size 3", "their number must divide the intermediate size, 448"),
+            ("--tensor-parallel-size 5", "their number must divide the intermediate size, 288"),
             (
                 "--tensor-parallel-size 16 --enable-expert-parallel",
                 "their number must divide the experts, 8",

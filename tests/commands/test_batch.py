@@ -255,6 +255,27 @@ class TestWholeRun:
 # --- what goes wrong ---
 
 
+@pytest.mark.parametrize(
+    ("temperature", "weights", "used"),
+    [("auto", "trained", 1.0), ("auto", "random", 0.0), (0, "trained", 0.0), (0.5, "random", 0.5)],
+)
+def test_the_temperature_is_the_configs_or_the_models_own(
+    tmp_path: Path, temperature: float | str, weights: str, used: float
+) -> None:
+    """Greedy answers to one prompt are all the same; drawn ones differ, and repeat in a repeat."""
+    place = Place(tmp_path, temperature=temperature, repeats=2, output_len=20)
+    place.write_dataset(1, PROMPTS[:1] * 5)
+    (tmp_path / "experiments.toml").write_text(
+        place.config.replace("[model]", f'[model]\nweights = "{weights}"')
+    )
+    done = place.gatescope("--batch", "--out", "made", "--only", "001", "--backend", "baseline")
+    assert done.returncode == 0, done.stderr
+    once, again = (json.loads(result) for _, result in sorted(place.results().items()))
+    assert once["temperature"] == again["temperature"] == used
+    assert once["generated_texts"] == again["generated_texts"]
+    assert len(set(once["generated_texts"])) == (1 if used == 0 else 5)
+
+
 def test_a_failing_dataset_is_reported_and_the_rest_is_done(place: Place) -> None:
     """The first prompt of all is too long, so the warm-up meets it too."""
     place.write_dataset(1, ["x" * 700, *PROMPTS])

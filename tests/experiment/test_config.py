@@ -188,6 +188,16 @@ def test_a_rate_is_a_number_or_inf(tmp_path: Path, written: str, rate: float | s
             "request_rate: expected a number of requests per second, at least 0.000001,"
             " or \"inf\", got '2'",
         ),
+        (
+            "temperature = -0.1",
+            'temperature: expected a number from 0 to 100, or "auto", got -0.1',
+        ),
+        ("temperature = nan", 'temperature: expected a number from 0 to 100, or "auto", got nan'),
+        (
+            'temperature = "cold"',
+            "temperature: expected a number from 0 to 100, or \"auto\", got 'cold'",
+        ),
+        ("weights = 1", "weights: unknown key; it belongs in [model]"),
         ("slo = {ttft_ms = -1}", "slo, ttft_ms: expected a number above 0, got -1"),
         ("slo.ttft = 1", "slo, ttft: unknown key; did you mean 'ttft_ms'?"),
         ("slo = 3", "slo: expected a table, got 3"),

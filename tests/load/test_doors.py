@@ -68,6 +68,43 @@ def test_key_headers_and_fields_reach_the_server(
     assert "ignore_eos" not in body
 
 
+def asked_for(
+    prompts: Path, capsys: pytest.CaptureFixture[str], *flags: str
+) -> tuple[list[tuple[Any, Any]], float | None]:
+    """Temperature and seed of each request in dataset order, and the result's temperature."""
+    with Recording() as server:
+        result = bench(server.url, prompts, capsys, "--max-concurrency", "1", *flags)
+    bodies = [asked.body or {} for asked in server.posted()]
+    return [(b.get("temperature"), b.get("seed")) for b in bodies], result["temperature"]
+
+
+def test_answers_are_greedy_unless_a_temperature_is_asked_for_each_with_a_seed_of_its_own(
+    prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked_for(prompts, capsys) == ([(0.0, None)] * 6, 0.0)
+    drawn = [(0.7, seed) for seed in (5, 6, 7, 8, 9, 10)]
+    assert asked_for(prompts, capsys, "--temperature", "0.7", "--seed", "5") == (drawn, 0.7)
+
+
+def test_the_result_names_the_temperature_that_extra_body_asks_for(
+    prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--extra-body", '{"temperature": 0.5, "seed": 3}']
+    assert asked_for(prompts, capsys, *given) == ([(0.5, 3)] * 6, 0.5)
+    removed = ["--temperature", "1", "--extra-body", '{"temperature": null, "seed": null}']
+    assert asked_for(prompts, capsys, *removed) == ([(None, None)] * 6, None)
+
+
+@pytest.mark.parametrize("given", ["-1", "101", "nan", "warm"])
+def test_a_temperature_that_is_none_is_refused(
+    given: str, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", str(prompts), "--port", "1", f"--temperature={given}"])
+    assert stop.value.code == 2
+    assert "argument --temperature: expected a number" in capsys.readouterr().err
+
+
 def test_without_a_key_none_is_sent(
     prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

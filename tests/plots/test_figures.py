@@ -15,7 +15,7 @@ from core.analysis import step_model, step_sample
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots import histogram, latency, routing, scatter, steptime
+from core.plots import histogram, latency, png, routing, scatter, steptime
 from core.routing.imbalance import Imbalance
 from core.rundir.result import Result
 from core.stats.arrays import Floats
@@ -183,6 +183,16 @@ class TestRankLoad:
             1.375 - 12.706204736432095 * 0.125
         )  # t(1) × the standard error
         assert bars.place == 1
+
+    def test_runs_of_equal_loads_are_drawn(self, tmp_path: Path) -> None:
+        """The interval over equal runs has no width, and lies beside their mean by rounding."""
+        run = Result(measured_imbalance=Imbalance(rank_loads=[1001, 999], rank_imbalance=1.2))
+        bars = routing.rank_load([group("all2all", *[run] * 9)])
+        assert bars[0].low is not None
+        assert bars[0].high is not None
+        outside = (bars[0].low > bars[0].values) | (bars[0].high < bars[0].values)
+        assert outside.any()
+        assert png.write(bars, tmp_path / "ranks.png").stat().st_size
 
     def test_without_ranks_it_says_so(self) -> None:
         with pytest.raises(NoDataError, match="no backend ran with expert parallelism"):

@@ -17,6 +17,7 @@ from support.place import Place
 from core.analysis import findings
 from core.analysis import results as analysis
 
+ROOT = Path(__file__).parents[2]
 ROUTING = ("heatmap", "cv-over-time", "rank-load")
 SCATTERS = {
     f"graphs/{metric}.png" for metric in ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
@@ -26,8 +27,12 @@ Planted = Callable[[float], float]
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A batch of two datasets at two backends of the built-in engine."""
+    """A batch of two datasets at two backends of the built-in engine, of prompts that differ
+    enough for an excess to be seen."""
     place = Place(tmp_path_factory.mktemp("report"))
+    queries = json.loads((ROOT / "datasets" / "domain_queries.json").read_text())
+    for index in (1, 2):
+        place.write_dataset(index, [texts[index] for texts in list(queries.values())[:12]])
     done = place.gatescope("--batch", "--out", "made")
     assert done.returncode == 0, done.stderr
     (place.folder / "stderr.txt").write_text(done.stderr)
@@ -51,6 +56,11 @@ def planted(ran: Place, folder: Path, tpot: Planted, other: float, n: int = 24) 
         for backend, factor in (("baseline", 1.0), ("all2all", other)):
             result = json.loads((ran.made / backend / "results_json" / "001.json").read_text())
             result["measured_imbalance"]["excess_cv"] = cv
+            result["measured_imbalance"]["intervals"]["excess_cv"] = [cv - 0.05, cv + 0.05]
+            result |= {
+                "ttfts": [],
+                "itls": [],
+            }  # of no request, which planted means would contradict
             result["mean_tpot_ms"] = factor * tpot(cv) * float(np.exp(rng.normal(0, 0.02)))
             result["mean_ttft_ms"] = float(rng.uniform(90, 110))
             result["output_throughput"] = float(rng.uniform(90, 110))
@@ -89,7 +99,7 @@ class TestReport:
             "## To repeat it",
         ):
             assert part in text
-        assert "engine: builtin (NumPy, CPU)" in text
+        assert "engine: builtin (NumPy, CPU); model: gatescope-tiny-mixtral; started" in text
         assert "they say nothing about GPUs" in text
         assert f"gatescope --batch --config {reported.folder / 'experiments.toml'}" in text
         linked = re.findall(r"\]\((graphs/[^)]*)\)", text)
@@ -97,6 +107,20 @@ class TestReport:
         assert {re.sub("-(real|excess)", "", file) for file in linked[1:4]} == SCATTERS
         assert linked[4:] == [f"graphs/{name}.png" for name in ROUTING]
         assert all((reported.made / file).is_file() for file in linked)
+
+    def test_random_weights_are_named_and_stay_a_cpus(self, tmp_path: Path) -> None:
+        place = Place(tmp_path)
+        (tmp_path / "experiments.toml").write_text(
+            place.config.replace("[model]", '[model]\nweights = "random"')
+        )
+        done = place.gatescope("--batch", "--out", "made", "--only", "001")
+        engine = "engine: builtin (NumPy, CPU), random weights"
+        assert f"{engine}: its times say nothing about GPUs" in done.stderr
+        place.gatescope("report", place.made)
+        text = (place.made / "report.md").read_text()
+        assert f"{engine}; model: gatescope-tiny-mixtral; started" in text
+        assert text.count("say nothing about GPUs") == 1
+        assert "weights random" in text
 
     def test_every_measure_of_the_router_is_told(self, reported: Place) -> None:
         text = (reported.made / "report.md").read_text()

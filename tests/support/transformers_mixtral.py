@@ -1,10 +1,11 @@
 """The logits of transformers' MixtralForCausalLM on given weights.
 
-    python transformers_mixtral.py WEIGHTS.npz FOLDER LOGITS.npy
+    python transformers_mixtral.py GIVEN.npz FOLDER LOGITS.npy
 
-It writes the weights as an ordinary Mixtral checkpoint to FOLDER, loads that, and saves the logits
-[tokens, vocab] of the prompt in WEIGHTS.npz. It runs under an interpreter that has torch and
-transformers, and imports nothing of gatescope, which that environment need not have.
+It loads the checkpoint in FOLDER, and saves the logits [tokens, vocab] of the prompt in GIVEN.npz.
+Weights in GIVEN.npz are written to FOLDER first, as an ordinary Mixtral checkpoint. It runs under
+an interpreter that has torch and transformers, and imports nothing of gatescope, which that
+environment need not have.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from safetensors.torch import save_file
 from transformers import MixtralConfig, MixtralForCausalLM
 
 
-def main(weights: Path, folder: Path, logits: Path) -> None:
-    """Write the checkpoint, load it, run it."""
-    given = np.load(weights)
-    shape = json.loads(str(given["shape"]))
-    write_checkpoint(given, shape, folder)
+def main(data: Path, folder: Path, logits: Path) -> None:
+    """Write the checkpoint if its weights are given, load it, run it."""
+    given = np.load(data)
+    if "shape" in given:
+        write_checkpoint(given, json.loads(str(given["shape"])), folder)
     model = MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         out = model(torch.tensor(given["tokens"])[None]).logits[0]
