@@ -181,12 +181,6 @@ def port_or_free(text: str) -> int:
     return 0 if text == "0" else port(text)
 
 
-def temperature(text: str) -> float:
-    if (value := seconds(text)) > 100:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 100, got {text!r}")
-    return value
-
-
 def workers(text: str) -> int | str:
     return text if text == "auto" else at_least(1)(text)
 

@@ -104,7 +104,7 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--temperature",
-        type=arg.temperature,
+        type=arg.between(0, 100),
         default=0.0,
         metavar="T",
         help="0 is greedy; above, request i is drawn with --seed + i (default: 0)",
