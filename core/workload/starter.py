@@ -1,5 +1,5 @@
 """The files to start with, which the wheel contains: experiments.toml, its JSON Schema for editors,
-and the datasets."""
+the datasets, and the built-in engine's model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from core.errors import FileError
 
 QUERIES = "domain_queries.json"
 FILES = ("experiments.toml", "experiments.schema.json")
+CHECKPOINT = Path(__file__).parents[1] / "builtin" / "tiny_mixtral"  # core.builtin.checkpoint's
 
 
 def root() -> Path:
@@ -25,21 +26,37 @@ def queries_file(folder: Path) -> Path:
     return own if own.is_file() else root() / "datasets" / QUERIES
 
 
-def write(folder: Path) -> list[Path]:
-    """Write experiments.toml, its schema and datasets/ into `folder`. FileError if one exists or
-    cannot be written."""
-    for name in (*FILES, "datasets"):
-        if (folder / name).exists():
-            raise FileError(
-                f"{(folder / name).resolve()} exists; run init in a directory without it"
-            )
+def write(folder: Path, model: Path | None = None) -> list[Path]:
+    """Write experiments.toml, its schema and datasets/ into `folder`, and the built-in engine's
+    model as a checkpoint to `model`. FileError if one exists or cannot be written."""
+    written = [folder / name for name in (*FILES, "datasets")]
+    for path in written:
+        if path.exists():
+            raise FileError(f"{path.resolve()} exists; run init in a directory without it")
+    if model:
+        _check_new(model, written)
+        _copy(CHECKPOINT, model)
+    _copy(root() / "datasets", folder / "datasets")
+    for name in FILES:
+        _copy(root() / name, folder / name)
+    return [*written, model] if model else written
+
+
+def _check_new(model: Path, others: list[Path]) -> None:
+    """FileError if the folder holds something, or is where `others` are to be."""
+    is_free = not model.exists() or (model.is_dir() and not any(model.iterdir()))
+    if not is_free or model.resolve() in [path.resolve() for path in others]:
+        raise FileError(f"--model {model}: expected a new or empty folder; name another")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder. FileError if the target cannot be written."""
     try:
         # copyfile, without modes: an installation may be read-only, the user's copy must not be.
-        shutil.copytree(root() / "datasets", folder / "datasets", copy_function=shutil.copyfile)
-        for name in FILES:
-            shutil.copyfile(root() / name, folder / name)
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
     except OSError as error:
-        raise FileError(
-            f"{folder.resolve()}: cannot be written: {error.strerror or error}"
-        ) from None
-    return [folder / name for name in (*FILES, "datasets")]
+        folder = target.parent.resolve()
+        raise FileError(f"{folder}: cannot be written: {error.strerror or error}") from None

@@ -125,6 +125,7 @@ def test_every_token_of_every_run_is_in_its_steps(run: Path, backend: str, label
     got = result(run, backend, label)
     assert got["completed"] == 6
     assert got["engine"].startswith("vllm 0.")
+    assert got["temperature"] == 0.0
     log = got["gate_log"]
     assert (
         log["tokens_seen"]

@@ -1,0 +1,114 @@
+"""The built-in engine's model, written by `gatescope init --model` and served by vLLM: the same
+prompts are routed alike, step for step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.cpu_server import CPU, START_S
+from support.watched import free_port
+
+from core.builtin.tokenizer import PIECES
+from core.routing import folder as gate_folder
+from core.routing.gatelog import GateLog
+from core.rundir import result
+from core.rundir.result import Result
+
+ROOT = Path(__file__).parents[2]
+PROMPTS, OUTPUT_LEN = 8, 24
+CONFIG = f"""
+[experiment]
+datasets = "*.jsonl"
+num_prompts = {PROMPTS}
+output_len = {OUTPUT_LEN}
+temperature = 0
+max_concurrency = 1
+warmup_requests = 1
+[model]
+id = "{{model}}"
+max_model_len = 2048
+[[backends]]
+name = "cpu"
+port = {{port}}
+tensor_parallel = 1
+moe_backend = ""
+max_num_batched_tokens = 2048
+enforce_eager = true
+python = "{{python}}"
+startup_timeout_s = {START_S}
+extra_args = {{extra}}
+env = {{env}}
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Engine → run directory of eight prompts of different subjects, one request at a time, in
+    float32."""
+    folder = tmp_path_factory.mktemp("trained")
+    queries = json.loads((ROOT / "datasets" / "domain_queries.json").read_text())
+    texts = [subject[0] for subject in list(queries.values())[:PROMPTS]]
+    lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)]
+    (folder / "001_0.5.jsonl").write_text("".join(lines))
+    (folder / "started").mkdir()
+    gatescope("init", "--model", str(folder / "model"), cwd=folder / "started")
+    env = "{ " + ", ".join(f'{name} = "{value}"' for name, value in CPU.items()) + " }"
+    for engine, extra in (("vllm", '["--dtype", "float32"]'), ("builtin", "[]")):
+        text = CONFIG.format(
+            model=folder / "model", port=free_port(), python=vllm_python, extra=extra, env=env
+        )
+        (folder / f"{engine}.toml").write_text(text)
+        config, out = f"{engine}.toml", f"run-{engine}"
+        gatescope("--batch", "--engine", engine, "--config", config, "--out", out, cwd=folder)
+    return {engine: folder / f"run-{engine}" for engine in ("vllm", "builtin")}
+
+
+def gatescope(*arguments: str, cwd: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "core.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=2 * START_S,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def logged(run: Path) -> GateLog:
+    return gate_folder.read(run / "cpu" / "gate_logs")
+
+
+def reported(run: Path) -> Result:
+    return result.read(run / "cpu" / "results_json" / "001.json")
+
+
+def test_both_read_the_same_tokens_and_write_the_same_text(runs: dict[str, Path]) -> None:
+    theirs, ours = (reported(runs[engine]) for engine in ("vllm", "builtin"))
+    assert theirs.input_lens == ours.input_lens  # BOS and the bytes
+    as_ours = ["".join(PIECES[byte] for byte in text.encode()) for text in theirs.generated_texts]
+    assert as_ours == ours.generated_texts  # a byte beyond ASCII is a character of its own in ours
+    assert len(set(ours.generated_texts)) == PROMPTS
+    assert theirs.temperature == ours.temperature == 0.0
+
+
+def test_every_step_has_the_same_loads(runs: dict[str, Path]) -> None:
+    """A prefill and 23 decode steps for each prompt, one after another."""
+    steps = {}
+    for engine, run in runs.items():
+        log = logged(run)
+        own = log.segments["001"] > 0
+        assert (log.segments["001"][own] == log.tokens[own]).all()
+        steps[engine] = log.loads[own].astype(np.int64)
+    assert steps["builtin"].shape == (PROMPTS * OUTPUT_LEN, 4, 8)
+    assert steps["vllm"].tolist() == steps["builtin"].tolist()
+    theirs, ours = (reported(runs[engine]).measured_imbalance for engine in ("vllm", "builtin"))
+    assert theirs
+    assert ours
+    assert theirs.per_step_cv == pytest.approx(ours.per_step_cv, abs=1e-12)
