@@ -369,7 +369,7 @@ def _datasets(folder: Path, globs: str | list[str]) -> tuple[tuple[Path, ...], l
     place: Place = ("experiment", "datasets")
     found: set[Path] = set()
     mistakes = []
-    for pattern in [globs] if isinstance(globs, str) else globs:
+    for pattern in [globs] if isinstance(globs, str) else dict.fromkeys(globs):
         inside = os.path.join(glob.escape(str(folder.absolute())), os.path.expanduser(pattern))
         files = {Path(f) for f in glob.glob(inside, recursive=True) if os.path.isfile(f)}
         found |= files

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.about import about
 
@@ -487,6 +487,7 @@ def test_any_toml_is_loaded_or_refused_line_by_line(folder: Path, tree: dict[str
 
 
 @given(key=keys, value=values)
+@example(key="datasets", value=["", ""])
 def test_any_value_of_any_key_is_loaded_or_refused_line_by_line(
     folder: Path, key: str, value: Any
 ) -> None:
