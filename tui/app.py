@@ -64,8 +64,8 @@ class Gatescope(App[int]):
     ]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Actions}
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - declared by Textual as it is
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - declared by Textual as it is
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared by Textual as it is
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (28, "-medium"), (36, "-tall"), (56, "-vast")]  # noqa: RUF012 - declared by Textual as it is
 
     def __init__(self, session: Session, *, ascii: bool = False, hz: float = 2.0) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Gatescope(App[int]):
         yield Lines("tabs")
         with Container(id="body"):
             yield from (Queue(), Servers(), Live(), Imbalance(), Plots(), Events())
-        yield Prompt(placeholder="show only lines with these words; enter keeps, esc clears")
+        yield Prompt("filter:", "show only lines with these words; enter keeps, esc clears")
         yield Lines("message")
         yield Lines("keys")
 
@@ -210,6 +210,7 @@ class Gatescope(App[int]):
     def go_to(self, pane: Pane) -> None:
         for one in self.panes:
             one.set_class(one is pane, "-active")
+        self.query_one("#body").set_class(pane.NAME == Events.NAME, "-events")
         pane.focus()
         self._show_bars()
 

@@ -69,7 +69,7 @@ def follow(app: Gatescope) -> None:
 def filter_rows(app: Gatescope) -> None:
     pane = app.filtered
     app.go_to(pane)
-    app.query_one(Prompt).open(pane.filter)
+    app.query_one(Prompt).open(pane.filter, f"filter {pane.NAME}:")
 
 
 def back(app: Gatescope) -> None:
@@ -115,7 +115,7 @@ def server_log(app: Gatescope) -> str | None:
     server = app.view.snapshot.backends.get(name)
     if server is None:
         return f"{name} has not been started yet"
-    app.push_screen(ServerScreen(name, server, app.session.run_dir))
+    app.push_screen(ServerScreen(name, app.session))
     return None
 
 

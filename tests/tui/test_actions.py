@@ -439,13 +439,64 @@ def test_a_log_is_scrolled_and_searched(tmp_path: Path) -> None:
             await screen.press("pagedown", "j")
             assert "line 000" not in screen.text
             await screen.press("/", *"line 10", "enter")
-            assert "line 010" not in screen.text
+            log = screen.app.screen
+            assert isinstance(log, ServerScreen)
+
+            def match() -> str:
+                assert log.at is not None
+                assert log.lines[log.at].text in screen.text
+                return log.lines[log.at].text
+
+            assert match() == "line 109"
+            assert "'line 10': match 10 of 10" in screen.text
+            await screen.press("N", "N")
+            assert match() == "line 107"
+            await screen.press("n")
+            assert match() == "line 108"
+            assert "match 9 of 10" in screen.text
+            await screen.press("n", "n")
+            assert match() == "line 100"  # round the end
             await screen.press("G")
             assert "line 199" in screen.text
-            await screen.press("N")
-            assert "line 109" in screen.text
-            await screen.press("n", "n")
-            assert screen.text.splitlines()[7].startswith("line 101")
+            await screen.press("k")
+            assert "line 199" not in screen.text
+            await screen.press("j", "/", *"nowhere", "enter")
+            assert "'nowhere': 0 matches" in screen.text
+            await screen.press("q")
+            assert not isinstance(screen.app.screen, ServerScreen)
+
+    asyncio.run(read())
+
+
+def test_a_log_is_filtered_by_severity_and_wrapped(tmp_path: Path) -> None:
+    session = stage(Path(), "running")
+    assert session.run_dir is not None
+    log = session.run_dir / "all2all" / "server.log"
+    log.write_text(
+        "INFO all is well\nWARNING low memory\nERROR " + "x" * 100 + "tail\n  its second line\n"
+        "torch.OutOfMemoryError: none left\nINFO done\n"
+    )
+
+    async def read() -> None:
+        async with shown(session, 80, 24) as screen:
+            await screen.press("l")
+            await screen.until(lambda: "all is well" in screen.text)
+            assert "all2all  ● ready" in screen.text
+            assert "tail" not in screen.text
+            await screen.press("w")
+            assert "tail" in screen.text
+            await screen.press("f")
+            assert "4 lines · warnings and errors" in screen.text
+            assert "INFO" not in screen.text
+            await screen.press("f")
+            assert "3 lines · errors only" in screen.text
+            assert "its second line" in screen.text
+            assert "low memory" not in screen.text
+            session.live = False
+            session.alive = False
+            session.stage = "stopped"
+            await screen.press("f")
+            assert "all2all  ○ stopped" in screen.text
 
     asyncio.run(read())
 

@@ -19,6 +19,7 @@ from tui.model import session
 from tui.model.session import Session
 
 SIZES = ((80, 24), (140, 45), (200, 60))
+MORE = ((100, 30), (60, 20))
 TABS = {"live": "2", "servers": "3", "imbalance": "4", "plots": "5", "events": "6"}
 
 
@@ -48,6 +49,22 @@ def test_state_looks_as_it_did(name: str, size: tuple[int, int], tmp_path: Path)
             return screen.text
 
     agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
+@pytest.mark.parametrize("size", MORE, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", ["streaming", "finished", "failed"])
+def test_other_sizes(name: str, size: tuple[int, int]) -> None:
+    test_state_looks_as_it_did(name, size, Path())
+
+
+@pytest.mark.parametrize("pane", ["live", "servers"])
+def test_a_maximised_pane_uses_the_room(pane: str) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "gpus"), 140, 45) as screen:
+            await screen.press(TABS[pane], "+")
+            return screen.text
+
+    agree(f"maximised-{pane}-140x45", asyncio.run(look()))
 
 
 @pytest.mark.parametrize("tab", TABS)

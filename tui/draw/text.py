@@ -94,12 +94,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """The last `width` values as bars from 0 to the largest."""
-    shown = values[-width:]
-    top = max(shown, default=0.0)
-    bars = "".join(BARS[min(7, int(v / top * 7.999))] if top > 0 else BARS[0] for v in shown)
-    return bars.ljust(width)
+def kept(parts: Sequence[tuple[int, Span]], width: int) -> Line:
+    """As many (need, span) as fit into `width` cells, in their order; the least needed go
+    first."""
+    left = list(parts)
+    while len(left) > 1 and sum(cell_len(text) for _, (text, _) in left) > width:
+        left.remove(min(reversed(left), key=lambda part: part[0]))
+    return Line(tuple(span for _, span in left))
 
 
 def bar(share: float, width: int) -> str:

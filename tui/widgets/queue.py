@@ -10,6 +10,7 @@ from tui.draw import table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
 from tui.draw.text import NONE, Line, Span, number, runs
+from tui.model import trends
 from tui.model.view import View
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
@@ -149,7 +150,8 @@ class Queue(Pane):
     def _state(self, run: RunState) -> str:
         live = self.view.snapshot.live
         if self.view.running == run.run.id and live and live.run == run.run.id:
-            return f"run {live.finished / max(live.requests, 1):.0%}"
+            samples = trends.of_run(self.view.snapshot, run.run.id)
+            return f"run {trends.share(live, samples[-1] if samples else None):.0%}"
         return self._word(run)
 
     def _word(self, run: RunState) -> str:
