@@ -173,6 +173,14 @@ ACTIONS = (
         needs="runs",
     ),
     Action(
+        "z",
+        "reverse",
+        _on(Queue, Queue.reverse_order),
+        "reverse",
+        "Sort from the smallest instead of the largest, or back",
+        needs="runs",
+    ),
+    Action(
         "d",
         "pairs",
         _on(Queue, Queue.pair),
@@ -259,6 +267,29 @@ ACTIONS = (
         needs="forced",
     ),
     Action(
+        "c",
+        "findings",
+        display.findings,
+        "findings",
+        "What the runs say: validity, the backends compared, what skew costs",
+        needs="points",
+    ),
+    Action(
+        "y",
+        "copy",
+        display.copy_path,
+        "copy path",
+        "Copy the path of the selected run's result, else of the run directory (OSC 52)",
+        needs="started",
+    ),
+    Action(
+        "B",
+        "mute",
+        display.mute,
+        "bell",
+        "Ring the terminal's bell and notify (OSC 9) when the experiment ends or fails, or do not",
+    ),
+    Action(
         "l",
         "log",
         display.server_log,
@@ -271,14 +302,14 @@ ACTIONS = (
         "open",
         display.open_row,
         "open",
-        "Queue: show this run in Live and Imbalance. Servers: show its command line and log",
+        "Read all about the selected run; in Servers: its command line and log",
     ),
     Action(
         "escape",
         "back",
         display.back,
         "back",
-        "Leave a filter, a maximised pane or a pinned run",
+        "Leave a filter, a maximised pane or a selected run",
         written="esc",
     ),
     Action(
@@ -360,6 +391,7 @@ def _lacks(need: str, view: View) -> str:
     phases = {r.phase for r in view.snapshot.runs.values()}
     servers = view.snapshot.backends.values()
     reasons = {
+        "started": (not view.run_dir, "nothing has been started yet; r starts it"),
         "live": (view.stage != "running", "no engine is running; r starts it"),
         "running": (not view.running, "no run is in progress"),
         "ended": (not phases & {"failed", "cancelled"}, "no run has failed or been cancelled"),

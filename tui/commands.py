@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tui.app import Gatescope
 
 BACK = Option("esc", "back", "nothing changes")
+FIX = "Fix this, then press r again. The log of a server that failed: l"
 
 
 # --- run ---
@@ -36,7 +37,8 @@ def _start(app: Gatescope, *, retry_cancelled: bool) -> None:
         run_dir = app.session.start(retry_cancelled=retry_cancelled)
     except GatescopeError as error:
         app.session.problem = str(error)
-        app.call_from_thread(app.say, f"not started: {error}", "bad")
+        app.session.note(f"! not started: {error}")
+        app.call_from_thread(app.push_screen, Choice("Not started", [str(error), FIX], (BACK,)))
     else:
         app.call_from_thread(app.say, f"running in {run_dir}")
 
@@ -126,7 +128,6 @@ def _move(app: Gatescope, by: int) -> str | None:
     if not chosen:
         return "only queued runs can be moved; put Queue's cursor on one"
     _give(app, control.Move(chosen, _before(queued, chosen, by)), f"moved: {_listed(chosen)}")
-    queue.action_move(by)
     return None
 
 

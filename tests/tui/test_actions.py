@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.staged import Played, Screen, shown, stage
 
-from core.experiment import control
+from core.experiment import control, events
 from core.experiment.control import Add, Cancel, Move, Retry, StopServer
 from tui.actions import ACTIONS, BY_NAME, PANES, why_not
 from tui.screens.choice import Choice
@@ -18,6 +18,7 @@ from tui.screens.dose import DoseScreen
 from tui.screens.help import Help, keys
 from tui.screens.log import ServerScreen
 from tui.screens.picker import Picker
+from tui.screens.reading import Reading
 from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.plots import Plots
@@ -197,7 +198,9 @@ async def _back(screen: Screen, session: Played) -> None:
     assert "No run matches 'zz'" in screen.text
     await screen.press("escape")
     assert screen.app.query_one(Queue).count() == 4
-    await screen.press("home", "enter", "escape")
+    await screen.press("home")
+    assert screen.app.view.pinned
+    await screen.press("escape")
     assert not screen.app.view.pinned
 
 
@@ -277,7 +280,7 @@ async def _mark(screen: Screen, session: Played) -> None:
 async def _order(screen: Screen, session: Played) -> None:
     queue = screen.app.query_one(Queue)
     await screen.press("o", "o", "o")
-    assert queue.order == "TTFT"
+    assert queue.order == "TTFT ms"
     assert [r.run.id for r in queue.rows()] == [
         "baseline/001",
         "baseline/002",
@@ -299,9 +302,10 @@ async def _pairs(screen: Screen, session: Played) -> None:
 @check("open", "finished")
 async def _open(screen: Screen, session: Played) -> None:
     await screen.press("1", "home", "enter")
-    assert screen.app.view.shown == "baseline/001"
-    assert "baseline · 001 · done · pinned" in screen.text
-    await screen.press("3", "enter")
+    assert isinstance(screen.app.screen, Reading)
+    await screen.until(lambda: "dataset    001   datasets/001_0.7237.jsonl" in screen.text)
+    assert "per-step CV 0.960, excess CV 0.577" in screen.text
+    await screen.press("escape", "3", "enter")
     assert isinstance(screen.app.screen, ServerScreen)
     assert "core.builtin.server" in screen.text
 
@@ -341,7 +345,7 @@ def test_without_forced_runs_it_says_how_to_make_some() -> None:
 
 @check("follow")
 async def _follow(screen: Screen, session: Played) -> None:
-    await screen.press("1", "home", "enter", "f")
+    await screen.press("1", "home", "f")
     assert screen.app.view.shown == "all2all/002"
 
 
@@ -381,6 +385,64 @@ async def _figure(screen: Screen, session: Played) -> None:
     for _ in range(5):
         await screen.press("F")
     assert "mean TPOT" in pane.title()
+
+
+@check("reverse", "finished")
+async def _reverse(screen: Screen, session: Played) -> None:
+    await screen.press("z")
+    assert "press o to sort by a column" in screen.text
+    await screen.press("1", "o", "o", "o")
+    assert "▼TTFT ms" in screen.text
+    await screen.press("z")
+    assert "▲TTFT ms" in screen.text
+    assert "sorted by TTFT ms · row" in screen.text
+    assert screen.app.query_one(Queue).listed()[0] == "all2all/002"
+
+
+@check("findings", "finished")
+async def _findings(screen: Screen, session: Played) -> None:
+    await screen.press("c")
+    assert isinstance(screen.app.screen, Reading)
+    await screen.until(lambda: "run.json" in screen.text)  # the recording has none
+
+
+@check("copy", "finished")
+async def _copy(screen: Screen, session: Played) -> None:
+    await screen.press("1", "home", "y")
+    path = Path("runs/demo/baseline/results_json/001.json").absolute()
+    assert screen.app.clipboard == str(path)
+    await screen.press("enter", "y")
+    assert screen.app.clipboard == "runs/demo/baseline/results_json/001.json"
+
+
+@check("mute")
+async def _mute(screen: Screen, session: Played) -> None:
+    await screen.press("B")
+    assert screen.app.is_muted
+    assert "the bell is off" in screen.text
+    await screen.press("B")
+    assert not screen.app.is_muted
+
+
+@pytest.mark.parametrize(("muted", "rings"), [(False, ["demo stopped by SIGTERM"]), (True, [])])
+def test_an_end_rings(muted: bool, rings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = stage(Path(), "running")
+    rung: list[str] = []
+
+    async def end() -> None:
+        async with shown(session) as screen:
+            screen.app.is_muted = muted
+            monkeypatch.setattr(screen.app, "ring", rung.append)
+            screen.app.tick()
+            assert session.run_dir is not None
+            with open(session.run_dir / "events.jsonl", "ab") as journal:
+                stop = events.ExperimentInterrupted(by="SIGTERM")
+                journal.write(events.encode(stop) + b"\n")
+            screen.app.tick()
+            screen.app.tick()
+
+    asyncio.run(end())
+    assert [news.partition(":")[0] for news in rung] == rings
 
 
 @check("metric", "finished")
@@ -558,7 +620,7 @@ def test_cursor_keys_move_the_cursor() -> None:
     async def move() -> None:
         async with shown(stage(Path(), "finished")) as screen:
             queue = screen.app.query_one(Queue)
-            await screen.press("1")
+            await screen.press("1", "home")
             for pressed, at in (
                 ("down", 1),
                 ("j", 2),
@@ -573,7 +635,9 @@ def test_cursor_keys_move_the_cursor() -> None:
                 assert queue.at == at, pressed
             await screen.press("pagedown")
             assert queue.at == 3
-            await screen.press("5", "right", "right", "left")
+            await screen.press("5", "home", "right", "right", "left")
             assert screen.app.query_one(Plots).at == 1
+            assert queue.at == 1  # one run is selected, in every pane
+            assert screen.app.view.shown == "baseline/002"
 
     asyncio.run(move())

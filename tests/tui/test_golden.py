@@ -57,6 +57,18 @@ def test_other_sizes(name: str, size: tuple[int, int]) -> None:
     test_state_looks_as_it_did(name, size, Path())
 
 
+@pytest.mark.parametrize("size", SIZES[:2], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize(("key", "name"), [("enter", "details"), ("question_mark", "help")])
+def test_screens_over_the_panes(key: str, name: str, size: tuple[int, int]) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "finished"), *size) as screen:
+            await screen.press("1", key)
+            await screen.until(lambda: "reading …" not in screen.text)
+            return screen.text
+
+    agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
 @pytest.mark.parametrize("pane", ["live", "servers"])
 def test_a_maximised_pane_uses_the_room(pane: str) -> None:
     async def look() -> str:

@@ -24,6 +24,8 @@ from tui.model import figures, session, trends
 from tui.model.loads import LayerLoad, Load
 from tui.model.session import Session
 from tui.model.view import View
+from tui.screens.choice import Choice
+from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.lines import Lines
 from tui.widgets.pane import Pane
@@ -128,9 +130,13 @@ def test_a_start_that_fails_is_said() -> None:
     async def ask() -> None:
         async with shown(played) as screen:
             await screen.press("r")
-            await screen.until(
-                lambda: "not started: [[backends]] baseline, port: 8000 is not free" in screen.text
-            )
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            assert "Not started" in screen.text
+            assert "[[backends]] baseline, port: 8000 is not free" in screen.text
+            assert "press r again" in screen.text
+            await screen.press("enter")
+            screen.app.tick()
+            assert "! not started: [[backends]] baseline" in screen.app.query_one(Events).plain
 
     asyncio.run(ask())
 

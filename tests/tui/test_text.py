@@ -16,8 +16,8 @@ from core.experiment import events
 from core.experiment.events import AnyEvent
 from core.experiment.invocation import Invocation
 from core.rundir import journal
-from tui.draw.glyphs import STATES, ascii_only
 from tui.draw import chart
+from tui.draw.glyphs import STATES, ascii_only
 from tui.draw.text import bar, clock, fit, kept, number, safe
 
 HOSTILE = {

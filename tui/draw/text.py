@@ -57,6 +57,16 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
     return " " * (width - size) + text if right else text + " " * (width - size)
 
 
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells, shortened in the middle: long names differ at their ends."""
+    text = safe(text)
+    if cell_len(text) <= width or width < 3:
+        return fit(text, width).rstrip()
+    head = (width - 1) // 2
+    tail = text[-(width - 1 - head) :]
+    return f"{fit(text, head + 1)[:head]}…{tail}"
+
+
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """`text` in rows of at most `width` cells, broken at spaces if it has them."""
     import textwrap

@@ -150,6 +150,11 @@ class Session:
             raise control.ControlError("nothing has been started yet; r starts it")
         control.send(self.run_dir, command)
 
+    def note(self, text: str) -> None:
+        """Add lines about what the screen met to what has happened."""
+        lines = [Happened(self.clock(), row) for row in text.splitlines()]
+        self.happened = (*self.happened, *lines)[-EVENTS_KEPT:]
+
     def is_live(self) -> bool:
         return self.run_dir is not None and control.is_live(self.run_dir)
 

@@ -65,7 +65,7 @@ class Live(Pane):
         run = self.view.run
         if run is None:
             return ""
-        pinned = " · pinned, f follows the run in progress" if self.view.pinned else ""
+        pinned = " · selected, f follows the run in progress" if self.view.pinned else ""
         forced = f" · {run.run.dose}" if run.run.dose else ""
         return (
             f"{run.run.backend} · {run.run.label.partition('~')[0]}{forced} · {run.phase}{pinned}"

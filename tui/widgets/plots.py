@@ -67,6 +67,9 @@ class Plots(Pane):
         """Finished runs with natural routing, in run order: the cursor's places."""
         return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.dose]
 
+    def listed(self) -> list[str]:
+        return [r.run.id for r in self.points()] if self.figure == SCATTER else []
+
     def count(self) -> int:
         return len(self.points()) if self.figure == SCATTER else len(self._panels)
 
