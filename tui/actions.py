@@ -283,6 +283,20 @@ ACTIONS = (
         needs="started",
     ),
     Action(
+        "b",
+        "browse",
+        display.past_runs,
+        "past runs",
+        "List the run directories beside this one, and open one of them",
+    ),
+    Action(
+        "C",
+        "config",
+        display.config,
+        "config",
+        "What would run, the config's mistakes and its text; E edits it in $EDITOR",
+    ),
+    Action(
         "B",
         "mute",
         display.mute,

@@ -116,6 +116,16 @@ class Gatescope(App[int]):
         self.show()
         self.run_worker(self._open, thread=True, exit_on_error=True)
 
+    def open_other(self, run_dir: Path | None) -> None:
+        """Show another run directory in place of this one."""
+        if run_dir is None or run_dir == self.session.run_dir:
+            return
+        if self._timer:
+            self._timer.stop()
+        self.pinned = ""
+        self.session = Session(self.session.invocation, run_dir, self.session.clock)
+        self.open()
+
     def _open(self) -> None:
         self.session.open()
         self.call_from_thread(self._opened)

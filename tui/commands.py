@@ -198,7 +198,19 @@ def leave(app: Gatescope) -> None:
     if app.view.stage == "running":
         app.run_worker(_ask_leave(app))
     else:
-        app.exit(0)
+        app.exit(0, message=_farewell(app))
+
+
+def _farewell(app: Gatescope) -> str | None:
+    """The run directory, how far it came, and the next command."""
+    run_dir, snapshot = app.session.run_dir, app.session.snapshot
+    if run_dir is None:
+        return None
+    done = f"{run_dir}: {snapshot.count('done')} of {text.runs(len(snapshot.runs))} done"
+    name = shlex.quote(str(run_dir))
+    if snapshot.finished and not snapshot.count("failed"):
+        return f"{done}; write the report with: gatescope report {name}"
+    return f"{done}; run what is missing with: gatescope --resume {name}"
 
 
 async def _ask_leave(app: Gatescope) -> None:

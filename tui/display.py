@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui import commands
@@ -134,6 +135,25 @@ def copy_path(app: Gatescope) -> str:
     path = (run_dir / run.result if run and run.result else run_dir).absolute()
     app.copy_to_clipboard(str(path))
     return f"copied: {path}"
+
+
+def past_runs(app: Gatescope) -> None:
+    app.run_worker(partial(_past_runs, app), thread=True)
+
+
+def _past_runs(app: Gatescope) -> None:
+    from core.rundir import past
+    from tui.screens.past import PastRuns
+
+    folder = app.session.run_dir.parent if app.session.run_dir else Path("runs")
+    found = past.of_folder(folder)[0] if folder.is_dir() else []
+    app.call_from_thread(app.push_screen, PastRuns(found, folder), app.open_other)
+
+
+def config(app: Gatescope) -> None:
+    from tui.screens.config import ConfigScreen
+
+    app.push_screen(ConfigScreen(app.session))
 
 
 def mute(app: Gatescope) -> str:

@@ -8,6 +8,7 @@ from tui.widgets import bars
 
 FIRST = (  # the most useful first: the line may hold only some
     "run",
+    "config",
     "cancel",
     "pause",
     "next",

@@ -8,15 +8,18 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support.staged import Played, Screen, shown, stage
+from support.staged import RECORDED, Played, Screen, shown, stage
 
 from core.experiment import control, events
 from core.experiment.control import Add, Cancel, Move, Retry, StopServer
 from tui.actions import ACTIONS, BY_NAME, PANES, why_not
+from tui.model import session as sessions
 from tui.screens.choice import Choice
+from tui.screens.config import ConfigScreen
 from tui.screens.dose import DoseScreen
 from tui.screens.help import Help, keys
 from tui.screens.log import ServerScreen
+from tui.screens.past import PastRuns
 from tui.screens.picker import Picker
 from tui.screens.reading import Reading
 from tui.widgets.happenings import Events
@@ -413,6 +416,43 @@ async def _copy(screen: Screen, session: Played) -> None:
     assert screen.app.clipboard == str(path)
     await screen.press("enter", "y")
     assert screen.app.clipboard == "runs/demo/baseline/results_json/001.json"
+
+
+@check("browse", "finished")
+async def _browse(screen: Screen, session: Played) -> None:
+    stage(Path(), "failed")
+    await screen.press("b")
+    await screen.until(lambda: isinstance(screen.app.screen, PastRuns))
+    assert "4 of 4 done" in screen.text
+    assert "1 of 2 done, 1 failed" in screen.text
+    assert "TPOT ms: baseline 70.68, all2all 17.05" in screen.text
+    await screen.press("end", "enter")
+    await screen.until(lambda: "runs/failed" in screen.text.splitlines()[0])
+    assert screen.app.session.run_dir == Path("runs/failed")
+
+
+@check("config")
+async def _config(screen: Screen, session: Played) -> None:
+    await screen.press("C")
+    await screen.until(lambda: "experiments.toml: no such file" in screen.text)
+    Path("001_0.5.jsonl").write_text('{"id": "a", "text": "hello"}\n')
+    Path("experiments.toml").write_text(
+        '[experiment]\nengine = "builtin"\ndatasets = "*.jsonl"\n'
+        '[[backends]]\nname = "solo"\nport = 0\n'
+    )
+    assert isinstance(screen.app.screen, ConfigScreen)
+    screen.app.screen.read_again()
+    await screen.until(lambda: "✓ no mistakes; 1 run: solo 1" in screen.text)
+    assert 'name = "solo"' in screen.text
+    assert "keeps the config that it was started with" in screen.text
+
+
+def test_an_unfinished_older_run_is_offered() -> None:
+    stage(Path(), "stopped")
+    assert sessions.newest_unfinished() == "runs/demo"
+    stopped = Path("runs/demo/events.jsonl")
+    stopped.write_bytes((RECORDED / "demo" / "events.jsonl").read_bytes())
+    assert sessions.newest_unfinished() == ""
 
 
 @check("mute")

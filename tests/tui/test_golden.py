@@ -174,7 +174,7 @@ def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
     text = asyncio.run(look())
     for pattern, level in (("hot-rank", "0.25"), ("hot-experts", "1.5")):
-        assert f"001      {pattern} {level}" in text
+        assert f"001     {pattern} {level}" in text
 
 
 def test_a_configuration_that_cannot_be_run() -> None:

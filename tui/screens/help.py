@@ -20,11 +20,11 @@ from tui.widgets.plots import Plots
 
 GENERAL = "Screen"
 GROUPS = {
-    "Run": ("run", "cancel", "next", "retry", "add", "stop_server", "quit", "interrupt"),
+    "Run": ("run", "config", "cancel", "next", "retry", "add", "stop_server", "quit", "interrupt"),
     "Queue": ("mark", "later", "sooner", "order", "reverse", "pairs", "filter", "follow", "open"),
     "Imbalance": ("window", "worst_first", "by_run"),
     "Plots": ("figure", "metric", "axis", "outliers", "export"),
-    "Results": ("findings", "dose", "copy", "log"),
+    "Results": ("findings", "dose", "copy", "log", "browse"),
 }
 SYMBOLS = (
     (">", "the selected run: Live, Imbalance and Plots show it"),

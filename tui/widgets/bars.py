@@ -78,7 +78,8 @@ def message(session: Session, view: View, width: int, *, shows_events: bool) -> 
         log = f"{view.run_dir}/engine.log"
         return line((f" ! the engine has died; r resumes the missing runs; its log: {log}", "bad"))
     if session.stage == "not started" and view.snapshot.runs:
-        return line((f" r  starts {runs(len(view.snapshot.runs))}", "note"))
+        older = f"   b  opens {session.unfinished}, unfinished" if session.unfinished else ""
+        return line((f" r  starts {runs(len(view.snapshot.runs))}{older}", "note"))
     if shows_events or not view.happened:
         return Line()
     return event_line(view.happened[-1], width)

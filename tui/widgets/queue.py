@@ -56,7 +56,7 @@ ORDERS: dict[str, Callable[[RunState], Any]] = {
 class Queue(Pane):
     NUMBER = 1
     NAME = "Queue"
-    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  z reverse  / filter  d pair "
+    KEYS: ClassVar[str] = " enter details  m mark  J K move  o order  z reverse  / filter  d pair "
 
     def __init__(self) -> None:
         super().__init__()
