@@ -136,10 +136,10 @@ def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
     for unused in ("002_0.5.jsonl", "003_0.5.jsonl"):
         (terminal.place / unused).unlink()
     setting = "unset COLUMNS LINES VISUAL && export EDITOR=\"sed -i s/600/500/\""
-    terminal.open("--out", "runs/one", setting=setting)
-    terminal.until(lambda t: "not started" in t and "2 runs" in t)
+    terminal.open("--out", "runs/one", "--backend", "baseline", setting=setting)
+    terminal.until(lambda t: "not started" in t and "1 run" in t)
     terminal.press("C")
-    terminal.until(lambda t: "no mistakes; 2 runs: baseline 1, all2all 1" in t)
+    terminal.until(lambda t: "no mistakes; 1 run: baseline 1" in t)
     terminal.press("E")
     terminal.until(lambda t: "no mistakes" in t and "output_len = 500" in t)
     terminal.back()
@@ -153,11 +153,11 @@ def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
     terminal.until(lambda t: "Findings" in t and "validity:" in t)
     terminal.back()
     terminal.press("b")
-    terminal.until(lambda t: "2 of 2 done" in t and "TPOT ms: baseline" in t)
+    terminal.until(lambda t: "1 of 1 done" in t and "TPOT ms: baseline" in t)
     terminal.back()
     terminal.press("q")
     ended = terminal.until(lambda t: "ended 0" in t)
-    assert "runs/one: 2 of 2 runs done; write the report with: gatescope report runs/one" in ended
+    assert "runs/one: 1 of 1 run done; write the report with: gatescope report runs/one" in ended
 
 
 def test_a_lost_terminal_leaves_the_run_going(terminal: Terminal) -> None:
