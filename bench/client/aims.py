@@ -12,6 +12,7 @@ from typing import Any
 Results = dict[str, dict[str, list[Any]]]  # scenario → client → a value a round
 
 OURS, RUST, BARE, PYTHON = "gatescope", "vllm-rs", "aiohttp (raw)", "the best Python peer"
+NOT_TOOLS_IN_PYTHON = (OURS, RUST, "sglang-rs", BARE)
 OWN = "ITL error p99 of events read alone"
 EACH, MANY = "an event a packet", "8 events a packet"
 
@@ -91,7 +92,7 @@ def _absolute(results: Results, memory_growth: float) -> list[Aim]:
 def _ratios(what: str, values: dict[str, float], limits: Sequence[tuple[str, float]]) -> list[Aim]:
     """An aim for each peer that took part. PYTHON stands for the best tool in Python; bare aiohttp
     is not a tool."""
-    tools = {n: v for n, v in values.items() if n not in (OURS, RUST, BARE) and not math.isnan(v)}
+    tools = {n: v for n, v in values.items() if n not in NOT_TOOLS_IN_PYTHON and not math.isnan(v)}
     names = {PYTHON: min(tools, key=lambda n: tools[n])} if tools else {}
     named = [(names.get(peer, peer), limit) for peer, limit in limits]
     return [

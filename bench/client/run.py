@@ -1,6 +1,6 @@
 """gatescope's load client against its peers: capacity, accuracy, and a stalled worker.
 
-    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON \\
+    python bench/client/run.py --rust vllm-rs --sglang FOLDER --vllm PYTHON --aiohttp PYTHON \\
         --aiperf aiperf --guidellm guidellm
 
 The truth server has one core to itself, and each client (its whole process tree) another one.
@@ -323,6 +323,8 @@ def _clients(a: argparse.Namespace) -> list[Peer]:
     clients = [peers.gatescope()]
     if a.rust:
         clients.append(peers.vllm_rs(a.rust))
+    if a.sglang:
+        clients.append(peers.sglang_rs(a.sglang))
     if a.vllm:
         clients.append(peers.vllm_bench(a.vllm))
     if a.aiohttp:
@@ -340,6 +342,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rust", type=Path, help="vllm-rs of a CUDA wheel of vLLM 0.33 or newer")
+    parser.add_argument("--sglang", type=Path, help="the folder of _bench.*.so of sglang's wheel")
     parser.add_argument("--vllm", type=Path, help="the interpreter of a vLLM environment")
     parser.add_argument("--aiohttp", type=Path, help="an interpreter that has aiohttp")
     parser.add_argument("--aiperf", type=Path, help="the aiperf command")

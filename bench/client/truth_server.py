@@ -21,6 +21,7 @@ One truth record per request:
   n            arrival order, from 0
   id           the client's X-Request-Id, or null
   prompt_head  first 64 characters of the prompt (a second way to match records)
+  answer_head  the four letters that its answer repeats (a third way, for answers of four tokens)
   conn         number of the TCP connection
   conn_use     requests that this connection carried before this one
   t_accept     ns, accept() of that connection
@@ -109,7 +110,7 @@ def framed(payload: bytes) -> bytes:
 
 
 class Events:
-    """Ready-made wire bytes, by endpoint kind and tokens per event: 26 texts, used in turn."""
+    """Ready-made wire bytes, by endpoint kind and tokens per event: 26 texts, a letter each."""
 
     def __init__(self, model: str) -> None:
         head = '{"id":"%s-0123456789abcdef0123456789abcdef","object":"%s","created":1700000000,'
@@ -166,6 +167,7 @@ class Req:
         "last",
         "mid",
         "n",
+        "name",
         "per",
         "prompt_head",
         "stall_at",
@@ -182,6 +184,7 @@ class Req:
 
     conn: Conn
     n: int
+    name: tuple[int, ...]  # n in base 26, its last digit first: what the answer's letters spell
     connnum: int
     uses: int
     t_accept: int
@@ -213,6 +216,7 @@ class Req:
             "n": self.n,
             "id": self.id,
             "prompt_head": self.prompt_head,
+            "answer_head": "".join(LETTERS[digit] for digit in self.name),
             "conn": self.connnum,
             "conn_use": self.uses,
             "t_accept": self.t_accept,
@@ -394,7 +398,7 @@ class Server:
                 return
         ok = True
         if k < r.events:
-            data = r.last[k % 26] if k == r.events - 1 else r.mid[k % 26]
+            data = r.last[r.name[k % 4]] if k == r.events - 1 else r.mid[r.name[k % 4]]
             r.k = k + 1
             r.t_send.append(now())
             ok = self.send(c, data)
@@ -424,9 +428,9 @@ class Server:
             if not self.send(c, self.ev.role):
                 return False
         if k < r.events:
-            events = [r.mid[i % 26] for i in range(k, end)]
+            events = [r.mid[r.name[i % 4]] for i in range(k, end)]
             if end == r.events:
-                events[-1] = r.last[(end - 1) % 26]
+                events[-1] = r.last[r.name[(end - 1) % 4]]
             data = events[0] if len(events) == 1 else b"".join(events)
             t = now()
             r.t_send.extend([t] * (end - k))
@@ -526,6 +530,7 @@ class Server:
         r = Req()
         r.conn, r.connnum, r.uses, r.t_accept = c, c.num, c.uses, c.t_accept
         r.n, r.t_request = len(self.reqs), t
+        r.name = tuple(r.n // 26**place % 26 for place in range(4))
         r.id = head[b"x-request-id"].decode() if b"x-request-id" in head else None
         r.kind = "chat" if path.endswith("chat/completions") else "text"
         prompt = q.get("prompt", "")
@@ -592,7 +597,7 @@ class Server:
 
     def whole(self, c: Conn, r: Req, usage: dict[str, int]) -> None:
         """stream=false: the whole body at once (no schedule; not meant for timing)."""
-        text = "".join(LETTERS[i % 26] * r.per for i in range(r.events))[: r.tokens]
+        text = "".join(LETTERS[r.name[i % 4]] * r.per for i in range(r.events))[: r.tokens]
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
         if r.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text}
