@@ -37,7 +37,7 @@ from bench.client.peers import Peer, Task
 
 HERE = Path(__file__).parent
 TTFT_MS, ITL_MS = 50.0, 10.0
-TIMED = {"firehose": False, "ttft_ms": TTFT_MS, "itl_ms": ITL_MS, "jitter": 0.2}
+TIMED = {"named": True, "firehose": False, "ttft_ms": TTFT_MS, "itl_ms": ITL_MS, "jitter": 0.2}
 STALL_S, STALL_EVERY_S = 0.020, 0.100
 SERVER_CORE, CLIENT_CORE = 0, 1
 CAPACITY = {EACH: 1, MANY: 8}  # title: events in one send
@@ -173,7 +173,7 @@ def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) ->
     NaN if it is not above 0: the start-ups differed by more than the tokens cost.
     """
     asked = [
-        Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS)
+        Scenario({**TIMED, "firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS)
         for n in SIZES
     ]
     small, large = (run(peer, server, folder, each, nice) for each in asked)
