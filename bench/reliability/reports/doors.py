@@ -102,6 +102,9 @@ REFUSED: list[tuple[str, tuple[str, ...], dict[str, str], str]] = [
     ),
 ]
 CASES = [
-    *(Case("A8", name, partial(sent, *more)) for name, *more in SENT),
-    *(Case("A8", name, partial(refused, *more)) for name, *more in REFUSED),
+    *(
+        Case("A8", name, partial(sent, user, flags, env, header))
+        for name, user, flags, env, header in SENT
+    ),
+    *(Case("A8", name, partial(refused, flags, env, said)) for name, flags, env, said in REFUSED),
 ]

@@ -266,8 +266,11 @@ def numbered(place: Path) -> str:
 THROUGH_DOCTOR = ("Mixtral", "Qwen3-Omni", "Hunyuan", "ERNIE 4.5", "dense")
 HAS_CC = shutil.which("cc") is not None
 CASES = [
-    *(Case("B1", f"NVML: {name}", partial(sampled, *more)) for name, *more in NVMLS),
-    *(Case("B1", f"doctor: {name}", partial(examined, *more)) for name, *more in GPUS),
+    *(Case("B1", f"NVML: {name}", partial(sampled, gpus, more)) for name, gpus, more in NVMLS),
+    *(
+        Case("B1", f"doctor: {name}", partial(examined, gpus, visible, ranks, said, unsaid))
+        for name, gpus, visible, ranks, said, unsaid in GPUS
+    ),
     *(Case("B3", name, partial(versioned, version)) for name, version in VERSIONS),
     *(Case("B5", name, partial(died, *of)) for name, of in ENDINGS.items()),
     *(
@@ -275,7 +278,10 @@ CASES = [
         for what, number, said in FILE_SYSTEMS
         if HAS_CC
     ),
-    *(Case("B7", f"a model {name}", partial(found_model, *more)) for name, *more in MODELS),
+    *(
+        Case("B7", f"a model {name}", partial(found_model, model, subject, said))
+        for name, model, subject, said in MODELS
+    ),
     *(Case("B7", f"extra_args {flag}", partial(owned, flag)) for flag in FLAGS),
     *(
         Case("B8", name, partial(shape, *of))

@@ -91,5 +91,8 @@ CASES = [
         Case("B12", name, partial(plotted, odd, cvs, points, said))
         for name, odd, cvs, points, said in FIGURES
     ),
-    *(Case("B12", f"two backends: {name}", partial(compared, *more)) for name, *more in SETS),
+    *(
+        Case("B12", f"two backends: {name}", partial(compared, one, two, cvs, code, said))
+        for name, one, two, cvs, code, said in SETS
+    ),
 ]
