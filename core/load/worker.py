@@ -34,8 +34,8 @@ from core.load.wire import Times
 
 TICK_S = 0.01
 PROGRESS_S = 1.0
-GAPS = 1024  # gaps between tokens in a progress report, at most (but one of each request)
-GAPS_OF_ONE = 16
+GAPS = 512  # gaps between tokens in a progress report, at most (but one of each request)
+GAPS_OF_ONE = 8
 MAX_ERROR_BYTES = 1 << 16
 # The second is the default of servers that do not set a type.
 END_GRACE_S = 0.002  # for the end of an answer's body, which usually comes with its last event
