@@ -135,7 +135,7 @@ def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
     edit(terminal.place / "experiments.toml", repeats=1, output_len=600, num_prompts=2)
     for unused in ("002_0.5.jsonl", "003_0.5.jsonl"):
         (terminal.place / unused).unlink()
-    setting = "unset COLUMNS LINES VISUAL && export EDITOR=\"sed -i s/600/500/\""
+    setting = 'unset COLUMNS LINES VISUAL && export EDITOR="sed -i s/600/500/"'
     terminal.open("--out", "runs/one", "--backend", "baseline", setting=setting)
     terminal.until(lambda t: "not started" in t and "1 run" in t)
     terminal.press("C")

@@ -25,6 +25,7 @@ from tui.model.loads import LayerLoad, Load
 from tui.model.session import Session
 from tui.model.view import View
 from tui.screens.choice import Choice
+from tui.screens.help import Help
 from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.lines import Lines
@@ -203,6 +204,32 @@ def test_tokens_due_and_the_time_they_take() -> None:
     assert trends.share(unlimited, seen[-1]) == 0.25
     assert trends.eta_s(unlimited, seen) is None
     assert trends.eta_s(live, seen[:1]) is None
+
+
+def test_the_mouse_selects_rows_tabs_and_keys() -> None:
+    async def click() -> None:
+        async with shown(stage(Path(), "finished"), 80, 24) as screen:
+            await screen.pilot.click(Queue, offset=(10, 3))  # under the border and the titles
+            await screen.until(lambda: screen.app.view.shown == "baseline/002")
+            await screen.pilot.click("#tabs", offset=(32, 0))
+            assert screen.app.active.NAME == "Imbalance"
+            help_at = screen.text.splitlines()[-1].index("help")
+            await screen.pilot.click("#keys", offset=(help_at, 0))
+            await screen.until(lambda: isinstance(screen.app.screen, Help))
+
+    asyncio.run(click())
+
+
+def test_other_panes_show_the_run_selected_in_plots() -> None:
+    async def select() -> None:
+        async with shown(stage(Path(), "finished")) as screen:
+            await screen.press("5", "home", "right")
+            assert screen.app.query_one(Queue).selected() == screen.app.view.run
+            assert "baseline · 002 · done · selected" in screen.text
+            await screen.settle()  # its gate log is read off the UI thread
+            assert "baseline/002 · " in screen.app.query_one(Imbalance).title()
+
+    asyncio.run(select())
 
 
 def test_one_number_in_flight() -> None:

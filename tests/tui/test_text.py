@@ -18,7 +18,7 @@ from core.experiment.invocation import Invocation
 from core.rundir import journal
 from tui.draw import chart
 from tui.draw.glyphs import STATES, ascii_only
-from tui.draw.text import bar, clock, fit, kept, number, safe
+from tui.draw.text import bar, clock, cut, fit, kept, number, safe
 
 HOSTILE = {
     "\x1b[2J\x1b[H owned": " owned",
@@ -88,6 +88,12 @@ def test_a_chart_shows_all_values_in_the_cells_there_are() -> None:
     title, *rows = chart.chart("x", [8.0, 4.0], 12, 3, 0, "")
     assert title.plain == "x           "
     assert [row.plain for row in rows] == ["      8┤█ ", "      0┤██"]
+
+
+def test_long_names_are_cut_where_they_are_alike() -> None:
+    assert cut("baseline-deepep-low-latency@2", 12) == "basel…ency@2"
+    assert cut("baseline", 8) == "baseline"
+    assert cut("abcdef", 2) == "a…"
 
 
 def test_what_is_needed_least_goes_first() -> None:

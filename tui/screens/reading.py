@@ -17,7 +17,11 @@ from tui.widgets.lines import Lines
 class Reading(Page):
     """`read` gives the paragraphs; `copied` is what `y` copies, else all that is read."""
 
-    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("↑ ↓", "scroll"), ("y", "copy"), ("esc", "back"))
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("↑ ↓", "scroll"),
+        ("y", "copy"),
+        ("esc", "back"),
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,ctrl+c", "dismiss", "back"),
         Binding("y", "copy", "copy"),
