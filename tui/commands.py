@@ -40,7 +40,14 @@ def _start(app: Gatescope, *, retry_cancelled: bool) -> None:
         app.session.note(f"! not started: {error}")
         app.call_from_thread(app.push_screen, Choice("Not started", [str(error), FIX], (BACK,)))
     else:
-        app.call_from_thread(app.say, f"running in {run_dir}")
+        app.call_from_thread(_started, app, f"running in {run_dir}")
+
+
+def _started(app: Gatescope, said: str) -> None:
+    """Say it, and show Live where a small terminal hides it."""
+    if not app.pane("Live").is_on_screen:
+        app.go_to(app.pane("Live"))
+    app.say(said)
 
 
 def _give(app: Gatescope, command: Command, done: str) -> None:

@@ -8,12 +8,12 @@ from tui.widgets import bars
 
 FIRST = (  # the most useful first: the line may hold only some
     "run",
-    "config",
     "cancel",
     "pause",
     "next",
     "retry",
     "findings",
+    "config",
     "dose",
     "filter",
     "maximise",
