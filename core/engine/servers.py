@@ -21,6 +21,7 @@ from core.experiment.events import AnyEvent
 from core.load import client
 from core.load.client import Load, LoadError
 from core.recorder.gatescope_recorder.order import VARIABLE, Order
+from core.routing import folder
 from core.routing.folder import GateFolder
 from core.routing.imbalance import WARMUP
 from core.rundir.about import ServerNote
@@ -145,7 +146,8 @@ class Servers:
             await up.version(), up.log, up.log_start, serving.target.log.folder
         )
         mismatches = self._launcher.mismatches(backend, ran)
-        noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches)
+        kernel = folder.kernel(serving.target.log.folder)
+        noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches, kernel=kernel)
         self._directory.note_server(name, noted)
         if wrong := self._unusable(name, ran, mismatches):
             raise ServerError(wrong, serving.server.log_tail())

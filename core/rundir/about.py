@@ -11,6 +11,7 @@ from core import files
 from core.errors import FileError
 from core.experiment.config import Config, Name
 from core.experiment.plan import Run
+from core.recorder.gatescope_recorder.kernel import Kernel
 
 NAME = "run.json"
 
@@ -35,6 +36,7 @@ class ServerNote(Struct, frozen=True, kw_only=True):
     command: list[str] = []
     ran: dict[str, str] = {}
     mismatches: list[str] = []
+    kernel: Kernel | None = None  # of its experts, as the gate log's header has it
 
 
 class About(Struct, frozen=True, kw_only=True):

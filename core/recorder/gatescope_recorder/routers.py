@@ -100,10 +100,17 @@ def _kernel(module: Any) -> str:
     return next((type(method).__name__ for method in methods(module)), "unknown")
 
 
+def holders(module: Any) -> Iterator[Any]:
+    """Where this version of vLLM keeps a layer's weights, sizes and method: the layer's
+    `routed_experts`, or the layer."""
+    if (inner := getattr(module, "routed_experts", None)) is not None:
+        yield inner
+    yield module
+
+
 def methods(module: Any) -> Iterator[Any]:
     """The objects that run a layer's experts, wherever this version of vLLM keeps them."""
-    holders = (getattr(module, "routed_experts", None), module)
-    for holder in holders:
+    for holder in holders(module):
         for name in ("quant_method", "_quant_method"):
             if (method := getattr(holder, name, None)) is not None:
                 yield method

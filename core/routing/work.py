@@ -1,0 +1,140 @@
+"""The work of a step: what each rank's MoE kernel computes for the loads that the router gave it.
+
+- active experts: those with a token; their weights are read.
+- tiles: Σ⌈x/BLOCK_M⌉ over a rank's experts; a tile computes BLOCK_M rows of one expert, padded.
+- waves of a GEMM: ⌈tiles · ⌈columns/BLOCK_N⌉ / SMs⌉.
+- amount: waves weighted by the length of the sums that each GEMM's tiles make (hidden size for the
+  first, intermediate size for the second); tiles where BLOCK_N or the SMs are not known. Compared
+  at equal steps only: a wave of another tiling is another wave.
+
+The busiest rank of a layer has the largest amount; among equals, the most active experts, then
+tokens. A step waits for it. A fair router gives each token any top-k distinct experts, all equally
+probable; its amount is the mean over draws of it, with the same tokens, placement and kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.recorder.gatescope_recorder.kernel import Kernel
+from core.stats.arrays import Floats, Ints
+
+DRAWS = 1 << 13  # loads of experts that a fair router's mean rests on
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Each [steps, layers, ranks], or of the busiest rank [steps, layers]. None: the kernel's
+    tiling does not say."""
+
+    tokens: Floats  # (token, expert) pairs
+    active: Floats
+    tiles: Floats | None = None
+    padded: Floats | None = None  # rows that are computed for no token
+    first_waves: Floats | None = None  # of the GEMM of gate and up
+    second_waves: Floats | None = None
+    amount: Floats | None = None
+
+    def busiest(self) -> Work:
+        """Of each layer's busiest rank."""
+        order = (self.amount, self.active, self.tokens)
+        place = _largest([values for values in order if values is not None])[..., None]
+        known: dict[str, Any] = {
+            field.name: np.take_along_axis(values, place, -1)[..., 0]
+            for field in fields(self)
+            if (values := getattr(self, field.name)) is not None
+        }
+        return Work(**known)
+
+
+def of_steps(
+    loads: npt.NDArray[Any], tokens: Ints, placement: Sequence[int], kernel: Kernel | None
+) -> Work:
+    """The work of `loads` [steps, layers, experts] in steps of `tokens` [steps]. `placement[e]` is
+    the rank of expert e; empty: one rank has them all, or a slice of each."""
+    x = np.asarray(loads, np.float64)
+    home = _home(placement, x.shape[-1])
+    rows, active = x @ home, (x > 0) @ home
+    if kernel is None or not kernel.tilings:
+        return Work(rows, active)
+    block_m, block_n = _blocks(kernel, tokens)
+    tiles = np.ceil(x / block_m) @ home
+    padded = tiles * block_m - rows
+    if not kernel.sms or not block_n.all() or not all(kernel.columns):
+        return Work(rows, active, tiles, padded, amount=tiles)
+    first, second = (
+        np.ceil(tiles * np.ceil(columns / block_n) / kernel.sms) for columns in kernel.columns
+    )
+    amount = first * kernel.columns[1] + second * kernel.columns[0] / 2
+    return Work(rows, active, tiles, padded, first, second, amount)
+
+
+def _home(placement: Sequence[int], experts: int) -> Floats:
+    """[experts, ranks]: 1 where a rank has an expert."""
+    if not placement:
+        return np.ones((experts, 1))
+    return np.asarray(np.eye(max(placement) + 1)[np.asarray(placement)])
+
+
+def _blocks(kernel: Kernel, tokens: Ints) -> tuple[Floats, Floats]:
+    """BLOCK_M and BLOCK_N of steps of `tokens`, each [steps, 1, 1]."""
+    edges = [tiling.tokens for tiling in kernel.tilings]
+    place = np.minimum(np.searchsorted(edges, tokens), len(edges) - 1)
+    table = np.array([(tiling.block_m, tiling.block_n) for tiling in kernel.tilings], np.float64)
+    found = table[place][:, None, None]
+    return found[..., 0], found[..., 1]
+
+
+def _largest(measures: Sequence[Floats]) -> Ints:
+    """The place on the last axis that is largest by the first measure; among equals by the next."""
+    best = np.ones(measures[0].shape, bool)
+    for measure in measures:
+        among = np.where(best, measure, -np.inf)
+        best = among == among.max(axis=-1, keepdims=True)
+    return np.asarray(best.argmax(axis=-1))
+
+
+# --- a fair router ---
+
+
+def fair_amounts(
+    tokens: Ints, experts: int, top_k: int, placement: tuple[int, ...], kernel: Kernel
+) -> Floats:
+    """[steps]: the busiest rank's amount in a layer under a fair router, in steps of `tokens`."""
+    sizes, place = np.unique(tokens, return_inverse=True)
+    each = [_fair_amount(int(size), experts, top_k, placement, kernel) for size in sizes]
+    return np.array(each, np.float64)[place]
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _fair_amount(
+    tokens: int, experts: int, top_k: int, placement: tuple[int, ...], kernel: Kernel
+) -> float:
+    drawn = fair_loads(tokens, experts, top_k, max(64, DRAWS // experts))[:, None]
+    amount = of_steps(drawn, np.full(len(drawn), tokens), placement, kernel).busiest().amount
+    return float(np.mean(amount)) if amount is not None else np.nan
+
+
+def fair_loads(tokens: int, experts: int, top_k: int, draws: int) -> Ints:
+    """[draws, experts] of a fair router; exact. Seeded by `tokens`.
+
+    Expert by expert: a token that has j experts left to choose, among m that are left, chooses the
+    next one with probability j/m.
+    """
+    random = np.random.default_rng(tokens)
+    left = np.zeros((top_k + 1, draws), np.int64)  # tokens, by experts that they have left
+    left[top_k] = tokens
+    loads = np.empty((draws, experts), np.int64)
+    for expert in range(experts):
+        chance = np.arange(1, top_k + 1)[:, None] / (experts - expert)
+        chose = random.binomial(left[1:], np.minimum(chance, 1.0))
+        loads[:, expert] = chose.sum(axis=0)
+        left[1:] -= chose
+        left[:-1] += chose
+    return loads
