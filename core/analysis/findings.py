@@ -14,6 +14,8 @@ from core.analysis import dose_findings, results
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
+from core.experiment import plan
+from core.experiment.registration import Registration
 from core.rundir.result import Result
 from core.stats import association, comparison
 from core.stats.arrays import Floats
@@ -94,11 +96,15 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
         return [*natural, *self.forced.headlines]
 
 
-def find(groups: Sequence[Results], engine: str) -> Findings:
-    """The unit is the dataset: every n counts datasets."""
+def find(
+    groups: Sequence[Results], engine: str, registered: Registration | None = None
+) -> Findings:
+    """Associations rest on datasets, comparisons of backends on server starts. `registered`: what
+    was asked before the first run; None where a run directory does not say."""
+    margin = registered.smallest_effect_pct if registered else comparison.MARGIN_PCT
     rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
     pairs = [
-        _compared(one, other, metric)
+        _compared(one, other, metric, margin)
         for one, other in itertools.combinations(groups, 2)
         for metric in NAMES
     ]
@@ -161,12 +167,19 @@ def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
     return {name: np.array(rows) for name, rows in seen.items()}
 
 
-def _compared(one: Results, other: Results, metric: str) -> Comparison:
-    sides = [
-        {name: rows[:, 0].tolist() for name, rows in _by_dataset(of, (metric,)).items()}
-        for of in (one, other)
-    ]
-    return comparison.compare(metric, one.name, other.name, sides)
+def _compared(one: Results, other: Results, metric: str, margin_pct: float) -> Comparison:
+    sides = [by_start(group, metric) for group in (one, other)]
+    return comparison.compare(metric, one.name, other.name, sides, margin_pct)
+
+
+def by_start(group: Results, metric: str) -> dict[int, dict[str, list[float]]]:
+    """Start → dataset → a value of `metric` a repeat."""
+    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for label, result in group.by_label.items():
+        value = result.number(metric)
+        if value is not None:
+            found[result.start or 1][plan.dataset_of(label)].append(value)
+    return {start: dict(found[start]) for start in sorted(found)}
 
 
 def _row(group: Results, metric: str) -> Row:
