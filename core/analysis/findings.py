@@ -85,14 +85,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headlines(self) -> list[str]:
-        """The sentences about TPOT, which the end of a batch prints."""
-        metrics = [
-            *(row.metric for row in self.associations),
-            *(pair.metric for pair in self.comparisons),
-        ]
-        natural = [
-            s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE
-        ]
+        """The sentences about TPOT against skew, which the end of a batch prints."""
+        natural = [row.in_words() for row in self.associations if row.metric == HEADLINE]
         return [*natural, *self.forced.headlines]
 
 

@@ -147,7 +147,7 @@ def compare(
         return msgspec.structs.replace(
             found, ratio=estimate.none(NOT_ABOVE_ZERO), difference=estimate.none(NOT_ABOVE_ZERO)
         )
-    logs = starts.means(*(_logs(side) for side in sides))
+    logs = starts.means(*(logarithms(side) for side in sides))
     plain = starts.means(before, after)
     if logs is None or plain is None:
         return found
@@ -196,7 +196,8 @@ def _exponential(value: float) -> float:
         return float(np.exp(value))
 
 
-def _logs(side: Side) -> Side:
+def logarithms(side: Side) -> Side:
+    """The same, of the logarithms of its values."""
     return {
         start: {name: np.log(run).tolist() for name, run in own.items()}
         for start, own in side.items()

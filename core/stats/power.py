@@ -80,4 +80,4 @@ def _deviations(freedom: int) -> Floats:
     from scipy import special
 
     likely = (np.arange(POINTS) + 0.5) / POINTS
-    return np.sqrt(special.chdtri(freedom, likely) / freedom)
+    return np.asarray(np.sqrt(special.chdtri(freedom, likely) / freedom))

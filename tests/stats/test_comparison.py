@@ -127,7 +127,8 @@ class TestVerdict:
     def test_what_would_settle_it(self) -> None:
         found = compared(BASE, OTHER, margin_pct=10)
         assert found.verdict == "inconclusive"
-        assert found.needed is not None and found.needed > 2
+        assert found.needed is not None
+        assert found.needed > 2
         assert found.to_settle == f"{found.needed} starts of 2 datasets"
         near = compared(BASE, OTHER, margin_pct=100 * (found.ratio.value or 0) - 100)
         assert near.to_settle == "over 1000 starts: the effect is near the margin"

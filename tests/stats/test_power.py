@@ -1,4 +1,4 @@
-"""Power of tests on starts: the table of a simulation made elsewhere, scipy, and simulated tests."""
+"""Power of tests on starts: a table that was simulated elsewhere, scipy, simulated tests."""
 
 from __future__ import annotations
 
