@@ -35,13 +35,14 @@ def shares(effect: float, design: Design, restart: float, repeats: int) -> dict[
     counts: Counter[str] = Counter()
     for seed in range(repeats):
         own = seed + repeats * (EFFECTS.index(effect) + len(EFFECTS) * RESTARTS.index(restart))
-        counts[judged(*started(own, starts_of_each, restart, split), factor)] += 1
+        counts[judged(started(own, starts_of_each, restart, split), factor)] += 1
     return {verdict: counts[verdict] / repeats for verdict in ("larger", "equivalent")}
 
 
-def judged(before: Side, after: Side, shift: float) -> str:
+def judged(sides: list[Side], shift: float) -> str:
     """The verdict where the other backend's logarithms are `shift` higher."""
-    means = starts.means(comparison.logarithms(before), comparison.logarithms(after))
+    before, after = (comparison.logarithms(side) for side in sides)
+    means = starts.means(before, after)
     assert means
     low, high = means.interval(comparison.VERDICT_LEVEL)
     return comparison.judge((low + shift, high + shift), math.log1p(MARGIN_PCT / 100))
