@@ -110,7 +110,10 @@ def tokenized() -> tuple[tuple[tuple[int, ...], ...], ...]:
     """Of every third dataset of the repository: its prompts' token ids."""
     files = sorted(DATASETS.glob("*.jsonl"))[1::3]
     return tuple(
-        tuple(tuple(predictor.tokenize(p.text)) for p in formats.read(file, file.stem).prompts[:REQUESTS])
+        tuple(
+            tuple(predictor.tokenize(p.text))
+            for p in formats.read(file, file.stem).prompts[:REQUESTS]
+        )
         for file in files
     )
 
@@ -217,7 +220,9 @@ def _before(meter: Meter) -> bool:
 
 def rates(draw: Draw, experts: int, repeats: int) -> Found:
     """The shares of `repeats` runs, and the mean excess²."""
-    found = [measured(draw(np.random.default_rng(seed), experts), experts) for seed in range(repeats)]
+    found = [
+        measured(draw(np.random.default_rng(seed), experts), experts) for seed in range(repeats)
+    ]
     shares = [np.mean([getattr(f, name) for f in found]) for name in Found.__dataclass_fields__]
     return Found(*shares)  # type: ignore[arg-type]  # shares of bools
 

@@ -46,7 +46,9 @@ def by_chance(run: RunBlocks, sums: StepSums) -> float:
         return math.nan
     layers, counted = run.layers / run.recurrence.effective_layers(), float(sums.steps)
     repeats = layers * counted / run.recurrence.effective_steps(counted)
-    return spread(math.sqrt(repeats * float(sums.floor_fourth)), run.experts) / float(sums.supported)
+    return spread(math.sqrt(repeats * float(sums.floor_fourth)), run.experts) / float(
+        sums.supported
+    )
 
 
 def spread(floor_squared: float, experts: int) -> float:

@@ -180,7 +180,7 @@ def _add_part(part: _Part, of: _Summed) -> None:
         run.rank_loads += of.figures.rank_loads[:, part.steps].sum(axis=1)
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
-    run.recurrence.add(log.loads[part.steps[log.tokens[part.steps] > 1]])
+    run.recurrence.add(log.loads, part.steps[log.tokens[part.steps] > 1])
     run.one_token += int((log.tokens[part.steps] == 1).sum())
     run.violations += int(of.figures.violations[part.steps].sum())
     run.steps += len(part.steps)

@@ -10,8 +10,8 @@ mean, less 1, and ρ the correlation of u (from even loads, not from their own m
   subtracted.
 - layers: L² / Σ ρ²(l, l').
 
-Memory is bounded: the last LAGS steps, and sums by lag. Of each part of a log the first SAMPLED
-steps are looked at.
+Memory is bounded: the last LAGS steps, and sums by lag. The first WHOLE steps are looked at, then
+SAMPLED more each time that their number has doubled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.stats.arrays import Floats
+from core.stats.arrays import Floats, Ints
 
 LAGS = 64
-SAMPLED = 128  # steps of each part of a log: a multiple of LAGS
+WHOLE, SAMPLED = 512, 128
 
 
 @dataclass(slots=True)
@@ -38,21 +38,31 @@ class Recurrence:
     pairs: Floats = field(init=False)  # [LAGS + 1]: how many steps each is a sum over
     shared: Floats = field(init=False)  # [layers, layers]
     recent: npt.NDArray[np.float32] = field(init=False)  # [up to LAGS, layers × experts]
+    seen: int = 0  # steps
+    window: tuple[int, int] = (0, WHOLE)  # the steps to look at: from, to
 
     def __post_init__(self) -> None:
         self.products, self.pairs = np.zeros((2, LAGS + 1))
         self.shared = np.zeros((self.layers, self.layers))
         self.recent = np.zeros((0, self.layers * self.experts), np.float32)
 
-    def add(self, loads: npt.NDArray[Any]) -> None:
-        """The next steps [steps, layers, experts] of a run, as long as they follow each other."""
-        sample = _deviations(loads[:SAMPLED])
+    def add(self, loads: npt.NDArray[Any], own: Ints) -> None:
+        """The next steps of a run, those at the places `own` of `loads` [steps, layers, experts]."""
+        first, end = self.window
+        while first < self.seen + len(own):
+            self._look(loads[own[max(first - self.seen, 0) : max(end - self.seen, 0)]])
+            if end > self.seen + len(own):
+                break
+            first, end = 2 * end, 2 * end + SAMPLED
+            self.window, self.recent = (first, end), self.recent[:0]
+        self.seen += len(own)
+
+    def _look(self, loads: npt.NDArray[Any]) -> None:
+        sample = _deviations(loads)
         by_layer = sample.transpose(1, 0, 2).reshape(self.layers, -1)
         self.shared += by_layer @ by_layer.T
         for first in range(0, len(sample), LAGS):
             self._add_few(sample[first : first + LAGS].reshape(-1, self.recent.shape[1]))
-        if len(loads) > SAMPLED:  # what comes next does not follow the sample
-            self.recent = self.recent[:0]
 
     def _add_few(self, new: npt.NDArray[np.float32]) -> None:
         """At most LAGS steps."""
@@ -77,10 +87,11 @@ class Recurrence:
         if steps < 2 or len(known) < 2 or self.products[0] <= 0:
             return max(steps, 1.0)
         alike = self._alike(known[1:])
-        lags = np.arange(1, int(steps))
-        by_lag = np.full(len(lags), alike[len(alike) // 2 :].mean())
-        by_lag[: len(alike)] = alike[: len(lags)]
-        repeated = 1 + 2 * float(((1 - lags / steps) * by_lag).sum())
+        lags = known[1:][: int(steps) - 1]
+        beyond = steps - 1 - len(lags)  # Σ (1 - τ/S) of the lags from there on to S - 1:
+        weight = beyond * (beyond + 1) / 2 / steps
+        near = float(((1 - lags / steps) * alike[: len(lags)]).sum())
+        repeated = 1 + 2 * (near + weight * float(alike[len(alike) // 2 :].mean()))
         return float(steps / max(repeated, 1.0))
 
     def _alike(self, lags: npt.NDArray[np.intp]) -> Floats:

@@ -8,7 +8,7 @@ from support.synthetic import as_log, routed
 
 from core.routing import imbalance, repeats
 from core.routing.meter import Meter
-from core.routing.recurrence import LAGS, SAMPLED, Recurrence
+from core.routing.recurrence import LAGS, SAMPLED, WHOLE, Recurrence
 from core.routing.repeats import Repeats
 
 FAIR = np.ones(8)
@@ -21,7 +21,8 @@ def fair(seed: int, steps: int, layers: int = 4) -> np.ndarray:
 def looked_at(loads: np.ndarray, part: int = 10_000) -> Recurrence:
     found = Recurrence(*loads.shape[1:])
     for first in range(0, len(loads), part):
-        found.add(loads[first : first + part])
+        some = loads[first : first + part]
+        found.add(some, np.arange(len(some)))
     return found
 
 
@@ -47,22 +48,25 @@ class TestSteps:
 
     @pytest.mark.parametrize("part", [1, 7, 64])
     def test_parts_change_nothing(self, part: int) -> None:
-        loads = fair(4, SAMPLED)
+        loads = fair(4, 1200)  # 512 steps, and 128 from step 1024 on
         whole, parts = looked_at(loads), looked_at(loads, part)
         assert parts.products == pytest.approx(whole.products, rel=1e-4, abs=1e-3)
         assert parts.pairs.tolist() == whole.pairs.tolist()
         assert parts.shared == pytest.approx(whole.shared, rel=1e-4, abs=1e-3)
 
-    def test_of_a_long_part_only_the_first_steps_count_and_memory_is_bounded(self) -> None:
-        found = looked_at(fair(5, 10 * SAMPLED), 2 * SAMPLED)
-        assert found.pairs[0] == 5 * SAMPLED
-        assert found.pairs[LAGS] == 5 * (SAMPLED - LAGS)
+    @pytest.mark.parametrize("part", [100, 10_000])
+    def test_a_long_log_is_sampled_and_memory_is_bounded(self, part: int) -> None:
+        found = looked_at(fair(5, 3000, 1), part)  # steps 0 to 511, 1024 to 1151, 2304 to 2431
+        assert found.pairs[0] == WHOLE + 2 * SAMPLED
+        assert found.pairs[LAGS] == WHOLE - LAGS + 2 * (SAMPLED - LAGS)
         assert len(found.recent) <= LAGS
 
 
 class TestLayers:
     def test_equal_layers_count_as_one(self) -> None:
-        assert looked_at(np.repeat(fair(6, 50, 1), 4, axis=1)).effective_layers() == pytest.approx(1)
+        assert looked_at(np.repeat(fair(6, 50, 1), 4, axis=1)).effective_layers() == pytest.approx(
+            1
+        )
 
     def test_two_pairs_of_equal_layers_count_as_two(self) -> None:
         loads = np.repeat(fair(7, 400, 2), 2, axis=1)

@@ -102,7 +102,7 @@ class Totals:
         self.floor = self.floor + floor.sum(axis=0)
         self.floor_fourth = self.floor_fourth + (floor**2).sum(axis=0)
         self.recurrence = self.recurrence or Recurrence(*loads.shape[1:])
-        self.recurrence.add(loads[enough])
+        self.recurrence.add(loads, np.flatnonzero(enough))
         self.above = self.above + above.sum(axis=0)
         self.above_squared = self.above_squared + (above**2).sum(axis=0)
         self.floored += int(enough.sum())
