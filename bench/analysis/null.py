@@ -119,7 +119,7 @@ def tokenized() -> tuple[tuple[tuple[int, ...], ...], ...]:
 
 
 def prompts(rng: np.random.Generator, experts: int, chunk: int = 0) -> Drawn:
-    """Prefill of one of our datasets, a few prompts a step, or with `chunk` so many tokens a step; a
+    """Prefill of one of our datasets, a few prompts a step, or `chunk` tokens a step; a
     token's type alone decides where it goes, in each layer anew."""
     chosen = tokenized()[rng.integers(len(tokenized()))]
     ids, placed = np.unique(np.concatenate([np.array(p) for p in chosen]), return_inverse=True)

@@ -323,8 +323,8 @@ async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]
 
 
 async def prompt_tokens(load: Load) -> list[list[int]]:
-    """The tokens of the first TOKENIZED prompts, by the server's tokenizer; empty if it has none that
-    answers in time. Not while requests are timed."""
+    """The tokens of the first TOKENIZED prompts, by the server's tokenizer; empty if it has none
+    that answers in time. Not while requests are timed."""
     some = list(zip(load.prompts, _lengths(load), strict=True))[:TOKENIZED]
     with contextlib.suppress(httpx.HTTPError, TimeoutError):
         async with _client(load) as client, asyncio.timeout(TOKENIZE_S):

@@ -33,6 +33,7 @@ class Excess(msgspec.Struct, frozen=True):
     interval: Interval | None = None
     squared: float | None = None
     error: float | None = None
+    squared_interval: Interval | None = None
 
 
 def squared(loads: Floats, tokens: npt.NDArray[Any], top_k: float) -> Floats:
@@ -68,11 +69,12 @@ def judged(squared: Floats, replicates: Floats, blocks: int, chance: float = 0.0
     error = max(_students(usable, blocks) if len(usable) else math.nan, chance)
     if math.isnan(error):
         return Excess(None, "too few tokens for a noise floor")
+    ends = bootstrap.interval(value, replicates, blocks)
     if value <= SHOWN * error:
         known = f"excess² {value:.4g} is not above {SHOWN:.2f} standard errors of {error:.4g}"
-        return Excess(None, f"at the noise floor: {known}", None, value, error)
-    low, high = bootstrap.interval(value, replicates, blocks) or (value, value)
-    return Excess(value**0.5, None, (max(low, 0.0) ** 0.5, high**0.5), value, error)
+        return Excess(None, f"at the noise floor: {known}", None, value, error, ends)
+    low, high = ends or (value, value)
+    return Excess(value**0.5, None, (max(low, 0.0) ** 0.5, high**0.5), value, error, ends)
 
 
 def _students(replicates: Floats, blocks: int) -> float:

@@ -171,7 +171,11 @@ def measure_run(
         rank_loads=run.rank_loads.tolist() if run.ranks else [],
         placement=run.placed or None,
         intervals=found.intervals(drawn.measures, count)
-        | {"excess_cv": per_step.interval, "aggregated_excess_cv": aggregated.excess.interval},
+        | {
+            "excess_cv": per_step.interval,
+            "excess_squared": per_step.squared_interval,
+            "aggregated_excess_cv": aggregated.excess.interval,
+        },
         prefill=prefill,
         decode=decode,
         one_token_steps=run.one_token,
@@ -238,8 +242,8 @@ def _aggregated(run: RunBlocks, drawn: Resampled, blocks: int, per_step: Excess)
 def _phases(
     run: RunBlocks, whole: Floats, drawn: Floats, blocks: Floats
 ) -> tuple[Phase | None, Phase | None]:
-    """Prefill and decode: the steps with prompt tokens, and all others. `whole` [2 × WIDTH], `drawn`
-    [resamples, 2 × WIDTH] and `blocks` [blocks, 2 × WIDTH]: rows as in Blocks."""
+    """Prefill and decode: the steps with prompt tokens, and all others. `whole` [2 × WIDTH],
+    `drawn` [resamples, 2 × WIDTH] and `blocks` [blocks, 2 × WIDTH]: rows as in Blocks."""
     counts = run.counts.sum(axis=0)
     prompt, drawn_prompt = whole[PROMPT_STEPS], drawn[:, PROMPT_STEPS]
     prompt_blocks = np.count_nonzero(StepSums.of(blocks[:, PROMPT_STEPS]).steps)

@@ -47,7 +47,8 @@ class Recurrence:
         self.recent = np.zeros((0, self.layers * self.experts), np.float32)
 
     def add(self, loads: npt.NDArray[Any], own: Ints) -> None:
-        """The next steps of a run, those at the places `own` of `loads` [steps, layers, experts]."""
+        """The next steps of a run: those at the places `own` of `loads` [steps, layers,
+        experts], in order."""
         first, end = self.window
         while first < self.seen + len(own):
             self._look(loads[own[max(first - self.seen, 0) : max(end - self.seen, 0)]])

@@ -48,15 +48,19 @@ def reported(ran: Place) -> Place:
 
 
 def planted(ran: Place, folder: Path, tpot: Planted, other: float, n: int = 24) -> Path:
-    """The batch's directory with n datasets, whose TPOT is `tpot` of the excess CV, `other` times
+    """The batch's directory with n datasets, whose TPOT is `tpot` of the excess CV², `other` times
     that at all2all."""
     shutil.copytree(ran.made, folder)
     rng = np.random.default_rng(8)
     for place, cv in enumerate(rng.uniform(0.2, 1.0, n), 1):
         for backend, factor in (("baseline", 1.0), ("all2all", other)):
             result = json.loads((ran.made / backend / "results_json" / "001.json").read_text())
-            result["measured_imbalance"]["excess_cv"] = cv
-            result["measured_imbalance"]["intervals"]["excess_cv"] = [cv - 0.05, cv + 0.05]
+            result["measured_imbalance"]["excess_cv"] = cv**0.5
+            result["measured_imbalance"]["excess_squared"] = cv
+            result["measured_imbalance"]["intervals"] |= {
+                "excess_cv": [(cv - 0.05) ** 0.5, (cv + 0.05) ** 0.5],
+                "excess_squared": [cv - 0.05, cv + 0.05],
+            }
             result |= {
                 "ttfts": [],
                 "itls": [],
@@ -72,7 +76,7 @@ def planted(ran: Place, folder: Path, tpot: Planted, other: float, n: int = 24) 
 class TestAfterABatch:
     def test_two_datasets_are_too_few_to_say(self, ran: Place) -> None:
         told = (ran.folder / "stderr.txt").read_text()
-        assert "baseline TPOT against excess CV: n = 2: too few to say; 8 are needed" in told
+        assert "baseline TPOT against excess CV²: n = 2: too few to say; 8 are needed" in told
         assert (
             "all2all TPOT and baseline's are not compared: n = 2 datasets run by both:"
             " too few to say" in told
@@ -183,14 +187,14 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + 10 * cv, 1.18)
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "baseline TPOT rises with excess CV (Spearman" in text
+        assert "baseline TPOT rises with excess CV² (Spearman" in text
         told = re.search(
             r"all2all TPOT is \S+ % higher than baseline's \[(\S+), (\S+)\] %, n = 24", text
         )
         assert told
         assert 15 < float(told[1]) <= 18 <= float(told[2]) < 21
         slope = re.search(
-            r"baseline TPOT rises.* slope \S+ \[(\S+), (\S+)\] ms per 0.1 of excess CV", text
+            r"baseline TPOT rises.* slope \S+ \[(\S+), (\S+)\] ms per 0.1 of excess CV²", text
         )
         assert slope
         assert float(slope[1]) <= 1.0 <= float(slope[2])
@@ -199,7 +203,7 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda _: 10.0, 1.0)
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "no association of baseline TPOT with excess CV is detected" in text
+        assert "no association of baseline TPOT with excess CV² is detected" in text
         assert "no difference is seen between all2all TPOT and baseline's" in text
         assert " rises with" not in text
         assert " falls with" not in text
@@ -210,14 +214,18 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.0, n=9)
         file = run_dir / "baseline" / "results_json" / "003.json"
         result = json.loads(file.read_text())
-        result["measured_imbalance"] |= {"excess_cv": None, "excess_cv_reason": "too few <steps>"}
+        result["measured_imbalance"] |= {
+            "excess_cv": None,
+            "excess_squared": None,
+            "excess_cv_reason": "too few <steps>",
+        }
         file.write_text(json.dumps(result))
         assert ran.gatescope("report", run_dir).returncode == 0
         assert (
-            r"baseline/003: no excess CV: too few \<steps>" in (run_dir / "report.md").read_text()
+            r"baseline/003: no excess CV²: too few \<steps>" in (run_dir / "report.md").read_text()
         )
         assert (
-            "baseline/003: no excess CV: too few &lt;steps&gt;"
+            "baseline/003: no excess CV²: too few &lt;steps&gt;"
             in (run_dir / "report.html").read_text()
         )
         assert "n = 8 datasets" in (run_dir / "report.md").read_text()
@@ -229,7 +237,7 @@ class TestReport:
             shutil.copy(folder / "001.json", folder / "001-r2.json")
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "baseline TPOT against excess CV: n = 7: too few to say" in text
+        assert "baseline TPOT against excess CV²: n = 7: too few to say" in text
         assert "n = 7 datasets run by both: too few to say; 8 are needed, or repeats" in text
 
     def test_two_datasets_that_were_repeated_are_compared_as_these_only(

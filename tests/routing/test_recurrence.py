@@ -124,8 +124,12 @@ class TestRepeats:
         meter.add(log)
         plain = imbalance.of_meter(meter, "001")
         wide = imbalance.of_meter(meter, "001", Repeats(0.02, 0.1))
-        assert plain.prefill and wide.prefill and plain.decode and wide.decode
-        assert plain.prefill.noise_floor and wide.prefill.noise_floor
+        assert plain.prefill is not None
+        assert wide.prefill is not None
+        assert plain.decode is not None
+        assert wide.decode is not None
+        assert plain.prefill.noise_floor is not None
+        assert wide.prefill.noise_floor is not None
         widening = (wide.prefill.noise_floor / plain.prefill.noise_floor) ** 2
         assert widening == pytest.approx((1.1 + 29 * 0.02) / 0.98)
         assert wide.decode.noise_floor == plain.decode.noise_floor

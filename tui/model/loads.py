@@ -130,8 +130,8 @@ class Totals:
         )
 
     def _excess(self, i: int, independent: float) -> tuple[float | None, str]:
-        """√(mean over steps of CV² - floor²) by the rule of core.routing.excess, or the reason why it
-        is not shown; `independent`: steps that do not repeat others."""
+        """√(mean over steps of CV² - floor²) by the rule of core.routing.excess, or the reason why
+        it is not shown; `independent`: steps that do not repeat others."""
         n = self.floored
         if n < 2:
             return None, "fewer than two steps of two tokens or more"
