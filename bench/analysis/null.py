@@ -24,12 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import numpy as np
 from support.synthetic import Counts, Floats
 
-from core.routing import excess, imbalance, repeats
+from core.routing import imbalance, repeats
 from core.routing.blocks import ALL_STEPS, StepSums
 from core.routing.gatelog import GateLog
 from core.routing.measures import Resampled
 from core.routing.meter import Meter
 from core.routing.repeats import Repeats
+from core.stats import bootstrap
 from core.workload import formats, predictor
 
 REQUESTS, LAYERS, STEPS = 30, 4, 128
@@ -215,7 +216,7 @@ def _before(meter: Meter) -> bool:
     of = StepSums.of(blocks.rows.sum(axis=0)[ALL_STEPS])
     if not of.supported or len(blocks) < 2:
         return False
-    return bool(of.excess_squared() > excess.bootstrap.standard_error(sums, len(blocks)))
+    return bool(of.excess_squared() > bootstrap.standard_error(sums, len(blocks)))
 
 
 def rates(draw: Draw, experts: int, repeats: int) -> Found:
@@ -224,7 +225,7 @@ def rates(draw: Draw, experts: int, repeats: int) -> Found:
         measured(draw(np.random.default_rng(seed), experts), experts) for seed in range(repeats)
     ]
     shares = [np.mean([getattr(f, name) for f in found]) for name in Found.__dataclass_fields__]
-    return Found(*shares)  # type: ignore[arg-type]  # shares of bools
+    return Found(*shares)
 
 
 def main() -> None:

@@ -140,7 +140,8 @@ def _of_blocks(result: Result, axis: Axis) -> Interval | None:
 def _of_requests(result: Result, metric: str) -> Interval | None:
     if metric not in OVER_REQUESTS:
         return None
-    return mean_interval(per_request(result, OVER_REQUESTS[metric]))
+    ends = mean_interval(per_request(result, OVER_REQUESTS[metric]))
+    return ends and (max(ends[0], 0.0), ends[1])  # no time is below 0
 
 
 def _fit(points: Points, place: int, row: Row) -> Curve:

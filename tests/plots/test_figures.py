@@ -250,7 +250,7 @@ class TestScatterIntervals:
         assert points.y_interval is not None
         assert points.x_interval[0].tolist() == [0.4, 0.7]
         reach = 4.302652729696142 * 10 / math.sqrt(3)  # t(2)
-        assert points.y_interval[0] == pytest.approx([20 - reach, 20 + reach])
+        assert points.y_interval[0] == pytest.approx([0, 20 + reach])  # 20 - reach is below 0
         assert np.isnan(points.x_interval[1]).all()
         assert np.isnan(points.y_interval[1]).all()
 

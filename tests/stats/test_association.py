@@ -167,7 +167,7 @@ class TestDistanceCorrelation:
         assert found == pytest.approx((72 / (360 * 144) ** 0.5) ** 0.5)
 
     def test_is_1_of_a_line_and_0_of_a_constant(self) -> None:
-        x = np.arange(10.0)
+        x = np.linspace(0, 9, 10)
         assert association.distance_correlation(x, -3 * x) == pytest.approx(1)
         assert association.distance_correlation(x, np.ones(10)) == 0
 
