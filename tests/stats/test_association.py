@@ -167,7 +167,7 @@ class TestDistanceCorrelation:
         assert found == pytest.approx((72 / (360 * 144) ** 0.5) ** 0.5)
 
     def test_is_1_of_a_line_and_0_of_a_constant(self) -> None:
-        x = np.linspace(0, 9, 10)
+        x: Floats = np.arange(10, dtype=np.float64)
         assert association.distance_correlation(x, -3 * x) == pytest.approx(1)
         assert association.distance_correlation(x, np.ones(10)) == 0
 
@@ -196,4 +196,4 @@ def test_the_point_that_moves_a_line_is_influential() -> None:
     x = np.array([*range(10), 50.0])
     y = np.array([0.1, -0.1] * 5 + [30.0])
     assert np.flatnonzero(association.influential(x, y)).tolist() == [10]
-    assert not association.influential(np.ones(5), np.arange(5.0)).any()
+    assert not association.influential(np.ones(5), np.arange(5, dtype=np.float64)).any()
