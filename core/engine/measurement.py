@@ -24,10 +24,11 @@ from core.load.client import Load
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
 from core.recorder.gatescope_recorder.order import Order
-from core.routing import live
+from core.routing import live, repeats
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
+from core.routing.repeats import Repeats
 from core.routing.run import RunRouting
 from core.rundir import result
 from core.rundir.directory import RunDirectory
@@ -93,7 +94,7 @@ class Measurement:
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
         await self._settle(figures)
-        measured, reason = self._imbalance()
+        measured, reason = self._imbalance(repeats.of(await client.prompt_tokens(self.load)))
         self._check_routing()
         taken = self._result(figures, measured, reason)
         name = self.directory.write_result(self.run, taken)
@@ -184,11 +185,11 @@ class Measurement:
                 return
             await asyncio.sleep(0.02)
 
-    def _imbalance(self) -> tuple[Imbalance | None, str | None]:
-        """The run's imbalance, or why there is none."""
+    def _imbalance(self, prompts: Repeats | None) -> tuple[Imbalance | None, str | None]:
+        """The run's imbalance, or why there is none; `prompts`: how their tokens repeat."""
         try:
             self._read()
-            return self.routing.imbalance(), None
+            return self.routing.imbalance(prompts), None
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 

@@ -36,20 +36,17 @@ QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew
 METHOD = (
     "n counts datasets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
-    "p is by permutation of Spearman's correlation, "
-    "corrected by Holm over all backends and metrics. "
-    "Excess CV is the CV of expert load beyond what as many tokens, "
-    "routed evenly at random, would show. "
+    "p is by permutation, of Spearman's correlation and of the distance correlation (of ranks), "
+    "corrected by Holm over both, all backends and all metrics. "
+    "Excess CV² is the CV² of expert load beyond what as many tokens, routed evenly at random, "
+    "would show; it is below 0 where a run shows less. "
     "An effect that is not seen may still exist, as large as its interval allows. "
     "Backends are compared by the means of their server starts: Student's t, "
     "paired where starts share the datasets out. "
     "Larger and smaller (equivalent) are by two one-sided tests at 5 %, "
     "for the smallest effect that matters."
 )
-SELECTED = (
-    "Datasets without an excess CV are in no association: "
-    "it speaks for the measurably skewed ones only."
-)
+SELECTED = "Runs without an excess CV² are in no association."
 STEP_METHOD = (
     "Step time is fitted on tokens, prompt tokens, requests and the extra load of the busiest rank "
     "(without expert parallelism: of the busiest expert). "
@@ -93,6 +90,8 @@ ASSOCIATION_HEAD = [
     "variance, %",
     "partial",
     "p (Holm)",
+    "distance corr.",
+    "its p (Holm)",
 ]
 
 
@@ -247,13 +246,14 @@ def _associations(rows: Sequence[Row]) -> list[str]:
     lines = [
         _association(row, of, which)
         for row in rows
-        for which, of in (("all", row.association), ("within 1.5 IQR", row.fenced))
+        for which, of in (("all", row.association), ("without the most influential", row.without))
     ]
     note = (
         "partial: Spearman with prompt and output token counts held fixed. "
+        "The most influential points have a Cook's distance above 4/n. "
         "Only the association over all points is tested."
     )
-    return [heading("Against excess CV"), table(ASSOCIATION_HEAD, lines), text(note)]
+    return [heading("Against excess CV²"), table(ASSOCIATION_HEAD, lines), text(note)]
 
 
 def _association(row: Row, of: Association, which: str) -> list[str]:
@@ -269,6 +269,8 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
         of.explained.scaled(100).shown(".0f"),
         of.partial.shown(".2f"),
         shown(of.p_holm, ".2g"),
+        shown(of.distance, ".2f"),
+        shown(of.p_distance_holm, ".2g"),
     ]
 
 
@@ -314,7 +316,7 @@ def _as_it_ran(sample: StepSample) -> placement.Outcome:
 
 def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[str]:
     unfinished = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in undone.items()]
-    unmeasured = [f"{run}: no excess CV: {why}" for run, why in found.left_out.items()]
+    unmeasured = [f"{run}: no excess CV²: {why}" for run, why in found.left_out.items()]
     parts = [heading("Left out, and why"), items([*unfinished, *unmeasured] or ["none"])]
     return [*parts, text(SELECTED)] if unmeasured else parts
 

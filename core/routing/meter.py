@@ -160,6 +160,8 @@ def _table(log: GateLog, figures: StepFigures, seen: Floats | Ints) -> Floats:
         supported=figures.supported,
         cv_squared=figures.cv_squared,
         floor_squared=figures.floor_squared,
+        floor_fourth=figures.floor_squared**2 / np.maximum(figures.supported, 1),
+        floor_tokens=figures.floor_squared * (log.tokens - 1),
         expert_ratio=figures.expert_ratio,
         rank_ratio=figures.rank_ratio,
         rank_extra=figures.rank_extra,
@@ -198,6 +200,7 @@ def _add_part(part: _Part, of: _Summed) -> None:
         run.rank_loads += of.figures.rank_loads[:, part.steps].sum(axis=1)
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
+    run.recurrence.add(log.loads, part.steps[log.tokens[part.steps] > 1])
     run.one_token += int((log.tokens[part.steps] == 1).sum())
     run.violations += int(of.figures.violations[part.steps].sum())
     run.steps += len(part.steps)

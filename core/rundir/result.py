@@ -101,6 +101,15 @@ class Result(Metrics, frozen=True, kw_only=True):
     def excess_cv(self) -> float | None:
         return self.measured_imbalance.excess_cv if self.measured_imbalance else None
 
+    @property
+    def excess_squared(self) -> float | None:
+        """Signed, so that it has a value at the noise floor too; older results hold only the
+        root of what is above it."""
+        measured, root = self.measured_imbalance, self.excess_cv
+        if measured and measured.excess_squared is not None:
+            return measured.excess_squared
+        return None if root is None else root**2
+
 
 def of_load(
     load: Load,
