@@ -26,10 +26,11 @@ from core.load.client import Load
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
 from core.recorder.gatescope_recorder.order import Order
-from core.routing import live
+from core.routing import live, repeats
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
+from core.routing.repeats import Repeats
 from core.routing.run import RunRouting
 from core.rundir import result
 from core.rundir.directory import RunDirectory
@@ -98,7 +99,7 @@ class Measurement:
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
         await self._settle(figures)
-        measured, reason = self._imbalance()
+        measured, reason = self._imbalance(repeats.of(await client.prompt_tokens(self.load)))
         self._check_routing()
         taken = self._result(figures, measured, reason)
         name = self.directory.write_result(self.run, taken)
@@ -199,11 +200,11 @@ class Measurement:
                 return
             await asyncio.sleep(0.02)
 
-    def _imbalance(self) -> tuple[Imbalance | None, str | None]:
-        """The run's imbalance, or why there is none."""
+    def _imbalance(self, prompts: Repeats | None) -> tuple[Imbalance | None, str | None]:
+        """The run's imbalance, or why there is none; `prompts`: how their tokens repeat."""
         try:
             self._read()
-            return self.routing.imbalance(), None
+            return self.routing.imbalance(prompts), None
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 
@@ -225,6 +226,7 @@ class Measurement:
             model_id=self.target.model,
             tokenizer_id=self.target.tokenizer,
             forced_routing=self.run.dose,
+            start=self.run.start,
             measured_imbalance=measured,
             measured_imbalance_reason=reason,
             decode_step_ms=self.routing.decode_step_ms(),
@@ -312,9 +314,15 @@ def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
         aggregated_cv=measured.aggregated_cv if measured else None,
         excess_cv=measured.excess_cv if measured else None,
         rank_imbalance=measured.rank_imbalance if measured else None,
+        work_over_fair=_decode_work(measured),
         imbalance_reason=measured.excess_cv_reason if measured else taken.measured_imbalance_reason,
         decode_step_ms=taken.decode_step_ms,
     )
+
+
+def _decode_work(measured: Imbalance | None) -> float | None:
+    decode = measured.decode if measured else None
+    return decode.busiest_rank.work_over_fair if decode and decode.busiest_rank else None
 
 
 @cache

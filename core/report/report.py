@@ -19,12 +19,13 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import document, forced, router, summary
+from core.report import contrasts, document, forced, router, summary
 from core.report.document import code, heading, items, picture, table, text
 from core.routing import placement
 from core.rundir import about as run_json
-from core.rundir import journal, selection
+from core.rundir import journal, registered, selection
 from core.rundir.about import About, ServerNote
+from core.rundir.registered import Registered
 from core.rundir.selection import Selection
 from core.stats.association import Association
 from core.terminal import shown
@@ -35,16 +36,17 @@ QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew
 METHOD = (
     "n counts datasets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
-    "p is by permutation of Spearman's correlation, "
-    "corrected by Holm over all backends and metrics. "
-    "Excess CV is the CV of expert load beyond what as many tokens, "
-    "routed evenly at random, would show. "
-    "An effect that is not seen may still exist, as large as its interval allows."
+    "p is by permutation, of Spearman's correlation and of the distance correlation (of ranks), "
+    "corrected by Holm over both, all backends and all metrics. "
+    "Excess CV² is the CV² of expert load beyond what as many tokens, routed evenly at random, "
+    "would show; it is below 0 where a run shows less. "
+    "An effect that is not seen may still exist, as large as its interval allows. "
+    "Backends are compared by the means of their server starts: Student's t, "
+    "paired where starts share the datasets out. "
+    "Larger and smaller (equivalent) are by two one-sided tests at 5 %, "
+    "for the smallest effect that matters."
 )
-SELECTED = (
-    "Datasets without an excess CV are in no association: "
-    "it speaks for the measurably skewed ones only."
-)
+SELECTED = "Runs without an excess CV² are in no association."
 STEP_METHOD = (
     "Step time is fitted on tokens, prompt tokens, requests and the extra load of the busiest rank "
     "(without expert parallelism: of the busiest expert). "
@@ -88,6 +90,8 @@ ASSOCIATION_HEAD = [
     "variance, %",
     "partial",
     "p (Holm)",
+    "distance corr.",
+    "its p (Holm)",
 ]
 
 
@@ -100,6 +104,7 @@ class _Source:
     groups: list[Results]
     about: About
     undone: dict[str, RunState]
+    asked: Registered
     samples: dict[str, StepSample]
     unread: list[str]
 
@@ -113,7 +118,7 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
     """
     source = _source(path, selection.of_run_directory(path, only))
     validity = verdict.of_run_directory(path, source.groups, source.chosen)
-    found = findings.find(source.groups, source.about.engine)
+    found = findings.find(source.groups, source.about.engine, source.asked.first)
     folder = source.chosen.folder(path)
     try:
         parts = [*_opening(source, validity), *_parts(folder, source, found)]
@@ -136,7 +141,8 @@ def _source(path: Path, chosen: Selection) -> _Source:
     past = state.fold(journal.stream_events(path))
     undone = {i: run for i, run in chosen.of(past.runs).items() if run.phase != "done"}
     samples, unread = step_sample.of_backends(path, [group.name for group in groups], chosen)
-    return _Source(chosen, groups, run_json.read(path), undone, samples, unread)
+    about, asked = run_json.read(path), registered.read(path)
+    return _Source(chosen, groups, about, undone, asked, samples, unread)
 
 
 # --- sections, from the top ---
@@ -167,7 +173,7 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
     )
     of_router = _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
     return [
-        *_answer(found, source.about),
+        *_answer(found, source.about, source.asked),
         *_set_up(source.about),
         *_results(groups),
         *_pictures(folder, drawn, "ecdf"),
@@ -184,8 +190,9 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
     ]
 
 
-def _answer(found: Findings, about: About) -> list[str]:
-    sentences = [*found.sentences, *found.caveats]
+def _answer(found: Findings, about: About, asked: Registered) -> list[str]:
+    compared = contrasts.about(asked) if found.comparisons else []
+    sentences = [*found.sentences, *(line.removeprefix("* ") for line in compared), *found.caveats]
     if not about.gpus and not builtin.is_label(found.engine):
         sentences.append(NO_GPU)
     return [heading("Findings"), items(sentences), text(METHOD)]
@@ -239,13 +246,14 @@ def _associations(rows: Sequence[Row]) -> list[str]:
     lines = [
         _association(row, of, which)
         for row in rows
-        for which, of in (("all", row.association), ("within 1.5 IQR", row.fenced))
+        for which, of in (("all", row.association), ("without the most influential", row.without))
     ]
     note = (
         "partial: Spearman with prompt and output token counts held fixed. "
+        "The most influential points have a Cook's distance above 4/n. "
         "Only the association over all points is tested."
     )
-    return [heading("Against excess CV"), table(ASSOCIATION_HEAD, lines), text(note)]
+    return [heading("Against excess CV²"), table(ASSOCIATION_HEAD, lines), text(note)]
 
 
 def _association(row: Row, of: Association, which: str) -> list[str]:
@@ -261,6 +269,8 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
         of.explained.scaled(100).shown(".0f"),
         of.partial.shown(".2f"),
         shown(of.p_holm, ".2g"),
+        shown(of.distance, ".2f"),
+        shown(of.p_distance_holm, ".2g"),
     ]
 
 
@@ -306,7 +316,7 @@ def _as_it_ran(sample: StepSample) -> placement.Outcome:
 
 def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[str]:
     unfinished = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in undone.items()]
-    unmeasured = [f"{run}: no excess CV: {why}" for run, why in found.left_out.items()]
+    unmeasured = [f"{run}: no excess CV²: {why}" for run, why in found.left_out.items()]
     parts = [heading("Left out, and why"), items([*unfinished, *unmeasured] or ["none"])]
     return [*parts, text(SELECTED)] if unmeasured else parts
 

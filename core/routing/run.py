@@ -14,6 +14,7 @@ from core.routing import forced, imbalance
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
 from core.routing.meter import Meter
+from core.routing.repeats import Repeats
 from core.stats.arrays import Ints
 
 # Steps' stamps against the host's clock, to which the recorder anchors a GPU's: far more than what
@@ -71,9 +72,10 @@ class RunRouting:
         before = self._span or (start, end)
         self._span = min(start, before[0]), max(end, before[1])
 
-    def imbalance(self) -> Imbalance:
-        """The imbalance so far. GateLogError if no step is the run's own."""
-        return imbalance.of_meter(self._meter, self.label)
+    def imbalance(self, prompts: Repeats | None = None) -> Imbalance:
+        """The imbalance so far; `prompts`: how their tokens repeat. GateLogError if no step is the
+        run's own."""
+        return imbalance.of_meter(self._meter, self.label, prompts)
 
     def decode_step_ms(self) -> float | None:
         """Median duration, in ms, of the run's own steps without prompt tokens; None if there is no

@@ -233,29 +233,31 @@ class TestEcdf:
 
 class TestScatterIntervals:
     def test_x_from_the_run_and_y_over_its_requests(self) -> None:
-        measured = Imbalance(excess_cv=0.5, intervals={"excess_cv": (0.4, 0.7)})
+        measured = Imbalance(excess_squared=0.5, intervals={"excess_squared": (0.4, 0.7)})
         runs = [
             result([10.0, 20, 30], [1.0, 2, 3], measured_imbalance=measured),
             result(
                 [10.0],
                 [1.0],
-                measured_imbalance=Imbalance(excess_cv=0.6, intervals={"excess_cv": None}),
+                measured_imbalance=Imbalance(
+                    excess_squared=-0.1, intervals={"excess_squared": None}
+                ),
             ),
         ]
         (points,) = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess").groups
-        assert points.x.tolist() == [0.5, 0.6]
+        assert points.x.tolist() == [0.5, -0.1]
         assert points.x_interval is not None
         assert points.y_interval is not None
         assert points.x_interval[0].tolist() == [0.4, 0.7]
         reach = 4.302652729696142 * 10 / math.sqrt(3)  # t(2)
-        assert points.y_interval[0] == pytest.approx([20 - reach, 20 + reach])
+        assert points.y_interval[0] == pytest.approx([0, 20 + reach])  # 20 - reach is below 0
         assert np.isnan(points.x_interval[1]).all()
         assert np.isnan(points.y_interval[1]).all()
 
     def test_what_lacks_a_value_is_counted(self) -> None:
         runs = [
-            result([10.0 * i], [1.0], measured_imbalance=Imbalance(excess_cv=cv))
-            for i, cv in ((1, 0.5), (2, None))
+            result([10.0 * i], [1.0], measured_imbalance=Imbalance(excess_squared=x))
+            for i, x in ((1, 0.5), (2, None))
         ]
         drawn = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess")
         assert drawn.note == "n = 1; 1 without both values"

@@ -41,6 +41,7 @@ PAIRS = (
     Column("CV", 6, 6),
     Column("excess", 6, 7),
 )
+START = Column("start", 5, 8)
 ORDERS: dict[str, Callable[[RunState], Any]] = {
     "queue": lambda r: None,
     "dataset": lambda r: r.run.label,
@@ -119,9 +120,8 @@ class Queue(Pane):
         rows = self.rows()
         if not rows:
             return self._empty()
-        columns = table.fitting(
-            doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "dataset"), width
-        )
+        kept = doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "dataset")
+        columns = table.fitting(self._with_starts(kept), width)
         longest = max(len(name) for name in self.view.backends)
         columns = table.widened(columns, "backend", longest, width)
         self._digits = {name: digits(rows, name) for name in ("ttft", "tpot")}
@@ -135,6 +135,13 @@ class Queue(Pane):
             body.append(table.row(columns, cells, cursor=self.is_cursor(i), rest=_rest(rows[i])))
         order = "" if self.by_dataset else self.order
         return [table.head(columns, order, "▼" if self._descends() else "▲"), *body]
+
+    def _with_starts(self, kept: tuple[Column, ...]) -> tuple[Column, ...]:
+        """`kept` with the server start before the dataset, where a backend has several."""
+        if not any(self.view.snapshot.starts(backend) > 1 for backend in self.view.backends):
+            return kept
+        place = next(n for n, column in enumerate(kept) if column.title == "dataset")
+        return (*kept[:place], START, *kept[place:])
 
     def _empty(self) -> list[Line]:
         if self.view.snapshot.runs:
@@ -154,6 +161,7 @@ class Queue(Pane):
             "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
             "#": (str(place), "dim"),
             "backend": self._backend(run),
+            START.title: str(run.run.start),
             **doses.cells(run, "dataset", run.run.label),
             "file": (cut(Path(run.run.file).name, 18), "dim"),
             "score": number(run.score, 4),
@@ -178,6 +186,7 @@ class Queue(Pane):
         first = run.run.backend == self.view.backends[0]
         symbol, role = STATES[self._word(run)]
         cells: dict[str, Span | str] = {
+            START.title: str(run.run.start) if first else "",
             **(doses.cells(run, "dataset", run.run.label) if first else {}),
             "score": number(run.score, 4) if first else "",
             "backend": self._backend(run),
