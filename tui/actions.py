@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from textual.binding import Binding
 
-from core.experiment import dose
-from core.experiment.state import Phase
-from tui import commands, display
+from tui import commands, display, needs
 from tui.model.view import View
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.pane import Pane
@@ -373,7 +371,6 @@ ACTIONS = (
         "Quit; while the engine runs, choose: back, detach or stop everything",
     ),
 )
-NO_DOSE = f"no forced run is done; to measure some: {dose.EXAMPLE}"
 BY_NAME = {a.name: a for a in ACTIONS}
 
 
@@ -398,37 +395,6 @@ def _binding(action: Action, key: str, id: str, *, priority: bool) -> Binding:
 
 def why_not(action: Action, view: View) -> str:
     """Why this cannot be done now; "" where it can."""
-    return next((reason for need in action.needs.split() if (reason := _lacks(need, view))), "")
-
-
-def _lacks(need: str, view: View) -> str:
-    phases = {r.phase for r in view.snapshot.runs.values()}
-    servers = view.snapshot.backends.values()
-    reasons = {
-        "started": (not view.run_dir, "nothing has been started yet; r starts it"),
-        "live": (view.stage != "running", "no engine is running; r starts it"),
-        "running": (not view.running, "no run is in progress"),
-        "ended": (not phases & {"failed", "cancelled"}, "no run has failed or been cancelled"),
-        "queued": ("queued" not in phases, "no run is queued"),
-        "runs": (not phases, "there are no runs"),
-        "pinned": (not view.pinned, "Live follows the run in progress already"),
-        "points": ("done" not in phases, "no run is done yet"),
-        "forced": (not any(r.run.dose and r.figures for r in view.snapshot.runs.values()), NO_DOSE),
-        "server": (not any(s.phase in ("starting", "ready") for s in servers), "no server is up"),
-        "log": (not servers, "no server has been started yet"),
-    }
-    if need == "idle":
-        return _busy(view, phases)
-    lacks, reason = reasons[need]
-    return reason if lacks else ""
-
-
-def _busy(view: View, phases: set[Phase]) -> str:
-    if view.stage in ("running", "reading"):
-        return "the engine is running already" if view.stage == "running" else "still reading"
-    left = phases - {"done", "cancelled"}
-    if not phases or left:
-        return ""
-    if "cancelled" in phases:
-        return "only cancelled runs are left; R runs them"
-    return "nothing is left to run; start a new run directory with: gatescope --out DIR"
+    return next(
+        (reason for need in action.needs.split() if (reason := needs.lacking(need, view))), ""
+    )
