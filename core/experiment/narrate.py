@@ -49,7 +49,7 @@ def _run(
     eta = snapshot.eta_s()
     left = "" if eta is None else f"  ETA {clock(eta)}"
     if dose.of_label(event.run):
-        place = f"{place} {dose.NAME} "
+        place = f"{place} {dose.REPLAYED if dose.is_replay(event.run) else dose.NAME} "
     match event:
         case events.RunFinished():
             return f"✓ {place} {figures_line(event.figures)}{left}"

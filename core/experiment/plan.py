@@ -11,20 +11,27 @@ import msgspec
 
 from core.errors import ConfigError, UsageError
 from core.experiment.config import Config
-from core.experiment.dose import Dose
+from core.experiment.dose import Dose, Replay
 from core.workload import dataset, formats, trace
 from core.workload.dataset import Dataset
 
 
 class Run(msgspec.Struct, frozen=True):
     """One dataset at one backend, once. `label` ("001", "001-r2") names its files and its gate-log
-    segment; where routing is forced, it ends with the dose ("001~hot-rank~0.5")."""
+    segment; where routing is forced, it ends with the dose ("001~hot-rank~0.5") or with the run
+    that it replays ("001~replay~007")."""
 
     backend: str
     dataset: str
     label: str
     file: str
     dose: Dose | None = None
+    replay: Replay | None = None
+
+    @property
+    def imposed(self) -> Dose | Replay | None:
+        """What its routing is forced to; None where it is natural."""
+        return self.dose or self.replay
 
     @property
     def id(self) -> str:
@@ -48,9 +55,9 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
     stops the start."""
     paths = select_datasets(config, only)
     runs = [
-        Run(backend, index, label(index, repeat, dose), str(paths[index]), dose)
+        _run(backend, index, repeat, paths[index], imposed)
         for backend, repeat in _passes(config, select_backends(config, backends))
-        for index, dose in _order(config, list(paths), repeat)
+        for index, imposed in _order(config, list(paths), repeat)
     ]
     datasets = read_datasets(paths)
     if config.experiment.arrival == "trace":
@@ -59,11 +66,17 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
     return Plan(datasets, tuple(runs))
 
 
-def label(index: str, repeat: int, dose: Dose | None = None) -> str:
-    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is
-    forced."""
+def _run(backend: str, index: str, repeat: int, file: Path, imposed: Dose | Replay | None) -> Run:
+    dose = imposed if isinstance(imposed, Dose) else None
+    replay = imposed if isinstance(imposed, Replay) else None
+    return Run(backend, index, label(index, repeat, imposed), str(file), dose, replay)
+
+
+def label(index: str, repeat: int, imposed: Dose | Replay | None = None) -> str:
+    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` or `001-r2~replay~007`
+    where routing is forced."""
     repeated = index if repeat == 1 else f"{index}-r{repeat}"
-    return f"{repeated}~{dose.label}" if dose else repeated
+    return f"{repeated}~{imposed.label}" if imposed else repeated
 
 
 def dataset_of(run: str) -> str:
@@ -101,14 +114,30 @@ def _passes(config: Config, backends: list[str]) -> list[tuple[str, int]]:
     return [(backend, repeat) for backend in backends for repeat in repeats]
 
 
-def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, Dose | None]]:
-    """Every dataset, with its natural routing and at each dose. The same order for every backend,
-    so that a drift over time hits both alike."""
-    doses: list[Dose | None] = [None, *(config.dose.doses if config.dose else ())]
-    order = [(index, dose) for index in indices for dose in doses]
+def _order(
+    config: Config, indices: list[str], repeat: int
+) -> list[tuple[str, Dose | Replay | None]]:
+    """Every dataset, with its natural routing, at each dose, and with the recorded runs that it
+    replays. The same order for every backend, so that a drift over time hits both alike."""
+    doses = config.dose.doses if config.dose else []
+    order = [
+        (index, imposed)
+        for index in indices
+        for imposed in (None, *doses, *_replays(config, index, indices))
+    ]
     if config.experiment.shuffle:
         random.Random(f"{config.experiment.seed}/{repeat}").shuffle(order)
     return order
+
+
+def _replays(config: Config, index: str, indices: list[str]) -> list[Replay]:
+    """The recorded runs that are replayed with a dataset: those of its own number, and those whose
+    dataset is not among the chosen, which are replayed with each."""
+    return [
+        Replay(name)
+        for name in config.replays
+        if (own := dataset_of(name)) == index or own not in indices
+    ]
 
 
 def select_backends(config: Config, names: Collection[str]) -> list[str]:

@@ -51,6 +51,7 @@ class GateLog:
     by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads under EPLB's map at each step
     moved: bool = False  # EPLB placed the experts
     layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
+    dp_size: int = 1  # data-parallel ranks that the server has
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -299,6 +300,7 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
         lost,
         moved=moved,
         layer_numbers=numbers_in(header.layer_names, header.layers),
+        dp_size=header.dp_size,
     )
 
 
