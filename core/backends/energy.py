@@ -70,7 +70,7 @@ class Gauge:
         self._devices = nvml.seen(env)[:count] if count else []
         limits = {nvml.power_limit_w(device) for device in self._devices}
         self._limit_w = limits.pop() if len(limits) == 1 else None
-        self._readings: list[Reading] = []
+        self.readings: list[Reading] = []
 
     def read(self) -> None:
         """Take a reading; nothing where there is no GPU."""
@@ -78,7 +78,7 @@ class Gauge:
             joules = [nvml.energy_j(device) for device in self._devices]
             clocks = [nvml.sm_clock_mhz(device) for device in self._devices]
             taken = Reading(time.perf_counter_ns(), _total(joules), _mean(clocks))
-            self._readings.append(taken)
+            self.readings.append(taken)
 
     def used(
         self, began_ns: int, ended_ns: int, output_tokens: int, phases: Mapping[str, Spans]
@@ -86,7 +86,7 @@ class Gauge:
         """What was used from `began_ns` to `ended_ns`, and in the steps of each phase."""
         if not self._devices:
             return Energy(energy_reason=NO_GPU)
-        energy = used(self._readings, began_ns, ended_ns, output_tokens, phases)
+        energy = used(self.readings, began_ns, ended_ns, output_tokens, phases)
         return structs.replace(energy, power_limit_w=self._limit_w)
 
 
