@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from support.gate_logs import write_layers
 from support.place import PROMPTS, Place
-from support.synthetic import routed
+from support.synthetic import routed, write_log
 
 from core.backends import choice
 from core.errors import ConfigError
@@ -200,26 +200,30 @@ def test_the_report_has_a_section_of_its_own_and_the_command(replayed: Place) ->
     assert f"--replay {logs} --dose 0 --pattern hot-experts\n" in report
 
 
-def test_a_run_directorys_backend_is_replayed_and_resumed(replayed: Place) -> None:
-    """What the natural run did, one request at a time, is replayed step by step, prompts too; the
-    logs may be gone once it has begun."""
+def test_prompts_are_replayed_too_and_the_logs_may_be_gone_once_it_has_begun(
+    replayed: Place,
+) -> None:
+    """One request at a time, so that the steps have the sizes of a log that is made for them."""
     text = replayed.config.replace("output_len = 24", "output_len = 6\nmax_concurrency = 1")
     (replayed.folder / "one.toml").write_text(text)
+    lens = result(replayed, "baseline", "001")["input_lens"]
+    tokens = [n for prompt in lens for n in (prompt, 1, 1, 1, 1, 1)]
+    loads = routed(np.random.default_rng(2), tokens, 4, np.ones(8))
+    source, again = replayed.folder / "source", replayed.folder / "again"
+    prefill = [n if n > 1 else 0 for n in tokens]
+    source.mkdir()
+    write_log(source / "dp0_pp0.gatelog", loads, prefill=prefill)
     common = ("--batch", "--config", "one.toml", "--backend", "baseline", "--only", "001")
-    assert replayed.gatescope(*common, "--out", "source").returncode == 0
-    given = ("--replay", "source/baseline")
-    assert replayed.gatescope(*common, "--out", "again", *given).returncode == 0
-    again = replayed.folder / "again"
-    found = json.loads((again / "baseline/results_json/001~replay~001.json").read_bytes())
-    made = found["replayed_routing"]
-    assert made["decode"].pop("exact") == TOKENS * 5
-    assert made["prefill"].pop("exact") == TOKENS
-    assert not any(made["decode"].values())
-    assert not any(made["prefill"].values())
-    folders = (replayed.folder / "source" / "baseline/gate_logs", again / "baseline/gate_logs")
-    source, replay = (gate_folder.read(folder) for folder in folders)
-    assert np.array_equal(source.of("001").loads, replay.of("001~replay~001").loads)
-    (replayed.folder / "source").rename(replayed.folder / "elsewhere")
-    (again / "baseline/results_json/001~replay~001.json").unlink()
+    done = replayed.gatescope(*common, "--out", "again", "--replay", "source")
+    assert done.returncode == 0, done.stderr
+    file = again / "baseline/results_json/001~replay~001.json"
+    made = json.loads(file.read_bytes())["replayed_routing"]
+    none = {"added": 0, "thinned": 0, "natural": 0, "unproven": 0}
+    assert made["decode"] == {"exact": TOKENS * 5, **none}
+    assert made["prefill"] == {"exact": TOKENS, **none}
+    own = gate_folder.read(again / "baseline/gate_logs").of("001~replay~001")
+    assert np.array_equal(own.loads, loads)
+    source.rename(replayed.folder / "elsewhere")
+    file.unlink()
     assert replayed.gatescope("--batch", "--resume", "again").returncode == 0
-    assert (again / "baseline/results_json/001~replay~001.json").exists()
+    assert file.exists()
