@@ -27,7 +27,7 @@ def loads(tokens: int, steps: int) -> np.ndarray:
     """[steps, layers, experts] of a fair router."""
     draw = np.random.default_rng(0)
     keys = draw.random((steps, LAYERS, tokens, EXPERTS)).argsort(axis=-1)[..., :TOP_K]
-    return (keys[..., None] == np.arange(EXPERTS)).sum(axis=(2, 3))
+    return np.asarray((keys[..., None] == np.arange(EXPERTS)).sum(axis=(2, 3)))
 
 
 def median_us(tokens: int, steps: int, folder: Path) -> float:

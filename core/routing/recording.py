@@ -14,13 +14,13 @@ import numpy as np
 from msgspec import structs
 
 from core import files
-from core.errors import FileError
+from core.errors import FileError, GateLogError
 from core.experiment import dose
 from core.experiment.config import Config
 from core.recorder.gatescope_recorder.replay import ABOUT, PHASES
 from core.routing import places, upstream
 from core.routing.folder import GateFolder
-from core.routing.gatelog import Counts, GateLogError
+from core.routing.gatelog import Counts
 from core.routing.meter import WARMUP
 from core.stats.arrays import Bools, Floats, Ints
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_a_gpu_without_a_counter_still_shows_its_clock() -> None:
 
 
 def gauged(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, *gpus: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, folder: Path, count: int, *gpus: dict[str, Any]
 ) -> Gauge:
     fake_nvml.install(folder, monkeypatch, *gpus)
     return Gauge({}, count)
@@ -70,7 +71,7 @@ def gauged(
 def test_a_gauge_reads_as_many_gpus_as_the_server_has_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpus = [
+    gpus: list[dict[str, Any]] = [
         {**fake_nvml.H200, "millijoules": 1_000_000, "limit_w": 700},
         {**fake_nvml.H200, "millijoules": 2_000_000, "limit_w": 700, "clock": 1510},
         {**fake_nvml.H200, "millijoules": 0, "limit_w": 300},
