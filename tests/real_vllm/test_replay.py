@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import fake_nvml
 from support.cpu_server import START_S
 from support.gate_logs import write_layers
 from support.synthetic import routed
@@ -19,7 +21,7 @@ from support.watched import free_port
 from core.experiment.config import Model
 from core.routing import folder as gate_folder
 
-PROMPTS = 4
+PROMPTS, WATTS = 4, 500
 CONFIG = """
 [experiment]
 engine = "vllm"
@@ -73,11 +75,15 @@ def replayed(
     lines = [json.dumps({"id": str(n), "text": string.printable[n:][:40]}) for n in range(PROMPTS)]
     (folder / "001_0.5.jsonl").write_text("\n".join(lines) + "\n")
     arguments = ("--config", str(folder / "experiments.toml"), "--out", str(folder / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        fake_nvml.install(folder, patch, {**fake_nvml.H200, "watts": WATTS, "limit_w": 700})
+        env = dict(os.environ)
     done = subprocess.run(
         [sys.executable, "-m", "core.cli", "--batch", *arguments, "--replay", folder / "logs"],
         capture_output=True,
         text=True,
         timeout=2 * START_S,
+        env=env,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "run" / "baseline", loads
@@ -108,3 +114,20 @@ def test_the_result_says_how_its_steps_were_made(replayed: tuple[Path, np.ndarra
     assert made["decode"]["natural"] == made["decode"]["unproven"] == 0
     assert made["prefill"]["natural"] >= 1
     assert result(replayed[0])["forced_routing"] is None
+
+
+@pytest.mark.parametrize("label", ["001", "001~replay~001"])
+def test_energy_is_the_counters_rise_over_the_run_and_over_its_phases(
+    replayed: tuple[Path, np.ndarray], label: str
+) -> None:
+    """A GPU that uses 500 W all the time, at 1410 MHz."""
+    got = json.loads((replayed[0] / f"results_json/{label}.json").read_bytes())
+    assert got["energy_j"] == pytest.approx(WATTS * got["duration"], rel=0.05)
+    assert got["j_per_output_token"] == got["energy_j"] / got["total_output_tokens"]
+    assert got["sm_clock_mhz"] == pytest.approx(1410)
+    assert (got["power_limit_w"], got["energy_reason"]) == (700, None)
+    for phase in got["energy_phases"].values():
+        assert phase["energy_j"] == pytest.approx(WATTS * phase["seconds"], rel=0.05)
+        assert phase["sm_clock_mhz"] == pytest.approx(1410)
+    assert set(got["energy_phases"]) == {"prefill", "decode"}
+    assert got["energy_phases"]["decode"]["tokens"] > PROMPTS

@@ -68,7 +68,7 @@ def test_forced_routing(keys: str, name: str, size: tuple[int, int]) -> None:
     async def look() -> str:
         async with shown(stage(Path(), "dosed"), *size) as screen:
             await screen.press(*keys)
-            await screen.until(lambda: "working out" not in screen.text)
+            await screen.until(lambda: "computing" not in screen.text)
             return screen.text
 
     agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
