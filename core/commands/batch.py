@@ -24,6 +24,7 @@ from core.errors import GatescopeError
 from core.experiment import config, events, plan, state
 from core.experiment.config import Config
 from core.experiment.events import AnyEvent
+from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
@@ -95,7 +96,7 @@ def run(invocation: Invocation, *, json: bool) -> int:
         return _resume(invocation, invocation.resume, json=json)
     loaded = config.load(invocation.config_path)
     levels, patterns = list(invocation.levels), list(invocation.patterns)
-    dosed = config.with_doses(loaded, levels, patterns, invocation.replay)
+    dosed = with_doses(loaded, levels, patterns, invocation.replay)
     chosen, recording = recorded.of_config(dosed)
     job = _new(chosen, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)

@@ -234,23 +234,6 @@ def _dose(folder: Path, dose: Forcing | None, written: dict[str, Any]) -> Forcin
     return msgspec.structs.replace(dose, replay=place, levels=levels)
 
 
-def with_doses(
-    loaded: Config, levels: list[float], patterns: list[Pattern], replay: Path | None = None
-) -> Config:
-    """`loaded` with the levels, patterns and gate logs of --dose, --pattern and --replay, where
-    given, in place of [dose]'s. --replay alone adds no levels. ConfigError as `load`."""
-    logs = "" if replay is None else os.path.abspath(replay.expanduser())
-    values = (("levels", levels), ("patterns", patterns), ("replay", logs))
-    given = {key: value for key, value in values if value}
-    if not given:
-        return loaded
-    none = Forcing(levels=[]) if replay and not patterns else Forcing()
-    dose: Forcing = msgspec.structs.replace(loaded.dose or none, **given)
-    if wrong := [f"{', '.join(('--dose', *keys))}: {text}" for keys, text in _dose_problems(dose)]:
-        raise ConfigError("\n".join(wrong))
-    return msgspec.structs.replace(loaded, dose=dose)
-
-
 def model_id(folder: Path, given: str) -> str:
     """A model's path made absolute: ~ is home, a relative one starts at `folder`. A name that is no
     path, and names nothing there, is a hub's."""
@@ -316,7 +299,7 @@ def _checked(document: Document) -> Iterator[Mistake]:
         yield from _name_taken(number, document.backends)
         yield from _backend(("backends", number), backend)
     if document.dose:
-        for keys, text in _dose_problems(document.dose):
+        for keys, text in dose_problems(document.dose):
             yield Mistake(
                 ("dose", *keys), text, rests_on=(("dose", "levels"), ("dose", "patterns"))
             )
@@ -373,7 +356,7 @@ def _budget_problem(backend: Backend) -> str:
     )
 
 
-def _dose_problems(forcing: Forcing) -> Iterator[tuple[tuple[str, ...], str]]:
+def dose_problems(forcing: Forcing) -> Iterator[tuple[tuple[str, ...], str]]:
     """Place in the table and text of what a run's label could not name."""
     if not forcing.doses and not forcing.replay:
         yield (), "expected at least one level and one pattern, got none"

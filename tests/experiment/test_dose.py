@@ -19,6 +19,7 @@ from core.errors import BackendError, ConfigError
 from core.experiment import config, dose, plan
 from core.experiment.config import Config, Forcing
 from core.experiment.dose import Dose, Replay
+from core.experiment.forcing import with_doses
 from core.recorder.gatescope_recorder import dose as forced
 from core.recorder.gatescope_recorder.dose import Course, Cut
 from core.recorder.gatescope_recorder.order import DoseError, Order
@@ -76,10 +77,10 @@ def test_without_doses_nothing_is_forced(tmp_path: Path) -> None:
 
 def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
     without = loaded(tmp_path, "")
-    assert config.with_doses(without, [], []).dose is None
-    assert config.with_doses(without, [0, 2.5], []).dose == Forcing(levels=[0, 2.5])
+    assert with_doses(without, [], []).dose is None
+    assert with_doses(without, [0, 2.5], []).dose == Forcing(levels=[0, 2.5])
     table = replace(without, dose=Forcing(levels=[1.0], rotate_steps=8))
-    assert config.with_doses(table, [], ["spread"]).dose == Forcing(
+    assert with_doses(table, [], ["spread"]).dose == Forcing(
         levels=[1.0], patterns=["spread"], rotate_steps=8
     )
 

@@ -19,6 +19,7 @@ from core.errors import ConfigError
 from core.experiment import config, dose, plan
 from core.experiment.config import Config, Forcing
 from core.experiment.dose import Replay
+from core.experiment.forcing import with_doses
 from core.routing import folder as gate_folder
 
 TOKENS = len(PROMPTS)
@@ -78,10 +79,10 @@ def test_logs_alone_bring_no_levels_and_beside_levels_both_are_run(tmp_path: Pat
     both = loaded(tmp_path, '[dose]\nreplay = "logs"\nlevels = [0]').dose
     assert both == Forcing(levels=[0], replay=place)
     none, logs = loaded(tmp_path, ""), Path(place)
-    assert config.with_doses(none, [], [], logs).dose == Forcing(levels=[], replay=place)
-    assert config.with_doses(none, [1], [], logs).dose == Forcing(levels=[1], replay=place)
+    assert with_doses(none, [], [], logs).dose == Forcing(levels=[], replay=place)
+    assert with_doses(none, [1], [], logs).dose == Forcing(levels=[1], replay=place)
     table = replace(none, dose=Forcing(levels=[0.5]))
-    assert config.with_doses(table, [], [], logs).dose == Forcing(levels=[0.5], replay=place)
+    assert with_doses(table, [], [], logs).dose == Forcing(levels=[0.5], replay=place)
 
 
 @pytest.mark.parametrize(

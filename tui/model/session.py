@@ -210,11 +210,12 @@ def planned(invocation: Invocation) -> Snapshot:
     """What would be run, with the scores in the datasets' file names. GatescopeError if nothing can
     be."""
     from core.experiment import config, plan
+    from core.experiment.forcing import with_doses
     from core.routing import recording
 
     levels, patterns = list(invocation.levels), list(invocation.patterns)
     loaded = config.load(invocation.config_path)
-    loaded = config.with_doses(loaded, levels, patterns, invocation.replay)
+    loaded = with_doses(loaded, levels, patterns, invocation.replay)
     loaded, _ = recording.of_config(loaded)
     made = plan.make(loaded, invocation.only, invocation.backends)
     runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
