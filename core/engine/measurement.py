@@ -227,6 +227,7 @@ class Measurement:
             tokenizer_id=self.target.tokenizer,
             forced_routing=self.run.dose,
             replayed_routing=self.routing.replayed,
+            start=self.run.start,
             measured_imbalance=measured,
             measured_imbalance_reason=reason,
             decode_step_ms=self.routing.decode_step_ms(),

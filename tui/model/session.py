@@ -217,9 +217,15 @@ def planned(invocation: Invocation) -> Snapshot:
     loaded = config.load(invocation.config_path)
     loaded = with_doses(loaded, levels, patterns, invocation.replay)
     loaded, _ = recording.of_config(loaded)
+    engine = config.engine(invocation.engine or loaded.experiment.engine)
+    if loaded.experiment.starts == "auto":
+        from core.backends import choice
+
+        names = plan.select_backends(loaded, invocation.backends)
+        kind = choice.decide(engine, [b for b in loaded.backends if b.name in names])
+        loaded = config.with_starts(loaded, kind)
     made = plan.make(loaded, invocation.only, invocation.backends)
     runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
-    engine = invocation.engine or loaded.experiment.engine
     return Snapshot(name=loaded.experiment.name, engine=engine, runs=runs)
 
 
