@@ -43,6 +43,34 @@ NESTED = (
 )
 
 
+DENSE = (  # of models whose layers are not all MoE layers, as vLLM's model code reads them
+    "first_k_dense_replace",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "moe_layer_freq",
+    "interleave_moe_layer_step",
+    "moe_layer_start_index",
+    "moe_layers_enum",
+    "expert_layer_period",
+    "hybrid_override_pattern",
+    "layer_types",
+    "num_dense_layers",
+)
+
+
+def layers(model: str) -> int | None:
+    """MoE layers of a model on this machine; None where its config does not say, or names dense
+    layers among them."""
+    for file in _configs(model, {}):
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(about, dict) and not any(about.get(name) for name in DENSE):
+            return _count(about.get("num_hidden_layers")) or None
+    return None
+
+
 def moe_shape(model: str, env: Mapping[str, str] | None = None) -> tuple[int, int] | None:
     """Experts per layer and per token, from the config of a model on this machine; `env` is added
     to our environment. None where there is none, or it does not name both."""

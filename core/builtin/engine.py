@@ -146,8 +146,9 @@ class Engine:
     def _forced(self, step: Step) -> Ints | None:
         if self.forcing is None:
             return None
-        segments = (chunk.sequence.request.segment for chunk in step)
-        return self.forcing.experts(segments, sum(chunk.tokens for chunk in step))
+        segments = [chunk.sequence.request.segment for chunk in step]
+        tokens, prefill = sum(c.tokens for c in step), sum(c.prefill for c in step)
+        return self.forcing.experts(segments, tokens, prefill)
 
     def _draw(self, step: Step, output: Output) -> list[Delta]:
         """Advance the step's sequences; those that are complete get a token."""

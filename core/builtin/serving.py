@@ -95,7 +95,8 @@ def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter |
 
 def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | None) -> Json:
     """What actually runs."""
-    forced = {"forced_routing": f"on for {', '.join(forcing.order.labels)}"} if forcing else {}
+    labels = (*forcing.order.labels, *forcing.order.replays) if forcing else ()
+    forced = {"forced_routing": f"on for {', '.join(labels)}"} if labels else {}
     return {
         "version": VERSION,
         "engine": ENGINE,

@@ -19,7 +19,7 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import contrasts, document, forced, router, summary
+from core.report import contrasts, document, energy, forced, replayed, router, summary
 from core.report.document import code, heading, items, picture, table, text
 from core.routing import placement
 from core.rundir import about as run_json
@@ -62,6 +62,7 @@ NO_GPU = "NVML saw no GPU on this host: if a CPU served, the times say nothing a
 RESULT_FORMS = {
     "mean_ttft_ms": ".1f",
     "mean_tpot_ms": ".2f",
+    "j_per_output_token": ".3g",
     "output_throughput": ".1f",
     "per_step_cv": ".3f",
     "noise_floor": ".3f",
@@ -73,6 +74,7 @@ RESULT_HEAD = [
     "runs",
     "TTFT ms",
     "TPOT ms",
+    "J/token",
     "tok/s",
     "CV",
     "noise floor",
@@ -183,6 +185,8 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
         *router.parts(groups),
         *(of_router or [text("No gate log of natural routing.")]),
         *forced.parts(found.forced, folder, engine, note),
+        *replayed.parts(groups),
+        *energy.parts(groups),
         *_steps(source.samples, source.unread),
         *_pictures(folder, drawn, "step-time"),
         *_left_out(found, source.undone),
@@ -343,7 +347,9 @@ def _command(about: About) -> list[str]:
         command += ["--only", ",".join(sorted(used))]
     if len(about.backends) < len(config.backends):
         command += ["--backend", ",".join(about.backends)]
-    if config.dose:
+    if config.dose and config.dose.replay:
+        command += ["--replay", config.dose.replay]
+    if config.dose and config.dose.doses:
         command += ["--dose", ",".join(f"{level:g}" for level in config.dose.levels)]
         command += ["--pattern", ",".join(config.dose.patterns)]
     return command

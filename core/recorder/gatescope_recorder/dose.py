@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from . import replay
 from .order import DoseError, Order, parse
+from .replay import Player
 
 ROWS = 1 << 14
 LARGEST_LOG_WEIGHT = 60.0  # a cold expert is then chosen only where no hot one is left
@@ -162,9 +164,9 @@ class Cut:
 
 
 class Course:
-    """One server's position in its pools. Every layer and data-parallel rank reads on from a place
-    of its own, so that a long run uses every row equally often. All tensor-parallel ranks see the
-    same steps, and so agree.
+    """One server's position in its pools and recorded runs. Every layer and data-parallel rank
+    reads on from a place of its own, so that a long run uses every row equally often. All
+    tensor-parallel ranks see the same steps, and so agree.
     """
 
     def __init__(
@@ -177,7 +179,8 @@ class Course:
         dp: int = 0,
         dp_size: int = 1,
     ) -> None:
-        """`max_tokens`: the most of one step. DoseError if a dose is unreachable."""
+        """`max_tokens`: the most of one step. DoseError if a dose is unreachable, or a recorded run
+        does not fit the model."""
         self.order, self.experts, self.top_k, self.stagger = order, experts, top_k, ROWS // layers
         size = 2 * ROWS + max_tokens, top_k
         self.pools = {
@@ -185,7 +188,13 @@ class Course:
             for label in order.labels
         }
         self._moved = {label: self._move(label) for label in order.labels}
+        self.tracks = replay.tracks(order, experts, top_k, layers, (dp, dp_size))
+        self._players: dict[str, Player] = {}
         self._steps, self._place = 0, dp * (self.stagger // dp_size)
+
+    def restart(self) -> None:
+        """Count forward passes from here on, as the gate log does after the warm-up."""
+        self._steps = 0
 
     def _move(self, label: str) -> int:
         """How far a rotating hot set moves at a time: past itself."""
@@ -194,15 +203,21 @@ class Course:
             return 0
         return len(hot_experts(pattern, self.experts, self.top_k, self.order.ranks))
 
-    def next(self, doses: Iterable[str], tokens: int) -> Cut | None:
-        """The cut of the next step; None for natural routing. `doses`: of the requests in the step
-        ("": natural). A step that mixes doses is routed naturally; the log shows whose tokens it
-        held."""
+    def next(
+        self, doses: Iterable[str], tokens: int, *, run: str = "", phase: str = "decode"
+    ) -> Cut | Ids | None:
+        """The cut of the next step, or the experts [layers, tokens, top_k] of a replayed one; None
+        for natural routing. `doses`: of the requests in the step ("": natural). A step that mixes
+        doses is routed naturally; the log shows whose tokens it held. `run`, `phase`: whose step it
+        is, and which; each run begins at the start of what it replays."""
         found = set(doses)
         start, steps = self._place % ROWS, self._steps
         self._place += tokens
         self._steps += 1
         label = found.pop() if len(found) == 1 else ""
+        if label in self.tracks:
+            player = self._players.setdefault(run, Player(self.tracks[label]))
+            return player.next(phase, tokens, steps)
         if label not in self.pools:
             return None
         turns = steps // self.order.rotate_steps
