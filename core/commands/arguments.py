@@ -31,7 +31,7 @@ OUR_FIELDS: dict[str, tuple[object, ...]] = {
     "n": (1, None),
 }
 # As core.experiment.dose.Pattern, which would import NumPy.
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating", "few-experts")
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass
 
 VARIABLE = "GATESCOPE_FORCED_ROUTING"
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating", "few-experts")
 LABEL = re.compile(rf"~({'|'.join(PATTERNS)})~([0-9]+(?:\.[0-9]+)?)(?:-try[0-9]+)?\Z")
 
 
