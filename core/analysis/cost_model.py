@@ -25,6 +25,7 @@ from core.stats.arrays import Bools, Floats, Ints
 from core.stats.estimate import Estimate
 
 MIN_STEPS = 50
+MIN_NATURAL = 5  # runs, for R² of them
 MIN_RUNS = 8  # fewer: intervals rest on blocks of neighbouring steps
 PRICE, WAVES, ACTIVE = "the kernel's price list", "active experts and waves", "active experts"
 WORK = {PRICE: ("price_us",), WAVES: ("active", "amount"), ACTIVE: ("active",)}  # best first
@@ -175,7 +176,7 @@ def _quality(of: StepSample, by: str, names: Sequence[str]) -> Quality:
             out = folds == fold
             guess[out] = _guess(of, names, np.isin(of["run"], runs[~out]), runs[out])
         quality = Quality(by=by, **_errors(guess, y))
-    if forced.any() and (~forced).sum() > 1:
+    if forced.any() and (~forced).sum() >= MIN_NATURAL:
         natural = _guess(of, names, np.isin(of["run"], runs[forced]), runs[~forced])
         found = _errors(natural, y[~forced])
         quality = msgspec.structs.replace(

@@ -144,6 +144,11 @@ def patterns(text: str) -> list[str]:
     return patterns
 
 
+def sizes(text: str) -> list[int]:
+    """Numbers of requests, each once, with commas between them."""
+    return sorted({at_least(1, 9999)(part) for part in names(text)})
+
+
 def at_least(least: int, most: int = MAX_INT) -> Callable[[str], int]:
     def whole(text: str) -> int:
         is_whole = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS

@@ -96,14 +96,14 @@ def run(invocation: Invocation, *, json: bool) -> int:
     job = _new(config.with_doses(loaded, levels, patterns), invocation)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
-        return _run_in(directory, job, json=json)
+        return run_in(directory, job, json=json)
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
     with RunDirectory.reopen(path) as directory:
         _end_leftovers(directory)
         retry = invocation.retry_cancelled
-        return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
+        return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
 
 def _new(loaded: Config, invocation: Invocation) -> Job:
@@ -111,7 +111,7 @@ def _new(loaded: Config, invocation: Invocation) -> Job:
     used = [b for b in loaded.backends if b.name in made.backends]
     engine = invocation.engine
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
-    return _checked(Job(loaded, kind, list(made.runs), {}, resumed=False))
+    return checked(Job(loaded, kind, list(made.runs), {}, resumed=False))
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
@@ -133,12 +133,12 @@ def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
-        return _checked(
+        return checked(
             Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
         )
     if cancelled:
         tell(_left_cancelled(len(cancelled)))
-    return _checked(
+    return checked(
         Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
     )
 
@@ -149,7 +149,7 @@ def _left_cancelled(count: int) -> str:
     return f"· {count} runs stay cancelled; --retry-cancelled runs them too"
 
 
-def _checked(job: Job) -> Job:
+def checked(job: Job) -> Job:
     """`job`, if its engine is installed and its ports are free; else GatescopeError, with nothing
     started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
@@ -162,7 +162,7 @@ def _checked(job: Job) -> Job:
     return job
 
 
-def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
+def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)

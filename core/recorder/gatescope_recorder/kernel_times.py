@@ -155,9 +155,13 @@ class FusedExperts:
         return int(found["BLOCK_SIZE_M"]), int(found["BLOCK_SIZE_N"])
 
     @property
-    def is_tuned(self) -> bool:
-        """Whether vLLM has a table of tuned settings for this shape on this GPU."""
-        return self._moe.get_moe_configs(self.shape.local, self.shape.inter, None) is not None
+    def source(self) -> str:
+        """As in `Kernel`: whether vLLM has a table of tuned settings for this shape and GPU."""
+        try:
+            table = self._moe.get_moe_configs(self.shape.local, self.shape.inter, None)
+        except (AttributeError, TypeError):  # a version that keeps it elsewhere
+            return ""
+        return "default" if table is None else "tuned"
 
     def time_us(self, loads: Ints, tokens: int) -> float:
         """Median time of one call, in µs."""
@@ -208,7 +212,7 @@ def price_list(shape: Shape, largest: int, budget_s: float) -> dict[str, Any]:
         top_k=shape.top_k,
         columns=(2 * shape.inter, shape.hidden),
         tilings=kernel.tilings(experts.blocks, largest),
-        source="tuned" if experts.is_tuned else "default",
+        source=experts.source,
     )
     timed: dict[int, dict[str, Any]] = {}
     for tokens in sizes(largest, ran.tilings):
