@@ -41,6 +41,7 @@ IMBALANCE_COLUMNS = (
     "max_min_ratio",
     "rank_imbalance",
     "placement",
+    "kernel",
     "tokens",
     "steps",
     "expert_imbalance",
@@ -50,6 +51,14 @@ IMBALANCE_COLUMNS = (
     "dead_experts",
 )
 PHASE_COLUMNS = ("steps", "per_step_cv", "noise_floor", "excess_cv", "rank_imbalance")
+WORK_COLUMNS = (  # of the busiest rank
+    "active_experts",
+    "tiles",
+    "first_waves",
+    "second_waves",
+    "padded_share",
+    "work_over_fair",
+)
 PHASES = ("prefill", "decode")
 
 
@@ -81,6 +90,8 @@ def _columns(result: Result) -> dict[str, Any]:
     for name in PHASES:
         phase = measured.phase(name) if measured else None
         found |= {f"{name}_{key}": getattr(phase, key, None) for key in PHASE_COLUMNS}
+        busiest = phase.busiest_rank if phase else None
+        found |= {f"{name}_{key}": getattr(busiest, key, None) for key in WORK_COLUMNS}
     return found
 
 

@@ -23,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from core.recorder.gatescope_recorder.kernel import Kernel
+from core.routing.gatelog import GateLog
 from core.stats.arrays import Floats, Ints
 
 DRAWS = 1 << 13  # loads of experts that a fair router's mean rests on
+EXACT = 1 << 16  # below it, sums over a rank's experts are exact in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,17 @@ def of_steps(
 ) -> Work:
     """The work of `loads` [steps, layers, experts] in steps of `tokens` [steps]. `placement[e]` is
     the rank of expert e; empty: one rank has them all, or a slice of each."""
-    x = np.asarray(loads, np.float64)
-    home = _home(placement, x.shape[-1])
-    rows, active = x @ home, (x > 0) @ home
+    kind = np.float32 if int(loads.max(initial=0)) < EXACT else np.float64
+    x: npt.NDArray[Any] = np.ascontiguousarray(
+        loads.transpose(2, 1, 0), kind
+    )  # a gate log stores it so
+    home = _home(placement, len(x)).astype(kind)
+    rows, active = _by_rank(home, x), _by_rank(home, x > 0)
     if kernel is None or not kernel.tilings:
         return Work(rows, active)
     block_m, block_n = _blocks(kernel, tokens)
-    tiles = np.ceil(x / block_m) @ home
+    tiles = _by_rank(home, np.ceil(x / block_m.astype(kind)))
+    block_m, block_n = block_m[:, None, None], block_n[:, None, None]
     padded = tiles * block_m - rows
     if not kernel.sms or not block_n.all() or not all(kernel.columns):
         return Work(rows, active, tiles, padded, amount=tiles)
@@ -76,19 +82,25 @@ def of_steps(
 
 
 def _home(placement: Sequence[int], experts: int) -> Floats:
-    """[experts, ranks]: 1 where a rank has an expert."""
+    """[ranks, experts]: 1 where a rank has an expert."""
     if not placement:
-        return np.ones((experts, 1))
-    return np.asarray(np.eye(max(placement) + 1)[np.asarray(placement)])
+        return np.ones((1, experts))
+    return np.asarray(np.arange(max(placement) + 1)[:, None] == np.asarray(placement), np.float64)
+
+
+def _by_rank(home: npt.NDArray[Any], by_expert: npt.NDArray[Any]) -> Floats:
+    """[steps, layers, ranks]: the sum of [experts, layers, steps] over each rank's experts."""
+    flat = by_expert.reshape(len(by_expert), -1).astype(home.dtype, copy=False)
+    summed = (home @ flat).reshape(-1, *by_expert.shape[1:])
+    return np.asarray(summed.transpose(2, 1, 0), np.float64)
 
 
 def _blocks(kernel: Kernel, tokens: Ints) -> tuple[Floats, Floats]:
-    """BLOCK_M and BLOCK_N of steps of `tokens`, each [steps, 1, 1]."""
+    """BLOCK_M and BLOCK_N of steps of `tokens`, each [steps]."""
     edges = [tiling.tokens for tiling in kernel.tilings]
     place = np.minimum(np.searchsorted(edges, tokens), len(edges) - 1)
     table = np.array([(tiling.block_m, tiling.block_n) for tiling in kernel.tilings], np.float64)
-    found = table[place][:, None, None]
-    return found[..., 0], found[..., 1]
+    return table[place, 0], table[place, 1]
 
 
 def _largest(measures: Sequence[Floats]) -> Ints:
@@ -100,7 +112,24 @@ def _largest(measures: Sequence[Floats]) -> Ints:
     return np.asarray(best.argmax(axis=-1))
 
 
+def of_busiest(log: GateLog) -> Work:
+    """Of each layer's busiest rank in the steps of a log, [steps, layers]. Zeros where EPLB moves
+    experts: then a rank's own are not known."""
+    if log.moved:
+        none = np.zeros(log.loads.shape[:2])
+        return Work(none, none)
+    return of_steps(log.loads, log.tokens, log.placement, log.kernel).busiest()
+
+
 # --- a fair router ---
+
+
+def fair(log: GateLog) -> Floats:
+    """[steps]: as `fair_amounts`; zeros where the log's kernel has no tiling."""
+    if log.kernel is None or not log.kernel.tilings or log.moved:
+        return np.zeros(len(log.tokens))
+    experts = log.loads.shape[2]
+    return fair_amounts(log.tokens, experts, int(log.top_k), log.placement, log.kernel)
 
 
 def fair_amounts(

@@ -155,6 +155,16 @@ class TestReport:
             rf"\| 001 \|.* {measured[0]['excess_cv']:.3f} \[{low:.3f}, {high:.3f}\] \|", text
         )
 
+    def test_the_busiest_ranks_work_is_told(self, reported: Place) -> None:
+        """The built-in engine has no tiles, and says so; active experts are known."""
+        text = (reported.made / "report.md").read_text()
+        results = (reported.made / "all2all" / "results_json").glob("*.json")
+        phases = [json.loads(f.read_text())["measured_imbalance"]["decode"] for f in results]
+        active = np.median([phase["busiest_rank"]["active_experts"] for phase in phases])
+        assert 1 <= active <= 4
+        assert f"| all2all | decode | {active:.2f} | – | – | – | – | – |" in text
+        assert "all2all: the kernel, NumPy, publishes no tiling." in text
+
     def test_the_summary_has_a_column_for_each(self, ran: Place) -> None:
         with open(ran.made / "summary.csv") as file:
             row = next(r for r in csv.DictReader(file) if r["backend"] == "all2all")
@@ -167,6 +177,10 @@ class TestReport:
             measured["decode"]["excess_cv"] or np.nan, nan_ok=True
         )
         assert row["placement"] == "linear"
+        assert row["kernel"] == "NumPy, no published tiling"
+        busiest = measured["decode"]["busiest_rank"]
+        assert float(row["decode_active_experts"]) == busiest["active_experts"]
+        assert row["decode_work_over_fair"] == ""
         assert [row["excess_cv_low"], row["excess_cv_high"]] == [
             str(x) for x in measured["intervals"]["excess_cv"]
         ]

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.synthetic import routed, write_log
 
 from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import work
+from core.routing.imbalance import measure_folder
 
 KERNEL = Kernel(
     "TRITON",
@@ -190,3 +192,89 @@ def test_the_same_holds_for_a_rank_with_experts_of_its_own() -> None:
                 config["BLOCK_SIZE_N"],
             )
             assert explained(same, kernel, placement) == pytest.approx(r2, abs=0.006), (shape, size)
+
+
+# --- through gate logs ---
+
+
+def test_a_run_shows_its_busiest_ranks_by_phase(tmp_path: Path) -> None:
+    """Two decode steps of 8 tokens and one prefill step of 40, as above, on two ranks."""
+    loads = np.array([[[0, 1, 7, 8]], [[0, 1, 7, 8]], [[40, 33, 5, 2]]])
+    write_log(
+        tmp_path / "dp0_pp0.gatelog",
+        loads,
+        prefill=[0, 0, 40],
+        ranks=2,
+        placement=(0, 0, 1, 1),
+        kernel=KERNEL,
+    )
+    found, problems = measure_folder(tmp_path)
+    assert problems == []
+    measured = found["gates_logs_001"]
+    assert measured.kernel == "TRITON, tuned"
+    assert measured.prefill
+    assert measured.decode
+    decode, prefill = measured.decode.busiest_rank, measured.prefill.busiest_rank
+    assert decode
+    assert prefill
+    # rank 1 of the decode steps: 15 tokens, 2 tiles of 16 rows, 20 and 8 blocks on 10 SMs
+    assert (decode.tokens, decode.active_experts, decode.tiles) == (15, 2, 2)
+    assert (decode.first_waves, decode.second_waves) == (2, 1)
+    assert decode.padded_share == pytest.approx(17 / 32)
+    # rank 0 of the prefill step: 73 tokens, 4 tiles of 32, 20 and 8 blocks
+    assert (prefill.tokens, prefill.tiles, prefill.first_waves) == (73, 4, 2)
+    assert prefill.padded_share == pytest.approx(55 / 128)
+    amount, fair = 2 * 256 + 320, work.fair_amounts(np.array([8, 40]), 4, 2, (0, 0, 1, 1), KERNEL)
+    assert decode.work_over_fair == pytest.approx(amount / fair[0])
+    assert prefill.work_over_fair == pytest.approx(amount / fair[1])
+    whole = measured.busiest_rank
+    assert whole
+    assert whole.work_over_fair == pytest.approx(3 * amount / (2 * fair[0] + fair[1]))
+    assert whole.tokens == pytest.approx((15 + 15 + 73) / 3)
+
+
+def test_a_fair_router_is_at_1(tmp_path: Path) -> None:
+    """And its interval holds 1; a router with a hot expert lies above, at a batch that needs more
+    tiles for it."""
+    rng = np.random.default_rng(3)
+    for name, weights in (("fair", np.ones(8)), ("hot", np.array([12.0, 1, 1, 1, 1, 1, 1, 1]))):
+        loads = routed(rng, [64] * 60, 4, weights)
+        kernel = Kernel("TRITON", sms=4, columns=(512, 256), tilings=(Tiling(64, 16, 64),))
+        write_log(
+            tmp_path / name / "dp0_pp0.gatelog",
+            loads,
+            ranks=4,
+            placement=(0, 0, 1, 1, 2, 2, 3, 3),
+            kernel=kernel,
+        )
+    fair, hot = (
+        measure_folder(tmp_path / name)[0]["gates_logs_001"].busiest_rank
+        for name in ("fair", "hot")
+    )
+    assert fair
+    assert hot
+    assert fair.work_over_fair == pytest.approx(1, abs=0.02)
+    assert fair.work_over_fair_interval
+    assert fair.work_over_fair_interval[0] < 1 < fair.work_over_fair_interval[1]
+    assert hot.work_over_fair_interval
+    assert hot.work_over_fair_interval[0] > 1
+
+
+def test_what_is_not_known_has_a_reason(tmp_path: Path) -> None:
+    for name, kernel, reason in (
+        ("old", None, "the gate log does not name the MoE kernel"),
+        ("cpu", Kernel("CPU"), "the kernel, CPU, publishes no tiling"),
+    ):
+        write_log(tmp_path / name / "dp0_pp0.gatelog", np.array([[[0, 3, 7, 8]]]), kernel=kernel)
+        found = measure_folder(tmp_path / name)[0]["gates_logs_001"].busiest_rank
+        assert found
+        assert (found.active_experts, found.tiles, found.work_over_fair) == (3, None, None)
+        assert found.reason == reason
+
+
+def test_eplb_leaves_the_ranks_own_experts_unknown(tmp_path: Path) -> None:
+    write_log(tmp_path / "dp0_pp0.gatelog", np.array([[[0, 3, 7, 8]]]), ranks=2, kernel=KERNEL)
+    found = measure_folder(tmp_path)[0]["gates_logs_001"].busiest_rank
+    assert found
+    assert found.active_experts is None
+    assert found.reason == "EPLB moves experts from rank to rank"
