@@ -30,6 +30,7 @@ MIN_RUNS = 8  # fewer: intervals rest on blocks of neighbouring steps
 PRICE, WAVES, ACTIVE = "the kernel's price list", "active experts and waves", "active experts"
 WORK = {PRICE: ("price_us",), WAVES: ("active", "amount"), ACTIVE: ("active",)}  # best first
 RIVALS = {
+    WAVES: ("active", "amount"),
     "tiles": ("tiles",),
     ACTIVE: ("active",),
     "max/mean": ("ratio",),
@@ -52,6 +53,20 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     natural_error: float | None = None
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a model predicts the median steps of runs it knows nothing of, as `Quality` has it;
+    `offset_us`: what is measured over what was predicted, median over runs, and `after`: the mean
+    error once that is added. `within`: R² by tokens a step, where the medians vary by over 3 %."""
+
+    runs: int
+    r2: float | None
+    error: float
+    worst: float
+    offset_us: float
+    after: float
+    within: dict[int, float]
+
+
 class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     """One backend's, for "decode" or "prefill" steps. `terms`: µs a unit. `reason`: why there is
     none. `left_out`: what each prediction left out of the fit."""
@@ -71,14 +86,19 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
         return {
             name: found.value or 0.0
             for name, found in self.terms.items()
-            if name.partition(" ")[0] in WORK[self.by]
+            if self.by and name.partition(" ")[0] in WORK[self.by]
         }
+
+    def work_us(self, of: StepSample, *, fair: bool = False) -> Floats:
+        """[steps]: what the work of each costs; or a fair router's, on the same batch."""
+        names = [f"fair_{name}" if fair else name for name in self.costs]
+        return np.asarray(_columns(of, names) @ np.array(list(self.costs.values())))
 
     def predict_us(self, sample: StepSample) -> Floats:
         """[steps]: the time of each."""
         names = list(self.terms)
         values = [self.terms[name].value or 0.0 for name in names]
-        return _columns(sample, names) @ np.array(values)
+        return np.asarray(_columns(sample, names) @ np.array(values))
 
 
 def fit(sample: StepSample, phase: str) -> CostModel:
@@ -110,6 +130,33 @@ def fit(sample: StepSample, phase: str) -> CostModel:
         left_out=_folds(of)[0],
         qualities=_qualities(of, by),
     )
+
+
+def check(model: CostModel, sample: StepSample) -> Check:
+    """`model` against the runs of a sample that it was not fitted to."""
+    of = sample.of_phase(model.phase)
+    runs = np.unique(of["run"])
+    y, guess = (_medians(of, v, runs) for v in (of["duration_us"], model.predict_us(of)))
+    sizes = np.array([np.median(of["tokens"][of["run"] == run]) for run in runs])
+    offset = float(np.median(y - guess))
+    found = _errors(guess, y)
+    varied = [size for size in np.unique(sizes) if _varies(y[sizes == size])]
+    return Check(
+        runs=len(runs),
+        r2=found["r2"],
+        error=found["error"] or 0.0,
+        worst=found["worst"] or 0.0,
+        offset_us=offset,
+        after=_errors(guess + offset, y)["error"] or 0.0,
+        within={
+            int(size): _errors((guess + offset)[sizes == size], y[sizes == size])["r2"] or 0.0
+            for size in varied
+        },
+    )
+
+
+def _varies(y: Floats) -> bool:
+    return len(y) > 2 and bool(np.ptp(y) > 0.03 * y.mean())
 
 
 def groups(of: StepSample) -> tuple[Ints, int]:
@@ -146,7 +193,7 @@ def _column(of: StepSample, name: str) -> Floats:
         return np.ones(len(of.rows))
     if name == "ratio":
         return 1 + of["extra"] / of["mean_load"]
-    name, _, blocks = name.partition(" ")
+    name, _, blocks = name.partition(" ")  # "amount 64x128": the waves of that tiling
     if not blocks:
         return of[name]
     return np.where(of.has_blocks(blocks), of[name], 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.analysis.cost_model import CostModel, Quality
+from core.analysis.cost_model import Check, CostModel, Quality
 from core.stats.estimate import Estimate
 from core.terminal import shown
 
@@ -87,3 +87,14 @@ def _quality_row(of: Quality) -> list[str]:
         shown(of.natural_r2, ".3f"),
         shown(of.natural_error, ".2f"),
     ]
+
+
+def checked(found: Check, subject: str) -> str:
+    """How well a model predicts runs that it was not fitted to."""
+    within = ", ".join(f"{size}: {r2:.2f}" for size, r2 in found.within.items())
+    return (
+        f"{subject}: the median steps of {found.runs} runs are predicted with R²"
+        f" {shown(found.r2, '.3f')}, mean error {found.error:.2f} %, worst {found.worst:.2f} %;"
+        f" with one offset of {found.offset_us / 1e3:+.2f} ms the mean error is {found.after:.2f} %"
+        f"{f'; R² within each number of tokens: {within}' if within else ''}"
+    )

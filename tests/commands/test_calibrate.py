@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.place import GATESCOPE, LIMIT_S, PROMPTS, free_port
+from support.place import GATESCOPE, LIMIT_S, PROMPTS
+
+from core.backends import ports
 
 STEP_US, REQUEST_US, ACTIVE_US = 2000, 100, 800
 CONFIG = f"""[experiment]
@@ -31,7 +33,7 @@ class Calibrated:
         (folder / "datasets").mkdir()
         rows = [json.dumps({"text": text}) for text in PROMPTS]
         (folder / "datasets" / "001.jsonl").write_text("\n".join(rows))
-        (folder / "experiments.toml").write_text(CONFIG.format(port=free_port()))
+        (folder / "experiments.toml").write_text(CONFIG.format(port=ports.free()))
         self.env = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
         self.done = self.gatescope("calibrate", "paced", "--sizes", "6", "--out", "made")
         assert self.done.returncode == 0, self.done.stderr

@@ -109,7 +109,7 @@ def assigned(loads: Ints, tokens: int, seed: int = 0) -> Ints:
     No load may exceed `tokens`."""
     pool = np.repeat(np.arange(len(loads)), loads)  # rows lie `tokens` apart, so no id repeats
     ids = pool.reshape(-1, tokens).T
-    return np.random.default_rng(seed).permutation(ids)
+    return np.asarray(np.random.default_rng(seed).permutation(ids))
 
 
 def sizes(largest: int, tilings: Sequence[Tiling]) -> list[int]:
