@@ -3,8 +3,8 @@
     step time = a + b · requests + c · context tokens + d · prompt tokens + Σ cost · work
 
 `work`, summed over layers, is the price of the busiest rank by a price list of the kernel; where
-there is none, its active experts and its waves (each tiling's by themselves), or active experts
-alone. Fitted to single steps by Huber's M-estimate, for one backend and one phase at a time.
+there is none, its active experts and its waves (each tiling's by themselves); where the kernel has
+no tiling, its active experts and its tokens. Fitted to single steps by Huber's M-estimate, for one backend and one phase at a time.
 
 How good it is shows in runs that it has not seen: the median step of each run, with its dataset
 left out of the fit; and of naturally routed runs, fitted to those of forced routing. Rivals, which
@@ -18,8 +18,10 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from core.analysis import step_work
 from core.analysis.step_sample import StepSample
 from core.experiment import dose, plan
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.stats import bootstrap, estimate, robust
 from core.stats.arrays import Bools, Floats, Ints
 from core.stats.estimate import Estimate
@@ -27,8 +29,13 @@ from core.stats.estimate import Estimate
 MIN_STEPS = 50
 MIN_NATURAL = 5  # runs, for R² of them
 MIN_RUNS = 8  # fewer: intervals rest on blocks of neighbouring steps
-PRICE, WAVES, ACTIVE = "the kernel's price list", "active experts and waves", "active experts"
-WORK = {PRICE: ("price_us",), WAVES: ("active", "amount"), ACTIVE: ("active",)}  # best first
+PRICE, WAVES = "the kernel's price list", "active experts and waves"
+ROWS, ACTIVE = "active experts and tokens", "active experts"
+WORK = {  # best first
+    PRICE: ("price_us",),
+    WAVES: ("active", "amount"),
+    ROWS: ("active", "rows"),
+}
 RIVALS = {
     WAVES: ("active", "amount"),
     "tiles": ("tiles",),
@@ -94,6 +101,27 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
         names = [f"fair_{name}" if fair else name for name in self.costs]
         return np.asarray(_columns(of, names) @ np.array(list(self.costs.values())))
 
+    def cost_us(self, figures: Floats, tokens: Ints, kernel: Kernel | None) -> Floats:
+        """[steps]: what the work of `figures` [steps, step_work.FIGURES] costs in steps of
+        `tokens`."""
+        total = np.zeros(len(tokens))
+        for name, cost in self.costs.items():
+            kind, _, blocks = name.partition(" ")
+            values = figures[:, step_work.FIGURES.index(kind)]
+            has = step_work.has_blocks(kernel, tokens, blocks) if blocks else True
+            total += cost * np.where(has, values, 0.0)
+        return total
+
+    def open_work(self, of: StepSample) -> list[tuple[float, float]]:
+        """For each column of work: its mean over a fair router's, and the standard error of its
+        cost."""
+        found = []
+        for name in self.costs:
+            over = _column(of, name) - _column(of, f"fair_{name}")
+            low, high = self.terms[name].interval or (0.0, 0.0)
+            found.append((float(over.mean()), (high - low) / (2 * bootstrap.Z)))
+        return found
+
     def predict_us(self, sample: StepSample) -> Floats:
         """[steps]: the time of each."""
         names = list(self.terms)
@@ -110,9 +138,7 @@ def fit(sample: StepSample, phase: str) -> CostModel:
     if not by:
         return CostModel(phase=phase, reason="EPLB moves experts, so active ones are in no log")
     names = _names(of, WORK[by])
-    if not any(
-        np.ptp(_columns(of, [name])) for name in names if name.partition(" ")[0] in WORK[by]
-    ):
+    if not any(name.partition(" ")[0] in WORK[by] for name in names):
         return CostModel(phase=phase, reason="the work of a step never varies")
     design = _columns(of, names)
     values = robust.fit(design, of["duration_us"])
@@ -159,6 +185,14 @@ def _varies(y: Floats) -> bool:
     return len(y) > 2 and bool(np.ptp(y) > 0.03 * y.mean())
 
 
+def held_fixed(model: CostModel, of: StepSample) -> Floats:
+    """[steps]: their times, in µs, as they would be with the mean batch of these steps."""
+    batch = [name for name in model.terms if name in BATCH]
+    values = np.array([model.terms[name].value or 0.0 for name in batch])
+    columns = _columns(of, batch)
+    return np.asarray(of["duration_us"] - (columns - columns.mean(axis=0)) @ values)
+
+
 def groups(of: StepSample) -> tuple[Ints, int]:
     """What intervals rest on: runs, or blocks of neighbouring steps where runs are few."""
     names, group = np.unique(of["run"], return_inverse=True)
@@ -171,16 +205,25 @@ def groups(of: StepSample) -> tuple[Ints, int]:
 
 
 def _names(of: StepSample, work: Sequence[str]) -> list[str]:
-    """Intercept, what of the batch varies and is no copy of another, and the work; waves by the
-    tiling that they are of."""
+    """Intercept, and what of the batch and the work varies and is no multiple of another; waves by
+    the tiling that they are of."""
     names = ["fixed"]
-    for name in BATCH:
-        column = of[name]
-        if np.ptp(column) and not any(np.array_equal(column, of[known]) for known in names[1:]):
-            names.append(name)
-    for name in work:
-        names += [f"amount {m}x{n}" for m, n in of.blocks] if name == "amount" else [name]
+    for name in (*BATCH, *work):
+        found = [f"amount {m}x{n}" for m, n in of.blocks] if name == "amount" else [name]
+        names += [one for one in found if _is_new(of, one, names[1:])]
     return names
+
+
+def _is_new(of: StepSample, name: str, names: Sequence[str]) -> bool:
+    column = _column(of, name)
+    if not np.ptp(column):
+        return False
+    mine, *others = (_scaled(_column(of, one)) for one in (name, *names))
+    return not any(np.allclose(mine, sign * other) for other in others for sign in (1, -1))
+
+
+def _scaled(column: Floats) -> Floats:
+    return np.asarray((column - column.mean()) / np.ptp(column))
 
 
 def _columns(of: StepSample, names: Sequence[str]) -> Floats:
@@ -196,7 +239,8 @@ def _column(of: StepSample, name: str) -> Floats:
     name, _, blocks = name.partition(" ")  # "amount 64x128": the waves of that tiling
     if not blocks:
         return of[name]
-    return np.where(of.has_blocks(blocks), of[name], 0.0)
+    has = step_work.has_blocks(of.kernel, of["tokens"].astype(np.int64), blocks)
+    return np.where(has, of[name], 0.0)
 
 
 # --- how good it is ---

@@ -12,7 +12,7 @@ import numpy as np
 from core.analysis import step_work
 from core.errors import NoDataError
 from core.experiment import dose
-from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import folder as gate_folder
 from core.routing import steps
 from core.routing.folder import GateFolder
@@ -20,7 +20,7 @@ from core.routing.gatelog import GateLog, GateLogError
 from core.routing.meter import WARMUP
 from core.routing.price import Prices
 from core.rundir.selection import ALL, Selection
-from core.stats.arrays import Bools, Floats
+from core.stats.arrays import Floats
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements
@@ -62,23 +62,18 @@ class StepSample:
     kernel: Kernel | None = None
     top_k: int = 0
     placement: tuple[int, ...] = ()
+    moved: bool = False
+
+    @property
+    def experts(self) -> int:
+        return int(self.loads.shape[2])
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """BLOCK_M and BLOCK_N of the tilings in these steps, ascending."""
-        found = [self._tiling(size) for size in np.unique(self["tokens"])]
+        sizes = map(int, np.unique(self["tokens"]))
+        found = [self.kernel.tiling(size) for size in sizes] if self.kernel else []
         return sorted({(one.block_m, one.block_n) for one in found if one})
-
-    def has_blocks(self, blocks: str) -> Bools:
-        """[steps]: whether each runs the tiling "64x128"."""
-        sizes, place = np.unique(self["tokens"], return_inverse=True)
-        found = [self._tiling(size) for size in sizes]
-        return np.array([f"{t.block_m}x{t.block_n}" == blocks if t else False for t in found])[
-            place
-        ]
-
-    def _tiling(self, tokens: float) -> Tiling | None:
-        return self.kernel.tiling(int(tokens)) if self.kernel else None
 
     @property
     def unit(self) -> str:
@@ -89,7 +84,7 @@ class StepSample:
 
     def of_phase(self, phase: str) -> StepSample:
         """The steps of "decode" (without prompt tokens) or "prefill" (with)."""
-        return self._where((self["prefill_tokens"] > 0) == (phase == "prefill"))
+        return self.where((self["prefill_tokens"] > 0) == (phase == "prefill"))
 
     def of_run(self, label: str) -> StepSample:
         """The steps of one run; of its last start, where it was begun anew. NoDataError where there
@@ -99,10 +94,11 @@ class StepSample:
             raise NoDataError(
                 f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}"
             )
-        whole = self._where(self["run"] == last)
+        whole = self.where(self["run"] == last)
         return replace(whole, labels=(label,), counts=(self.counts[last],))
 
-    def _where(self, mask: np.typing.NDArray[np.bool_]) -> StepSample:
+    def where(self, mask: np.typing.NDArray[np.bool_]) -> StepSample:
+        """The steps that `mask` [steps] marks."""
         return replace(self, rows=self.rows[mask])
 
 
@@ -194,6 +190,7 @@ class _Reading:
     kernel: Kernel | None = None
     top_k: int = 0
     placement: tuple[int, ...] = ()
+    moved: bool = False
     seen: int = 0
     stride: int = 1
     loads_stride: int = 1
@@ -204,7 +201,7 @@ class _Reading:
     def add(self, part: GateLog) -> None:
         self.ranks, self.placed = max(part.ranks, 1), part.placed
         self.layer_numbers, self.kernel = part.layer_numbers, part.kernel
-        self.top_k, self.placement = part.top_k, part.placement
+        self.top_k, self.placement, self.moved = part.top_k, part.placement, part.moved
         place = np.arange(self.seen, self.seen + len(part.tokens))
         self.seen += len(place)
         rows = self._rows(part)
@@ -232,6 +229,7 @@ class _Reading:
             self.prices.kernel if self.prices else self.kernel,
             self.top_k,
             self.placement,
+            self.moved,
         )
 
     def _rows(self, log: GateLog) -> Floats:

@@ -17,9 +17,9 @@ from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import work
 from core.routing.gatelog import GateLog
 from core.routing.price import Prices
-from core.stats.arrays import Floats, Ints
+from core.stats.arrays import Bools, Floats, Ints
 
-FIGURES = ("active", "tiles", "amount", "price_us", "waiting_us", "weights_us")
+FIGURES = ("active", "rows", "tiles", "amount", "price_us", "waiting_us", "weights_us")
 COLUMNS = (*FIGURES, *(f"fair_{name}" for name in FIGURES))
 FAIR_DRAWS = 256
 
@@ -46,7 +46,7 @@ def of_loads(
     done = work.of_steps(loads, tokens, placement, kernel)
     busiest = done.busiest()
     unknown = np.full(busiest.active.shape, np.nan)
-    known = [busiest.active, busiest.tiles, busiest.amount]
+    known = [busiest.active, busiest.tokens, busiest.tiles, busiest.amount]
     figures = [unknown if values is None else values for values in known]
     if prices is None:
         return np.stack([*figures, unknown, unknown, unknown], axis=-1)
@@ -55,6 +55,13 @@ def of_loads(
     price = by_rank.max(axis=-1)
     waiting, weights = price - by_rank.mean(axis=-1), parts[..., 1].mean(axis=-1)
     return np.stack([*figures, price, waiting, weights], axis=-1)
+
+
+def has_blocks(kernel: Kernel | None, tokens: Ints, blocks: str) -> Bools:
+    """[steps]: whether a step of `tokens` [steps] runs the tiling "64x128"."""
+    sizes, place = np.unique(tokens, return_inverse=True)
+    found = [kernel.tiling(int(size)) if kernel else None for size in sizes]
+    return np.array([t is not None and f"{t.block_m}x{t.block_n}" == blocks for t in found])[place]
 
 
 def fair_of(
