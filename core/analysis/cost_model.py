@@ -4,7 +4,8 @@
 
 `work`, summed over layers, is the price of the busiest rank by a price list of the kernel; where
 there is none, its active experts and its waves (each tiling's by themselves); where the kernel has
-no tiling, its active experts and its tokens. Fitted to single steps by Huber's M-estimate, for one backend and one phase at a time.
+no tiling, its active experts and its tokens. Fitted to single steps by Huber's M-estimate, for one
+backend and one phase at a time.
 
 How good it is shows in runs that it has not seen: the median step of each run, with its dataset
 left out of the fit; and of naturally routed runs, fitted to those of forced routing. Rivals, which

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -56,7 +55,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """The cheapest other placement, and what it saves of a decode step, in µs."""
+    """A placement of experts on the ranks that ran, and what it saves of a decode step, in µs."""
 
     name: str
     saved: Estimate
@@ -114,9 +113,11 @@ def _part(own: StepSample, model: CostModel, name: str) -> Floats:
 
 
 def _mean(steps: Floats) -> Estimate:
-    """The mean over steps, with an interval over blocks of neighbours."""
-    size = int(np.ceil(bootstrap.block_length(len(steps))))
-    block = np.arange(len(steps)) // size
+    """The mean over steps, with an interval over blocks of neighbours: longer ones where these are
+    alike, as where answers loop."""
+    alike = min(max(bootstrap.lag_one(steps), 0.0), 0.99)
+    size = int(np.ceil(max(bootstrap.block_length(len(steps)), (1 + alike) / (1 - alike))))
+    block = np.arange(len(steps)) // min(size, max(1, len(steps) // 4))
     count = int(block.max()) + 1
     sums = np.array([np.bincount(block, values) for values in (steps, np.ones(len(steps)))])
     drawn = bootstrap.weights(count) @ sums.T
@@ -165,24 +166,23 @@ def _rows(sample: StepSample, tokens: int, prices: Prices | None) -> float:
 # --- other placements ---
 
 
-def cheapest(sample: StepSample, model: CostModel, prices: Prices | None) -> Placed | None:
-    """Made and chosen on the first half of the decode steps, judged on the second; None without
-    expert parallelism, or where the log does not say which rank has which expert."""
-    half, (layers, experts) = len(sample.loads) // 2, sample.loads.shape[1:]
+def placed(sample: StepSample, model: CostModel, prices: Prices | None) -> list[Placed]:
+    """Every placement on the ranks that ran, the one first that was cheapest on the first half of
+    the decode steps: all are made from that half, and judged on the second. Empty without expert
+    parallelism, or where the log does not say which rank has which expert."""
+    half = len(sample.loads) // 2
     if model.reason or not sample.placement or half < MIN_STEPS:
-        return None
+        return []
     first, later = sample.loads[:half], sample.loads[half:]
-    options = _options(first.sum(axis=0), sample.ranks)
+    options = placement.options(first.sum(axis=0), sample.ranks)
+    ran = placement.of_ranks(sample.placement, first.shape[1])
     costs = [_cost(sample, model, prices, first, option).mean() for option in options]
-    best = options[int(np.argmin(costs))]
-    ran = placement.of_ranks(sample.placement, layers)
-    saved = _cost(sample, model, prices, later, ran) - _cost(sample, model, prices, later, best)
-    return Placed(name=best.name, saved=_mean(saved))
-
-
-def _options(weight: Floats, ranks: int) -> Sequence[Placement]:
-    spare = weight.shape[1] + ranks
-    return [placement.packed(weight, ranks), placement.replicated(weight, ranks, spare)]
+    now = _cost(sample, model, prices, later, ran)
+    found = [
+        Placed(name=option.name, saved=_mean(now - _cost(sample, model, prices, later, option)))
+        for option in options
+    ]
+    return [found[place] for place in np.argsort(costs, kind="stable")]
 
 
 def _cost(

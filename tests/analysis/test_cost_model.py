@@ -11,7 +11,7 @@ from support.kernel_points import POINTS, h200_list, needs_points
 from support.synthetic import routed, write_log
 
 from core.analysis import cost_model, step_sample
-from core.analysis.cost_model import ACTIVE, PRICE, CostModel
+from core.analysis.cost_model import PRICE, ROWS, CostModel
 from core.analysis.step_sample import StepSample
 from core.routing import price
 
@@ -45,13 +45,13 @@ def decode_log(folder: Path, cost_us: float, ranks: int = 1, runs: int = 12) -> 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_planted_cost_lies_in_its_interval(tmp_path: Path, ranks: int) -> None:
     found = cost_model.fit(decode_log(tmp_path, 40.0, ranks), "decode")
-    assert (found.by, found.steps, found.runs, found.left_out) == (ACTIVE, 600, 12, "dataset")
+    assert (found.by, found.steps, found.runs, found.left_out) == (ROWS, 600, 12, "dataset")
     cost = found.terms["active"]
     low, high = cost.interval or (0.0, 0.0)
     assert low <= 40.0 <= high
     assert high - low < 10
     best, *rivals = found.qualities
-    assert best.by == ACTIVE
+    assert best.by == ROWS
     assert (best.r2 or 0) > 0.98
     assert all((rival.r2 or -9) < (best.r2 or 0) for rival in rivals)
 

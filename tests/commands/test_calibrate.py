@@ -58,7 +58,11 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
 def test_the_cost_of_an_active_expert_is_recovered(calibrated: Calibrated) -> None:
     """A busy machine ends steps late, by as much whatever is active; so the slope is known."""
     decode = calibrated.found["decode"]
-    assert (decode["by"], decode["runs"], decode["left_out"]) == ("active experts", 7, "run")
+    assert (decode["by"], decode["runs"], decode["left_out"]) == (
+        "active experts and tokens",
+        7,
+        "run",
+    )
     cost = decode["terms"]["active"]["value"]
     assert 0.6 * ACTIVE_US < cost < 1.6 * ACTIVE_US
     assert decode["terms"]["fixed"]["value"] > 0
@@ -66,12 +70,12 @@ def test_the_cost_of_an_active_expert_is_recovered(calibrated: Calibrated) -> No
 
 def test_steps_of_runs_that_were_left_out_are_predicted(calibrated: Calibrated) -> None:
     best, *rivals = calibrated.found["decode"]["qualities"]
-    assert best["by"] == "active experts"
+    assert best["by"] == "active experts and tokens"
     assert best["r2"] > 0.8
     assert rivals[-1]["by"] == "the batch alone"
     assert best["r2"] > rivals[-1]["r2"] + 0.3
     lines = calibrated.done.stdout.splitlines()
-    assert lines[0].startswith("paced, decode steps, by active experts: ")
+    assert lines[0].startswith("paced, decode steps, by active experts and tokens: ")
     assert "each run left out in turn: R² " in lines[1]
     assert (
         lines[2] == "paced, prefill steps: no cost model: " + calibrated.found["prefill"]["reason"]
