@@ -18,7 +18,7 @@ from core.analysis.cost_model import PRICE, CostModel
 from core.analysis.step_sample import StepSample
 from core.experiment import plan
 from core.routing import placement, work
-from core.routing.placement import Placement
+from core.routing.placement import Outcome, Placement
 from core.routing.price import Prices
 from core.stats import bootstrap, estimate
 from core.stats.arrays import Bools, Floats
@@ -183,6 +183,15 @@ def placed(sample: StepSample, model: CostModel, prices: Prices | None) -> list[
         for option in options
     ]
     return [found[place] for place in np.argsort(costs, kind="stable")]
+
+
+def as_it_ran(sample: StepSample) -> Outcome:
+    """EPLB's placements as they were, over the steps that the others are judged on."""
+    decode = sample.of_phase("decode")
+    later = slice(len(decode.rows) // 2, None)
+    extra, mean = decode["extra"][later], decode["mean_load"][later]
+    ratio = float((1 + extra / mean).mean())
+    return Outcome(ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean()))
 
 
 def _cost(

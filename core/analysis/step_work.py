@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from core.errors import FileError
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import work
 from core.routing.gatelog import GateLog
@@ -28,9 +29,14 @@ def columns(log: GateLog, prices: Prices | None) -> Floats:
     """[steps, COLUMNS]; nan where unknown. Under EPLB a rank's active experts are in no log."""
     if log.moved:
         return np.full((len(log.tokens), len(COLUMNS)), np.nan)
-    kernel = prices.kernel if prices else log.kernel
+    kernel, experts = prices.kernel if prices else log.kernel, log.loads.shape[2]
+    if prices and prices.kernel.experts != experts:
+        raise FileError(
+            f"a price list of a kernel with {prices.kernel.experts} experts, and a gate log with"
+            f" {experts}: calibrate the backend that wrote the log"
+        )
     mine = of_loads(log.loads, log.tokens, log.placement, kernel, prices).sum(axis=1)
-    layers, experts = log.loads.shape[1:]
+    layers = log.loads.shape[1]
     fair = fair_of(log.tokens, experts, log.top_k, log.placement, kernel, prices)
     return np.hstack([mine, layers * fair])
 

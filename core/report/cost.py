@@ -12,6 +12,7 @@ UNITS = {
     "prefill_tokens": "a prompt token",
     "price_us": "1 µs of the kernel's price",
     "active": "an active expert of a layer",
+    "rows": "a token of a layer's busiest rank",
 }
 PER = {"context": 1000.0}
 QUALITY_HEAD = [

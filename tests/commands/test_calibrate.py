@@ -109,3 +109,26 @@ def test_a_mistake_starts_nothing(
 ) -> None:
     done = calibrated.gatescope("calibrate", *arguments)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_any_gate_log_is_priced_by_it(calibrated: Calibrated) -> None:
+    """A whole run directory, and a folder of logs alone: the same figures."""
+    logs = calibrated.folder / "made" / "paced" / "gate_logs"
+    for place in ("made", str(logs)):
+        done = calibrated.gatescope("imbalance", place, "--calibration", "made")
+        assert done.returncode == 0, done.stderr
+        priced, cost = done.stdout.splitlines()[-2:]
+        assert priced.startswith("priced by made: paced, builtin (NumPy, CPU), made 20")
+        assert "/006 costs " in cost
+        assert " a step, " in cost
+    done = calibrated.gatescope("imbalance", "made", "--calibration", "made", "--json")
+    assert (done.returncode, "in words only" in done.stderr) == (2, True)
+
+
+def test_a_report_says_how_well_the_calibration_predicts(calibrated: Calibrated) -> None:
+    done = calibrated.gatescope("report", "made")
+    assert done.returncode == 0, done.stderr
+    text = (calibrated.folder / "made" / "report.md").read_text()
+    assert "paced, calibrated on 20" in text
+    assert "the median steps of 7 runs are predicted with R² " in text
+    assert "| paced | 006 | 47 | " in text

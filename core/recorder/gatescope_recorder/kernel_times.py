@@ -95,7 +95,7 @@ def _drawn(
     """Each token draws distinct experts by Gumbel top-k."""
     keys = weights + draw.gumbel(size=(tokens, shape.experts))
     chosen = np.argpartition(-keys, shape.top_k - 1, axis=1)[:, : shape.top_k]
-    return np.bincount(chosen.ravel(), minlength=shape.experts)
+    return np.asarray(np.bincount(chosen.ravel(), minlength=shape.experts))
 
 
 def _nudged(loads: Ints, shift: int) -> Ints:
