@@ -23,6 +23,7 @@ from support.synthetic import as_log, inclusion_cv, routed
 
 from core.analysis import cost_model, routing_cost
 from core.analysis.step_sample import COLUMNS, StepSample
+from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import imbalance
 from core.routing.gatelog import GateLog
 from core.stats import comparison
@@ -33,6 +34,7 @@ from core.stats.estimate import MIN_DATASETS
 Found = dict[str, tuple[float | None, Interval | None]]
 SKEWED = np.array([4.0, 2, 1, 1, 1, 1, 1, 1])
 PLACEMENT = (0, 0, 0, 0, 1, 1, 1, 1)
+KERNEL = Kernel("tiled", sms=4, columns=(512, 256), tilings=(Tiling(64, 8, 64),))
 
 
 class Case:
@@ -59,9 +61,14 @@ class Case:
 
 def measured(log: GateLog) -> Found:
     found = imbalance.measure_segment(
-        GateLog(log.loads, log.columns, log.segments, 2, PLACEMENT), "001"
+        GateLog(log.loads, log.columns, log.segments, 2, PLACEMENT, kernel=KERNEL), "001"
     )
-    return {name: (getattr(found, name), ends) for name, ends in found.intervals.items()}
+    busiest = found.busiest_rank
+    assert busiest
+    return {
+        **{name: (getattr(found, name), ends) for name, ends in found.intervals.items()},
+        "work_over_fair": (busiest.work_over_fair, busiest.work_over_fair_interval),
+    }
 
 
 def estimates(found: object, *names: str) -> Found:
@@ -72,6 +79,13 @@ def independent_steps(seed: int, steps: int = 200) -> Found:
     """Every token of every step is routed independently."""
     rng = np.random.default_rng(seed)
     return measured(as_log(routed(rng, rng.integers(4, 41, steps), 2, SKEWED)))
+
+
+def fair_router(seed: int) -> Found:
+    """Its busiest rank does a fair router's work, on the mean."""
+    rng = np.random.default_rng(seed)
+    found = measured(as_log(routed(rng, rng.integers(4, 41, 200), 2, np.ones(8))))
+    return {"work_over_fair": found["work_over_fair"]}
 
 
 def few_steps(seed: int) -> Found:
@@ -197,6 +211,7 @@ def looping_steps(seed: int) -> Found:
 R = 5 * math.sqrt(0.8**2 / 12) / math.sqrt(25 * 0.8**2 / 12 + 1)
 CASES = (
     Case("independent steps", independent_steps, {"excess_cv": inclusion_cv(SKEWED)}),
+    Case("fair router", fair_router, {"work_over_fair": 1.0}),
     Case("24 steps", few_steps, {"excess_cv": inclusion_cv(SKEWED)}),
     Case("requests that last", lasting_requests, {}),
     Case("association, n = 25", associated, {"slope": 5.0, "pearson": R, "explained": R**2}),

@@ -46,9 +46,9 @@ class Work:
     def busiest(self) -> Work:
         """Of each layer's busiest rank."""
         order = (self.amount, self.active, self.tokens)
-        place = _largest([values for values in order if values is not None])[..., None]
+        place = _largest([values.T for values in order if values is not None])[None]
         known: dict[str, Any] = {
-            field.name: np.take_along_axis(values, place, -1)[..., 0]
+            field.name: np.take_along_axis(values.T, place, 0)[0].T
             for field in fields(self)
             if (values := getattr(self, field.name)) is not None
         }
@@ -104,12 +104,13 @@ def _blocks(kernel: Kernel, tokens: Ints) -> tuple[Floats, Floats]:
 
 
 def _largest(measures: Sequence[Floats]) -> Ints:
-    """The place on the last axis that is largest by the first measure; among equals by the next."""
+    """The place on the first axis that is largest by the first measure; among equals by the
+    next."""
     best = np.ones(measures[0].shape, bool)
     for measure in measures:
-        among = np.where(best, measure, -np.inf)
-        best = among == among.max(axis=-1, keepdims=True)
-    return np.asarray(best.argmax(axis=-1))
+        among = np.where(best, measure, -1.0)
+        best = among == among.max(axis=0)
+    return np.asarray(best.argmax(axis=0))
 
 
 def of_busiest(log: GateLog) -> Work:

@@ -164,6 +164,11 @@ class TestReport:
         assert 1 <= active <= 4
         assert f"| all2all | decode | {active:.2f} | – | – | – | – | – |" in text
         assert "all2all: the kernel, NumPy, publishes no tiling." in text
+        kernel = json.loads((reported.made / "run.json").read_text())["servers"]["all2all"][
+            "kernel"
+        ]
+        assert (kernel["name"], kernel["experts"], kernel["columns"]) == ("NumPy", 8, [576, 128])
+        assert kernel["local_experts"] == 8 // 2
 
     def test_the_summary_has_a_column_for_each(self, ran: Place) -> None:
         with open(ran.made / "summary.csv") as file:

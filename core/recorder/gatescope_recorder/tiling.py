@@ -21,7 +21,7 @@ import torch
 
 from .about import kernel_name
 from .kernel import Blocks, Kernel, tilings
-from .routers import Layer, holders
+from .routers import Layer, holders, method_name
 
 MODULE = "vllm.model_executor.layers.fused_moe.fused_moe"
 NAME = "try_get_optimal_moe_config"
@@ -89,7 +89,7 @@ def _shape(layers: Sequence[Layer], config: Any, device: torch.device) -> Kernel
     weights = known("w13_weight")
     dtype = known("params_dtype") if weights is None else weights.dtype
     return Kernel(
-        name=kernel_name(layers),
+        name=kernel_name(layers) or method_name(first.module),
         dtype=str(dtype or "").removeprefix("torch."),
         sms=_sms(device),
         experts=int(first.router.global_num_experts),
