@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from core.analysis import step_work
-from core.errors import NoDataError
+from core.errors import GateLogError, NoDataError
 from core.experiment import dose
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import folder as gate_folder
 from core.routing import steps
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.routing.meter import WARMUP
 from core.routing.price import Prices
 from core.rundir.selection import ALL, Selection

@@ -12,10 +12,10 @@ from core.analysis.calibration import Calibration
 from core.analysis.cost_model import PRICE, CostModel
 from core.analysis.routing_cost import Edge, Placed, RoutingCost
 from core.analysis.step_sample import StepSample
+from core.errors import GateLogError
 from core.report import cost
 from core.report.document import heading, items, table, text
 from core.routing import placement
-from core.routing.gatelog import GateLogError
 from core.routing.price import Prices
 from core.rundir.about import About
 from core.rundir.selection import Selection
