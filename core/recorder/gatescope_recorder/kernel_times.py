@@ -101,7 +101,8 @@ def _drawn(
 def _nudged(loads: Ints, shift: int) -> Ints:
     """Half of the experts `shift` tokens more, the others as many less."""
     pairs = len(loads) // 2
-    return loads + np.array([shift, -shift] * pairs + [0] * (len(loads) - 2 * pairs))
+    moved = np.array([shift, -shift] * pairs + [0] * (len(loads) - 2 * pairs))
+    return np.asarray(loads + moved)
 
 
 def assigned(loads: Ints, tokens: int, seed: int = 0) -> Ints:
