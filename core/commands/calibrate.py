@@ -104,6 +104,8 @@ def _sweep(loaded: Config, backend: Backend, kind: Kind, largest: int) -> Config
         request_rate="inf",
         arrival="poisson",
         max_concurrency=0,
+        starts=1,
+        split=False,
         repeats=1,
         ramp_up_s=0.0,
         shuffle=True,

@@ -18,12 +18,13 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import document, forced, router, routing_cost, summary
+from core.report import contrasts, document, forced, router, routing_cost, summary
 from core.report.document import code, heading, items, picture, table, text
 from core.report.routing_cost import BackendCost
 from core.rundir import about as run_json
-from core.rundir import journal, selection
+from core.rundir import journal, registered, selection
 from core.rundir.about import About, ServerNote
+from core.rundir.registered import Registered
 from core.rundir.selection import Selection
 from core.stats.association import Association
 from core.terminal import shown
@@ -38,7 +39,11 @@ METHOD = (
     "corrected by Holm over all backends and metrics. "
     "Excess CV is the CV of expert load beyond what as many tokens, "
     "routed evenly at random, would show. "
-    "An effect that is not seen may still exist, as large as its interval allows."
+    "An effect that is not seen may still exist, as large as its interval allows. "
+    "Backends are compared by the means of their server starts: Student's t, "
+    "paired where starts share the datasets out. "
+    "Larger and smaller (equivalent) are by two one-sided tests at 5 %, "
+    "for the smallest effect that matters."
 )
 SELECTED = (
     "Datasets without an excess CV are in no association: "
@@ -88,6 +93,7 @@ class _Source:
     groups: list[Results]
     about: About
     undone: dict[str, RunState]
+    asked: Registered
     samples: dict[str, StepSample]
     unread: list[str]
     costs: list[BackendCost]
@@ -102,7 +108,7 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
     """
     source = _source(path, selection.of_run_directory(path, only))
     validity = verdict.of_run_directory(path, source.groups, source.chosen)
-    found = findings.find(source.groups, source.about.engine)
+    found = findings.find(source.groups, source.about.engine, source.asked.first)
     folder = source.chosen.folder(path)
     try:
         parts = [*_opening(source, validity), *_parts(folder, source, found)]
@@ -127,7 +133,8 @@ def _source(path: Path, chosen: Selection) -> _Source:
     names, about = [group.name for group in groups], run_json.read(path)
     samples, unread = step_sample.of_backends(path, names, chosen)
     costs = routing_cost.of_run_directory(path, about, names, chosen)
-    return _Source(chosen, groups, about, undone, samples, unread, costs)
+    asked = registered.read(path)
+    return _Source(chosen, groups, about, undone, asked, samples, unread, costs)
 
 
 # --- sections, from the top ---
@@ -158,7 +165,7 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
     )
     of_router = _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
     return [
-        *_answer(found, source.about),
+        *_answer(found, source.about, source.asked),
         *_set_up(source.about),
         *_results(groups),
         *_pictures(folder, drawn, "ecdf"),
@@ -175,8 +182,9 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
     ]
 
 
-def _answer(found: Findings, about: About) -> list[str]:
-    sentences = [*found.sentences, *found.caveats]
+def _answer(found: Findings, about: About, asked: Registered) -> list[str]:
+    compared = contrasts.about(asked) if found.comparisons else []
+    sentences = [*found.sentences, *(line.removeprefix("* ") for line in compared), *found.caveats]
     if not about.gpus and not builtin.is_label(found.engine):
         sentences.append(NO_GPU)
     return [heading("Findings"), items(sentences), text(METHOD)]

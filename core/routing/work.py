@@ -46,9 +46,12 @@ class Work:
     def busiest(self) -> Work:
         """Of each layer's busiest rank."""
         order = (self.amount, self.active, self.tokens)
-        place = _largest([values.T for values in order if values is not None])[None]
+        is_one = self.tokens.shape[-1] == 1
+        place = None if is_one else _largest([v.T for v in order if v is not None])[None]
         known: dict[str, Any] = {
-            field.name: np.take_along_axis(values.T, place, 0)[0].T
+            field.name: values[..., 0]
+            if place is None
+            else np.take_along_axis(values.T, place, 0)[0].T
             for field in fields(self)
             if (values := getattr(self, field.name)) is not None
         }
@@ -61,9 +64,8 @@ def of_steps(
     """The work of `loads` [steps, layers, experts] in steps of `tokens` [steps]. `placement[e]` is
     the rank of expert e; empty: one rank has them all, or a slice of each."""
     kind = np.float32 if int(loads.max(initial=0)) < EXACT else np.float64
-    x: npt.NDArray[Any] = np.ascontiguousarray(
-        loads.transpose(2, 1, 0), kind
-    )  # a gate log stores it so
+    by_expert = loads.transpose(2, 1, 0)  # as a gate log stores it
+    x: npt.NDArray[Any] = np.ascontiguousarray(by_expert, kind)
     home = _home(placement, len(x)).astype(kind)
     rows, active = _by_rank(home, x), _by_rank(home, x > 0)
     if kernel is None or not kernel.tilings:
@@ -91,7 +93,8 @@ def _home(placement: Sequence[int], experts: int) -> Floats:
 def _by_rank(home: npt.NDArray[Any], by_expert: npt.NDArray[Any]) -> Floats:
     """[steps, layers, ranks]: the sum of [experts, layers, steps] over each rank's experts."""
     flat = by_expert.reshape(len(by_expert), -1).astype(home.dtype, copy=False)
-    summed = (home @ flat).reshape(-1, *by_expert.shape[1:])
+    totals = flat.sum(axis=0) if len(home) == 1 else home @ flat
+    summed = totals.reshape(-1, *by_expert.shape[1:])
     return np.asarray(summed.transpose(2, 1, 0), np.float64)
 
 
