@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.experiment.dose import Dose, Replay
 from core.recorder.gatescope_recorder import dose as forced
-from core.recorder.gatescope_recorder.order import DoseError, Order, parse
+from core.recorder.gatescope_recorder.order import DoseError, Order
 
 if TYPE_CHECKING:
     from core.experiment.config import Backend, Config
@@ -49,10 +49,7 @@ def ranks(backends: Sequence[Backend]) -> int:
 def check(order: Order, experts: int, top_k: int) -> None:
     """DoseError for the first dose that a model of this shape cannot be given."""
     for label in order.labels:
-        pattern, level = parse(label)
         try:
-            forced.weight_for(
-                level, len(forced.hot_experts(pattern, experts, top_k, order.ranks)), experts, top_k
-            )
+            forced.law(label, experts, top_k, order.ranks)
         except DoseError as error:
             raise DoseError(f"{label}: {error}") from None

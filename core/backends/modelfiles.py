@@ -31,6 +31,13 @@ TOP_K = {
     "top_k_experts": "Gemma 4",
     "n_experts_per_tok": "Moondream 3's moe",
 }
+HIDDEN = {"hidden_size": "most of them", "dim": "Mistral's own format"}
+INTER = {
+    "moe_intermediate_size": "Qwen MoE, DeepSeek, GLM-4 MoE, ERNIE 4.5",
+    "expert_ffn_hidden_size": "LongCat",
+    "intermediate_size": "Mixtral, GPT-OSS, OLMoE, Llama 4",
+    "hidden_dim": "Mistral's own format",
+}
 # Where the language model's own table lies in a config: multimodal models, then MoE tables.
 NESTED = (
     "text_config",
@@ -84,6 +91,18 @@ def moe_shape(model: str, env: Mapping[str, str] | None = None) -> tuple[int, in
     return None
 
 
+def expert_widths(model: str, env: Mapping[str, str] | None = None) -> tuple[int, int] | None:
+    """Hidden size and the intermediate size of one expert, as `moe_shape`."""
+    for file in _configs(model, env or {}):
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if widths := _widths(about):
+            return widths
+    return None
+
+
 def is_here(model: str, env: Mapping[str, str] | None = None) -> bool:
     """Whether any config of the model is on this machine."""
     return any(file.is_file() for file in _configs(model, env or {}))
@@ -128,6 +147,17 @@ def _shape(about: Any) -> tuple[int, int] | None:
     experts = next(filter(None, (_count(about.get(name)) for name in EXPERTS)), 0)
     top_k = next(filter(None, (_count(about.get(name)) for name in TOP_K)), 0)
     return (experts, top_k) if 0 < top_k <= experts and experts > 1 else None
+
+
+def _widths(about: Any) -> tuple[int, int] | None:
+    if not isinstance(about, dict):
+        return None
+    inner = (_widths(about.get(name)) for name in NESTED)
+    if found := next(filter(None, inner), None):
+        return found
+    hidden = next(filter(None, (_count(about.get(name)) for name in HIDDEN)), 0)
+    inter = next(filter(None, (_count(about.get(name)) for name in INTER)), 0)
+    return (hidden, inter) if hidden and inter else None
 
 
 def _count(value: Any) -> int:

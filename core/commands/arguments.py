@@ -31,7 +31,7 @@ OUR_FIELDS: dict[str, tuple[object, ...]] = {
     "n": (1, None),
 }
 # As core.experiment.dose.Pattern, which would import NumPy.
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating", "few-experts")
 
 
 class Parser(argparse.ArgumentParser):
@@ -150,6 +150,11 @@ def patterns(text: str) -> list[str]:
     if not set(patterns) <= set(PATTERNS):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(PATTERNS)}, got {text!r}")
     return patterns
+
+
+def sizes(text: str) -> list[int]:
+    """Numbers of requests, each once, with commas between them."""
+    return sorted({at_least(1, 9999)(part) for part in names(text)})
 
 
 def at_least(least: int, most: int = MAX_INT) -> Callable[[str], int]:

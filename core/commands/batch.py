@@ -106,14 +106,14 @@ def run(invocation: Invocation, *, json: bool) -> int:
             recording.write(path / recorded.FOLDER)
             for problem in recording.left_out:
                 tell(printable(f"! not replayed: {problem}"))
-        return _run_in(directory, job, json=json)
+        return run_in(directory, job, json=json)
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
     with RunDirectory.reopen(path) as directory:
         _end_leftovers(directory)
         retry = invocation.retry_cancelled
-        return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
+        return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
 
 def _new(loaded: Config, invocation: Invocation, recording: Recording | None) -> Job:
@@ -126,7 +126,7 @@ def _new(loaded: Config, invocation: Invocation, recording: Recording | None) ->
         choice.check_recording(kind, loaded, layers=r.layers, experts=r.experts, top_k=r.top_k)
     settled = config.with_starts(loaded, kind)
     made = plan.make(settled, invocation.only, invocation.backends)
-    return _checked(Job(settled, kind, list(made.runs), {}, resumed=False))
+    return checked(Job(settled, kind, list(made.runs), {}, resumed=False))
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
@@ -148,12 +148,12 @@ def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
-        return _checked(
+        return checked(
             Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
         )
     if cancelled:
         tell(_left_cancelled(len(cancelled)))
-    return _checked(
+    return checked(
         Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
     )
 
@@ -164,7 +164,7 @@ def _left_cancelled(count: int) -> str:
     return f"· {count} runs stay cancelled; --retry-cancelled runs them too"
 
 
-def _checked(job: Job) -> Job:
+def checked(job: Job) -> Job:
     """`job`, if its engine is installed and its ports are free; else GatescopeError, with nothing
     started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
@@ -177,7 +177,7 @@ def _checked(job: Job) -> Job:
     return job
 
 
-def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
+def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)

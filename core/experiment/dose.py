@@ -13,7 +13,7 @@ import msgspec
 
 from core.recorder.gatescope_recorder import order
 
-Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating"]
+Pattern = Literal["hot-experts", "hot-rank", "spread", "rotating", "few-experts"]
 NAME = "forced routing"
 REPLAYED = "replayed routing"
 EXAMPLE = "gatescope --dose 0,0.5,1 --pattern hot-rank"

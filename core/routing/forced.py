@@ -87,11 +87,7 @@ def _distance(
     """Distance of the recorded expert shares from the requested ones, as a CV, and the distance
     that chance alone makes."""
     experts = len(counts)
-    hot = list(distribution.hot_experts(dose.pattern, experts, top_k, order.ranks))
-    weight = distribution.weight_for(dose.level, len(hot), experts, top_k)
-    p_hot, p_cold = distribution.inclusion(weight, len(hot), experts, top_k)
-    want = np.full(experts, p_cold)
-    want[hot] = p_hot
+    want = distribution.law(dose.label, experts, top_k, order.ranks).shares(experts, top_k)
     distance = np.sqrt(np.mean((counts / counts.mean() - want / want.mean()) ** 2))
     return float(distance), float(np.sqrt((experts / top_k - 1) / tokens))
 

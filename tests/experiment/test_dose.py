@@ -94,7 +94,7 @@ def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
         ),
         (
             'patterns = ["hot"]',
-            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "rotating" or',
+            '[dose], patterns, item 1: expected "few-experts" or "hot-experts" or "hot-rank" or',
         ),
         ("levels = []", "[dose]: expected at least one level and one pattern, got none"),
         ("levels = [0.00001]", "[dose], levels: expected at most 4 decimals, got 1e-05"),
@@ -183,7 +183,7 @@ def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(
         (("--dose", "much"), "expected CVs of expert load such as 0,0.25,1.5, got 'much'"),
         (
             ("--dose", "1", "--pattern", "hot"),
-            "expected some of hot-experts, hot-rank, spread, rotating, got 'hot'",
+            "expected some of hot-experts, hot-rank, spread, rotating, few-experts, got",
         ),
         (("--dose", "1.8"), "1.732 is the most; take other levels or patterns"),
         (

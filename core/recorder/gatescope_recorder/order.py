@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict, dataclass
 
 VARIABLE = "GATESCOPE_FORCED_ROUTING"
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating", "few-experts")
 REPLAY = "replay"
 LEVEL = rf"(?:{'|'.join(PATTERNS)})~[0-9]+(?:\.[0-9]+)?"
 LABEL = re.compile(rf"~({LEVEL}|{REPLAY}~[A-Za-z0-9_.-]+?)(?:-try[0-9]+)?\Z")
