@@ -35,13 +35,8 @@ class Prompts:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 if every file was predicted, 1 if some could not be read, BAD_USAGE if none could."""
-    # The built-in model's matrices are small: threads would cost more than they give. Torch counts
-    # its own.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from core.prediction import stack
-
+    model = opened(arguments.model, arguments.dtype)
     planned, count = _planned(arguments)
-    model = stack.open_model(arguments.model, arguments.dtype)
     prompts = _read(arguments.files, model, count)
     if not prompts.by_file:
         return BAD_USAGE
@@ -51,6 +46,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n\n".join(_lines(file, expected) for file, expected in found.items()))
     return 1 if len(found) < len(set(map(str, arguments.files))) else 0
+
+
+def opened(model: str, dtype: str = "auto") -> Stack:
+    """As `stack.open_model`; call it before anything imports NumPy."""
+    # The built-in model's matrices are small: threads would cost more than they give. Torch counts
+    # its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from core.prediction import stack
+
+    return stack.open_model(model, dtype)
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[Planned, int | None]:
@@ -105,7 +110,7 @@ def _expected(
 
     wanted = prompts.joined()
     _tell_needs(model, wanted)
-    whole = exact.route(model, wanted, arguments.layers, _progress()).forecast()
+    whole = exact.route(model, wanted, arguments.layers, progress()).forecast()
     found, first = {}, 0
     for file, own in prompts.by_file.items():
         part = whole.of(slice(first, first + len(own)))
@@ -148,11 +153,11 @@ def _size(count: int) -> str:
     return f"{gib:.1f} GiB" if gib >= 0.1 else f"{count / (1 << 20):.1f} MiB"
 
 
-def _progress() -> Tell:
+def progress() -> Tell:
     """A bar on a terminal that can redraw a line; a line a layer elsewhere."""
     redraws = sys.stderr.isatty() and not terminal.is_dumb()
 
-    def progress(done: int, layers: int, seconds: float) -> None:
+    def told(done: int, layers: int, seconds: float) -> None:
         left = terminal.clock(seconds / done * (layers - done))
         line = f"layer {done} of {layers}, {left} left"
         if not redraws:
@@ -163,7 +168,7 @@ def _progress() -> Tell:
         bar = f"{'█' * filled}{'░' * (BAR - filled)}"
         print(f"\r{bar} {line}\x1b[K", end=end, file=sys.stderr, flush=True)
 
-    return progress
+    return told
 
 
 # --- results ---

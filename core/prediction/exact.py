@@ -38,6 +38,14 @@ class Routed:
             self.layer_numbers,
         )
 
+    def of_tokens(self, prompt: int) -> Floats:
+        """What each token of one prompt adds to an even load: share of its picks less 1 / experts
+        [tokens, layers, experts]."""
+        chosen = np.array([layer[prompt] for layer in self.picks])  # [layers, tokens, top_k]
+        hot = np.zeros((*chosen.shape[:2], self.experts))
+        np.put_along_axis(hot, chosen.astype(np.int64), 1 / self.top_k, axis=2)
+        return np.asarray(hot.transpose(1, 0, 2) - 1 / self.experts)
+
     def _loads(self, picks: Picks) -> Floats:
         return np.bincount(picks.ravel(), minlength=self.experts).astype(np.float64)
 
