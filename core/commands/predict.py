@@ -29,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " checkpoint; or builtin",
     )
     router.add_argument(
+        "--mode",
+        choices=("exact", "table", "calibrated"),
+        default="exact",
+        help="exact: run the prompts through the model (default); table: learn what each token and"
+        " the two before it load; calibrated: also how far that is off",
+    )
+    router.add_argument(
+        "--learn", type=Path, metavar="RUN_DIR", help="recorded run that table and calibrated need"
+    )
+    router.add_argument(
         "--layers", type=arg.span, metavar="0-3", help="predict these layers alone, and stop there"
     )
     router.add_argument(

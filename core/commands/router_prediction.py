@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from core.prediction.exact import Tell
     from core.prediction.stack import Stack
     from core.routing.expected import Expected, ExpectedPhase, Forecast, Planned
+    from core.stats.arrays import Floats
 
 BAR = 30  # columns
 PER_LINE = 16  # experts
@@ -35,6 +36,12 @@ class Prompts:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 if every file was predicted, 1 if some could not be read, BAD_USAGE if none could."""
+    if (arguments.mode == "exact") == bool(arguments.learn):
+        raise UsageError(
+            f"--mode {arguments.mode}: table and calibrated need --learn RUN_DIR, exact takes none"
+        )
+    if arguments.layers and arguments.mode != "exact":
+        raise UsageError("--layers is of --mode exact; leave it out")
     model = opened(arguments.model, arguments.dtype)
     planned, count = _planned(arguments)
     prompts = _read(arguments.files, model, count)
@@ -106,20 +113,46 @@ def _read(files: Sequence[Path], model: Stack, count: int | None) -> Prompts:
 def _expected(
     arguments: argparse.Namespace, model: Stack, prompts: Prompts, planned: Planned
 ) -> dict[str, Expected]:
-    from core.prediction import exact
-
-    wanted = prompts.joined()
-    _tell_needs(model, wanted)
-    whole = exact.route(model, wanted, arguments.layers, progress()).forecast()
+    if arguments.mode == "exact":
+        whole, errors = _exact(arguments, model, prompts.joined()), None
+    else:
+        whole, errors = _learned(arguments, model, prompts.joined())
     found, first = {}, 0
     for file, own in prompts.by_file.items():
         part = whole.of(slice(first, first + len(own)))
         first += len(own)
-        found[file] = _of_dataset(model, "exact", part, planned)
+        found[file] = _of_dataset(model, arguments.mode, part, planned, errors)
     return found
 
 
-def _of_dataset(model: Stack, mode: str, forecast: Forecast, planned: Planned) -> Expected:
+def _exact(
+    arguments: argparse.Namespace, model: Stack, prompts: Sequence[Sequence[int]]
+) -> Forecast:
+    from core.prediction import exact
+
+    _tell_needs(model, prompts)
+    return exact.route(model, prompts, arguments.layers, progress()).forecast()
+
+
+def _learned(
+    arguments: argparse.Namespace, model: Stack, prompts: Sequence[Sequence[int]]
+) -> tuple[Forecast, Floats]:
+    """What a recorded run lets expect, and the errors of its own steps."""
+    from core.prediction import heads, recorded
+
+    learned = heads.learn(recorded.read(arguments.learn, model.tokens), model.gate_table())
+    spread, of = arguments.mode == "calibrated", learned.recorded
+    tell(
+        f"learned from {len(of.prompts)} steps of {of.tokens.sum()} prompt tokens; each predicted"
+        f" from the others, the excess CV of {heads.GROUP} is off by"
+        f" {learned.error(spread=spread):.3f} in the mean"
+    )
+    return learned.predict(prompts, spread=spread), learned.errors(spread=spread)
+
+
+def _of_dataset(
+    model: Stack, mode: str, forecast: Forecast, planned: Planned, errors: Floats | None
+) -> Expected:
     from core.routing import expected
 
     return expected.Expected(
@@ -129,7 +162,7 @@ def _of_dataset(model: Stack, mode: str, forecast: Forecast, planned: Planned) -
         tokens=int(forecast.tokens.sum()),
         layer_numbers=list(forecast.layer_numbers),
         loads=forecast.shares().tolist(),
-        prefill=expected.prefill(forecast, planned),
+        prefill=expected.prefill(forecast, planned, errors),
         decode_reason="prefill alone was predicted",
     )
 

@@ -107,13 +107,12 @@ def in_steps(forecast: Forecast, planned: Planned) -> Forecast:
     )
 
 
-def prefill(forecast: Forecast, planned: Planned) -> ExpectedPhase:
+def prefill(forecast: Forecast, planned: Planned, errors: Floats | None = None) -> ExpectedPhase:
     """The steps of the prompts. The interval says what other prompts of the same kind would show:
-    it rests on prompts."""
-    steps = in_steps(forecast, planned)
-    return phase(
-        forecast.shares(), steps.tokens.mean(), forecast.top_k, planned, _excess(forecast, planned)
-    )
+    it rests on prompts, and on `errors`, those of a prediction's excess² in single steps."""
+    tokens = in_steps(forecast, planned).tokens.mean()
+    found = _excess(forecast, planned, errors)
+    return phase(forecast.shares(), tokens, forecast.top_k, planned, found)
 
 
 def phase(
@@ -135,12 +134,15 @@ def phase(
     )
 
 
-def _excess(forecast: Forecast, planned: Planned) -> Excess:
+def _excess(forecast: Forecast, planned: Planned, errors: Floats | None) -> Excess:
     """As measured: the mean over steps and layers, before the root."""
-    prompts = len(forecast.tokens)
-    draw = np.random.default_rng(0).integers
-    drawn = [_mean(forecast.of(draw(0, prompts, prompts)), planned) for _ in range(DRAWS)]
-    return excess.judged(np.asarray(_mean(forecast, planned)), np.array(drawn), prompts)
+    prompts, rng = len(forecast.tokens), np.random.default_rng(0)
+    draws = [rng.integers(0, prompts, prompts) for _ in range(DRAWS)]
+    drawn = np.array([_mean(forecast.of(draw), planned) for draw in draws])
+    if errors is not None:
+        steps = len(in_steps(forecast, planned).tokens)
+        drawn += rng.choice(errors, (DRAWS, steps)).mean(axis=1)
+    return excess.judged(np.asarray(_mean(forecast, planned)), drawn, prompts)
 
 
 def _mean(forecast: Forecast, planned: Planned) -> float:
