@@ -141,7 +141,7 @@ def _head(
 ) -> Head:
     """The likeliest head for `left` [steps, experts], the loads beyond the prior's."""
     found = [_fitted(weights, grams, left, of.tokens) for weights in WEIGHTS]
-    likelihood, precision, weights = max(found, key=lambda each: each[0])
+    _, precision, weights = max(found, key=lambda each: each[0])
     pull = precision @ left
     sure = np.diag(precision)[:, None]
     return Head(

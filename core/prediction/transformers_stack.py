@@ -40,10 +40,10 @@ class TransformersStack:
         transformers.utils.logging.disable_progress_bar()
         self._config = transformers.AutoConfig.from_pretrained(folder)
         self._config._experts_implementation = "eager"  # loops over the experts that were chosen
-        self._dtype = _dtype(self._config, dtype)
+        self.dtype = _dtype(self._config, dtype)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         with torch.device("meta"):
-            self._model = transformers.AutoModel.from_config(self._config, dtype=self._dtype).eval()
+            self._model = transformers.AutoModel.from_config(self._config, dtype=self.dtype).eval()
         self._layers = list(self._model.layers)
         self._files = _places(folder)
         self._mapping = get_model_conversion_mapping(self._model)
@@ -55,9 +55,9 @@ class TransformersStack:
         self.name, self.depth = folder.name, len(self._layers)
         self.experts, self.top_k = routers[0].experts.num_experts, routers[0].gate.top_k
         sizes = [sum(p.numel() for p in layer.parameters()) for layer in self._layers]
-        self.layer_bytes = max(sizes) * self._dtype.itemsize
+        self.layer_bytes = max(sizes) * self.dtype.itemsize
         self.peak_bytes = COPIES * self.layer_bytes
-        self.token_bytes = self._config.hidden_size * self._dtype.itemsize
+        self.token_bytes = self._config.hidden_size * self.dtype.itemsize
         self._prompts: Sequence[Sequence[int]] = ()
         self._batches: list[list[int]] = []
 
@@ -135,7 +135,7 @@ class TransformersStack:
                     if file not in opened:
                         opened[file] = files.enter_context(safe_open(file, "pt"))
                     tensors[name] = opened[file].get_slice(name)
-            how = LoadStateDictConfig(dtype=self._dtype, weight_mapping=self._mapping)
+            how = LoadStateDictConfig(dtype=self.dtype, weight_mapping=self._mapping)
             convert_and_load_state_dict_in_model(self._model, tensors, how)
         owners = [self._model.get_submodule(module) for module in modules]
         missing = [name for owner in owners for name, p in owner.named_parameters() if p.is_meta]
