@@ -33,5 +33,13 @@ class FileError(GatescopeError):
     """A file or directory that cannot be read or written, or is not what it should be."""
 
 
+class GateLogError(GatescopeError):
+    """A gate log that cannot be read; the text names the file and what is wrong with it."""
+
+
+class LoadError(GatescopeError):
+    """A load that cannot be started; the text says why."""
+
+
 class NoDataError(GatescopeError):
     """Nothing to draw or to report; the text says what is missing."""

@@ -18,6 +18,7 @@ from support.watched import free_port
 
 from core import cli
 from core.commands import attach, doctor, plot, report, serve
+from core.errors import GateLogError, GatescopeError, LoadError
 from core.workload import predictor
 
 SHIPPED = Path(__file__).parents[1] / "datasets"
@@ -53,6 +54,18 @@ def gatescope(
 
 
 class TestUsage:
+    @pytest.mark.parametrize("kind", [GateLogError, LoadError])
+    def test_an_error_of_the_family_is_a_line_and_exit_2(
+        self, kind: type[GatescopeError], gatescope: Gatescope, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(arguments: Namespace) -> int:
+            raise kind("what happened; what to do")
+
+        monkeypatch.setattr(plot, "run", fail)
+        answer = gatescope("plot", "run")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == "gatescope: what happened; what to do\n"
+
     def test_help_names_every_command_and_the_exit_codes(self, gatescope: Gatescope) -> None:
         answer = gatescope("--help")
         assert (answer.code, answer.err) == (0, "")

@@ -12,6 +12,7 @@ from typing import Any
 Results = dict[str, dict[str, list[Any]]]  # scenario → client → a value a round
 
 OURS, RUST, BARE, PYTHON = "gatescope", "vllm-rs", "aiohttp (raw)", "the best Python peer"
+SGLANG = "sglang-rs"
 OWN = "ITL error p99 of events read alone"
 EACH, MANY = "an event a packet", "8 events a packet"
 
@@ -45,7 +46,7 @@ def aims(results: Results, memory_growth: float) -> list[Aim]:
         *_accuracy(results, "32 streams"),
         *_accuracy(results, "256 streams"),
         *_ratios(
-            "TTFT error p99, 256 streams", _errors(results, "256 streams", "ttft", 1), [(RUST, 0.5)]
+            "TTFT error p99, 256 streams", _errors(results, "256 streams", "ttft", 1), _both(0.5)
         ),
         *_absolute(results, memory_growth),
     ]
@@ -57,8 +58,8 @@ def _capacity(results: Results) -> list[Aim]:
         for title in (EACH, MANY)
     )
     return [
-        *_ratios(f"CPU a token, {EACH}", each, [(PYTHON, 0.65), (BARE, 0.75), (RUST, 1.0)]),
-        *_ratios(f"CPU a token, {MANY}", many, [(RUST, 2.5)]),
+        *_ratios(f"CPU a token, {EACH}", each, [(PYTHON, 0.65), (BARE, 0.75), *_both(1.0)]),
+        *_ratios(f"CPU a token, {MANY}", many, _both(2.5)),
     ]
 
 
@@ -67,10 +68,10 @@ def _accuracy(results: Results, title: str) -> list[Aim]:
         _errors(results, title, *key) for key in (("itl", 1), ("itl_own", 1), ("ttft", 0))
     )
     return [
-        *_ratios(f"ITL error p99, {title}", gaps, [(RUST, 0.5)]),
+        *_ratios(f"ITL error p99, {title}", gaps, _both(0.5)),
         Aim(f"ITL error p99, {title}", gaps[OURS], 0.1, unit="ms"),
         Aim(f"{OWN}, {title}", own[OURS], 0.1, unit="ms"),
-        *_ratios(f"TTFT error median, {title}", first, [(RUST, 1.0), (PYTHON, 0.1)]),
+        *_ratios(f"TTFT error median, {title}", first, [*_both(1.0), (PYTHON, 0.1)]),
     ]
 
 
@@ -88,10 +89,17 @@ def _absolute(results: Results, memory_growth: float) -> list[Aim]:
     ]
 
 
+def _both(limit: float) -> list[tuple[str, float]]:
+    """The same limit against each of the two clients in Rust."""
+    return [(RUST, limit), (SGLANG, limit)]
+
+
 def _ratios(what: str, values: dict[str, float], limits: Sequence[tuple[str, float]]) -> list[Aim]:
     """An aim for each peer that took part. PYTHON stands for the best tool in Python; bare aiohttp
     is not a tool."""
-    tools = {n: v for n, v in values.items() if n not in (OURS, RUST, BARE) and not math.isnan(v)}
+    tools = {
+        n: v for n, v in values.items() if n not in (OURS, RUST, SGLANG, BARE) and not math.isnan(v)
+    }
     names = {PYTHON: min(tools, key=lambda n: tools[n])} if tools else {}
     named = [(names.get(peer, peer), limit) for peer, limit in limits]
     return [

@@ -13,8 +13,8 @@ TOGETHER_MS = 0.05  # Python clients stamp the events of one read a few µs apar
 
 @dataclass(frozen=True)
 class Row:
-    """One request as a client reports it, in seconds. `key`: its prompt, or the number at the end
-    of its request ID."""
+    """One request as a client reports it, in seconds. `key`: its prompt, the first four letters of
+    its answer, or the number at the end of its request ID."""
 
     key: str | int
     ttft: float
@@ -45,7 +45,7 @@ def errors(truth: list[dict[str, Any]], rows: list[Row]) -> Errors:
     sent: dict[str | int, dict[str, Any]] = {}
     for request in truth:
         if request["end"] == "done":
-            sent[request["prompt_head"]] = request
+            sent[request["prompt_head"]] = sent[request["answer_head"]] = request
             if request["id"] and request["id"].startswith("bench-"):
                 sent[int(request["id"].rsplit("-")[-1])] = request
     ttft, ttft_read, itl, own, shared = [], [], [], [], []

@@ -90,6 +90,43 @@ def vllm_bench(python: Path) -> Peer:
     )
 
 
+def sglang_rs(folder: Path) -> Peer:
+    """SGLang's Rust client; `folder` holds its `_bench.*.so`. It sends prompts of its own and names
+    none of them, so that an answer is known by its letters."""
+
+    def command(t: Task) -> list[str]:
+        flags = {
+            "--backend": "vllm",
+            "--base-url": t.url,
+            "--model": "truth",
+            "--tokenizer": t.prompts.parent / "tokenizer",
+            "--dataset-name": "random-ids",
+            "--random-input-len": 16,
+            "--random-output-len": t.tokens,
+            "--random-range-ratio": 1,
+            "--num-prompts": t.count,
+            "--max-concurrency": t.concurrency,
+            "--warmup-requests": 0,
+            "--output-file": t.out / "r.json",
+        }
+        switches = ["--output-details", "--disable-tqdm", "--disable-retokenize"]
+        start = f"import sys; sys.path.insert(0, {str(folder)!r}); import _bench"
+        return [
+            sys.executable,
+            "-c",
+            f"{start}; _bench.run_argv(sys.argv)",
+            *words(flags),
+            *switches,
+        ]
+
+    def rows(t: Task) -> list[Row]:
+        result = json.loads((t.out / "r.json").read_text())
+        seen = zip(result["generated_texts"], result["ttfts"], result["itls"], strict=True)
+        return [Row(text[:4], ttft, itl) for text, ttft, itl in seen if text]
+
+    return Peer("sglang-rs", command, rows)
+
+
 def with_aiohttp(way: str, python: Path) -> Peer:
     """aiohttp_client.py, in one of its two ways."""
 

@@ -1,6 +1,6 @@
 """gatescope's load client against its peers: capacity, accuracy, and a stalled worker.
 
-    python bench/client/run.py --rust vllm-rs --vllm PYTHON --aiohttp PYTHON \\
+    python bench/client/run.py --rust vllm-rs --sglang FOLDER --vllm PYTHON --aiohttp PYTHON \\
         --aiperf aiperf --guidellm guidellm
 
 The truth server has one core to itself, and each client (its whole process tree) another one.
@@ -37,7 +37,7 @@ from bench.client.peers import Peer, Task
 
 HERE = Path(__file__).parent
 TTFT_MS, ITL_MS = 50.0, 10.0
-TIMED = {"firehose": False, "ttft_ms": TTFT_MS, "itl_ms": ITL_MS, "jitter": 0.2}
+TIMED = {"named": True, "firehose": False, "ttft_ms": TTFT_MS, "itl_ms": ITL_MS, "jitter": 0.2}
 STALL_S, STALL_EVERY_S = 0.020, 0.100
 SERVER_CORE, CLIENT_CORE = 0, 1
 CAPACITY = {EACH: 1, MANY: 8}  # title: events in one send
@@ -173,7 +173,7 @@ def capacity(peer: Peer, server: Server, folder: Path, burst: int, nice: int) ->
     NaN if it is not above 0: the start-ups differed by more than the tokens cost.
     """
     asked = [
-        Scenario({"firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS)
+        Scenario({**TIMED, "firehose": True, "burst": burst}, n, CAPACITY_STREAMS, CAPACITY_TOKENS)
         for n in SIZES
     ]
     small, large = (run(peer, server, folder, each, nice) for each in asked)
@@ -323,6 +323,8 @@ def _clients(a: argparse.Namespace) -> list[Peer]:
     clients = [peers.gatescope()]
     if a.rust:
         clients.append(peers.vllm_rs(a.rust))
+    if a.sglang:
+        clients.append(peers.sglang_rs(a.sglang))
     if a.vllm:
         clients.append(peers.vllm_bench(a.vllm))
     if a.aiohttp:
@@ -340,6 +342,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rust", type=Path, help="vllm-rs of a CUDA wheel of vLLM 0.33 or newer")
+    parser.add_argument("--sglang", type=Path, help="the folder of _bench.*.so of sglang's wheel")
     parser.add_argument("--vllm", type=Path, help="the interpreter of a vLLM environment")
     parser.add_argument("--aiohttp", type=Path, help="an interpreter that has aiohttp")
     parser.add_argument("--aiperf", type=Path, help="the aiperf command")

@@ -21,6 +21,7 @@ One truth record per request:
   n            arrival order, from 0
   id           the client's X-Request-Id, or null
   prompt_head  first 64 characters of the prompt (a second way to match records)
+  answer_head  the letters of its first four events (with --named a third way to match records)
   conn         number of the TCP connection
   conn_use     requests that this connection carried before this one
   t_accept     ns, accept() of that connection
@@ -60,6 +61,7 @@ now = time.perf_counter_ns
 MS = 1_000_000
 SO_TIMESTAMPNS = 35
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ALPHABET = tuple(range(26))
 CHOICES = {
     "text": '{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}',
     "chat": '{"index":0,"delta":{"content":"%s"},"logprobs":null,"finish_reason":%s}',
@@ -82,6 +84,7 @@ class Schedule:
         self.fail_every: int = a.fail_every  # every k-th request is answered 500
         self.cut_every: int = a.cut_every  # every k-th stream is closed half way
         self.stall_every: int = a.stall_every  # every k-th stream falls silent half way
+        self.named: bool = a.named  # an answer repeats four letters of its own
         self.split: int = a.split  # each send is cut into sends of this many bytes; 0: uncut
 
     def set(self, fields: dict[str, Any]) -> None:
@@ -109,7 +112,7 @@ def framed(payload: bytes) -> bytes:
 
 
 class Events:
-    """Ready-made wire bytes, by endpoint kind and tokens per event: 26 texts, used in turn."""
+    """Ready-made wire bytes, by endpoint kind and tokens per event: 26 texts, a letter each."""
 
     def __init__(self, model: str) -> None:
         head = '{"id":"%s-0123456789abcdef0123456789abcdef","object":"%s","created":1700000000,'
@@ -164,6 +167,7 @@ class Req:
         "k",
         "kind",
         "last",
+        "letters",
         "mid",
         "n",
         "per",
@@ -182,6 +186,7 @@ class Req:
 
     conn: Conn
     n: int
+    letters: tuple[int, ...]  # the answer's, over and over; named: n in base 26, last digit first
     connnum: int
     uses: int
     t_accept: int
@@ -213,6 +218,7 @@ class Req:
             "n": self.n,
             "id": self.id,
             "prompt_head": self.prompt_head,
+            "answer_head": "".join(LETTERS[digit] for digit in self.letters[:4]),
             "conn": self.connnum,
             "conn_use": self.uses,
             "t_accept": self.t_accept,
@@ -394,7 +400,11 @@ class Server:
                 return
         ok = True
         if k < r.events:
-            data = r.last[k % 26] if k == r.events - 1 else r.mid[k % 26]
+            data = (
+                r.last[r.letters[k % len(r.letters)]]
+                if k == r.events - 1
+                else r.mid[r.letters[k % len(r.letters)]]
+            )
             r.k = k + 1
             r.t_send.append(now())
             ok = self.send(c, data)
@@ -424,9 +434,9 @@ class Server:
             if not self.send(c, self.ev.role):
                 return False
         if k < r.events:
-            events = [r.mid[i % 26] for i in range(k, end)]
+            events = [r.mid[r.letters[i % len(r.letters)]] for i in range(k, end)]
             if end == r.events:
-                events[-1] = r.last[(end - 1) % 26]
+                events[-1] = r.last[r.letters[(end - 1) % len(r.letters)]]
             data = events[0] if len(events) == 1 else b"".join(events)
             t = now()
             r.t_send.extend([t] * (end - k))
@@ -526,6 +536,7 @@ class Server:
         r = Req()
         r.conn, r.connnum, r.uses, r.t_accept = c, c.num, c.uses, c.t_accept
         r.n, r.t_request = len(self.reqs), t
+        r.letters = tuple(r.n // 26**place % 26 for place in range(4)) if s.named else ALPHABET
         r.id = head[b"x-request-id"].decode() if b"x-request-id" in head else None
         r.kind = "chat" if path.endswith("chat/completions") else "text"
         prompt = q.get("prompt", "")
@@ -592,7 +603,9 @@ class Server:
 
     def whole(self, c: Conn, r: Req, usage: dict[str, int]) -> None:
         """stream=false: the whole body at once (no schedule; not meant for timing)."""
-        text = "".join(LETTERS[i % 26] * r.per for i in range(r.events))[: r.tokens]
+        text = "".join(LETTERS[r.letters[i % len(r.letters)]] * r.per for i in range(r.events))[
+            : r.tokens
+        ]
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
         if r.kind == "chat":
             choice["message"] = {"role": "assistant", "content": text}
@@ -646,6 +659,7 @@ def main() -> None:
     p.add_argument("--fail-every", type=int, default=0)
     p.add_argument("--cut-every", type=int, default=0)
     p.add_argument("--stall-every", type=int, default=0, help="timed mode only")
+    p.add_argument("--named", action="store_true")
     p.add_argument("--split", type=int, default=0)
     p.add_argument("--truth-file", default=None, help="JSON lines, written at SIGTERM or SIGINT")
     a = p.parse_args()

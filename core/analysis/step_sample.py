@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import NoDataError
+from core.errors import GateLogError, NoDataError
 from core.experiment import dose
 from core.routing import folder as gate_folder
 from core.routing import steps
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.routing.meter import WARMUP
 from core.rundir.selection import ALL, Selection
 from core.stats.arrays import Floats

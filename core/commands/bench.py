@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from core.commands import arguments as arg
 from core.commands import bench_table, results, sending
 from core.commands.sending import tell
-from core.errors import BackendError, UsageError
+from core.errors import BackendError, LoadError, UsageError
 
 if TYPE_CHECKING:
     from core.load.client import Load
@@ -193,7 +193,6 @@ def run(arguments: argparse.Namespace) -> int:
     import httpx
 
     from core.load import metrics
-    from core.load.client import LoadError
     from core.load.trust import trust
 
     load = _load(arguments)

@@ -15,17 +15,18 @@ import numpy as np
 
 from core import files
 from core.backends import nvml, prometheus
+from core.errors import GateLogError, LoadError
 from core.experiment import events
 from core.experiment.events import AnyEvent, Latency, LiveImbalance, RunFigures
 from core.experiment.plan import Run
 from core.load import client, metrics
-from core.load.client import Load, LoadError
+from core.load.client import Load
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
 from core.recorder.gatescope_recorder.order import Order
 from core.routing import live
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
 from core.routing.run import RunRouting
 from core.rundir import result

@@ -15,11 +15,12 @@ from core.backends import ports, server
 from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
 from core.engine.measurement import Target
+from core.errors import LoadError
 from core.experiment import events
 from core.experiment.config import Backend, Config, Experiment
 from core.experiment.events import AnyEvent
 from core.load import client
-from core.load.client import Load, LoadError
+from core.load.client import Load
 from core.recorder.gatescope_recorder.order import VARIABLE, Order
 from core.routing.folder import GateFolder
 from core.routing.imbalance import WARMUP

@@ -15,9 +15,9 @@ import httpx
 import msgspec
 
 from core import fetch
+from core.errors import LoadError
 from core.load import address, schedule
 from core.load.crew import Gathered, WorkerProcess, most_connections
-from core.load.crew import LoadError as LoadError
 from core.load.pipe import Job, Row, Stop
 from core.load.record import Progress, Records, RequestRecord
 from core.load.transport import Transport

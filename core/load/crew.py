@@ -10,16 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from core.errors import LoadError
 from core.load import address, pipe
 from core.load.pipe import Advanced, Done, Down, Finished, Go, Job, Ready
 from core.load.record import Progress, RequestRecord, WorkerHealth
 
 now = time.perf_counter_ns
 OTHER_FILES = 24  # that a worker may have open besides its connections: 14, and some more
-
-
-class LoadError(Exception):
-    """The load cannot be started; the text says why."""
 
 
 def most_connections() -> int:

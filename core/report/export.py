@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from core.analysis import results
-from core.errors import FileError, UsageError
+from core.errors import FileError, GateLogError, UsageError
 from core.experiment import dose
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.report import summary
 from core.routing import folder as gate_folder
 from core.routing import imbalance, steps
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.stats.arrays import Ints
 
 NO_PYARROW = (

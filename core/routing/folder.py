@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from core.errors import GateLogError
 from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.routing.eplb import Maps
-from core.routing.gatelog import Follower, GateLog, GateLogError
+from core.routing.gatelog import Follower, GateLog
 from core.stats.arrays import Ints
 
 # counts in one part of a log: many, so that NumPy's calls cost little, yet they fit in a cache

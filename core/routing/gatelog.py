@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from core.errors import GateLogError
 from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.gatelog import (
     BLOCK_HEAD,
@@ -31,10 +32,6 @@ from core.stats.arrays import Bools, Floats, Ints
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
-
-
-class GateLogError(Exception):
-    """A gate log that cannot be read; the text names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)

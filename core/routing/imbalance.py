@@ -33,12 +33,13 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
+from core.errors import GateLogError
 from core.routing import excess, measures, places, upstream
 from core.routing import folder as gate_folder
 from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums
 from core.routing.excess import Excess
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.routing.measures import Measures, Resampled
 from core.routing.meter import MAX_AGGREGATED_TOKENS, Meter
 from core.routing.meter import WARMUP as WARMUP

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.errors import GateLogError
 from core.experiment.events import LiveImbalance
 from core.routing import imbalance
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 
 
 def measure(log: GateLog, label: str) -> LiveImbalance | None:

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import GateLogError
 from core.routing.blocks import RunBlocks
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.routing.meter import Meter
 from core.stats.arrays import Floats, Ints
 

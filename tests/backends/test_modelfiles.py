@@ -30,6 +30,12 @@ FAMILIES: dict[str, tuple[Any, tuple[int, int] | None]] = {
         (64, 6),
     ),
     "GPT-OSS": ({"num_experts": 128, "experts_per_token": 4}, (128, 4)),
+    "GPT-OSS, both names": (
+        {"num_local_experts": 32, "num_experts_per_tok": 4, "experts_per_token": 4},
+        (32, 4),
+    ),
+    "Llama 4": ({"text_config": {"num_local_experts": 16, "num_experts_per_tok": 1}}, (16, 1)),
+    "Hunyuan Large": ({"num_experts": 16, "moe_topk": 1}, (16, 1)),
     "Hunyuan": ({"num_experts": 64, "moe_topk": [8] * 32}, (64, 8)),
     "ERNIE 4.5": ({"moe_num_experts": 64, "moe_k": 6}, (64, 6)),
     "ERNIE 4.5 VL": ({"moe_num_experts": [64, 64], "moe_k": 6}, (64, 6)),

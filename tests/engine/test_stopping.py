@@ -175,7 +175,7 @@ def test_a_resume_first_ends_what_nobody_was_left_to_end(tmp_path: Path) -> None
 
 def test_a_batch_outlives_the_signals_that_it_was_started_to_ignore(tmp_path: Path) -> None:
     """As nohup starts it, and `&` in a script. SIGTERM, which nobody ignored, ends it."""
-    place = Place(tmp_path, pause_s=3.0)
+    place = Place(tmp_path, pause_s=1.0)
     ignored = (signal.SIGINT, signal.SIGHUP)
     with place.running("--backend", "baseline", ignored=ignored) as batch:
         batch.until(events.RunFinished)

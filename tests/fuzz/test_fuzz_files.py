@@ -21,13 +21,12 @@ from support.garbage import json_like, near, nested, texts
 
 from core import files
 from core.analysis import results as analysis
-from core.errors import DatasetError, FileError, GatescopeError
+from core.errors import DatasetError, FileError, GateLogError, GatescopeError
 from core.plots import scatter
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, BLOCK_MAGIC, MAGIC, ZLIB
 from core.report import summary
 from core.routing import eplb, gatelog, imbalance
 from core.routing import folder as gate_folder
-from core.routing.gatelog import GateLogError
 from core.rundir import about as run_json
 from core.rundir import journal
 from core.validity import verdict

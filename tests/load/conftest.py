@@ -25,6 +25,7 @@ DEFAULTS = {
     "fail_every": 0,
     "cut_every": 0,
     "stall_every": 0,
+    "named": False,
     "split": 0,
 }
 

@@ -14,8 +14,9 @@ import psutil
 import pytest
 from support.truth import Truth
 
+from core.errors import LoadError
 from core.load import client, metrics
-from core.load.client import Load, LoadError
+from core.load.client import Load
 from core.load.record import KERNEL_STAMPS, Progress, Records, RequestRecord
 from core.load.trust import trust
 from core.workload.dataset import Prompt

@@ -12,10 +12,10 @@ from support.synthetic import write_log
 
 from core import cli
 from core.analysis import step_sample
+from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.routing import imbalance
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLogError
 
 # Two ranks with three slots each: 0 1 2 | 3 4 5. Four experts, so two have a second replica.
 BEFORE = [

@@ -10,10 +10,10 @@ import pytest
 from support.gate_logs import step, writer
 
 from core.analysis import step_sample
+from core.errors import GateLogError
 from core.routing import folder as gate_folder
 from core.routing import imbalance
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLogError
 from core.routing.run import LongestStep, RunRouting
 
 

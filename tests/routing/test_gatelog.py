@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.gate_logs import step, writer
 
+from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.routing import folder as gate_folder
 from core.routing import gatelog, imbalance
-from core.routing.gatelog import Follower, GateLogError
+from core.routing.gatelog import Follower
 
 
 class TestOneFile:

@@ -6,22 +6,19 @@ Every attack is an endless or a short stream of pieces, with the error that the 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gzip
 import itertools
 import json
 import socket
-import socketserver
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from support.sockets import BLOCK, SocketServer, request, reset
+
 ASKED = 4  # tokens that the client must request
 STEP_S = 0.05  # between two dribbled bytes
-BLOCK = 1 << 16
 BOMB_BYTES = 1 << 26
 RESET = b"RST"
 SILENCE = b"..."
@@ -213,35 +210,18 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-class Hostile:
+class Hostile(SocketServer):
     """A running server. `sent`: bytes sent for each attack."""
 
     def __init__(self) -> None:
         self.sent: dict[str, int] = {}
-        server = self
         _bomb_block()  # made before a client waits for it
+        super().__init__(self._talk)
 
-        class Connection(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):
-                    while prompt := _prompt(self.request):
-                        server._answer(self.request, prompt)
-
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-            request_queue_size = 128
-
-        self._server = Server(("127.0.0.1", 0), Connection)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
-        )
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _talk(self, peer: socket.socket) -> None:
+        while True:
+            _, body = request(peer)
+            self._answer(peer, json.loads(body)["prompt"] if body else "")
 
     def _answer(self, peer: socket.socket, prompt: str) -> None:
         if prompt not in ATTACKS:
@@ -250,7 +230,7 @@ class Hostile:
         self.sent[prompt] = 0
         for piece in ATTACKS[prompt].pieces():
             if piece is RESET:
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset(peer)
                 break
             if piece is SILENCE:
                 peer.recv(1)  # until the client gives up
@@ -258,21 +238,3 @@ class Hostile:
             peer.sendall(piece)
             self.sent[prompt] += len(piece)
         peer.close()
-
-
-def _prompt(peer: socket.socket) -> str:
-    """The prompt of the next request; "" when the client has gone."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        if not (more := peer.recv(BLOCK)):
-            return ""
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    lengths = [
-        int(line[15:])
-        for line in head.lower().split(b"\r\n")
-        if line.startswith(b"content-length:")
-    ]
-    while len(body) < sum(lengths):
-        body += peer.recv(BLOCK)
-    return str(json.loads(body)["prompt"]) if body else "a question without a prompt"

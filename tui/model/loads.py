@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from core.errors import GateLogError
 from core.routing import imbalance
 from core.routing.folder import GateFolder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.stats.arrays import Floats
 
 RECENT_STEPS = 64

@@ -5,10 +5,19 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.reliability.reports import client, commands, gate_logs, results
+from bench.reliability.reports import (
+    client,
+    commands,
+    datasets,
+    doors,
+    gate_logs,
+    machine,
+    results,
+    suite,
+)
 from bench.reliability.reports.case import Case
 
-MODULES = (client, gate_logs, results, commands)
+MODULES = (client, doors, datasets, machine, gate_logs, results, commands, suite)
 
 
 def outcomes(folder: Path) -> dict[str, str]:

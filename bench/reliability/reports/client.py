@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,30 +12,27 @@ from pathlib import Path
 from bench.reliability.reports import fake_server
 from bench.reliability.reports.case import Case, gatescope, wrong
 
-PORT = 0  # set while `server` runs
+URL = ""  # set while `server` runs
 SLACK = 0.6  # of a time: the machine may be busy
 
 
 @contextlib.contextmanager
 def server() -> Iterator[None]:
     """The server of all scenarios, on a free port."""
-    global PORT
-    running = fake_server.T(("127.0.0.1", 0), fake_server.H)
-    PORT = running.server_address[1]
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    global URL
+    running = fake_server.start()
+    URL = running.url
     try:
         yield
     finally:
-        running.shutdown()
-        running.server_close()
+        running.stop()
 
 
 def _bench(place: Path, scenario: str, *, chat: bool) -> list[object]:
     row = {"id": "1", "text": "a prompt of a few words", "category": "x"}
     (place / "001.jsonl").write_text(json.dumps(row) + "\n")
-    url = f"http://127.0.0.1:{PORT}/{scenario}"
     flags = ["--chat"] if chat else []
-    return ["bench", "001.jsonl", "--base-url", url, "--json", *flags]
+    return ["bench", "001.jsonl", "--base-url", f"{URL}/{scenario}", "--json", *flags]
 
 
 def good(
@@ -47,9 +43,11 @@ def good(
     ttft_ms: float | None = None,
     tpot_ms: float | None = None,
     one_piece: bool = False,
+    source: str = "",
     chat: bool = False,
 ) -> str:
-    """An answer of `tokens` tokens (None: uncounted) with about these times."""
+    """An answer of `tokens` tokens (None: uncounted), counted by `source`, with about these
+    times."""
     answer = gatescope(place, *_bench(place, scenario, chat=chat), "--model", "m")
     found = answer.data or {}
     facts = {
@@ -62,6 +60,8 @@ def good(
         if expected is not None:
             value = found.get(key) or 0.0
             facts[f"{key} {expected:g}"] = abs(value - expected) <= SLACK * expected
+    if source:
+        facts[f"counted by {source}"] = found.get("output_tokens_from") == {source: 1}
     if one_piece:
         facts["no TPOT"] = "mean_tpot_ms" in found and found["mean_tpot_ms"] is None
     return wrong(facts, answer)
@@ -132,12 +132,20 @@ STREAMS = [
     ),
     ("A4", "delta_null", partial(good, "delta_null", 10, chat=True)),
     ("A4", "usage_after_done", partial(good, "usage_after_done", None)),
+    ("A4", "single_newline", partial(failed, "single_newline", "not the expected JSON")),
+    ("A4", "octet", partial(failed, "octet", "application/octet-stream is not an event stream")),
+    ("A4", "octet_stream_json", partial(failed, "octet_stream_json", "application/json")),
     ("A5", "short_stop", partial(good, "short_stop", 5)),
     ("A5", "no_usage", partial(good, "no_usage", None)),
+    ("A5", "tok_two", partial(good, "tok_two", 10, source="tokenizer")),
+    ("A5", "tok_empty", partial(good, "tok_empty", 10, source="events")),
+    ("A5", "tok_content", partial(good, "tok_content", None)),
     ("A5", "no_usage_multi", partial(good, "no_usage_multi", None)),
     ("A11", "s429", partial(failed, "s429", "slow down x")),
     ("A11", "s307", partial(failed, "s307", "/other/v1/completions/")),
     ("A11", "s500_empty", partial(failed, "s500_empty", "HTTP 502")),
-    ("A11", "models_empty", partial(refused, "models_empty", "model")),
+    ("A11", "s201", partial(failed, "s201", "HTTP 201")),
+    *(("A11", name, partial(refused, name, "model")) for name in ("models_empty", "models_array")),
+    ("A11", "models_null", partial(refused, "models_null", "model")),
 ]
 CASES = [Case(line, name, seen) for line, name, seen in STREAMS]

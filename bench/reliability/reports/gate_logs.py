@@ -37,14 +37,15 @@ def write(folder: Path, layers: int = 3) -> Path:
 
 def measured(make: Callable[[Path], object], said: str, layers: Sequence[int], place: Path) -> str:
     """What `make` puts beside or into a folder of three good layers is named by the words `said`
-    with exit code 1; or, if those are empty, read with 0. `layers`: of each folder that is
-    measured."""
+    with exit code 1; or, if those are empty or a verdict, read with 0. `layers`: of each folder
+    that is measured."""
+    code = 1 if said and not said.startswith("INVALID") else 0
     write(place / "gates_logs_1")
     make(place)
     answer = gatescope(place, "imbalance", ".", "--json")
     found = answer.data or {}
     facts = {
-        f"exit code {1 if said else 0}": answer.code == (1 if said else 0),
+        f"exit code {code}": answer.code == code,
         f"stderr has {said!r}": said in answer.err,
         f"layers {[*layers]}": sorted(m["layers"] for m in found.values()) == sorted(layers),
     }
@@ -102,6 +103,23 @@ def stray_files(place: Path) -> None:
         shutil.copy(file, place / file.name)
 
 
+def more_folders(*names: str) -> Callable[[Path], object]:
+    return lambda place: [write(place / name) for name in names]
+
+
+def every_load(convert: Callable[[int], object]) -> Callable[[Path], object]:
+    return loads(lambda rows: [row.__setitem__(slice(None), map(convert, row)) for row in rows])
+
+
+def each_as_an_object(rows: list[Any]) -> None:
+    rows[:] = [{str(e): v for e, v in enumerate(row)} for row in rows]
+
+
+def nested(place: Path) -> None:
+    (place / "exp/run1").mkdir(parents=True)
+    (place / "gates_logs_1").rename(place / "exp/run1/gates_logs_1")
+
+
 FOLDERS: list[tuple[str, Callable[[Path], object], str, Sequence[int]]] = [
     ("plain", lambda place: None, "", [3]),
     ("an empty folder", lambda place: (place / "gates_logs_2").mkdir(), "gates_logs_2: holds", [3]),
@@ -134,6 +152,19 @@ FOLDERS: list[tuple[str, Callable[[Path], object], str, Sequence[int]]] = [
     ("fractions of tokens", changed(num_tokens=[32.9] * STEPS), "whole numbers", [2]),
     ("true for a count", changed(num_tokens=[True] * STEPS), "true and false", [2]),
     ("text for a count", changed(num_tokens=["32"] * STEPS), "", [3]),
+    ("fractions of loads", every_load(lambda v: v / 2), "INVALID sums of loads", [3]),
+    ("texts for loads", every_load(str), "", [3]),
+    ("objects for loads", loads(each_as_an_object), "gate_logs_1.json: not a readable", [2]),
+    ("killed while it wrote", changed(**layer(steps=STEPS - 1)), "", [3]),
+    ("one step", lambda place: [changed(n, **layer(steps=1))(place) for n in range(3)], "", [3]),
+    (
+        "no tokens",
+        lambda place: [changed(n, **layer(tokens=0))(place) for n in range(3)],
+        "no step with tokens",
+        [],
+    ),
+    ("datasets 1, 2 and 10", more_folders("gates_logs_2", "gates_logs_10"), "", [3, 3, 3]),
+    ("runs two folders below", nested, "no gate logs (*.gatelog, or gate_logs_<layer>.json)", []),
     ("ragged", loads(lambda rows: rows[3].pop()), "not a readable", [2]),
     ("named like a log", renamed("gate_logs_x.json"), "gate_logs_x.json: not read", [2]),
 ]
