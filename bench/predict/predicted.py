@@ -54,15 +54,9 @@ max_num_batched_tokens = 2048
 
 def record(folder: Path, datasets: list[list[str]]) -> list[float]:
     """The measured excess CV of prefill of each, where each prompt is a step; `folder`/run has the
-    run directory."""
-    folder.mkdir(parents=True)
-    for number, texts in enumerate(datasets, 1):
-        rows = [json.dumps({"text": text}) + "\n" for text in texts]
-        (folder / f"{number:03d}_0.jsonl").write_text("".join(rows))
-    (folder / "experiments.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "core.cli", "--batch", "--engine", "builtin", "--out", "run"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.DEVNULL)
+    run directory, which is used again where it is there."""
+    if not folder.exists():
+        _run(folder, datasets)
     results = result.read_all(folder / "run" / "one" / "results_json").results
     found = []
     for label in sorted(results):
@@ -72,6 +66,17 @@ def record(folder: Path, datasets: list[list[str]]) -> list[float]:
         assert measured.prefill.excess_cv is not None
         found.append(measured.prefill.excess_cv)
     return found
+
+
+def _run(folder: Path, datasets: list[list[str]]) -> None:
+    folder.mkdir(parents=True)
+    for number, texts in enumerate(datasets, 1):
+        rows = [json.dumps({"text": text}) + "\n" for text in texts]
+        (folder / f"{number:03d}_0.jsonl").write_text("".join(rows))
+    (folder / "experiments.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "core.cli", "--batch", "--engine", "builtin", "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.DEVNULL)
 
 
 def predicted(

@@ -160,7 +160,7 @@ def _fitted(
     covariance = sum(
         (w * gram for w, gram in zip(weights, grams, strict=True)), np.diag(1.0 * tokens)
     )
-    precision = np.linalg.inv(covariance)
+    precision = np.asarray(np.linalg.inv(covariance), np.float64)
     scale = np.einsum("se,st,te->e", left, precision, left) / len(left)
     determinant = np.linalg.slogdet(covariance)[1]
     fit = -len(left) * np.log(np.maximum(scale, 1e-12)).sum() - left.shape[1] * determinant

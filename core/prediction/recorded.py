@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import NoDataError
+from core.errors import GateLogError, NoDataError
 from core.experiment import dose
 from core.routing import folder as gate_folder
-from core.routing.gatelog import GateLog, GateLogError
+from core.routing.gatelog import GateLog
 from core.rundir import about as run_json
 from core.rundir import result
 from core.stats.arrays import Floats, Ints

@@ -45,6 +45,7 @@ class TransformersStack:
         with torch.device("meta"):
             self._model = transformers.AutoModel.from_config(self._config, dtype=self.dtype).eval()
         self._layers = list(self._model.layers)
+        self._kinds = list(getattr(self._config, "layer_types", None) or ())
         self._files = _places(folder)
         self._mapping = get_model_conversion_mapping(self._model)
         self._model.rotary_emb = type(self._model.rotary_emb)(config=self._config)  # not on meta
@@ -100,27 +101,21 @@ class TransformersStack:
     def _only(self, layer: int) -> Iterator[list[torch.Tensor]]:
         """The model with one layer, in memory; a list that gets the experts chosen in each pass."""
         chosen: list[torch.Tensor] = []
-        module, config = self._layers[layer], self._config
-        kinds = getattr(config, "layer_types", None)
-        with self._loaded(f"layers.{layer}"):
-            self._model.layers, config.num_hidden_layers = torch.nn.ModuleList([module]), 1
-            if kinds:
-                config.layer_types = [kinds[layer]]
-            hooks = [
-                module.mlp.experts.register_forward_pre_hook(
-                    lambda _, given: chosen.append(given[1])
-                )
-                for _ in range(hasattr(module.mlp, "experts"))
-            ]
-            try:
-                yield chosen
-            finally:
-                for hook in hooks:
-                    hook.remove()
-                self._model.layers = torch.nn.ModuleList(self._layers)
-                config.num_hidden_layers = len(self._layers)
-                if kinds:
-                    config.layer_types = kinds
+        experts = getattr(self._layers[layer].mlp, "experts", None)
+        with self._loaded(f"layers.{layer}"), contextlib.ExitStack() as undo:
+            undo.callback(self._stand, self._layers, self._kinds)
+            self._stand([self._layers[layer]], self._kinds[layer : layer + 1])
+            if experts is not None:
+                hook = experts.register_forward_pre_hook(lambda _, given: chosen.append(given[1]))
+                undo.callback(hook.remove)
+            yield chosen
+
+    def _stand(self, layers: list[Any], kinds: list[str]) -> None:
+        """Make these the model's layers; `kinds`: their attention, where the config has it."""
+        self._model.layers = torch.nn.ModuleList(layers)
+        self._config.num_hidden_layers = len(layers)
+        if kinds:
+            self._config.layer_types = kinds
 
     @contextlib.contextmanager
     def _loaded(self, *modules: str) -> Iterator[None]:
