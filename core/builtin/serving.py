@@ -88,6 +88,7 @@ def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter |
         count_bytes=2 if options.max_num_batched_tokens < 1 << 16 else 4,
         ranks=layout.ranks if layout.split is Split.EXPERT else 1,
         placement=layout.placement(shape.experts),
+        kernel=layout.kernel(shape),
     )
     return GateLogWriter(options.gate_log, header)
 

@@ -12,6 +12,7 @@ from core.errors import FileError
 from core.terminal import complain
 
 if TYPE_CHECKING:
+    from core.routing.busiest import BusiestRank
     from core.routing.imbalance import Imbalance
     from core.validity.problem import Validity
 
@@ -122,6 +123,7 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         f"   hottest {_number(m.hottest_share)} of a layer   {m.dead_experts} dead"
         f"   entropy {_number(m.entropy)}   Gini {_number(m.gini)}",
         *_phases(m),
+        *_work(m),
         *_layers(m.layer_cvs),
         _loads(m.expert_loads),
     ]
@@ -158,6 +160,28 @@ def _phases(m: Imbalance) -> list[str]:
         for phase, of in (("prefill", m.prefill), ("decode", m.decode))
         if of
     ]
+
+
+def _work(m: Imbalance) -> list[str]:
+    """The kernel, and what the busiest rank of a layer computes; by phase where they are known."""
+    phases = {name: of.busiest_rank for name in ("prefill", "decode") if (of := m.phase(name))}
+    whole = phases or {"all steps": m.busiest_rank}
+    kernel = [f"  kernel         {m.kernel}"] if m.kernel else []
+    return [*kernel, *(f"  busiest rank   {name}: {_rank(r)}" for name, r in whole.items() if r)]
+
+
+def _rank(r: BusiestRank) -> str:
+    if r.active_experts is None:
+        return f"– ({r.reason})"
+    active = f"{r.active_experts:.2f} active experts"
+    if r.tiles is None or r.padded_share is None:
+        return f"{active}; tiles – ({r.reason})"
+    waves = ""
+    if r.first_waves is not None and r.second_waves is not None:
+        waves = f", {r.first_waves:.1f} + {r.second_waves:.1f} waves"
+    over = _number(r.work_over_fair, ends=r.work_over_fair_interval)
+    tiles = f"{r.tiles:.2f} tiles{waves}, {r.padded_share:.0%} of rows padding"
+    return f"{active}, {tiles}; work {over} of a fair router's"
 
 
 def _layers(cvs: Sequence[float]) -> list[str]:

@@ -210,6 +210,7 @@ class Measurement:
             model_id=self.target.model,
             tokenizer_id=self.target.tokenizer,
             forced_routing=self.run.dose,
+            start=self.run.start,
             measured_imbalance=measured,
             measured_imbalance_reason=reason,
             decode_step_ms=self.routing.decode_step_ms(),
@@ -297,9 +298,15 @@ def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
         aggregated_cv=measured.aggregated_cv if measured else None,
         excess_cv=measured.excess_cv if measured else None,
         rank_imbalance=measured.rank_imbalance if measured else None,
+        work_over_fair=_decode_work(measured),
         imbalance_reason=measured.excess_cv_reason if measured else taken.measured_imbalance_reason,
         decode_step_ms=taken.decode_step_ms,
     )
+
+
+def _decode_work(measured: Imbalance | None) -> float | None:
+    decode = measured.decode if measured else None
+    return decode.busiest_rank.work_over_fair if decode and decode.busiest_rank else None
 
 
 @cache

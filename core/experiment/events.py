@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from core.experiment.plan import Run
+from core.experiment.registration import Registration
 from core.files import NOT_JSON
 
 
@@ -42,6 +43,7 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     aggregated_cv: float | None
     excess_cv: float | None
     rank_imbalance: float | None = None
+    work_over_fair: float | None = None  # of decode steps' busiest rank (core.routing.busiest)
     imbalance_reason: str | None = None  # why a figure of the imbalance is null
     decode_step_ms: float | None = None  # median step without prompt tokens, from the gate log
 
@@ -86,10 +88,14 @@ class ExperimentStarted(Event, frozen=True, kw_only=True):
     name: str
     engine: str  # as it is shown everywhere: "vllm", or "builtin (NumPy, CPU)"
     runs: list[Run]
+    registered: Registration | None = None
 
 
 class ExperimentResumed(Event, frozen=True, kw_only=True):
+    """`registered`: what the config asks for by now, if that has changed; it has no effect."""
+
     missing: int
+    registered: Registration | None = None
 
 
 class ScoresPredicted(Event, frozen=True, kw_only=True):
@@ -115,6 +121,7 @@ class BackendStarting(Event, frozen=True, kw_only=True):
     pid: int
     command: list[str]
     log: str
+    start: int = 1  # which of the backend's starts it serves
 
 
 class BackendPhase(Event, frozen=True, kw_only=True):

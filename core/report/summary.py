@@ -41,6 +41,7 @@ IMBALANCE_COLUMNS = (
     "max_min_ratio",
     "rank_imbalance",
     "placement",
+    "kernel",
     "tokens",
     "steps",
     "expert_imbalance",
@@ -50,13 +51,21 @@ IMBALANCE_COLUMNS = (
     "dead_experts",
 )
 PHASE_COLUMNS = ("steps", "per_step_cv", "noise_floor", "excess_cv", "rank_imbalance")
+WORK_COLUMNS = (  # of the busiest rank
+    "active_experts",
+    "tiles",
+    "first_waves",
+    "second_waves",
+    "padded_share",
+    "work_over_fair",
+)
 PHASES = ("prefill", "decode")
 
 
 def rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
     """One row a run with natural routing: what summary.csv and summary.json hold."""
     return [
-        {"backend": group.name, "dataset": label, **_columns(result)}
+        {"backend": group.name, "dataset": label, "start": result.start, **_columns(result)}
         for group in groups
         for label, result in group.by_label.items()
     ]
@@ -65,7 +74,7 @@ def rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """`rows` as CSV, with a head even if there are none."""
     out = io.StringIO()
-    columns = ["backend", "dataset", *_columns(Result())]
+    columns = ["backend", "dataset", "start", *_columns(Result())]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -81,6 +90,8 @@ def _columns(result: Result) -> dict[str, Any]:
     for name in PHASES:
         phase = measured.phase(name) if measured else None
         found |= {f"{name}_{key}": getattr(phase, key, None) for key in PHASE_COLUMNS}
+        busiest = phase.busiest_rank if phase else None
+        found |= {f"{name}_{key}": getattr(busiest, key, None) for key in WORK_COLUMNS}
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.stats import bootstrap
 from core.stats.arrays import Floats, Ints
 
@@ -33,6 +34,15 @@ class StepSums:
     rank_ratio: Floats
     rank_extra: Floats
     small_tokens: Floats  # × layers, in steps of at most 1000 tokens
+    # of the busiest rank of each layer (core.routing.work); 0 where it is not known
+    busiest_tokens: Floats
+    active: Floats
+    tiles: Floats
+    padded: Floats
+    first_waves: Floats
+    second_waves: Floats
+    amount: Floats
+    fair_amount: Floats
 
     @classmethod
     def of(cls, table: Floats) -> StepSums:
@@ -75,6 +85,7 @@ class RunBlocks:
     ranks: int = 0  # EP ranks; 0 if their loads are not known
     placed: str = ""  # how experts are placed on them
     layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
+    kernel: Kernel | None = None  # None: the log does not say
     length: int = 1  # steps of one block
     steps: int = 0
     shared: int = 0  # steps left out because they hold tokens of another run too
@@ -94,6 +105,11 @@ class RunBlocks:
         self.small = np.zeros((MAX_BLOCKS, self.experts))
         self.prefill_counts = np.zeros((self.layers, self.experts))
         self.rank_loads = np.zeros(self.ranks)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether EPLB placed the experts."""
+        return self.placed.startswith("EPLB")
 
     @property
     def used(self) -> int:

@@ -17,6 +17,8 @@ a step:
   (core.routing.eplb). expert imbalance: the same over experts.
 - entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead
   experts: how many of all layers × experts got no token.
+- busiest rank: active experts, tiles, waves and padded rows of the rank that a layer waits for,
+  and its work over a fair router's (core.routing.work).
 - intervals: 95 %, over blocks of steps (core.stats.bootstrap): what other steps of the same traffic
   might have shown. Steps share their requests, so blocks are made long enough that neighbours are
   no longer correlated.
@@ -34,9 +36,10 @@ import numpy as np
 from msgspec import structs
 
 from core.errors import GateLogError
-from core.routing import excess, measures, places, upstream
+from core.routing import busiest, excess, measures, places, upstream
 from core.routing import folder as gate_folder
 from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums
+from core.routing.busiest import BusiestRank
 from core.routing.excess import Excess
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
@@ -65,6 +68,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv_interval: Interval | None
     layer_cv: float
     rank_imbalance: float | None
+    busiest_rank: BusiestRank | None = None
 
 
 class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +101,8 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     layer_numbers: list[int] = []  # the model's own, of `layer_cvs`; empty: counted from 0
     rank_loads: list[float | None] = []
     placement: str | None = None  # of experts on EP ranks; null without expert parallelism
+    kernel: str | None = None  # that computes the experts, and where its tiling comes from
+    busiest_rank: BusiestRank | None = None
     intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
     prefill: Phase | None = None
     decode: Phase | None = None
@@ -151,6 +157,8 @@ def measure_run(
         layer_numbers=list(run.layer_numbers),
         rank_loads=run.rank_loads.tolist() if run.ranks else [],
         placement=run.placed or None,
+        kernel=busiest.in_words(run.kernel),
+        busiest_rank=busiest.of(sums, drawn_sums, count, run),
         intervals=found.intervals(drawn.measures, count)
         | {"excess_cv": per_step.interval, "aggregated_excess_cv": aggregated.excess.interval},
         prefill=prefill,
@@ -233,7 +241,8 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
     sums = StepSums.of(row)
     if not sums.steps:
         return None
-    excess = _excess(sums, StepSums.of(drawn), blocks)
+    drawn_sums = StepSums.of(drawn)
+    excess = _excess(sums, drawn_sums, blocks)
     return Phase(
         steps=int(sums.steps),
         tokens=int(sums.tokens),
@@ -244,6 +253,7 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
         excess_cv_interval=excess.interval,
         layer_cv=float(cv(counts).mean()),
         rank_imbalance=float(sums.rank_ratio / sums.layers) if run.ranks else None,
+        busiest_rank=busiest.of(sums, drawn_sums, blocks, run),
     )
 
 

@@ -11,6 +11,8 @@ from core import files
 from core.errors import FileError
 from core.experiment.config import Config, Name
 from core.experiment.plan import Run
+from core.experiment.registration import Registration
+from core.recorder.gatescope_recorder.kernel import Kernel
 
 NAME = "run.json"
 
@@ -35,6 +37,7 @@ class ServerNote(Struct, frozen=True, kw_only=True):
     command: list[str] = []
     ran: dict[str, str] = {}
     mismatches: list[str] = []
+    kernel: Kernel | None = None  # of its experts, as the gate log's header has it
 
 
 class About(Struct, frozen=True, kw_only=True):
@@ -50,7 +53,8 @@ class About(Struct, frozen=True, kw_only=True):
     host: Host
     gpus: list[str]  # a line each: index, name, memory, driver
     git: Git | None = None
-    runs: list[Run]
+    runs: list[Run]  # each with its start
+    registered: Registration | None = None  # before the first run
     servers: dict[str, ServerNote] = {}
 
 

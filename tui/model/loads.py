@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from core.errors import GateLogError
-from core.routing import imbalance
+from core.routing import imbalance, work
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.stats.arrays import Floats
@@ -23,7 +23,8 @@ class LayerLoad(Struct, frozen=True):
     """One layer. `cv`: mean over steps; `floor`: a fair router's CV by chance; `excess`: None with
     a `reason`.
 
-    `rank`: mean over steps of max/mean load per expert-parallel rank. `shares`: each expert's part
+    `rank`: mean over steps of max/mean load per expert-parallel rank. `work`: of the busiest rank
+    over a fair router's; None where the kernel's tiling is not known. `shares`: each expert's part
     of the layer's load.
     """
 
@@ -33,6 +34,7 @@ class LayerLoad(Struct, frozen=True):
     excess: float | None
     reason: str
     rank: float | None
+    work: float | None
     shares: tuple[float, ...]
 
     @property
@@ -62,6 +64,8 @@ class Totals:
     above: Any = 0.0  # CV² - floor², and its square
     above_squared: Any = 0.0
     rank: Any = 0.0
+    work: Any = 0.0  # amount of the busiest rank
+    fair: float = 0.0  # and under a fair router; 0: not known
     steps: int = 0
     floored: int = 0  # steps of two tokens or more: those that have a noise floor
     tokens: int = 0
@@ -100,6 +104,9 @@ class Totals:
         self.above = self.above + above.sum(axis=0)
         self.above_squared = self.above_squared + (above**2).sum(axis=0)
         self.floored += int(enough.sum())
+        if (amount := work.of_busiest(log).amount) is not None:
+            self.work = self.work + amount.sum(axis=0)
+            self.fair += float(work.fair(log).sum())
         if log.ranks:
             self.has_ranks = True
             self.rank = self.rank + _rank_max_mean(log, loads).sum(axis=0)
@@ -117,6 +124,7 @@ class Totals:
             excess=excess,
             reason=reason,
             rank=float(self.rank[i]) / self.steps if self.has_ranks else None,
+            work=float(self.work[i]) / self.fair if self.fair else None,
             shares=tuple((self.loads[i] / total).tolist()),
         )
 
