@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import FileError
+from core.errors import FileError, UsageError
 from core.terminal import complain
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", dest="out", type=Path, metavar="OUT.json", help="write the measures to this file"
     )
     parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="also price each dataset's routing by this calibration, or by the one in this run"
+        " directory of gatescope calibrate",
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if gate logs are invalid"
     )
 
@@ -47,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.folder.is_dir():
         raise FileError(f"{arguments.folder}: not a folder")
+    if arguments.calibration and (arguments.json or arguments.method or arguments.out):
+        raise UsageError("--calibration is in words only: leave out --json, --method and -o")
     found, problems = _measured(arguments.folder)
     validity = verdict.of_gate_logs(arguments.folder, found)
     for problem in (*problems, *(wrong.in_words() for wrong in validity.problems)):
@@ -62,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
+    if arguments.calibration:
+        print("\n".join(_priced(arguments.folder, arguments.calibration)))
     missing = rule_name(routing.missing_layers)
     is_whole = not problems and missing not in [problem.rule for problem in validity.problems]
     return 0 if is_whole and not (arguments.strict and validity.is_invalid) else 1
@@ -87,6 +98,28 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
             found |= {f"{backend}/{name}": one for name, one in measured.items()}
             problems += problem
     return found, problems
+
+
+def _priced(folder: Path, file: Path) -> list[str]:
+    """What each dataset's routing costs a decode step over a fair router's."""
+    from core.analysis import calibration, routing_cost, step_sample
+    from core.report import routing_cost as in_words
+    from core.routing import folder as gate_folder
+    from core.routing import places
+    from core.rundir import about
+
+    found = calibration.read(file)
+    lines = [f"priced by {file}: {found.backend}, {found.engine}, made {found.made}"]
+    if (folder / about.NAME).is_file():
+        backends = about.read(folder).backends
+        starts = {name: gate_folder.starts(folder / name) for name in backends}
+    else:
+        starts = {folder.name: [p for p in places.find(folder)[0] if list(p.glob("*.gatelog"))]}
+    for name, logs in starts.items():
+        sample = step_sample.read(logs, prices=found.prices())
+        costs = routing_cost.of_datasets(sample, found.decode)
+        lines += [f"  {name}/{in_words.of_dataset(one, found.decode)}" for one in costs]
+    return lines if len(lines) > 1 else [*lines, "  no decode steps of natural routing to price"]
 
 
 def _data(

@@ -13,9 +13,11 @@ from functools import cache
 import httpx
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from core import files
 from core.backends import nvml, prometheus
+from core.backends.energy import READ_S, Energy, Gauge, Spans
 from core.engine.arrivals import Arrivals
 from core.errors import GateLogError, LoadError
 from core.experiment import events
@@ -26,6 +28,7 @@ from core.load.client import Load
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
 from core.recorder.gatescope_recorder.order import Order
+from core.recorder.gatescope_recorder.replay import PHASES
 from core.routing import live, repeats
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
@@ -38,6 +41,7 @@ from core.rundir.result import GateLogPart, Result
 from core.workload import predictor
 
 LOG_WAIT_S = 3.0
+NOT_BY_PHASE = "not known by phase: no step of the gate log lies in the run's time"
 SAMPLE_S = 1.0
 
 
@@ -59,6 +63,7 @@ class Target:
     tokenizer: str
     log: GateFolder
     env: Mapping[str, str] = field(default_factory=dict)  # of the server: which GPUs it sees
+    gpus: int = 0  # how many of those it uses
 
 
 @dataclass(slots=True)
@@ -78,21 +83,26 @@ class Measurement:
     arrivals: Arrivals = field(default_factory=Arrivals)
     advanced: asyncio.Event = field(default_factory=asyncio.Event)
     routing: RunRouting = field(init=False)
+    gauge: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
-        self.routing = RunRouting(self.load.label, self.run.dose, self.order)
+        self.gauge = Gauge(self.target.env, self.target.gpus)
+        self.routing = RunRouting(self.load.label, self.run.imposed, self.order)
 
     async def take(self) -> None:
         """Send, measure, write, emit. RunError where too many requests failed."""
         requests, tokens = len(self.load.prompts), self.load.asked_tokens
         self.emit(events.RunStarted(run=self.run.id, requests=requests, output_len=tokens))
-        watch = asyncio.create_task(self._watch())
+        watches = asyncio.create_task(self._watch()), asyncio.create_task(self._gauge())
+        self.gauge.read()
         try:
             self.records = await client.run(self.load, self._on_done, self._on_progress)
         except (LoadError, httpx.HTTPError) as error:
             raise RunError(f"nothing was sent: {type(error).__name__}: {error}") from None
         finally:
-            watch.cancel()
+            self.gauge.read()
+            for watch in watches:
+                watch.cancel()
         async with httpx.AsyncClient(trust_env=False) as http:
             await self._sample(http)  # the last state, also of a run of less than a second
         self.directory.write_requests(self.run, self.records)
@@ -140,6 +150,12 @@ class Measurement:
                     await asyncio.wait_for(self.advanced.wait(), SAMPLE_S)
                 await self._sample(http)
 
+    async def _gauge(self) -> None:
+        """A reading of energy and clocks every READ_S, until cancelled."""
+        while True:
+            await asyncio.sleep(READ_S)
+            self.gauge.read()
+
     async def _sample(self, http: httpx.AsyncClient) -> None:
         server = await prometheus.server_load(http, self.target.base_url)
         progress = self.progress
@@ -183,8 +199,8 @@ class Measurement:
             )
 
     def _check_routing(self) -> None:
-        """RunError where routing was not as labelled: forced to the run's dose, or natural
-        throughout."""
+        """RunError where routing was not as labelled: forced to the run's dose, replayed, or
+        natural throughout."""
         if wrong := self.routing.why_not_forced():
             raise RunError(wrong)
 
@@ -226,12 +242,14 @@ class Measurement:
             model_id=self.target.model,
             tokenizer_id=self.target.tokenizer,
             forced_routing=self.run.dose,
+            replayed_routing=self.routing.replayed,
             start=self.run.start,
             measured_imbalance=measured,
             measured_imbalance_reason=reason,
             decode_step_ms=self.routing.decode_step_ms(),
             longest_step=self.routing.longest_step,
             delivery_lag_ms=self._delivery_lag_ms(figures),
+            **structs.asdict(self._energy(figures)),
             gate_log=GateLogPart(
                 folder=str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 segment=self.load.label,
@@ -240,6 +258,20 @@ class Measurement:
                 left_out=self.target.log.left_out if due is not None and seen < due else "",
             ),
         )
+
+    def _energy(self, figures: Metrics) -> Energy:
+        done = [r for r in self.records if r.ok]
+        began, last = min(r.t_start_ns for r in done), max(r.stamps_ns[-1] for r in done)
+        tokens, seen = figures.total_output_tokens, self.routing
+        if seen.is_one_clock(began, last):
+            spans = {phase: seen.spans(phase) for phase in PHASES}
+            phases = {
+                phase: Spans(starts, starts + took, seen.phase_tokens[phase])
+                for phase, (starts, took) in spans.items()
+            }
+            return self.gauge.used(began, last, tokens, phases)
+        used = self.gauge.used(began, last, tokens, {})
+        return structs.replace(used, energy_reason=used.energy_reason or NOT_BY_PHASE)
 
     def _delivery_lag_ms(self, figures: Metrics) -> float | None:
         done = [r for r in self.records if r.ok]
@@ -250,7 +282,7 @@ class Measurement:
     def _write_imbalances(self, measured: Imbalance | None) -> None:
         """Add this run's values to upstream's two mappings of its backend, if its routing was
         natural."""
-        if self.run.dose:
+        if self.run.imposed:
             return
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
             name = f"{self.run.backend}_real_imbalance{suffix}.json"

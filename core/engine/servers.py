@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import httpx
 from msgspec import structs
 
-from core.backends import ports, server
+from core.backends import builtin, ports, server
 from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
 from core.engine.measurement import Target
@@ -86,7 +86,13 @@ class Servers:
         launch, logs = self._launch(backend)
         started = self._start(backend, number, launch)
         target = Target(
-            started.base_url, launch.engine, launch.model, launch.tokenizer, logs, launch.env
+            started.base_url,
+            launch.engine,
+            launch.model,
+            launch.tokenizer,
+            logs,
+            launch.env,
+            0 if builtin.is_label(launch.engine) else backend.ranks,
         )
         # Known before it is ready, so that whatever ends the wait also ends the server.
         self.up = Serving(backend, number, started, target, launch.temperature)

@@ -148,7 +148,8 @@ def _layers(name: str, runs: Sequence[Imbalance]) -> str:
 def _datasets(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
     """Excess CV with its interval, at both ends of the first backend's order."""
     first = next(iter(measured.values()))
-    known = sorted((-run.excess_cv, label) for label, run in first.items() if run.excess_cv)
+    squares = {label: run.excess_squared for label, run in first.items()}
+    known = sorted((-square, label) for label, square in squares.items() if square is not None)
     labels = [label for _, label in known]
     ends = labels if len(labels) <= 2 * EXTREMES else [*labels[:EXTREMES], *labels[-EXTREMES:]]
     head = ["dataset, by excess CV", *(f"{name} [95 %]" for name in measured)]

@@ -50,6 +50,7 @@ class GateLog:
     moved: bool = False  # EPLB placed the experts
     layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
     kernel: Kernel | None = None  # None: the log does not say
+    dp_size: int = 1  # data-parallel ranks that the server has
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -308,6 +309,7 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
         moved=moved,
         layer_numbers=numbers_in(header.layer_names, header.layers),
         kernel=header.kernel,
+        dp_size=header.dp_size,
     )
 
 

@@ -87,7 +87,7 @@ def _state(path: Path, snapshot: Snapshot) -> str:
 
 def _tpot_ms(snapshot: Snapshot) -> dict[str, float | None]:
     """Runs with forced routing are left out."""
-    natural = [r for r in snapshot.runs.values() if not r.run.dose]
+    natural = [r for r in snapshot.runs.values() if not r.run.imposed]
     found: dict[str, list[float]] = {run.run.backend: [] for run in natural}
     for run in natural:
         if run.figures and (tpot := run.figures.latencies.get("tpot")):

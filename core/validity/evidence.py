@@ -78,7 +78,7 @@ def of_results(groups: Sequence[Results]) -> Evidence:
     results = {
         f"{group.name}/{label}": result
         for group in groups
-        for label, result in {**group.by_label, **group.forced}.items()
+        for label, result in {**group.by_label, **group.imposed}.items()
     }
     return Evidence(
         results=results,

@@ -27,7 +27,7 @@ from gatescope_recorder.about import About
 from gatescope_recorder.capture import Capture
 from gatescope_recorder.dose import Course
 from gatescope_recorder.eplb import MapLog
-from gatescope_recorder.forcing import Forcing, Tables
+from gatescope_recorder.forcing import BUFFERS, Forcing, Tables
 from gatescope_recorder.gatelog import Header
 from gatescope_recorder.order import Order
 from gatescope_recorder.place import Place, RefusedError
@@ -422,6 +422,34 @@ def check_a_choice_of_another_width_is_noticed_and_left_alone() -> None:
     ids = torch.zeros(4, 7, dtype=torch.int32)
     assert made[2].route(ids) is ids
     assert tables.error.startswith("layer 2: RuntimeError")
+
+
+def check_replayed_rows_have_the_recorded_loads_and_all_others_stay() -> None:
+    """Three recorded steps of 5 tokens, all at experts 0 and 3 in layer 0; then a natural step."""
+    folder = TMP / "replay"
+    folder.mkdir()
+    loads = np.full((3, LAYERS, EXPERTS), 0, np.uint16)
+    loads[:, :, 1:3] = 5
+    loads[:, 0] = [5, 0, 0, 5, 0, 0, 0, 0]
+    np.save(folder / "001.decode.npy", loads)
+    about = {"layers": LAYERS, "experts": EXPERTS, "top_k": 2}
+    (folder / "about.json").write_text(json.dumps(about))
+    order = Order((), replays=("replay~001",), recording=str(folder))
+    tables = Tables(Course(order, EXPERTS, 2, LAYERS, MOST), (LAYERS, MOST, 2), CPU)
+    routers = [Router15() for _ in range(LAYERS)]
+    wrapped = [tables.wrap(n, router._compute_routing) for n, router in enumerate(routers)]
+    for step in range(2 * BUFFERS):  # the buffers go round
+        tables.fill({"replay~001"}, 5, "001~replay~001", "decode")
+        for layer, route in enumerate(wrapped):
+            ids = torch.cat([chosen(5, 20 + layer), torch.full((1, 2), -1)])
+            got = route(ids)[1]
+            assert torch.equal(got[5:], ids[5:])
+            counts = np.bincount(got[:5].flatten().numpy(), minlength=EXPERTS)
+            assert np.array_equal(counts, loads[step % 3, layer]), (step, layer)
+    for doses, phase in (({"replay~001"}, "prefill"), ({""}, "decode")):
+        tables.fill(doses, 5, "001~replay~001", phase)
+        ids = chosen(5, 3)
+        assert torch.equal(wrapped[0](ids)[1], ids)
 
 
 def check_what_cannot_be_forced_is_refused() -> None:

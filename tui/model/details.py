@@ -61,8 +61,8 @@ def of_run(run_dir: Path | None, run: RunState) -> list[Span]:
         (f"dataset    {run.run.dataset}   {run.run.file}", ""),
         (f"predicted  imbalance score {number(run.score, 4)}", ""),
     ]
-    if run.run.dose:
-        said.append((f"forced to  {run.run.dose}", ""))
+    if run.run.imposed:
+        said.append((f"forced to  {run.run.imposed}", ""))
     said += _figures(run)
     return [*said, *_files(run_dir, run)] if run_dir else said
 
