@@ -23,6 +23,7 @@ COMMANDS = {  # each is core/commands/<name>.py
     "plot": "draw any figure of a run directory, in the terminal and as PNG",
     "report": "write report.md and report.html for a run directory: findings in words",
     "export": "export a run directory in upstream's layout, or as Parquet tables",
+    "plan": "from a pilot's run directory: starts, datasets and hours that find an effect",
     "schema": "print JSON Schema of experiments.toml, result files or run.json",
     "doctor": "check this machine and the config, and name the fix for each problem",
     "init": "write experiments.toml and the datasets into this directory",

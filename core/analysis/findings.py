@@ -14,6 +14,8 @@ from core.analysis import dose_findings, results
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
+from core.experiment import plan
+from core.experiment.registration import Registration
 from core.rundir.result import Result
 from core.stats import association, comparison
 from core.stats.arrays import Floats
@@ -83,22 +85,20 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headlines(self) -> list[str]:
-        """The sentences about TPOT, which the end of a batch prints."""
-        metrics = [
-            *(row.metric for row in self.associations),
-            *(pair.metric for pair in self.comparisons),
-        ]
-        natural = [
-            s for metric, s in zip(metrics, self.sentences, strict=True) if metric == HEADLINE
-        ]
+        """The sentences about TPOT against skew, which the end of a batch prints."""
+        natural = [row.in_words() for row in self.associations if row.metric == HEADLINE]
         return [*natural, *self.forced.headlines]
 
 
-def find(groups: Sequence[Results], engine: str) -> Findings:
-    """The unit is the dataset: every n counts datasets."""
+def find(
+    groups: Sequence[Results], engine: str, registered: Registration | None = None
+) -> Findings:
+    """Associations rest on datasets, comparisons of backends on server starts. `registered`: what
+    was asked before the first run; None where a run directory does not say."""
+    margin = registered.smallest_effect_pct if registered else comparison.MARGIN_PCT
     rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
     pairs = [
-        _compared(one, other, metric)
+        _compared(one, other, metric, margin)
         for one, other in itertools.combinations(groups, 2)
         for metric in NAMES
     ]
@@ -161,12 +161,19 @@ def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
     return {name: np.array(rows) for name, rows in seen.items()}
 
 
-def _compared(one: Results, other: Results, metric: str) -> Comparison:
-    sides = [
-        {name: rows[:, 0].tolist() for name, rows in _by_dataset(of, (metric,)).items()}
-        for of in (one, other)
-    ]
-    return comparison.compare(metric, one.name, other.name, sides)
+def _compared(one: Results, other: Results, metric: str, margin_pct: float) -> Comparison:
+    sides = [by_start(group, metric) for group in (one, other)]
+    return comparison.compare(metric, one.name, other.name, sides, margin_pct)
+
+
+def by_start(group: Results, metric: str) -> dict[int, dict[str, list[float]]]:
+    """Start → dataset → a value of `metric` a repeat."""
+    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for label, result in group.by_label.items():
+        value = result.number(metric)
+        if value is not None:
+            found[result.start or 1][plan.dataset_of(label)].append(value)
+    return {start: dict(found[start]) for start in sorted(found)}
 
 
 def _row(group: Results, metric: str) -> Row:

@@ -137,6 +137,14 @@ def levels(text: str) -> list[float]:
     return _numbers(text, 100, "CVs of expert load such as 0,0.25,1.5")
 
 
+def percentage(text: str) -> float:
+    """`2%` or `2`."""
+    values = _numbers(text.removesuffix("%"), 100, "a percentage such as 2%")
+    if len(values) > 1 or not values[0]:
+        raise argparse.ArgumentTypeError(f"expected one percentage above 0, got {text!r}")
+    return values[0]
+
+
 def patterns(text: str) -> list[str]:
     patterns = names(text)
     if not set(patterns) <= set(PATTERNS):

@@ -21,12 +21,13 @@ from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
 from core.engine.engine import Engine
 from core.errors import GatescopeError
-from core.experiment import config, events, plan, state
+from core.experiment import config, events, plan, registration, state
 from core.experiment.config import Config
 from core.experiment.events import AnyEvent
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
+from core.experiment.registration import Registration
 from core.report.conclusion import conclude
 from core.rundir import about as run_json
 from core.rundir import directory as store
@@ -107,11 +108,13 @@ def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
 
 
 def _new(loaded: Config, invocation: Invocation) -> Job:
-    made = plan.make(loaded, invocation.only, invocation.backends)
-    used = [b for b in loaded.backends if b.name in made.backends]
+    names = plan.select_backends(loaded, invocation.backends)
+    used = [b for b in loaded.backends if b.name in names]
     engine = invocation.engine
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
-    return _checked(Job(loaded, kind, list(made.runs), {}, resumed=False))
+    settled = config.with_starts(loaded, kind)
+    made = plan.make(settled, invocation.only, invocation.backends)
+    return _checked(Job(settled, kind, list(made.runs), {}, resumed=False))
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
@@ -193,14 +196,34 @@ def _opening(job: Job, label: str) -> list[AnyEvent]:
     """The events that open this session in the journal."""
     opening: list[AnyEvent] = []
     if job.resumed:
-        opening.append(events.ExperimentResumed(missing=len(job.runs) - len(job.ended)))
+        missing = len(job.runs) - len(job.ended)
+        opening.append(events.ExperimentResumed(missing=missing, registered=_changed(job)))
     else:
-        name = job.config.experiment.name
-        opening.append(events.ExperimentStarted(name=name, engine=label, runs=job.runs))
+        opening.append(
+            events.ExperimentStarted(
+                name=job.config.experiment.name,
+                engine=label,
+                runs=job.runs,
+                registered=_registration(job.config, job),
+            )
+        )
     if job.requeued:
         first, others = job.requeued[0], list(job.requeued[1:])
         opening.append(events.RunRequeued(run=first, others=others))
     return opening
+
+
+def _registration(asked: Config, job: Job) -> Registration:
+    return registration.of(asked, list(dict.fromkeys(run.backend for run in job.runs)))
+
+
+def _changed(job: Job) -> Registration | None:
+    """What the file that the run came from asks for by now, if that is not what was registered."""
+    try:
+        now = _registration(config.load(job.config.path), job)
+    except GatescopeError:  # it is gone, or wrong: run.json has all that is needed
+        return None
+    return None if now == _registration(job.config, job) else now
 
 
 def _reported(path: Path, label: str, *, strict: bool) -> int:

@@ -107,7 +107,7 @@ class Engine:
     def _is_idle(self) -> bool:
         """Whether a server is up that has no run left."""
         up = self._servers.up
-        return up is not None and not self._queue.unfinished(up.backend.name)
+        return up is not None and not self._queue.unfinished(up.backend.name, up.start)
 
     async def _next(self, run: Run) -> None:
         """One run, as a task of its own: a command can cancel it, and the loop goes on."""
@@ -123,9 +123,10 @@ class Engine:
             await asyncio.sleep(self.config.experiment.pause_s)
 
     async def _step(self, run: Run) -> None:
-        """The run, on the server that is up if it is its backend's, else on a new one."""
+        """The run, on the server that is up if it is its start's, else on a new one."""
         try:
-            serving = await self._servers.serve(run.backend, self._dataset(run).prompts)
+            prompts = self._dataset(run).prompts
+            serving = await self._servers.serve(run.backend, run.start, prompts)
         except ServerError as error:
             self._give_up(run.backend, error)
             return

@@ -210,6 +210,7 @@ class Measurement:
             model_id=self.target.model,
             tokenizer_id=self.target.tokenizer,
             forced_routing=self.run.dose,
+            start=self.run.start,
             measured_imbalance=measured,
             measured_imbalance_reason=reason,
             decode_step_ms=self.routing.decode_step_ms(),

@@ -32,9 +32,13 @@ class Queue:
             raise ControlError(f"there is no run {missing[0]}")
         return [self.runs[i] for i in dict.fromkeys(ids)]
 
-    def unfinished(self, backend: str) -> list[Run]:
-        """The backend's current run and its waiting ones."""
-        return [r for r in self.runs.values() if r.backend == backend and r.id not in self.ended]
+    def unfinished(self, backend: str, start: int | None = None) -> list[Run]:
+        """The current run and the waiting ones of a backend, or of one of its starts."""
+        return [
+            run
+            for run in self.runs.values()
+            if run.backend == backend and start in (None, run.start) and run.id not in self.ended
+        ]
 
     # --- the loop ---
 
@@ -103,7 +107,7 @@ class Queue:
     def add(self, config: Config, datasets: Sequence[str], backends: Sequence[str]) -> None:
         """Queue one more run of each of these datasets at each of these backends."""
         try:
-            added = plan.again(config, self.runs.keys(), datasets, backends)
+            added = plan.again(config, self.runs, datasets, backends)
         except GatescopeError as error:
             raise ControlError(str(error)) from None
         self.runs |= {r.id: r for r in added}

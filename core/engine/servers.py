@@ -34,10 +34,11 @@ MAX_RESTARTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A server, the target that it is to its runs, and what temperature = "auto" stands for at
-    it."""
+    """A server, which of its backend's starts it is, the target that it is to its runs, and what
+    temperature = "auto" stands for at it."""
 
     backend: Backend
+    start: int
     server: Server
     target: Target
     temperature: float
@@ -64,13 +65,13 @@ class Servers:
         """Forget how often the backend's server died."""
         self._starts[backend] = 0
 
-    async def serve(self, name: str, prompts: Sequence[Prompt]) -> Serving:
-        """The backend's ready server. A new one is warmed up with `prompts`.
+    async def serve(self, name: str, number: int, prompts: Sequence[Prompt]) -> Serving:
+        """The backend's ready server of that start. A new one is warmed up with `prompts`.
 
         ServerError if it does not become ready, or has died too often.
         """
         if self.up and not self.up.server.has_ended:
-            if self.up.backend.name == name:
+            if (self.up.backend.name, self.up.start) == (name, number):
                 return self.up
             self.forgive(self.up.backend.name)  # it worked, so its next start is no restart
         await self.put_down()
@@ -82,12 +83,12 @@ class Servers:
         if backend.port == 0:
             backend = structs.replace(backend, port=ports.free())
         launch, logs = self._launch(backend)
-        started = self._start(backend, launch)
+        started = self._start(backend, number, launch)
         target = Target(
             started.base_url, launch.engine, launch.model, launch.tokenizer, logs, launch.env
         )
         # Known before it is ready, so that whatever ends the wait also ends the server.
-        self.up = Serving(backend, started, target, launch.temperature)
+        self.up = Serving(backend, number, started, target, launch.temperature)
         await self._ready(self.up, launch, prompts)
         return self.up
 
@@ -111,7 +112,7 @@ class Servers:
             launch = replace(launch, env=launch.env | {VARIABLE: self._order.encode()})
         return launch, GateFolder(logs)
 
-    def _start(self, backend: Backend, launch: Launch) -> Server:
+    def _start(self, backend: Backend, number: int, launch: Launch) -> Server:
         log = self._directory.path / backend.name / "server.log"
         started = server.start(
             backend.name,
@@ -129,6 +130,7 @@ class Servers:
                 pid=started.process.pid,
                 command=launch.command,
                 log=str(log),
+                start=number,
             )
         )
         return started

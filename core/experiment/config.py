@@ -22,6 +22,7 @@ from core.workload.trace import TraceUnit
 
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
 Engine = Literal["auto", "vllm", "builtin"]
+Metric = Literal["mean_ttft_ms", "mean_tpot_ms", "output_throughput"]
 Rate = Annotated[
     Annotated[float, Meta(ge=1e-6)] | Literal["inf"],
     Meta(description='a number of requests per second, at least 0.000001, or "inf"'),
@@ -51,9 +52,18 @@ Globs = Annotated[Text | list[Text], Meta(description="a glob, or a list of glob
 Workers = Annotated[
     Positive | Literal["auto"], Meta(description='a whole number above 0, or "auto"')
 ]
+Starts = Annotated[
+    Annotated[int, Meta(ge=1, le=1000)] | Literal["auto"],
+    Meta(description='a whole number from 1 to 1000, or "auto"'),
+]
 Level = Annotated[
     float, Meta(ge=0, le=100, description="a CV of expert load, a number from 0 to 100")
 ]
+
+AUTO_STARTS = {
+    "vllm": (2, False),
+    "builtin": (3, True),
+}  # how many; whether they share the datasets
 
 # What else lies in a run directory, where every backend has a folder.
 RESERVED = (
@@ -101,6 +111,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     load_workers: Workers = "auto"
     slo: Slo = Slo()
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
+    starts: Starts = 1
+    split: bool = False
     shuffle: bool = True
     interleave: bool = False
     seed: Natural = 0
@@ -109,6 +121,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout_s: Deadline = 120.0
     max_error_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
     strict: bool = False
+    metric: Metric = "mean_tpot_ms"
+    smallest_effect_pct: Annotated[float, Meta(gt=0, le=100)] = 2.0
 
 
 class Forcing(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +247,19 @@ def with_doses(loaded: Config, levels: list[float], patterns: list[Pattern]) -> 
     return msgspec.structs.replace(loaded, dose=dose)
 
 
+def with_starts(loaded: Config, kind: Literal["vllm", "builtin"]) -> Config:
+    """`loaded` with the number of starts that "auto" stands for: 2 at vLLM; 3 at the built-in
+    engine, which share the datasets out; 1 where backends take turns."""
+    experiment = loaded.experiment
+    if experiment.starts != "auto":
+        return loaded
+    starts, split = AUTO_STARTS[kind]
+    if experiment.interleave:
+        starts, split = 1, False
+    settled = msgspec.structs.replace(experiment, starts=starts, split=split or experiment.split)
+    return msgspec.structs.replace(loaded, experiment=settled)
+
+
 def model_id(folder: Path, given: str) -> str:
     """A model's path made absolute: ~ is home, a relative one starts at `folder`. A name that is no
     path, and names nothing there, is a hub's."""
@@ -291,6 +318,7 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
 
 def _checked(document: Document) -> Iterator[Mistake]:
     yield from _lengths(document.experiment, document.model)
+    yield from _turns(document.experiment)
     if not document.backends:
         text = "expected at least one [[backends]] table (in double brackets)"
         yield Mistake(("backends",), text, rests_on=(("backends",),))
@@ -314,6 +342,18 @@ def _lengths(experiment: Experiment, model: Model) -> Iterator[Mistake]:
             f"expected prompt and output within [model] max_model_len ({model.max_model_len}),"
             f" got {least} tokens; lower output_len or input_len, or raise max_model_len",
             rests_on=(output_len, ("experiment", "input_len"), ("model", "max_model_len")),
+        )
+
+
+def _turns(experiment: Experiment) -> Iterator[Mistake]:
+    """Backends that take turns are started anew for each turn."""
+    if experiment.interleave and experiment.starts not in (1, "auto"):
+        starts: Place = ("experiment", "starts")
+        yield Mistake(
+            starts,
+            f"expected 1 with interleave = true, which starts a server for every turn, got"
+            f" {experiment.starts}; take repeats instead, or leave interleave out",
+            rests_on=(starts, ("experiment", "interleave")),
         )
 
 

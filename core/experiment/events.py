@@ -8,6 +8,7 @@ import time
 import msgspec
 
 from core.experiment.plan import Run
+from core.experiment.registration import Registration
 from core.files import NOT_JSON
 
 
@@ -86,10 +87,14 @@ class ExperimentStarted(Event, frozen=True, kw_only=True):
     name: str
     engine: str  # as it is shown everywhere: "vllm", or "builtin (NumPy, CPU)"
     runs: list[Run]
+    registered: Registration | None = None
 
 
 class ExperimentResumed(Event, frozen=True, kw_only=True):
+    """`registered`: what the config asks for by now, if that has changed; it has no effect."""
+
     missing: int
+    registered: Registration | None = None
 
 
 class ScoresPredicted(Event, frozen=True, kw_only=True):
@@ -115,6 +120,7 @@ class BackendStarting(Event, frozen=True, kw_only=True):
     pid: int
     command: list[str]
     log: str
+    start: int = 1  # which of the backend's starts it serves
 
 
 class BackendPhase(Event, frozen=True, kw_only=True):

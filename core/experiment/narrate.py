@@ -37,7 +37,7 @@ def sentence(event: AnyEvent, snapshot: Snapshot) -> str | None:
         case events.RunFinished() | events.RunFailed() | events.RunCancelled():
             return _run(event, snapshot)
         case _:
-            return _backend(event)
+            return _backend(event, snapshot)
 
 
 def _run(
@@ -50,6 +50,9 @@ def _run(
     left = "" if eta is None else f"  ETA {clock(eta)}"
     if dose.of_label(event.run):
         place = f"{place} {dose.NAME} "
+    known = snapshot.runs.get(event.run)
+    if known and (start := snapshot.start_of(known.run.backend, known.run.start)):
+        place = f"{place} {start} "
     match event:
         case events.RunFinished():
             return f"✓ {place} {figures_line(event.figures)}{left}"
@@ -80,11 +83,13 @@ def _backend(
     | events.BackendFailed
     | events.BackendStopping
     | events.BackendStopped,
+    snapshot: Snapshot,
 ) -> str | None:
     match event:
         case events.BackendStarting():
             where = f"port {event.port}, pid {event.pid}, log {event.log}"
-            return f"~ {event.backend}: starting on {where}"
+            start = snapshot.start_of(event.backend, event.start)
+            return f"~ {event.backend}: {f'{start}, ' if start else ''}starting on {where}"
         case events.BackendPhase():
             return f"~ {event.backend}: {event.phase}"
         case events.BackendReady():

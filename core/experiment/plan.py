@@ -1,10 +1,12 @@
-"""Config → the ordered list of runs, each with a stable id."""
+"""Config → cells → starts → runs: which servers are started, in which order, and what each is
+sent."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,52 +19,67 @@ from core.workload.dataset import Dataset
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One dataset at one backend, once. `label` ("001", "001-r2") names its files and its gate-log
-    segment; where routing is forced, it ends with the dose ("001~hot-rank~0.5")."""
+    """One dataset at one backend, once. `label` ("001", "001-s2-r2": start 2, repeat 2) names its
+    files and its gate-log segment; where routing is forced, it ends with the dose
+    ("001~hot-rank~0.5"). `start`: which of its backend's server starts it belongs to."""
 
     backend: str
     dataset: str
     label: str
     file: str
     dose: Dose | None = None
+    start: int = 1
 
     @property
     def id(self) -> str:
         return f"{self.backend}/{self.label}"
 
 
+class Start(msgspec.Struct, frozen=True):
+    """One life of a server: `cell` names its configuration (a backend), `number` counts the cell's
+    starts from 1."""
+
+    cell: str
+    number: int
+    runs: tuple[Run, ...]
+
+
 class Plan(msgspec.Struct, frozen=True):
-    """What is run, in order: backend by backend, since a server start is what costs; or
-    interleaved."""
+    """What is run: the starts of every cell, in order."""
 
     datasets: dict[str, Dataset]
-    runs: tuple[Run, ...]
+    starts: tuple[Start, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for start in self.starts for run in start.runs)
 
     @property
     def backends(self) -> list[str]:
-        return list(dict.fromkeys(r.backend for r in self.runs))
+        return list(dict.fromkeys(start.cell for start in self.starts))
 
 
 def make(config: Config, only: Collection[str] = (), backends: Collection[str] = ()) -> Plan:
     """The plan, narrowed to some dataset indices and backends. Reads every dataset, so a bad one
     stops the start."""
     paths = select_datasets(config, only)
-    runs = [
-        Run(backend, index, label(index, repeat, dose), str(paths[index]), dose)
-        for backend, repeat in _passes(config, select_backends(config, backends))
-        for index, dose in _order(config, list(paths), repeat)
-    ]
+    cells = select_backends(config, backends)
+    starts = (
+        Start(cell, number, tuple(_runs(config, cell, number, repeats, paths)))
+        for cell, number, repeats in _lives(config, cells)
+    )
     datasets = read_datasets(paths)
     if config.experiment.arrival == "trace":
         for data in datasets.values():
             trace.check(data, config.experiment.num_prompts, config.experiment.trace_unit)
-    return Plan(datasets, tuple(runs))
+    return Plan(datasets, tuple(start for start in starts if start.runs))
 
 
-def label(index: str, repeat: int, dose: Dose | None = None) -> str:
-    """`001`, `001-r2` from the second repeat on, and `001-r2~hot-rank~0.5` where routing is
-    forced."""
-    repeated = index if repeat == 1 else f"{index}-r{repeat}"
+def label(index: str, repeat: int, dose: Dose | None = None, start: int = 1) -> str:
+    """`001`, `001-r2` from the second repeat on, `001-s2` where a second start runs the dataset
+    again, and `001-s2-r2~hot-rank~0.5` where routing is forced."""
+    started = index if start == 1 else f"{index}-s{start}"
+    repeated = started if repeat == 1 else f"{started}-r{repeat}"
     return f"{repeated}~{dose.label}" if dose else repeated
 
 
@@ -72,42 +89,83 @@ def dataset_of(run: str) -> str:
 
 
 def again(
-    config: Config, known: Collection[str], datasets: Collection[str], backends: Collection[str]
+    config: Config, known: Mapping[str, Run], datasets: Collection[str], backends: Collection[str]
 ) -> list[Run]:
-    """One more run of each of these datasets at each of these backends; `known` are the ids that
-    are taken."""
+    """One more run of each of these datasets at the last start of each of these backends; `known`
+    are the runs there are, by id."""
     paths = select_datasets(config, datasets)
+    last = {run.backend: run.start for run in sorted(known.values(), key=lambda run: run.start)}
     return [
-        next(
-            run
-            for repeat in range(1, len(known) + 2)
-            if (run := Run(backend, index, label(index, repeat), str(path))).id not in known
-        )
+        _free(known, Run(backend, index, "", str(path), start=last.get(backend, 1)), config)
         for backend in select_backends(config, backends)
         for index, path in paths.items()
     ]
 
 
-def _passes(config: Config, backends: list[str]) -> list[tuple[str, int]]:
-    """Backend and repeat of each pass over the datasets. Interleaved they go A B, B A, A B: a
-    steady drift over time then hits both backends alike, and the neighbours share a server."""
-    repeats = range(1, config.experiment.repeats + 1)
+def _free(known: Mapping[str, Run], run: Run, config: Config) -> Run:
+    """`run` with the label of the first repeat that is not taken."""
+    start = 1 if config.experiment.split else run.start
+    labelled = (
+        msgspec.structs.replace(run, label=label(run.dataset, repeat, start=start))
+        for repeat in itertools.count(1)
+    )
+    return next(run for run in labelled if run.id not in known)
+
+
+def _lives(config: Config, cells: list[str]) -> list[tuple[str, int, list[int]]]:
+    """Cell, number and repeats of each server start, A B, B A, A B: a steady drift over time then
+    affects both alike. Interleaved cells take turns at every repeat, and a start is a turn."""
+    repeats = list(range(1, config.experiment.repeats + 1))
     if config.experiment.interleave:
-        return [
-            (backend, repeat)
-            for repeat in repeats
-            for backend in (backends if repeat % 2 else backends[::-1])
+        turns = [(cell, repeat) for repeat in repeats for cell in _turned(cells, repeat)]
+        met = [
+            (cell, [repeat for _, repeat in turn])
+            for cell, turn in itertools.groupby(turns, key=lambda turn: turn[0])
         ]
-    return [(backend, repeat) for backend in backends for repeat in repeats]
+        return [
+            (cell, 1 + sum(cell == before for before, _ in met[:place]), own)
+            for place, (cell, own) in enumerate(met)
+        ]
+    return [
+        (cell, number, repeats)
+        for number in range(1, starts_of(config) + 1)
+        for cell in _turned(cells, number)
+    ]
 
 
-def _order(config: Config, indices: list[str], repeat: int) -> list[tuple[str, Dose | None]]:
+def _turned(cells: list[str], turn: int) -> list[str]:
+    return cells if turn % 2 else cells[::-1]
+
+
+def starts_of(config: Config) -> int:
+    """Server starts of a backend; "auto" is 1 until the engine is known."""
+    starts = config.experiment.starts
+    return 1 if starts == "auto" else starts
+
+
+def _runs(
+    config: Config, cell: str, number: int, repeats: Sequence[int], paths: Mapping[str, Path]
+) -> Iterator[Run]:
+    """What one start is sent: every dataset, or its share of them."""
+    split, starts = config.experiment.split, starts_of(config)
+    indices = list(paths)[number - 1 :: starts] if split else list(paths)
+    labelled = 1 if split or config.experiment.interleave else number
+    for repeat in repeats:
+        for index, dose in _order(config, indices, repeat, labelled):
+            name = label(index, repeat, dose, labelled)
+            yield Run(cell, index, name, str(paths[index]), dose, number)
+
+
+def _order(
+    config: Config, indices: list[str], repeat: int, start: int
+) -> list[tuple[str, Dose | None]]:
     """Every dataset, with its natural routing and at each dose. The same order for every backend,
     so that a drift over time hits both alike."""
     doses: list[Dose | None] = [None, *(config.dose.doses if config.dose else ())]
     order = [(index, dose) for index in indices for dose in doses]
     if config.experiment.shuffle:
-        random.Random(f"{config.experiment.seed}/{repeat}").shuffle(order)
+        again = "" if start == 1 else f"/{start}"
+        random.Random(f"{config.experiment.seed}/{repeat}{again}").shuffle(order)
     return order
 
 

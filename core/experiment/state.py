@@ -43,6 +43,7 @@ class BackendState(Struct, frozen=True):
     pid: int = 0
     command: tuple[str, ...] = ()
     log: str = ""
+    start: int = 1
     ready_after_s: float | None = None
     ran: dict[str, str] = {}
     mismatches: tuple[str, ...] = ()
@@ -81,6 +82,16 @@ class Snapshot(Struct, frozen=True):
 
     def count(self, phase: Phase) -> int:
         return sum(r.phase == phase for r in self.runs.values())
+
+    def starts(self, backend: str) -> int:
+        """How many times a backend's server is started for its runs."""
+        own = (r.run.start for r in self.runs.values() if r.run.backend == backend)
+        return max(own, default=1)
+
+    def start_of(self, backend: str, number: int) -> str:
+        """`start 2 of 3`; nothing where a backend has one start."""
+        starts = self.starts(backend)
+        return f"start {number} of {starts}" if starts > 1 else ""
 
     def eta_s(self) -> float | None:
         """Seconds that the runs left will take at the mean pace of the finished ones; None before
@@ -266,7 +277,8 @@ def _backend(
     match event:
         case events.BackendStarting():
             command = tuple(event.command)
-            return BackendState("starting", event.at, "", event.port, event.pid, command, event.log)
+            where = (event.port, event.pid, command, event.log, event.start)
+            return BackendState("starting", event.at, "", *where)
         case events.BackendPhase():
             return replace(known, step=event.phase, since=event.at)
         case events.BackendReady():

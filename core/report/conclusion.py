@@ -16,7 +16,9 @@ from core.backends import builtin
 from core.errors import NoDataError
 from core.experiment import dose
 from core.files import formatted, write_whole
-from core.report import summary
+from core.report import contrasts, summary
+from core.rundir import registered
+from core.rundir.registered import Registered
 from core.terminal import printable, takes_colour, tell, terminal_columns
 
 if TYPE_CHECKING:
@@ -33,9 +35,13 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     from core.analysis import findings
     from core.validity import verdict
 
-    validity, found = verdict.of_run_directory(path, groups), findings.find(groups, engine)
+    asked = registered.read(path)
+    validity, found = (
+        verdict.of_run_directory(path, groups),
+        findings.find(groups, engine, asked.first),
+    )
     written = _write(path, groups, validity, found)
-    _print(groups, engine, validity, found)
+    _print(groups, engine, validity, found, asked)
     _draw(groups, engine, found)
     written = [*_draw_files(path, groups, engine, found), *written]
     for file in written:
@@ -63,7 +69,13 @@ def _write(
     return [path / name for name in files if name != "summary.json"]
 
 
-def _print(groups: Sequence[Results], engine: str, validity: Validity, found: Findings) -> None:
+def _print(
+    groups: Sequence[Results],
+    engine: str,
+    validity: Validity,
+    found: Findings,
+    asked: Registered,
+) -> None:
     caveat = ": its times say nothing about GPUs" if builtin.is_label(engine) else ""
     tell(f"\nengine: {engine}{caveat}")
     tell(summary.table(groups))
@@ -71,7 +83,8 @@ def _print(groups: Sequence[Results], engine: str, validity: Validity, found: Fi
         from core.report import forced
 
         tell(f"\n{dose.NAME}: means of each dose\n{forced.table(found.forced)}")
-    for line in (*validity.in_words(), *found.headlines):
+    compared = contrasts.lines(found.comparisons, asked)
+    for line in (*validity.in_words(), *compared, *found.headlines):
         tell(printable(f"  {line}"))
 
 

@@ -19,12 +19,13 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import document, forced, router, summary
+from core.report import contrasts, document, forced, router, summary
 from core.report.document import code, heading, items, picture, table, text
 from core.routing import placement
 from core.rundir import about as run_json
-from core.rundir import journal, selection
+from core.rundir import journal, registered, selection
 from core.rundir.about import About, ServerNote
+from core.rundir.registered import Registered
 from core.rundir.selection import Selection
 from core.stats.association import Association
 from core.terminal import shown
@@ -39,7 +40,11 @@ METHOD = (
     "corrected by Holm over all backends and metrics. "
     "Excess CV is the CV of expert load beyond what as many tokens, "
     "routed evenly at random, would show. "
-    "An effect that is not seen may still exist, as large as its interval allows."
+    "An effect that is not seen may still exist, as large as its interval allows. "
+    "Backends are compared by the means of their server starts: Student's t, "
+    "paired where starts share the datasets out. "
+    "Larger and smaller (equivalent) are by two one-sided tests at 5 %, "
+    "for the smallest effect that matters."
 )
 SELECTED = (
     "Datasets without an excess CV are in no association: "
@@ -100,6 +105,7 @@ class _Source:
     groups: list[Results]
     about: About
     undone: dict[str, RunState]
+    asked: Registered
     samples: dict[str, StepSample]
     unread: list[str]
 
@@ -113,7 +119,7 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
     """
     source = _source(path, selection.of_run_directory(path, only))
     validity = verdict.of_run_directory(path, source.groups, source.chosen)
-    found = findings.find(source.groups, source.about.engine)
+    found = findings.find(source.groups, source.about.engine, source.asked.first)
     folder = source.chosen.folder(path)
     try:
         parts = [*_opening(source, validity), *_parts(folder, source, found)]
@@ -136,7 +142,8 @@ def _source(path: Path, chosen: Selection) -> _Source:
     past = state.fold(journal.stream_events(path))
     undone = {i: run for i, run in chosen.of(past.runs).items() if run.phase != "done"}
     samples, unread = step_sample.of_backends(path, [group.name for group in groups], chosen)
-    return _Source(chosen, groups, run_json.read(path), undone, samples, unread)
+    about, asked = run_json.read(path), registered.read(path)
+    return _Source(chosen, groups, about, undone, asked, samples, unread)
 
 
 # --- sections, from the top ---
@@ -167,7 +174,7 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
     )
     of_router = _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
     return [
-        *_answer(found, source.about),
+        *_answer(found, source.about, source.asked),
         *_set_up(source.about),
         *_results(groups),
         *_pictures(folder, drawn, "ecdf"),
@@ -184,8 +191,9 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
     ]
 
 
-def _answer(found: Findings, about: About) -> list[str]:
-    sentences = [*found.sentences, *found.caveats]
+def _answer(found: Findings, about: About, asked: Registered) -> list[str]:
+    compared = contrasts.about(asked) if found.comparisons else []
+    sentences = [*found.sentences, *(line.removeprefix("* ") for line in compared), *found.caveats]
     if not about.gpus and not builtin.is_label(found.engine):
         sentences.append(NO_GPU)
     return [heading("Findings"), items(sentences), text(METHOD)]

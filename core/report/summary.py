@@ -56,7 +56,7 @@ PHASES = ("prefill", "decode")
 def rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
     """One row a run with natural routing: what summary.csv and summary.json hold."""
     return [
-        {"backend": group.name, "dataset": label, **_columns(result)}
+        {"backend": group.name, "dataset": label, "start": result.start, **_columns(result)}
         for group in groups
         for label, result in group.by_label.items()
     ]
@@ -65,7 +65,7 @@ def rows(groups: Sequence[Results]) -> list[dict[str, Any]]:
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     """`rows` as CSV, with a head even if there are none."""
     out = io.StringIO()
-    columns = ["backend", "dataset", *_columns(Result())]
+    columns = ["backend", "dataset", "start", *_columns(Result())]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -11,6 +11,7 @@ from core import files
 from core.errors import FileError
 from core.experiment.config import Config, Name
 from core.experiment.plan import Run
+from core.experiment.registration import Registration
 
 NAME = "run.json"
 
@@ -50,7 +51,8 @@ class About(Struct, frozen=True, kw_only=True):
     host: Host
     gpus: list[str]  # a line each: index, name, memory, driver
     git: Git | None = None
-    runs: list[Run]
+    runs: list[Run]  # each with its start
+    registered: Registration | None = None  # before the first run
     servers: dict[str, ServerNote] = {}
 
 

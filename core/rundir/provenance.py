@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.backends import nvml
+from core.experiment import registration
 from core.experiment.config import Config
 from core.experiment.plan import Run
 from core.rundir.about import About, Git, Host
@@ -23,11 +24,12 @@ def describe(
     config: Config, runs: Sequence[Run], kind: Literal["vllm", "builtin"], label: str
 ) -> About:
     """The resolved configuration, versions, host, GPUs, driver and git state; `kind` as decided."""
+    backends = list(dict.fromkeys(run.backend for run in runs))
     return About(
         config=config,
         engine=label,
         engine_kind=kind,
-        backends=list(dict.fromkeys(run.backend for run in runs)),
+        backends=backends,
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions={name: _version(name) for name in PACKAGES},
         python=platform.python_version(),
@@ -35,6 +37,7 @@ def describe(
         gpus=nvml.described(),
         git=_git(config.path.parent),
         runs=list(runs),
+        registered=registration.of(config, backends),
     )
 
 

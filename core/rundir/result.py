@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from core.load.client import Load
     from core.workload.predictor import Prediction
 
-LABEL = re.compile(r"[0-9]{3,}(-r[0-9]+)?")
+LABEL = re.compile(r"[0-9]{3,}(-s[0-9]+)?(-r[0-9]+)?")
 
 
 class GateLogPart(Struct, frozen=True, kw_only=True):
@@ -49,6 +49,7 @@ class Result(Metrics, frozen=True, kw_only=True):
 
     date: str | None = None  # UTC, YYYYmmdd-HHMMSS
     backend: str | None = None  # its name, or the URL that `gatescope bench` was given
+    start: int | None = None  # which of its backend's server starts it was sent to, from 1
     engine: str | None = None
     model_id: str | None = None
     tokenizer_id: str | None = None
@@ -111,8 +112,8 @@ def of_load(
     dataset: str,
     path: str,
 ) -> Result:
-    """What a load gave, before anything is known of its routing. `dataset` names the run's dataset
-    and repeat ("001-r2")."""
+    """What a load gave, before anything is known of its routing. `dataset` names the run's dataset,
+    start and repeat ("001-s2-r2")."""
     return Result(
         date=datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S"),
         backend=backend,

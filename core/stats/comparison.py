@@ -1,36 +1,39 @@
-"""Two backends on the same datasets: paired ratio and difference, with intervals, and how much
-repeats differ.
+"""Two backends: how much one metric differs, with an interval that rests on server starts, and the
+verdict of two one-sided tests at the smallest effect that matters.
 
-With MIN_DATASETS datasets or more, results hold for datasets like these: intervals are by the
-bootstrap over datasets, each at the mean of its repeats, which includes the spread of repeats
-(drawing repeats within a drawn dataset too would count it twice). With fewer, if every dataset was
-repeated, results hold for these datasets only: intervals are Student's over repeats, with
-Welch-Satterthwaite degrees of freedom.
+*larger*: the difference exceeds the margin; *equivalent*: it lies within the margin, either way;
+each at 5 %, so by the 90 % interval of the ratio. Anything else is *inconclusive*. The margin is of
+the ratio: 2 % is ×1.02 or ÷1.02.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from core.stats import bootstrap, estimate
-from core.stats.arrays import Floats
+from core.stats import estimate, power, starts
 from core.stats.bootstrap import Interval
-from core.stats.estimate import MIN_DATASETS, Estimate
+from core.stats.estimate import Estimate
+from core.stats.starts import ONE_START, Means, Side
 
-RESAMPLES = 2_000
+MARGIN_PCT = 2.0
+LEVEL, VERDICT_LEVEL = 0.95, 0.90
+Verdict = Literal["larger", "equivalent", "inconclusive"]
+NOT_ABOVE_ZERO = "a value is not above zero, so there is no ratio"
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """`ratio`: geometric mean over datasets of other/reference; `difference`: mean of other -
-    reference.
+    """`ratio`: geometric mean of other/reference; `difference`: mean of other - reference; both
+    without an interval where a backend was started once.
 
-    `repeats`: the fewest and the most of any dataset at a backend; `spread`: standard deviation of
-    repeats around their dataset's mean, in %, null without repeats; `fixed`: the result holds for
-    these datasets only.
+    `n`: datasets; `starts`: of the reference and of the other; `paired`: the datasets were shared
+    out over the starts; `spread`: SD of a start's mean (where paired, of a pair's difference), in
+    %; `p`: two-sided, that there is no difference; `needed`: starts of each backend that give a
+    verdict with 80 % power, if the difference is as it was measured.
     """
 
     metric: str
@@ -39,34 +42,79 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     ratio: Estimate
     difference: Estimate
+    margin_pct: float = MARGIN_PCT
+    verdict: Verdict = "inconclusive"
+    starts: tuple[int, int] = (1, 1)
+    paired: bool = False
     repeats: tuple[int, int] = (1, 1)
     spread: float | None = None
-    fixed: bool = False
+    p: float | None = None
+    needed: int | None = None
 
     def in_words(self, name: str) -> str:
-        """`all2all TPOT is 18 % higher than baseline's [16, 21]`, or that no difference is seen, if
-        the interval of the ratio contains 1."""
-        if self.ratio.value is None or self.ratio.interval is None:
+        """One sentence: what differs by how much, on which units, and what that amounts to."""
+        if self.ratio.value is None:
             return (
                 f"{self.other} {name} and {self.reference}'s are not compared: {self.ratio.reason}"
             )
-        percent, low, high = (100 * (r - 1) for r in (self.ratio.value, *self.ratio.interval))
-        ends = f"[{low:.1f}, {high:.1f}] %"
-        if low <= 0 <= high:
-            seen = f"no difference is seen between {self.other} {name} and {self.reference}'s"
-            return f"{seen}: {percent:+.1f} % {ends}, {self._of}"
-        if percent < 0:
-            percent, ends = -percent, f"[{-high:.1f}, {-low:.1f}] %"
-        way = "higher" if low > 0 else "lower"
-        seen = f"{self.other} {name} is {percent:.1f} % {way} than {self.reference}'s"
-        return f"{seen} {ends}, {self._of}"
+        effect = f"{self.other} {name} is {self._effect} {self.reference}'s"
+        settled = f"; to settle it: {self.to_settle}" if self.to_settle else ""
+        if self.ratio.interval is None:
+            return f"{effect} on {self._datasets}: no interval: {self.ratio.reason}{settled}"
+        return f"{effect} {self.shown_interval}, {self.unit}: {self.verdict_in_words}{settled}"
 
     @property
-    def _of(self) -> str:
-        only = "of this dataset only" if self.n == 1 else f"of these {self.n} datasets only"
-        about = only if self.fixed else f"n = {self.n} datasets"
-        spread = "" if self.spread is None else f"; repeats differ by {self.spread:.2g} % (SD)"
-        return f"{about}{repeated(self.repeats)}{spread}"
+    def percent(self) -> float | None:
+        return None if self.ratio.value is None else 100 * (self.ratio.value - 1)
+
+    @property
+    def shown_interval(self) -> str:
+        """`[-8.0, +0.2] %`; a dash where there is none."""
+        if self.ratio.interval is None:
+            return "–"
+        low, high = (100 * (end - 1) for end in self.ratio.interval)
+        return f"[{low:+.1f}, {high:+.1f}] %"
+
+    @property
+    def verdict_in_words(self) -> str:
+        match self.verdict:
+            case "larger":
+                return f"larger than {self.margin_pct:g} %"
+            case "equivalent":
+                return f"smaller than {self.margin_pct:g} % (equivalent)"
+            case _:
+                return f"inconclusive at {self.margin_pct:g} %"
+
+    @property
+    def unit(self) -> str:
+        """`3 + 3 starts, which share 50 datasets`."""
+        ran = f"which share {self._datasets}" if self.paired else f"each of {self._datasets}"
+        return f"{self.starts[0]} + {self.starts[1]} starts, {ran}"
+
+    @property
+    def to_settle(self) -> str:
+        """What a verdict would take; empty where there is one."""
+        if self.verdict != "inconclusive" or self.ratio.value is None:
+            return ""
+        if self.ratio.interval is None:
+            return "2 starts or more"
+        share = self.n // self.starts[0] if self.paired else self.n
+        if self.needed is None:
+            return f"over {power.MOST} starts: the effect is near the margin"
+        return f"{self.needed} starts of {_counted(share)}"
+
+    @property
+    def _effect(self) -> str:
+        percent = self.percent or 0.0
+        return f"{abs(percent):.1f} % {'lower' if percent < 0 else 'higher'} than"
+
+    @property
+    def _datasets(self) -> str:
+        return f"{_counted(self.n)}{repeated(self.repeats)}"
+
+
+def _counted(datasets: int) -> str:
+    return "1 dataset" if datasets == 1 else f"{datasets} datasets"
 
 
 def repeated(repeats: tuple[int, int]) -> str:
@@ -78,74 +126,79 @@ def repeated(repeats: tuple[int, int]) -> str:
 
 
 def compare(
-    metric: str, reference: str, other: str, values: Sequence[Mapping[str, Sequence[float]]]
+    metric: str, reference: str, other: str, sides: Sequence[Side], margin_pct: float = MARGIN_PCT
 ) -> Comparison:
-    """Compare `values`, first the reference's, then the other's: by dataset, a value per repeat."""
-    shared = sorted(values[0].keys() & values[1].keys())
-    sides = [[np.array(side[name], dtype=np.float64) for name in shared] for side in values]
-    counts = [len(repeats) for side in sides for repeats in side] or [1]
-    spread = _spread([r for side in sides for r in side])
-    fixed = len(shared) < MIN_DATASETS and bool(shared) and min(counts) > 1
-    if reason := _unsupported(sides, fixed):
-        ratio = difference = estimate.none(reason)
-    else:
-        ratio = _exponential(_mean_difference([[np.log(r) for r in side] for side in sides], fixed))
-        difference = _mean_difference(sides, fixed)
-    return Comparison(
+    """Compare `sides`, first the reference's, then the other's."""
+    before, after = sides
+    both = starts.shared(before, after)
+    counts = [len(own[name]) for side in sides for own in side.values() for name in both & {*own}]
+    found = Comparison(
         metric=metric,
         reference=reference,
         other=other,
-        n=len(shared),
-        ratio=ratio,
-        difference=difference,
-        repeats=(min(counts), max(counts)),
-        spread=spread,
-        fixed=fixed,
+        n=len(both),
+        ratio=estimate.none("no dataset was run by both"),
+        difference=estimate.none("no dataset was run by both"),
+        margin_pct=margin_pct,
+        repeats=(min(counts, default=1), max(counts, default=1)),
+        starts=(len(before), len(after)),
+    )
+    if any(v <= 0 for side in sides for own in side.values() for run in own.values() for v in run):
+        return msgspec.structs.replace(
+            found, ratio=estimate.none(NOT_ABOVE_ZERO), difference=estimate.none(NOT_ABOVE_ZERO)
+        )
+    logs = starts.means(*(logarithms(side) for side in sides))
+    plain = starts.means(before, after)
+    if logs is None or plain is None:
+        return found
+    return _judged(found, logs, plain)
+
+
+def _judged(found: Comparison, logs: Means, plain: Means) -> Comparison:
+    """`found` with its estimates, and where starts are replicated with its verdict."""
+    found = msgspec.structs.replace(
+        found,
+        n=logs.datasets,
+        starts=(len(logs.before), len(logs.after)),
+        paired=logs.paired,
+        ratio=_estimate(logs, _exponential),
+        difference=_estimate(plain, float),
+    )
+    if not logs.are_replicated:
+        return found
+    margin = math.log1p(found.margin_pct / 100)
+    verdict = judge(logs.interval(VERDICT_LEVEL), margin)
+    needed = None
+    if verdict == "inconclusive":
+        needed = power.starts_for_verdict(logs.value, margin, logs.spread, paired=logs.paired)
+    return msgspec.structs.replace(
+        found, verdict=verdict, spread=100 * logs.spread, p=logs.p(), needed=needed
     )
 
 
-def _unsupported(sides: list[list[Floats]], fixed: bool) -> str | None:
-    if len(sides[0]) < MIN_DATASETS and not fixed:
-        few = f"n = {len(sides[0])} datasets run by both: too few to say"
-        return f"{few}; {MIN_DATASETS} are needed, or repeats"
-    if any((repeats <= 0).any() for side in sides for repeats in side):
-        return "a value is not above zero, so there is no ratio"
-    return None
+def judge(interval: Interval, margin: float) -> Verdict:
+    """Two one-sided tests at 5 %, by the 90 % `interval` of a difference."""
+    low, high = interval
+    if low > margin or high < -margin:
+        return "larger"
+    return "equivalent" if -margin < low and high < margin else "inconclusive"
 
 
-def _mean_difference(sides: list[list[Floats]], fixed: bool) -> Estimate:
-    """Mean over datasets of the other's mean minus the reference's."""
-    gaps = np.array([after.mean() - before.mean() for before, after in zip(*sides, strict=True)])
-    value, n = float(gaps.mean()), len(gaps)
-    if fixed:
-        return estimate.of(value, _students(value, [r for side in sides for r in side], n))
-    draws = bootstrap.weights(n, RESAMPLES) / n
-    return estimate.of(value, bootstrap.interval(value, draws @ gaps, n))
+def _estimate(means: Means, scale: Callable[[float], float]) -> Estimate:
+    if not means.are_replicated:
+        return Estimate(scale(means.value), None, ONE_START)
+    low, high = means.interval(LEVEL)
+    return Estimate(scale(means.value), (scale(low), scale(high)))
 
 
-def _students(value: float, repeats: list[Floats], datasets: int) -> Interval:
-    """Student's interval of a mean over `datasets`, of differences of means of `repeats`."""
-    parts = np.array([r.var(ddof=1) / len(r) for r in repeats]) / datasets**2
-    variance = float(parts.sum())
-    freedom = (
-        variance**2 / float((parts**2 / [len(r) - 1 for r in repeats]).sum()) if variance else 1.0
-    )
-    half = bootstrap.t_quantile(max(1, math.floor(freedom + 1e-9))) * math.sqrt(variance)
-    return value - half, value + half
+def _exponential(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
 
 
-def _exponential(of: Estimate) -> Estimate:
-    value = None if of.value is None else math.exp(of.value)
-    if of.interval is None:
-        return Estimate(value, None, of.reason)
-    low, high = of.interval
-    return Estimate(value, (math.exp(low), math.exp(high)), of.reason)
-
-
-def _spread(repeats: list[Floats]) -> float | None:
-    """Pooled standard deviation of log values around their dataset's mean, in %."""
-    logs = [np.log(r) for r in repeats if len(r) > 1 and (r > 0).all()]
-    if not logs:
-        return None
-    freedom = sum(len(r) - 1 for r in logs)
-    return 100 * math.sqrt(sum(float(((r - r.mean()) ** 2).sum()) for r in logs) / freedom)
+def logarithms(side: Side) -> Side:
+    """The same, of the logarithms of its values."""
+    return {
+        start: {name: np.log(run).tolist() for name, run in own.items()}
+        for start, own in side.items()
+    }

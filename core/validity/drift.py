@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.experiment import dose
+from core.experiment import dose, plan
 from core.experiment.events import POWER_CAP, Gpu
 from core.stats.arrays import Floats
 from core.validity.evidence import Evidence
@@ -82,7 +82,7 @@ def gpu_clocks(seen: Evidence) -> list[Problem] | None:
         "doubtful",
         shifts,
         wrong,
-        "lock the clocks (nvidia-smi -lgc), or repeat with interleave = true",
+        "lock the clocks (nvidia-smi -lgc), or take starts = 2 or more",
     )
 
 
@@ -98,7 +98,7 @@ def gpu_temperatures(seen: Evidence) -> list[Problem] | None:
         "doubtful",
         shifts,
         wrong,
-        "warm up longer (warmup_requests), or repeat with interleave = true",
+        "warm up longer (warmup_requests), or take starts = 2 or more",
     )
 
 
@@ -109,8 +109,9 @@ def drift_over_time(seen: Evidence) -> list[Problem] | None:
         seen.config.experiment.shuffle or seen.config.experiment.repeats > 1
     ):
         return None
-    interleaved = seen.config.experiment.interleave
     series = {name: runs for name, runs in _in_order(seen).items() if len(runs) >= MIN_RUNS}
+    experiment = seen.config.experiment
+    turned = experiment.interleave or experiment.starts != 1
     order = ", and backends ran one after the other: their difference may contain as much"
 
     def wrong(runs: list[Timed]) -> str:
@@ -120,21 +121,24 @@ def drift_over_time(seen: Evidence) -> list[Problem] | None:
         if p >= CHANGE or abs(moved) <= TPOT_DRIFT:
             return ""
         what = f"TPOT moves by {moved:+.1%} after {place} of its {len(runs)} runs, p = {p:.1g}"
-        return what if interleaved else what + order
+        return what if turned else what + order
 
-    turns = "" if interleaved else "take repeats = 2 and interleave = true, and "
+    turns = "" if turned else "take starts = 2 or more, and "
     return problems("doubtful", series, wrong, f"{turns}look for other load, heat and clocks")
 
 
 def _in_order(seen: Evidence) -> dict[str, list[Timed]]:
-    """Backend → its runs with natural routing, in order of time."""
+    """Backend, or one of its several starts, → its runs with natural routing, in order of time: a
+    restart moves all runs behind it, which is no drift."""
+    several = {run.partition("/")[0] for run, r in seen.results.items() if (r.start or 1) > 1}
     series: dict[str, list[Timed]] = defaultdict(list)
     for run in sorted(seen.journal.started, key=lambda run: seen.journal.started[run]):
         result = None if dose.of_label(run) else seen.results.get(run)
         if result and result.mean_tpot_ms and result.total_input_tokens is not None:
-            backend, _, label = run.partition("/")
+            backend, dataset = run.partition("/")[0], plan.dataset_of(run)
             tokens = result.total_input_tokens + result.total_output_tokens
-            series[backend].append(Timed(label.partition("-")[0], result.mean_tpot_ms, tokens))
+            name = f"{backend}, start {result.start}" if backend in several else backend
+            series[name].append(Timed(dataset, result.mean_tpot_ms, tokens))
     return series
 
 

@@ -11,7 +11,7 @@ import psutil
 from support.watched import Watched, edit
 
 from core.engine import detached
-from core.experiment import control, events
+from core.experiment import control, events, narrate
 from core.experiment.control import Add
 from core.experiment.invocation import Invocation
 from core.experiment.state import Snapshot
@@ -73,6 +73,42 @@ def test_interleaved_backends_take_turns_as_often_as_it_takes(
         if isinstance(e, events.BackendStarting)
     ]
     assert starts == [*["baseline", "all2all"] * 3, "baseline"]
+    engine.wait()
+
+
+def test_every_start_is_a_server_of_its_own_and_every_result_names_its_start(
+    experiment: Path, tmp_path: Path
+) -> None:
+    """A B B A: also neighbours of one backend are two lives; a run that is added goes to the
+    last."""
+    edit(experiment, starts=2, split="true", output_len=2)
+    engine = Watched(detached.start(Invocation(experiment, tmp_path / "run", only=("001", "002"))))
+    control.send(engine.run_dir, Add(["001"], ["baseline"]))
+    ended: Snapshot = engine.until(lambda s: s.finished)
+    assert {r.phase for r in ended.runs.values()} == {"done"}
+    told = journal.read_events(engine.run_dir)
+    begun = [e for e in told if isinstance(e, events.BackendStarting)]
+    assert [(e.backend, e.start) for e in begun] == [
+        ("baseline", 1),
+        ("all2all", 1),
+        ("all2all", 2),
+        ("baseline", 2),
+    ]
+    assert len({e.pid for e in begun}) == 4
+    found = {
+        run.run.id: json.loads((engine.run_dir / run.result).read_text())
+        for run in ended.runs.values()
+    }
+    assert {run: (r["start"], r["gate_log"]["folder"]) for run, r in found.items()} == {
+        "baseline/001": (1, "baseline/gate_logs"),
+        "all2all/001": (1, "all2all/gate_logs"),
+        "all2all/002": (2, "all2all/gate_logs-start2"),
+        "baseline/002": (2, "baseline/gate_logs-start2"),
+        "baseline/001-r2": (2, "baseline/gate_logs-start2"),
+    }
+    lines = [narrate.sentence(event, ended) or "" for event in told]
+    assert any(line.startswith("~ all2all: start 2 of 2, starting on port") for line in lines)
+    assert any("all2all/002" in line and " start 2 of 2 " in line for line in lines)
     engine.wait()
 
 

@@ -45,7 +45,7 @@ def mistake(file: Path) -> str:
 
 def test_the_shipped_file_holds_every_key_with_its_default() -> None:
     loaded = config.load(SHIPPED)
-    assert loaded.experiment == Experiment()
+    assert loaded.experiment == Experiment(starts="auto")
     assert loaded.model == Model()
     assert loaded.backends == (
         Backend(name="baseline"),

@@ -82,7 +82,71 @@ def test_interleaved_backends_take_turns_and_neighbours_share_a_server(tmp_path:
         "all2all/001-r3",
     )
     assert ids(made) == list(passes)
+    assert [(s.cell, s.number, len(s.runs)) for s in made.starts] == [
+        ("baseline", 1, 1),
+        ("all2all", 1, 2),
+        ("baseline", 2, 2),
+        ("all2all", 2, 1),
+    ]
     assert made.backends == ["baseline", "all2all"]
+
+
+def test_starts_go_a_b_b_a_and_each_runs_every_dataset_under_a_label_of_its_own(
+    tmp_path: Path,
+) -> None:
+    made = plan.make(
+        loaded(tmp_path, "shuffle = false\nstarts = 3\nrepeats = 2", names=("001_0.1", "002_0.2"))
+    )
+    assert [(start.cell, start.number) for start in made.starts] == [
+        ("baseline", 1),
+        ("all2all", 1),
+        ("all2all", 2),
+        ("baseline", 2),
+        ("baseline", 3),
+        ("all2all", 3),
+    ]
+    labels = [[run.label for run in start.runs] for start in made.starts]
+    assert labels[0] == labels[1] == ["001", "002", "001-r2", "002-r2"]
+    assert labels[2] == labels[3] == ["001-s2", "002-s2", "001-s2-r2", "002-s2-r2"]
+    assert len({run.id for run in made.runs}) == len(made.runs) == 24
+    assert all(run.start == start.number for start in made.starts for run in start.runs)
+    assert {plan.dataset_of(run.id) for run in made.runs} == {"001", "002"}
+
+
+def test_split_starts_share_the_datasets_out_alike_for_every_backend(tmp_path: Path) -> None:
+    names = tuple(f"{i:03d}_0.5" for i in range(1, 6))
+    made = plan.make(loaded(tmp_path, "shuffle = false\nstarts = 2\nsplit = true", names=names))
+    shares = {(s.cell, s.number): [run.label for run in s.runs] for s in made.starts}
+    assert shares == {
+        (cell, number): labels
+        for cell in ("baseline", "all2all")
+        for number, labels in ((1, ["001", "003", "005"]), (2, ["002", "004"]))
+    }
+    alone = plan.make(loaded(tmp_path, "starts = 3\nsplit = true", names=names), ["001"])
+    assert [start.number for start in alone.starts] == [1, 1]
+
+
+def test_auto_is_two_starts_at_vllm_and_three_that_share_at_the_built_in_engine(
+    tmp_path: Path,
+) -> None:
+    known = loaded(tmp_path, 'starts = "auto"')
+    counts = {
+        kind: (len(made.starts), len(made.runs))
+        for kind in ("vllm", "builtin")
+        if (made := plan.make(config.with_starts(known, kind)))
+    }
+    assert counts == {"vllm": (4, 16), "builtin": (6, 8)}
+    turns = replace(known, experiment=replace(known.experiment, interleave=True))
+    assert config.with_starts(turns, "vllm").experiment.starts == 1
+    left_out = loaded(tmp_path)
+    assert config.with_starts(left_out, "vllm") == left_out
+
+
+def test_one_more_run_is_the_last_starts(tmp_path: Path) -> None:
+    known = loaded(tmp_path, "shuffle = false\nstarts = 2", names=("001_0.1",))
+    runs = {run.id: run for run in plan.make(known).runs}
+    (more,) = plan.again(known, runs, ["001"], ["all2all"])
+    assert (more.id, more.start) == ("all2all/001-s2-r2", 2)
 
 
 def test_the_order_is_drawn_from_the_seed_anew_for_every_repeat_and_alike_for_every_backend(

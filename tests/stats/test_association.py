@@ -1,4 +1,4 @@
-"""Associations and comparisons: against scipy, hand-worked numbers, and effects that were
+"""Associations: against scipy, hand-worked numbers, and effects that were
 planted."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.stats import association, comparison
+from core.stats import association
 from core.stats.arrays import Floats
 from core.stats.association import associate
 
@@ -89,68 +89,3 @@ class TestWhatNCannotSupport:
         assert reason in str(found.spearman.reason)
         assert found.spearman.shown() == "–"
         assert not found.is_seen
-
-
-class TestComparison:
-    def test_a_planted_ratio_is_found_and_said(self) -> None:
-        rng = np.random.default_rng(6)
-        before = {f"{i:03d}": [float(v)] for i, v in enumerate(rng.uniform(10, 20, 40))}
-        after = {k: [v * 1.18 * float(np.exp(rng.normal(0, 0.03)))] for k, (v,) in before.items()}
-        found = comparison.compare("mean_tpot_ms", "baseline", "all2all", (before, after))
-        assert found.ratio.value == pytest.approx(1.18, rel=0.02)
-        assert found.spread is None
-        assert "all2all TPOT is 1" in found.in_words("TPOT")
-        assert found.in_words("TPOT").endswith("n = 40 datasets")
-
-    def test_no_difference_is_said_so(self) -> None:
-        rng = np.random.default_rng(7)
-        sides = tuple(
-            {f"{i:03d}": [10 * float(np.exp(rng.normal(0, 0.1)))] for i in range(30)}
-            for _ in range(2)
-        )
-        assert "no difference is seen" in comparison.compare("m", "a", "b", sides).in_words("TPOT")
-
-    def test_only_shared_datasets_count_and_two_are_too_few(self) -> None:
-        found = comparison.compare(
-            "m", "a", "b", ({"001": [1.0], "002": [2.0]}, {"002": [2.0], "003": [1.0]})
-        )
-        assert (found.n, found.ratio.value) == (1, None)
-        assert "are not compared" in found.in_words("TPOT")
-
-    def test_ratio_and_difference_by_hand(self) -> None:
-        sides = (
-            {str(i): [float(i)] for i in range(1, 9)},
-            {str(i): [2.0 * i] for i in range(1, 9)},
-        )
-        found = comparison.compare("m", "a", "b", sides)
-        assert found.ratio.value == pytest.approx(2)
-        assert found.difference.value == pytest.approx(4.5)
-
-
-class TestRepeats:
-    def test_a_dataset_counts_at_its_mean_however_often_it_ran(self) -> None:
-        once = {str(i): [float(i)] for i in range(1, 9)}
-        thrice = {str(i): [2.0 * i - 0.5, 2.0 * i, 2.0 * i + 0.5] for i in range(1, 9)}
-        found = comparison.compare("m", "a", "b", (once, thrice))
-        assert found.difference.value == pytest.approx(4.5)
-        assert found.repeats == (1, 3)
-        assert "n = 8 datasets × 1–3 repeats; repeats differ by" in found.in_words("TPOT")
-
-    def test_their_spread_by_hand(self) -> None:
-        # logs 0, 2 about 1 and 4, 4 about 4: (1 + 1 + 0 + 0) / 2 degrees of freedom
-        sides = ({"001": np.exp([0.0, 2]).tolist()}, {"001": np.exp([4.0, 4]).tolist()})
-        assert comparison.compare("m", "a", "b", sides).spread == pytest.approx(100)
-
-    def test_few_datasets_are_compared_by_their_repeats_as_welch_does(self) -> None:
-        before, after = np.array([10.0, 11, 12, 10.5]), np.array([14.0, 15.5, 13])
-        found = comparison.compare(
-            "m", "a", "b", ({"001": before.tolist()}, {"001": after.tolist()})
-        )
-        test = stats.ttest_ind(after, before, equal_var=False)
-        whole = int(test.df)  # ours takes whole degrees of freedom, rounded down
-        half = stats.t.ppf(0.975, whole) * (after.mean() - before.mean()) / test.statistic
-        assert found.difference.value == pytest.approx(after.mean() - before.mean())
-        assert found.difference.interval == pytest.approx(
-            (after.mean() - before.mean() - half, after.mean() - before.mean() + half), abs=0.01
-        )
-        assert "of this dataset only × 3–4 repeats" in found.in_words("TPOT")

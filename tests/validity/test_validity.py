@@ -613,9 +613,29 @@ def test_a_drift_is_seen_within_repeats_whatever_the_datasets_cost(made: Made) -
             journal.write(events.encode(event) + b"\n")
     (problem,) = made.verdict().problems
     assert (problem.rule, problem.where) == ("drift over time", ["all2all"])
-    assert "interleave = true" in problem.remedy
+    assert "take starts = 2 or more" in problem.remedy
     made.configure(interleave=True)
-    assert "interleave" not in made.verdict().problems[0].in_words()
+    assert "starts" not in made.verdict().problems[0].in_words()
+
+
+def test_what_a_restart_moves_is_no_drift(made: Made) -> None:
+    """The second start of a server, of half of its forty runs, is 10 % slower throughout."""
+    made.configure(starts=2, split=True)
+    rng = np.random.default_rng(5)
+    folder = made.path / "all2all" / "results_json"
+    with open(made.path / "events.jsonl", "ab") as journal:
+        for n in range(1, 41):
+            (folder / f"{n:03d}.json").write_bytes((folder / "001.json").read_bytes())
+            start = 1 if n <= 20 else 2
+            tpot = 10 * float(np.exp(rng.normal(0, 0.01))) * (1.1 if start == 2 else 1.0)
+            made.edit(f"all2all/{n:03d}", mean_tpot_ms=tpot, start=start)
+            event = events.RunStarted(at=200.0 + n, run=f"all2all/{n:03d}", requests=5)
+            journal.write(events.encode(event) + b"\n")
+    assert "drift over time" not in {problem.rule for problem in made.verdict().problems}
+    for n in range(1, 41):
+        made.edit(f"all2all/{n:03d}", start=1)
+    (drift,) = (p for p in made.verdict().problems if p.rule == "drift over time")
+    assert "after 20 of its 40 runs" in drift.sentence
 
 
 def test_a_step_late_in_a_backends_runs_is_seen_though_datasets_cost_what_their_tokens_do(

@@ -213,9 +213,15 @@ def planned(invocation: Invocation) -> Snapshot:
 
     levels, patterns = list(invocation.levels), list(invocation.patterns)
     loaded = config.with_doses(config.load(invocation.config_path), levels, patterns)
+    engine = config.engine(invocation.engine or loaded.experiment.engine)
+    if loaded.experiment.starts == "auto":
+        from core.backends import choice
+
+        names = plan.select_backends(loaded, invocation.backends)
+        kind = choice.decide(engine, [b for b in loaded.backends if b.name in names])
+        loaded = config.with_starts(loaded, kind)
     made = plan.make(loaded, invocation.only, invocation.backends)
     runs = {r.id: RunState(r, score=score_in(r.file)) for r in made.runs}
-    engine = invocation.engine or loaded.experiment.engine
     return Snapshot(name=loaded.experiment.name, engine=engine, runs=runs)
 
 

@@ -39,6 +39,7 @@ PAIRS = (
     Column("CV", 6, 6),
     Column("excess", 6, 7),
 )
+START = Column("start", 5, 8)
 ORDERS: dict[str, Callable[[RunState], Any]] = {
     "queue": lambda r: None,
     "dataset": lambda r: r.run.label,
@@ -110,9 +111,8 @@ class Queue(Pane):
         rows = self.rows()
         if not rows:
             return self._empty()
-        columns = table.fitting(
-            doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "dataset"), width
-        )
+        kept = doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "dataset")
+        columns = table.fitting(self._with_starts(kept), width)
         draw = self._pair if self.by_dataset else self._run
         places = {id: n for n, id in enumerate(self.view.snapshot.runs, 1)}
         shown = self.window(height - 1)
@@ -121,6 +121,13 @@ class Queue(Pane):
             cells = draw(rows[i], places[rows[i].run.id])
             body.append(table.row(columns, cells, cursor=self.is_cursor(i), rest=_rest(rows[i])))
         return [table.head(columns), *body]
+
+    def _with_starts(self, kept: tuple[Column, ...]) -> tuple[Column, ...]:
+        """`kept` with the server start before the dataset, where a backend has several."""
+        if not any(self.view.snapshot.starts(backend) > 1 for backend in self.view.backends):
+            return kept
+        place = next(n for n, column in enumerate(kept) if column.title == "dataset")
+        return (*kept[:place], START, *kept[place:])
 
     def _empty(self) -> list[Line]:
         if self.view.snapshot.runs:
@@ -140,6 +147,7 @@ class Queue(Pane):
             "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
             "#": (str(place), "dim"),
             "backend": (run.run.backend, self.view.role(run.run.backend)),
+            START.title: str(run.run.start),
             **doses.cells(run, "dataset", run.run.label),
             "score": number(run.score, 4),
             "state": (self._state(run), role),
@@ -162,6 +170,7 @@ class Queue(Pane):
         first = run.run.backend == self.view.backends[0]
         symbol, role = STATES[self._word(run)]
         cells: dict[str, Span | str] = {
+            START.title: str(run.run.start) if first else "",
             **(doses.cells(run, "dataset", run.run.label) if first else {}),
             "score": number(run.score, 4) if first else "",
             "backend": (run.run.backend, self.view.role(run.run.backend)),

@@ -55,6 +55,8 @@ class Servers(Pane):
             return [line(title, ("· queued  " + waits, "dim"), cursor=cursor)]
         symbol, role = STATES[self._word(server)]
         about = f"   :{server.port}  pid {server.pid}" if self._is_up(server) else ""
+        start = self.view.snapshot.start_of(name, server.start)
+        about += f"   {start}" if start else ""
         first = line(
             title, (f"{symbol} {self._state(server)}", role), (about, "dim"), cursor=cursor
         )
