@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core import terminal
@@ -22,7 +23,8 @@ from core.backends.choice import Kind
 from core.engine.engine import Engine
 from core.errors import GatescopeError
 from core.experiment import config, events, plan, registration, state
-from core.experiment.config import Config
+from core.experiment.cell import Cell
+from core.experiment.config import Backend, Config
 from core.experiment.events import AnyEvent
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
@@ -86,18 +88,58 @@ class Job:
     ended: dict[str, str]  # run id → done, or cancelled by command
     resumed: bool
     requeued: Sequence[str] = ()  # runs cancelled in an earlier session, to be run now
+    start: int | None = None  # the one start whose runs are run now; None: all
+
+    @property
+    def now(self) -> list[Run]:
+        """The runs that this session is about, ended or not."""
+        return [run for run in self.runs if self.start in (None, run.start)]
 
 
 def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
     if invocation.resume:
         return _resume(invocation, invocation.resume, json=json)
-    loaded = config.load(invocation.config_path)
-    levels, patterns = list(invocation.levels), list(invocation.patterns)
-    job = _new(config.with_doses(loaded, levels, patterns), invocation)
+    job = _new(chosen(invocation), invocation)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
         return _run_in(directory, job, json=json)
+
+
+def visit(
+    path: Path, cell: Cell, only: Sequence[str], start: int, *, json: bool, retry: bool
+) -> int:
+    """One start of a sweep's cell in the cell's own run directory, with those of its runs that are
+    not done; the exit code. GatescopeError before the server is started."""
+    begun = (path / run_json.NAME).is_file()
+    if not begun:  # killed before it was known what to run, so before anything ran
+        shutil.rmtree(path, ignore_errors=True)
+    with RunDirectory.reopen(path) if begun else RunDirectory.create(path) as directory:
+        if begun:
+            _end_leftovers(directory)
+            job = _resumed(path, retry_cancelled=retry)
+        else:
+            job = of_cell(cell, only)
+        return _measured(directory, replace(job, start=start), json=json)
+
+
+def of_cell(cell: Cell, only: Sequence[str]) -> Job:
+    """All runs of a sweep's cell. GatescopeError as `run`."""
+    kind = kind_of(cell.config)
+    return _checked(
+        Job(cell.config, kind, list(plan.make(cell.config, only).runs), {}, resumed=False)
+    )
+
+
+def kind_of(config: Config) -> Kind:
+    """The engine that serves all of a config's backends."""
+    return choice.decide(config.experiment.engine, config.backends)
+
+
+def chosen(invocation: Invocation) -> Config:
+    """The config with what the command line changes in it."""
+    loaded = config.load(invocation.config_path, invocation.settings)
+    return config.with_doses(loaded, list(invocation.levels), list(invocation.patterns))
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
@@ -166,38 +208,54 @@ def _checked(job: Job) -> Job:
 
 
 def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
-    datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
+    try:
+        code = _measured(directory, job, json=json)
+    except OSError as error:
+        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
+        tell(printable(f"! stopped: {error}; servers are down; {how}"))
+        return 1
+    reported = _reported(directory.path, _label(job), strict=job.config.experiment.strict)
+    return code or reported
+
+
+def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
+    """Run what `job` is about, and journal it; the exit code. OSError, with the servers ended,
+    where the journal cannot be written."""
+    datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.now})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
-    names = {run.backend for run in job.runs}
-    used = [backend for backend in job.config.backends if backend.name in names]
-    label = choice.label(job.kind, used, job.config.model)
-    if not (directory.path / "run.json").exists():
-        directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
+    label = _label(job)
+    if not (directory.path / run_json.NAME).exists():
+        about = provenance.describe(job.config, job.runs, job.kind, label)
+        directory.write_json(run_json.NAME, about)
     for event in _opening(job, label):
         directory.append(event)
         lines(event)
     if directory.unlocked:
         tell(printable(f"! {directory.unlocked}"))
-    for backend in used:
+    for backend in _used(job):
         if backend.trusts_remote_code:
             tell(f"! {backend.name}: {TRUSTED}")
-    try:
-        code = asyncio.run(_until_done_or_signal(engine, job))
-    except OSError as error:
-        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
-        tell(printable(f"! stopped: {error}; servers are down; {how}"))
-        return 1
-    reported = _reported(directory.path, label, strict=job.config.experiment.strict)
-    return code or reported
+    return asyncio.run(_until_done_or_signal(engine, job))
+
+
+def _used(job: Job) -> list[Backend]:
+    names = {run.backend for run in job.runs}
+    return [backend for backend in job.config.backends if backend.name in names]
+
+
+def _label(job: Job) -> str:
+    return choice.label(job.kind, _used(job), job.config.model)
 
 
 def _opening(job: Job, label: str) -> list[AnyEvent]:
     """The events that open this session in the journal."""
     opening: list[AnyEvent] = []
     if job.resumed:
-        missing = len(job.runs) - len(job.ended)
-        opening.append(events.ExperimentResumed(missing=missing, registered=_changed(job)))
+        missing = sum(run.id not in job.ended for run in job.now)
+        opening.append(
+            events.ExperimentResumed(missing=missing, start=job.start, registered=_changed(job))
+        )
     else:
         opening.append(
             events.ExperimentStarted(
@@ -207,9 +265,9 @@ def _opening(job: Job, label: str) -> list[AnyEvent]:
                 registered=_registration(job.config, job),
             )
         )
-    if job.requeued:
-        first, others = job.requeued[0], list(job.requeued[1:])
-        opening.append(events.RunRequeued(run=first, others=others))
+    ours = {run.id for run in job.now}
+    if requeued := [run for run in job.requeued if run in ours]:
+        opening.append(events.RunRequeued(run=requeued[0], others=requeued[1:]))
     return opening
 
 
@@ -240,7 +298,9 @@ def _reported(path: Path, label: str, *, strict: bool) -> int:
 async def _until_done_or_signal(engine: Engine, job: Job) -> int:
     """0 if all runs were done, 1 if some failed or a command stopped them, 128 + the number of a
     signal that stopped them."""
-    task = asyncio.ensure_future(engine.run(job.runs, job.ended))
+    now = job.now
+    ended = {run.id: job.ended[run.id] for run in now if run.id in job.ended}
+    task = asyncio.ensure_future(engine.run(now, ended))
     caught: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

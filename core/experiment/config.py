@@ -3,6 +3,7 @@ each: file, table, key, what was expected, nearest name."""
 
 from __future__ import annotations
 
+import copy
 import glob
 import math
 import os
@@ -15,9 +16,10 @@ import tomli
 from msgspec import Meta
 
 from core.errors import ConfigError, FileError
-from core.experiment import mistake, owned_flags
+from core.experiment import mistake, owned_flags, sweep
 from core.experiment.dose import Dose, Pattern
 from core.experiment.mistake import Mistake, Place, shown
+from core.experiment.sweep import Settings, Sweep
 from core.workload.trace import TraceUnit
 
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
@@ -197,6 +199,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     model: Model = Model()
     backends: Backends = []
     dose: Forcing | None = None
+    sweep: Sweep | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,17 +212,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     backends: tuple[Backend, ...]
     dataset_paths: tuple[Path, ...]
     dose: Forcing | None = None
+    sweep: Sweep | None = None
 
 
-def load(path: Path) -> Config:
-    """Read and check one experiments.toml. ConfigError names every mistake, a line each."""
-    text = _text(path)
-    document, mistakes = mistake.converted(_toml(path, text), Document)
+def load(path: Path, settings: Settings | None = None) -> Config:
+    """Read and check one experiments.toml, with `settings` in place of its own values. ConfigError
+    names every mistake, a line each."""
+    raw = _toml(path, _text(path))
+    if settings:
+        raw = _with(path, raw, settings)
+    document, mistakes = mistake.converted(copy.deepcopy(raw), Document)
     mistakes += _checked(document)
     datasets, unmatched = _datasets(path.parent, document.experiment.datasets)
     mistakes += unmatched
     if mistakes:
-        raise mistake.as_error(path, _toml(path, text), mistakes)
+        raise mistake.as_error(path, raw, mistakes)
     for file in (path.absolute(), *datasets):
         check_name(file)
     experiment = document.experiment
@@ -232,6 +239,7 @@ def load(path: Path) -> Config:
         backends=tuple(_resolved(path.parent, backend) for backend in document.backends),
         dataset_paths=datasets,
         dose=document.dose,
+        sweep=document.sweep,
     )
 
 
@@ -311,6 +319,13 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
     except ValueError as error:  # TOMLDecodeError, and numbers of more digits than Python reads
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _with(path: Path, raw: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    try:
+        return sweep.applied(raw, settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 # --- what values mean together ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,8 @@ class Invocation(msgspec.Struct, frozen=True):
     engine: str | None = None
     levels: tuple[float, ...] = ()  # of forced routing
     patterns: tuple[Pattern, ...] = ()
+    settings: dict[str, Any] = {}  # of --set with one value
+    axes: dict[str, list[Any]] = {}  # of --set with several: a sweep's
     resume: Path | None = None
     retry_cancelled: bool = False
 
@@ -37,7 +40,14 @@ class Invocation(msgspec.Struct, frozen=True):
             "--resume": _text(self.resume),
         }
         given = [f"{name}={value}" for name, value in values.items() if value]
+        given += [f"--set={key}={_toml(value)}" for key, value in self.settings.items()]
+        given += [f"--set={key}={_toml(*values)}" for key, values in self.axes.items()]
         return [*given, "--retry-cancelled"] if self.retry_cancelled else given
+
+
+def _toml(*values: Any) -> str:
+    """Values as --set takes them: JSON's texts, numbers and lists are TOML's too."""
+    return ",".join(msgspec.json.encode(value).decode() for value in values)
 
 
 def _text(path: Path | None) -> str:

@@ -161,7 +161,7 @@ class Session:
         loaded = (
             about.read(self.run_dir).config
             if self.run_dir
-            else config.load(self.invocation.config_path)
+            else config.load(self.invocation.config_path, self.invocation.settings)
         )
         return plan.select_datasets(loaded, ())
 
@@ -212,7 +212,9 @@ def planned(invocation: Invocation) -> Snapshot:
     from core.experiment import config, plan
 
     levels, patterns = list(invocation.levels), list(invocation.patterns)
-    loaded = config.with_doses(config.load(invocation.config_path), levels, patterns)
+    loaded = config.with_doses(
+        config.load(invocation.config_path, invocation.settings), levels, patterns
+    )
     engine = config.engine(invocation.engine or loaded.experiment.engine)
     if loaded.experiment.starts == "auto":
         from core.backends import choice

@@ -1,0 +1,84 @@
+"""Run directories whose results are written, not measured: what comparisons are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.experiment import plan
+from core.experiment.config import Backend, Config, Experiment, Model
+from core.files import formatted, write_whole
+from core.rundir.about import About, Host
+from core.rundir.result import Result
+
+Values = Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
+"""Backend → start → dataset → TPOT of each repeat, ms."""
+RESTART, NOISE = 0.013, 0.03  # SDs of a start and of a run, as on two H200
+
+
+def write(path: Path, values: Values, config: Config | None = None, **more: Any) -> Path:
+    """A run directory with these results. `more`: what run.json says otherwise."""
+    config = config or config_of([Backend(name=name) for name in values])
+    fields: dict[str, Any] = {
+        "config": config,
+        "engine": "builtin (NumPy, CPU)",
+        "engine_kind": "builtin",
+        "backends": list(values),
+        "started": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+        "python": "3.11",
+        "host": Host(name="h", system="Linux", cpus=2),
+        "gpus": [],
+        "runs": [],
+    }
+    write_whole(path / "run.json", formatted(About(**fields | more)))
+    write_whole(path / "events.jsonl", b"")
+    for backend, side in values.items():
+        for start, own in side.items():
+            for dataset, run in own.items():
+                for repeat, value in enumerate(run, 1):
+                    label = plan.label(dataset, repeat, start=start)
+                    file = path / backend / "results_json" / f"{label}.json"
+                    write_whole(file, formatted(result(backend, dataset, start, value)))
+    return path
+
+
+def config_of(backends: Sequence[Backend], **experiment: Any) -> Config:
+    return Config(
+        path=Path("/experiments.toml"),
+        experiment=Experiment(**experiment),
+        model=Model(),
+        backends=tuple(backends),
+        dataset_paths=(),
+    )
+
+
+def result(backend: str, dataset: str, start: int, tpot_ms: float) -> Result:
+    """A run whose TPOT is that, and whose throughput is its inverse. The prompts' lengths tell the
+    datasets apart."""
+    return Result(
+        backend=backend,
+        start=start,
+        dataset_name=dataset,
+        num_prompts=2,
+        completed=2,
+        input_lens=[int(dataset), 7],
+        mean_tpot_ms=tpot_ms,
+        output_throughput=1000 / tpot_ms,
+    )
+
+
+def drawn(
+    rng: np.random.Generator, starts: int, datasets: int, change: float = 0.0
+) -> dict[int, dict[str, list[float]]]:
+    """Starts that a restart and noise move, about levels that the datasets have on both sides."""
+    level = np.random.default_rng(0).uniform(2, 3, datasets)
+    made = {}
+    for start in range(1, starts + 1):
+        moved = np.log1p(change) + rng.normal(0, RESTART)
+        logs = level + moved + rng.normal(0, NOISE, datasets)
+        made[start] = {f"{d:03d}": [float(np.exp(logs[d - 1]))] for d in range(1, datasets + 1)}
+    return made

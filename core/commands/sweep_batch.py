@@ -1,0 +1,175 @@
+"""A sweep without a UI: every start of every cell as a batch in the cell's own run directory, then
+the matrix of cells."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from core.analysis import cells
+from core.analysis.cells import CellState
+from core.commands import batch
+from core.errors import ConfigError, GatescopeError
+from core.experiment import cell as cell_module
+from core.experiment import config, plan
+from core.experiment.cell import Cell
+from core.experiment.config import Config
+from core.experiment.invocation import Invocation
+from core.experiment.sweep import Sweep
+from core.report import matrix
+from core.rundir import directory, sweep
+from core.rundir.sweep import SweepFile
+from core.rundir.sweep import is_sweep as is_sweep
+from core.terminal import printable, tell
+
+AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets
+
+
+class CellStarted(msgspec.Struct, frozen=True, tag_field="event", tag=True):
+    """With --json: the cell and the start that the events after this line belong to."""
+
+    cell: str
+    start: int
+
+
+def run(invocation: Invocation, *, json: bool) -> int:
+    """The whole sweep; its exit code. GatescopeError before anything is started."""
+    if invocation.resume:
+        path, asked = invocation.resume, sweep.read(invocation.resume)
+    else:
+        asked = planned(invocation)
+        for cell in asked.cells:
+            batch.of_cell(cell, asked.only)
+        path = invocation.out or directory.new_path(asked.name)
+        sweep.check_new(path)
+    with sweep.locked(path):
+        if not is_sweep(path):
+            sweep.write(path, asked)
+        code = _visits(path, asked, json=json, retry=invocation.retry_cancelled)
+    _conclude(path, asked)
+    return code
+
+
+def planned(invocation: Invocation) -> SweepFile:
+    """The sweep that the config and the command line ask for. ConfigError as `config.load`."""
+    whole = batch.chosen(invocation)
+    plan.select_backends(whole, invocation.backends)
+    asked = whole.sweep or Sweep()
+    grid = {**asked.grid, **invocation.axes}
+    table = msgspec.structs.replace(asked, grid=grid)
+    made = cell_module.of_sweep(
+        invocation.config_path, table, invocation.settings, invocation.backends
+    )
+    settled = [_settled(cell, table, invocation) for cell in made]
+    return SweepFile(
+        name=whole.experiment.name,
+        started=sweep.now(),
+        seed=whole.experiment.seed,
+        metric=whole.experiment.metric,
+        only=invocation.only,
+        cells=settled,
+        until=table.until,
+    )
+
+
+def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
+    """The cell with the doses, the engine and the starts that it is run with."""
+    levels, patterns = list(invocation.levels), list(invocation.patterns)
+    own = config.with_doses(cell.config, levels, patterns)
+    experiment = own.experiment
+    if invocation.engine:
+        experiment = msgspec.structs.replace(experiment, engine=config.engine(invocation.engine))
+    kind = batch.kind_of(msgspec.structs.replace(own, experiment=experiment))
+    starts, split = experiment.starts, experiment.split
+    if starts == "auto":
+        starts, split = AUTO_STARTS, False
+    if table.until:
+        _check_until(own, split=split)
+        starts = table.until.max_starts
+    experiment = msgspec.structs.replace(experiment, engine=kind, starts=starts, split=split)
+    return msgspec.structs.replace(cell, config=msgspec.structs.replace(own, experiment=experiment))
+
+
+def _check_until(own: Config, *, split: bool) -> None:
+    """ConfigError where a cell's starts do not run the same datasets."""
+    if split or own.experiment.interleave:
+        raise ConfigError(
+            f"{own.path}: [sweep], until: expected split = false and interleave = false, since it"
+            " compares the starts of a cell"
+        )
+
+
+def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
+    """Run start after start until nothing is left that can be run; the exit code."""
+    states, tried = cells.read_all(path, asked), set[tuple[str, int]]()
+    while found := cells.next_start(asked, states, tried, retry=retry):
+        cell, start = found
+        _announce(asked, states, cell, start, json=json)
+        code = _visit(path, asked, cell, start, json=json, retry=retry)
+        if code is None:
+            return 1
+        tried.add((cell.slug, start))
+        states[cell.slug] = state = cells.read(path, cell)
+        if code > 128 or state.seen.interrupted:
+            _tell_resume(path)
+            return code
+        if not any(run.run.id in state.done for run in state.of_start(start)):
+            tried |= {(cell.slug, later) for later in range(start, cell.starts + 1)}
+            tell(printable(f"! cell {cell.slug}: nothing of start {start} was measured; left out"))
+    return 0 if all(_is_done(asked, state) for state in states.values()) else 1
+
+
+def _visit(
+    path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool
+) -> int | None:
+    """One start of a cell; its exit code, None where nothing can be written any more."""
+    own = sweep.folder(path, cell)
+    try:
+        return batch.visit(own, cell, asked.only, start, json=json, retry=retry)
+    except GatescopeError as error:
+        tell(printable(f"! cell {cell.slug}: {error}"))
+        return 1
+    except OSError as error:
+        tell(printable(f"! stopped: {error}; servers are down"))
+        _tell_resume(path)
+        return None
+
+
+def _is_done(asked: SweepFile, state: CellState) -> bool:
+    wanted = cells.wanted_starts(state, asked.until)
+    runs = [run for n in range(1, wanted + 1) for run in state.of_start(n)]
+    return bool(runs) and all(run.run.id in state.done for run in runs)
+
+
+def _announce(
+    asked: SweepFile, states: Mapping[str, CellState], cell: Cell, start: int, *, json: bool
+) -> None:
+    wanted = {slug: cells.wanted_starts(state, asked.until) for slug, state in states.items()}
+    over = sum(
+        not states[slug].is_pending(number)
+        for slug, starts in wanted.items()
+        for number in range(1, starts + 1)
+    )
+    total = sum(wanted.values())
+    most = f" of {asked.until.max_starts} at most" if asked.until else f" of {cell.starts}"
+    tell(printable(f"\n▣ {over + 1} of {total}: cell {cell.slug}, start {start}{most}"))
+    if json:
+        sys.stdout.write(msgspec.json.encode(CellStarted(cell.slug, start)).decode() + "\n")
+        sys.stdout.flush()
+
+
+def _tell_resume(path: Path) -> None:
+    tell(f"to go on: gatescope --batch --resume {shlex.quote(str(path))}")
+
+
+def _conclude(path: Path, asked: SweepFile) -> None:
+    """Print the matrix, and write it beside the cells."""
+    found = matrix.entries(asked, cells.read_all(path, asked))
+    for line in ("", *matrix.lines(asked, found)):
+        tell(printable(line))
+    for file in matrix.write(path, found):
+        tell(f"wrote {file}")

@@ -1,0 +1,175 @@
+"""`gatescope --batch` of a sweep, and `gatescope sweep`, with the real built-in servers."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from support.place import Place
+
+from core.experiment import events
+from core.rundir import journal, sweep
+from core.rundir.result import done_runs, read_all
+
+SEQS = "backends.baseline.max_num_seqs"
+SET = (f"--set={SEQS}=2,4", "--set=experiment.output_len=3")
+SLUGS = ["baseline,max_num_seqs=2", "all2all", "baseline,max_num_seqs=4"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, starts=2, num_prompts=2)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("results_json/*.json")}
+
+
+def starts(folder: Path, slug: str) -> list[int]:
+    told = journal.read_events(folder / "cells" / slug)
+    return [event.start for event in told if isinstance(event, events.BackendStarting)]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """One sweep of three cells with two starts each, killed twice on its way."""
+    place = Place(
+        tmp_path_factory.mktemp("sweep"), starts=2, num_prompts=2, metric="output_throughput"
+    )
+    before: dict[str, bytes] = {}
+    for kind in (events.RunFinished, events.BackendReady):
+        how = ("--resume", "made") if before else SET
+        out = () if before else ("--out", "made")
+        with place.running(*how, out=out) as batch:
+            batch.until(kind)
+            batch.end(signal.SIGKILL)
+        after = results(place.made)
+        assert before.items() <= after.items()
+        before = after
+    done = place.gatescope("--batch", "--json", "--resume", "made")
+    assert done.returncode == 0, done.stderr
+    assert before.items() <= results(place.made).items()
+    (place.folder / "stdout").write_text(done.stdout)
+    (place.folder / "stderr").write_text(done.stderr)
+    return place
+
+
+class TestWholeSweep:
+    def test_every_cell_is_an_ordinary_run_directory(self, swept: Place) -> None:
+        cells = sweep.run_directories(swept.made)
+        assert list(cells) == SLUGS
+        for slug, folder in cells.items():
+            backend = slug.partition(",")[0]
+            runs = {f"{backend}/{label}" for label in ("001", "002", "001-s2", "002-s2")}
+            assert done_runs(folder) == runs
+            found = read_all(folder / backend / "results_json").results
+            assert {r.start for r in found.values()} == {1, 2}
+            assert all(r.output_lens == [3, 3] for r in found.values())
+        assert not list(swept.made.rglob("*.tmp*"))
+
+    def test_nothing_that_was_done_is_done_again(self, swept: Place) -> None:
+        for slug, folder in sweep.run_directories(swept.made).items():
+            told = journal.read_events(folder)
+            ended = [event.run for event in told if isinstance(event, events.RunFinished)]
+            assert len(ended) == len(set(ended)) == 4, slug
+        again = swept.gatescope("--batch", "--resume", "made")
+        assert again.returncode == 0
+        assert "starting on port" not in again.stderr
+
+    def test_starts_of_the_cells_take_turns(self, swept: Place) -> None:
+        """No cell has its second start before every cell has had its first."""
+        first, second = [], []
+        for folder in sweep.run_directories(swept.made).values():
+            told = journal.read_events(folder)
+            ready = [(e.start, e.at) for e in told if isinstance(e, events.BackendStarting)]
+            first.append(max(at for start, at in ready if start == 1))
+            second.append(min(at for start, at in ready if start == 2))
+        assert max(first) < min(second)
+
+    def test_json_names_the_cell_before_its_events(self, swept: Place) -> None:
+        lines = [json.loads(line) for line in (swept.folder / "stdout").read_text().splitlines()]
+        assert lines[0]["event"] == "CellStarted"
+        assert {line["cell"] for line in lines if line["event"] == "CellStarted"} <= set(SLUGS)
+
+    def test_the_matrix_says_what_each_cell_measured(self, swept: Place) -> None:
+        answer = swept.gatescope("sweep", "status", "made", "--json")
+        found = json.loads(answer.stdout)
+        assert [one["cell"] for one in found] == SLUGS
+        for one in found:
+            folder = swept.made / "cells" / one["cell"] / one["backend"] / "results_json"
+            by_start: dict[int | None, list[float]] = {}
+            for result in read_all(folder).results.values():
+                by_start.setdefault(result.start, []).append(result.output_throughput or 0)
+            means = [sum(own) / len(own) for own in by_start.values()]
+            assert one["value"] == pytest.approx((means[0] * means[1]) ** 0.5)
+            assert one["interval"][0] < one["value"] < one["interval"][1]
+            assert (one["state"], one["starts"], one["datasets"]) == ("done", 2, 2)
+        assert [one["mark"] for one in found].count("*") == 1
+        printed = swept.gatescope("sweep", "status", "made").stdout
+        assert printed.splitlines()[0] in (swept.folder / "stderr").read_text()
+        rows = [line.split()[0] for line in printed.splitlines()[2:4]]
+        assert rows == ["baseline", "all2all"]
+        assert (swept.made / "matrix.csv").read_text().count("\n") == 4
+
+    def test_the_hours_of_the_next_sweep_are_estimated_from_it(self, swept: Place) -> None:
+        plan = swept.gatescope("sweep", "plan", *SET, "--pilot", "made").stdout
+        assert "3 cells, 6 starts, 12 runs" in plan
+        assert "hours: a start takes" in plan
+
+
+def test_a_plan_starts_nothing_and_shows_every_cell(place: Place) -> None:
+    (place.folder / "experiments.toml").write_text(
+        f'{place.config}\n[sweep.grid]\n"{SEQS}" = [2, 4, 8]\n'
+    )
+    answer = place.gatescope("sweep", "plan", "--only", "001")
+    assert answer.returncode == 0, answer.stderr
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    assert rows[1:5] == [
+        ["baseline,max_num_seqs=2", "2", "2"],
+        ["all2all", "2", "2"],
+        ["baseline,max_num_seqs=4", "2", "2"],
+        ["baseline,max_num_seqs=8", "2", "2"],
+    ]
+    assert "4 cells, 8 starts, 8 runs" in answer.stdout
+    assert "hours: not known" in answer.stdout
+    assert not (place.folder / "runs").exists()
+
+
+def test_a_cell_that_fails_fails_alone(place: Place) -> None:
+    """The server of one cell does not come up: it is not tried at a second start."""
+    lengths = "--set=backends.baseline.startup_timeout_s=0.01,60"
+    done = place.gatescope("--batch", "--out", "made", lengths, "--only", "001")
+    assert done.returncode == 1
+    cells = sweep.run_directories(place.made)
+    assert {slug: len(done_runs(folder)) for slug, folder in cells.items()} == {
+        "baseline,startup_timeout_s=0.01": 0,
+        "all2all": 2,
+        "baseline,startup_timeout_s=60": 2,
+    }
+    assert starts(place.made, "baseline,startup_timeout_s=0.01") == [1]
+    assert "nothing of start 1 was measured; left out" in done.stderr
+    status = place.gatescope("sweep", "status", "made").stdout
+    assert "failed: baseline,startup_timeout_s=0.01: " in status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch", f"--set={SEQS}=0,2"], "expected a whole number of at least 1, got 0"),
+        (["--batch", "--set=backends.tp.eplb=true,false"], "one of baseline, all2all"),
+        (["--batch", "--set=max_num_seqs=2,4"], "expected KEY=VALUE,VALUE with a key such as"),
+        (["--set=experiment.seed=1,2"], "a sweep runs with --batch"),
+        (["--batch", "--resume", "made", "--set=experiment.seed=1"], "leave out"),
+        (["sweep", "status", "."], "not the folder of a sweep"),
+        (["sweep"], "takes plan or status"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(
+    place: Place, arguments: list[str], said: str
+) -> None:
+    answer = place.gatescope(*arguments)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert said in answer.stderr
+    assert not place.made.exists()
