@@ -121,7 +121,7 @@ def started(
     rng = np.random.default_rng([seed, starts])
     drawn = np.random.default_rng(0)
     level, own = drawn.uniform(2, 3, n), drawn.normal(0, 0.01, n)
-    sides = []
+    sides: list[Side] = []
     for effect in (np.zeros(n), math.log(1.18) + own - own.mean()):
         side = {}
         order = np.random.default_rng([seed, 1]).permutation(n)  # which start runs which

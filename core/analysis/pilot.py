@@ -57,7 +57,7 @@ def of_sides(before: Side, after: Side, start_s: float, run_s: float) -> Pilot |
     """None where no run was repeated in any way, so that nothing tells noise from effect."""
     logs = [comparison.logarithms(side) for side in (before, after)]
     found = starts.means(*logs)
-    left = _noise(logs)
+    left = _noise(logs) if found else None
     if found is None or left is None:
         return None
     noise, noise_from = left

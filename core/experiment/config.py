@@ -122,9 +122,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     pause_s: Seconds = 0.0
     stall_timeout_s: Deadline = 120.0
     max_error_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    strict: bool = False
     metric: Metric = "mean_tpot_ms"
     smallest_effect_pct: Annotated[float, Meta(gt=0, le=100)] = 2.0
+    strict: bool = False
 
 
 class Forcing(msgspec.Struct, frozen=True, kw_only=True):

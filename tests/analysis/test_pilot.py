@@ -11,7 +11,7 @@ import pytest
 from core.analysis import pilot
 from core.analysis.pilot import Pilot
 from core.experiment import events
-from core.experiment.events import RunFigures
+from core.experiment.events import AnyEvent, RunFigures
 from core.stats import comparison
 from core.stats.starts import Side
 
@@ -123,7 +123,7 @@ def test_seconds_are_of_both_backends_and_a_warm_up_counts() -> None:
         )
         return events.RunFinished(run=run, figures=figures, result="")
 
-    told = [
+    told: list[AnyEvent] = [
         started("a", 100.0),
         events.BackendReady(at=112.0, backend="a", seconds=10.0, ran={}),
         ran("a/001", 3.0),

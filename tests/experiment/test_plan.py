@@ -142,6 +142,11 @@ def test_auto_is_two_starts_at_vllm_and_three_that_share_at_the_built_in_engine(
     assert config.with_starts(left_out, "vllm") == left_out
 
 
+def test_turns_and_starts_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"starts: expected 1 with interleave = true, .* got 2"):
+        loaded(tmp_path, "starts = 2\ninterleave = true")
+
+
 def test_one_more_run_is_the_last_starts(tmp_path: Path) -> None:
     known = loaded(tmp_path, "shuffle = false\nstarts = 2", names=("001_0.1",))
     runs = {run.id: run for run in plan.make(known).runs}
