@@ -19,8 +19,6 @@ from core.rundir.sweep import SweepFile
 from core.stats import level
 from core.stats.level import Level
 
-ENDED = ("done", "cancelled")
-
 
 @dataclass(frozen=True, slots=True)
 class CellState:
@@ -100,14 +98,14 @@ def known_level(state: CellState, until: Until) -> Level:
 def next_start(
     asked: SweepFile,
     states: Mapping[str, CellState],
+    wanted: Mapping[str, int],
     tried: Collection[tuple[str, int]] = (),
     *,
     retry: bool = False,
 ) -> tuple[Cell, int] | None:
-    """The cell, and which of its starts, that is run next; None where all is run. `tried`: what
-    this session has run already, whatever came of it."""
-    wanted = {slug: wanted_starts(state, asked.until) for slug, state in states.items()}
-    for number in range(1, max(wanted.values()) + 1):
+    """The cell, and which of its starts, that is run next; None where all is run. `wanted`: starts
+    of each cell; `tried`: what this session has run already, whatever came of it."""
+    for number in range(1, max(wanted.values(), default=0) + 1):
         for cell in cells.order(asked.cells, number, asked.seed):
             is_over = (cell.slug, number) in tried or number > wanted[cell.slug]
             if not is_over and states[cell.slug].is_pending(number, retry=retry):

@@ -42,7 +42,7 @@ def read(path: Path) -> Pace:
 
 def newest(folder: Path, asked: SweepFile) -> Pace | None:
     """The pace of the newest run directory in `folder` whose engine is the sweep's."""
-    kinds = {cell.config.experiment.engine for cell in asked.cells}
+    kinds = {cell.config.experiment.engine for cell in asked.cells or asked.bases}
     for path in _newest_first(folder.glob("*")):
         with contextlib.suppress(GatescopeError):
             owns = sweep.run_directories(path).values()

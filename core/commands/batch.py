@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,23 +20,28 @@ from core.analysis import results
 from core.analysis.results import Results
 from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
-from core.engine.engine import Engine
+from core.engine.engine import Engine, Listener
 from core.errors import GatescopeError
-from core.experiment import config, events, plan, registration, state
+from core.experiment import config, events, plan, registration, search, state
 from core.experiment.cell import Cell
 from core.experiment.config import Backend, Config
+from core.experiment.control import ControlError, StopServer
 from core.experiment.events import AnyEvent
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
 from core.experiment.registration import Registration
+from core.experiment.saturation import Saturation
+from core.experiment.search import Search
 from core.report.conclusion import conclude
 from core.rundir import about as run_json
 from core.rundir import directory as store
 from core.rundir import journal, provenance
 from core.rundir.directory import RunDirectory
 from core.rundir.result import done_runs
+from core.rundir.sweep import SweepFile
 from core.terminal import printable, tell
+from core.workload.dataset import Dataset
 
 HEARTBEAT_S = 30.0
 TRUSTED = (
@@ -89,6 +94,7 @@ class Job:
     resumed: bool
     requeued: Sequence[str] = ()  # runs cancelled in an earlier session, to be run now
     start: int | None = None  # the one start whose runs are run now; None: all
+    search: Search | None = None  # of which this start is a point: it ends once that is missed
 
     @property
     def now(self) -> list[Run]:
@@ -106,9 +112,7 @@ def run(invocation: Invocation, *, json: bool) -> int:
         return _run_in(directory, job, json=json)
 
 
-def visit(
-    path: Path, cell: Cell, only: Sequence[str], start: int, *, json: bool, retry: bool
-) -> int:
+def visit(path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool) -> int:
     """One start of a sweep's cell in the cell's own run directory, with those of its runs that are
     not done; the exit code. GatescopeError before the server is started."""
     begun = (path / run_json.NAME).is_file()
@@ -119,8 +123,8 @@ def visit(
             _end_leftovers(directory)
             job = _resumed(path, retry_cancelled=retry)
         else:
-            job = of_cell(cell, only)
-        return _measured(directory, replace(job, start=start), json=json)
+            job = of_cell(cell, asked.only)
+        return _measured(directory, replace(job, start=start, search=asked.search), json=json)
 
 
 def of_cell(cell: Cell, only: Sequence[str]) -> Job:
@@ -223,7 +227,8 @@ def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
     where the journal cannot be written."""
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.now})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
-    engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
+    listen = _ending_early(job, datasets, lines, lambda: engine) if job.search else lines
+    engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, listen)
     label = _label(job)
     if not (directory.path / run_json.NAME).exists():
         about = provenance.describe(job.config, job.runs, job.kind, label)
@@ -237,6 +242,26 @@ def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
         if backend.trusts_remote_code:
             tell(f"! {backend.name}: {TRUSTED}")
     return asyncio.run(_until_done_or_signal(engine, job))
+
+
+def _ending_early(
+    job: Job, datasets: Mapping[str, Dataset], lines: Lines, engine: Callable[[], Engine]
+) -> Listener:
+    """Listens for `lines`, and ends the start once so many requests have missed the objective of
+    its search that the others cannot change it."""
+    assert job.search
+    most = job.config.experiment.num_prompts
+    requests = sum(min(most, len(datasets[run.dataset].prompts)) for run in job.now)
+    watch = Saturation(job.search.slo, search.allowed_misses(job.search.share, requests))
+
+    def listen(event: AnyEvent) -> None:
+        lines(event)
+        if watch(event):
+            tell("· the objective is missed whatever comes: the rest of this start is left out")
+            with contextlib.suppress(ControlError):  # its last run has just ended
+                engine().obey(StopServer(job.now[0].backend))
+
+    return listen
 
 
 def _used(job: Job) -> list[Backend]:

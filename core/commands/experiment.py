@@ -97,7 +97,7 @@ def _batch(wanted: Invocation, *, json: bool) -> int:
     if wanted.resume:
         is_sweep = sweep_batch.is_sweep(wanted.resume)
     else:
-        is_sweep = bool(wanted.axes) or batch.chosen(wanted).sweep is not None
+        is_sweep = bool(wanted.axes) or batch.chosen(wanted).is_swept
     return sweep_batch.run(wanted, json=json) if is_sweep else batch.run(wanted, json=json)
 
 
@@ -108,7 +108,7 @@ def _refuse_sweep(wanted: Invocation) -> None:
 
     asked = sweep.is_sweep(wanted.resume) if wanted.resume else bool(wanted.axes)
     with contextlib.suppress(GatescopeError):  # the terminal UI shows what is wrong with the config
-        asked = asked or (not wanted.resume and batch.chosen(wanted).sweep is not None)
+        asked = asked or (not wanted.resume and batch.chosen(wanted).is_swept)
     if asked:
         raise UsageError(
             "a sweep runs with --batch; see how far it is with: gatescope sweep status, or open a"

@@ -63,14 +63,15 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     from core.analysis import pace
 
-    runs = [_runs(cell, asked.only) for cell in asked.cells]
-    width = max(len(cell.slug) for cell in asked.cells)
+    planned = asked.cells or asked.bases
+    runs = [_runs(cell, asked.only) for cell in planned]
+    width = max(len(cell.slug) for cell in planned)
     yield f"{'cell':<{width}}  {'starts':>6}  {'runs':>6}"
-    for cell, count in zip(asked.cells, runs, strict=True):
+    for cell, count in zip(planned, runs, strict=True):
         yield f"{cell.slug:<{width}}  {cell.starts:>6}  {count:>6}"
-    starts = sum(cell.starts for cell in asked.cells)
-    most = " at most" if asked.until else ""
-    yield f"{len(asked.cells)} cells, {starts} starts, {sum(runs)} runs{most}"
+    starts = sum(cell.starts for cell in planned)
+    most = " at most" if asked.until else " for every load that is tried" if asked.search else ""
+    yield f"{len(planned)} cells, {starts} starts, {sum(runs)} runs{most}"
     if asked.until:
         until = asked.until
         yield (
@@ -94,8 +95,8 @@ def _runs(cell: Cell, only: Sequence[str]) -> int:
 
 
 def _status(path: Path, *, as_json: bool) -> int:
-    from core.analysis import cells
-    from core.report import matrix
+    from core.analysis import cells, limits
+    from core.report import limit, matrix
     from core.rundir import sweep
     from core.terminal import printable
 
@@ -108,7 +109,8 @@ def _status(path: Path, *, as_json: bool) -> int:
         json.dump(msgspec.to_builtins(found), sys.stdout, indent=1)
         print()
         return 0
-    for line in matrix.lines(asked, found):
+    answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+    for line in (*limit.lines(answers), *matrix.lines(asked, found)):
         print(printable(line))
     for state in states.values():
         for reason in state.failures[:1]:

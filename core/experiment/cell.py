@@ -20,11 +20,13 @@ LONGEST = 120  # characters of a folder's name
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """`slug` names its folder; `settings` are the swept keys that concern it; `config` has its one
-    backend alone, and the engine and the starts that it is run with."""
+    backend alone, and the engine and the starts that it is run with. `base`: the cell whose load is
+    searched, of which this is a point."""
 
     slug: str
     settings: Settings
     config: Config
+    base: str = ""
 
     @property
     def backend(self) -> str:
@@ -49,7 +51,7 @@ def of_sweep(path: Path, table: Sweep, base: Settings, backends: Sequence[str] =
             if key in cells or (backends and backend.name not in backends):
                 continue
             slug = _free(slug_of(backend.name, own), [cell.slug for cell in cells.values()])
-            alone = msgspec.structs.replace(whole, backends=(backend,), sweep=None)
+            alone = msgspec.structs.replace(whole, backends=(backend,), sweep=None, search=None)
             cells[key] = Cell(slug=slug, settings=own, config=alone)
     return list(cells.values())
 

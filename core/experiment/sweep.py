@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -80,21 +79,18 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def applied(raw: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A config file's tables with `settings` in place of their own values. ConfigError for a key
-    of no table, or of a backend that is not there."""
-    changed = copy.deepcopy(dict(raw))
+def apply(raw: dict[str, Any], settings: Settings) -> None:
+    """Put `settings` in place of the values of a config file's tables. ConfigError for a key of no
+    table, or of a backend that is not there."""
     for key, value in settings.items():
-        if key == NAME:
-            continue
-        for table, rest in _tables(changed, key):
+        for table, rest in _tables(raw, key) if key != NAME else ():
             *path, last = rest.split(".")
+            holder = table
             for step in path:
-                table = table.setdefault(step, {})
-                if not isinstance(table, dict):
+                holder = holder.setdefault(step, {})
+                if not isinstance(holder, dict):
                     raise ConfigError(f"{key}: {step} is no table, so it has no {last}")
-            table[last] = value
-    return changed
+            holder[last] = copy.deepcopy(value)
 
 
 def _tables(raw: dict[str, Any], key: str) -> list[tuple[dict[str, Any], str]]:

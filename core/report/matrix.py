@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from core.analysis import cells, findings
+from core.analysis import cells, findings, limits
 from core.analysis.cells import CellState
 from core.analysis.results import NAMES
 from core.experiment import sweep
@@ -89,7 +89,7 @@ def swept(found: Sequence[Entry]) -> list[str]:
 def state_of(asked: SweepFile, state: CellState) -> str:
     """`queued`, `1 of 2 starts`, `running`, `failed`, `done`, or why it stopped before its most
     starts."""
-    wanted = cells.wanted_starts(state, asked.until)
+    wanted = limits.wanted_starts(asked, state)
     if state.seen.live and not state.seen.interrupted and not state.seen.finished:
         return "running"
     if state.failures:

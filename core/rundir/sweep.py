@@ -16,6 +16,7 @@ from core.errors import FileError
 from core.experiment import state
 from core.experiment.cell import Cell
 from core.experiment.config import Metric
+from core.experiment.search import Search
 from core.experiment.state import RunState, Snapshot
 from core.experiment.sweep import Until
 from core.rundir import about, journal, lock
@@ -34,6 +35,8 @@ class SweepFile(Struct, frozen=True, kw_only=True):
     only: tuple[str, ...] = ()  # datasets; empty: all
     cells: list[Cell]
     until: Until | None = None
+    search: Search | None = None
+    bases: list[Cell] = []  # what is searched; `cells` are its points so far
 
     def cell(self, slug: str) -> Cell:
         return next(cell for cell in self.cells if cell.slug == slug)

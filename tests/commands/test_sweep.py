@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.place import Place
@@ -173,3 +174,45 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     assert (answer.returncode, answer.stdout) == (2, "")
     assert said in answer.stderr
     assert not place.made.exists()
+
+
+SEARCH = """
+[search]
+slo = {{ e2e_ms = {limit} }}
+share = 0.5
+high = 2
+"""
+
+
+def search(place: Place, limit: float) -> tuple[dict[str, Any], str]:
+    config = place.config.partition('[[backends]]\nname = "all2all"')[0]
+    (place.folder / "experiments.toml").write_text(config + SEARCH.format(limit=limit))
+    done = place.gatescope("--batch", "--out", "made", "--only", "001", "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((place.made / "limits.json").read_text())
+    assert place.gatescope("sweep", "status", "made").returncode == 0
+    return found, done.stderr
+
+
+def test_an_objective_that_nothing_meets_ends_each_point_early(tmp_path: Path) -> None:
+    place = Place(tmp_path, starts=2, num_prompts=5, max_concurrency=1)
+    found, said = search(place, 0.001)
+    assert (found["value"], found["is_done"], len(found["points"])) == (None, True, 1)
+    (point,) = found["points"]
+    assert (point["load"], point["good"], point["ended_early"], point["starts"]) == (1, 0, True, 1)
+    assert 3 <= point["requests"] <= 5  # two may miss it; the third settles it
+    assert "the objective is missed already at 1" in said
+    assert starts(place.made, "baseline,max_concurrency=1") == [1]
+
+
+def test_an_objective_that_all_loads_meet_is_beyond_the_last(tmp_path: Path) -> None:
+    place = Place(tmp_path, starts=1, num_prompts=5)
+    found, said = search(place, 1e8)
+    assert [(p["load"], p["good"], p["requests"]) for p in found["points"]] == [
+        (1, 5, 5),
+        (2, 5, 5),
+    ]
+    assert (found["value"], found["low"], found["high"]) == (2, None, None)
+    low = (0.05 / 2 / 2) ** (1 / 5)  # Clopper and Pearson's end where all of 5 met it
+    assert found["intervals"][0] == pytest.approx([low, 1.0])
+    assert "the limit is beyond 2" in said
