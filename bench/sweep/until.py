@@ -35,17 +35,23 @@ def simulate(
     rows = []
     for _ in range(repeats):
         moved = rng.normal(0, math.hypot(restart, NOISE / math.sqrt(DATASETS)), most)
-        for starts in range(2, most + 1):
-            side = {n: {"001": [float(np.exp(2.5 + moved[n]))]} for n in range(starts)}
-            found = level.of_side(side, confidence)
-            half = found.half_width_pct
-            assert half is not None
-            assert found.estimate.interval
-            if half <= aim_pct:
-                break
-        low, high = found.estimate.interval
-        rows.append((low <= truth <= high, half is not None and half <= aim_pct, starts))
+        starts, low, high, is_known = _given(moved, confidence, aim_pct)
+        rows.append((low <= truth <= high, is_known, starts))
     return Outcome(*np.mean(rows, axis=0))
+
+
+def _given(
+    moved: np.ndarray[tuple[int], np.dtype[np.float64]], confidence: float, aim_pct: float
+) -> tuple[int, float, float, bool]:
+    """The starts that a cell is given, the ends of its interval then, and whether it is narrow."""
+    for starts in range(2, len(moved) + 1):
+        side = {n: {"001": [float(np.exp(2.5 + moved[n]))]} for n in range(starts)}
+        found = level.of_side(side, confidence)
+        assert found.estimate.interval
+        is_known = (found.half_width_pct or 0) <= aim_pct
+        if is_known or starts == len(moved):
+            return starts, *found.estimate.interval, is_known
+    raise AssertionError("a cell has two starts or more")
 
 
 def main() -> None:

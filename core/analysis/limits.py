@@ -81,15 +81,8 @@ def limit(base: str, asked: SweepFile, states: Mapping[str, CellState]) -> Limit
     wanted = asked.search
     assert wanted
     found = points(base, asked, states)
-    confidence = 1 - (1 - LEVEL) / max(1, len(found))
-    intervals = [one.interval(confidence) for one in found]
-    failing = [p.load for p, (_, end) in zip(found, intervals, strict=True) if end < wanted.share]
-    high = min(failing, default=None)
-    shown = [
-        p.load
-        for p, (start, _) in zip(found, intervals, strict=True)
-        if start >= wanted.share and (high is None or p.load < high)
-    ]
+    intervals = together(found)
+    low, high = ends(found, wanted.share)
     met = _met(found, wanted)
     value, _ = search.bracket(met)
     return Limit(
@@ -97,13 +90,26 @@ def limit(base: str, asked: SweepFile, states: Mapping[str, CellState]) -> Limit
         over=wanted.over,
         share=wanted.share,
         value=value,
-        low=max(shown, default=None),
+        low=low,
         high=high,
         points=found,
         intervals=intervals,
         is_done=bool(met) and search.next_load(wanted, met) is None,
-        note=_note(wanted, found, value, max(shown, default=None)),
+        note=_note(wanted, found, value, low),
     )
+
+
+def together(found: Sequence[Point]) -> list[Interval]:
+    """The points' intervals, which all hold together with 95 % (Bonferroni)."""
+    return [one.interval(1 - (1 - LEVEL) / len(found)) for one in found]
+
+
+def ends(found: Sequence[Point], share: float) -> tuple[float | None, float | None]:
+    """`low` and `high` of a limit."""
+    intervals = list(zip([one.load for one in found], together(found), strict=True))
+    high = min((load for load, (_, end) in intervals if end < share), default=None)
+    shown = [load for load, (start, _) in intervals if start >= share]
+    return max((load for load in shown if high is None or load < high), default=None), high
 
 
 def next_point(base: Cell, asked: SweepFile, states: Mapping[str, CellState]) -> Cell | None:
