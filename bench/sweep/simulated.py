@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from core.experiment import plan
+from core.experiment.cell import Cell
 from core.experiment.config import Backend, Config, Experiment, Model
 from core.files import formatted, write_whole
 from core.rundir.about import About, Host
 from core.rundir.result import Result
+from core.rundir.sweep import CELLS, NAME, SweepFile
 
 Values = Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
 """Backend → start → dataset → TPOT of each repeat, ms."""
@@ -43,6 +45,16 @@ def write(path: Path, values: Values, config: Config | None = None, **more: Any)
                     label = plan.label(dataset, repeat, start=start)
                     file = path / backend / "results_json" / f"{label}.json"
                     write_whole(file, formatted(result(backend, dataset, start, value)))
+    return path
+
+
+def sweep(path: Path, cells: Mapping[str, tuple[Config, Values]]) -> Path:
+    """A sweep's folder: slug → the config and the results of each cell."""
+    made = [Cell(slug=slug, settings={}, config=config) for slug, (config, _) in cells.items()]
+    for slug, (config, values) in cells.items():
+        write(path / CELLS / slug, values, config)
+    asked = SweepFile(name="s", started="", seed=0, metric="mean_tpot_ms", cells=made)
+    write_whole(path / NAME, formatted(asked))
     return path
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.analysis import comparand, findings, gate
+from core.analysis import comparand, gate
 from core.analysis.comparand import Comparand, Facts
 from core.analysis.gate import Gate, Ruling
-from core.experiment import plan
 from core.stats import comparison, starts
 from core.stats.comparison import Comparison
 from core.stats.starts import Side
@@ -32,7 +31,6 @@ ROUTING = {
     "per_step_cv": "per-step CV of expert load",
     "excess_cv": "excess CV",
 }
-DATASETS = "datasets"
 ENGINE, MODEL = "engine", "model.id"
 
 
@@ -173,11 +171,9 @@ def _refused(differences: Sequence[Difference], datasets: Mapping[str, str]) -> 
 def _sides(
     before: Comparand, after: Comparand, datasets: Mapping[str, str], metric: str
 ) -> tuple[Side, Side]:
-    first = findings.by_start(before.group, metric)
-    second = findings.by_start(after.group, metric)
     return (
-        _named(first, {name: name for name in datasets}),
-        _named(second, {theirs: ours for ours, theirs in datasets.items()}),
+        _named(before.by_start(metric), {name: name for name in datasets}),
+        _named(after.by_start(metric), {theirs: ours for ours, theirs in datasets.items()}),
     )
 
 
@@ -201,24 +197,8 @@ def _compared(
 
 def _routed(before: Comparand, after: Comparand, datasets: Mapping[str, str]) -> Iterator[Change]:
     for measure, name in ROUTING.items():
-        first, second = (
-            _routing(side, names, measure)
-            for side, names in (
-                (before, {name: name for name in datasets}),
-                (after, {theirs: ours for ours, theirs in datasets.items()}),
-            )
-        )
-        means = starts.means(first, second) if first and second else None
+        sides = _sides(before, after, datasets, measure)
+        means = starts.means(*sides) if all(sides) else None
         if means is not None:
             interval = means.interval(comparison.LEVEL) if means.are_replicated else None
             yield Change(name, float(np.mean(means.before)), float(np.mean(means.after)), interval)
-
-
-def _routing(side: Comparand, names: Mapping[str, str], measure: str) -> Side:
-    found: dict[int, dict[str, list[float]]] = {}
-    for label, one in side.group.by_label.items():
-        value = getattr(one.measured_imbalance, measure, None)
-        dataset = names.get(plan.dataset_of(label))
-        if value is not None and dataset is not None:
-            found.setdefault(one.start or 1, {}).setdefault(dataset, []).append(value)
-    return found

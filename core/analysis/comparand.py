@@ -19,6 +19,7 @@ from core.experiment.config import Backend, Config
 from core.rundir import about, journal, sweep
 from core.rundir.about import About
 from core.rundir.result import Result
+from core.stats.starts import Side
 
 # What a server is called, and where it is reached, is not what it is.
 NOT_THE_SERVER = ("name", "port", "python", "startup_timeout_s")
@@ -38,16 +39,38 @@ Facts = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Comparand:
-    """One side's cell. `server`, `load`, `ran`: what was asked of the server, what it was sent, and
-    what the server, its versions and its machine are known to have been."""
+    """One side's cell, as `config` asked for it. `server`, `load`, `ran`: what was asked of the
+    server, what it was sent, and what the server, its versions and its machine are known to have
+    been."""
 
     name: str
     path: Path
     backend: str
+    engine: str
+    config: Config
     group: Results
     server: Facts
     load: Facts
     ran: Facts
+
+    @property
+    def asked(self) -> Backend:
+        """The server that was asked for; with defaults where run.json does not name it."""
+        known = (own for own in self.config.backends if own.name == self.backend)
+        return next(known, Backend(name=self.backend))
+
+    def by_start(self, measure: str) -> Side:
+        """Start → dataset → a value a repeat: of a figure of the results, or a measure of the
+        routing."""
+        found: dict[int, dict[str, list[float]]] = {}
+        for label, one in self.group.by_label.items():
+            value = one.number(measure)
+            if value is None:
+                value = getattr(one.measured_imbalance, measure, None)
+            if value is not None:
+                own = found.setdefault(one.start or 1, {})
+                own.setdefault(plan.dataset_of(label), []).append(value)
+        return {start: found[start] for start in sorted(found)}
 
 
 def read(path: Path) -> list[Comparand]:
@@ -81,6 +104,8 @@ def _of_run_directory(path: Path, slug: str) -> list[Comparand]:
             name=slug or group.name,
             path=path,
             backend=group.name,
+            engine=known.engine,
+            config=known.config,
             group=group,
             server=_server(known, group.name),
             load=_load(known.config),

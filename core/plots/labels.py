@@ -19,6 +19,7 @@ FIGURES = {
     "ecdf": "ECDF",
     "rank-load": "rank load",
 }
+OF_CELLS = {"pareto": "Pareto", "load": "imbalance against load"}
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
 METRICS = {
     **{

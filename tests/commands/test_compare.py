@@ -12,10 +12,7 @@ from bench.sweep import simulated
 from core import cli
 from core.analysis import gate
 from core.errors import UsageError
-from core.experiment.cell import Cell
 from core.experiment.config import Backend, Model
-from core.files import formatted, write_whole
-from core.rundir.sweep import SweepFile
 
 Starts = dict[int, dict[str, list[float]]]
 GATE = "mean_tpot_ms<=+2%"
@@ -197,16 +194,12 @@ def test_sweeps_are_compared_cell_by_cell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sweep(name: str, change: float) -> Path:
-        cells = []
+        cells = {}
         for seqs in (8, 32):
-            backend = Backend(name="baseline", max_num_seqs=seqs)
-            config = simulated.config_of([backend])
-            cells.append(Cell(slug=f"baseline,max_num_seqs={seqs}", settings={}, config=config))
+            config = simulated.config_of([Backend(name="baseline", max_num_seqs=seqs)])
             values = {"baseline": starts(*(seqs * change * m for m in (1.0, 1.001, 0.999)))}
-            simulated.write(tmp_path / name / "cells" / cells[-1].slug, values, config)
-        asked = SweepFile(name=name, started="", seed=0, metric="mean_tpot_ms", cells=cells)
-        write_whole(tmp_path / name / "sweep.json", formatted(asked))
-        return tmp_path / name
+            cells[f"baseline,max_num_seqs={seqs}"] = (config, values)
+        return simulated.sweep(tmp_path / name, cells)
 
     code, found = compared(capsys, sweep("a", 1.0), sweep("b", 1.1), "--gate", GATE)
     gates = found["comparisons"][0]["gates"]

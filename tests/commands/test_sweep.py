@@ -119,6 +119,24 @@ class TestWholeSweep:
         assert "3 cells, 6 starts, 12 runs" in plan
         assert "hours: a start takes" in plan
 
+    def test_commands_that_take_a_run_directory_take_the_sweep(self, swept: Place) -> None:
+        for arguments in (
+            ("export", "made", "--layout", "upstream"),
+            ("plot", "made"),
+            ("report", "made"),
+        ):
+            done = swept.gatescope(*arguments)
+            assert done.returncode == 0, done.stderr
+        assert all((swept.made / "export" / slug).is_dir() for slug in SLUGS)
+        assert (swept.made / "graphs" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+        report = (swept.made / "report.md").read_text()
+        for slug in SLUGS:
+            assert f"](cells/{slug}/report.md)" in report
+            assert (swept.made / "cells" / slug / "report.md").is_file()
+        refused = swept.gatescope("plot", "made", "--figure", "heatmap")
+        assert refused.returncode == 2
+        assert "is drawn of one run directory, such as a cell" in refused.stderr
+
 
 def test_a_plan_starts_nothing_and_shows_every_cell(place: Place) -> None:
     (place.folder / "experiments.toml").write_text(
