@@ -60,6 +60,16 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure of the results: means over datasets and starts of both sides, and what they differ
+    by."""
+
+    before: float
+    after: float
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two cells that are compared. `refused`: why they are not; empty if they are."""
 
@@ -69,7 +79,7 @@ class Pair:
     datasets: dict[str, str]  # of the earlier side → of the later side
     left_out: list[str]
     refused: str
-    metrics: list[Comparison]
+    metrics: list[Metric]
     routing: list[Change]
 
     @property
@@ -127,7 +137,7 @@ def _pair(before: Comparand, after: Comparand, margin_pct: float) -> Pair:
     ]
     datasets, left_out = _matched(before, after)
     refused = _refused(differences, datasets)
-    metrics: list[Comparison] = []
+    metrics: list[Metric] = []
     routing: list[Change] = []
     if not refused:
         metrics = list(_compared(before, after, datasets, margin_pct))
@@ -188,11 +198,13 @@ def _named(side: Side, names: Mapping[str, str]) -> Side:
 
 def _compared(
     before: Comparand, after: Comparand, datasets: Mapping[str, str], margin_pct: float
-) -> Iterator[Comparison]:
+) -> Iterator[Metric]:
     for metric in METRICS:
         sides = _sides(before, after, datasets, metric)
-        if all(sides):
-            yield comparison.compare(metric, "before", "after", sides, margin_pct)
+        means = starts.means(*sides) if all(sides) else None
+        if means is not None:
+            found = comparison.compare(metric, "before", "after", sides, margin_pct)
+            yield Metric(float(np.mean(means.before)), float(np.mean(means.after)), found)
 
 
 def _routed(before: Comparand, after: Comparand, datasets: Mapping[str, str]) -> Iterator[Change]:

@@ -19,9 +19,10 @@ from core.experiment import config, plan
 from core.experiment.cell import Cell
 from core.experiment.config import Config
 from core.experiment.invocation import Invocation
-from core.experiment.sweep import Sweep, combinations
+from core.experiment.sweep import Sweep, Until, combinations
 from core.report import limit, matrix
 from core.rundir import directory, sweep
+from core.rundir.result import Result
 from core.rundir.sweep import SweepFile
 from core.rundir.sweep import is_sweep as is_sweep
 from core.terminal import printable, tell
@@ -106,14 +107,20 @@ def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
     if starts == "auto":
         starts, split = AUTO_STARTS, False
     if table.until:
-        _check_until(own, split=split)
+        _check_until(own, table.until, split=split)
         starts = table.until.max_starts
     experiment = msgspec.structs.replace(experiment, engine=kind, starts=starts, split=split)
     return msgspec.structs.replace(cell, config=msgspec.structs.replace(own, experiment=experiment))
 
 
-def _check_until(own: Config, *, split: bool) -> None:
-    """ConfigError where a cell's starts do not run the same datasets."""
+def _check_until(own: Config, until: Until, *, split: bool) -> None:
+    """ConfigError where a cell's starts do not run the same datasets, or results have no such
+    metric."""
+    if until.metric not in Result.__struct_fields__:
+        raise ConfigError(
+            f"{own.path}: [sweep], until, metric: expected a key of result files such as"
+            f" mean_tpot_ms, got {until.metric!r}; see: gatescope schema result"
+        )
     if split or own.experiment.interleave:
         raise ConfigError(
             f"{own.path}: [sweep], until: expected split = false and interleave = false, since it"

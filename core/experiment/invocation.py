@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,12 @@ class Invocation(msgspec.Struct, frozen=True):
 
 
 def _toml(*values: Any) -> str:
-    """Values as --set takes them: JSON's texts, numbers and lists are TOML's too."""
-    return ",".join(msgspec.json.encode(value).decode() for value in values)
+    """Values as --set takes them: JSON's texts, numbers and lists are TOML's too, except that JSON
+    knows no infinity."""
+    texts = (msgspec.json.encode(value).decode() for value in values)
+    return ",".join(
+        "inf" if value == math.inf else t for value, t in zip(values, texts, strict=True)
+    )
 
 
 def _text(path: Path | None) -> str:

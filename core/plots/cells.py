@@ -182,7 +182,7 @@ def _note(best: Sequence[Comparand], known: int, cells: int, starts: Sequence[in
     counts = "–".join(map(str, dict.fromkeys((starts[0], starts[-1]))))
     lacking = f"; {cells - known} cells without both values" if cells > known else ""
     return (
-        f"n = {known} cells of {counts} starts, bars: 95 % over starts, {CUT}; frontier, by"
+        f"n = {known} cells, starts of each: {counts}, bars: 95 % over starts, {CUT}; frontier, by"
         f" the means:"
         f" {', '.join(cell.name for cell in best[:NAMED])}{more}{lacking}"
     )

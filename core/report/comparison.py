@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.analysis.across import Change, Difference, Pair
+import msgspec
+
+from core.analysis.across import Change, Difference, Metric, Pair
 from core.analysis.gate import Ruling
 from core.analysis.peer import PeerRow
+from core.plots import labels
 from core.report.document import heading, items, markdown, table, text
-from core.stats.comparison import Comparison
 from core.terminal import shown
 
 KINDS = {"server": "asked of the server", "load": "load", "ran": "versions and machine"}
 
-METRIC_HEAD = ("metric", "change", "95 % interval", "verdict", "to settle it")
+METRIC_HEAD = ("metric", "before", "after", "change", "95 % interval", "verdict", "to settle it")
 ROUTING_HEAD = ("routing", "before", "after", "difference, 95 % interval")
 
 
@@ -83,16 +85,19 @@ def _pair(pair: Pair, everywhere: Sequence[Difference]) -> Iterator[str]:
 
 def _rests_on(pair: Pair) -> str:
     """What the intervals rest on, or why there are none."""
-    one = next((m for m in pair.metrics if m.ratio.value is not None), None)
+    known = (m.comparison for m in pair.metrics if m.comparison.ratio.value is not None)
+    one = next(known, None)
     if one is None:
         return "No metric is known on both sides."
     return one.ratio.reason or f"Intervals rest on server starts: {one.unit}."
 
 
-def _row(one: Comparison) -> tuple[str, ...]:
+def _row(metric: Metric) -> tuple[str, ...]:
+    one = metric.comparison
     change = "–" if one.percent is None else f"{one.percent:+.1f} %"
     verdict = one.verdict_in_words if one.ratio.value is not None else one.ratio.reason or "–"
-    return one.metric, change, one.shown_interval, verdict, one.to_settle
+    values = (f"{metric.before:.4g}", f"{metric.after:.4g}")
+    return labels.metric(one.metric), *values, change, one.shown_interval, verdict, one.to_settle
 
 
 def _routing(one: Change) -> tuple[str, ...]:
@@ -148,6 +153,9 @@ def _json_pair(pair: Pair) -> dict[str, Any]:
         "datasets": pair.datasets,
         "left_out": pair.left_out,
         "not_comparable": pair.refused or None,
-        "metrics": pair.metrics,
+        "metrics": [
+            {"before": m.before, "after": m.after, **msgspec.structs.asdict(m.comparison)}
+            for m in pair.metrics
+        ],
         "routing": pair.routing,
     }

@@ -158,13 +158,13 @@ def test_a_plan_starts_nothing_and_shows_every_cell(place: Place) -> None:
 
 def test_a_cell_that_fails_fails_alone(place: Place) -> None:
     """The server of one cell does not come up: it is not tried at a second start."""
-    lengths = "--set=backends.baseline.startup_timeout_s=0.01,60"
-    done = place.gatescope("--batch", "--out", "made", lengths, "--only", "001")
+    limits = "--set=backends.baseline.startup_timeout_s=0.01,60"
+    options = ("--only", "001", "--backend", "baseline")
+    done = place.gatescope("--batch", "--out", "made", limits, *options)
     assert done.returncode == 1
     cells = sweep.run_directories(place.made)
     assert {slug: len(done_runs(folder)) for slug, folder in cells.items()} == {
         "baseline,startup_timeout_s=0.01": 0,
-        "all2all": 2,
         "baseline,startup_timeout_s=60": 2,
     }
     assert starts(place.made, "baseline,startup_timeout_s=0.01") == [1]
@@ -234,3 +234,17 @@ def test_an_objective_that_all_loads_meet_is_beyond_the_last(tmp_path: Path) -> 
     low = (0.05 / 2 / 2) ** (1 / 5)  # Clopper and Pearson's end where all of 5 met it
     assert found["intervals"][0] == pytest.approx([low, 1.0])
     assert "the limit is beyond 2" in said
+
+
+def test_a_cell_gets_starts_until_it_is_known(tmp_path: Path) -> None:
+    """The count of tokens is the same at every start, so two of three are enough."""
+    place = Place(tmp_path)
+    until = 'until = { metric = "total_output_tokens", max_starts = 3 }'
+    cells = f'cells = [{{ name = "x", "experiment.output_len" = 4 }}]\n{until}'
+    (tmp_path / "experiments.toml").write_text(f"{place.config}\n[sweep]\n{cells}\n")
+    options = ("--only", "001", "--backend", "baseline")
+    done = place.gatescope("--batch", "--out", "made", *options)
+    assert done.returncode == 0, done.stderr
+    assert starts(place.made, "x-baseline,output_len=4") == [1, 2]
+    (found,) = json.loads(place.gatescope("sweep", "status", "made", "--json").stdout)
+    assert found["state"] == "done"

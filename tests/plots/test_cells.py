@@ -46,7 +46,7 @@ def test_a_point_is_the_mean_of_its_starts_per_rank(made: list[Comparand]) -> No
     assert points.y[place] == pytest.approx((200.0 * 1000 / 5.1) ** 0.5 / 2)
     assert points.x_interval is not None
     assert points.x_interval.min() >= 4.0 / cells.FAR  # cut: two starts reach far
-    assert "n = 4 cells of 2 starts" in drawn.note
+    assert "n = 4 cells, starts of each: 2" in drawn.note
     assert "16x4, 32x2, 16x1" in drawn.note
 
 
