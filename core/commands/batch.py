@@ -27,6 +27,7 @@ from core.experiment.cell import Cell
 from core.experiment.config import Backend, Config
 from core.experiment.control import ControlError, StopServer
 from core.experiment.events import AnyEvent
+from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
@@ -34,6 +35,8 @@ from core.experiment.registration import Registration
 from core.experiment.saturation import Saturation
 from core.experiment.search import Search
 from core.report.conclusion import conclude
+from core.routing import recording as recorded
+from core.routing.recording import Recording
 from core.rundir import about as run_json
 from core.rundir import directory as store
 from core.rundir import journal, provenance
@@ -106,10 +109,12 @@ def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
     if invocation.resume:
         return _resume(invocation, invocation.resume, json=json)
-    job = _new(chosen(invocation), invocation)
+    loaded, recording = recorded.of_config(chosen(invocation))
+    job = _new(loaded, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
-        return _run_in(directory, job, json=json)
+        _keep(recording, path)
+        return run_in(directory, job, json=json)
 
 
 def visit(path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool) -> int:
@@ -123,16 +128,32 @@ def visit(path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, r
             _end_leftovers(directory)
             job = _resumed(path, retry_cancelled=retry)
         else:
-            job = of_cell(cell, asked.only)
+            job, recording = of_cell(cell, asked.only)
+            _keep(recording, path)
         return _measured(directory, replace(job, start=start, search=asked.search), json=json)
 
 
-def of_cell(cell: Cell, only: Sequence[str]) -> Job:
-    """All runs of a sweep's cell. GatescopeError as `run`."""
-    kind = kind_of(cell.config)
-    return _checked(
-        Job(cell.config, kind, list(plan.make(cell.config, only).runs), {}, resumed=False)
-    )
+def of_cell(cell: Cell, only: Sequence[str]) -> tuple[Job, Recording | None]:
+    """All runs of a sweep's cell, and what it replays. GatescopeError as `run`."""
+    loaded, recording = recorded.of_config(cell.config)
+    kind = kind_of(loaded)
+    _check_recording(kind, loaded, recording)
+    runs = list(plan.make(loaded, only).runs)
+    return checked(Job(loaded, kind, runs, {}, resumed=False)), recording
+
+
+def _check_recording(kind: Kind, loaded: Config, recording: Recording | None) -> None:
+    if recording:
+        r = recording
+        choice.check_recording(kind, loaded, layers=r.layers, experts=r.experts, top_k=r.top_k)
+
+
+def _keep(recording: Recording | None, path: Path) -> None:
+    """Write what is replayed into the run directory."""
+    if recording:
+        recording.write(path / recorded.FOLDER)
+        for problem in recording.left_out:
+            tell(printable(f"! not replayed: {problem}"))
 
 
 def kind_of(config: Config) -> Kind:
@@ -143,24 +164,26 @@ def kind_of(config: Config) -> Kind:
 def chosen(invocation: Invocation) -> Config:
     """The config with what the command line changes in it."""
     loaded = config.load(invocation.config_path, invocation.settings)
-    return config.with_doses(loaded, list(invocation.levels), list(invocation.patterns))
+    levels, patterns = list(invocation.levels), list(invocation.patterns)
+    return with_doses(loaded, levels, patterns, invocation.replay)
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
     with RunDirectory.reopen(path) as directory:
         _end_leftovers(directory)
         retry = invocation.retry_cancelled
-        return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
+        return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
 
-def _new(loaded: Config, invocation: Invocation) -> Job:
+def _new(loaded: Config, invocation: Invocation, recording: Recording | None) -> Job:
     names = plan.select_backends(loaded, invocation.backends)
     used = [b for b in loaded.backends if b.name in names]
     engine = invocation.engine
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
+    _check_recording(kind, loaded, recording)
     settled = config.with_starts(loaded, kind)
     made = plan.make(settled, invocation.only, invocation.backends)
-    return _checked(Job(settled, kind, list(made.runs), {}, resumed=False))
+    return checked(Job(settled, kind, list(made.runs), {}, resumed=False))
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
@@ -182,12 +205,12 @@ def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
-        return _checked(
+        return checked(
             Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
         )
     if cancelled:
         tell(_left_cancelled(len(cancelled)))
-    return _checked(
+    return checked(
         Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
     )
 
@@ -198,20 +221,21 @@ def _left_cancelled(count: int) -> str:
     return f"· {count} runs stay cancelled; --retry-cancelled runs them too"
 
 
-def _checked(job: Job) -> Job:
+def checked(job: Job) -> Job:
     """`job`, if its engine is installed and its ports are free; else GatescopeError, with nothing
     started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
     choice.check_model(job.kind, job.config.model)
-    choice.check_doses(job.kind, used, job.config, [run.dose for run in job.runs if run.dose])
+    choice.check_doses(job.kind, used, job.config, [r.imposed for r in job.runs if r.imposed])
     for backend in used:
         ports.check(backend.name, backend.port)
     return job
 
 
-def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
+def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
+    """Run what `job` is about, then report on the run directory; the exit code."""
     try:
         code = _measured(directory, job, json=json)
     except OSError as error:
@@ -312,7 +336,7 @@ def _changed(job: Job) -> Registration | None:
 def _reported(path: Path, label: str, *, strict: bool) -> int:
     """Report what was measured, if anything; 1 if it is invalid and `strict`, else 0."""
     groups = _results(path)
-    if not any(group.by_label or group.forced for group in groups):
+    if not any(group.by_label or group.imposed for group in groups):
         return 0
     is_refused = conclude(path, groups, label).is_invalid and strict
     if is_refused:

@@ -73,6 +73,13 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help=f"where --dose puts the load: {', '.join(arg.PATTERNS)} (default: hot-experts)",
     )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="GATE_LOGS",
+        help="also run each dataset with its routing forced to recorded loads, step after step: a"
+        " folder of gate logs, a backend's folder in a run directory, or upstream's JSON logs",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -128,7 +135,7 @@ def _check(wanted: Invocation) -> None:
     if wanted.resume and wanted != alone:
         raise UsageError(
             "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --set, --dose, --pattern and --out"
+            " --set, --dose, --pattern, --replay and --out"
         )
 
 
@@ -145,6 +152,7 @@ def invocation(arguments: argparse.Namespace) -> Invocation:
         patterns=tuple(arguments.pattern),
         settings={key: values[0] for key, values in arguments.set if len(values) == 1},
         axes={key: values for key, values in arguments.set if len(values) > 1},
+        replay=arguments.replay,
         resume=arguments.resume,
         retry_cancelled=arguments.retry_cancelled,
     )

@@ -18,6 +18,7 @@ from core.experiment import cell as cell_module
 from core.experiment import config, plan
 from core.experiment.cell import Cell
 from core.experiment.config import Config
+from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.sweep import Sweep, Until, combinations
 from core.report import limit, matrix
@@ -98,7 +99,7 @@ def _table(whole: Config, invocation: Invocation) -> Sweep:
 def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
     """The cell with the doses, the engine and the starts that it is run with."""
     levels, patterns = list(invocation.levels), list(invocation.patterns)
-    own = config.with_doses(cell.config, levels, patterns)
+    own = with_doses(cell.config, levels, patterns, invocation.replay)
     experiment = own.experiment
     if invocation.engine:
         experiment = msgspec.structs.replace(experiment, engine=config.engine(invocation.engine))

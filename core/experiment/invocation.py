@@ -22,6 +22,7 @@ class Invocation(msgspec.Struct, frozen=True):
     engine: str | None = None
     levels: tuple[float, ...] = ()  # of forced routing
     patterns: tuple[Pattern, ...] = ()
+    replay: Path | None = None  # gate logs whose routing is replayed
     settings: dict[str, Any] = {}  # of --set with one value
     axes: dict[str, list[Any]] = {}  # of --set with several: a sweep's
     resume: Path | None = None
@@ -38,6 +39,7 @@ class Invocation(msgspec.Struct, frozen=True):
             "--engine": self.engine,
             "--dose": ",".join(map(str, self.levels)),
             "--pattern": ",".join(self.patterns),
+            "--replay": _text(self.replay),
             "--resume": _text(self.resume),
         }
         given = [f"{name}={value}" for name, value in values.items() if value]

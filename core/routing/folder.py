@@ -3,6 +3,7 @@ joined."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
@@ -17,6 +18,8 @@ import numpy as np
 from core.errors import GateLogError
 from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
+from core.recorder.gatescope_recorder.kernel import Kernel
+from core.routing import gatelog
 from core.routing.eplb import Maps
 from core.routing.gatelog import Follower, GateLog
 from core.stats.arrays import Ints
@@ -170,6 +173,15 @@ def read(folder: Path) -> GateLog:
     """Everything that one server start logged, ranks merged. GateLogError as in
     `GateFolder.read`."""
     return GateFolder(folder).read()
+
+
+def kernel(folder: Path) -> Kernel | None:
+    """The kernel of one server start, by the first of its logs that can be read; None if none
+    says."""
+    for path in sorted(folder.glob("*.gatelog")):
+        with contextlib.suppress(GateLogError):
+            return gatelog.header(path).kernel
+    return None
 
 
 def start_of(folder: Path) -> int:

@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .kernel import Kernel
+
 try:
     import zstandard
 except ImportError:  # vLLM environments need not have it
@@ -72,6 +74,7 @@ class Header:
     pp_size: int = 1
     layer_names: tuple[str, ...] = ()
     hook: str = ""  # how the router was tapped
+    kernel: Kernel | None = None  # that computes the experts; logs of earlier versions have none
     wall_ns: int = field(default_factory=time.time_ns)  # a clock pair: wall time at
     monotonic_ns: int = field(default_factory=time.perf_counter_ns)  # this monotonic time
     schema: int = 1

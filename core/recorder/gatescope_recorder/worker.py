@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import place, routers
+from . import place, routers, tiling
 from .about import About, running
 from .capture import Capture
 from .eplb import MapLog
@@ -31,6 +31,7 @@ class Attachment:
         self.taps: list[routers.Tap] = []
         self.capture: Capture | None = None
         self.recorder: Recorder | None = None
+        self.asked = tiling.Asked()
 
     def bind(self) -> None:
         """Find the routers, make the buffer, tap: after the weights are loaded, and before any
@@ -44,6 +45,7 @@ class Attachment:
             routers.tap(layer, tap)
         place.mark_compilation(self.config, self.worker.device, "gatescope_recorder")
         self.capture = capture
+        self.asked.begin()
 
     def rebind(self) -> None:
         """Before graphs are captured, tap again: vLLM's own capturer may have taken the slots."""
@@ -52,6 +54,7 @@ class Attachment:
 
     def start(self) -> None:
         """After the warm-up, open the log and record."""
+        self.asked.end()
         if self.capture is None:
             return
         if foreign := self.capture.foreign_rows(self.here.dp):
@@ -93,6 +96,7 @@ class Attachment:
             pp_size=self.here.pp_size,
             layer_names=tuple(layer.name for layer in self.layers),
             hook=first.hook,
+            kernel=tiling.kernel(self.layers, self.config, self.worker.device, self.asked),
         )
 
     def dummy(self) -> None:
