@@ -14,9 +14,9 @@ import numpy as np
 from core.analysis import results
 from core.analysis.results import Results
 from core.errors import NoDataError
-from core.experiment import events, plan
+from core.experiment import plan
 from core.experiment.config import Backend, Config
-from core.rundir import about, journal, sweep
+from core.rundir import about, sweep
 from core.rundir.about import About
 from core.rundir.result import Result
 from core.stats.starts import Side
@@ -61,16 +61,23 @@ class Comparand:
 
     def by_start(self, measure: str) -> Side:
         """Start → dataset → a value a repeat: of a figure of the results, or a measure of the
-        routing."""
+        routing, such as `excess_cv` or `busiest_rank.active_experts`."""
         found: dict[int, dict[str, list[float]]] = {}
         for label, one in self.group.by_label.items():
             value = one.number(measure)
             if value is None:
-                value = getattr(one.measured_imbalance, measure, None)
+                value = _measured(one, measure)
             if value is not None:
                 own = found.setdefault(one.start or 1, {})
                 own.setdefault(plan.dataset_of(label), []).append(value)
         return {start: found[start] for start in sorted(found)}
+
+
+def _measured(one: Result, measure: str) -> float | None:
+    value: Any = one.measured_imbalance
+    for name in measure.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, int | float) else None
 
 
 def read(path: Path) -> list[Comparand]:
@@ -98,7 +105,6 @@ def fingerprints(group: Results) -> dict[str, object]:
 def _of_run_directory(path: Path, slug: str) -> list[Comparand]:
     known = about.read(path)
     groups, _ = results.of_run_directory(path)
-    clocks = _clocks(path)
     return [
         Comparand(
             name=slug or group.name,
@@ -109,7 +115,7 @@ def _of_run_directory(path: Path, slug: str) -> list[Comparand]:
             group=group,
             server=_server(known, group.name),
             load=_load(known.config),
-            ran={**_ran(known, group.name), **clocks.get(group.name, {})},
+            ran={**_ran(known, group.name), **_clocks(group)},
         )
         for group in groups
         if group.by_label
@@ -144,18 +150,15 @@ def _ran(known: About, name: str) -> Facts:
     }
 
 
-def _clocks(path: Path) -> dict[str, Facts]:
-    """Backend → the median clock of its GPUs' SMs, where NVML reported it."""
-    seen: dict[str, list[int]] = {}
-    for event in journal.stream_events(path):
-        if isinstance(event, events.Sampled):
-            clocks = [gpu.sm_clock_mhz for gpu in event.gpus if gpu.sm_clock_mhz]
-            seen.setdefault(event.backend, []).extend(clocks)
-    return {
-        name: {"median SM clock, MHz": f"{np.median(clocks):.0f}"}
-        for name, clocks in seen.items()
-        if clocks
-    }
+def _clocks(group: Results) -> Facts:
+    """The clock of the GPUs' SMs during the runs, to 10 MHz, and the power limit of one."""
+    runs = list(group.by_label.values())
+    clocks = [run.sm_clock_mhz for run in runs if run.sm_clock_mhz is not None]
+    limits = sorted({run.power_limit_w for run in runs if run.power_limit_w is not None})
+    found = {"power limit, W": ", ".join(f"{watts:g}" for watts in limits)} if limits else {}
+    if clocks:
+        found["mean SM clock, MHz"] = f"{round(float(np.mean(clocks)), -1):.0f}"
+    return found
 
 
 def _fingerprint(one: Result) -> object:

@@ -18,8 +18,11 @@ from core.stats.estimate import Estimate
 
 LATENCY = ("mean_tpot_ms", "mean_ttft_ms", "mean_e2e_ms")
 THROUGHPUT = "output_throughput"
+ENERGY = "j_per_output_token"
 MEASURES = {
     "excess_cv": "excess CV of expert load",
+    "busiest_rank.active_experts": "active experts of the busiest rank",
+    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
     "per_step_cv": "per-step CV of expert load",
     "rank_imbalance": "busiest rank's load, max/mean",
 }
@@ -184,5 +187,11 @@ def _note(best: Sequence[Comparand], known: int, cells: int, starts: Sequence[in
     return (
         f"n = {known} cells, starts of each: {counts}, bars: 95 % over starts, {CUT}; frontier, by"
         f" the means:"
-        f" {', '.join(cell.name for cell in best[:NAMED])}{more}{lacking}"
+        f" {'; '.join(_named(cell) for cell in best[:NAMED])}{more}{lacking}"
     )
+
+
+def _named(cell: Comparand) -> str:
+    """A cell's name, with its energy where NVML gave it."""
+    joules = _of(cell, ENERGY).value
+    return cell.name if joules is None else f"{cell.name} ({joules:.3g} J/token)"

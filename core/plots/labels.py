@@ -29,6 +29,8 @@ METRICS = {
     },
     "decode_step_ms": "median decode step, ms",
     "output_throughput": "output throughput, tok/s",
+    "request_throughput": "request throughput, requests/s",
+    "j_per_output_token": "energy per output token, J",
 }
 
 

@@ -15,6 +15,7 @@ from core.errors import NoDataError, UsageError
 from core.experiment.config import Backend
 from core.files import formatted
 from core.plots import cells, png, text
+from core.routing.busiest import BusiestRank
 from core.routing.imbalance import Imbalance
 from core.rundir import result
 
@@ -47,7 +48,12 @@ def test_a_point_is_the_mean_of_its_starts_per_rank(made: list[Comparand]) -> No
     assert points.x_interval is not None
     assert points.x_interval.min() >= 4.0 / cells.FAR  # cut: two starts reach far
     assert "n = 4 cells, starts of each: 2" in drawn.note
-    assert "16x4, 32x2, 16x1" in drawn.note
+    assert "16x4; 32x2; 16x1" in drawn.note
+    for file in (made[0].path / "baseline" / "results_json").iterdir():
+        changed = msgspec.structs.replace(result.read(file), j_per_output_token=1.5)
+        file.write_bytes(formatted(changed))
+    again = comparand.read(made[0].path)
+    assert "baseline (1.5 J/token)" in cells.pareto(again, "mean_tpot_ms").note
 
 
 def test_it_is_drawn_in_the_terminal_and_as_a_picture(
@@ -62,11 +68,13 @@ def test_imbalance_goes_with_the_load(made: list[Comparand]) -> None:
     for one in made:
         for file in (one.path / "baseline" / "results_json").iterdir():
             seqs = one.asked.max_num_seqs
-            measured = Imbalance(excess_cv=0.4, rank_imbalance=1 + 1 / seqs)
+            busiest = BusiestRank(active_experts=seqs / 4)
+            measured = Imbalance(excess_cv=0.4, rank_imbalance=1 + 1 / seqs, busiest_rank=busiest)
             changed = msgspec.structs.replace(result.read(file), measured_imbalance=measured)
             file.write_bytes(formatted(changed))
     again = [cell for one in made for cell in comparand.read(one.path)]
-    excess, rank = cells.against_load(again)
+    excess, active, rank = cells.against_load(again)
+    assert active.curves[0].y == pytest.approx([2, 4, 8])
     assert excess.x_label == "requests of a step at most (max_num_seqs)"
     (curve,) = rank.curves
     assert curve.x.tolist() == [8, 16, 32]
