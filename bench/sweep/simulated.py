@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from core.experiment import plan
+from core.experiment import events, plan
 from core.experiment.cell import Cell
 from core.experiment.config import Backend, Config, Experiment, Model
+from core.experiment.events import AnyEvent, RunFigures
+from core.experiment.plan import Run
+from core.experiment.sweep import Settings
 from core.files import formatted, write_whole
 from core.rundir.about import About, Host
 from core.rundir.result import Result
@@ -18,6 +21,17 @@ from core.rundir.sweep import CELLS, NAME, SweepFile
 
 Values = Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
 """Backend → start → dataset → TPOT of each repeat, ms."""
+FIGURES = RunFigures(
+    completed=2,
+    failed=0,
+    duration_s=1.0,
+    output_throughput=None,
+    latencies={},
+    score=None,
+    cv=None,
+    aggregated_cv=None,
+    excess_cv=None,
+)
 RESTART, NOISE = 0.013, 0.03  # SDs of a start and of a run, as on two H200
 
 
@@ -37,22 +51,39 @@ def write(path: Path, values: Values, config: Config | None = None, **more: Any)
         "runs": [],
     }
     write_whole(path / "run.json", formatted(About(**fields | more)))
-    write_whole(path / "events.jsonl", b"")
+    told: list[AnyEvent] = []
+    runs: list[Run] = []
     for backend, side in values.items():
         for start, own in side.items():
             for dataset, run in own.items():
                 for repeat, value in enumerate(run, 1):
-                    label = plan.label(dataset, repeat, start=start)
-                    file = path / backend / "results_json" / f"{label}.json"
-                    write_whole(file, formatted(result(backend, dataset, start, value)))
+                    made = Run(
+                        backend, dataset, plan.label(dataset, repeat, start=start), "", start=start
+                    )
+                    file = f"{backend}/results_json/{made.label}.json"
+                    write_whole(path / file, formatted(result(backend, dataset, start, value)))
+                    told.append(events.RunFinished(run=made.id, figures=FIGURES, result=file))
+                    runs.append(made)
+    begun = events.ExperimentStarted(name="s", engine="e", runs=runs)
+    lines = [events.encode(event) + b"\n" for event in (begun, *told)]
+    write_whole(path / "events.jsonl", b"".join(lines))
     return path
 
 
-def sweep(path: Path, cells: Mapping[str, tuple[Config, Values]]) -> Path:
-    """A sweep's folder: slug → the config and the results of each cell."""
-    made = [Cell(slug=slug, settings={}, config=config) for slug, (config, _) in cells.items()]
+def sweep(
+    path: Path,
+    cells: Mapping[str, tuple[Config, Values]],
+    settings: Mapping[str, Settings] | None = None,
+) -> Path:
+    """A sweep's folder: slug → the config and the results of each cell; without results, one that
+    has not begun."""
+    made = [
+        Cell(slug=slug, settings=(settings or {}).get(slug, {}), config=config)
+        for slug, (config, _) in cells.items()
+    ]
     for slug, (config, values) in cells.items():
-        write(path / CELLS / slug, values, config)
+        if values:
+            write(path / CELLS / slug, values, config)
     asked = SweepFile(name="s", started="", seed=0, metric="mean_tpot_ms", cells=made)
     write_whole(path / NAME, formatted(asked))
     return path

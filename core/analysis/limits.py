@@ -64,6 +64,18 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     is_done: bool
     note: str
 
+    @property
+    def in_words(self) -> str:
+        """`all2all: a share of 0.99 meets the objective up to max_concurrency = 24 [16, 28]`."""
+        so_far = "" if self.is_done else "so far, "
+        if self.value is None:
+            return f"{self.base}: {so_far}{self.note}"
+        note = f"; {self.note}" if self.note else ""
+        return (
+            f"{self.base}: {so_far}a share of {self.share:g} meets the objective up to"
+            f" {self.over} = {self.value:g} [{_end(self.low)}, {_end(self.high)}]{note}"
+        )
+
 
 def points(base: str, asked: SweepFile, states: Mapping[str, CellState]) -> list[Point]:
     """The points of a search that have requests, by load."""
@@ -200,3 +212,7 @@ def _note(wanted: Search, found: Sequence[Point], value: float | None, shown: fl
         needed = math.ceil(math.log(alpha) / math.log(wanted.share))
         return f"to show that a share of {wanted.share:g} is met takes {needed} requests a point"
     return ""
+
+
+def _end(load: float | None) -> str:
+    return "?" if load is None else f"{load:g}"

@@ -118,8 +118,7 @@ def _refuse_sweep(wanted: Invocation) -> None:
         asked = asked or (not wanted.resume and batch.chosen(wanted).is_swept)
     if asked:
         raise UsageError(
-            "a sweep runs with --batch; see how far it is with: gatescope sweep status, or open a"
-            " cell of it with: gatescope attach SWEEP/cells/NAME"
+            "a sweep runs with --batch; watch it from another terminal with: gatescope attach SWEEP"
         )
 
 

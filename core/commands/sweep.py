@@ -96,13 +96,14 @@ def _runs(cell: Cell, only: Sequence[str]) -> int:
 
 def _status(path: Path, *, as_json: bool) -> int:
     from core.analysis import cells, limits
+    from core.analysis.matrix import entries
     from core.report import limit, matrix
     from core.rundir import sweep
     from core.terminal import printable
 
     asked = sweep.read(path)
     states = cells.read_all(path, asked)
-    found = matrix.entries(asked, states)
+    found = entries(asked, states)
     if as_json:
         import msgspec
 

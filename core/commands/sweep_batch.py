@@ -12,6 +12,7 @@ import msgspec
 
 from core.analysis import cells, limits
 from core.analysis.cells import CellState
+from core.analysis.matrix import entries
 from core.commands import batch
 from core.errors import ConfigError, GatescopeError
 from core.experiment import cell as cell_module
@@ -226,7 +227,7 @@ def _conclude(path: Path) -> None:
     """Print the matrix, or what was searched for, and write it beside the cells."""
     asked = sweep.read(path)
     states = cells.read_all(path, asked)
-    found = matrix.entries(asked, states)
+    found = entries(asked, states)
     answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
     for line in ("", *limit.lines(answers), *matrix.lines(asked, found)):
         tell(printable(line))

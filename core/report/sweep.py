@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.analysis import cells, comparand, limits
+from core.analysis.matrix import Entry, entries, swept
 from core.errors import NoDataError
 from core.experiment.cell import shown
 from core.files import write_whole
 from core.report import limit, matrix
 from core.report.document import code, heading, items, markdown, page, picture, table
-from core.report.matrix import Entry
 from core.rundir import sweep
 from core.rundir.sweep import SweepFile
 
@@ -31,16 +31,16 @@ def write(path: Path) -> list[Path]:
 
 def _parts(path: Path, asked: SweepFile) -> Iterator[str]:
     states = cells.read_all(path, asked)
-    found = matrix.entries(asked, states)
+    found = entries(asked, states)
     yield heading(f"{TITLE}: {asked.name}", 1)
     answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
     if answers:
         yield heading("Limits")
-        yield items([limit.in_words(one) for one in answers])
+        yield items([one.in_words for one in answers])
         yield code("\n".join(limit.lines(answers)).rstrip())
     yield heading("Cells")
     yield code("\n".join(matrix.lines(asked, found)))
-    keys = matrix.swept(found)
+    keys = swept(found)
     yield table(["cell", "state", "starts", *keys], [_row(one, keys) for one in found])
     yield from _pictures(path)
     yield heading("Reports of the cells")

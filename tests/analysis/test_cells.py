@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.sweep import simulated
-from core.analysis import cells
+from core.analysis import cells, matrix
 from core.analysis.cells import CellState
 from core.analysis.results import Results
 from core.errors import FileError
@@ -17,7 +17,6 @@ from core.experiment.config import Backend
 from core.experiment.plan import Run
 from core.experiment.state import Phase, RunState, Snapshot
 from core.experiment.sweep import Until
-from core.report import matrix
 from core.rundir import sweep
 from core.rundir.sweep import SweepFile
 
