@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " 'mean_tpot_ms<=+2%%' or 'output_throughput>=-2%%'; may be repeated",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="exit with 1 also where a gate is inconclusive"
+        "--strict",
+        action="store_true",
+        help="exit with 1 also where a gate is inconclusive, or results are invalid",
     )
     parser.add_argument(
         "--margin",
@@ -83,11 +86,26 @@ def _compared(
     from core.analysis import across, comparand
     from core.report.comparison import Compared
 
-    made, rest = across.pairs(first, comparand.read(after), margin_pct)
-    return Compared(str(before), str(after), made, rest, across.rulings(gates, made))
+    second = comparand.read(after)
+    made, rest = across.pairs(first, second, margin_pct)
+    invalid = [*_invalid(before, first), *_invalid(after, second)]
+    return Compared(str(before), str(after), made, rest, across.rulings(gates, made), invalid)
+
+
+def _invalid(side: Path, cells: list[Comparand]) -> Iterator[str]:
+    """What the rules of validity call invalid in a side's run directories."""
+    from core.validity import verdict
+
+    for path in dict.fromkeys(cell.path for cell in cells):
+        groups = [cell.group for cell in cells if cell.path == path]
+        for problem in verdict.of_run_directory(path, groups).problems:
+            if problem.severity == "invalid":
+                yield f"{path if path == side else path.relative_to(side)}: {problem.in_words()}"
 
 
 def _code(found: list[Compared], *, strict: bool) -> int:
-    """1 where a gate failed; with `strict` also where one is inconclusive."""
+    """1 where a gate failed; with `strict` also where one is inconclusive, or results are
+    invalid."""
     answers = {ruling.answer for one in found for ruling in one.rulings}
-    return int("failed" in answers or (strict and "inconclusive" in answers))
+    doubt = "inconclusive" in answers or any(one.invalid for one in found)
+    return int("failed" in answers or (strict and doubt))

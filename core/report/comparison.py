@@ -23,13 +23,15 @@ ROUTING_HEAD = ("routing", "before", "after", "difference, 95 % interval")
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One later side against the first: their pairs, the cells without one, and the gates."""
+    """One later side against the first: their pairs, the cells without one, the gates, and what the
+    rules of validity call invalid on either side."""
 
     before: str
     after: str
     pairs: list[Pair]
     unpaired: list[str]
     rulings: list[Ruling]
+    invalid: list[str]
 
 
 def page(found: Sequence[Compared], peers: Sequence[PeerRow]) -> str:
@@ -46,6 +48,9 @@ def as_json(found: Sequence[Compared], peers: Sequence[PeerRow]) -> dict[str, An
 
 def _compared(one: Compared) -> Iterator[str]:
     yield heading(f"{one.after} against {one.before}", 1)
+    if one.invalid:
+        yield heading("Invalid")
+        yield items(one.invalid)
     if one.rulings:
         yield heading("Gates")
         yield items([ruling.in_words for ruling in one.rulings])
@@ -142,6 +147,7 @@ def _json(one: Compared) -> dict[str, Any]:
         ],
         "pairs": [_json_pair(pair) for pair in one.pairs],
         "unpaired": one.unpaired,
+        "invalid": one.invalid,
     }
 
 

@@ -90,7 +90,7 @@ def of_start(seen: Snapshot, number: int) -> list[RunState]:
 def locked(path: Path) -> Iterator[None]:
     """The sweep's folder, made where it is missing, kept from a second gatescope."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         file, _ = lock.take(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None

@@ -190,6 +190,23 @@ class TestPairs:
         assert "Intervals rest on server starts: 2 + 2 starts, each of 2 datasets." in page
 
 
+def test_what_is_invalid_comes_first_and_fails_a_strict_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = directory(tmp_path / "a", 10.0, 10.01)
+    after = directory(tmp_path / "b", 9.0, 9.01)
+    (after / "baseline" / "results_json" / "003.json").write_text("[")
+    code, found = compared(capsys, before, after, "--gate", GATE)
+    (said,) = found["comparisons"][0]["invalid"]
+    assert code == 0
+    assert said.startswith(f"{after}: ")
+    assert "readable results" in said
+    assert compared(capsys, before, after, "--gate", GATE, "--strict")[0] == 1
+    assert cli.main(["compare", str(before), str(after), "--gate", GATE]) == 0
+    page = capsys.readouterr().out
+    assert page.index("## Invalid") < page.index("## Gates") < page.index("## What differs")
+
+
 def test_sweeps_are_compared_cell_by_cell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,10 @@ class TestWholeSweep:
         plan = swept.gatescope("sweep", "plan", *SET, "--pilot", "made").stdout
         assert "3 cells, 6 starts, 12 runs" in plan
         assert "hours: a start takes" in plan
+        (swept.folder / "runs").mkdir()
+        (swept.folder / "runs" / "earlier").symlink_to(swept.made)
+        newest = swept.gatescope("sweep", "plan", *SET).stdout
+        assert newest == plan.replace(" in made", " in runs/earlier")
 
     def test_commands_that_take_a_run_directory_take_the_sweep(self, swept: Place) -> None:
         for arguments in (
