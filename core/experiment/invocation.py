@@ -44,17 +44,22 @@ class Invocation(msgspec.Struct, frozen=True):
         }
         given = [f"{name}={value}" for name, value in values.items() if value]
         given += [f"--set={key}={_toml(value)}" for key, value in self.settings.items()]
-        given += [f"--set={key}={_toml(*values)}" for key, values in self.axes.items()]
+        given += [
+            f"--set={key}={','.join(map(_toml, values))}" for key, values in self.axes.items()
+        ]
         return [*given, "--retry-cancelled"] if self.retry_cancelled else given
 
 
-def _toml(*values: Any) -> str:
-    """Values as --set takes them: JSON's texts, numbers and lists are TOML's too, except that JSON
-    knows no infinity."""
-    texts = (msgspec.json.encode(value).decode() for value in values)
-    return ",".join(
-        "inf" if value == math.inf else t for value, t in zip(values, texts, strict=True)
-    )
+def _toml(value: Any) -> str:
+    """A value as TOML has it, which --set takes."""
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{_toml(key)} = {_toml(own)}' for key, own in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case float() if not math.isfinite(value):
+            return str(value)
+    return msgspec.json.encode(value).decode().replace("\x7f", r"\u007f")
 
 
 def _text(path: Path | None) -> str:
