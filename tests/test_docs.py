@@ -12,7 +12,7 @@ import pytest
 from textual.binding import Binding
 
 from core import cli
-from core.experiment import config
+from core.experiment import config, search, sweep
 from core.validity import problem, verdict
 from tui import actions
 from tui.widgets.pane import Pane
@@ -47,6 +47,8 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
         ("[model]", config.Model),
         ("[[backends]]", config.Backend),
         ("[dose]", config.Forcing),
+        ("[sweep]", sweep.Sweep),
+        ("[search]", search.Search),
     ],
 )
 def test_every_key_stands_with_its_default(title: str, table: type[msgspec.Struct]) -> None:
@@ -58,7 +60,7 @@ def test_every_key_stands_with_its_default(title: str, table: type[msgspec.Struc
     assert list(written) == list(fields)
     for name, text in written.items():
         field = fields[name]
-        if field.required:
+        if field.required or field_default(field) is None:
             assert text == "–"
         else:
             value = tomllib.loads(f"value = {text.strip('`')}")["value"]

@@ -24,6 +24,7 @@ from textual.widgets import Input
 
 from core.errors import FileError
 from core.experiment.invocation import Invocation
+from core.rundir import sweep
 from core.terminal import complain, ending, has_screen, is_dumb
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
@@ -34,6 +35,7 @@ from tui.model import notice
 from tui.model.session import Session, newest_live
 from tui.model.view import View
 from tui.screens.palette import Actions
+from tui.sweep import SweepScreen
 from tui.widgets import bars
 from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
@@ -311,8 +313,25 @@ def _check_writable(run_dir: Path) -> None:
 
 
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
-    """The UI over a run directory, running or not. FileError where it is none."""
+    """The UI over a run directory or a sweep, running or not. FileError where it is neither."""
+    if sweep.is_sweep(run_dir):
+        return _browse(run_dir, ascii=ascii)
     return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
+
+
+def _browse(path: Path, *, ascii: bool) -> int:
+    """The screen of a sweep, and from it the UI over the cell that is opened, and back."""
+    if (code := _why_no_screen()) is not None:
+        return code
+    opened = ""
+    while True:
+        screen = SweepScreen(path, opened, ascii=_is_plain(ascii))
+        opened = screen.run() or ""
+        if not opened:
+            return screen.return_code or 0
+        session = Session(Invocation(), _run_directory(path / sweep.CELLS / opened))
+        if (code := _show(session, ascii=ascii)) > 1:
+            return code
 
 
 def _run_directory(path: Path) -> Path:
@@ -322,6 +341,15 @@ def _run_directory(path: Path) -> Path:
 
 
 def _show(session: Session, *, ascii: bool) -> int:
+    if (refused := _why_no_screen()) is not None:
+        return refused
+    app = Gatescope(session, ascii=_is_plain(ascii))
+    code = app.run()
+    return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
+
+
+def _why_no_screen() -> int | None:
+    """The exit code, once stderr says why no screen can be drawn here; None where one can."""
     if not has_screen():
         print(
             "gatescope: the terminal UI needs a terminal; without one use: gatescope --batch",
@@ -333,7 +361,8 @@ def _show(session: Session, *, ascii: bool) -> int:
         return 2
     for name in ("COLUMNS", "LINES"):  # a parent's: Textual would take them for this terminal's
         os.environ.pop(name, None)
-    plain = ascii or "utf" not in locale.getpreferredencoding(False).lower()
-    app = Gatescope(session, ascii=plain)
-    code = app.run()
-    return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
+    return None
+
+
+def _is_plain(ascii: bool) -> bool:
+    return ascii or "utf" not in locale.getpreferredencoding(False).lower()

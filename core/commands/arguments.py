@@ -133,6 +133,22 @@ def names(text: str) -> list[str]:
     return parts
 
 
+def setting(text: str) -> tuple[str, list[Any]]:
+    """`backends.baseline.max_num_seqs=8,32`: a key and its values, each as TOML has it, else as a
+    text."""
+    import tomli
+
+    key, equals, values = text.partition("=")
+    if not equals or "." not in key or not values.strip():
+        raise argparse.ArgumentTypeError(
+            f"expected KEY=VALUE,VALUE with a key such as experiment.request_rate, got {text!r}"
+        )
+    try:
+        return key.strip(), tomli.loads(f"values = [{values}]")["values"]
+    except (tomli.TOMLDecodeError, RecursionError):
+        return key.strip(), names(values)
+
+
 def levels(text: str) -> list[float]:
     return _numbers(text, 100, "CVs of expert load such as 0,0.25,1.5")
 

@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core import terminal
@@ -19,16 +20,20 @@ from core.analysis import results
 from core.analysis.results import Results
 from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
-from core.engine.engine import Engine
+from core.engine.engine import Engine, Listener
 from core.errors import GatescopeError
-from core.experiment import config, events, plan, registration, state
-from core.experiment.config import Config
+from core.experiment import config, events, plan, registration, search, state
+from core.experiment.cell import Cell
+from core.experiment.config import Backend, Config
+from core.experiment.control import ControlError, StopServer
 from core.experiment.events import AnyEvent
 from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
 from core.experiment.registration import Registration
+from core.experiment.saturation import Saturation
+from core.experiment.search import Search
 from core.report.conclusion import conclude
 from core.routing import recording as recorded
 from core.routing.recording import Recording
@@ -37,7 +42,9 @@ from core.rundir import directory as store
 from core.rundir import journal, provenance
 from core.rundir.directory import RunDirectory
 from core.rundir.result import done_runs
+from core.rundir.sweep import SweepFile
 from core.terminal import printable, tell
+from core.workload.dataset import Dataset
 
 HEARTBEAT_S = 30.0
 TRUSTED = (
@@ -89,24 +96,76 @@ class Job:
     ended: dict[str, str]  # run id → done, or cancelled by command
     resumed: bool
     requeued: Sequence[str] = ()  # runs cancelled in an earlier session, to be run now
+    start: int | None = None  # the one start whose runs are run now; None: all
+    search: Search | None = None  # of which this start is a point: it ends once that is missed
+
+    @property
+    def now(self) -> list[Run]:
+        """The runs that this session is about, ended or not."""
+        return [run for run in self.runs if self.start in (None, run.start)]
 
 
 def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
     if invocation.resume:
         return _resume(invocation, invocation.resume, json=json)
-    loaded = config.load(invocation.config_path)
-    levels, patterns = list(invocation.levels), list(invocation.patterns)
-    dosed = with_doses(loaded, levels, patterns, invocation.replay)
-    chosen, recording = recorded.of_config(dosed)
-    job = _new(chosen, invocation, recording)
+    loaded, recording = recorded.of_config(chosen(invocation))
+    job = _new(loaded, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
-        if recording:
-            recording.write(path / recorded.FOLDER)
-            for problem in recording.left_out:
-                tell(printable(f"! not replayed: {problem}"))
+        _keep(recording, path)
         return run_in(directory, job, json=json)
+
+
+def visit(path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool) -> int:
+    """One start of a sweep's cell in the cell's own run directory, with those of its runs that are
+    not done; the exit code. GatescopeError before the server is started."""
+    begun = (path / run_json.NAME).is_file()
+    if not begun:  # killed before it was known what to run, so before anything ran
+        shutil.rmtree(path, ignore_errors=True)
+    with RunDirectory.reopen(path) if begun else RunDirectory.create(path) as directory:
+        if begun:
+            _end_leftovers(directory)
+            job = _resumed(path, retry_cancelled=retry)
+        else:
+            job, recording = of_cell(cell, asked.only)
+            _keep(recording, path)
+        return _measured(directory, replace(job, start=start, search=asked.search), json=json)
+
+
+def of_cell(cell: Cell, only: Sequence[str]) -> tuple[Job, Recording | None]:
+    """All runs of a sweep's cell, and what it replays. GatescopeError as `run`."""
+    loaded, recording = recorded.of_config(cell.config)
+    kind = kind_of(loaded)
+    _check_recording(kind, loaded, recording)
+    runs = list(plan.make(loaded, only).runs)
+    return checked(Job(loaded, kind, runs, {}, resumed=False)), recording
+
+
+def _check_recording(kind: Kind, loaded: Config, recording: Recording | None) -> None:
+    if recording:
+        r = recording
+        choice.check_recording(kind, loaded, layers=r.layers, experts=r.experts, top_k=r.top_k)
+
+
+def _keep(recording: Recording | None, path: Path) -> None:
+    """Write what is replayed into the run directory."""
+    if recording:
+        recording.write(path / recorded.FOLDER)
+        for problem in recording.left_out:
+            tell(printable(f"! not replayed: {problem}"))
+
+
+def kind_of(config: Config) -> Kind:
+    """The engine that serves all of a config's backends."""
+    return choice.decide(config.experiment.engine, config.backends)
+
+
+def chosen(invocation: Invocation) -> Config:
+    """The config with what the command line changes in it."""
+    loaded = config.load(invocation.config_path, invocation.settings)
+    levels, patterns = list(invocation.levels), list(invocation.patterns)
+    return with_doses(loaded, levels, patterns, invocation.replay)
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
@@ -121,9 +180,7 @@ def _new(loaded: Config, invocation: Invocation, recording: Recording | None) ->
     used = [b for b in loaded.backends if b.name in names]
     engine = invocation.engine
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
-    if recording:
-        r = recording
-        choice.check_recording(kind, loaded, layers=r.layers, experts=r.experts, top_k=r.top_k)
+    _check_recording(kind, loaded, recording)
     settled = config.with_starts(loaded, kind)
     made = plan.make(settled, invocation.only, invocation.backends)
     return checked(Job(settled, kind, list(made.runs), {}, resumed=False))
@@ -178,38 +235,76 @@ def checked(job: Job) -> Job:
 
 
 def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
-    datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
+    """Run what `job` is about, then report on the run directory; the exit code."""
+    try:
+        code = _measured(directory, job, json=json)
+    except OSError as error:
+        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
+        tell(printable(f"! stopped: {error}; servers are down; {how}"))
+        return 1
+    reported = _reported(directory.path, _label(job), strict=job.config.experiment.strict)
+    return code or reported
+
+
+def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
+    """Run what `job` is about, and journal it; the exit code. OSError, with the servers ended,
+    where the journal cannot be written."""
+    datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.now})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
-    engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
-    names = {run.backend for run in job.runs}
-    used = [backend for backend in job.config.backends if backend.name in names]
-    label = choice.label(job.kind, used, job.config.model)
-    if not (directory.path / "run.json").exists():
-        directory.write_json("run.json", provenance.describe(job.config, job.runs, job.kind, label))
+    listen = _ending_early(job, datasets, lines, lambda: engine) if job.search else lines
+    engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, listen)
+    label = _label(job)
+    if not (directory.path / run_json.NAME).exists():
+        about = provenance.describe(job.config, job.runs, job.kind, label)
+        directory.write_json(run_json.NAME, about)
     for event in _opening(job, label):
         directory.append(event)
         lines(event)
     if directory.unlocked:
         tell(printable(f"! {directory.unlocked}"))
-    for backend in used:
+    for backend in _used(job):
         if backend.trusts_remote_code:
             tell(f"! {backend.name}: {TRUSTED}")
-    try:
-        code = asyncio.run(_until_done_or_signal(engine, job))
-    except OSError as error:
-        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
-        tell(printable(f"! stopped: {error}; servers are down; {how}"))
-        return 1
-    reported = _reported(directory.path, label, strict=job.config.experiment.strict)
-    return code or reported
+    return asyncio.run(_until_done_or_signal(engine, job))
+
+
+def _ending_early(
+    job: Job, datasets: Mapping[str, Dataset], lines: Lines, engine: Callable[[], Engine]
+) -> Listener:
+    """Listens for `lines`, and ends the start once so many requests have missed the objective of
+    its search that the others cannot change it."""
+    assert job.search
+    most = job.config.experiment.num_prompts
+    requests = sum(min(most, len(datasets[run.dataset].prompts)) for run in job.now)
+    watch = Saturation(job.search.slo, search.allowed_misses(job.search.share, requests))
+
+    def listen(event: AnyEvent) -> None:
+        lines(event)
+        if watch(event):
+            tell("· the objective is missed whatever comes: the rest of this start is left out")
+            with contextlib.suppress(ControlError):  # its last run has just ended
+                engine().obey(StopServer(job.now[0].backend))
+
+    return listen
+
+
+def _used(job: Job) -> list[Backend]:
+    names = {run.backend for run in job.runs}
+    return [backend for backend in job.config.backends if backend.name in names]
+
+
+def _label(job: Job) -> str:
+    return choice.label(job.kind, _used(job), job.config.model)
 
 
 def _opening(job: Job, label: str) -> list[AnyEvent]:
     """The events that open this session in the journal."""
     opening: list[AnyEvent] = []
     if job.resumed:
-        missing = len(job.runs) - len(job.ended)
-        opening.append(events.ExperimentResumed(missing=missing, registered=_changed(job)))
+        missing = sum(run.id not in job.ended for run in job.now)
+        opening.append(
+            events.ExperimentResumed(missing=missing, start=job.start, registered=_changed(job))
+        )
     else:
         opening.append(
             events.ExperimentStarted(
@@ -219,9 +314,9 @@ def _opening(job: Job, label: str) -> list[AnyEvent]:
                 registered=_registration(job.config, job),
             )
         )
-    if job.requeued:
-        first, others = job.requeued[0], list(job.requeued[1:])
-        opening.append(events.RunRequeued(run=first, others=others))
+    ours = {run.id for run in job.now}
+    if requeued := [run for run in job.requeued if run in ours]:
+        opening.append(events.RunRequeued(run=requeued[0], others=requeued[1:]))
     return opening
 
 
@@ -252,7 +347,9 @@ def _reported(path: Path, label: str, *, strict: bool) -> int:
 async def _until_done_or_signal(engine: Engine, job: Job) -> int:
     """0 if all runs were done, 1 if some failed or a command stopped them, 128 + the number of a
     signal that stopped them."""
-    task = asyncio.ensure_future(engine.run(job.runs, job.ended))
+    now = job.now
+    ended = {run.id: job.ended[run.id] for run in now if run.id in job.ended}
+    task = asyncio.ensure_future(engine.run(now, ended))
     caught: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import terminal
 from core.commands import arguments as arg
-from core.errors import UsageError
+from core.errors import GatescopeError, UsageError
 
 if TYPE_CHECKING:
     from core.experiment.invocation import Invocation
@@ -20,7 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="with --batch: events as JSON lines on stdout"
     )
     parser.add_argument("--ascii", action="store_true", help="terminal UI in ASCII characters only")
-    _add_selection(parser)
+    add_selection(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run directory, new or empty (default: runs/<name>-<time>)",
+    )
     parser.add_argument(
         "--resume",
         type=Path,
@@ -32,19 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is run."""
     arg.add_config(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="run directory, new or empty (default: runs/<name>-<time>)",
-    )
     arg.add_only(parser, "run these datasets only")
     parser.add_argument(
         "--backend", type=arg.names, default=[], metavar="NAME,NAME", help="run these backends only"
     )
     arg.add_engine(parser)
+    parser.add_argument(
+        "--set",
+        type=arg.setting,
+        action="append",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="a config key's value instead of the file's, such as"
+        " backends.baseline.max_num_seqs=8; with several values, or [sweep] in the file, a sweep",
+    )
     parser.add_argument(
         "--dose",
         type=arg.levels,
@@ -78,14 +89,37 @@ def run(arguments: argparse.Namespace) -> int:
     _check(wanted)
     is_script = arguments.resume and not terminal.has_screen()
     if arguments.batch or is_script:
-        from core.commands import batch
-
-        return batch.run(wanted, json=arguments.json)
+        return _batch(wanted, json=arguments.json)
     if arguments.json:
         raise UsageError("--json goes with --batch: the terminal UI prints nothing")
+    _refuse_sweep(wanted)
     from tui import app
 
     return app.run(wanted, ascii=arguments.ascii)
+
+
+def _batch(wanted: Invocation, *, json: bool) -> int:
+    from core.commands import batch, sweep_batch
+
+    if wanted.resume:
+        is_sweep = sweep_batch.is_sweep(wanted.resume)
+    else:
+        is_sweep = bool(wanted.axes) or batch.chosen(wanted).is_swept
+    return sweep_batch.run(wanted, json=json) if is_sweep else batch.run(wanted, json=json)
+
+
+def _refuse_sweep(wanted: Invocation) -> None:
+    """UsageError for a sweep, which the terminal UI does not run."""
+    from core.commands import batch
+    from core.rundir import sweep
+
+    asked = sweep.is_sweep(wanted.resume) if wanted.resume else bool(wanted.axes)
+    with contextlib.suppress(GatescopeError):  # the terminal UI shows what is wrong with the config
+        asked = asked or (not wanted.resume and batch.chosen(wanted).is_swept)
+    if asked:
+        raise UsageError(
+            "a sweep runs with --batch; watch it from another terminal with: gatescope attach SWEEP"
+        )
 
 
 def _check(wanted: Invocation) -> None:
@@ -100,7 +134,7 @@ def _check(wanted: Invocation) -> None:
     if wanted.resume and wanted != alone:
         raise UsageError(
             "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --dose, --pattern, --replay and --out"
+            " --set, --dose, --pattern, --replay and --out"
         )
 
 
@@ -115,6 +149,8 @@ def invocation(arguments: argparse.Namespace) -> Invocation:
         engine=arguments.engine,
         levels=tuple(arguments.dose),
         patterns=tuple(arguments.pattern),
+        settings={key: values[0] for key, values in arguments.set if len(values) == 1},
+        axes={key: values for key, values in arguments.set if len(values) > 1},
         replay=arguments.replay,
         resume=arguments.resume,
         retry_cancelled=arguments.retry_cancelled,

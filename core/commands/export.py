@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="run directory to export")
+    parser.add_argument(
+        "run_dir", type=Path, metavar="RUN_DIR", help="run directory or sweep to export"
+    )
     parser.add_argument(
         "--layout",
         choices=("upstream", "parquet"),
@@ -21,14 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="out",
         type=Path,
         metavar="DIR",
-        help="folder to write (default: RUN_DIR/export)",
+        help="folder to write, of a sweep one in it for each cell (default: RUN_DIR/export)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from core.report import export
+    from core.rundir import sweep
 
     write = export.upstream if arguments.layout == "upstream" else export.parquet
-    for file in write(arguments.run_dir, arguments.out or arguments.run_dir / "export"):
-        print(f"wrote {file}", file=sys.stderr)
+    out = arguments.out or arguments.run_dir / "export"
+    for slug, own in sweep.run_directories(arguments.run_dir).items():
+        for file in write(own, out / slug):
+            print(f"wrote {file}", file=sys.stderr)
     return 0

@@ -26,7 +26,7 @@ ROWS, COLUMNS = 22, 110  # of one panel in the terminal, at most
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="run directory to draw"
+        "run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="run directory or sweep to draw"
     )
     for backend in BACKENDS:
         parser.add_argument(
@@ -43,19 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--figure",
-        choices=(*labels.FIGURES, DOSE),
-        default="scatter",
-        help="figure to draw (default: scatter)",
+        choices=(*labels.FIGURES, DOSE, *labels.OF_CELLS),
+        help="figure to draw (default: scatter; of a sweep: pareto)",
     )
     arg.add_only(parser, "draw these datasets only; PNG in RUN_DIR/only-001-007/graphs")
     parser.add_argument("--backend", metavar="NAME", help="draw this backend only")
     parser.add_argument("--run", metavar="BACKEND/001", help="draw this run only")
     parser.add_argument(
         "--metric",
-        default="mean_ttft_ms",
         metavar="KEY",
         help="scatter: any numeric key of the results; dose: mean_ttft_ms, mean_tpot_ms,"
-        " output_throughput or decode_step_ms (default: mean_ttft_ms)",
+        " output_throughput or decode_step_ms (default: mean_ttft_ms); pareto: mean_tpot_ms (the"
+        " default), mean_ttft_ms or mean_e2e_ms",
     )
     parser.add_argument(
         "--against",
@@ -80,29 +79,68 @@ def _axis(name: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the figure, and write the PNG. NoDataError if there is nothing to draw."""
-    from core.plots import png
     from core.plots.figure import noted
 
+    if _is_of_cells(arguments):
+        return _draw_cells(arguments)
+    arguments.metric = arguments.metric or "mean_ttft_ms"
     chosen = _selection(arguments)
     groups, engine = _results(arguments, chosen)
     _warn(arguments.run_dir, groups, chosen)
-    if arguments.figure == "scatter":
+    if arguments.figure in (None, "scatter"):
         name, panels = _scatter(groups, engine, arguments)
     elif arguments.figure == DOSE:
         name, panels = _dose(groups, engine, arguments)
     else:
         name, panels = arguments.figure, _panels(groups, engine, arguments, chosen)
     panels = [noted(panel, chosen.in_words()) for panel in panels]
-    _print(panels)
     part = (arguments.run or arguments.backend or "").replace("/", "-")
     folder = chosen.folder(arguments.run_dir or Path()) / "graphs"
     stem = f"{name}-{part}" if part else name
+    return _shown(panels, arguments.out or folder / f"{stem}.png")
+
+
+def _shown(panels: Sequence[Figure], out: Path) -> int:
+    """Print the figure, and write it to `out`."""
+    from core.plots import png
+
+    _print(panels)
     try:
-        file = png.write(panels, arguments.out or folder / f"{stem}.png")
+        file = png.write(panels, out)
     except (OSError, ValueError) as error:
-        raise FileError(f"{arguments.out or folder}: cannot be written: {error}") from None
+        raise FileError(f"{out}: cannot be written: {error}") from None
     print(f"wrote {file}", file=sys.stderr)
     return 0
+
+
+def _is_of_cells(arguments: argparse.Namespace) -> bool:
+    """Whether a figure of cells is asked for. UsageError for one of runs, of a sweep."""
+    from core.rundir import sweep
+
+    figure, path = arguments.figure, arguments.run_dir
+    if path is None or not sweep.is_sweep(path):
+        if figure in labels.OF_CELLS and path is None:
+            raise UsageError(f"{figure} is drawn of a sweep or a run directory: give one")
+        return figure in labels.OF_CELLS
+    if figure not in (None, *labels.OF_CELLS):
+        raise UsageError(
+            f"{figure} is drawn of one run directory, such as a cell: gatescope plot"
+            f" {path / sweep.CELLS}/NAME --figure {figure}"
+        )
+    return True
+
+
+def _draw_cells(arguments: argparse.Namespace) -> int:
+    from core.analysis import comparand
+    from core.plots import cells
+
+    figure = arguments.figure or "pareto"
+    found = comparand.read(arguments.run_dir)
+    if figure == "pareto":
+        panels = [cells.pareto(found, arguments.metric or "mean_tpot_ms")]
+    else:
+        panels = cells.against_load(found)
+    return _shown(panels, arguments.out or arguments.run_dir / "graphs" / f"{figure}.png")
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:

@@ -15,9 +15,11 @@ import tomli
 from msgspec import Meta
 
 from core.errors import ConfigError, FileError
-from core.experiment import mistake, owned_flags
+from core.experiment import mistake, owned_flags, sweep
 from core.experiment.dose import Dose, Pattern
 from core.experiment.mistake import Mistake, Place, shown
+from core.experiment.search import SLO_LIMITS, Search
+from core.experiment.sweep import Settings, Sweep
 from core.workload.trace import TraceUnit
 
 MAX_INT = 2**31 - 1  # what every server and every JSON reader takes
@@ -200,6 +202,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     model: Model = Model()
     backends: Backends = []
     dose: Forcing | None = None
+    sweep: Sweep | None = None
+    search: Search | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,17 +217,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dataset_paths: tuple[Path, ...]
     dose: Forcing | None = None
     replays: tuple[str, ...] = ()  # the recorded runs that the logs of dose.replay hold
+    sweep: Sweep | None = None
+    search: Search | None = None
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether it asks for more than one setting."""
+        return self.sweep is not None or self.search is not None
 
 
-def load(path: Path) -> Config:
-    """Read and check one experiments.toml. ConfigError names every mistake, a line each."""
+def load(path: Path, settings: Settings | None = None) -> Config:
+    """Read and check one experiments.toml, with `settings` in place of its own values. ConfigError
+    names every mistake, a line each."""
     text = _text(path)
-    document, mistakes = mistake.converted(_toml(path, text), Document)
+    document, mistakes = mistake.converted(_raw(path, text, settings), Document)
     mistakes += _checked(document)
     datasets, unmatched = _datasets(path.parent, document.experiment.datasets)
     mistakes += unmatched
     if mistakes:
-        raise mistake.as_error(path, _toml(path, text), mistakes)
+        raise mistake.as_error(path, _raw(path, text, settings), mistakes)
     for file in (path.absolute(), *datasets):
         check_name(file)
     experiment = document.experiment
@@ -235,7 +247,9 @@ def load(path: Path) -> Config:
         model=msgspec.structs.replace(document.model, id=model_id(path.parent, document.model.id)),
         backends=tuple(_resolved(path.parent, backend) for backend in document.backends),
         dataset_paths=datasets,
-        dose=_dose(path.parent, document.dose, _toml(path, text)),
+        dose=_dose(path.parent, document.dose, _raw(path, text, settings)),
+        sweep=document.sweep,
+        search=document.search,
     )
 
 
@@ -314,6 +328,16 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
+def _raw(path: Path, text: str, settings: Settings | None) -> dict[str, Any]:
+    """The file's tables, with `settings` in place of its own values."""
+    raw = _toml(path, text)
+    try:
+        sweep.apply(raw, settings or {})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return raw
+
+
 # --- what values mean together ---
 
 
@@ -326,6 +350,8 @@ def _checked(document: Document) -> Iterator[Mistake]:
     for number, backend in enumerate(document.backends):
         yield from _name_taken(number, document.backends)
         yield from _backend(("backends", number), backend)
+    if document.search:
+        yield from _search(document.search, document.experiment)
     if document.dose:
         for keys, text in dose_problems(document.dose):
             yield Mistake(
@@ -344,6 +370,23 @@ def _lengths(experiment: Experiment, model: Model) -> Iterator[Mistake]:
             f" got {least} tokens; lower output_len or input_len, or raise max_model_len",
             rests_on=(output_len, ("experiment", "input_len"), ("model", "max_model_len")),
         )
+
+
+def _search(search: Search, experiment: Experiment) -> Iterator[Mistake]:
+    """A search needs an objective, a span of loads, and requests enough to make its highest."""
+    if not search.slo or not set(search.slo) <= set(SLO_LIMITS):
+        got = ", ".join(search.slo) or "none"
+        text = f"expected limits of some of {', '.join(SLO_LIMITS)}, got {got}"
+        yield Mistake(("search", "slo"), text)
+    if search.low >= search.high:
+        text = f"expected more than low ({search.low:g}), got {search.high:g}"
+        yield Mistake(("search", "high"), text)
+    if search.is_whole and search.high > experiment.num_prompts:
+        text = (
+            f"expected at most [experiment] num_prompts ({experiment.num_prompts}), since no more"
+            f" requests can be in flight, got {search.high:g}; raise num_prompts or lower high"
+        )
+        yield Mistake(("search", "high"), text)
 
 
 def _turns(experiment: Experiment) -> Iterator[Mistake]:

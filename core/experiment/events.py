@@ -101,9 +101,11 @@ class ExperimentStarted(Event, frozen=True, kw_only=True):
 
 
 class ExperimentResumed(Event, frozen=True, kw_only=True):
-    """`registered`: what the config asks for by now, if that has changed; it has no effect."""
+    """`start`: the one start whose runs are run now; None: all. `registered`: what the config asks
+    for by now, if that has changed; it has no effect."""
 
     missing: int
+    start: int | None = None
     registered: Registration | None = None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,6 +23,8 @@ class Invocation(msgspec.Struct, frozen=True):
     levels: tuple[float, ...] = ()  # of forced routing
     patterns: tuple[Pattern, ...] = ()
     replay: Path | None = None  # gate logs whose routing is replayed
+    settings: dict[str, Any] = {}  # of --set with one value
+    axes: dict[str, list[Any]] = {}  # of --set with several: a sweep's
     resume: Path | None = None
     retry_cancelled: bool = False
 
@@ -39,7 +43,23 @@ class Invocation(msgspec.Struct, frozen=True):
             "--resume": _text(self.resume),
         }
         given = [f"{name}={value}" for name, value in values.items() if value]
+        given += [f"--set={key}={_toml(value)}" for key, value in self.settings.items()]
+        given += [
+            f"--set={key}={','.join(map(_toml, values))}" for key, values in self.axes.items()
+        ]
         return [*given, "--retry-cancelled"] if self.retry_cancelled else given
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML has it, which --set takes."""
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{_toml(key)} = {_toml(own)}' for key, own in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case float() if not math.isfinite(value):
+            return str(value)
+    return msgspec.json.encode(value).decode().replace("\x7f", r"\u007f")
 
 
 def _text(path: Path | None) -> str:

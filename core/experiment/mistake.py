@@ -23,6 +23,8 @@ TITLES = {
     "model": "[model]",
     "backends": "[[backends]]",
     "dose": "[dose]",
+    "sweep": "[sweep]",
+    "search": "[search]",
 }
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]|\[\.\.\.\]")  # of msgspec's paths: $.backends[0].env[...]
 UNNAMED = "unnamed"

@@ -185,8 +185,7 @@ def _experiment(
             return Snapshot(name=event.name, engine=event.engine, runs=runs, started_at=event.at)
         case events.ExperimentResumed():
             unfinished = {
-                i: r if r.phase in ("done", "cancelled") else _queued(r)
-                for i, r in state.runs.items()
+                i: _queued(r) if _is_taken_up(r, event.start) else r for i, r in state.runs.items()
             }
             return replace(
                 state,
@@ -202,6 +201,11 @@ def _experiment(
         case events.ExperimentInterrupted():
             stopped = {i: _queued(r) if r.phase == "running" else r for i, r in state.runs.items()}
             return replace(state, runs=stopped, live=None, interrupted=event.by, ended_at=event.at)
+
+
+def _is_taken_up(run: RunState, start: int | None) -> bool:
+    """Whether a session that resumes, for one start or for all, runs it."""
+    return run.phase not in ("done", "cancelled") and start in (None, run.run.start)
 
 
 def _queue(

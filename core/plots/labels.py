@@ -19,6 +19,7 @@ FIGURES = {
     "ecdf": "ECDF",
     "rank-load": "rank load",
 }
+OF_CELLS = {"pareto": "Pareto", "load": "imbalance against load"}
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
 METRICS = {
     **{
@@ -28,6 +29,8 @@ METRICS = {
     },
     "decode_step_ms": "median decode step, ms",
     "output_throughput": "output throughput, tok/s",
+    "request_throughput": "request throughput, requests/s",
+    "j_per_output_token": "energy per output token, J",
 }
 
 

@@ -17,6 +17,16 @@ NAMES = st.text(st.characters(exclude_characters=",\0", codec="utf-8"), min_size
 )
 PATHS = st.builds(Path, st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1))
 LEVELS = st.floats(0, 100)
+KEYS = st.from_regex(r"(experiment|model|backends\.[a-z*]{1,9})\.[a-z_]{1,9}", fullmatch=True)
+PLAIN = (
+    st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"))
+)
+VALUES = st.recursive(
+    PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text("ab .", min_size=1), inner)
+)
 
 
 @st.composite
@@ -30,6 +40,10 @@ def invocations(draw: st.DrawFn) -> Invocation:
         engine=draw(st.none() | st.sampled_from(ENGINES)),
         levels=tuple(draw(st.lists(LEVELS))),
         patterns=tuple(patterns),
+        settings=draw(st.dictionaries(KEYS.filter(lambda key: key < "f"), VALUES)),
+        axes=draw(
+            st.dictionaries(KEYS.filter(lambda key: key > "f"), st.lists(VALUES, min_size=2))
+        ),
         resume=draw(st.none() | PATHS),
         retry_cancelled=draw(st.booleans()),
     )

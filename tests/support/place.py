@@ -97,7 +97,10 @@ class Place:
 
     @contextlib.contextmanager
     def running(
-        self, *arguments: str, ignored: tuple[signal.Signals, ...] = ()
+        self,
+        *arguments: str,
+        ignored: tuple[signal.Signals, ...] = (),
+        out: tuple[str, ...] = ("--out", "made"),
     ) -> Iterator[Running]:
         """A batch in the background, started to ignore these signals; none of its processes
         outlives the block."""
@@ -105,7 +108,7 @@ class Place:
         shell = ["sh", "-c", f"trap '' {names}; exec \"$@\"", "sh"] if ignored else []
         with open(self.folder / "stderr.txt", "w") as err:
             process = subprocess.Popen(
-                [*shell, *GATESCOPE, "--batch", "--json", "--out", "made", *arguments],
+                [*shell, *GATESCOPE, "--batch", "--json", *out, *arguments],
                 cwd=self.folder,
                 stdout=subprocess.PIPE,
                 stderr=err,
@@ -151,7 +154,8 @@ class Running:
         """Read until the next event of a kind, and note which processes there are then."""
         assert self.process.stdout
         for line in self.process.stdout:
-            if isinstance(events.decode(line), kind):
+            is_event = b'"event":"CellStarted"' not in line  # a sweep's
+            if is_event and isinstance(events.decode(line), kind):
                 self.tree = self.me.children(recursive=True)
                 return
         pytest.fail(f"it ended with {self.process.wait()} before {kind.__name__}")

@@ -168,7 +168,7 @@ class Session:
         loaded = (
             about.read(self.run_dir).config
             if self.run_dir
-            else config.load(self.invocation.config_path)
+            else config.load(self.invocation.config_path, self.invocation.settings)
         )
         return plan.select_datasets(loaded, ())
 
@@ -221,7 +221,7 @@ def planned(invocation: Invocation) -> Snapshot:
     from core.routing import recording
 
     levels, patterns = list(invocation.levels), list(invocation.patterns)
-    loaded = config.load(invocation.config_path)
+    loaded = config.load(invocation.config_path, invocation.settings)
     loaded = with_doses(loaded, levels, patterns, invocation.replay)
     loaded, _ = recording.of_config(loaded)
     engine = config.engine(invocation.engine or loaded.experiment.engine)

@@ -1,0 +1,119 @@
+"""`gatescope sweep`: what a sweep will run before anything is started, and how far one is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.commands import arguments as arg
+from core.commands import experiment
+from core.errors import UsageError
+
+if TYPE_CHECKING:
+    from core.analysis.pace import Pace
+    from core.experiment.cell import Cell
+    from core.rundir.sweep import SweepFile
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(
+        title="commands", metavar="plan|status", dest="verb", parser_class=arg.Parser
+    )
+    text = "cells, starts, runs and hours of the sweep that the config asks for"
+    plan = verbs.add_parser("plan", help=text, description=f"{text.capitalize()}.")
+    experiment.add_selection(plan)
+    plan.add_argument(
+        "--pilot",
+        type=Path,
+        metavar="RUN_DIR",
+        help="estimate the hours from this run directory (default: the newest one below runs/"
+        " with the same engine)",
+    )
+    text = "the matrix of a sweep's cells: what is done, and the headline metric"
+    status = verbs.add_parser("status", help=text, description=f"{text.capitalize()}.")
+    status.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
+    status.add_argument("--json", action="store_true", help="a JSON list of the cells on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "plan":
+        return _plan(arguments)
+    if arguments.verb == "status":
+        return _status(arguments.sweep, as_json=arguments.json)
+    raise UsageError("gatescope sweep takes plan or status; see gatescope sweep --help")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from core.analysis import pace
+    from core.commands import sweep_batch
+
+    for name in ("out", "resume"):
+        setattr(arguments, name, None)
+    arguments.retry_cancelled = False
+    asked = sweep_batch.planned(experiment.invocation(arguments))
+    found = pace.read(arguments.pilot) if arguments.pilot else pace.newest(Path("runs"), asked)
+    print("\n".join(_lines(asked, found)))
+    return 0
+
+
+def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
+    from core.analysis import pace
+
+    planned = asked.cells or asked.bases
+    runs = [_runs(cell, asked.only) for cell in planned]
+    width = max(len(cell.slug) for cell in planned)
+    yield f"{'cell':<{width}}  {'starts':>6}  {'runs':>6}"
+    for cell, count in zip(planned, runs, strict=True):
+        yield f"{cell.slug:<{width}}  {cell.starts:>6}  {count:>6}"
+    starts = sum(cell.starts for cell in planned)
+    most = " at most" if asked.until else " for every load that is tried" if asked.search else ""
+    yield f"{len(planned)} cells, {starts} starts, {sum(runs)} runs{most}"
+    if asked.until:
+        until = asked.until
+        yield (
+            f"a cell stops once the 95 % interval of {until.metric} is within"
+            f" {until.half_width_pct:g} %, after {until.max_starts} starts at most"
+        )
+    if found is None:
+        yield "hours: not known; no earlier run to go by: give one with --pilot RUN_DIR"
+        return
+    hours = pace.hours(found, starts, sum(runs))
+    yield (
+        f"about {hours:.2g} hours{most}: a start takes {found.start_s:.1f} s and a run"
+        f" {found.run_s:.1f} s in {found.path}"
+    )
+
+
+def _runs(cell: Cell, only: Sequence[str]) -> int:
+    from core.experiment import plan
+
+    return len(plan.make(cell.config, only).runs)
+
+
+def _status(path: Path, *, as_json: bool) -> int:
+    from core.analysis import cells, limits
+    from core.analysis.matrix import entries
+    from core.report import limit, matrix
+    from core.rundir import sweep
+    from core.terminal import printable
+
+    asked = sweep.read(path)
+    states = cells.read_all(path, asked)
+    found = entries(asked, states)
+    if as_json:
+        import msgspec
+
+        json.dump(msgspec.to_builtins(found), sys.stdout, indent=1)
+        print()
+        return 0
+    answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+    for line in (*limit.lines(answers), *matrix.lines(asked, found)):
+        print(printable(line))
+    for state in states.values():
+        for reason in state.failures[:1]:
+            print(printable(f"failed: {state.cell.slug}: {reason.splitlines()[0]}"))
+    return 0

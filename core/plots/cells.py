@@ -1,0 +1,197 @@
+"""Figures of cells, each a point at the mean of its starts: throughput against latency with the
+frontier, and the router's imbalance against the load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from core.analysis.comparand import Comparand
+from core.errors import NoDataError, UsageError
+from core.plots import labels
+from core.plots.figure import Curve, Points, Series
+from core.stats import level
+from core.stats.arrays import Floats
+from core.stats.estimate import Estimate
+
+LATENCY = ("mean_tpot_ms", "mean_ttft_ms", "mean_e2e_ms")
+THROUGHPUT = "output_throughput"
+ENERGY = "j_per_output_token"
+MEASURES = {
+    "excess_cv": "excess CV of expert load",
+    "busiest_rank.active_experts": "active experts of the busiest rank",
+    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
+    "per_step_cv": "per-step CV of expert load",
+    "rank_imbalance": "busiest rank's load, max/mean",
+}
+FAR = 1.5  # bars reach so many times beyond the points: two starts would squeeze them to one
+CUT = "cut where they leave the figure"
+NAMED = 8  # cells of the frontier that the note names
+LOADS: dict[str, Callable[[Comparand], float | str]] = {
+    "requests in flight at most (max_concurrency)": lambda c: c.config.experiment.max_concurrency,
+    "requests per second (request_rate)": lambda c: c.config.experiment.request_rate,
+    "requests of a step at most (max_num_seqs)": lambda c: c.asked.max_num_seqs,
+}
+
+
+def pareto(cells: Sequence[Comparand], metric: str) -> Series:
+    """Throughput per rank against `metric`, and the cells that none beats in both. NoDataError if
+    no cell has both."""
+    if metric not in LATENCY:
+        raise UsageError(f"--metric {metric}: pareto takes one of {', '.join(LATENCY)}")
+    known = [cell for cell in cells if all(_of(cell, key).value for key in (metric, THROUGHPUT))]
+    if not known:
+        raise NoDataError(f"no cell has both {labels.short(metric)} and a throughput")
+    best = frontier(known, metric)
+    x, y = (_values(best, key) for key in (metric, THROUGHPUT))
+    names = list(dict.fromkeys(cell.backend for cell in known))
+    starts = sorted({len(cell.by_start(metric)) for cell in known})
+    return Series(
+        f"throughput against {labels.short(metric)}",
+        labels.metric(metric),
+        "output throughput per GPU (or rank), tok/s",
+        _cut([_points([c for c in known if c.backend == name], name, metric) for name in names]),
+        known[0].engine,
+        _note(best, len(known), len(cells), starts),
+        (Curve("frontier", x, y / _ranks(best), len(names), "dotted"),),
+    )
+
+
+def frontier(cells: Sequence[Comparand], metric: str) -> list[Comparand]:
+    """The cells that no other beats in both, by latency; by their means alone."""
+
+    def latency(cell: Comparand) -> float:
+        return _of(cell, metric).value or 0.0
+
+    def rate(cell: Comparand) -> float:
+        return (_of(cell, THROUGHPUT).value or 0.0) / cell.asked.ranks
+
+    kept: list[Comparand] = []
+    for cell in sorted(cells, key=lambda one: (latency(one), -rate(one))):
+        if not kept or rate(cell) > rate(kept[-1]):
+            kept.append(cell)
+    return kept
+
+
+def against_load(cells: Sequence[Comparand]) -> list[Series]:
+    """A panel for each measure of the routing: how it goes with the load, one curve a backend.
+    NoDataError where no load differs, or nothing was measured."""
+    axis = next((name for name in LOADS if len({_load(c, name) for c in cells}) > 1), None)
+    if axis is None:
+        raise NoDataError(
+            "the cells do not differ in load: sweep experiment.max_concurrency,"
+            " experiment.request_rate or backends.*.max_num_seqs"
+        )
+    panels = [panel for key in MEASURES if (panel := _against(cells, axis, key)) is not None]
+    if not panels:
+        raise NoDataError("no routing was measured in two cells of different load")
+    return panels
+
+
+def _against(cells: Sequence[Comparand], axis: str, measure: str) -> Series | None:
+    names = list(dict.fromkeys(cell.backend for cell in cells))
+    curves = [
+        curve
+        for place, name in enumerate(names)
+        if (curve := _curve([c for c in cells if c.backend == name], axis, measure, place))
+    ]
+    if not curves:
+        return None
+    return Series(
+        f"{labels.METRICS.get(measure, MEASURES[measure])} against load",
+        axis,
+        MEASURES[measure],
+        engine=cells[0].engine,
+        note=f"means of starts; bars: 95 % over starts, where there are two or more, {CUT}",
+        curves=tuple(_cut_curve(curve, np.concatenate([c.y for c in curves])) for curve in curves),
+    )
+
+
+def _curve(cells: Sequence[Comparand], axis: str, measure: str, place: int) -> Curve | None:
+    """One backend's cells by load; the mean of those that share it, which have no bar."""
+    by_load: dict[float, list[Estimate]] = {}
+    for cell in cells:
+        load, estimate = _load(cell, axis), _of(cell, measure)
+        if load is not None and estimate.value is not None:
+            by_load.setdefault(load, []).append(estimate)
+    if len(by_load) < 2:
+        return None
+    rows = [(load, *_joined(by_load[load])) for load in sorted(by_load)]
+    x, y, low, high = np.array(rows).T
+    return Curve(cells[0].backend, x, y, place, "doses", low, high)
+
+
+def _joined(found: Sequence[Estimate]) -> tuple[float, float, float]:
+    mean = float(np.mean([one.value for one in found if one.value is not None]))
+    low, high = (len(found) == 1 and found[0].interval) or (np.nan, np.nan)
+    return mean, low, high
+
+
+def _load(cell: Comparand, axis: str) -> float | None:
+    value = LOADS[axis](cell)
+    return float(value) if not isinstance(value, str) and value > 0 else None
+
+
+def _points(cells: Sequence[Comparand], name: str, metric: str) -> Points:
+    ranks = _ranks(cells)
+    return Points(
+        name,
+        tuple(cell.name for cell in cells),
+        _values(cells, metric),
+        _values(cells, THROUGHPUT) / ranks,
+        np.zeros(len(cells), np.bool_),
+        _ends(cells, metric),
+        _ends(cells, THROUGHPUT) / ranks[:, None],
+    )
+
+
+def _cut(groups: Sequence[Points]) -> tuple[Points, ...]:
+    """The points with their intervals inside the figure."""
+    xs, ys = (np.concatenate(values) for values in ([g.x for g in groups], [g.y for g in groups]))
+    return tuple(
+        replace(g, x_interval=_inside(g.x_interval, xs), y_interval=_inside(g.y_interval, ys))
+        for g in groups
+    )
+
+
+def _cut_curve(curve: Curve, ys: Floats) -> Curve:
+    return replace(curve, low=_inside(curve.low, ys), high=_inside(curve.high, ys))
+
+
+def _inside(ends: Floats | None, values: Floats) -> Floats | None:
+    return None if ends is None else np.clip(ends, values.min() / FAR, values.max() * FAR)
+
+
+def _of(cell: Comparand, key: str) -> Estimate:
+    return level.of_side(cell.by_start(key)).estimate
+
+
+def _values(cells: Sequence[Comparand], key: str) -> Floats:
+    return np.array([_of(cell, key).value or np.nan for cell in cells])
+
+
+def _ends(cells: Sequence[Comparand], key: str) -> Floats:
+    return np.array([_of(cell, key).interval or (np.nan, np.nan) for cell in cells])
+
+
+def _ranks(cells: Sequence[Comparand]) -> Floats:
+    return np.array([float(cell.asked.ranks) for cell in cells])
+
+
+def _note(best: Sequence[Comparand], known: int, cells: int, starts: Sequence[int]) -> str:
+    more = " …" if len(best) > NAMED else ""
+    counts = "–".join(map(str, dict.fromkeys((starts[0], starts[-1]))))
+    lacking = f"; {cells - known} cells without both values" if cells > known else ""
+    return (
+        f"n = {known} cells, starts of each: {counts}, bars: 95 % over starts, {CUT}; frontier, by"
+        f" the means:"
+        f" {'; '.join(_named(cell) for cell in best[:NAMED])}{more}{lacking}"
+    )
+
+
+def _named(cell: Comparand) -> str:
+    """A cell's name, with its energy where NVML gave it."""
+    joules = _of(cell, ENERGY).value
+    return cell.name if joules is None else f"{cell.name} ({joules:.3g} J/token)"

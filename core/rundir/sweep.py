@@ -1,0 +1,107 @@
+"""The folder of a sweep: sweep.json says what its cells are, and `cells/<slug>/` are ordinary run
+directories, whose journals say what was done."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from core import files
+from core.errors import FileError
+from core.experiment import state
+from core.experiment.cell import Cell
+from core.experiment.config import Metric
+from core.experiment.search import Search
+from core.experiment.state import RunState, Snapshot
+from core.experiment.sweep import Until
+from core.rundir import about, journal, lock
+
+NAME = "sweep.json"
+CELLS = "cells"
+
+
+class SweepFile(Struct, frozen=True, kw_only=True):
+    """sweep.json. It rules on resume, whatever experiments.toml says by then."""
+
+    name: str
+    started: str  # UTC, ISO 8601
+    seed: int
+    metric: Metric
+    only: tuple[str, ...] = ()  # datasets; empty: all
+    cells: list[Cell]
+    until: Until | None = None
+    search: Search | None = None
+    bases: list[Cell] = []  # what is searched; `cells` are its points so far
+
+    def cell(self, slug: str) -> Cell:
+        return next(cell for cell in self.cells if cell.slug == slug)
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def is_sweep(path: Path) -> bool:
+    return (path / NAME).is_file()
+
+
+def read(path: Path) -> SweepFile:
+    """FileError if `path` is no sweep's folder."""
+    if not is_sweep(path):
+        raise FileError(f"{path}: not the folder of a sweep: {NAME} is expected in it")
+    return files.read(path / NAME, SweepFile)
+
+
+def write(path: Path, sweep: SweepFile) -> None:
+    files.write_whole(path / NAME, files.formatted(sweep))
+
+
+def folder(path: Path, cell: Cell) -> Path:
+    """The run directory of a cell."""
+    return path / CELLS / cell.slug
+
+
+def run_directories(path: Path) -> dict[str, Path]:
+    """Slug → run directory of every cell that was begun; of a run directory, itself without a
+    slug."""
+    if not is_sweep(path):
+        return {"": path}
+    found = {cell.slug: folder(path, cell) for cell in read(path).cells}
+    return {slug: own for slug, own in found.items() if (own / about.NAME).is_file()}
+
+
+def snapshot(run_dir: Path) -> Snapshot:
+    """What the journal of a cell says; empty where nothing was begun."""
+    if not (run_dir / "events.jsonl").is_file():
+        return Snapshot()
+    return state.fold(journal.stream_events(run_dir))
+
+
+def of_start(seen: Snapshot, number: int) -> list[RunState]:
+    return [run for run in seen.runs.values() if run.run.start == number]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The sweep's folder, made where it is missing, kept from a second gatescope."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file, _ = lock.take(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+    with file:
+        yield
+
+
+def check_new(path: Path) -> None:
+    """FileError where the folder holds something."""
+    if path.is_dir() and any(path.iterdir()):
+        raise FileError(
+            f"{path}: --out must be new or empty; to resume an interrupted sweep use:"
+            f" --batch --resume {shlex.quote(str(path))}"
+        )

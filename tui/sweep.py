@@ -1,0 +1,187 @@
+"""The screen of a sweep: the matrix of its cells, read anew every few seconds; enter opens one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+
+from core.analysis import cells, limits, matrix
+from core.analysis.matrix import Entry, Grid
+from core.rundir import sweep
+from tui.draw import theme
+from tui.draw.glyphs import AsciiFilter
+from tui.draw.text import Line, Span, fit, line
+from tui.widgets import bars
+from tui.widgets.lines import Lines
+
+EVERY_S = 3.0
+HINTS = (("arrows", "move"), ("enter", "open the cell"), ("q", "quit"))
+GAP = 2
+
+
+class SweepScreen(App[str]):
+    """Ends with the slug of the cell to open; with nothing when it is left."""
+
+    CSS = "#head, #keys { height: 1; } #head { background: $panel; } #matrix { height: 1fr; }"
+    TITLE = "gatescope"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1, 0)", "up"),
+        Binding("down,j", "move(1, 0)", "down"),
+        Binding("left,h", "move(0, -1)", "left"),
+        Binding("right,l", "move(0, 1)", "right"),
+        Binding("enter", "open", "open the cell"),
+        Binding("q,escape,ctrl+c", "leave", "quit", priority=True),
+    ]
+
+    def __init__(self, path: Path, at: str = "", *, ascii: bool = False) -> None:
+        """`at`: the cell that the cursor begins on."""
+        super().__init__()
+        self._path, self._at, self._ascii = path, at, ascii
+        self._place, self._is_reading = (0, 0), False
+        self._notes: list[str] = []
+        self._head, self._title = "", ""
+        self._grid = Grid([], [], {})
+        for one in (theme.DARK, theme.LIGHT):
+            self.register_theme(one)
+        self.theme = theme.DARK.name
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        filters = super().get_line_filters()
+        return [*filters, AsciiFilter()] if self._ascii else filters
+
+    def compose(self) -> ComposeResult:
+        yield Lines("head")
+        yield Lines("matrix")
+        yield Lines("keys")
+
+    def on_mount(self) -> None:
+        self.set_interval(EVERY_S, self.read)
+        self.call_after_refresh(self.read)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.draw)
+
+    def read(self) -> None:
+        """Read the sweep off this thread, unless that is still going on."""
+        if not self._is_reading:
+            self._is_reading = True
+            self.run_worker(self._read, thread=True)
+
+    def action_move(self, down: int, right: int) -> None:
+        row, column = self._place
+        rows, columns = len(self._grid.rows), len(self._grid.columns)
+        self._place = (
+            min(max(row + down, 0), max(rows - 1, 0)),
+            min(max(column + right, 0), max(columns - 1, 0)),
+        )
+        self.draw()
+
+    def action_open(self) -> None:
+        """End with the cell under the cursor, if it has begun."""
+        entry = self._entry()
+        if entry and (self._path / sweep.CELLS / entry.cell / "events.jsonl").is_file():
+            self.exit(entry.cell)
+
+    def action_leave(self) -> None:
+        self.exit(None)
+
+    def draw(self) -> None:
+        self.query_one("#head", Lines).put([line((f" {self._head}", "strong"))])
+        self.query_one("#matrix", Lines).put(self._body())
+        self.query_one("#keys", Lines).put([bars.keys(HINTS)])
+
+    def _read(self) -> None:
+        asked = sweep.read(self._path)
+        states = cells.read_all(self._path, asked)
+        found = matrix.entries(asked, states)
+        answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+        done = sum(entry.state == "done" for entry in found)
+        self._head = f"gatescope   sweep {asked.name}   {done} of {len(found)} cells done"
+        self._title = matrix.title(asked)
+        self._notes = [*(one.in_words for one in answers), *matrix.notes(found)]
+        self.call_from_thread(self._take, matrix.grid(found))
+
+    def _take(self, grid: Grid) -> None:
+        self._grid, self._is_reading = grid, False
+        if self._at:
+            self._place = self._place_of(self._at)
+            self._at = ""
+        self.draw()
+
+    def _place_of(self, slug: str) -> tuple[int, int]:
+        places = (
+            (row, column)
+            for row, own in enumerate(self._grid.rows.values())
+            for column, entry in enumerate(own)
+            if entry and entry.cell == slug
+        )
+        return next(places, (0, 0))
+
+    def _entry(self) -> Entry | None:
+        row, column = self._place
+        rows = list(self._grid.rows.values())
+        return rows[row][column] if row < len(rows) else None
+
+    def _body(self) -> list[Line]:
+        """The matrix, scrolled so that the cursor is seen, what goes with it, and the cell's
+        state."""
+        entry = self._entry()
+        about = f"{entry.cell}: {entry.state}" if entry else ""
+        below = [Line(), line((about, "note")), *(line((note, "dim")) for note in self._notes)]
+        room = max(1, self.size.height - 4 - len(below))
+        rows = self._rows()
+        first = max(0, self._place[0] - room + 1)
+        return [line(self._title), *rows[:1], *rows[1 + first : 1 + first + room], *below]
+
+    def _rows(self) -> list[Line]:
+        """The head and the rows; columns left of the cursor are dropped where it would not be
+        seen."""
+        grid, (row, column) = self._grid, self._place
+        names = [grid.head, *map(list, grid.rows)]
+        cells = [grid.columns, *([_text(entry) for entry in own] for own in grid.rows.values())]
+        widths = [max(map(len, texts)) + GAP for texts in zip(*cells, strict=True)]
+        fixed = [max(map(len, texts)) + GAP for texts in zip(*names, strict=True)]
+        first = 0
+        while first < column and sum(fixed) + sum(widths[first : column + 1]) > self.size.width:
+            first += 1
+        return [
+            Line(
+                (
+                    *_spans(name, fixed, None, is_head=number < 0),
+                    *_spans(
+                        texts[first:],
+                        widths[first:],
+                        column - first if number == row else None,
+                        is_head=number < 0,
+                    ),
+                )
+            )
+            for number, (name, texts) in enumerate(zip(names, cells, strict=True), -1)
+        ]
+
+
+def _spans(
+    row: Sequence[str], widths: Sequence[int], cursor: int | None, *, is_head: bool
+) -> list[Span]:
+    """Texts in columns of these widths, each with a gap at its end."""
+    spans: list[Span] = []
+    for place, (text, width) in enumerate(zip(row, widths, strict=True)):
+        role = "dim" if is_head else "key" if place == cursor else _role(text)
+        spans += [(fit(text, width - GAP), role), (" " * GAP, "")]
+    return spans
+
+
+def _role(text: str) -> str:
+    if "failed" in text:
+        return "bad"
+    return "ok" if text.endswith("*") else ""
+
+
+def _text(entry: Entry | None) -> str:
+    return entry.text if entry else "–"
