@@ -17,6 +17,7 @@ COMMANDS = {  # each is core/commands/<name>.py
     "attach": "open the terminal UI on a run directory, whether or not it is still running",
     "serve": "serve one backend of experiments.toml in the foreground",
     "bench": "send one dataset to a running server and measure its latency",
+    "record": "run a command that starts vLLM, unchanged, and record its expert load",
     "generate": "make datasets across the range of predicted imbalance, or at a target score",
     "predict": "predict the imbalance score of datasets, with its components",
     "imbalance": "measure load imbalance in gate logs, gatescope's own or upstream's JSON",

@@ -77,6 +77,7 @@ class Meter:
         layers]: where layers saw different steps.
 
         A step that holds tokens of several runs counts for none of them, nor does a warm-up step.
+        Requests without a label are the run "".
         """
         parts = self._parts(log)
         picks = _picks(parts, log)
@@ -93,7 +94,7 @@ class Meter:
     def _parts(self, log: GateLog) -> list[_Part]:
         parts: list[_Part] = []
         for label, own in log.segments.items():
-            if label in ("", WARMUP) or not own.any():
+            if label == WARMUP or not own.any():
                 continue
             run = self._run(label, log)
             run.shared += int(((own > 0) & (own < log.tokens)).sum())

@@ -29,6 +29,7 @@ from gatescope_recorder.dose import Course
 from gatescope_recorder.eplb import MapLog
 from gatescope_recorder.forcing import Forcing, Tables
 from gatescope_recorder.gatelog import Header
+from gatescope_recorder.limits import Limits
 from gatescope_recorder.order import Order
 from gatescope_recorder.place import Place, RefusedError
 from gatescope_recorder.recorder import Recorder
@@ -327,7 +328,7 @@ def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
 def check_a_failing_recorder_does_not_reach_the_worker() -> None:
     worker = types.SimpleNamespace(get_model=lambda: 1 / 0, device=CPU)
     config = types.SimpleNamespace(parallel_config=types.SimpleNamespace())
-    attachment = Attachment(worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"))
+    attachment = Attachment(worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"), Limits())
     attachment.guard(attachment.bind)
     attachment.guard(attachment.rebind)
     attachment.guard(attachment.start)
@@ -337,15 +338,15 @@ def check_a_failing_recorder_does_not_reach_the_worker() -> None:
 def check_eplb_maps_are_logged_when_they_change() -> None:
     router = Router20()
     (layer,) = routers.find(model_of(moe(router)))
-    log = MapLog(TMP / "dp0_pp0.eplb.jsonl", [layer])
-    log.poll(0)  # before vLLM has set the state
-    assert not log.path.exists()
+    log, path = MapLog([layer]), TMP / "dp0_pp0.eplb.jsonl"
+    log.poll(0, path)  # before vLLM has set the state
+    assert not path.exists()
     state = types.SimpleNamespace(logical_to_physical_map=torch.tensor([[0, 2], [1, -1]]))
     router.eplb_state = state  # type: ignore[attr-defined]
     for index, moved in ((5, 2), (6, 2), (9, 3)):
         state.logical_to_physical_map[0, 1] = moved
-        log.poll(index)
-    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+        log.poll(index, path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["index"], line["logical_to_physical"]) for line in lines] == [
         (5, [[[0, 2], [1, -1]]]),
         (9, [[[0, 3], [1, -1]]]),
