@@ -95,7 +95,8 @@ def _recorded(arguments: argparse.Namespace, environment: dict[str, str]) -> dic
 
     out: Path = arguments.out.absolute()
     left = arguments.keep - _make_room(out, arguments.keep // 2)
-    limits = Limits(*arguments.rotate, left, arguments.sample)
+    part_bytes, part_s = arguments.rotate
+    limits = Limits(part_bytes, part_s, left, arguments.sample)
     folder = _next_folder(out)
     return {**vllm.recording(folder, environment), VARIABLE: limits.encode()}
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+import shutil
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +269,59 @@ def check_a_router_that_is_not_called_is_a_violation_and_not_the_last_steps_choi
     assert (sidecar(path)["violations"], sidecar(path)["silent"]) == (1, ["layer 1"])
 
 
+def check_one_step_in_three_is_recorded_and_a_silent_router_still_seen() -> None:
+    path = TMP / "sampled.gatelog"
+    capture = Capture(1, 64, 2, EXPERTS, CPU)
+    recorder = Recorder(path, replace(header(1), sample=3), capture)
+    capture.warming_up = False
+    recorder.start()
+    for index in range(6):
+        run_step(recorder, capture, [chosen(5, index)], new=not index)
+    recorder.dummy()  # 6, recorded
+    recorder.dummy()  # 7
+    recorder.end(scheduled(0), recorder.begin(scheduled(0)))
+    run_step(recorder, capture, [chosen(5, 8)], new=False)
+    output = scheduled(5, new=False)
+    recorder.end(output, recorder.begin(output))  # 9, and the router stays silent
+    recorder.close()
+    side = sidecar(path)
+    assert (side["steps"], side["idle"], side["dropped"], side["violations"]) == (4, 1, 0, 1), side
+
+
+def check_a_full_disk_ends_the_recording_and_not_the_engine() -> None:
+    recorder, capture, path = recorder_of(1, "disk")
+    capture.warming_up = False
+    recorder.start()
+    run_step(recorder, capture, [chosen(3, 8)])
+    wait_until(lambda: sidecar(path)["steps"] == 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, limits[1]))
+    run_step(recorder, capture, [chosen(3, 9)], new=False)
+    wait_until(lambda: not recorder.is_on)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    recorder._thread.join()
+    assert "File too large" in sidecar(path)["disabled"], sidecar(path)
+    run_step(recorder, capture, [chosen(3, 9)], new=False)  # continues as if there were no recorder
+
+
+def check_a_removed_folder_ends_the_recording_and_not_the_engine() -> None:
+    recorder, capture, path = recorder_of(1, "gone/gone")
+    capture.warming_up = False
+    recorder.start()
+    shutil.rmtree(path.parent)
+    run_step(recorder, capture, [chosen(3, 8)])
+    wait_until(lambda: not recorder.is_on)
+    recorder._thread.join()
+    run_step(recorder, capture, [chosen(3, 9)], new=False)
+
+
+def wait_until(holds: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def check_a_full_ring_drops_and_counts_and_never_waits() -> None:
     recorder, capture, _ = recorder_of(1, "full")
     capture.warming_up = False
@@ -328,7 +384,9 @@ def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
 def check_a_failing_recorder_does_not_reach_the_worker() -> None:
     worker = types.SimpleNamespace(get_model=lambda: 1 / 0, device=CPU)
     config = types.SimpleNamespace(parallel_config=types.SimpleNamespace())
-    attachment = Attachment(worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"), Limits())
+    attachment = Attachment(
+        worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"), Limits()
+    )
     attachment.guard(attachment.bind)
     attachment.guard(attachment.rebind)
     attachment.guard(attachment.start)

@@ -14,9 +14,9 @@ from .routers import Layer
 
 
 class MapLog:
-    """Appends a JSON line whenever the map has changed, or the log goes on in another file: the step
-    at which that was seen, and per layer the physical slots of each logical expert (-1: no slot).
-    Physical slot p of P lies on rank p // (P / ranks)."""
+    """Appends a JSON line whenever the map has changed, or the log goes on in another file: the
+    step at which that was seen, and per layer the physical slots of each logical expert (-1: no
+    slot). Physical slot p of P lies on rank p // (P / ranks)."""
 
     def __init__(self, layers: list[Layer]) -> None:
         self._layers = layers

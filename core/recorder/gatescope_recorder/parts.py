@@ -7,6 +7,7 @@ This module runs inside vLLM's workers too: standard library only.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from pathlib import Path
@@ -77,6 +78,8 @@ class Parts:
             raise
 
     def _is_full(self, more: int) -> bool:
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            return True  # someone removed it
         if self._is_empty:
             return False
         of = self._limits
