@@ -19,6 +19,7 @@ COMMANDS = {  # each is core/commands/<name>.py
     "bench": "send one dataset to a running server and measure its latency",
     "record": "run a command that starts vLLM, unchanged, and record its expert load",
     "generate": "make datasets across the range of predicted imbalance, or at a target score",
+    "calibrate": "measure what routing costs a backend's steps, by a short forced sweep",
     "predict": "predict the imbalance score of datasets, with its components",
     "imbalance": "measure load imbalance in gate logs, gatescope's own or upstream's JSON",
     "plot": "draw any figure of a run directory, in the terminal and as PNG",

@@ -88,6 +88,12 @@ def or_nothing(temporary: Path) -> Iterator[None]:
         raise
 
 
+def cache() -> Path:
+    """Where gatescope keeps what it has measured of this machine, for later runs."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "gatescope"
+
+
 def _private(name: str, flags: int) -> int:
     """Opens for the owner only: run.json holds the servers' environment."""
     return os.open(name, flags, 0o600)

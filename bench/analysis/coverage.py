@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import numpy as np
 from support.synthetic import as_log, inclusion_cv, routed
 
-from core.analysis import step_model
+from core.analysis import cost_model, routing_cost
 from core.analysis.step_sample import COLUMNS, StepSample
+from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import imbalance
 from core.routing.gatelog import GateLog
 from core.stats import bootstrap, comparison
@@ -35,6 +36,7 @@ from core.stats.starts import Side
 Found = dict[str, tuple[float | None, Interval | None]]
 SKEWED = np.array([4.0, 2, 1, 1, 1, 1, 1, 1])
 PLACEMENT = (0, 0, 0, 0, 1, 1, 1, 1)
+KERNEL = Kernel("tiled", sms=4, columns=(512, 256), tilings=(Tiling(64, 8, 64),))
 
 
 class Case:
@@ -61,9 +63,14 @@ class Case:
 
 def measured(log: GateLog) -> Found:
     found = imbalance.measure_segment(
-        GateLog(log.loads, log.columns, log.segments, 2, PLACEMENT), "001"
+        GateLog(log.loads, log.columns, log.segments, 2, PLACEMENT, kernel=KERNEL), "001"
     )
-    return {name: (getattr(found, name), ends) for name, ends in found.intervals.items()}
+    busiest = found.busiest_rank
+    assert busiest
+    return {
+        **{name: (getattr(found, name), ends) for name, ends in found.intervals.items()},
+        "work_over_fair": (busiest.work_over_fair, busiest.work_over_fair_interval),
+    }
 
 
 def estimates(found: object, *names: str) -> Found:
@@ -74,6 +81,13 @@ def independent_steps(seed: int, steps: int = 200) -> Found:
     """Every token of every step is routed independently."""
     rng = np.random.default_rng(seed)
     return measured(as_log(routed(rng, rng.integers(4, 41, steps), 2, SKEWED)))
+
+
+def fair_router(seed: int) -> Found:
+    """Its busiest rank does a fair router's work, on the mean."""
+    rng = np.random.default_rng(seed)
+    found = measured(as_log(routed(rng, rng.integers(4, 41, 200), 2, np.ones(8))))
+    return {"work_over_fair": found["work_over_fair"]}
 
 
 def few_steps(seed: int) -> Found:
@@ -161,35 +175,48 @@ def resampled(seed: int, starts: int, restart: float) -> Found:
     return {"ratio": (math.exp(value), (math.exp(low), math.exp(high)))}
 
 
-def stepped(seed: int, runs: int = 12, cost: float = 10.0, wild: bool = False) -> Found:
-    """Steps of 1000 µs + 5 µs a token + 10 µs a token of extra load + noise.
+def stepped(
+    seed: int, runs: int = 12, skew: float = 3.0, wild: bool = False, loops: bool = False
+) -> Found:
+    """Steps of 1000 µs + 5 µs a request + 10 µs for each active expert of the busiest rank + noise;
+    there are `skew` fewer than the 24 of a fair router, on average. Each run is a dataset.
 
     If `wild`, each run has its own speed, noise grows with the step's size and carries over to the
-    next, and one step in 50 is 5 ms late.
+    next, and one step in 50 is 5 ms late. If it `loops`, most steps route as the last one did.
     """
     rng = np.random.default_rng(seed)
     n, per_run = 50 * runs, 50
-    tokens = rng.integers(8, 33, n).astype(float)
-    extra = tokens * rng.uniform(0.05, 0.35, n)
+    requests = np.repeat(rng.integers(8, 33, runs), per_run).astype(float)
+    active = rng.normal(24 - skew, 2, n)
+    if loops:
+        for s in range(1, n):
+            active[s] = active[s - 1] if s % per_run and rng.random() < 0.7 else active[s]
     noise = rng.normal(0, 20, n)
     if wild:
         for s in range(1, n):
             noise[s] += 0.5 * noise[s - 1]
-        noise = noise * tokens / 20 + np.repeat(rng.normal(0, 20, runs), per_run)
+        noise = noise * requests / 20 + np.repeat(rng.normal(0, 20, runs), per_run)
         noise[rng.random(n) < 0.02] += 5000
-    took = 1000 + 5 * tokens + cost * extra + noise
     run, none = np.repeat(np.arange(runs), per_run), np.zeros(n)
     known = {
-        "duration_us": took,
-        "tokens": tokens,
-        "requests": tokens,
-        "extra": extra,
-        "mean_load": tokens,
+        "duration_us": 1000 + 5 * requests + 10 * active + noise,
+        "tokens": requests,
+        "requests": requests,
+        "active": active,
+        "rows": 2 * requests,
+        "fair_active": none + 24,
+        "fair_rows": 2 * requests,
+        "prefill_tokens": none,
+        "context": none,
         "run": run,
     }
-    rows = np.column_stack([known.get(name, none) for name in COLUMNS])
-    found = step_model.fit(StepSample(rows, np.zeros((0, 1, 1)), 2), "decode")
-    return estimates(found, "per_token", "marginal", "saved")
+    rows = np.column_stack([known.get(name, none * np.nan) for name in COLUMNS])
+    labels = tuple(f"{number:03d}" for number in range(runs))
+    sample = StepSample(rows, np.zeros((0, 1, 8)), 1, labels)
+    model = cost_model.fit(sample, "decode")
+    first = routing_cost.of_datasets(sample, model)[0]
+    cost = model.terms["active"]
+    return {"active": (cost.value, cost.interval), **estimates(first, "over_fair")}
 
 
 def wild_steps(seed: int) -> Found:
@@ -200,9 +227,18 @@ def few_runs(seed: int) -> Found:
     return stepped(seed, runs=4, wild=True)
 
 
+def fair_steps(seed: int) -> Found:
+    return stepped(seed, skew=0.0)
+
+
+def looping_steps(seed: int) -> Found:
+    return stepped(seed, loops=True)
+
+
 R = 5 * math.sqrt(0.8**2 / 12) / math.sqrt(25 * 0.8**2 / 12 + 1)
 CASES = (
     Case("independent steps", independent_steps, {"excess_cv": inclusion_cv(SKEWED)}),
+    Case("fair router", fair_router, {"work_over_fair": 1.0}),
     Case("24 steps", few_steps, {"excess_cv": inclusion_cv(SKEWED)}),
     Case("requests that last", lasting_requests, {}),
     Case("association, n = 25", associated, {"slope": 5.0, "pearson": R, "explained": R**2}),
@@ -218,9 +254,11 @@ CASES = (
         for starts in (2, 3, 5)
         for restart in (0.0, 0.005, 0.013)
     ),
-    Case("step model, 12 runs", stepped, {"per_token": 10.0}),
-    Case("step model, wild noise", wild_steps, {"per_token": 10.0}),
-    Case("step model, 4 runs, wild", few_runs, {"per_token": 10.0}),
+    Case("cost model, 12 runs", stepped, {"active": 10.0, "over_fair": -30.0}),
+    Case("cost model, wild noise", wild_steps, {"active": 10.0, "over_fair": -30.0}),
+    Case("cost model, 4 runs, wild", few_runs, {"active": 10.0, "over_fair": -30.0}),
+    Case("cost model, a fair router", fair_steps, {"active": 10.0, "over_fair": 0.0}),
+    Case("cost model, looping steps", looping_steps, {"active": 10.0, "over_fair": -30.0}),
 )
 
 

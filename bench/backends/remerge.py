@@ -178,7 +178,8 @@ def draw_doses(run_dir: Path) -> None:
 
 
 def _dose_run(row: Row) -> DoseRun:
-    asked = dose.of_label(row["dataset"])
+    found = dose.of_label(row["dataset"])
+    asked = found if isinstance(found, dose.Dose) else None
     return DoseRun(
         backend=row["backend"],
         label=row["dataset"],

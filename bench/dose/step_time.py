@@ -39,7 +39,7 @@ SHAPE = Shape()
 
 def step_ms(model: Model, forcing: Forcing, dose: str, batch: Batch) -> float:
     """Time of one forward pass."""
-    forced = forcing.experts([f"001~{dose}"], len(batch.tokens))
+    forced = forcing.experts([f"001~{dose}"], len(batch.tokens), len(batch.tokens))
     start = perf_counter()
     model.forward(batch, forced)
     return (perf_counter() - start) * 1e3

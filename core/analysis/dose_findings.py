@@ -104,7 +104,8 @@ def _by_metric(found: DoseFindings) -> list[Curve | Crossing | RankWait]:
 
 
 def _run(backend: str, label: str, result: Result) -> DoseRun:
-    forced = dose.of_label(label)
+    found = dose.of_label(label)
+    forced = found if isinstance(found, dose.Dose) else None
     measured = result.measured_imbalance
     values = {metric: value for metric in METRICS if (value := result.number(metric)) is not None}
     return DoseRun(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from core.analysis import dose_findings, results
+from core.analysis import dose_findings
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
@@ -25,7 +25,8 @@ from core.stats.estimate import Estimate
 
 HEADLINE = "mean_tpot_ms"
 TOKENS = ("total_input_tokens", "total_output_tokens")
-PER = 0.1  # of excess CV: the unit of slopes
+PER = 0.1  # of excess CV²: the unit of slopes
+NAMED = 3  # influential datasets that a sentence names
 ORDER = (
     "Backends ran one after the other, "
     "so a drift of the machine over time would show as a difference between them."
@@ -34,8 +35,9 @@ BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of one backend against excess CV. `fenced`: without points beyond 1.5 IQR, and
-    untested.
+    """A metric of one backend against signed excess CV², which has a value at the noise floor too:
+    no dataset is dropped for being near it. `without`: the same without the `influential`
+    datasets, untested.
 
     A point is a dataset at the mean of its repeats, of which `repeats` counts the fewest and the
     most.
@@ -44,7 +46,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     metric: str
     association: Association
-    fenced: Association
+    without: Association
+    influential: tuple[str, ...] = ()
     repeats: tuple[int, int] = (1, 1)
 
     def in_words(self) -> str:
@@ -52,17 +55,33 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         name, unit = NAMES[self.metric]
         found = self.association
         if found.spearman.value is None:
-            return f"{self.backend} {name} against excess CV: {found.spearman.reason}"
-        p = _p_in_words(found)
-        slope = f"slope {_slope(found)} {unit} per {PER} of excess CV"
-        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {slope}"
+            return f"{self.backend} {name} against excess CV²: {found.spearman.reason}"
+        p = _p_in_words(found.p, found.p_holm)
+        slope = f"slope {_slope(found)} {unit} per {PER} of excess CV²"
+        bent_p = _p_in_words(found.p_distance, found.p_distance_holm)
+        bent = f"distance correlation {found.distance:.2f}, {bent_p}"
+        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {bent}; {slope}{self._robust}"
         if not found.is_seen:
-            none = f"no association of {self.backend} {name} with excess CV is detected"
+            none = f"no association of {self.backend} {name} with excess CV² is detected"
             return f"{none} ({facts}; {self._of})"
+        if not found.is_monotone:
+            bends = (
+                f"{self.backend} {name} depends on excess CV², but does not rise or fall with it"
+            )
+            return f"{bends} ({facts}; {self._of})"
         way = "rises" if found.spearman.value > 0 else "falls"
         explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
         facts = f"{facts}; {explained}; {self._of}"
-        return f"{self.backend} {name} {way} with excess CV ({facts}){_held(found)}"
+        return f"{self.backend} {name} {way} with excess CV² ({facts}){_held(found)}"
+
+    @property
+    def _robust(self) -> str:
+        """The slope without the most influential datasets, where there are any."""
+        if not self.influential or self.without.slope.value is None:
+            return ""
+        more = " …" if len(self.influential) > NAMED else ""
+        names = ", ".join(self.influential[:NAMED]) + more
+        return f"; without the most influential ({names}) {_slope(self.without)}"
 
     @property
     def _of(self) -> str:
@@ -70,7 +89,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """`left_out`: runs without an excess CV, which no association counts. Intervals are 95 %.
+    """`left_out`: runs without an excess CV², which no association counts. Intervals are 95 %.
 
     All but `forced` is about runs whose routing was natural.
     """
@@ -131,10 +150,8 @@ def _one_after_the_other(groups: Sequence[Results]) -> bool:
     )
 
 
-def _p_in_words(found: Association) -> str:
-    if found.p_holm is None:
-        return f"p = {found.p:.2g}"
-    return f"p = {found.p_holm:.2g} after Holm"
+def _p_in_words(p: float | None, holm: float | None) -> str:
+    return f"p = {p:.2g}" if holm is None else f"p = {holm:.2g} after Holm"
 
 
 def _slope(found: Association) -> str:
@@ -177,16 +194,18 @@ def by_start(group: Results, metric: str) -> dict[int, dict[str, list[float]]]:
 
 
 def _row(group: Results, metric: str) -> Row:
-    keys = ("excess_cv", metric, *TOKENS)
-    repeats = list(_by_dataset(group, keys).values())
+    keys = ("excess_squared", metric, *TOKENS)
+    found = _by_dataset(group, keys)
+    repeats = list(found.values())
     counts = [len(rows) for rows in repeats] or [1]
     points = np.array([rows.mean(axis=0) for rows in repeats]).reshape(-1, len(keys))
-    kept = ~(results.iqr_outliers(points[:, 0]) | results.iqr_outliers(points[:, 1]))
+    moving = association.influential(points[:, 0], points[:, 1])
     return Row(
         backend=group.name,
         metric=metric,
         association=_associate(points),
-        fenced=_associate(points[kept]),
+        without=_associate(points[~moving]),
+        influential=tuple(name for name, moves in zip(found, moving, strict=True) if moves),
         repeats=(min(counts), max(counts)),
     )
 
@@ -197,22 +216,23 @@ def _associate(points: Floats) -> Association:
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
-    """Holm's correction over every backend and metric."""
-    adjusted = association.holm([row.association.p for row in rows])
+    """Holm's correction over every backend and metric, and both tests of each."""
+    found = [row.association for row in rows]
+    adjusted = association.holm([*(a.p for a in found), *(a.p_distance for a in found)])
     replace = msgspec.structs.replace
     return [
-        replace(row, association=replace(row.association, p_holm=p))
-        for row, p in zip(rows, adjusted, strict=True)
+        replace(row, association=replace(row.association, p_holm=p, p_distance_holm=bent))
+        for row, p, bent in zip(rows, adjusted, adjusted[len(rows) :], strict=False)
     ]
 
 
 def _left_out(groups: Sequence[Results]) -> dict[str, str]:
-    """Run id → why it has no excess CV."""
+    """Run id → why it has no excess CV²."""
     return {
         f"{group.name}/{label}": _why_unknown(result)
         for group in groups
         for label, result in group.by_label.items()
-        if result.excess_cv is None
+        if result.excess_squared is None
     }
 
 

@@ -36,9 +36,10 @@ class Results:
     """One backend's results by label, with the CVs of its routing by the same labels where they are
     known.
 
-    `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced:
-    never mixed. `unreadable`: label → why a file is no result. `impossible`: label → what was NaN,
-    infinite, negative or ambiguous, and so is unknown.
+    `by_label` holds the runs whose routing was natural, `forced` those whose routing was forced to
+    a dose, `replayed` those that replayed a recorded run: never mixed. `unreadable`: label → why a
+    file is no result. `impossible`: label → what was NaN, infinite, negative or ambiguous, and so
+    is unknown.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Results:
     forced: dict[str, Result] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     impossible: dict[str, list[str]] = field(default_factory=dict)
+    replayed: dict[str, Result] = field(default_factory=dict)
 
     def of(self, chosen: Selection) -> Results:
         """The same of the chosen datasets alone."""
@@ -59,7 +61,13 @@ class Results:
             chosen.of(self.forced),
             chosen.of(self.unreadable),
             chosen.of(self.impossible),
+            chosen.of(self.replayed),
         )
+
+    @property
+    def imposed(self) -> dict[str, Result]:
+        """The runs whose routing was not the model's own."""
+        return {**self.forced, **self.replayed}
 
     @property
     def measured(self) -> dict[str, Imbalance]:
@@ -71,12 +79,12 @@ class Results:
         }
 
     def x(self, label: str, axis: str) -> float | None:
-        """The imbalance of one result: "excess", "per-step", "aggregated" or "predicted";
-        None where unknown."""
+        """The imbalance of one result: "excess" (of CV², signed), "per-step", "aggregated" or
+        "predicted"; None where unknown."""
         if axis == "predicted":
             return self.by_label[label].imbalance_score
         if axis == "excess":
-            return self.by_label[label].excess_cv
+            return self.by_label[label].excess_squared
         return (self.per_step if axis == "per-step" else self.aggregated).get(label)
 
 
@@ -98,7 +106,7 @@ def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results]
         for name in about.backends
         if (path / name / "results_json").is_dir()
     ]
-    found = [own for group in found if (own := group.of(chosen)).by_label or own.forced]
+    found = [own for group in found if (own := group.of(chosen)).by_label or own.imposed]
     if chosen.names and not found:
         raise NoDataError(f"{path}: no run of {chosen.named} is done yet")
     return found, about.engine
@@ -118,13 +126,17 @@ def of_folders(
         raise FileError(f"{folder / label}.json: {why}")
     if not found:
         raise NoDataError(f"{folder}: holds no results (001.json, 002.json, …)")
-    forced = {label: one for label, one in found.items() if dose.of_label(label)}
-    natural = {label: one for label, one in found.items() if label not in forced}
+    imposed = {label: one for label, one in found.items() if dose.of_label(label)}
+    replayed = {label: one for label, one in imposed.items() if dose.is_replay(label)}
+    forced = {label: one for label, one in imposed.items() if label not in replayed}
+    natural = {label: one for label, one in found.items() if label not in imposed}
     per_step_cvs, per_step_odd = _mapping(per_step)
     aggregated_cvs, aggregated_odd = _mapping(aggregated)
     for label, phrase in {**per_step_odd, **aggregated_odd}.items():
         impossible.setdefault(label, []).append(phrase)
-    return Results(name, natural, per_step_cvs, aggregated_cvs, forced, unreadable, impossible)
+    return Results(
+        name, natural, per_step_cvs, aggregated_cvs, forced, unreadable, impossible, replayed
+    )
 
 
 def narrowed(groups: Sequence[Results], backend: str = "", label: str = "") -> list[Results]:

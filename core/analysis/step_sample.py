@@ -9,27 +9,32 @@ from pathlib import Path
 
 import numpy as np
 
+from core.analysis import step_work
 from core.errors import GateLogError, NoDataError
 from core.experiment import dose
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import folder as gate_folder
 from core.routing import steps
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.meter import WARMUP
+from core.routing.price import Prices
 from core.rundir.selection import ALL, Selection
 from core.stats.arrays import Floats
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements
 
-# Means over layers where a step has several; floor_squared is nan for one token, run the place in
-# `labels`.
+# Means over layers where a step has several, and sums over them in step_work's; floor_squared is
+# nan for one token, `context` the tokens that attention reads, `run` the place in `labels`.
 COLUMNS = (
     "start_ns",
     "duration_us",
     "tokens",
     "prefill_tokens",
     "requests",
+    "context",
+    *step_work.COLUMNS,
     "extra",
     "mean_load",
     "cv",
@@ -54,6 +59,21 @@ class StepSample:
     counts: tuple[Floats, ...] = ()
     placed: str = ""
     layer_numbers: tuple[int, ...] = ()
+    kernel: Kernel | None = None
+    top_k: int = 0
+    placement: tuple[int, ...] = ()
+    moved: bool = False
+
+    @property
+    def experts(self) -> int:
+        return int(self.loads.shape[2])
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """BLOCK_M and BLOCK_N of the tilings in these steps, ascending."""
+        sizes = map(int, np.unique(self["tokens"]))
+        found = [self.kernel.tiling(size) for size in sizes] if self.kernel else []
+        return sorted({(one.block_m, one.block_n) for one in found if one})
 
     @property
     def unit(self) -> str:
@@ -64,7 +84,7 @@ class StepSample:
 
     def of_phase(self, phase: str) -> StepSample:
         """The steps of "decode" (without prompt tokens) or "prefill" (with)."""
-        return self._where((self["prefill_tokens"] > 0) == (phase == "prefill"))
+        return self.where((self["prefill_tokens"] > 0) == (phase == "prefill"))
 
     def of_run(self, label: str) -> StepSample:
         """The steps of one run; of its last start, where it was begun anew. NoDataError where there
@@ -74,17 +94,25 @@ class StepSample:
             raise NoDataError(
                 f"no step of {label} in the gate log; there are {', '.join(self.labels) or 'none'}"
             )
-        whole = self._where(self["run"] == last)
+        whole = self.where(self["run"] == last)
         return replace(whole, labels=(label,), counts=(self.counts[last],))
 
-    def _where(self, mask: np.typing.NDArray[np.bool_]) -> StepSample:
+    def where(self, mask: np.typing.NDArray[np.bool_]) -> StepSample:
+        """The steps that `mask` [steps] marks."""
         return replace(self, rows=self.rows[mask])
 
 
-def of_backend(run_dir: Path, backend: str, chosen: Selection = ALL) -> StepSample:
-    """All that a backend's servers logged of the chosen datasets. GateLogError as
+def of_backend(
+    run_dir: Path,
+    backend: str,
+    chosen: Selection = ALL,
+    prices: Prices | None = None,
+    *,
+    forced: bool = False,
+) -> StepSample:
+    """All that a backend's servers logged of the chosen datasets, as `read`. GateLogError as
     `GateFolder.read`."""
-    return read(gate_folder.starts(run_dir / backend), chosen)
+    return read(gate_folder.starts(run_dir / backend), chosen, prices, forced=forced)
 
 
 def of_backends(
@@ -101,13 +129,19 @@ def of_backends(
     return samples, problems
 
 
-def read(folders: Sequence[Path], chosen: Selection = ALL) -> StepSample:
-    """Steps that are the own of one run of the chosen datasets, naturally routed; a folder a
-    server start.
+def read(
+    folders: Sequence[Path],
+    chosen: Selection = ALL,
+    prices: Prices | None = None,
+    *,
+    forced: bool = False,
+) -> StepSample:
+    """Steps that are the own of one run of the chosen datasets; a folder a server start. Naturally
+    routed, or with `forced` those of forced routing too.
 
     GateLogError as `GateFolder.read`.
     """
-    reading = _Reading(chosen)
+    reading = _Reading(chosen, prices, forced)
     for folder in folders:
         reading.begin()
         for part in GateFolder(folder).blocks():
@@ -116,10 +150,32 @@ def read(folders: Sequence[Path], chosen: Selection = ALL) -> StepSample:
 
 
 @dataclass(slots=True)
+class _Context:
+    """The tokens that the requests of a run hold in the cache: all so far, less those of requests
+    that have ended, at the mean of the running ones. A log does not say whose tokens a step had."""
+
+    tokens: float = 0.0
+    requests: int = 0
+
+    def read(self, own: GateLog) -> list[float]:
+        """Of each of the run's next steps, the step's own tokens included."""
+        found = []
+        steps = zip(own.tokens.tolist(), own.columns["requests"].tolist(), strict=True)
+        for tokens, requests in steps:
+            if requests < self.requests:
+                self.tokens *= requests / self.requests
+            self.tokens, self.requests = self.tokens + tokens, requests
+            found.append(self.tokens)
+        return found
+
+
+@dataclass(slots=True)
 class _Reading:
     """What has been read so far; evenly thinned where it would grow without bound."""
 
     chosen: Selection
+    prices: Prices | None
+    forced: bool
     rows: list[Floats] = field(default_factory=list)
     loads: list[Floats] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -127,9 +183,14 @@ class _Reading:
     start: dict[str, int] = field(
         default_factory=dict
     )  # label → its run in this start of the server
+    context: dict[int, _Context] = field(default_factory=dict)  # by run
     ranks: int = 1
     placed: str = ""
     layer_numbers: tuple[int, ...] = ()
+    kernel: Kernel | None = None
+    top_k: int = 0
+    placement: tuple[int, ...] = ()
+    moved: bool = False
     seen: int = 0
     stride: int = 1
     loads_stride: int = 1
@@ -139,7 +200,8 @@ class _Reading:
 
     def add(self, part: GateLog) -> None:
         self.ranks, self.placed = max(part.ranks, 1), part.placed
-        self.layer_numbers = part.layer_numbers
+        self.layer_numbers, self.kernel = part.layer_numbers, part.kernel
+        self.top_k, self.placement, self.moved = part.top_k, part.placement, part.moved
         place = np.arange(self.seen, self.seen + len(part.tokens))
         self.seen += len(place)
         rows = self._rows(part)
@@ -164,27 +226,31 @@ class _Reading:
             tuple(self.counts),
             self.placed,
             self.layer_numbers,
+            self.prices.kernel if self.prices else self.kernel,
+            self.top_k,
+            self.placement,
+            self.moved,
         )
 
     def _rows(self, log: GateLog) -> Floats:
         """[steps, COLUMNS]; run -1 where a step is no run's own. Adds up the runs' counts."""
-        natural = {
-            s: n for s, n in log.segments.items() if s not in ("", WARMUP) and not dose.of_label(s)
-        }
         own = {
             label: (n == log.tokens) & (n > 0)
-            for label, n in natural.items()
-            if self.chosen.has(label)
+            for label, n in log.segments.items()
+            if label not in ("", WARMUP)
+            and (self.forced or not dose.of_label(label))
+            and self.chosen.has(label)
         }
         runs = {self._run(label, log): mask for label, mask in own.items() if mask.any()}
         picks = np.column_stack([np.zeros((len(log.tokens), 0)), *runs.values()]).astype(np.float64)
         figures, sums = steps.measure(
             log.loads, log.tokens, log.top_k, log.placement, picks, log.by_rank
         )
-        run = np.full(len(log.tokens), -1.0)
+        run, context = np.full(len(log.tokens), -1.0), np.zeros(len(log.tokens))
         for (place, mask), counts in zip(runs.items(), sums, strict=True):
             run[mask] = place
             self.counts[place] += counts
+            context[mask] = self.context.setdefault(place, _Context()).read(log.where(mask))
         units = log.ranks or log.loads.shape[2]
         layers, supported = (
             np.maximum(figures.layers, 1),
@@ -199,6 +265,8 @@ class _Reading:
                 log.tokens,
                 c["prefill_tokens"],
                 c["requests"],
+                context,
+                *step_work.columns(log, self.prices).T,
                 extra / layers,
                 log.tokens * log.top_k / units,
                 figures.cv / layers,

@@ -10,7 +10,8 @@ from core.backends.launch import Launcher
 from core.builtin.weights import Shape
 from core.errors import BackendError, ConfigError
 from core.experiment.config import Backend, Config, Model
-from core.experiment.dose import Dose
+from core.experiment.dose import Dose, Replay
+from core.recorder.gatescope_recorder import replay
 from core.recorder.gatescope_recorder.order import DoseError
 
 Kind = Literal["vllm", "builtin"]
@@ -42,11 +43,11 @@ def check_model(kind: Kind, model: Model) -> None:
 
 
 def check_doses(
-    kind: Kind, backends: Sequence[Backend], config: Config, doses: Sequence[Dose]
+    kind: Kind, backends: Sequence[Backend], config: Config, imposed: Sequence[Dose | Replay]
 ) -> None:
-    """ConfigError where one of these backends could not force one of these doses. If the model's
-    sizes are unknown until it is loaded, its server reports that instead."""
-    if not doses:
+    """ConfigError where one of these backends could not force one of these doses, or any replay. If
+    the model's sizes are unknown until it is loaded, its server reports that instead."""
+    if not imposed:
         return
     if kind == "builtin":
         shape: tuple[int, int] | None = (Shape().experts, Shape().top_k)
@@ -55,13 +56,30 @@ def check_doses(
             vllm.check_forcing(backend)
         shape = vllm.moe_shape(config.model.id)
     try:
-        order = forcing.order(config, doses)
+        order = forcing.order(config, imposed)
         if order and shape:
             forcing.check(order, *shape)
     except DoseError as error:
         raise ConfigError(
             f"{config.path}: [dose]: {error}; take other levels or patterns"
         ) from None
+
+
+def check_recording(kind: Kind, config: Config, *, layers: int, experts: int, top_k: int) -> None:
+    """ConfigError where recorded loads of this shape do not fit the model. What is unknown until it
+    is loaded, its server checks."""
+    if kind == "builtin":
+        own = Shape()
+        model: tuple[int, int, int] | None = own.layers, own.experts, own.top_k
+    else:
+        found = vllm.moe_shape(config.model.id)
+        model = (modelfiles.layers(config.model.id) or layers, *found) if found else None
+    if model is None:
+        return
+    try:
+        replay.check(layers, experts, top_k, *model)
+    except DoseError as error:
+        raise ConfigError(f"{config.path}: replay: {error}; take logs of such a model") from None
 
 
 def label(kind: Kind, backends: Sequence[Backend], model: Model) -> str:

@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from core.experiment.dose import Dose
+from core.experiment.dose import Dose, Replay
 from core.recorder.gatescope_recorder import dose as forced
-from core.recorder.gatescope_recorder.order import DoseError, Order, parse
+from core.recorder.gatescope_recorder.order import DoseError, Order
 
 if TYPE_CHECKING:
     from core.experiment.config import Backend, Config
 
 
-def order(config: Config, doses: Sequence[Dose]) -> Order | None:
-    """What every server of this experiment may be asked to force; None if nothing."""
-    if not doses:
+def order(config: Config, imposed: Sequence[Dose | Replay], recording: str = "") -> Order | None:
+    """What every server of this experiment may be asked to force; None if nothing. `recording`: the
+    folder of the loads that are replayed."""
+    if not imposed:
         return None
-    labels = tuple(dose.label for dose in sorted(set(doses), key=lambda d: (d.pattern, d.level)))
+    doses = {one for one in imposed if isinstance(one, Dose)}
+    labels = tuple(dose.label for dose in sorted(doses, key=lambda d: (d.pattern, d.level)))
+    replays = tuple(sorted({one.label for one in imposed if isinstance(one, Replay)}))
     rotate_steps = config.dose.rotate_steps if config.dose else 64
-    return Order(labels, ranks(config.backends), rotate_steps, config.experiment.seed)
+    shared = ranks(config.backends) if doses else 1
+    return Order(
+        labels,
+        shared,
+        rotate_steps,
+        config.experiment.seed,
+        replays,
+        recording if replays else "",
+    )
 
 
 def ranks(backends: Sequence[Backend]) -> int:
@@ -38,10 +49,7 @@ def ranks(backends: Sequence[Backend]) -> int:
 def check(order: Order, experts: int, top_k: int) -> None:
     """DoseError for the first dose that a model of this shape cannot be given."""
     for label in order.labels:
-        pattern, level = parse(label)
         try:
-            forced.weight_for(
-                level, len(forced.hot_experts(pattern, experts, top_k, order.ranks)), experts, top_k
-            )
+            forced.law(label, experts, top_k, order.ranks)
         except DoseError as error:
             raise DoseError(f"{label}: {error}") from None

@@ -31,6 +31,13 @@ TOP_K = {
     "top_k_experts": "Gemma 4",
     "n_experts_per_tok": "Moondream 3's moe",
 }
+HIDDEN = {"hidden_size": "most of them", "dim": "Mistral's own format"}
+INTER = {
+    "moe_intermediate_size": "Qwen MoE, DeepSeek, GLM-4 MoE, ERNIE 4.5",
+    "expert_ffn_hidden_size": "LongCat",
+    "intermediate_size": "Mixtral, GPT-OSS, OLMoE, Llama 4",
+    "hidden_dim": "Mistral's own format",
+}
 # Where the language model's own table lies in a config: multimodal models, then MoE tables.
 NESTED = (
     "text_config",
@@ -43,6 +50,34 @@ NESTED = (
 )
 
 
+DENSE = (  # of models whose layers are not all MoE layers, as vLLM's model code reads them
+    "first_k_dense_replace",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "moe_layer_freq",
+    "interleave_moe_layer_step",
+    "moe_layer_start_index",
+    "moe_layers_enum",
+    "expert_layer_period",
+    "hybrid_override_pattern",
+    "layer_types",
+    "num_dense_layers",
+)
+
+
+def layers(model: str) -> int | None:
+    """MoE layers of a model on this machine; None where its config does not say, or names dense
+    layers among them."""
+    for file in _configs(model, {}):
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(about, dict) and not any(about.get(name) for name in DENSE):
+            return _count(about.get("num_hidden_layers")) or None
+    return None
+
+
 def moe_shape(model: str, env: Mapping[str, str] | None = None) -> tuple[int, int] | None:
     """Experts per layer and per token, from the config of a model on this machine; `env` is added
     to our environment. None where there is none, or it does not name both."""
@@ -53,6 +88,18 @@ def moe_shape(model: str, env: Mapping[str, str] | None = None) -> tuple[int, in
             continue
         if shape := _shape(about):
             return shape
+    return None
+
+
+def expert_widths(model: str, env: Mapping[str, str] | None = None) -> tuple[int, int] | None:
+    """Hidden size and the intermediate size of one expert, as `moe_shape`."""
+    for file in _configs(model, env or {}):
+        try:
+            about = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            continue
+        if widths := _widths(about):
+            return widths
     return None
 
 
@@ -100,6 +147,17 @@ def _shape(about: Any) -> tuple[int, int] | None:
     experts = next(filter(None, (_count(about.get(name)) for name in EXPERTS)), 0)
     top_k = next(filter(None, (_count(about.get(name)) for name in TOP_K)), 0)
     return (experts, top_k) if 0 < top_k <= experts and experts > 1 else None
+
+
+def _widths(about: Any) -> tuple[int, int] | None:
+    if not isinstance(about, dict):
+        return None
+    inner = (_widths(about.get(name)) for name in NESTED)
+    if found := next(filter(None, inner), None):
+        return found
+    hidden = next(filter(None, (_count(about.get(name)) for name in HIDDEN)), 0)
+    inter = next(filter(None, (_count(about.get(name)) for name in INTER)), 0)
+    return (hidden, inter) if hidden and inter else None
 
 
 def _count(value: Any) -> int:

@@ -74,6 +74,30 @@ def sample(env: Mapping[str, str] | None = None) -> list[events.Gpu]:
     return [_figures(nvml, device) for device in seen(env)] if nvml else []
 
 
+def energy_j(device: Device) -> float | None:
+    """What a GPU has used since its driver was loaded."""
+    nvml = _nvml()
+    millijoules = (
+        _asked(nvml, "nvmlDeviceGetTotalEnergyConsumption", device.handle) if nvml else None
+    )
+    return None if millijoules is None else millijoules / 1e3
+
+
+def sm_clock_mhz(device: Device) -> float | None:
+    """The clock of a GPU's processors now."""
+    nvml = _nvml()
+    return (
+        _asked(nvml, "nvmlDeviceGetClockInfo", device.handle, nvml.NVML_CLOCK_SM) if nvml else None
+    )
+
+
+def power_limit_w(device: Device) -> float | None:
+    """The power limit that a GPU keeps to."""
+    nvml = _nvml()
+    milliwatts = _asked(nvml, "nvmlDeviceGetEnforcedPowerLimit", device.handle) if nvml else None
+    return None if milliwatts is None else milliwatts / 1e3
+
+
 def throttles(bits: int) -> list[str]:
     """NVML's clock event reasons in words; idle, and clocks that somebody has set, are not
     listed."""

@@ -16,6 +16,7 @@ from core.builtin.batch import Batch, Span
 from core.builtin.forcing import Forcing
 from core.builtin.metrics import Metrics
 from core.builtin.model import Model, Output
+from core.builtin.pace import Pace
 from core.builtin.parallel import RankDiedError
 from core.builtin.sampler import draw
 from core.builtin.scheduler import Chunk, Request, Scheduler, Sequence, Step
@@ -47,8 +48,10 @@ class Engine:
         scheduler: Scheduler,
         log: gatelog.GateLogWriter | None,
         forcing: Forcing | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.model, self.scheduler, self.log, self.forcing = model, scheduler, log, forcing
+        self.pace = pace
         self.metrics = Metrics()
         self.is_alive = False
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -132,6 +135,9 @@ class Engine:
         forced = self._forced(step)
         start_ns = perf_counter_ns()
         output = self.model.forward(Batch.of([_span(chunk) for chunk in step]), forced)
+        if self.pace and self.log:
+            placement = self.log.header.placement
+            self.pace.hold(start_ns, self.pace.us(len(step), output.counts, placement))
         duration_ns = perf_counter_ns() - start_ns
         record = _record(self._steps, start_ns, duration_ns, step, output)
         self._steps += 1
@@ -146,8 +152,9 @@ class Engine:
     def _forced(self, step: Step) -> Ints | None:
         if self.forcing is None:
             return None
-        segments = (chunk.sequence.request.segment for chunk in step)
-        return self.forcing.experts(segments, sum(chunk.tokens for chunk in step))
+        segments = [chunk.sequence.request.segment for chunk in step]
+        tokens, prefill = sum(c.tokens for c in step), sum(c.prefill for c in step)
+        return self.forcing.experts(segments, tokens, prefill)
 
     def _draw(self, step: Step, output: Output) -> list[Delta]:
         """Advance the step's sequences; those that are complete get a token."""

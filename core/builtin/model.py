@@ -50,15 +50,21 @@ class Model:
         x = w.embedding[batch.tokens]
         counts = np.empty((s.layers, s.experts), np.int64)
         for layer in range(s.layers):
-            h = rms_norm(x, w.attention_norm[layer], s.norm_eps)
-            x += self._attention(layer, h, batch) @ w.attention_out[layer]
-            h = rms_norm(x, w.expert_norm[layer], s.norm_eps)
-            chosen, mix = route(h @ w.router[layer], s.top_k)
-            if forced is not None:
-                chosen = forced[layer]
+            chosen = self.layer(layer, x, batch, None if forced is None else forced[layer])
             counts[layer] = np.bincount(chosen.ravel(), minlength=s.experts)
-            x += self.experts(layer, h, chosen, mix)
         return Output(rms_norm(x[batch.last], w.final_norm, s.norm_eps) @ w.head, counts)
+
+    def layer(self, layer: int, x: Floats, batch: Batch, forced: Ints | None = None) -> Ints:
+        """Take x [n, hidden] through one layer, in place; the experts of each token [n, top_k]."""
+        w, s = self.weights, self.shape
+        h = rms_norm(x, w.attention_norm[layer], s.norm_eps)
+        x += self._attention(layer, h, batch) @ w.attention_out[layer]
+        h = rms_norm(x, w.expert_norm[layer], s.norm_eps)
+        chosen, mix = route(h @ w.router[layer], s.top_k)
+        if forced is not None:
+            chosen = forced
+        x += self.experts(layer, h, chosen, mix)
+        return chosen
 
     def _attention(self, layer: int, h: Floats, batch: Batch) -> Floats:
         """h [n, hidden] → [n, heads head_dim]."""

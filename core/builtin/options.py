@@ -24,6 +24,7 @@ class Options:
     weights: str  # "trained" or "random"
     seed: int
     gate_log: Path | None
+    pace: str = ""
 
     @property
     def ranks(self) -> int:
@@ -92,6 +93,13 @@ def parse(arguments: Sequence[str]) -> Options:
         metavar="PATH",
         help="write what the router did at every step; must not exist",
     )
+    add(
+        "--pace",
+        default="",
+        metavar="US,US,US",
+        help="make a step last so many µs, and so many for each request, and for each active"
+        " expert of the busiest rank, in every layer: a cost known by construction",
+    )
     options = Options(**vars(parser.parse_args(arguments)))
     if problem := _problem(options):
         parser.error(problem)
@@ -115,6 +123,8 @@ def _problem(options: Options) -> str | None:
             "--data-parallel-size needs --enable-expert-parallel:"
             " whole copies of the model are not supported"
         )
+    if options.pace and not options.gate_log:
+        return "--pace needs --gate-log: it goes by what is logged"
     if options.gate_log and options.gate_log.exists():
         return f"--gate-log {options.gate_log} exists; name a new file"
     return None

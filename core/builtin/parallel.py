@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.builtin.weights import Floats, Ints, Shape, Weights
+from core.recorder.gatescope_recorder.kernel import Kernel
 
 ROW_BLOCK = 256
 """Rows that an expert processes at a time: the intermediate result fits in the core's cache."""
@@ -69,6 +70,18 @@ class Layout:
             tuple(e * self.ranks // experts for e in range(experts))
             if self.split is Split.EXPERT
             else ()
+        )
+
+    def kernel(self, shape: Shape) -> Kernel:
+        """What a rank computes with: NumPy, which has no tiles of its own."""
+        parts = (1, self.ranks) if self.split is Split.EXPERT else (self.ranks, 1)
+        return Kernel(
+            "NumPy",
+            "float32",
+            experts=shape.experts,
+            local_experts=shape.experts // parts[1],
+            top_k=shape.top_k,
+            columns=(2 * shape.intermediate // parts[0], shape.hidden),
         )
 
 

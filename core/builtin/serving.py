@@ -19,6 +19,7 @@ from core.builtin.forcing import Forcing
 from core.builtin.kv_cache import KVCache
 from core.builtin.model import Model
 from core.builtin.options import Options
+from core.builtin.pace import Pace
 from core.builtin.parallel import Layout, Ranks, Split
 from core.builtin.protocol import Json
 from core.builtin.scheduler import Scheduler
@@ -72,8 +73,11 @@ def _build(options: Options, order: Order | None) -> tuple[Engine, Ranks]:
     # Forked before there are threads, files or sockets: the ranks would inherit them.
     ranks = Ranks(shape, weights, layout, options.max_num_batched_tokens)
     scheduler = Scheduler(options.max_num_seqs, options.max_num_batched_tokens)
-    log = _open_log(options, shape, layout)
-    return Engine(Model(shape, weights, cache, ranks), scheduler, log, forcing), ranks
+    log, pace = (
+        _open_log(options, shape, layout),
+        Pace.parse(options.pace) if options.pace else None,
+    )
+    return Engine(Model(shape, weights, cache, ranks), scheduler, log, forcing, pace), ranks
 
 
 def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter | None:
@@ -88,13 +92,15 @@ def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter |
         count_bytes=2 if options.max_num_batched_tokens < 1 << 16 else 4,
         ranks=layout.ranks if layout.split is Split.EXPERT else 1,
         placement=layout.placement(shape.experts),
+        kernel=layout.kernel(shape),
     )
     return GateLogWriter(options.gate_log, header)
 
 
 def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | None) -> Json:
     """What actually runs."""
-    forced = {"forced_routing": f"on for {', '.join(forcing.order.labels)}"} if forcing else {}
+    labels = (*forcing.order.labels, *forcing.order.replays) if forcing else ()
+    forced = {"forced_routing": f"on for {', '.join(labels)}"} if labels else {}
     return {
         "version": VERSION,
         "engine": ENGINE,

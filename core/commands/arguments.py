@@ -31,7 +31,7 @@ OUR_FIELDS: dict[str, tuple[object, ...]] = {
     "n": (1, None),
 }
 # As core.experiment.dose.Pattern, which would import NumPy.
-PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating")
+PATTERNS = ("hot-experts", "hot-rank", "spread", "rotating", "few-experts")
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,7 +104,7 @@ class Answer(argparse.Action):
 # --- arguments that several commands share ---
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--config",
         type=Path,
@@ -150,6 +150,11 @@ def patterns(text: str) -> list[str]:
     if not set(patterns) <= set(PATTERNS):
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(PATTERNS)}, got {text!r}")
     return patterns
+
+
+def sizes(text: str) -> list[int]:
+    """Numbers of requests, each once, with commas between them."""
+    return sorted({at_least(1, 9999)(part) for part in names(text)})
 
 
 def at_least(least: int, most: int = MAX_INT) -> Callable[[str], int]:
@@ -291,6 +296,15 @@ def rate(text: str) -> float | str:
         raise argparse.ArgumentTypeError(
             f'expected requests per second from 1e-06 to 1e+06, or "inf", got {text!r}'
         ) from None
+
+
+def span(text: str) -> range:
+    """0-3, or one number."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
+    layers = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+    if not layers:
+        raise argparse.ArgumentTypeError(f"expected layers such as 0-3, got {text!r}")
+    return layers
 
 
 def scores(text: str) -> list[float]:

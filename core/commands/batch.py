@@ -24,11 +24,14 @@ from core.errors import GatescopeError
 from core.experiment import config, events, plan, registration, state
 from core.experiment.config import Config
 from core.experiment.events import AnyEvent
+from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.narrate import sentence
 from core.experiment.plan import Run
 from core.experiment.registration import Registration
 from core.report.conclusion import conclude
+from core.routing import recording as recorded
+from core.routing.recording import Recording
 from core.rundir import about as run_json
 from core.rundir import directory as store
 from core.rundir import journal, provenance
@@ -94,27 +97,36 @@ def run(invocation: Invocation, *, json: bool) -> int:
         return _resume(invocation, invocation.resume, json=json)
     loaded = config.load(invocation.config_path)
     levels, patterns = list(invocation.levels), list(invocation.patterns)
-    job = _new(config.with_doses(loaded, levels, patterns), invocation)
+    dosed = with_doses(loaded, levels, patterns, invocation.replay)
+    chosen, recording = recorded.of_config(dosed)
+    job = _new(chosen, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
-        return _run_in(directory, job, json=json)
+        if recording:
+            recording.write(path / recorded.FOLDER)
+            for problem in recording.left_out:
+                tell(printable(f"! not replayed: {problem}"))
+        return run_in(directory, job, json=json)
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
     with RunDirectory.reopen(path) as directory:
         _end_leftovers(directory)
         retry = invocation.retry_cancelled
-        return _run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
+        return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
 
-def _new(loaded: Config, invocation: Invocation) -> Job:
+def _new(loaded: Config, invocation: Invocation, recording: Recording | None) -> Job:
     names = plan.select_backends(loaded, invocation.backends)
     used = [b for b in loaded.backends if b.name in names]
     engine = invocation.engine
     kind = choice.decide(config.engine(engine) if engine else loaded.experiment.engine, used)
+    if recording:
+        r = recording
+        choice.check_recording(kind, loaded, layers=r.layers, experts=r.experts, top_k=r.top_k)
     settled = config.with_starts(loaded, kind)
     made = plan.make(settled, invocation.only, invocation.backends)
-    return _checked(Job(settled, kind, list(made.runs), {}, resumed=False))
+    return checked(Job(settled, kind, list(made.runs), {}, resumed=False))
 
 
 def _end_leftovers(directory: RunDirectory) -> None:
@@ -136,12 +148,12 @@ def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
-        return _checked(
+        return checked(
             Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
         )
     if cancelled:
         tell(_left_cancelled(len(cancelled)))
-    return _checked(
+    return checked(
         Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
     )
 
@@ -152,20 +164,20 @@ def _left_cancelled(count: int) -> str:
     return f"· {count} runs stay cancelled; --retry-cancelled runs them too"
 
 
-def _checked(job: Job) -> Job:
+def checked(job: Job) -> Job:
     """`job`, if its engine is installed and its ports are free; else GatescopeError, with nothing
     started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
     choice.check_model(job.kind, job.config.model)
-    choice.check_doses(job.kind, used, job.config, [run.dose for run in job.runs if run.dose])
+    choice.check_doses(job.kind, used, job.config, [r.imposed for r in job.runs if r.imposed])
     for backend in used:
         ports.check(backend.name, backend.port)
     return job
 
 
-def _run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
+def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.runs})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, lines)
@@ -229,7 +241,7 @@ def _changed(job: Job) -> Registration | None:
 def _reported(path: Path, label: str, *, strict: bool) -> int:
     """Report what was measured, if anything; 1 if it is invalid and `strict`, else 0."""
     groups = _results(path)
-    if not any(group.by_label or group.forced for group in groups):
+    if not any(group.by_label or group.imposed for group in groups):
         return 0
     is_refused = conclude(path, groups, label).is_invalid and strict
     if is_refused:

@@ -16,7 +16,8 @@ from core.backends.choice import Kind
 from core.errors import GatescopeError
 from core.experiment import config
 from core.experiment.config import Backend, Config
-from core.experiment.dose import NAME
+from core.experiment.dose import NAME, Replay
+from core.routing import recording as recorded
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json")
@@ -86,16 +87,23 @@ def _engine(loaded: Config) -> Iterator[Finding]:
 
 
 def _doses(loaded: Config, kind: Kind) -> Finding:
-    """Whether the target imbalances of [dose] can be forced."""
+    """Whether the target imbalances of [dose] can be forced, and its gate logs replayed."""
     assert loaded.dose
     try:
-        choice.check_doses(kind, loaded.backends, loaded, loaded.dose.doses)
+        loaded, recording = recorded.of_config(loaded)
+        assert loaded.dose
+        replays = [Replay(name) for name in loaded.replays]
+        choice.check_doses(kind, loaded.backends, loaded, [*loaded.dose.doses, *replays])
+        if r := recording:
+            choice.check_recording(kind, loaded, layers=r.layers, experts=r.experts, top_k=r.top_k)
     except GatescopeError as error:
         return _problem(NAME, error)
-    levels = ", ".join(f"{level:g}" for level in loaded.dose.levels)
-    ranks = f"over {forcing.ranks(loaded.backends)} ranks"
-    patterns = ", ".join(loaded.dose.patterns)
-    return Finding(NAME, f"{patterns} {ranks}, at CVs of {levels}, besides natural routing")
+    found = [f"{len(replays)} recorded runs of {loaded.dose.replay}"] if replays else []
+    if loaded.dose.doses:
+        levels = ", ".join(f"{level:g}" for level in loaded.dose.levels)
+        ranks = f"over {forcing.ranks(loaded.backends)} ranks"
+        found = [f"{', '.join(loaded.dose.patterns)} {ranks}, at CVs of {levels}", *found]
+    return Finding(NAME, f"{', '.join(found)}, besides natural routing")
 
 
 def _vllm(backend: Backend, *, needed: bool) -> Finding:

@@ -62,6 +62,13 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help=f"where --dose puts the load: {', '.join(arg.PATTERNS)} (default: hot-experts)",
     )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="GATE_LOGS",
+        help="also run each dataset with its routing forced to recorded loads, step after step: a"
+        " folder of gate logs, a backend's folder in a run directory, or upstream's JSON logs",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -93,7 +100,7 @@ def _check(wanted: Invocation) -> None:
     if wanted.resume and wanted != alone:
         raise UsageError(
             "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --dose, --pattern and --out"
+            " --dose, --pattern, --replay and --out"
         )
 
 
@@ -108,6 +115,7 @@ def invocation(arguments: argparse.Namespace) -> Invocation:
         engine=arguments.engine,
         levels=tuple(arguments.dose),
         patterns=tuple(arguments.pattern),
+        replay=arguments.replay,
         resume=arguments.resume,
         retry_cancelled=arguments.retry_cancelled,
     )

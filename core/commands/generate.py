@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
-from core.errors import FileError
+from core.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from core.workload.generator import Drawn
+    from core.workload.strategies import Queries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make one dataset at each of these scores, instead of --count",
     )
     parser.add_argument(
+        "--target-excess",
+        type=arg.levels,
+        metavar="0.2,0.8",
+        help="make one dataset at each of these excess CVs of prefill, as predicted from --model",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="CHECKPOINT",
+        help="the model whose router --target-excess aims at, as of gatescope predict; or builtin",
+    )
+    parser.add_argument(
         "--replace",
         action="store_true",
         help="remove the datasets that an earlier call wrote there, also where others take their"
@@ -49,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the datasets and the histogram. UsageError or FileError if either cannot be made."""
+    if bool(arguments.model) != bool(arguments.target_excess):
+        raise UsageError("--model and --target-excess go together; give both")
+    if arguments.target and arguments.target_excess:
+        raise UsageError("--target aims at the score, --target-excess at the router; give one")
     from core.workload import folder
 
     try:
@@ -65,12 +81,27 @@ def _made(arguments: argparse.Namespace) -> list[Drawn]:
     from core.workload import generator, starter
 
     queries = generator.load_queries(starter.queries_file(arguments.out))
+    if arguments.model:
+        return _aimed(arguments, queries)
     if not arguments.target:
         return generator.generate(queries, count=arguments.count, seed=arguments.seed)
     return [
         generator.mix_to_target(queries, target, seed=arguments.seed, index=index)
         for index, target in enumerate(arguments.target, 1)
     ]
+
+
+def _aimed(arguments: argparse.Namespace, queries: Queries) -> list[Drawn]:
+    from core.commands import router_prediction
+
+    model = router_prediction.opened(arguments.model)
+    from core.prediction import aim
+
+    tell = router_prediction.progress()
+    made = aim.aim(model, queries, arguments.target_excess, seed=arguments.seed, tell=tell)
+    for dataset in made:
+        print(f"{dataset.file}: predicted excess CV {dataset.excess_cv:.3f}", file=sys.stderr)
+    return made
 
 
 def _draw(scores: Sequence[float]) -> Path:

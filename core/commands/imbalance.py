@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import FileError
+from core.errors import FileError, UsageError
 from core.terminal import complain
 
 if TYPE_CHECKING:
+    from core.routing.busiest import BusiestRank
     from core.routing.imbalance import Imbalance
     from core.validity.problem import Validity
 
@@ -33,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", dest="out", type=Path, metavar="OUT.json", help="write the measures to this file"
     )
     parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="also price each dataset's routing by this calibration, or by the one in this run"
+        " directory of gatescope calibrate",
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if gate logs are invalid"
     )
 
@@ -46,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.folder.is_dir():
         raise FileError(f"{arguments.folder}: not a folder")
+    if arguments.calibration and (arguments.json or arguments.method or arguments.out):
+        raise UsageError("--calibration is in words only: leave out --json, --method and -o")
     found, problems = _measured(arguments.folder)
     validity = verdict.of_gate_logs(arguments.folder, found)
     for problem in (*problems, *(wrong.in_words() for wrong in validity.problems)):
@@ -61,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
+    if arguments.calibration:
+        print("\n".join(_priced(arguments.folder, arguments.calibration)))
     missing = rule_name(routing.missing_layers)
     is_whole = not problems and missing not in [problem.rule for problem in validity.problems]
     return 0 if is_whole and not (arguments.strict and validity.is_invalid) else 1
@@ -86,6 +98,28 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
             found |= {f"{backend}/{name}": one for name, one in measured.items()}
             problems += problem
     return found, problems
+
+
+def _priced(folder: Path, file: Path) -> list[str]:
+    """What each dataset's routing costs a decode step over a fair router's."""
+    from core.analysis import calibration, routing_cost, step_sample
+    from core.report import routing_cost as in_words
+    from core.routing import folder as gate_folder
+    from core.routing import places
+    from core.rundir import about
+
+    found = calibration.read(file)
+    lines = [f"priced by {file}: {found.backend}, {found.engine}, made {found.made}"]
+    if (folder / about.NAME).is_file():
+        backends = about.read(folder).backends
+        starts = {name: gate_folder.starts(folder / name) for name in backends}
+    else:
+        starts = {folder.name: [p for p in places.find(folder)[0] if list(p.glob("*.gatelog"))]}
+    for name, logs in starts.items():
+        sample = step_sample.read(logs, prices=found.prices())
+        costs = routing_cost.of_datasets(sample, found.decode)
+        lines += [f"  {name}/{in_words.of_dataset(one, found.decode)}" for one in costs]
+    return lines if len(lines) > 1 else [*lines, "  no decode steps of natural routing to price"]
 
 
 def _data(
@@ -122,6 +156,7 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         f"   hottest {_number(m.hottest_share)} of a layer   {m.dead_experts} dead"
         f"   entropy {_number(m.entropy)}   Gini {_number(m.gini)}",
         *_phases(m),
+        *_work(m),
         *_layers(m.layer_cvs),
         _loads(m.expert_loads),
     ]
@@ -158,6 +193,28 @@ def _phases(m: Imbalance) -> list[str]:
         for phase, of in (("prefill", m.prefill), ("decode", m.decode))
         if of
     ]
+
+
+def _work(m: Imbalance) -> list[str]:
+    """The kernel, and what the busiest rank of a layer computes; by phase where they are known."""
+    phases = {name: of.busiest_rank for name in ("prefill", "decode") if (of := m.phase(name))}
+    whole = phases or {"all steps": m.busiest_rank}
+    kernel = [f"  kernel         {m.kernel}"] if m.kernel else []
+    return [*kernel, *(f"  busiest rank   {name}: {_rank(r)}" for name, r in whole.items() if r)]
+
+
+def _rank(r: BusiestRank) -> str:
+    if r.active_experts is None:
+        return f"– ({r.reason})"
+    active = f"{r.active_experts:.2f} active experts"
+    if r.tiles is None or r.padded_share is None:
+        return f"{active}; tiles – ({r.reason})"
+    waves = ""
+    if r.first_waves is not None and r.second_waves is not None:
+        waves = f", {r.first_waves:.1f} + {r.second_waves:.1f} waves"
+    over = _number(r.work_over_fair, ends=r.work_over_fair_interval)
+    tiles = f"{r.tiles:.2f} tiles{waves}, {r.padded_share:.0%} of rows padding"
+    return f"{active}, {tiles}; work {over} of a fair router's"
 
 
 def _layers(cvs: Sequence[float]) -> list[str]:

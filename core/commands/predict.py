@@ -1,4 +1,5 @@
-"""`gatescope predict`: the predicted imbalance score of datasets."""
+"""`gatescope predict`: the predicted imbalance score of datasets, or what a model's router is
+expected to do with them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.commands import arguments as arg
 from core.errors import BAD_USAGE, DatasetError
 from core.terminal import complain
 
@@ -19,10 +21,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", type=Path, nargs="+", metavar="FILE", help="dataset: JSON lines, or a JSON array"
     )
     parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
+    router = parser.add_argument_group("a model's router instead of the texts' score")
+    router.add_argument(
+        "--model",
+        metavar="CHECKPOINT",
+        help="folder, or hub name in the hub's cache, of a Mixtral, Qwen MoE, DeepSeek or OLMoE"
+        " checkpoint; or builtin",
+    )
+    router.add_argument(
+        "--mode",
+        choices=("exact", "table", "calibrated"),
+        default="exact",
+        help="exact: run the prompts through the model (default); table: learn what each token and"
+        " the two before it load; calibrated: also how far that is off",
+    )
+    router.add_argument(
+        "--learn", type=Path, metavar="RUN_DIR", help="recorded run that table and calibrated need"
+    )
+    router.add_argument(
+        "--layers", type=arg.span, metavar="0-3", help="predict these layers alone, and stop there"
+    )
+    router.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="precision to compute in (default: auto, the checkpoint's own)",
+    )
+    router.add_argument(
+        "--backend", metavar="NAME", help="backend of --config whose batches are planned for"
+    )
+    arg.add_config(router)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """0 if every file has a score, 1 if some have none, BAD_USAGE if none has one."""
+    if arguments.model:
+        from core.commands import router_prediction
+
+        return router_prediction.run(arguments)
     found = _predictions(arguments.files)
     if arguments.json:
         _print_json(found)

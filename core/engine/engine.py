@@ -28,6 +28,7 @@ from core.experiment.control import ControlError
 from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
 from core.recorder.gatescope_recorder.order import Order
+from core.routing import recording as recorded
 from core.rundir.directory import RunDirectory
 from core.workload.dataset import Dataset
 
@@ -62,8 +63,9 @@ class Engine:
         `ended`: run id → "done", or "cancelled" by command in an earlier session.
         """
         self._queue = queue = Queue(runs, ended, self._emit)
-        doses = [run.dose for run in queue.runs.values() if run.dose]
-        self._order = forcing.order(self.config, doses)
+        imposed = [run.imposed for run in queue.runs.values() if run.imposed]
+        recording = (self.directory.path / recorded.FOLDER).resolve()
+        self._order = forcing.order(self.config, imposed, str(recording))
         self._servers = Servers(self.config, self.launcher, self.directory, self._order, self._emit)
         self._main = asyncio.current_task()
         scoring = asyncio.create_task(self._predict())

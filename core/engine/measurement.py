@@ -12,9 +12,11 @@ from functools import cache
 import httpx
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from core import files
 from core.backends import nvml, prometheus
+from core.backends.energy import READ_S, Energy, Gauge, Spans
 from core.errors import GateLogError, LoadError
 from core.experiment import events
 from core.experiment.events import AnyEvent, Latency, LiveImbalance, RunFigures
@@ -24,10 +26,12 @@ from core.load.client import Load
 from core.load.metrics import Metrics, RequestRecord
 from core.load.record import Progress
 from core.recorder.gatescope_recorder.order import Order
-from core.routing import live
+from core.recorder.gatescope_recorder.replay import PHASES
+from core.routing import live, repeats
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
+from core.routing.repeats import Repeats
 from core.routing.run import RunRouting
 from core.rundir import result
 from core.rundir.directory import RunDirectory
@@ -35,6 +39,7 @@ from core.rundir.result import GateLogPart, Result
 from core.workload import predictor
 
 LOG_WAIT_S = 3.0
+NOT_BY_PHASE = "not known by phase: no step of the gate log lies in the run's time"
 SAMPLE_S = 1.0
 
 
@@ -56,6 +61,7 @@ class Target:
     tokenizer: str
     log: GateFolder
     env: Mapping[str, str] = field(default_factory=dict)  # of the server: which GPUs it sees
+    gpus: int = 0  # how many of those it uses
 
 
 @dataclass(slots=True)
@@ -73,27 +79,32 @@ class Measurement:
     records: list[RequestRecord] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     routing: RunRouting = field(init=False)
+    gauge: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
-        self.routing = RunRouting(self.load.label, self.run.dose, self.order)
+        self.gauge = Gauge(self.target.env, self.target.gpus)
+        self.routing = RunRouting(self.load.label, self.run.imposed, self.order)
 
     async def take(self) -> None:
         """Send, measure, write, emit. RunError where too many requests failed."""
         self.emit(events.RunStarted(run=self.run.id, requests=len(self.load.prompts)))
-        watch = asyncio.create_task(self._watch())
+        watches = asyncio.create_task(self._watch()), asyncio.create_task(self._gauge())
+        self.gauge.read()
         try:
             self.records = await client.run(self.load, self._on_done, self._on_progress)
         except (LoadError, httpx.HTTPError) as error:
             raise RunError(f"nothing was sent: {type(error).__name__}: {error}") from None
         finally:
-            watch.cancel()
+            self.gauge.read()
+            for watch in watches:
+                watch.cancel()
         async with httpx.AsyncClient(trust_env=False) as http:
             await self._sample(http)  # the last state, also of a run of less than a second
         self.directory.write_requests(self.run, self.records)
         self._check_errors()
         figures = metrics.summarise(self.records, self.load.slo)
         await self._settle(figures)
-        measured, reason = self._imbalance()
+        measured, reason = self._imbalance(repeats.of(await client.prompt_tokens(self.load)))
         self._check_routing()
         taken = self._result(figures, measured, reason)
         name = self.directory.write_result(self.run, taken)
@@ -127,6 +138,12 @@ class Measurement:
             while True:
                 await asyncio.sleep(SAMPLE_S)
                 await self._sample(http)
+
+    async def _gauge(self) -> None:
+        """A reading of energy and clocks every READ_S, until cancelled."""
+        while True:
+            await asyncio.sleep(READ_S)
+            self.gauge.read()
 
     async def _sample(self, http: httpx.AsyncClient) -> None:
         progress = self.progress
@@ -167,8 +184,8 @@ class Measurement:
             )
 
     def _check_routing(self) -> None:
-        """RunError where routing was not as labelled: forced to the run's dose, or natural
-        throughout."""
+        """RunError where routing was not as labelled: forced to the run's dose, replayed, or
+        natural throughout."""
         if wrong := self.routing.why_not_forced():
             raise RunError(wrong)
 
@@ -184,11 +201,11 @@ class Measurement:
                 return
             await asyncio.sleep(0.02)
 
-    def _imbalance(self) -> tuple[Imbalance | None, str | None]:
-        """The run's imbalance, or why there is none."""
+    def _imbalance(self, prompts: Repeats | None) -> tuple[Imbalance | None, str | None]:
+        """The run's imbalance, or why there is none; `prompts`: how their tokens repeat."""
         try:
             self._read()
-            return self.routing.imbalance(), None
+            return self.routing.imbalance(prompts), None
         except (GateLogError, OSError) as error:
             return None, f"no imbalance: {error}"
 
@@ -210,12 +227,14 @@ class Measurement:
             model_id=self.target.model,
             tokenizer_id=self.target.tokenizer,
             forced_routing=self.run.dose,
+            replayed_routing=self.routing.replayed,
             start=self.run.start,
             measured_imbalance=measured,
             measured_imbalance_reason=reason,
             decode_step_ms=self.routing.decode_step_ms(),
             longest_step=self.routing.longest_step,
             delivery_lag_ms=self._delivery_lag_ms(figures),
+            **structs.asdict(self._energy(figures)),
             gate_log=GateLogPart(
                 folder=str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 segment=self.load.label,
@@ -224,6 +243,20 @@ class Measurement:
                 left_out=self.target.log.left_out if due is not None and seen < due else "",
             ),
         )
+
+    def _energy(self, figures: Metrics) -> Energy:
+        done = [r for r in self.records if r.ok]
+        began, last = min(r.t_start_ns for r in done), max(r.stamps_ns[-1] for r in done)
+        tokens, seen = figures.total_output_tokens, self.routing
+        if seen.is_one_clock(began, last):
+            spans = {phase: seen.spans(phase) for phase in PHASES}
+            phases = {
+                phase: Spans(starts, starts + took, seen.phase_tokens[phase])
+                for phase, (starts, took) in spans.items()
+            }
+            return self.gauge.used(began, last, tokens, phases)
+        used = self.gauge.used(began, last, tokens, {})
+        return structs.replace(used, energy_reason=used.energy_reason or NOT_BY_PHASE)
 
     def _delivery_lag_ms(self, figures: Metrics) -> float | None:
         done = [r for r in self.records if r.ok]
@@ -234,7 +267,7 @@ class Measurement:
     def _write_imbalances(self, measured: Imbalance | None) -> None:
         """Add this run's values to upstream's two mappings of its backend, if its routing was
         natural."""
-        if self.run.dose:
+        if self.run.imposed:
             return
         for suffix, key in (("", "per_step_cv"), ("_aggregated", "aggregated_cv")):
             name = f"{self.run.backend}_real_imbalance{suffix}.json"
@@ -298,9 +331,15 @@ def _run_figures(records: list[RequestRecord], taken: Result) -> RunFigures:
         aggregated_cv=measured.aggregated_cv if measured else None,
         excess_cv=measured.excess_cv if measured else None,
         rank_imbalance=measured.rank_imbalance if measured else None,
+        work_over_fair=_decode_work(measured),
         imbalance_reason=measured.excess_cv_reason if measured else taken.measured_imbalance_reason,
         decode_step_ms=taken.decode_step_ms,
     )
+
+
+def _decode_work(measured: Imbalance | None) -> float | None:
+    decode = measured.decode if measured else None
+    return decode.busiest_rank.work_over_fair if decode and decode.busiest_rank else None
 
 
 @cache

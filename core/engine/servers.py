@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import httpx
 from msgspec import structs
 
-from core.backends import ports, server
+from core.backends import builtin, ports, server
 from core.backends.launch import Launch, Launcher
 from core.backends.server import Server, ServerError
 from core.engine.measurement import Target
@@ -22,6 +22,7 @@ from core.experiment.events import AnyEvent
 from core.load import client
 from core.load.client import Load
 from core.recorder.gatescope_recorder.order import VARIABLE, Order
+from core.routing import folder
 from core.routing.folder import GateFolder
 from core.routing.imbalance import WARMUP
 from core.rundir.about import ServerNote
@@ -85,7 +86,13 @@ class Servers:
         launch, logs = self._launch(backend)
         started = self._start(backend, number, launch)
         target = Target(
-            started.base_url, launch.engine, launch.model, launch.tokenizer, logs, launch.env
+            started.base_url,
+            launch.engine,
+            launch.model,
+            launch.tokenizer,
+            logs,
+            launch.env,
+            0 if builtin.is_label(launch.engine) else backend.ranks,
         )
         # Known before it is ready, so that whatever ends the wait also ends the server.
         self.up = Serving(backend, number, started, target, launch.temperature)
@@ -148,7 +155,8 @@ class Servers:
             await up.version(), up.log, up.log_start, serving.target.log.folder
         )
         mismatches = self._launcher.mismatches(backend, ran)
-        noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches)
+        kernel = folder.kernel(serving.target.log.folder)
+        noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches, kernel=kernel)
         self._directory.note_server(name, noted)
         if wrong := self._unusable(name, ran, mismatches):
             raise ServerError(wrong, serving.server.log_tail())

@@ -69,6 +69,7 @@ AUTO_STARTS = {
 RESERVED = (
     "graphs",
     "export",
+    "replay",
     "run.json",
     "events.jsonl",
     "control.sock",
@@ -127,11 +128,13 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 class Forcing(msgspec.Struct, frozen=True, kw_only=True):
     """[dose]: every dataset once with its natural routing, and once at each of these CVs of expert
-    load with routing forced to it, in each pattern."""
+    load with routing forced to it, in each pattern. `replay`: gate logs whose runs are replayed
+    too; without `levels` beside it, these alone."""
 
     levels: list[Level] = msgspec.field(default_factory=lambda: [0.0, 0.25, 0.5, 1.0, 1.5])
     patterns: list[Pattern] = msgspec.field(default_factory=lambda: ["hot-experts"])
     rotate_steps: Positive = 64
+    replay: Text = ""
 
     @property
     def doses(self) -> list[Dose]:
@@ -209,6 +212,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     backends: tuple[Backend, ...]
     dataset_paths: tuple[Path, ...]
     dose: Forcing | None = None
+    replays: tuple[str, ...] = ()  # the recorded runs that the logs of dose.replay hold
 
 
 def load(path: Path) -> Config:
@@ -231,20 +235,17 @@ def load(path: Path) -> Config:
         model=msgspec.structs.replace(document.model, id=model_id(path.parent, document.model.id)),
         backends=tuple(_resolved(path.parent, backend) for backend in document.backends),
         dataset_paths=datasets,
-        dose=document.dose,
+        dose=_dose(path.parent, document.dose, _toml(path, text)),
     )
 
 
-def with_doses(loaded: Config, levels: list[float], patterns: list[Pattern]) -> Config:
-    """`loaded` with the levels and patterns of --dose and --pattern, where given, in place of
-    [dose]'s. ConfigError as `load`."""
-    if not levels and not patterns:
-        return loaded
-    given = {key: value for key, value in (("levels", levels), ("patterns", patterns)) if value}
-    dose: Forcing = msgspec.structs.replace(loaded.dose or Forcing(), **given)
-    if wrong := [f"{', '.join(('--dose', *keys))}: {text}" for keys, text in _dose_problems(dose)]:
-        raise ConfigError("\n".join(wrong))
-    return msgspec.structs.replace(loaded, dose=dose)
+def _dose(folder: Path, dose: Forcing | None, written: dict[str, Any]) -> Forcing | None:
+    """[dose] with its gate logs' path made absolute; these alone, where no levels are written."""
+    if dose is None or not dose.replay:
+        return dose
+    place = os.path.abspath(folder / os.path.expanduser(dose.replay))
+    levels = dose.levels if "levels" in written["dose"] else []
+    return msgspec.structs.replace(dose, replay=place, levels=levels)
 
 
 def with_starts(loaded: Config, kind: Literal["vllm", "builtin"]) -> Config:
@@ -326,7 +327,7 @@ def _checked(document: Document) -> Iterator[Mistake]:
         yield from _name_taken(number, document.backends)
         yield from _backend(("backends", number), backend)
     if document.dose:
-        for keys, text in _dose_problems(document.dose):
+        for keys, text in dose_problems(document.dose):
             yield Mistake(
                 ("dose", *keys), text, rests_on=(("dose", "levels"), ("dose", "patterns"))
             )
@@ -395,9 +396,9 @@ def _budget_problem(backend: Backend) -> str:
     )
 
 
-def _dose_problems(forcing: Forcing) -> Iterator[tuple[tuple[str, ...], str]]:
+def dose_problems(forcing: Forcing) -> Iterator[tuple[tuple[str, ...], str]]:
     """Place in the table and text of what a run's label could not name."""
-    if not forcing.doses:
+    if not forcing.doses and not forcing.replay:
         yield (), "expected at least one level and one pattern, got none"
     for level in dict.fromkeys(forcing.levels):
         if round(level, 4) != level:

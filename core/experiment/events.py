@@ -43,6 +43,7 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     aggregated_cv: float | None
     excess_cv: float | None
     rank_imbalance: float | None = None
+    work_over_fair: float | None = None  # of decode steps' busiest rank (core.routing.busiest)
     imbalance_reason: str | None = None  # why a figure of the imbalance is null
     decode_step_ms: float | None = None  # median step without prompt tokens, from the gate log
 

@@ -20,6 +20,7 @@ class Invocation(msgspec.Struct, frozen=True):
     engine: str | None = None
     levels: tuple[float, ...] = ()  # of forced routing
     patterns: tuple[Pattern, ...] = ()
+    replay: Path | None = None  # gate logs whose routing is replayed
     resume: Path | None = None
     retry_cancelled: bool = False
 
@@ -34,6 +35,7 @@ class Invocation(msgspec.Struct, frozen=True):
             "--engine": self.engine,
             "--dose": ",".join(map(str, self.levels)),
             "--pattern": ",".join(self.patterns),
+            "--replay": _text(self.replay),
             "--resume": _text(self.resume),
         }
         given = [f"{name}={value}" for name, value in values.items() if value]

@@ -49,7 +49,7 @@ def _run(
     eta = snapshot.eta_s()
     left = "" if eta is None else f"  ETA {clock(eta)}"
     if dose.of_label(event.run):
-        place = f"{place} {dose.NAME} "
+        place = f"{place} {dose.REPLAYED if dose.is_replay(event.run) else dose.NAME} "
     known = snapshot.runs.get(event.run)
     if known and (start := snapshot.start_of(known.run.backend, known.run.start)):
         place = f"{place} {start} "

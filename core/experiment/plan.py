@@ -13,7 +13,7 @@ import msgspec
 
 from core.errors import ConfigError, UsageError
 from core.experiment.config import Config
-from core.experiment.dose import Dose
+from core.experiment.dose import Dose, Replay
 from core.workload import dataset, formats, trace
 from core.workload.dataset import Dataset
 
@@ -21,7 +21,8 @@ from core.workload.dataset import Dataset
 class Run(msgspec.Struct, frozen=True):
     """One dataset at one backend, once. `label` ("001", "001-s2-r2": start 2, repeat 2) names its
     files and its gate-log segment; where routing is forced, it ends with the dose
-    ("001~hot-rank~0.5"). `start`: which of its backend's server starts it belongs to."""
+    ("001~hot-rank~0.5") or with the run that it replays ("001~replay~007"). `start`: which of its
+    backend's server starts it belongs to."""
 
     backend: str
     dataset: str
@@ -29,6 +30,12 @@ class Run(msgspec.Struct, frozen=True):
     file: str
     dose: Dose | None = None
     start: int = 1
+    replay: Replay | None = None
+
+    @property
+    def imposed(self) -> Dose | Replay | None:
+        """What its routing is forced to; None where it is natural."""
+        return self.dose or self.replay
 
     @property
     def id(self) -> str:
@@ -75,12 +82,12 @@ def make(config: Config, only: Collection[str] = (), backends: Collection[str] =
     return Plan(datasets, tuple(start for start in starts if start.runs))
 
 
-def label(index: str, repeat: int, dose: Dose | None = None, start: int = 1) -> str:
+def label(index: str, repeat: int, imposed: Dose | Replay | None = None, start: int = 1) -> str:
     """`001`, `001-r2` from the second repeat on, `001-s2` where a second start runs the dataset
-    again, and `001-s2-r2~hot-rank~0.5` where routing is forced."""
+    again, and `001-s2-r2~hot-rank~0.5` or `001-s2-r2~replay~007` where routing is forced."""
     started = index if start == 1 else f"{index}-s{start}"
     repeated = started if repeat == 1 else f"{started}-r{repeat}"
-    return f"{repeated}~{dose.label}" if dose else repeated
+    return f"{repeated}~{imposed.label}" if imposed else repeated
 
 
 def dataset_of(run: str) -> str:
@@ -151,22 +158,38 @@ def _runs(
     indices = list(paths)[number - 1 :: starts] if split else list(paths)
     labelled = 1 if split or config.experiment.interleave else number
     for repeat in repeats:
-        for index, dose in _order(config, indices, repeat, labelled):
-            name = label(index, repeat, dose, labelled)
-            yield Run(cell, index, name, str(paths[index]), dose, number)
+        for index, imposed in _order(config, indices, list(paths), repeat, labelled):
+            name = label(index, repeat, imposed, labelled)
+            dose = imposed if isinstance(imposed, Dose) else None
+            replay = imposed if isinstance(imposed, Replay) else None
+            yield Run(cell, index, name, str(paths[index]), dose, number, replay)
 
 
 def _order(
-    config: Config, indices: list[str], repeat: int, start: int
-) -> list[tuple[str, Dose | None]]:
-    """Every dataset, with its natural routing and at each dose. The same order for every backend,
-    so that a drift over time hits both alike."""
-    doses: list[Dose | None] = [None, *(config.dose.doses if config.dose else ())]
-    order = [(index, dose) for index in indices for dose in doses]
+    config: Config, indices: list[str], chosen: list[str], repeat: int, start: int
+) -> list[tuple[str, Dose | Replay | None]]:
+    """Every dataset, with its natural routing, at each dose, and with the recorded runs that it
+    replays. The same order for every backend, so that a drift over time hits both alike."""
+    doses = config.dose.doses if config.dose else []
+    order = [
+        (index, imposed)
+        for index in indices
+        for imposed in (None, *doses, *_replays(config, index, chosen))
+    ]
     if config.experiment.shuffle:
         again = "" if start == 1 else f"/{start}"
         random.Random(f"{config.experiment.seed}/{repeat}{again}").shuffle(order)
     return order
+
+
+def _replays(config: Config, index: str, indices: list[str]) -> list[Replay]:
+    """The recorded runs that are replayed with a dataset: those of its own number, and those whose
+    dataset is not among the chosen, which are replayed with each."""
+    return [
+        Replay(name)
+        for name in config.replays
+        if (own := dataset_of(name)) == index or own not in indices
+    ]
 
 
 def select_backends(config: Config, names: Collection[str]) -> list[str]:

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any, Literal
 
 import httpx
@@ -34,6 +33,8 @@ TOKEN_BYTES = 4 << 10
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 MAX_REQUESTED = 1 << 31  # beyond any context: a server refuses such a request
 MAX_TOKENS = 1 << 17  # of an answer without a requested limit
+TOKENIZED = 100  # prompts whose tokens are looked up
+TOKENIZE_S = 10.0  # for all of them
 EARLY_S = 1.0  # connections for requests due within this time are opened before the start
 
 
@@ -257,16 +258,18 @@ async def _bodies(load: Load) -> list[bytes]:
             "input_len sends a prompt as tokens, and a chat request cannot hold tokens;"
             " use completions, or input_len 0"
         )
-    lengths = (
-        repeat(load.input_len, len(load.prompts))
-        if isinstance(load.input_len, int)
-        else load.input_len
-    )
     async with _client(load) as client:
         return [
             _body(load, i, _cut(await _tokens(client, load, prompt.text), length, prompt.id))
-            for i, (prompt, length) in enumerate(zip(load.prompts, lengths, strict=True))
+            for i, (prompt, length) in enumerate(zip(load.prompts, _lengths(load), strict=True))
         ]
+
+
+def _lengths(load: Load) -> Sequence[int]:
+    """Tokens of each prompt; 0: as written."""
+    if isinstance(load.input_len, int):
+        return [load.input_len] * len(load.prompts)
+    return load.input_len
 
 
 def _body(load: Load, index: int, prompt: str | list[int]) -> bytes:
@@ -317,6 +320,18 @@ async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]
     url = address.of(load.base_url).tokenize_url
     answer = await fetch.whole(client, "POST", url, within_s=load.stall_timeout_s, json=wanted)
     return fetch.decoded(answer, _Tokens).tokens
+
+
+async def prompt_tokens(load: Load) -> list[list[int]]:
+    """The tokens of the first TOKENIZED prompts, by the server's tokenizer; empty if it has none
+    that answers in time. Not while requests are timed."""
+    some = list(zip(load.prompts, _lengths(load), strict=True))[:TOKENIZED]
+    with contextlib.suppress(httpx.HTTPError, TimeoutError):
+        async with _client(load) as client, asyncio.timeout(TOKENIZE_S):
+            found = [await _tokens(client, load, prompt.text) for prompt, _ in some]
+        cut = zip(found, some, strict=True)
+        return [_cut(tokens, n, p.id) if n and tokens else tokens for tokens, (p, n) in cut]
+    return []
 
 
 async def _counted(load: Load, records: Sequence[RequestRecord]) -> list[RequestRecord]:

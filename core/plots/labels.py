@@ -6,7 +6,7 @@ from typing import Literal
 
 Axis = Literal["excess", "per-step", "aggregated", "predicted"]
 AXES: dict[Axis, str] = {
-    "excess": "excess CV of expert load",
+    "excess": "excess CV² of expert load",
     "per-step": "per-step CV of expert load",
     "aggregated": "aggregated CV of expert load",
     "predicted": "predicted imbalance score",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 METRICS = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")  # drawn of every run directory
 OVER_REQUESTS = {"mean_ttft_ms": "ttft", "mean_tpot_ms": "tpot", "mean_e2e_ms": "e2e"}
 MEASURED: dict[Axis, str] = {
-    "excess": "excess_cv",
+    "excess": "excess_squared",
     "per-step": "per_step_cv",
     "aggregated": "aggregated_cv",
 }
@@ -38,7 +38,7 @@ NAMED = 3  # points off the scale that the note names
 
 
 def best_axis(groups: Sequence[Results]) -> Axis:
-    """The most informative imbalance that most results have: excess CV, else per-step CV, else the
+    """The most informative imbalance that most results have: excess CV², else per-step CV, else the
     prediction."""
     labels = [(group, label) for group in groups for label in group.by_label]
     measured: tuple[Axis, ...] = ("excess", "per-step")
@@ -56,7 +56,7 @@ def series(
     """`metric` of each result against an imbalance axis. NoDataError where no result has both as
     numbers.
 
-    `rows`: the findings' associations, which are with excess CV: on that axis a backend whose
+    `rows`: the findings' associations, which are with excess CV²: on that axis a backend whose
     association is detected gets a line.
     """
     points = _far_marked([_points(group, metric, axis) for group in groups])
@@ -69,7 +69,7 @@ def series(
     seen = {
         row.backend: row
         for row in rows
-        if axis == "excess" and row.metric == metric and row.association.is_seen
+        if axis == "excess" and row.metric == metric and row.association.is_monotone
     }
     fits = (_fit(p, place, seen[p.name]) for place, p in enumerate(points) if p.name in seen)
     return Series(
@@ -140,7 +140,8 @@ def _of_blocks(result: Result, axis: Axis) -> Interval | None:
 def _of_requests(result: Result, metric: str) -> Interval | None:
     if metric not in OVER_REQUESTS:
         return None
-    return mean_interval(per_request(result, OVER_REQUESTS[metric]))
+    ends = mean_interval(per_request(result, OVER_REQUESTS[metric]))
+    return ends and (max(ends[0], 0.0), ends[1])  # no time is below 0
 
 
 def _fit(points: Points, place: int, row: Row) -> Curve:

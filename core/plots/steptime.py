@@ -1,4 +1,4 @@
-"""Step time against the busiest rank's load: as measured, and with the number of tokens held
+"""Step time against the busiest rank's load as measured, and against its work with the batch held
 fixed."""
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from core.analysis import step_model
-from core.analysis.step_model import MIN_STEPS
+from core.analysis import cost_model
+from core.analysis.cost_model import MIN_STEPS
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
 from core.plots.figure import Curve, Points, Series
@@ -20,8 +20,8 @@ SHOWN_BELOW = 99.0  # percentile of step time: a few slow steps would flatten al
 
 
 def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series]:
-    """Two panels of decode steps: time against max/mean load; against the extra load, at the mean
-    number of tokens.
+    """Two panels of decode steps: time against max/mean load; with the batch held fixed, against
+    the work of the busiest rank, where the cost model has one.
 
     Steps with few tokens are both quick and uneven, which the first panel shows and the second
     takes out. NoDataError below 50 decode steps.
@@ -35,15 +35,22 @@ def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series
     ratio = 1 + decode["extra"] / decode["mean_load"]
     over = f"max/mean load over {sample.unit}s, mean over layers"
     raw = _panel(f"Decode step time: {backend}", engine, (ratio, over), ms)
-    held = step_model.held_fixed(decode) / 1e3
-    fixed = _panel(
-        f"The same at {decode['tokens'].mean():.1f} tokens per step: {backend}",
-        engine,
-        (decode["extra"], f"extra load of the busiest {sample.unit}, tokens, mean over layers"),
-        held,
-        _model_line(sample, decode["extra"], held),
-    )
-    return [raw, fixed]
+    return [raw, *_against_work(decode, backend, engine)]
+
+
+def _against_work(decode: StepSample, backend: str, engine: str) -> list[Series]:
+    """Time with the batch held fixed, against what the cost model makes of the work."""
+    model = cost_model.fit(decode, "decode")
+    if model.reason:
+        return []
+    held, work = cost_model.held_fixed(model, decode) / 1e3, model.work_us(decode) / 1e3
+    rest = float(np.median(held - work))
+    ends = np.array([work.min(), work.max()])
+    is_seen = any(model.terms[name].excludes_zero for name in model.costs)
+    line = Curve("cost model", ends, ends + rest, 2, "fit") if is_seen else None
+    title = f"The same with the mean batch of {decode['tokens'].mean():.1f} tokens: {backend}"
+    along = f"work of the busiest rank, by {model.by}, ms"
+    return [_panel(title, engine, (work, along), held, line)]
 
 
 def _panel(
@@ -83,25 +90,3 @@ def median_interval(values: Floats) -> tuple[float, float]:
     reach = 1.96 * math.sqrt(n) / 2
     low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + 1 + reach)  # counted from 1
     return float(ordered[max(low, 1) - 1]), float(ordered[min(high, n) - 1])
-
-
-def _model_line(sample: StepSample, extra: Floats, held_ms: Floats) -> Curve | None:
-    """The step model's line, if it detects a cost."""
-    model = step_model.fit(sample, "decode")
-    cost = model.per_token
-    if not model.sees_a_cost or cost.value is None or cost.interval is None:
-        return None
-    x = np.array([extra.min(), extra.max()])
-    line, low, high = (
-        np.median(held_ms) + slope / 1e3 * (x - np.median(extra))
-        for slope in (cost.value, *cost.interval)
-    )
-    return Curve(
-        f"step model: {cost.shown('.3g')} µs per token",
-        x,
-        line,
-        2,
-        "fit",
-        np.minimum(low, high),
-        np.maximum(low, high),
-    )

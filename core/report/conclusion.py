@@ -64,6 +64,9 @@ def _write(
     if _any_forced(groups):
         forced = [Results(group.name, group.forced, {}, {}) for group in groups]
         files["summary-forced.csv"] = summary.csv_text(summary.rows(forced)).encode()
+    if _any_replayed(groups):
+        replayed = [Results(group.name, group.replayed, {}, {}) for group in groups]
+        files["summary-replayed.csv"] = summary.csv_text(summary.rows(replayed)).encode()
     for name, data in files.items():
         write_whole(path / name, data)
     return [path / name for name in files if name != "summary.json"]
@@ -83,6 +86,10 @@ def _print(
         from core.report import forced
 
         tell(f"\n{dose.NAME}: means of each dose\n{forced.table(found.forced)}")
+    if _any_replayed(groups):
+        from core.report import replayed
+
+        tell(f"\n{dose.REPLAYED}: means of each recorded run\n{replayed.table(groups)}")
     compared = contrasts.lines(found.comparisons, asked)
     for line in (*validity.in_words(), *compared, *found.headlines):
         tell(printable(f"  {line}"))
@@ -128,7 +135,12 @@ def _any_forced(groups: Sequence[Results]) -> bool:
     return any(group.forced for group in groups)
 
 
+def _any_replayed(groups: Sequence[Results]) -> bool:
+    return any(group.replayed for group in groups)
+
+
 def _where(path: Path, group: Results) -> str:
-    runs = len(group.by_label) + len(group.forced)
+    runs = len(group.by_label) + len(group.imposed)
     forced = f", {len(group.forced)} of them {dose.NAME}" if group.forced else ""
-    return f"results: {path / group.name / 'results_json'} ({runs} runs{forced})"
+    replayed = f", {len(group.replayed)} of them {dose.REPLAYED}" if group.replayed else ""
+    return f"results: {path / group.name / 'results_json'} ({runs} runs{forced}{replayed})"

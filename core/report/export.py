@@ -18,15 +18,16 @@ from core.experiment import dose
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.report import summary
 from core.routing import folder as gate_folder
-from core.routing import imbalance, steps
+from core.routing import imbalance, steps, work
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
-from core.stats.arrays import Ints
+from core.stats.arrays import Floats, Ints
 
 NO_PYARROW = (
     "the Parquet layout needs pyarrow, which is not installed; add it with: pip install pyarrow"
 )
 ROW_GROUP_BYTES = 1 << 25
+WORK = ("tokens", "active", "tiles", "padded", "first_waves", "second_waves")
 MEASURES = ("cv", "noise_floor", "expert_max_mean", "rank_max_mean")  # of a step: means over layers
 
 
@@ -202,11 +203,26 @@ def _step_rows(backend: str, label: str, own: GateLog) -> Any:
     values = dict(
         zip(MEASURES, (found.cv / layers, floor, found.expert_ratio / layers, ranks), strict=True)
     )
+    values |= _work(own)
     columns = {name: pyarrow.array(own.columns[name]) for name in COLUMNS}
     columns |= {
         name: pyarrow.array(value, from_pandas=True) for name, value in values.items()
     }  # nan is null
     return pyarrow.table(_named(backend, label, len(layers)) | columns)
+
+
+def _work(own: GateLog) -> dict[str, Floats]:
+    """Of each layer's busiest rank, means over layers, [steps]; nan where not known."""
+    found, fair = work.of_busiest(own), work.fair(own)
+    none = np.full(len(own.tokens), np.nan)
+    by_step = {
+        name: none if values is None or own.moved else values.mean(axis=1)
+        for name in WORK
+        for values in (getattr(found, name),)
+    }
+    amount = none if found.amount is None else found.amount.mean(axis=1)
+    ratio = np.divide(amount, fair, out=none.copy(), where=fair > 0)
+    return {f"busiest_{name}": v for name, v in by_step.items()} | {"work_over_fair": ratio}
 
 
 def _layer_rows(backend: str, label: str, own: GateLog) -> Any:

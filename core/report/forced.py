@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.analysis.dose_findings import DoseFindings
@@ -104,14 +104,7 @@ def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], 
 def table(found: DoseFindings) -> str:
     """`levels` in columns of text."""
     head, rows = levels(found)
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return "\n".join(_line(row, widths) for row in [head, *rows])
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-    right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-    return "  ".join([*left, *right]).rstrip()
+    return document.in_columns([head, *rows])
 
 
 def _each(found: DoseFindings) -> Iterator[tuple[str, str, str, Level]]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import files
-from core.analysis import findings, results, step_model, step_sample
+from core.analysis import findings, results, step_sample
 from core.analysis.findings import Findings, Row
 from core.analysis.results import Results
-from core.analysis.step_model import StepModel
 from core.analysis.step_sample import StepSample
 from core.backends import builtin
 from core.errors import FileError, NoDataError
@@ -19,9 +18,9 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import contrasts, document, forced, router, summary
+from core.report import contrasts, document, energy, forced, replayed, router, routing_cost, summary
 from core.report.document import code, heading, items, picture, table, text
-from core.routing import placement
+from core.report.routing_cost import BackendCost
 from core.rundir import about as run_json
 from core.rundir import journal, registered, selection
 from core.rundir.about import About, ServerNote
@@ -36,35 +35,22 @@ QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew
 METHOD = (
     "n counts datasets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
-    "p is by permutation of Spearman's correlation, "
-    "corrected by Holm over all backends and metrics. "
-    "Excess CV is the CV of expert load beyond what as many tokens, "
-    "routed evenly at random, would show. "
+    "p is by permutation, of Spearman's correlation and of the distance correlation (of ranks), "
+    "corrected by Holm over both, all backends and all metrics. "
+    "Excess CV² is the CV² of expert load beyond what as many tokens, routed evenly at random, "
+    "would show; it is below 0 where a run shows less. "
     "An effect that is not seen may still exist, as large as its interval allows. "
     "Backends are compared by the means of their server starts: Student's t, "
     "paired where starts share the datasets out. "
     "Larger and smaller (equivalent) are by two one-sided tests at 5 %, "
     "for the smallest effect that matters."
 )
-SELECTED = (
-    "Datasets without an excess CV are in no association: "
-    "it speaks for the measurably skewed ones only."
-)
-STEP_METHOD = (
-    "Step time is fitted on tokens, prompt tokens, requests and the extra load of the busiest rank "
-    "(without expert parallelism: of the busiest expert). "
-    "It is an association inside the log, not an experiment."
-)
-WHAT_IF = (
-    "Placements are made from the first half of the decode steps and judged on the second. "
-    "EPLB has one spare slot a GPU; hierarchical takes 2 nodes. "
-    "Savings are shown only where a cost was detected, for the number of ranks that ran, "
-    "relative to the placement that ran: linear, or EPLB's logged maps."
-)
+SELECTED = "Runs without an excess CV² are in no association."
 NO_GPU = "NVML saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
 RESULT_FORMS = {
     "mean_ttft_ms": ".1f",
     "mean_tpot_ms": ".2f",
+    "j_per_output_token": ".3g",
     "output_throughput": ".1f",
     "per_step_cv": ".3f",
     "noise_floor": ".3f",
@@ -76,6 +62,7 @@ RESULT_HEAD = [
     "runs",
     "TTFT ms",
     "TPOT ms",
+    "J/token",
     "tok/s",
     "CV",
     "noise floor",
@@ -93,6 +80,8 @@ ASSOCIATION_HEAD = [
     "variance, %",
     "partial",
     "p (Holm)",
+    "distance corr.",
+    "its p (Holm)",
 ]
 
 
@@ -108,6 +97,7 @@ class _Source:
     asked: Registered
     samples: dict[str, StepSample]
     unread: list[str]
+    costs: list[BackendCost]
 
 
 def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]:
@@ -141,9 +131,11 @@ def _source(path: Path, chosen: Selection) -> _Source:
         raise NoDataError(f"{path}: no run is done yet: there is nothing to report")
     past = state.fold(journal.stream_events(path))
     undone = {i: run for i, run in chosen.of(past.runs).items() if run.phase != "done"}
-    samples, unread = step_sample.of_backends(path, [group.name for group in groups], chosen)
-    about, asked = run_json.read(path), registered.read(path)
-    return _Source(chosen, groups, about, undone, asked, samples, unread)
+    names, about = [group.name for group in groups], run_json.read(path)
+    samples, unread = step_sample.of_backends(path, names, chosen)
+    costs = routing_cost.of_run_directory(path, about, names, chosen)
+    asked = registered.read(path)
+    return _Source(chosen, groups, about, undone, asked, samples, unread, costs)
 
 
 # --- sections, from the top ---
@@ -184,7 +176,9 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
         *router.parts(groups),
         *(of_router or [text("No gate log of natural routing.")]),
         *forced.parts(found.forced, folder, engine, note),
-        *_steps(source.samples, source.unread),
+        *replayed.parts(groups),
+        *energy.parts(groups),
+        *routing_cost.parts(source.costs, source.unread),
         *_pictures(folder, drawn, "step-time"),
         *_left_out(found, source.undone),
         *_repeat(source.about),
@@ -247,13 +241,14 @@ def _associations(rows: Sequence[Row]) -> list[str]:
     lines = [
         _association(row, of, which)
         for row in rows
-        for which, of in (("all", row.association), ("within 1.5 IQR", row.fenced))
+        for which, of in (("all", row.association), ("without the most influential", row.without))
     ]
     note = (
         "partial: Spearman with prompt and output token counts held fixed. "
+        "The most influential points have a Cook's distance above 4/n. "
         "Only the association over all points is tested."
     )
-    return [heading("Against excess CV"), table(ASSOCIATION_HEAD, lines), text(note)]
+    return [heading("Against excess CV²"), table(ASSOCIATION_HEAD, lines), text(note)]
 
 
 def _association(row: Row, of: Association, which: str) -> list[str]:
@@ -269,52 +264,14 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
         of.explained.scaled(100).shown(".0f"),
         of.partial.shown(".2f"),
         shown(of.p_holm, ".2g"),
+        shown(of.distance, ".2f"),
+        shown(of.p_distance_holm, ".2g"),
     ]
-
-
-def _steps(samples: Mapping[str, StepSample], unread: Sequence[str]) -> list[str]:
-    """What imbalance costs a step, and what other placements of the experts would have made of the
-    same log."""
-    sentences = list(unread)
-    tables: list[str] = []
-    for name, sample in samples.items():
-        models = [step_model.fit(sample, phase) for phase in ("decode", "prefill")]
-        sentences += [model.in_words(name) for model in models]
-        tables.append(_what_if(name, sample, models[0]))
-    head = heading("Per engine step, and under other placements")
-    return [head, items(sentences), *tables, text(f"{STEP_METHOD} {WHAT_IF}")]
-
-
-def _what_if(backend: str, sample: StepSample, model: StepModel) -> str:
-    outcomes = placement.what_if(sample.loads)
-    if sample.placed == "EPLB":
-        outcomes.append(_as_it_ran(sample))
-    ran = "as it ran" if sample.placed == "EPLB" else "linear"
-    base = next((o.extra for o in outcomes if (o.ranks, o.name) == (sample.ranks, ran)), None)
-    head = [f"{backend}: GPUs", "placement", "rank max/mean", "decode step saved, µs"]
-    rows = []
-    for o in outcomes:
-        saved = "–"
-        if base is not None and model.sees_a_cost and o.ranks == sample.ranks and o.name != ran:
-            saved = model.per_token.scaled(base - o.extra).shown("+.3g")
-        rows.append([str(o.ranks), o.name, f"{o.ratio:.3f}", saved])
-    return table(head, rows)
-
-
-def _as_it_ran(sample: StepSample) -> placement.Outcome:
-    """EPLB's placements as they were, over the steps that the others are judged on."""
-    decode = sample.of_phase("decode")
-    later = slice(len(decode.rows) // 2, None)
-    extra, mean = decode["extra"][later], decode["mean_load"][later]
-    ratio = float((1 + extra / mean).mean())
-    return placement.Outcome(
-        ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean())
-    )
 
 
 def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[str]:
     unfinished = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in undone.items()]
-    unmeasured = [f"{run}: no excess CV: {why}" for run, why in found.left_out.items()]
+    unmeasured = [f"{run}: no excess CV²: {why}" for run, why in found.left_out.items()]
     parts = [heading("Left out, and why"), items([*unfinished, *unmeasured] or ["none"])]
     return [*parts, text(SELECTED)] if unmeasured else parts
 
@@ -341,7 +298,9 @@ def _command(about: About) -> list[str]:
         command += ["--only", ",".join(sorted(used))]
     if len(about.backends) < len(config.backends):
         command += ["--backend", ",".join(about.backends)]
-    if config.dose:
+    if config.dose and config.dose.replay:
+        command += ["--replay", config.dose.replay]
+    if config.dose and config.dose.doses:
         command += ["--dose", ",".join(f"{level:g}" for level in config.dose.levels)]
         command += ["--pattern", ",".join(config.dose.patterns)]
     return command

@@ -10,6 +10,7 @@ import numpy as np
 from core.analysis.results import Results
 from core.report.document import table, text
 from core.report.summary import PHASES
+from core.routing.busiest import BusiestRank
 from core.routing.imbalance import Imbalance, Phase
 from core.stats.descriptive import median
 from core.terminal import shown
@@ -19,6 +20,13 @@ NOTE = (
     "Medians over runs. Prefill: steps with prompt tokens in them. "
     "Hottest expert, entropy (1: even), Gini (0: even): of a layer's load over the whole run, "
     "mean over layers. Dead: experts, over all layers, that got no token."
+)
+
+WORK_NOTE = (
+    "The busiest rank of a layer, means over steps and layers, medians over runs: the experts "
+    "whose weights it reads, the tiles that its kernel computes, the waves in which the GPU takes "
+    "them, the rows that pad them, and this work over the busiest rank's under a fair router with "
+    "the same tokens (1: nothing is lost or saved)."
 )
 
 
@@ -32,6 +40,8 @@ def parts(groups: Sequence[Results]) -> list[str]:
         _phases(measured),
         _experts(measured),
         text(f"{NOTE} {layers}"),
+        _work(measured),
+        text(_kernels(measured)),
         _datasets(measured),
     ]
 
@@ -90,6 +100,34 @@ def _experts(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
     return table(head, rows)
 
 
+def _work(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
+    """What the busiest rank of a layer computes in a step."""
+    forms = {"active_experts": ".2f", "tiles": ".1f", "first_waves": ".1f", "second_waves": ".1f"}
+    forms |= {"work_over_fair": ".3f"}
+    head = ["backend", "steps", "active experts", "tiles", "waves, first GEMM", "second GEMM"]
+    rows = []
+    for name, runs in measured.items():
+        for phase in PHASES:
+            found = [
+                r for run in runs.values() if (p := run.phase(phase)) and (r := p.busiest_rank)
+            ]
+            figures = [shown(_median(found, key), form) for key, form in forms.items()]
+            padded = _median(found, "padded_share")
+            figures.insert(-1, shown(None if padded is None else 100 * padded, ".0f"))
+            rows.append([name, phase, *figures])
+    return table([*head, "padding, % of rows", "work over a fair router's"], rows)
+
+
+def _kernels(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
+    """Where each backend's tiles come from, or why they are not known."""
+    said = []
+    for name, runs in measured.items():
+        run = next(iter(runs.values()))
+        reason = run.busiest_rank.reason if run.busiest_rank else None
+        said.append(f"{name}: {reason or run.kernel}.")
+    return f"{WORK_NOTE} {' '.join(said)}"
+
+
 def _layers(name: str, runs: Sequence[Imbalance]) -> str:
     """`baseline: CV by layer 0.41 to 0.66; most in layers 3 (0.66), 7 (0.64); least in 0
     (0.41).`"""
@@ -110,7 +148,8 @@ def _layers(name: str, runs: Sequence[Imbalance]) -> str:
 def _datasets(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
     """Excess CV with its interval, at both ends of the first backend's order."""
     first = next(iter(measured.values()))
-    known = sorted((-run.excess_cv, label) for label, run in first.items() if run.excess_cv)
+    squares = {label: run.excess_squared for label, run in first.items()}
+    known = sorted((-square, label) for label, square in squares.items() if square is not None)
     labels = [label for _, label in known]
     ends = labels if len(labels) <= 2 * EXTREMES else [*labels[:EXTREMES], *labels[-EXTREMES:]]
     head = ["dataset, by excess CV", *(f"{name} [95 %]" for name in measured)]
@@ -126,6 +165,6 @@ def _excess(run: Imbalance | None) -> str:
     return f"{run.excess_cv:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
 
 
-def _median(found: Sequence[Imbalance | Phase], key: str) -> float | None:
+def _median(found: Sequence[Imbalance | Phase | BusiestRank], key: str) -> float | None:
     values: list[float | None] = [getattr(one, key) for one in found]
     return median(values)

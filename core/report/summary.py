@@ -30,6 +30,11 @@ RESULT_COLUMNS = (
     "decode_step_ms",
     "delivery_lag_ms",
     "imbalance_score",
+    "energy_j",
+    "energy_reason",
+    "j_per_output_token",
+    "sm_clock_mhz",
+    "power_limit_w",
 )
 IMBALANCE_COLUMNS = (
     "per_step_cv",
@@ -41,6 +46,7 @@ IMBALANCE_COLUMNS = (
     "max_min_ratio",
     "rank_imbalance",
     "placement",
+    "kernel",
     "tokens",
     "steps",
     "expert_imbalance",
@@ -50,6 +56,15 @@ IMBALANCE_COLUMNS = (
     "dead_experts",
 )
 PHASE_COLUMNS = ("steps", "per_step_cv", "noise_floor", "excess_cv", "rank_imbalance")
+WORK_COLUMNS = (  # of the busiest rank
+    "active_experts",
+    "tiles",
+    "first_waves",
+    "second_waves",
+    "padded_share",
+    "work_over_fair",
+)
+ENERGY_COLUMNS = ("energy_j", "j_per_token", "sm_clock_mhz")
 PHASES = ("prefill", "decode")
 
 
@@ -81,18 +96,26 @@ def _columns(result: Result) -> dict[str, Any]:
     for name in PHASES:
         phase = measured.phase(name) if measured else None
         found |= {f"{name}_{key}": getattr(phase, key, None) for key in PHASE_COLUMNS}
+        busiest = phase.busiest_rank if phase else None
+        found |= {f"{name}_{key}": getattr(busiest, key, None) for key in WORK_COLUMNS}
+        used = result.energy_phases.get(name)
+        found |= {f"{name}_{key}": getattr(used, key, None) for key in ENERGY_COLUMNS}
     return found
 
 
 def table(groups: Sequence[Results]) -> str:
-    """Medians over each backend's runs, as text."""
-    head = f"{'backend':<14}{'runs':>5}{'TTFT ms':>10}{'TPOT ms':>10}{'tok/s':>10}"
+    """Medians over each backend's runs, as text; energy where any is known."""
+    found = [medians(group) for group in groups]
+    knows_energy = any(m["j_per_output_token"] is not None for m in found)
+    joules = f"{'J/token':>10}" if knows_energy else ""
+    head = f"{'backend':<14}{'runs':>5}{'TTFT ms':>10}{'TPOT ms':>10}{joules}{'tok/s':>10}"
     lines = [f"{head}{'CV':>8}{'floor':>8}{'excess':>8}{'rank max/mean':>15}   (medians over runs)"]
-    for group in groups:
-        m = medians(group)
+    for group, m in zip(groups, found, strict=True):
+        joules = f"{shown(m['j_per_output_token'], '.3g'):>10}" if knows_energy else ""
         lines.append(
             f"{group.name:<14}{len(group.by_label):>5}{shown(m['mean_ttft_ms'], '10.1f'):>10}"
-            f"{shown(m['mean_tpot_ms'], '10.2f'):>10}{shown(m['output_throughput'], '10.1f'):>10}"
+            f"{shown(m['mean_tpot_ms'], '10.2f'):>10}{joules}"
+            f"{shown(m['output_throughput'], '10.1f'):>10}"
             f"{shown(m['per_step_cv'], '8.3f'):>8}{shown(m['noise_floor'], '8.3f'):>8}"
             f"{shown(m['excess_cv'], '8.3f'):>8}{shown(m['rank_imbalance'], '15.2f'):>15}"
         )
@@ -105,6 +128,7 @@ def medians(group: Results) -> dict[str, float | None]:
     return {
         "mean_ttft_ms": median([r.mean_ttft_ms for r in results]),
         "mean_tpot_ms": median([r.mean_tpot_ms for r in results]),
+        "j_per_output_token": median([r.j_per_output_token for r in results]),
         "output_throughput": median([r.output_throughput for r in results]),
         "per_step_cv": median([m.per_step_cv for m in measured]),
         "noise_floor": median([m.noise_floor for m in measured]),

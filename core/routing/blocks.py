@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from core.recorder.gatescope_recorder.kernel import Kernel
+from core.routing.recurrence import Recurrence
+from core.routing.repeats import Repeats
 from core.stats import bootstrap
 from core.stats.arrays import Floats, Ints
 
@@ -29,10 +32,21 @@ class StepSums:
     supported: Floats
     cv_squared: Floats
     floor_squared: Floats
+    floor_fourth: Floats  # floor_squared² / supported: the spread that chance gives CV²
+    floor_tokens: Floats  # floor_squared × (tokens - 1)
     expert_ratio: Floats
     rank_ratio: Floats
     rank_extra: Floats
     small_tokens: Floats  # × layers, in steps of at most 1000 tokens
+    # of the busiest rank of each layer (core.routing.work); 0 where it is not known
+    busiest_tokens: Floats
+    active: Floats
+    tiles: Floats
+    padded: Floats
+    first_waves: Floats
+    second_waves: Floats
+    amount: Floats
+    fair_amount: Floats
 
     @classmethod
     def of(cls, table: Floats) -> StepSums:
@@ -50,6 +64,7 @@ class StepSums:
 
 
 WIDTH = len(fields(StepSums))
+COLUMN = {column.name: place for place, column in enumerate(fields(StepSums))}
 ALL_STEPS, PROMPT_STEPS = slice(0, WIDTH), slice(WIDTH, 2 * WIDTH)  # the halves of a row
 
 
@@ -75,6 +90,7 @@ class RunBlocks:
     ranks: int = 0  # EP ranks; 0 if their loads are not known
     placed: str = ""  # how experts are placed on them
     layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
+    kernel: Kernel | None = None  # None: the log does not say
     length: int = 1  # steps of one block
     steps: int = 0
     shared: int = 0  # steps left out because they hold tokens of another run too
@@ -87,6 +103,7 @@ class RunBlocks:
     prefill_counts: Floats = field(init=False)  # [layers, experts]
     rank_loads: Floats = field(init=False)  # [ranks]
     first: Floats | None = None  # loads of the first step
+    recurrence: Recurrence = field(init=False)
 
     def __post_init__(self) -> None:
         self.rows = np.zeros((MAX_BLOCKS, 2 * WIDTH))
@@ -94,6 +111,12 @@ class RunBlocks:
         self.small = np.zeros((MAX_BLOCKS, self.experts))
         self.prefill_counts = np.zeros((self.layers, self.experts))
         self.rank_loads = np.zeros(self.ranks)
+        self.recurrence = Recurrence(self.layers, self.experts)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether EPLB placed the experts."""
+        return self.placed.startswith("EPLB")
 
     @property
     def used(self) -> int:
@@ -106,14 +129,15 @@ class RunBlocks:
             self._join_neighbours()
         return (self.steps + np.arange(count)) // self.length
 
-    def grouped(self) -> Blocks:
-        """The sums in the blocks that intervals draw.
+    def grouped(self, repeats: Repeats | None = None) -> Blocks:
+        """The sums in the blocks that intervals draw; noise floors as prompts' tokens repeat.
 
         Blocks have at least n^(1/3) steps, and as many as it takes until neighbours are no longer
         correlated: decode steps share their requests, so a few long blocks show the true spread,
         which many short ones understate.
         """
-        blocks = Blocks(self.rows[: self.used], self.counts[: self.used], self.small[: self.used])
+        rows = widened(self.rows[: self.used], repeats)
+        blocks = Blocks(rows, self.counts[: self.used], self.small[: self.used])
         length = float(self.length)
         while len(blocks) > 2 and (
             length < bootstrap.block_length(self.steps)
@@ -129,6 +153,23 @@ class RunBlocks:
             part[:half] = part[0::2] + part[1::2]
             part[half:] = 0
         self.length *= 2
+
+
+def widened(rows: Floats, repeats: Repeats | None) -> Floats:
+    """`rows` [..., 2 × WIDTH] with the noise floor of steps with prompt tokens as these repeat."""
+    if repeats is None:
+        return rows
+    wide = rows.copy()
+    squared, fourth, tokens = (
+        WIDTH + COLUMN[name] for name in ("floor_squared", "floor_fourth", "floor_tokens")
+    )
+    floor = rows[..., squared]
+    wider = (floor * (1 + repeats.own) + rows[..., tokens] * repeats.rate) / (1 - repeats.rate)
+    factor = np.divide(wider, floor, out=np.ones_like(floor), where=floor > 0)
+    for place, value in ((squared, wider), (fourth, rows[..., fourth] * factor**2)):
+        wide[..., place - WIDTH] += value - rows[..., place]
+        wide[..., place] = value
+    return wide
 
 
 def _in_pairs(blocks: Blocks) -> Blocks:

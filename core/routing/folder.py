@@ -3,6 +3,7 @@ joined."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
@@ -16,8 +17,10 @@ import numpy as np
 
 from core.errors import GateLogError
 from core.files import NOT_JSON
-from core.recorder.gatescope_recorder.gatelog import COLUMNS
+from core.recorder.gatescope_recorder.gatelog import COLUMNS, Header
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.recorder.gatescope_recorder.parts import LOG
+from core.routing import gatelog
 from core.routing.eplb import Maps
 from core.routing.gatelog import GateLog
 from core.routing.rank import RankLog
@@ -186,6 +189,19 @@ def read(folder: Path) -> GateLog:
 def first_files(folder: Path) -> list[Path]:
     """The first file of each rank's log in a folder; it may be gone while later ones are there."""
     return sorted({path.with_name(PART.sub("", path.name)) for path in folder.glob(f"*{LOG}")})
+
+
+def header(folder: Path) -> Header | None:
+    """What the logs of one server start say of themselves, by the first that can be read."""
+    for path in sorted(folder.glob(f"*{LOG}")):
+        with contextlib.suppress(GateLogError):
+            return gatelog.header(path)
+    return None
+
+
+def kernel(folder: Path) -> Kernel | None:
+    """The kernel of one server start; None if its logs do not say."""
+    return found.kernel if (found := header(folder)) else None
 
 
 def start_of(folder: Path) -> int:

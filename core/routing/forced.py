@@ -35,7 +35,7 @@ class Check:
         own = part.segments.get(self._label)
         if own is None:
             return
-        self._mixed += _mixed(part, own, self._label)
+        self._mixed += mixed(part, own, self._label)
         self._top_k = part.top_k
         self._counts = self._counts + part.loads[own > 0].sum(axis=(0, 1), dtype=np.float64)
         self._choices += int(part.tokens[own > 0].sum()) * part.loads.shape[1]
@@ -49,8 +49,7 @@ class Check:
         have the requested distribution. Empty if nothing is wrong.
         """
         if self._mixed:
-            steps = "1 step" if self._mixed == 1 else f"{self._mixed} steps"
-            return f"{steps} with tokens of another dose (target imbalance) too: routed naturally"
+            return mixing(self._mixed)
         if self._dose is None:
             return ""
         if not self._choices:
@@ -68,7 +67,13 @@ class Check:
         return _distance(dose, self._counts, self._choices, self._order, self._top_k)
 
 
-def _mixed(part: GateLog, own: Ints, label: str) -> int:
+def mixing(count: int) -> str:
+    """What is wrong with so many steps of `mixed`."""
+    steps = "1 step" if count == 1 else f"{count} steps"
+    return f"{steps} with tokens of another dose (target imbalance) too: routed naturally"
+
+
+def mixed(part: GateLog, own: Ints, label: str) -> int:
     """How many steps hold tokens of this run and of a run with another dose."""
     others = [
         tokens > 0 for name, tokens in part.segments.items() if dose_of(name) != dose_of(label)
@@ -82,11 +87,7 @@ def _distance(
     """Distance of the recorded expert shares from the requested ones, as a CV, and the distance
     that chance alone makes."""
     experts = len(counts)
-    hot = list(distribution.hot_experts(dose.pattern, experts, top_k, order.ranks))
-    weight = distribution.weight_for(dose.level, len(hot), experts, top_k)
-    p_hot, p_cold = distribution.inclusion(weight, len(hot), experts, top_k)
-    want = np.full(experts, p_cold)
-    want[hot] = p_hot
+    want = distribution.law(dose.label, experts, top_k, order.ranks).shares(experts, top_k)
     distance = np.sqrt(np.mean((counts / counts.mean() - want / want.mean()) ** 2))
     return float(distance), float(np.sqrt((experts / top_k - 1) / tokens))
 

@@ -27,6 +27,7 @@ from core.recorder.gatescope_recorder.gatelog import (
     ZSTD,
     Header,
 )
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.stats.arrays import Bools, Floats, Ints
 
 Counts = npt.NDArray[np.integer[Any]]
@@ -48,6 +49,8 @@ class GateLog:
     by_rank: Floats | None = None  # [steps, layers, EP ranks]: loads under EPLB's map at each step
     moved: bool = False  # EPLB placed the experts
     layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
+    kernel: Kernel | None = None  # None: the log does not say
+    dp_size: int = 1  # data-parallel ranks that the server has
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -136,6 +139,15 @@ def read(path: Path) -> GateLog:
     `Follower.read`."""
     try:
         return Follower(path).read()
+    except OSError as error:
+        raise GateLogError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def header(path: Path) -> Header:
+    """What a log says of itself, also while it is still empty. GateLogError as in `read`."""
+    try:
+        with open(path, "rb") as file:
+            return _read_header(path, file)[0]
     except OSError as error:
         raise GateLogError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -296,6 +308,8 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
         lost,
         moved=moved,
         layer_numbers=numbers_in(header.layer_names, header.layers),
+        kernel=header.kernel,
+        dp_size=header.dp_size,
     )
 
 

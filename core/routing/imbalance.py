@@ -10,13 +10,20 @@ a step:
 - noise floor: the CV that a perfectly fair router shows by chance, floor² = (E/k²) Σ_e
   p(1-p)/(n-1), p = x/n. A token picks k distinct experts, so each x_e is a sum of n draws with
   variance p(1-p); n-1 makes the estimate unbiased.
+  Tokens of one type may route alike: where the prompts' tokens are known (core.routing.repeats),
+  the floor of a step with prompt tokens is that of 1/Σf² tokens, f the share of each type.
 - excess CV = √max(0, mean(CV²) - mean(floor²)): means before the root, so that it tends to 0 for a
-  fair router. It is null, with a reason, where its square does not exceed its own standard error.
+  fair router. It is null, with a reason, where its square is not above 1.96 standard errors, which
+  allow for steps and layers that repeat each other (core.routing.excess, .recurrence). An
+  aggregated excess is null too where the steps show none: sums over steps pair a request with
+  itself, and so do not tell a router's preference from a request's.
 - rank imbalance: mean over (s, l) of max/mean load over EP ranks, under the placement at that step:
   vLLM's at start-up, or the maps that EPLB logged, where replicas share tokens evenly
   (core.routing.eplb). expert imbalance: the same over experts.
 - entropy (of 1), Gini, hottest expert's share: of each layer's Σ over steps, mean over layers. Dead
   experts: how many of all layers × experts got no token.
+- busiest rank: active experts, tiles, waves and padded rows of the rank that a layer waits for,
+  and its work over a fair router's (core.routing.work).
 - intervals: 95 %, over blocks of steps (core.stats.bootstrap): what other steps of the same traffic
   might have shown. Steps share their requests, so blocks are made long enough that neighbours are
   no longer correlated.
@@ -34,15 +41,17 @@ import numpy as np
 from msgspec import structs
 
 from core.errors import GateLogError
-from core.routing import excess, measures, places, upstream
+from core.routing import busiest, excess, measures, places, upstream
 from core.routing import folder as gate_folder
-from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums
+from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums, widened
+from core.routing.busiest import BusiestRank
 from core.routing.excess import Excess
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.measures import Measures, Resampled
 from core.routing.meter import MAX_AGGREGATED_TOKENS, Meter
 from core.routing.meter import WARMUP as WARMUP
+from core.routing.repeats import Repeats
 from core.routing.steps import cv as cv
 from core.routing.steps import floor_squared as floor_squared
 from core.stats.arrays import Floats
@@ -65,6 +74,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv_interval: Interval | None
     layer_cv: float
     rank_imbalance: float | None
+    busiest_rank: BusiestRank | None = None
 
 
 class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +87,11 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     noise_floor: float | None = None
     excess_cv: float | None = None
     excess_cv_reason: str | None = None
+    excess_squared: float | None = None  # signed: a value also at the noise floor
+    excess_squared_error: float | None = None  # its standard error
+    effective_steps: float | None = None  # those that do not repeat others
+    effective_layers: float | None = None
+    prompt_repeats: Repeats | None = None  # null: the floor takes prompts' tokens as unalike
     aggregated_noise_floor: float | None = None
     aggregated_excess_cv: float | None = None
     aggregated_excess_cv_reason: str | None = None
@@ -97,6 +112,8 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     layer_numbers: list[int] = []  # the model's own, of `layer_cvs`; empty: counted from 0
     rank_loads: list[float | None] = []
     placement: str | None = None  # of experts on EP ranks; null without expert parallelism
+    kernel: str | None = None  # that computes the experts, and where its tiling comes from
+    busiest_rank: BusiestRank | None = None
     intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
     prefill: Phase | None = None
     decode: Phase | None = None
@@ -110,20 +127,24 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_run(
-    run: RunBlocks, left_out: dict[str, int] | None = None, files: int = 1
+    run: RunBlocks,
+    left_out: dict[str, int] | None = None,
+    files: int = 1,
+    repeats: Repeats | None = None,
 ) -> Imbalance:
-    """All measures of one run; `left_out`: steps not counted, by reason. GateLogError if it has no
-    step of its own."""
+    """All measures of one run; `left_out`: steps not counted, by reason; `repeats`: of the prompts'
+    tokens, where known. GateLogError if it has no step of its own."""
     if not run.steps:
         raise GateLogError("no step of its own with tokens")
-    blocks = run.grouped()
+    blocks = run.grouped(repeats)
     drawn, count = Resampled.of(blocks), len(blocks)
-    sums, drawn_sums = _sums(run), StepSums.of(drawn.rows[:, ALL_STEPS])
+    whole = widened(run.rows.sum(axis=0), repeats)
+    sums, drawn_sums = StepSums.of(whole[ALL_STEPS]), StepSums.of(drawn.rows[:, ALL_STEPS])
     counts, small = run.counts.sum(axis=0), run.small.sum(axis=0)
     found = _known(measures.of(sums, counts, small), run, sums)
-    per_step = _excess(sums, drawn_sums, count)
-    aggregated = _aggregated(run, drawn, count)
-    prefill, decode = _phases(run, drawn.rows, blocks.rows)
+    per_step = _excess(run, sums, drawn_sums, count)
+    aggregated = _aggregated(run, drawn, count, per_step)
+    prefill, decode = _phases(run, whole, drawn.rows, blocks.rows)
     return Imbalance(
         per_step_cv=float(found.per_step_cv),
         aggregated_cv=_optional(found.aggregated_cv),
@@ -131,6 +152,11 @@ def measure_run(
         noise_floor=_noise_floor(sums),
         excess_cv=per_step.value,
         excess_cv_reason=per_step.reason,
+        excess_squared=per_step.squared,
+        excess_squared_error=per_step.error,
+        effective_steps=run.recurrence.effective_steps(float(sums.steps)),
+        effective_layers=run.recurrence.effective_layers(),
+        prompt_repeats=repeats,
         aggregated_noise_floor=aggregated.noise_floor,
         aggregated_excess_cv=aggregated.excess.value,
         aggregated_excess_cv_reason=aggregated.excess.reason,
@@ -151,18 +177,20 @@ def measure_run(
         layer_numbers=list(run.layer_numbers),
         rank_loads=run.rank_loads.tolist() if run.ranks else [],
         placement=run.placed or None,
+        kernel=busiest.in_words(run.kernel),
+        busiest_rank=busiest.of(sums, drawn_sums, count, run),
         intervals=found.intervals(drawn.measures, count)
-        | {"excess_cv": per_step.interval, "aggregated_excess_cv": aggregated.excess.interval},
+        | {
+            "excess_cv": per_step.interval,
+            "excess_squared": per_step.squared_interval,
+            "aggregated_excess_cv": aggregated.excess.interval,
+        },
         prefill=prefill,
         decode=decode,
         one_token_steps=run.one_token,
         violations=run.violations,
         constant_loads=run.constant and run.steps > 1,
     )
-
-
-def _sums(run: RunBlocks) -> StepSums:
-    return StepSums.of(run.rows.sum(axis=0)[ALL_STEPS])
 
 
 def _known(found: Measures, run: RunBlocks, sums: StepSums) -> Measures:
@@ -186,10 +214,11 @@ def _noise_floor(sums: StepSums) -> float | None:
     return _root(sums.floor_squared / sums.supported) if sums.supported else None
 
 
-def _excess(sums: StepSums, drawn: StepSums, blocks: int) -> Excess:
+def _excess(run: RunBlocks, sums: StepSums, drawn: StepSums, blocks: int) -> Excess:
     if not sums.supported:
         return Excess(None, ONE_TOKEN)
-    return excess.judged(sums.excess_squared(), drawn.excess_squared(), blocks)
+    chance = excess.by_chance(run, sums)
+    return excess.judged(sums.excess_squared(), drawn.excess_squared(), blocks, chance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,26 +229,31 @@ class _Aggregated:
     excess: Excess
 
 
-def _aggregated(run: RunBlocks, drawn: Resampled, blocks: int) -> _Aggregated:
-    tokens, small = _sums(run).small_tokens, run.small.sum(axis=0)
+def _aggregated(run: RunBlocks, drawn: Resampled, blocks: int, per_step: Excess) -> _Aggregated:
+    tokens = StepSums.of(run.rows.sum(axis=0)[ALL_STEPS]).small_tokens
+    small = run.small.sum(axis=0)
     if not tokens:
         reason = f"no step of {MAX_AGGREGATED_TOKENS} tokens or fewer"
         return _Aggregated(None, Excess(None, reason))
     drawn_tokens = StepSums.of(drawn.rows[:, ALL_STEPS]).small_tokens
-    return _Aggregated(
-        _root(floor_squared(small, tokens, run.top_k)),
-        excess.judged(
-            excess.squared(small, tokens, run.top_k),
-            excess.squared(drawn.small, drawn_tokens, run.top_k),
-            blocks,
-        ),
+    floor = floor_squared(small, tokens, run.top_k)
+    if per_step.value is None:
+        return _Aggregated(_root(floor), Excess(None, f"the steps show none: {per_step.reason}"))
+    judged = excess.judged(
+        excess.squared(small, tokens, run.top_k),
+        excess.squared(drawn.small, drawn_tokens, run.top_k),
+        blocks,
+        excess.spread(float(floor), run.experts),
     )
+    return _Aggregated(_root(floor), judged)
 
 
-def _phases(run: RunBlocks, drawn: Floats, blocks: Floats) -> tuple[Phase | None, Phase | None]:
-    """Prefill and decode: the steps with prompt tokens, and all others. `drawn` [resamples, 2 ×
-    WIDTH] and `blocks` [blocks, 2 × WIDTH]: rows as in Blocks."""
-    whole, counts = run.rows.sum(axis=0), run.counts.sum(axis=0)
+def _phases(
+    run: RunBlocks, whole: Floats, drawn: Floats, blocks: Floats
+) -> tuple[Phase | None, Phase | None]:
+    """Prefill and decode: the steps with prompt tokens, and all others. `whole` [2 × WIDTH],
+    `drawn` [resamples, 2 × WIDTH] and `blocks` [blocks, 2 × WIDTH]: rows as in Blocks."""
+    counts = run.counts.sum(axis=0)
     prompt, drawn_prompt = whole[PROMPT_STEPS], drawn[:, PROMPT_STEPS]
     prompt_blocks = np.count_nonzero(StepSums.of(blocks[:, PROMPT_STEPS]).steps)
     others, drawn_others = whole[ALL_STEPS] - prompt, drawn[:, ALL_STEPS] - drawn_prompt
@@ -233,7 +267,8 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
     sums = StepSums.of(row)
     if not sums.steps:
         return None
-    excess = _excess(sums, StepSums.of(drawn), blocks)
+    drawn_sums = StepSums.of(drawn)
+    excess = _excess(run, sums, drawn_sums, blocks)
     return Phase(
         steps=int(sums.steps),
         tokens=int(sums.tokens),
@@ -244,6 +279,7 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
         excess_cv_interval=excess.interval,
         layer_cv=float(cv(counts).mean()),
         rank_imbalance=float(sums.rank_ratio / sums.layers) if run.ranks else None,
+        busiest_rank=busiest.of(sums, drawn_sums, blocks, run),
     )
 
 
@@ -262,12 +298,12 @@ def measure_segments(parts: Sequence[GateLog], label: str) -> Imbalance:
     return of_meter(meter, label)
 
 
-def of_meter(meter: Meter, label: str) -> Imbalance:
+def of_meter(meter: Meter, label: str, repeats: Repeats | None = None) -> Imbalance:
     """As `measure_segment`, for a log that has been summed up."""
     if label not in meter.runs:
         raise GateLogError(f"no step of {label} in the gate log")
     run = meter.runs[label]
-    return measure_run(run, {SHARED: run.shared})
+    return measure_run(run, {SHARED: run.shared}, repeats=repeats)
 
 
 # --- folders ---

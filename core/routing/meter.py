@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.routing import steps
+from core.routing import steps, work
 from core.routing.blocks import RunBlocks, StepSums
 from core.routing.gatelog import GateLog
 from core.routing.steps import StepFigures
 from core.stats.arrays import Bools, Floats, Ints
 
 MAX_AGGREGATED_TOKENS = 1000
+BUSIEST = ("active", "tiles", "padded", "first_waves", "second_waves", "amount")
 WARMUP = "warmup"  # the segment of warm-up requests: never measured
 
 
@@ -114,7 +115,13 @@ class Meter:
         if label not in self.runs:
             _, layers, experts = log.loads.shape
             self.runs[label] = RunBlocks(
-                layers, experts, log.top_k, log.ranks, log.placed, log.layer_numbers
+                layers,
+                experts,
+                log.top_k,
+                log.ranks,
+                log.placed,
+                log.layer_numbers,
+                log.kernel,
             )
         run = self.runs[label]
         if run.placed != log.placed:  # a map was logged too late for some steps
@@ -154,12 +161,27 @@ def _table(log: GateLog, figures: StepFigures, seen: Floats | Ints) -> Floats:
         supported=figures.supported,
         cv_squared=figures.cv_squared,
         floor_squared=figures.floor_squared,
+        floor_fourth=figures.floor_squared**2 / np.maximum(figures.supported, 1),
+        floor_tokens=figures.floor_squared * (log.tokens - 1),
         expert_ratio=figures.expert_ratio,
         rank_ratio=figures.rank_ratio,
         rank_extra=figures.rank_extra,
         small_tokens=np.where(_is_large(log), 0.0, seen),
+        **_work(log, figures),
     ).table()
     return np.hstack([table, np.where(_has_prompt(log)[:, None], table, 0.0)])
+
+
+def _work(log: GateLog, figures: StepFigures) -> dict[str, Floats]:
+    """What the busiest ranks do, Σ over layers, [steps]; and do under a fair router."""
+    found = work.of_busiest(log)
+    names = {"busiest_tokens": "tokens"} | {name: name for name in BUSIEST}
+    summed = {
+        column: np.zeros(len(log.tokens)) if values is None else values.sum(axis=1)
+        for column, name in names.items()
+        for values in (getattr(found, name),)
+    }
+    return summed | {"fair_amount": work.fair(log) * figures.layers}
 
 
 def _add_part(part: _Part, of: _Summed) -> None:
@@ -179,6 +201,7 @@ def _add_part(part: _Part, of: _Summed) -> None:
         run.rank_loads += of.figures.rank_loads[:, part.steps].sum(axis=1)
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
+    run.recurrence.add(log.loads, part.steps[log.tokens[part.steps] > 1])
     run.one_token += int((log.tokens[part.steps] == 1).sum())
     run.violations += int(of.figures.violations[part.steps].sum())
     run.steps += len(part.steps)

@@ -48,6 +48,12 @@ def linear(layers: int, experts: int, ranks: int) -> Placement:
     return _placed("linear", slots, experts, ranks)
 
 
+def of_ranks(ranks: Sequence[int], layers: int) -> Placement:
+    """`ranks[e]` has expert e, in every layer."""
+    share = np.eye(max(ranks) + 1)[np.asarray(ranks)]
+    return Placement("as it ran", np.tile(share, (layers, 1, 1)))
+
+
 def packed(weight: Floats, ranks: int) -> Placement:
     """No replicas; `weight` [layers, experts] is the load to balance."""
     _divides(ranks, weight.shape[1], "experts")
@@ -143,20 +149,27 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def what_if(loads: Floats, gpus: Sequence[int] = (2, 4, 8)) -> list[Outcome]:
     """Every placement for `loads` [steps, layers, experts]: made from the first half of the steps,
     judged on the rest."""
-    half, (layers, experts) = len(loads) // 2, loads.shape[1:]
+    half, experts = len(loads) // 2, loads.shape[2]
     weight, later = loads[:half].sum(axis=0), loads[half:]
     outcomes = []
     for ranks in (n for n in gpus if half and experts % n == 0):
-        spare = experts + ranks
-        options = [
-            linear(layers, experts, ranks),
-            packed(weight, ranks),
-            replicated(weight, ranks, spare),
-        ]
-        if ranks >= 4 and experts % 2 == 0:
-            options.append(replicated(weight, ranks, spare, groups=experts, nodes=2))
-        outcomes += [_judged(option, later) for option in options]
+        outcomes += [_judged(option, later) for option in options(weight, ranks)]
     return outcomes
+
+
+def options(weight: Floats, ranks: int) -> list[Placement]:
+    """Linear, packed and replicated on `ranks` ranks, for the load `weight` [layers, experts]; EPLB
+    has one spare slot a rank."""
+    layers, experts = weight.shape
+    spare = experts + ranks
+    found = [
+        linear(layers, experts, ranks),
+        packed(weight, ranks),
+        replicated(weight, ranks, spare),
+    ]
+    if ranks >= 4 and experts % 2 == 0:
+        found.append(replicated(weight, ranks, spare, groups=experts, nodes=2))
+    return found
 
 
 def _judged(option: Placement, loads: Floats) -> Outcome:

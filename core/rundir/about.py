@@ -12,6 +12,7 @@ from core.errors import FileError
 from core.experiment.config import Config, Name
 from core.experiment.plan import Run
 from core.experiment.registration import Registration
+from core.recorder.gatescope_recorder.kernel import Kernel
 
 NAME = "run.json"
 
@@ -36,6 +37,7 @@ class ServerNote(Struct, frozen=True, kw_only=True):
     command: list[str] = []
     ran: dict[str, str] = {}
     mismatches: list[str] = []
+    kernel: Kernel | None = None  # of its experts, as the gate log's header has it
 
 
 class About(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct, field
 
 from core import files
+from core.backends.energy import PhaseEnergy
 from core.errors import FileError
 from core.experiment import dose, events
 from core.experiment.dose import Dose
@@ -21,6 +22,7 @@ from core.load.metrics import Metrics
 from core.load.record import Records, RequestRecord
 from core.load.trust import Trust, trust
 from core.routing.imbalance import Imbalance
+from core.routing.replayed import Replayed
 from core.routing.run import LongestStep
 from core.rundir import possible
 from core.rundir.journal import stream_events
@@ -56,6 +58,7 @@ class Result(Metrics, frozen=True, kw_only=True):
     dataset_name: str | None = None
     dataset_path: str | None = None
     forced_routing: Dose | None = None
+    replayed_routing: Replayed | None = None
     endpoint: str | None = None  # "completions" or "chat"
     temperature: float | None = None  # None: the server's own
     request_rate: float | str | None = None  # requests/s, or "inf"
@@ -84,6 +87,12 @@ class Result(Metrics, frozen=True, kw_only=True):
     longest_step: LongestStep | None = None
     delivery_lag_ms: float | None = None  # last token's arrival - end of the last engine step
     gate_log: GateLogPart | None = None
+    energy_j: float | None = None  # of the server's GPUs, from the first request to the last token
+    energy_reason: str | None = None  # why it is unknown, or not known by phase
+    j_per_output_token: float | None = None
+    sm_clock_mhz: float | None = None  # mean over that time, and over GPUs
+    power_limit_w: float | None = None  # of one GPU
+    energy_phases: dict[str, PhaseEnergy] = field(default_factory=dict)  # prefill, decode
 
     def number(self, name: str) -> float | None:
         """The figure of that key, such as "mean_tpot_ms"; None if it is unknown or no number."""
@@ -100,6 +109,15 @@ class Result(Metrics, frozen=True, kw_only=True):
     @property
     def excess_cv(self) -> float | None:
         return self.measured_imbalance.excess_cv if self.measured_imbalance else None
+
+    @property
+    def excess_squared(self) -> float | None:
+        """Signed, so that it has a value at the noise floor too; older results hold only the
+        root of what is above it."""
+        measured, root = self.measured_imbalance, self.excess_cv
+        if measured and measured.excess_squared is not None:
+            return measured.excess_squared
+        return None if root is None else root**2
 
 
 def of_load(
@@ -169,7 +187,7 @@ def read(file: Path) -> Result:
 
 
 def read_all(folder: Path) -> Found:
-    """Every `<label>.json` in a results folder, forced routing included."""
+    """Every `<label>.json` in a results folder, forced and replayed routing included."""
     found = Found({}, {}, {})
     for label, file in sorted(result_files(folder).items()):
         try:

@@ -12,6 +12,7 @@ from core.analysis.results import Results
 from core.experiment import dose
 from core.experiment.config import Config
 from core.experiment.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import folder as gate_folder
 from core.routing import upstream
 from core.routing.imbalance import Imbalance
@@ -46,6 +47,7 @@ class Evidence:
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     # gate-log folder → what the recorder reports
     recorders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)  # backend → its MoE kernel
     config: Config | None = None
     journal: Journal = Journal()
 
@@ -60,11 +62,13 @@ def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = 
     """`groups`: the results of the chosen datasets, as core.analysis.results reads them. Evidence
     about a server, not about a run, is of all datasets. FileError if the journal or run.json cannot
     be read."""
+    about = run_json.read(path)
     folders = [folder for group in groups for folder in gate_folder.starts(path / group.name)]
     return replace(
         of_results(groups),
         recorders={f"{f.parent.name}/{f.name}": gate_folder.problems(f) for f in folders},
-        config=run_json.read(path).config,
+        kernels={name: note.kernel for name, note in about.servers.items() if note.kernel},
+        config=about.config,
         journal=_journal(stream_events(path), chosen),
     )
 
@@ -74,7 +78,7 @@ def of_results(groups: Sequence[Results]) -> Evidence:
     results = {
         f"{group.name}/{label}": result
         for group in groups
-        for label, result in {**group.by_label, **group.forced}.items()
+        for label, result in {**group.by_label, **group.imposed}.items()
     }
     return Evidence(
         results=results,

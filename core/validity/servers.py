@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.validity.evidence import Evidence
 from core.validity.problem import Problem, problems
 
@@ -42,6 +43,28 @@ def one_version(seen: Evidence) -> list[Problem] | None:
         wrong,
         "compare backends of one version, unless the version is the question",
     )
+
+
+def tuned_kernels(seen: Evidence) -> list[Problem] | None:
+    """Every backend's MoE kernel runs the blocks of a tuned table, or every one vLLM's default
+    rule: else the backends differ by their tables too."""
+    known = {name: k for name, k in seen.kernels.items() if k.source in ("tuned", "default")}
+    tuned = next((f"{name}'s {k.table}" for name, k in known.items() if k.source == "tuned"), "")
+
+    def wrong(kernel: Kernel) -> str:
+        if kernel.source == "tuned" or not tuned:
+            return ""
+        what = f"{kernel.local_experts} experts with GEMMs of {kernel.columns[0]} columns"
+        return (
+            f"its {kernel.name} kernel runs vLLM's default blocks: no table is tuned for {what};"
+            f" against {tuned}, the comparison is partly of tables"
+        )
+
+    remedy = (
+        "tune this shape (vLLM's benchmark_moe.py, VLLM_TUNED_CONFIG_FOLDER),"
+        " or name it beside the comparison"
+    )
+    return problems("doubtful", known if len(known) > 1 else {}, wrong, remedy)
 
 
 def prefix_caching(seen: Evidence) -> list[Problem] | None:

@@ -16,6 +16,7 @@ from core.validity.problem import Rule, Validity
 RULES: tuple[Rule, ...] = (
     servers.as_requested,
     servers.one_version,
+    servers.tuned_kernels,
     servers.prefix_caching,
     servers.preemptions,
     traffic.readable_results,

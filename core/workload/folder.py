@@ -54,6 +54,7 @@ def _lines(dataset: Drawn) -> str:
 
 
 def _entry(dataset: Drawn) -> dict[str, Any]:
+    aimed = {} if dataset.excess_cv is None else {"excess_cv": round(dataset.excess_cv, 6)}
     return {
         "index": dataset.index,
         "file": dataset.file,
@@ -63,6 +64,7 @@ def _entry(dataset: Drawn) -> dict[str, Any]:
         "domains": list(dataset.domains),
         "queries": len(dataset.prompts),
         "seed": dataset.seed,
+        **aimed,
     }
 
 

@@ -45,6 +45,7 @@ class Drawn:
     seed: int
     score: float
     prompts: tuple[Prompt, ...]
+    excess_cv: float | None = None  # predicted, where the dataset was aimed at it
 
     @property
     def file(self) -> str:
@@ -84,10 +85,10 @@ def generate(
     """
     if count < 1:
         raise ValueError(f"count is {count}: expected 1 or more datasets")
-    pools = _distinct(queries)
+    pools = distinct(queries)
     _check_size(queries_per_dataset)
     return [
-        _dataset(
+        dataset_of(
             index, strategy(pools, random.Random(f"{seed}:{index}"), queries_per_dataset), seed
         )
         for index, strategy in enumerate(islice(strategies(tuple(pools), seed), count), 1)
@@ -106,14 +107,14 @@ def mix_to_target(
     rare tokens beside the repeated one. With 30 prompts of the shipped queries the range is about
     0.11 to 0.97. DatasetError names the range where `target` is outside it.
     """
-    pools = _distinct(queries)
+    pools = distinct(queries)
     _check_size(queries_per_dataset)
     reached: list[float] = []
     for draw in range(_DRAWS):
         mixture = _Mixture.draw(pools, random.Random(f"{seed}:target:{draw}"), queries_per_dataset)
         draft, score = _closest(mixture, target)
         if abs(score - target) <= TOLERANCE:
-            return _dataset(index, draft, seed)
+            return dataset_of(index, draft, seed)
         reached += [_score(mixture.at(0)), _score(mixture.at(mixture.end)), score]
     raise DatasetError(
         f"no mixture of {queries_per_dataset} prompts scores within {TOLERANCE} of {target}: "
@@ -121,19 +122,20 @@ def mix_to_target(
     )
 
 
-def _dataset(index: int, draft: Draft, seed: int) -> Drawn:
+def dataset_of(index: int, draft: Draft, seed: int, excess_cv: float | None = None) -> Drawn:
+    """What a strategy drew, scored."""
     prompts = tuple(
         Prompt(f"{draft.strategy}_{i}", text, category)
         for i, (text, category) in enumerate(draft.entries)
     )
-    return Drawn(index, draft.strategy, draft.domains, seed, _score(draft), prompts)
+    return Drawn(index, draft.strategy, draft.domains, seed, _score(draft), prompts, excess_cv)
 
 
 def _score(draft: Draft) -> float:
     return predict([text for text, _ in draft.entries]).score
 
 
-def _distinct(queries: Queries) -> dict[str, list[str]]:
+def distinct(queries: Queries) -> dict[str, list[str]]:
     """Each query once, in its first domain, without blank ones; sorted, so that the order in the
     file does not matter."""
     seen: set[str] = set()

@@ -24,7 +24,7 @@ def test_intervals_hold_the_truth(name: str) -> None:
 
 
 def test_estimates_have_no_bias_to_speak_of() -> None:
-    for name in ("independent steps", "association, n = 25", "step model, wild noise"):
+    for name in ("independent steps", "association, n = 25", "cost model, wild noise"):
         for estimate, known, truth, mean, _, _ in CASES[name].rows(REPEATS):
             if known:
                 assert mean == pytest.approx(truth, rel=0.06), estimate

@@ -96,7 +96,8 @@ class TestWholeRun:
             assert all(word in line for word in ("TTFT", "TPOT", "tok/s", "CV", "ETA"))
         assert "engine: builtin (NumPy, CPU): its times say nothing about GPUs" in whole.err
         assert re.search(
-            r"mean TPOT, ms \(up\) against (excess|per-step) CV of expert load \(right\)", whole.err
+            r"mean TPOT, ms \(up\) against (excess CV²|per-step CV) of expert load \(right\)",
+            whole.err,
         )
         named = [
             Path(line.split("wrote ")[1])
@@ -240,7 +241,7 @@ class TestWholeRun:
             "plot", whole.place.made, "--metric", "median_ttft_ms", "-o", tmp_path / "a.png"
         )
         assert answer.returncode == 0, answer.stderr
-        assert re.search("against (excess|per-step) CV of expert load", answer.stdout)
+        assert re.search("against (excess CV²|per-step CV) of expert load", answer.stdout)
         assert (tmp_path / "a.png").read_bytes().startswith(PNG)
 
     def test_has_nothing_left_to_resume(self, whole: Whole) -> None:

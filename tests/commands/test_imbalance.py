@@ -19,6 +19,7 @@ from support.synthetic import write_log
 
 from core import cli
 from core.files import formatted
+from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 
 # Per-step CVs of two experts with 4 tokens: (3, 1) is 0.5, (2, 2) is 0, (4, 0) is 1.
 EVEN: list[list[float]] = [[2, 2]]
@@ -226,3 +227,36 @@ class TestRunDirectory:
 def write_logs(folder: Path, loads: list[list[list[int]]], label: str = "001") -> None:
     folder.mkdir(parents=True)
     write_log(folder / "dp0_pp0.gatelog", np.array(loads), top_k=1, labels=[label])
+
+
+class TestWork:
+    LOADS = np.array([[[0, 1, 7, 8]], [[40, 33, 5, 2]]])
+
+    def test_the_busiest_rank_is_told_in_words(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        kernel = Kernel(
+            "TRITON",
+            sms=10,
+            columns=(640, 256),
+            tilings=(Tiling(8, 16, 64), Tiling(64, 32, 128)),
+            source="tuned",
+            table="E=4,N=320,device_name=G.json",
+        )
+        write_log(tmp_path / "dp0_pp0.gatelog", self.LOADS, prefill=[0, 40], kernel=kernel)
+        assert cli.main(["imbalance", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "  kernel         TRITON, tuned (E=4,N=320,device_name=G.json)\n" in out
+        decode = "decode: 3.00 active experts, 3.00 tiles, 3.0 + 2.0 waves, 67% of rows padding;"
+        assert f"  busiest rank   {decode} work " in out
+        assert "  busiest rank   prefill: 4.00 active experts, 6.00 tiles, 3.0 + 2.0 waves" in out
+
+    def test_a_log_that_names_no_kernel_says_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_log(tmp_path / "dp0_pp0.gatelog", self.LOADS)
+        cli.main(["imbalance", str(tmp_path)])
+        out = capsys.readouterr().out
+        reason = "the gate log does not name the MoE kernel"
+        assert f"decode: 3.50 active experts; tiles – ({reason})" in out
+        assert "  kernel " not in out

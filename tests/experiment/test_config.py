@@ -368,8 +368,8 @@ patterns = ["hot-ranks"]
             "[model], id: expected a text that is not empty, got 3",
             "[dose], levels, item 3: expected a CV of expert load, a number from 0 to 100, got -1",
             "[dose], levels, item 5: expected a CV of expert load, a number from 0 to 100, got 'x'",
-            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "rotating" or'
-            " \"spread\", got 'hot-ranks'",
+            '[dose], patterns, item 1: expected "few-experts" or "hot-experts" or "hot-rank" or'
+            ' "rotating" or "spread", got \'hot-ranks\'',
         ]
 
     def test_one_that_follows_from_another_is_left_out(self, tmp_path: Path) -> None:

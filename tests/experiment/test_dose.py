@@ -18,14 +18,21 @@ from core.backends import choice, forcing
 from core.errors import BackendError, ConfigError
 from core.experiment import config, dose, plan
 from core.experiment.config import Config, Forcing
-from core.experiment.dose import Dose
+from core.experiment.dose import Dose, Replay
+from core.experiment.forcing import with_doses
 from core.recorder.gatescope_recorder import dose as forced
-from core.recorder.gatescope_recorder.dose import Course
+from core.recorder.gatescope_recorder.dose import Course, Cut
 from core.recorder.gatescope_recorder.order import DoseError, Order
 from core.routing.forced import Check
 from core.routing.gatelog import GateLog
 
 BACKENDS = '[[backends]]\nname = "baseline"\n[[backends]]\nname = "all2all"\n'
+
+
+def a_dose(label: str) -> Dose | None:
+    found = dose.of_label(label)
+    assert not isinstance(found, Replay)
+    return found
 
 
 def loaded(folder: Path, text: str) -> Config:
@@ -70,10 +77,10 @@ def test_without_doses_nothing_is_forced(tmp_path: Path) -> None:
 
 def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
     without = loaded(tmp_path, "")
-    assert config.with_doses(without, [], []).dose is None
-    assert config.with_doses(without, [0, 2.5], []).dose == Forcing(levels=[0, 2.5])
+    assert with_doses(without, [], []).dose is None
+    assert with_doses(without, [0, 2.5], []).dose == Forcing(levels=[0, 2.5])
     table = replace(without, dose=Forcing(levels=[1.0], rotate_steps=8))
-    assert config.with_doses(table, [], ["spread"]).dose == Forcing(
+    assert with_doses(table, [], ["spread"]).dose == Forcing(
         levels=[1.0], patterns=["spread"], rotate_steps=8
     )
 
@@ -87,7 +94,7 @@ def test_options_take_the_place_of_the_table(tmp_path: Path) -> None:
         ),
         (
             'patterns = ["hot"]',
-            '[dose], patterns, item 1: expected "hot-experts" or "hot-rank" or "rotating" or',
+            '[dose], patterns, item 1: expected "few-experts" or "hot-experts" or "hot-rank" or',
         ),
         ("levels = []", "[dose]: expected at least one level and one pattern, got none"),
         ("levels = [0.00001]", "[dose], levels: expected at most 4 decimals, got 1e-05"),
@@ -176,7 +183,7 @@ def test_a_vllm_whose_router_cannot_be_reached_is_refused_before_it_is_started(
         (("--dose", "much"), "expected CVs of expert load such as 0,0.25,1.5, got 'much'"),
         (
             ("--dose", "1", "--pattern", "hot"),
-            "expected some of hot-experts, hot-rank, spread, rotating, got 'hot'",
+            "expected some of hot-experts, hot-rank, spread, rotating, few-experts, got",
         ),
         (("--dose", "1.8"), "1.732 is the most; take other levels or patterns"),
         (
@@ -253,7 +260,7 @@ def test_tokens_of_another_dose_in_a_step_fail_both_runs() -> None:
     beside = np.where(np.arange(200) < 3, 1, 0)
     mixed = GateLog(log.loads, log.columns, {**log.segments, "002": beside}, 2)
     for label in ("001~hot-experts~0.5", "002"):
-        said = against(dose.of_label(label), label, mixed)
+        said = against(a_dose(label), label, mixed)
         assert (
             said == "3 steps with tokens of another dose (target imbalance) too: routed naturally"
         )
@@ -271,7 +278,7 @@ def test_a_step_that_mixes_doses_or_asks_for_an_unknown_one_is_routed_naturally(
     assert course.next({"hot-experts~0.5", ""}, 8) is None
     assert course.next({"spread~1"}, 8) is None
     cut = course.next({"hot-experts~0.5"}, 8)
-    assert cut is not None
+    assert isinstance(cut, Cut)
     assert cut.start == 16  # the tokens that went before
 
 
@@ -296,7 +303,7 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
     }
     assert sorted(results) == ["001", "001~spread~0.25", "001~spread~1.5"]
     for label, result in results.items():
-        measured, wanted = result["measured_imbalance"], dose.of_label(label)
+        measured, wanted = result["measured_imbalance"], a_dose(label)
         assert measured["tokens"] == result["gate_log"]["tokens_due"] > 20_000
         assert result["forced_routing"] == (
             wanted and {"pattern": wanted.pattern, "level": wanted.level}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.synthetic import write_log
 
-from core.analysis import step_model, step_sample
+from core.analysis import cost_model, step_sample
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
@@ -233,29 +233,31 @@ class TestEcdf:
 
 class TestScatterIntervals:
     def test_x_from_the_run_and_y_over_its_requests(self) -> None:
-        measured = Imbalance(excess_cv=0.5, intervals={"excess_cv": (0.4, 0.7)})
+        measured = Imbalance(excess_squared=0.5, intervals={"excess_squared": (0.4, 0.7)})
         runs = [
             result([10.0, 20, 30], [1.0, 2, 3], measured_imbalance=measured),
             result(
                 [10.0],
                 [1.0],
-                measured_imbalance=Imbalance(excess_cv=0.6, intervals={"excess_cv": None}),
+                measured_imbalance=Imbalance(
+                    excess_squared=-0.1, intervals={"excess_squared": None}
+                ),
             ),
         ]
         (points,) = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess").groups
-        assert points.x.tolist() == [0.5, 0.6]
+        assert points.x.tolist() == [0.5, -0.1]
         assert points.x_interval is not None
         assert points.y_interval is not None
         assert points.x_interval[0].tolist() == [0.4, 0.7]
         reach = 4.302652729696142 * 10 / math.sqrt(3)  # t(2)
-        assert points.y_interval[0] == pytest.approx([20 - reach, 20 + reach])
+        assert points.y_interval[0] == pytest.approx([0, 20 + reach])  # 20 - reach is below 0
         assert np.isnan(points.x_interval[1]).all()
         assert np.isnan(points.y_interval[1]).all()
 
     def test_what_lacks_a_value_is_counted(self) -> None:
         runs = [
-            result([10.0 * i], [1.0], measured_imbalance=Imbalance(excess_cv=cv))
-            for i, cv in ((1, 0.5), (2, None))
+            result([10.0 * i], [1.0], measured_imbalance=Imbalance(excess_squared=x))
+            for i, x in ((1, 0.5), (2, None))
         ]
         drawn = scatter.series([group("baseline", *runs)], "mean_ttft_ms", "excess")
         assert drawn.note == "n = 1; 1 without both values"
@@ -275,15 +277,22 @@ class TestStepTime:
         )  # Conover's table for n = 100
         assert steptime.median_interval(np.array([3.0, 1, 2])) == (1, 3)
 
-    def test_tokens_are_held_fixed(self, tmp_path: Path) -> None:
-        """Time is 1000 + 10 · tokens + 7 · extra µs, and extra falls as tokens rise."""
-        tokens, extra = np.repeat([4, 8, 12, 16], 20), np.tile([0, 2], 40)
-        share = 2 * tokens // 4
-        loads = np.stack([share + extra, share, share, share - extra], axis=1)[:, None]
-        took = (1000 + 10 * tokens + 7 * extra) * 1000
+    def test_the_batch_is_held_fixed(self, tmp_path: Path) -> None:
+        """Time is 1000 + 10 · requests + 7 · active experts µs, and fewer are active as requests
+        rise."""
+        requests, few = np.repeat([4, 8, 12, 16], 20), np.tile([0, 1], 40)
+        loads = np.stack([requests, requests - few, few, 0 * few], axis=1)[:, None]
+        active = (loads > 0).sum(axis=2)[:, 0]
+        took = (1000 + 10 * requests + 7 * active) * 1000
         write_log(tmp_path / "dp0_pp0.gatelog", loads, durations_ns=took.tolist())
-        held = step_model.held_fixed(step_sample.read([tmp_path]).of_phase("decode"))
-        assert held == pytest.approx(1000 + 10 * 10 + 7 * extra)
+        decode = step_sample.read([tmp_path]).of_phase("decode")
+        model = cost_model.fit(decode, "decode")
+        assert model.terms["active"].value == pytest.approx(7, abs=0.01)
+        held = cost_model.held_fixed(model, decode)
+        spread = held - 7 * active
+        assert np.ptp(spread) < 0.1
+        _, fixed = steptime.step_time(step_sample.read([tmp_path]), "x")
+        assert fixed.x_label == "work of the busiest rank, by active experts and tokens, ms"
 
     def test_it_needs_fifty_steps(self, sample: StepSample) -> None:
         with pytest.raises(

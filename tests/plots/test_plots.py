@@ -171,7 +171,7 @@ class TestPlotCommand:
 
     @pytest.mark.parametrize(
         ("axis", "named"),
-        [("excess", "an excess CV"), ("real", "a per-step CV"), ("per-step", "a per-step CV")],
+        [("excess", "an excess CV²"), ("real", "a per-step CV"), ("per-step", "a per-step CV")],
     )
     def test_an_axis_is_named_as_on_the_plot(
         self, axis: str, named: str, upstream: list[str], capsys: pytest.CaptureFixture[str]
@@ -226,7 +226,8 @@ def run_dir(tmp_path: Path) -> Path:
                 "mean_tpot_ms": float(tpots.mean() * 1e3),
                 "measured_imbalance": {
                     "excess_cv": share,
-                    "intervals": {"excess_cv": [share - 0.1, share + 0.1]},
+                    "excess_squared": share**2,
+                    "intervals": {"excess_squared": [share**2 - 0.1, share**2 + 0.1]},
                     "rank_imbalance": 2 * share,
                     "rank_loads": [share, 1 - share] if ranks > 1 else [],
                 },

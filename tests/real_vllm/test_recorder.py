@@ -17,7 +17,7 @@ import numpy.typing as npt
 import psutil
 import pytest
 from support.cpu_server import CPU, CPU_ALL2ALL, START_S, Started, cpu_backend, started
-from support.tiny_mixtral import EXPERTS, LAYERS, TOP_K
+from support.tiny_mixtral import EXPERTS, HIDDEN, LAYERS, TOP_K
 
 from core.backends import supervise, vllm
 from core.experiment.config import Model
@@ -177,6 +177,18 @@ def test_ranks_write_the_same_forward_passes_and_know_who_holds_an_expert(run: A
     merged.read()
     assert merged.incomplete == 0
     assert log.placement == ((0, 0, 0, 0, 1, 1, 1, 1) if up.backend.expert_parallel else ())
+
+
+def test_the_kernel_and_its_shapes_are_named_and_a_cpu_publishes_no_tiling(run: Any) -> None:
+    up, *_ = run
+    kernel = gate_folder.kernel(up.gate_logs)
+    assert kernel
+    local = EXPERTS // 2 if up.backend.expert_parallel else EXPERTS
+    inner = 256 // up.backend.tensor_parallel
+    assert (kernel.name, kernel.dtype, kernel.top_k) == ("CPU", "bfloat16", TOP_K)
+    assert (kernel.experts, kernel.local_experts) == (EXPERTS, local)
+    assert kernel.columns == (2 * inner, HIDDEN)
+    assert (kernel.tilings, kernel.source, kernel.sms) == ((), "", 0)
 
 
 def test_all_of_it_goes_when_its_supervisor_is_killed(run: Any) -> None:

@@ -15,6 +15,8 @@ from support.cpu_server import CPU, START_S
 from support.watched import free_port
 
 from core.builtin.tokenizer import PIECES
+from core.prediction import exact
+from core.prediction.builtin_stack import BuiltinStack
 from core.routing import folder as gate_folder
 from core.routing.gatelog import GateLog
 from core.rundir import result
@@ -112,3 +114,18 @@ def test_every_step_has_the_same_loads(runs: dict[str, Path]) -> None:
     assert theirs
     assert ours
     assert theirs.per_step_cv == pytest.approx(ours.per_step_cv, abs=1e-12)
+
+
+def test_exact_predicts_the_prefill_of_both(runs: dict[str, Path]) -> None:
+    """One prompt a step: the predicted loads of each prompt, layer and expert are the recorded."""
+    texts = [json.loads(line)["text"] for line in prompts_file(runs).read_text().splitlines()]
+    stack = BuiltinStack()
+    predicted = exact.route(stack, [stack.tokens(text) for text in texts]).forecast()
+    for run in runs.values():
+        own = logged(run).of("001")
+        prefill = own.where(own.columns["prefill_tokens"] > 0)
+        assert prefill.loads.tolist() == predicted.loads.tolist()
+
+
+def prompts_file(runs: dict[str, Path]) -> Path:
+    return runs["vllm"].parent / "001_0.5.jsonl"

@@ -66,8 +66,10 @@ def test_a_pool_has_distinct_experts_and_the_cv_that_was_requested_for(
     assert (np.diff(np.sort(pool, axis=1), axis=1) > 0).all()
     counts = np.bincount(pool.ravel(), minlength=experts)
     assert counts.std() / counts.mean() == pytest.approx(level, abs=2e-3)
-    hot = dose.hot_experts(pattern, experts, top_k, ranks=2)
-    assert level == 0 or set(np.argsort(-counts)[: len(hot)]) == set(hot)
+    law = dose.law(f"{pattern}~{level:g}", experts, top_k, ranks=2)
+    assert np.array_equal(counts > 0, np.isin(np.arange(experts), law.active))
+    assert level == 0 or set(np.argsort(-counts)[: len(law.hot)]) == set(law.hot)
+    assert counts / dose.ROWS == pytest.approx(law.shares(experts, top_k), abs=2e-3)
 
 
 def test_a_stretch_of_a_pool_looks_like_independent_draws() -> None:
@@ -90,6 +92,18 @@ def test_hot_rank_and_spread_differ_in_place_only() -> None:
     assert dose.hot_experts("spread", 8, 2, 4) == (0, 2)  # two a rank: two hot ones fill rank 0
     with pytest.raises(DoseError, match="hot-rank needs 2 or more expert-parallel ranks"):
         dose.hot_experts("hot-rank", 8, 2, 1)
+
+
+def test_few_experts_has_as_few_active_ones_as_its_level_allows() -> None:
+    """A CV of L over E experts needs E / (1 + L²) of them; what is left over is heat among them."""
+    assert dose.law("few-experts~1", 8, 2, 1) == dose.Law((0, 1, 2, 3), (), 1.0)
+    assert dose.law("few-experts~0", 8, 2, 1).active == tuple(range(8))
+    half = dose.law("few-experts~0.5", 8, 2, 1)
+    assert (half.active, half.hot) == (tuple(range(7)), (0, 1))
+    most = dose.law(f"few-experts~{math.sqrt(3)}", 8, 2, 1)
+    assert (most.active, most.hot) == ((0, 1), ())
+    with pytest.raises(DoseError, match=r"1\.8 is unreachable with 2 of 8 experts active: 1\.732"):
+        dose.law("few-experts~1.8", 8, 2, 1)
 
 
 def test_pools_are_the_same_for_the_same_seed_only() -> None:

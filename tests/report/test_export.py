@@ -14,9 +14,10 @@ from support.about import about
 from support.synthetic import routed, write_log
 
 from core import cli, files
+from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.report import export
 from core.routing import folder as gate_folder
-from core.routing import imbalance
+from core.routing import imbalance, work
 
 
 @pytest.fixture
@@ -72,6 +73,30 @@ def test_a_long_log_is_exported_in_bounded_memory(run_dir: Path, tmp_path: Path)
 
 
 class TestParquet:
+    def test_steps_have_the_work_of_the_busiest_rank(self, run_dir: Path, tmp_path: Path) -> None:
+        """8 tokens a step, one rank: one tile of 16 for each active expert, 2 SMs, 4 and 2 blocks
+        of columns."""
+        files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        loads = np.array([[[8, 8, 0, 0], [5, 5, 3, 3]]])
+        kernel = Kernel("TRITON", sms=2, columns=(64, 32), tilings=(Tiling(8, 16, 16),))
+        log = run_dir / "baseline" / "gate_logs" / "dp0_pp0.gatelog"
+        log.unlink()
+        write_log(log, loads, kernel=kernel)
+        assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
+        (step,) = files.read_table(tmp_path / "steps.parquet").to_pylist()
+        assert (step["busiest_active"], step["busiest_tiles"], step["busiest_tokens"]) == (3, 3, 16)
+        assert (step["busiest_first_waves"], step["busiest_second_waves"]) == (6, 3)
+        assert step["busiest_padded"] == 32
+        fair = work.fair_amounts(np.array([8]), 4, 2, (), kernel)[0]
+        assert step["work_over_fair"] == pytest.approx((6 * 32 + 3 * 32) / fair)
+
+    def test_unknown_work_is_null(self, run_dir: Path, tmp_path: Path) -> None:
+        files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0
+        step = files.read_table(tmp_path / "steps.parquet").to_pylist()[0]
+        assert step["busiest_active"] > 0
+        assert step["busiest_tiles"] is step["work_over_fair"] is None
+
     def test_tables_hold_what_the_log_does(self, run_dir: Path, tmp_path: Path) -> None:
         files = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
         assert cli.main(["export", str(run_dir), "--layout", "parquet", "-o", str(tmp_path)]) == 0

@@ -48,15 +48,19 @@ def reported(ran: Place) -> Place:
 
 
 def planted(ran: Place, folder: Path, tpot: Planted, other: float, n: int = 24) -> Path:
-    """The batch's directory with n datasets, whose TPOT is `tpot` of the excess CV, `other` times
+    """The batch's directory with n datasets, whose TPOT is `tpot` of the excess CV², `other` times
     that at all2all."""
     shutil.copytree(ran.made, folder)
     rng = np.random.default_rng(8)
     for place, cv in enumerate(rng.uniform(0.2, 1.0, n), 1):
         for backend, factor in (("baseline", 1.0), ("all2all", other)):
             result = json.loads((ran.made / backend / "results_json" / "001.json").read_text())
-            result["measured_imbalance"]["excess_cv"] = cv
-            result["measured_imbalance"]["intervals"]["excess_cv"] = [cv - 0.05, cv + 0.05]
+            result["measured_imbalance"]["excess_cv"] = cv**0.5
+            result["measured_imbalance"]["excess_squared"] = cv
+            result["measured_imbalance"]["intervals"] |= {
+                "excess_cv": [(cv - 0.05) ** 0.5, (cv + 0.05) ** 0.5],
+                "excess_squared": [cv - 0.05, cv + 0.05],
+            }
             result |= {
                 "ttfts": [],
                 "itls": [],
@@ -86,7 +90,7 @@ def reported_text(ran: Place, run_dir: Path) -> str:
 class TestAfterABatch:
     def test_two_datasets_are_too_few_to_say(self, ran: Place) -> None:
         told = (ran.folder / "stderr.txt").read_text()
-        assert "baseline TPOT against excess CV: n = 2: too few to say; 8 are needed" in told
+        assert "baseline TPOT against excess CV²: n = 2: too few to say; 8 are needed" in told
         assert (
             "  all2all against baseline: 1 + 1 starts, each of 2 datasets\n    one start each:"
             " how much a restart moves it is not known (elsewhere about 1.3 %)\n" in told
@@ -166,10 +170,24 @@ class TestReport:
             f" {median['gini']:.3f} |" in row
         )
         assert re.search(r"all2all: CV by layer \S+ to \S+; most in layers \d+ \(", text)
-        low, high = measured[0]["intervals"]["excess_cv"]
-        assert re.search(
-            rf"\| 001 \|.* {measured[0]['excess_cv']:.3f} \[{low:.3f}, {high:.3f}\] \|", text
-        )
+        ends = measured[0]["intervals"]["excess_cv"]
+        shown = f"{measured[0]['excess_cv']:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "–"
+        assert re.search(rf"\| 001 \|.* {re.escape(shown)} \|", text)
+
+    def test_the_busiest_ranks_work_is_told(self, reported: Place) -> None:
+        """The built-in engine has no tiles, and says so; active experts are known."""
+        text = (reported.made / "report.md").read_text()
+        results = (reported.made / "all2all" / "results_json").glob("*.json")
+        phases = [json.loads(f.read_text())["measured_imbalance"]["decode"] for f in results]
+        active = np.median([phase["busiest_rank"]["active_experts"] for phase in phases])
+        assert 1 <= active <= 4
+        assert f"| all2all | decode | {active:.2f} | – | – | – | – | – |" in text
+        assert "all2all: the kernel, NumPy, publishes no tiling." in text
+        kernel = json.loads((reported.made / "run.json").read_text())["servers"]["all2all"][
+            "kernel"
+        ]
+        assert (kernel["name"], kernel["experts"], kernel["columns"]) == ("NumPy", 8, [576, 128])
+        assert kernel["local_experts"] == 8 // 2
 
     def test_the_summary_has_a_column_for_each(self, ran: Place) -> None:
         with open(ran.made / "summary.csv") as file:
@@ -183,8 +201,12 @@ class TestReport:
             measured["decode"]["excess_cv"] or np.nan, nan_ok=True
         )
         assert row["placement"] == "linear"
+        assert row["kernel"] == "NumPy, no published tiling"
+        busiest = measured["decode"]["busiest_rank"]
+        assert float(row["decode_active_experts"]) == busiest["active_experts"]
+        assert row["decode_work_over_fair"] == ""
         assert [row["excess_cv_low"], row["excess_cv_high"]] == [
-            str(x) for x in measured["intervals"]["excess_cv"]
+            str(x) for x in measured["intervals"]["excess_cv"] or ("", "")
         ]
 
     def test_the_page_needs_no_other_file(self, reported: Place) -> None:
@@ -199,14 +221,14 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + 10 * cv, 1.18)
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "baseline TPOT rises with excess CV (Spearman" in text
+        assert "baseline TPOT rises with excess CV² (Spearman" in text
         told = re.search(
             r"all2all TPOT is (\S+) % higher than baseline's on 24 datasets: no interval", text
         )
         assert told
         assert 15 < float(told[1]) < 21
         slope = re.search(
-            r"baseline TPOT rises.* slope \S+ \[(\S+), (\S+)\] ms per 0.1 of excess CV", text
+            r"baseline TPOT rises.* slope \S+ \[(\S+), (\S+)\] ms per 0.1 of excess CV²", text
         )
         assert slope
         assert float(slope[1]) <= 1.0 <= float(slope[2])
@@ -215,7 +237,7 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda _: 10.0, 1.0)
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "no association of baseline TPOT with excess CV is detected" in text
+        assert "no association of baseline TPOT with excess CV² is detected" in text
         assert "no difference is seen" not in text
         assert " rises with" not in text
         assert " falls with" not in text
@@ -226,14 +248,18 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.0, n=9)
         file = run_dir / "baseline" / "results_json" / "003.json"
         result = json.loads(file.read_text())
-        result["measured_imbalance"] |= {"excess_cv": None, "excess_cv_reason": "too few <steps>"}
+        result["measured_imbalance"] |= {
+            "excess_cv": None,
+            "excess_squared": None,
+            "excess_cv_reason": "too few <steps>",
+        }
         file.write_text(json.dumps(result))
         assert ran.gatescope("report", run_dir).returncode == 0
         assert (
-            r"baseline/003: no excess CV: too few \<steps>" in (run_dir / "report.md").read_text()
+            r"baseline/003: no excess CV²: too few \<steps>" in (run_dir / "report.md").read_text()
         )
         assert (
-            "baseline/003: no excess CV: too few &lt;steps&gt;"
+            "baseline/003: no excess CV²: too few &lt;steps&gt;"
             in (run_dir / "report.html").read_text()
         )
         assert "n = 8 datasets" in (run_dir / "report.md").read_text()
@@ -245,7 +271,7 @@ class TestReport:
             shutil.copy(folder / "001.json", folder / "001-r2.json")
         assert ran.gatescope("report", run_dir).returncode == 0
         text = (run_dir / "report.md").read_text()
-        assert "baseline TPOT against excess CV: n = 7: too few to say" in text
+        assert "baseline TPOT against excess CV²: n = 7: too few to say" in text
         assert "than baseline's on 7 datasets × 1–2 repeats: no interval: one start each" in text
 
     def test_backends_of_several_starts_get_a_verdict(self, ran: Place, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_line_that_is_no_map_is_named(tmp_path: Path) -> None:
         GateFolder(tmp_path).read()
 
 
-def test_the_step_model_sees_ranks_as_they_were(tmp_path: Path) -> None:
+def test_the_extra_load_is_of_ranks_as_they_were(tmp_path: Path) -> None:
     write_log(tmp_path / "dp0_pp0.gatelog", np.array([[[8, 2, 4, 0]]] * 2), ranks=2)
     note(tmp_path, [(0, [BEFORE]), (1, [AFTER])])
     sample = step_sample.read([tmp_path])

@@ -99,7 +99,7 @@ class TestOneFile:
                 "not a gate log: it does not start with GATELOG1",
             ),
             (
-                lambda data: data[:8] + data[8:12][::-1] + data[12:],
+                lambda data: data[:8] + (300).to_bytes(4, "big") + data[12:],
                 "bytes: damaged, or written in another byte order",
             ),
             (lambda data: data[:40], "the header is cut off"),

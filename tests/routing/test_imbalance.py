@@ -185,8 +185,9 @@ class TestNoiseFloorAndExcess:
         # n = 4, k = 2, E = 4, p = 1/2: CV² = 0, floor² = (4/4) · 4 · (1/4) / 3 = 1/3 in every step
         measured = imbalance.measure_segment(as_log(np.full((16, 1, 4), 2)), "001")
         assert measured.excess_cv is None
+        # a fair router's: √(2/(E - 1)) · floor² / √16 steps, none of which goes with another
         assert str(measured.excess_cv_reason).startswith(
-            "at the noise floor: excess² -0.3333 does not exceed its standard error, "
+            "at the noise floor: excess² -0.3333 is not above 1.96 standard errors of 0.06804"
         )
 
     def test_one_token_steps_support_no_excess(self, tmp_path: Path) -> None:

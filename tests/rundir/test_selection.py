@@ -194,7 +194,7 @@ class TestReport:
         assert failed.format("032-r2 and 1 more") in whole
         assert failed.format("256-r2") in alone
         for text, n in ((whole, 2), (alone, 1)):
-            assert f"baseline TPOT against excess CV: n = {n}: too few to say" in text
+            assert f"baseline TPOT against excess CV²: n = {n}: too few to say" in text
             assert f"| baseline | {n} | 50.0 |" in text
             undone = [
                 line

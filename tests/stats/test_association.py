@@ -89,3 +89,46 @@ class TestWhatNCannotSupport:
         assert reason in str(found.spearman.reason)
         assert found.spearman.shown() == "–"
         assert not found.is_seen
+
+
+class TestDistanceCorrelation:
+    def test_by_hand(self) -> None:
+        # x: distances 0 1 2 | 1 0 1 | 2 1 0: row means 1, 2/3, 1, of all 8/9. Centred, in ninths:
+        # -10, 2, 8 | 2, -4, 2 | 8, 2, -10. dCov²(x, x) = 360/729.
+        # y = 0, 1, 0: 0 1 0 | 1 0 1 | 0 1 0: row means 1/3, 2/3, 1/3, of all 4/9. Centred, in
+        # ninths: -2, 4, -2 | 4, -8, 4 | -2, 4, -2. dCov²(y, y) = 144/729.
+        # products: 20 + 8 - 16 + 8 + 32 + 8 - 16 + 8 + 20 = 72
+        found = association.distance_correlation(np.array([0.0, 1, 2]), np.array([0.0, 1, 0]))
+        assert found == pytest.approx((72 / (360 * 144) ** 0.5) ** 0.5)
+
+    def test_is_1_of_a_line_and_0_of_a_constant(self) -> None:
+        x: Floats = np.arange(10, dtype=np.float64)
+        assert association.distance_correlation(x, -3 * x) == pytest.approx(1)
+        assert association.distance_correlation(x, np.ones(10)) == 0
+
+    def test_a_u_is_seen_by_it_alone(self) -> None:
+        x = np.linspace(-1, 1, 50)
+        found = associate(x, x**2 + np.random.default_rng(0).normal(0, 0.05, 50))
+        assert found.p_distance is not None
+        assert found.p_distance < 0.005
+        assert not found.is_monotone
+        assert found.is_seen
+
+    def test_p_is_the_share_of_orders_that_reach_it(self) -> None:
+        # 4 points: of the 24 orders of y, count those with a distance correlation as high
+        x, y = np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 4])
+        seen = association.distance_correlation(x, y)
+        exact = np.mean(
+            [
+                association.distance_correlation(x, np.array(order)) >= seen - 1e-12
+                for order in itertools.permutations(y)
+            ]
+        )
+        assert association.p_values(x, y)[1] == pytest.approx(float(exact), abs=0.04)
+
+
+def test_the_point_that_moves_a_line_is_influential() -> None:
+    x = np.array([*range(10), 50.0])
+    y = np.array([0.1, -0.1] * 5 + [30.0])
+    assert np.flatnonzero(association.influential(x, y)).tolist() == [10]
+    assert not association.influential(np.ones(5), np.arange(5, dtype=np.float64)).any()

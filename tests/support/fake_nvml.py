@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,3 +134,14 @@ def nvmlSystemGetProcessName(pid: int) -> str:
     if not names.get(str(pid)):
         raise NVMLError("not found")
     return str(names[str(pid)])
+
+
+def nvmlDeviceGetTotalEnergyConsumption(gpu: int) -> int:
+    """`watts` since this machine started, or the counter's own `millijoules`."""
+    if "watts" in shown()[gpu]:
+        return int(_figure(gpu, "watts") * time.monotonic() * 1e3)
+    return int(_figure(gpu, "millijoules"))
+
+
+def nvmlDeviceGetEnforcedPowerLimit(gpu: int) -> int:
+    return int(_figure(gpu, "limit_w") * 1000)

@@ -187,8 +187,8 @@ class Screen:
         await self.pilot.pause()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for the effect of a thread or a dialog; AssertionError after ten seconds."""
-        deadline = time.monotonic() + 10
+        """Wait for the effect of a thread or a dialog; AssertionError after a minute."""
+        deadline = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < deadline, self.text
             await self.pilot.pause(0.01)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
+from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing.gatelog import GateLog
 
 Counts = npt.NDArray[np.int64]
@@ -70,11 +71,14 @@ def write_log(
     ranks: int = 1,
     placement: tuple[int, ...] = (),
     top_k: int = 2,
+    kernel: Kernel | None = None,
 ) -> Path:
     """A binary gate log of `loads` [steps, layers, experts], one segment label a step ("001" by
     default)."""
     steps, layers, experts = loads.shape
-    header = Header("test", "test", layers, experts, top_k, ranks=ranks, placement=placement)
+    header = Header(
+        "test", "test", layers, experts, top_k, ranks=ranks, placement=placement, kernel=kernel
+    )
     writer = GateLogWriter(path, header)
     for s in range(steps):
         n = int(loads[s, 0].sum()) // top_k if tokens is None else tokens[s]

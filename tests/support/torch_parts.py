@@ -25,12 +25,12 @@ import torch
 sys.path.insert(0, sys.argv[1])
 TMP = Path(sys.argv[2])
 
-from gatescope_recorder import histogram, routers
+from gatescope_recorder import histogram, routers, tiling
 from gatescope_recorder.about import About
 from gatescope_recorder.capture import Capture
 from gatescope_recorder.dose import Course
 from gatescope_recorder.eplb import MapLog
-from gatescope_recorder.forcing import Forcing, Tables
+from gatescope_recorder.forcing import BUFFERS, Forcing, Tables
 from gatescope_recorder.gatelog import Header
 from gatescope_recorder.limits import Limits
 from gatescope_recorder.order import Order
@@ -483,6 +483,34 @@ def check_a_choice_of_another_width_is_noticed_and_left_alone() -> None:
     assert tables.error.startswith("layer 2: RuntimeError")
 
 
+def check_replayed_rows_have_the_recorded_loads_and_all_others_stay() -> None:
+    """Three recorded steps of 5 tokens, all at experts 0 and 3 in layer 0; then a natural step."""
+    folder = TMP / "replay"
+    folder.mkdir()
+    loads = np.full((3, LAYERS, EXPERTS), 0, np.uint16)
+    loads[:, :, 1:3] = 5
+    loads[:, 0] = [5, 0, 0, 5, 0, 0, 0, 0]
+    np.save(folder / "001.decode.npy", loads)
+    about = {"layers": LAYERS, "experts": EXPERTS, "top_k": 2}
+    (folder / "about.json").write_text(json.dumps(about))
+    order = Order((), replays=("replay~001",), recording=str(folder))
+    tables = Tables(Course(order, EXPERTS, 2, LAYERS, MOST), (LAYERS, MOST, 2), CPU)
+    routers = [Router15() for _ in range(LAYERS)]
+    wrapped = [tables.wrap(n, router._compute_routing) for n, router in enumerate(routers)]
+    for step in range(2 * BUFFERS):  # the buffers go round
+        tables.fill({"replay~001"}, 5, "001~replay~001", "decode")
+        for layer, route in enumerate(wrapped):
+            ids = torch.cat([chosen(5, 20 + layer), torch.full((1, 2), -1)])
+            got = route(ids)[1]
+            assert torch.equal(got[5:], ids[5:])
+            counts = np.bincount(got[:5].flatten().numpy(), minlength=EXPERTS)
+            assert np.array_equal(counts, loads[step % 3, layer]), (step, layer)
+    for doses, phase in (({"replay~001"}, "prefill"), ({""}, "decode")):
+        tables.fill(doses, 5, "001~replay~001", phase)
+        ids = chosen(5, 3)
+        assert torch.equal(wrapped[0](ids)[1], ids)
+
+
 def check_what_cannot_be_forced_is_refused() -> None:
     config = types.SimpleNamespace(
         parallel_config=types.SimpleNamespace(),
@@ -507,6 +535,93 @@ def check_what_cannot_be_forced_is_refused() -> None:
 def check_two_data_parallel_ranks_read_from_places_of_their_own() -> None:
     cuts = [Course(ORDER, EXPERTS, 2, LAYERS, MOST, dp, 2).next({"spread~0"}, 3) for dp in (0, 1)]
     assert cuts[0].start != cuts[1].start
+
+
+def kernel_of(
+    w1: tuple[int, ...], w2: tuple[int, ...], *, ranks: int = 1, mode: str = "FULL"
+) -> Any:
+    """What the recorder learns where a Triton kernel with these weights asks vLLM for its blocks,
+    as if on an H200."""
+    from vllm.model_executor.layers.fused_moe import fused_moe
+    from vllm.model_executor.layers.fused_moe.experts import triton_moe
+
+    name = next(
+        n for n in ("get_device_name_as_file_name", "current_platform") if n in vars(fused_moe)
+    )
+    own_name = getattr(fused_moe, name)
+    device = lambda: "NVIDIA_H200"  # noqa: E731
+    setattr(
+        fused_moe,
+        name,
+        device
+        if "file" in name
+        else types.SimpleNamespace(get_device_name=device, is_rocm=lambda: False),
+    )
+    own = fused_moe.try_get_optimal_moe_config
+    asked = tiling.Asked()
+    asked.begin()
+    assert triton_moe.try_get_optimal_moe_config is not own
+    triton_moe.try_get_optimal_moe_config(w1, w2, 2, None, 100, block_shape=None)
+    asked.end()
+    assert fused_moe.try_get_optimal_moe_config is own
+    assert triton_moe.try_get_optimal_moe_config is own
+    layers = routers.find(model_of(moe(Router20())))
+    learned = tiling.kernel(layers, serving(ranks, mode), CPU, asked)
+    blocks = {rows: own(w1, w2, 2, None, rows) for rows in range(1, 8192 * ranks + 1)}
+    setattr(fused_moe, name, own_name)
+    return learned, {rows: (b["BLOCK_SIZE_M"], b["BLOCK_SIZE_N"]) for rows, b in blocks.items()}
+
+
+def serving(ranks: int, mode: str) -> Any:
+    return types.SimpleNamespace(
+        compilation_config=types.SimpleNamespace(
+            cudagraph_mode=types.SimpleNamespace(name=mode),
+            cudagraph_capture_sizes=[1, 2, 4, 8, 16, 24],
+        ),
+        parallel_config=types.SimpleNamespace(data_parallel_size=ranks),
+        scheduler_config=types.SimpleNamespace(max_num_batched_tokens=8192),
+    )
+
+
+def check_a_tuned_kernel_has_the_blocks_of_every_step_size() -> None:
+    learned, blocks = kernel_of((8, 28672, 4096), (8, 4096, 14336), mode="NONE")
+    assert learned.source == "tuned"
+    assert learned.table == "E=8,N=14336,device_name=NVIDIA_H200.json"
+    assert (learned.local_experts, learned.columns, learned.top_k) == (8, (28672, 4096), 2)
+    for tokens, (block_m, block_n) in blocks.items():
+        found = learned.tiling(tokens)
+        assert (found.block_m, found.block_n) == (block_m, block_n), tokens
+    assert len(learned.tilings) < 20
+
+
+def check_an_untuned_kernel_follows_the_default_rule() -> None:
+    learned, blocks = kernel_of((2, 28672, 4096), (2, 4096, 14336), mode="NONE")
+    assert (learned.source, learned.table, learned.local_experts) == ("default", "", 2)
+    assert all(learned.tiling(n).block_m == blocks[n][0] for n in blocks)
+
+
+def check_graphs_and_data_parallel_ranks_pad_a_step() -> None:
+    """20 tokens on 2 ranks: 10 each, padded to a graph of 16, so the kernel sees 32 rows."""
+    learned, blocks = kernel_of((8, 28672, 4096), (8, 4096, 14336), ranks=2)
+    for tokens, rows in ((1, 2), (9, 16), (20, 32), (48, 48), (49, 50), (16384, 16384)):
+        found = learned.tiling(tokens)
+        assert (found.block_m, found.block_n) == blocks[rows], tokens
+
+
+def check_a_kernel_that_never_asks_or_differs_has_no_tiling() -> None:
+    layers = routers.find(model_of(moe(Router20())))
+    layers[0].module.routed_experts = types.SimpleNamespace(
+        hidden_size=64,
+        intermediate_size_per_partition=96,
+        local_num_experts=4,
+        params_dtype=torch.bfloat16,
+    )
+    asked = tiling.Asked()
+    plain = tiling.kernel(layers, serving(1, "NONE"), CPU, asked)
+    assert (plain.tilings, plain.source, plain.sms) == ((), "", 0)
+    assert (plain.dtype, plain.columns, plain.local_experts) == ("bfloat16", (192, 64), 4)
+    asked.last = {"another": "signature"}
+    assert tiling.kernel(layers, serving(1, "NONE"), CPU, asked) == plain
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.staged import GOLDEN, STAGES, UPDATE, shown, stage
 
-from core.experiment.dose import Dose
+from core.experiment.dose import Dose, Replay
 from core.experiment.invocation import Invocation
 from core.experiment.plan import Run, label
 from core.experiment.state import RunState, Snapshot
@@ -68,7 +68,7 @@ def test_forced_routing(keys: str, name: str, size: tuple[int, int]) -> None:
     async def look() -> str:
         async with shown(stage(Path(), "dosed"), *size) as screen:
             await screen.press(*keys)
-            await screen.until(lambda: "working out" not in screen.text)
+            await screen.until(lambda: "computing" not in screen.text)
             return screen.text
 
     agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
@@ -132,6 +132,9 @@ def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch)
             Run("baseline", "001", label("001", 1, dose), "datasets/001_0.5.jsonl", dose)
             for dose in doses
         ]
+        replay = Replay("007-r2")
+        file = "datasets/001_0.5.jsonl"
+        made.append(Run("baseline", "001", label("001", 1, replay), file, replay=replay))
         return Snapshot(
             name="demo", engine="auto", runs={r.id: RunState(r, score=0.5) for r in made}
         )
@@ -146,6 +149,7 @@ def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch)
     text = asyncio.run(look())
     for pattern, level in (("hot-rank", "0.25"), ("hot-experts", "1.5")):
         assert f"001      {pattern} {level}" in text
+    assert "001      replay 007-r2" in text
 
 
 def test_a_configuration_that_cannot_be_run() -> None:

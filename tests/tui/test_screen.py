@@ -303,7 +303,9 @@ def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:
 def test_the_heat_map_fits_whatever_the_model(width: int, experts: int) -> None:
     shares = tuple([2 / experts] + [(1 - 2 / experts) / (experts - 1)] * (experts - 1))
     layers = tuple(
-        LayerLoad(layer=i, cv=0.5, floor=0.1, excess=0.4, reason="", rank=1.2, shares=shares)
+        LayerLoad(
+            layer=i, cv=0.5, floor=0.1, excess=0.4, reason="", rank=1.2, work=1.1, shares=shares
+        )
         for i in range(60)
     )
     pane = Imbalance()
@@ -313,3 +315,17 @@ def test_the_heat_map_fits_whatever_the_model(width: int, experts: int) -> None:
     assert all(cell_len(line.plain) <= width for line in lines)
     assert "L00" in lines[1].plain
     assert "e0" in lines[0].plain
+
+
+def test_the_work_of_the_busiest_rank_is_a_column_where_it_is_known() -> None:
+    def drawn(work: float | None) -> list[str]:
+        layer = LayerLoad(3, 0.5, 0.1, 0.4, "", 1.2, work, (0.25,) * 4)
+        pane = Imbalance()
+        pane.view = View(load=Load("a/001", 10, 100, (layer,)))
+        return [line.plain for line in pane.draw(120, 20)]
+
+    head, row, legend = drawn(1.234)[:3]
+    assert head.split()[:6] == ["CV", "floor", "excess", "rank", "work", "hot"]
+    assert row.split()[:7] == ["L03", "0.500", "0.100", "0.400", "1.20", "1.23", "e0"]
+    assert "work: busiest rank's over fair" in legend
+    assert not any("work" in line for line in drawn(None))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
+from dataclasses import replace as replace_kernel
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from core import cli
 from core.analysis import results
 from core.experiment import events
 from core.experiment.events import AnyEvent, Gpu, Sampled, ServerLoad
+from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import imbalance
 from core.rundir.journal import read_events
 from core.validity import verdict
@@ -29,6 +32,16 @@ from core.validity.problem import Validity, rule_name
 
 BACKENDS = ("baseline", "all2all")
 RUNS = 12
+
+
+TUNED = Kernel(
+    "TRITON",
+    local_experts=8,
+    columns=(14336, 4096),
+    tilings=(Tiling(8192, 64, 128),),
+    source="tuned",
+    table="E=8,N=7168,device_name=NVIDIA_H200.json",
+)
 
 
 class Made:
@@ -100,6 +113,7 @@ def grown(batch: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
             told += _run(run, 100.0 * place + number)
         cvs = {f"gates_logs_{number:02d}": 0.4 + number / 100 for number in range(1, RUNS + 1)}
         (made.path / f"{backend}_real_imbalance.json").write_text(json.dumps(cvs))
+        set_kernel(made, backend, TUNED)
     (made.path / "events.jsonl").write_bytes(
         b"".join(events.encode(event) + b"\n" for event in told)
     )
@@ -155,6 +169,19 @@ def test_a_sound_directory_breaks_no_rule_and_all_are_checked(made: Made) -> Non
 
 Break = Callable[[Made], None]
 ONE = "all2all/003"
+
+
+def set_kernel(made: Made, backend: str, kernel: Kernel) -> None:
+    """As run.json keeps what a server reported of its MoE kernel."""
+    file = made.path / "run.json"
+    about = json.loads(file.read_text())
+    about["servers"][backend]["kernel"] = asdict(kernel)
+    file.write_text(json.dumps(about))
+
+
+def untuned(made: Made) -> None:
+    default = Kernel("TRITON", local_experts=4, columns=(28672, 4096), source="default")
+    set_kernel(made, "all2all", default)
 
 
 def of(run: str = ONE, **changes: Any) -> Break:
@@ -266,6 +293,14 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         "doubtful",
         ["all2all"],
         "it ran builtin (NumPy, CPU) 0.2; the first server was builtin",
+    ),
+    "a kernel without a tuned table": (
+        untuned,
+        "tuned kernels",
+        "doubtful",
+        ["all2all"],
+        "no table is tuned for 4 experts with GEMMs of 28672 columns; against baseline's"
+        " E=8,N=7168,device_name=NVIDIA_H200.json, the comparison is partly of tables",
     ),
     "a log that says caching": (
         ran(prefix_caching="True"),
@@ -504,6 +539,17 @@ def test_every_rule_is_broken_once() -> None:
 
 
 # --- what is no problem ---
+
+
+def test_two_kernels_without_tables_are_compared_alike(made: Made) -> None:
+    for backend in BACKENDS:
+        set_kernel(made, backend, replace_kernel(TUNED, source="default", table=""))
+    assert made.verdict().problems == []
+
+
+def test_kernels_that_publish_no_tiling_are_not_judged(made: Made) -> None:
+    set_kernel(made, "all2all", Kernel("FLASHINFER_CUTLASS"))
+    assert made.verdict().unchecked == ["tuned kernels"]
 
 
 def test_a_power_limit_that_is_touched_now_and_then_is_none(made: Made) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 from msgspec import Struct
 
 from core.errors import GateLogError
-from core.routing import imbalance
+from core.routing import excess, imbalance, work
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
+from core.routing.recurrence import Recurrence
+from core.stats import bootstrap
 from core.stats.arrays import Floats
 
 RECENT_STEPS = 64
@@ -23,7 +25,8 @@ class LayerLoad(Struct, frozen=True):
     """One layer. `cv`: mean over steps; `floor`: a fair router's CV by chance; `excess`: None with
     a `reason`.
 
-    `rank`: mean over steps of max/mean load per expert-parallel rank. `shares`: each expert's part
+    `rank`: mean over steps of max/mean load per expert-parallel rank. `work`: of the busiest rank
+    over a fair router's; None where the kernel's tiling is not known. `shares`: each expert's part
     of the layer's load.
     """
 
@@ -33,6 +36,7 @@ class LayerLoad(Struct, frozen=True):
     excess: float | None
     reason: str
     rank: float | None
+    work: float | None
     shares: tuple[float, ...]
 
     @property
@@ -59,14 +63,18 @@ class Totals:
     numbers: tuple[int, ...] = ()  # what the layers are called
     cv: Any = 0.0  # this and the others: [layers]
     floor: Any = 0.0
+    floor_fourth: Any = 0.0
     above: Any = 0.0  # CV² - floor², and its square
     above_squared: Any = 0.0
     rank: Any = 0.0
+    work: Any = 0.0  # amount of the busiest rank
+    fair: float = 0.0  # and under a fair router; 0: not known
     steps: int = 0
     floored: int = 0  # steps of two tokens or more: those that have a noise floor
     tokens: int = 0
     has_ranks: bool = False
     recent: list[GateLog] = field(default_factory=list)
+    recurrence: Recurrence | None = None
 
     def add(self, log: GateLog) -> None:
         """The steps of `log` that carry tokens, all of this run."""
@@ -97,18 +105,27 @@ class Totals:
         floor = imbalance.floor_squared(loads[enough], log.tokens[enough, None], log.top_k)
         above = cv[enough] ** 2 - floor
         self.floor = self.floor + floor.sum(axis=0)
+        self.floor_fourth = self.floor_fourth + (floor**2).sum(axis=0)
+        self.recurrence = self.recurrence or Recurrence(*loads.shape[1:])
+        self.recurrence.add(loads, np.flatnonzero(enough))
         self.above = self.above + above.sum(axis=0)
         self.above_squared = self.above_squared + (above**2).sum(axis=0)
         self.floored += int(enough.sum())
+        if (amount := work.of_busiest(log).amount) is not None:
+            self.work = self.work + amount.sum(axis=0)
+            self.fair += float(work.fair(log).sum())
         if log.ranks:
             self.has_ranks = True
             self.rank = self.rank + _rank_max_mean(log, loads).sum(axis=0)
 
     def layers(self) -> tuple[LayerLoad, ...]:
-        return tuple(self._layer(i) for i in range(len(self.loads))) if self.steps else ()
+        if not self.recurrence:
+            return ()
+        independent = self.recurrence.effective_steps(self.floored)
+        return tuple(self._layer(i, independent) for i in range(len(self.loads)))
 
-    def _layer(self, i: int) -> LayerLoad:
-        excess, reason = self._excess(i)
+    def _layer(self, i: int, independent: float) -> LayerLoad:
+        excess, reason = self._excess(i, independent)
         total = float(self.loads[i].sum()) or 1.0
         return LayerLoad(
             layer=self.numbers[i],
@@ -117,18 +134,22 @@ class Totals:
             excess=excess,
             reason=reason,
             rank=float(self.rank[i]) / self.steps if self.has_ranks else None,
+            work=float(self.work[i]) / self.fair if self.fair else None,
             shares=tuple((self.loads[i] / total).tolist()),
         )
 
-    def _excess(self, i: int) -> tuple[float | None, str]:
-        """√(mean over steps of CV² - floor²) if that mean is above its own standard error, else the
-        reason."""
+    def _excess(self, i: int, independent: float) -> tuple[float | None, str]:
+        """√(mean over steps of CV² - floor²) by the rule of core.routing.excess, or the reason why
+        it is not shown; `independent`: steps that do not repeat others."""
         n = self.floored
         if n < 2:
             return None, "fewer than two steps of two tokens or more"
         mean = float(self.above[i]) / n
         variance = max(0.0, float(self.above_squared[i]) / n - mean**2) * n / (n - 1)
-        if mean <= np.sqrt(variance / n):
+        spread = bootstrap.t_quantile(n - 1) / bootstrap.Z * float(np.sqrt(variance / n))
+        chance = float(np.sqrt(self.floor_fourth[i] * n / independent)) / n
+        error = max(spread, excess.spread(chance, len(self.loads[i])))
+        if mean <= excess.SHOWN * error:
             return None, f"at the noise floor over {n} steps of two tokens or more"
         return float(np.sqrt(mean)), ""
 

@@ -40,14 +40,8 @@ def csv_text(series: Series) -> str:
 
 
 def _results(name: str, runs: Sequence[RunState]) -> Results:
-    natural, forced = (
-        {
-            r.run.label: r.figures
-            for r in runs
-            if r.figures and (r.run.dose is not None) is is_forced
-        }
-        for is_forced in (False, True)
-    )
+    natural = {r.run.label: r.figures for r in runs if r.figures and not r.run.imposed}
+    forced = {r.run.label: r.figures for r in runs if r.figures and r.run.dose}
     return Results(
         name,
         {label: _result(f) for label, f in natural.items()},

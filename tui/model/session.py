@@ -210,9 +210,13 @@ def planned(invocation: Invocation) -> Snapshot:
     """What would be run, with the scores in the datasets' file names. GatescopeError if nothing can
     be."""
     from core.experiment import config, plan
+    from core.experiment.forcing import with_doses
+    from core.routing import recording
 
     levels, patterns = list(invocation.levels), list(invocation.patterns)
-    loaded = config.with_doses(config.load(invocation.config_path), levels, patterns)
+    loaded = config.load(invocation.config_path)
+    loaded = with_doses(loaded, levels, patterns, invocation.replay)
+    loaded, _ = recording.of_config(loaded)
     engine = config.engine(invocation.engine or loaded.experiment.engine)
     if loaded.experiment.starts == "auto":
         from core.backends import choice

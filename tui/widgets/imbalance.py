@@ -23,6 +23,7 @@ LAYERS = (
     Column("floor", 6, 4),
     Column("excess", 6, 9),
     Column("rank", 5, 6),
+    Column("work", 5, 3),
     Column("hot", 4, 7),
     Column("share", 6, 5),
 )
@@ -33,8 +34,9 @@ RUNS = (
     Column("excess", 7, 8),
     Column("aggregated", 10, 7),
     Column("rank", 5, 4),
+    Column("work", 5, 3),
 )
-WHOLE, LEAST = 43, 28  # cells of all columns, and of those that must stay
+LEAST = 28  # cells of the columns that must stay
 
 
 class Imbalance(Pane):
@@ -109,7 +111,7 @@ class Imbalance(Pane):
         """The runs of the same dataset at every backend."""
         shown = self.view.run
         same = [r for r in self.runs() if shown and r.run.label == shown.run.label]
-        columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
+        columns = table.fitting(doses.columns(self._run_columns(), self.view, "run"), width)
         if not same:
             return []
         rows = (table.row(columns, self._of_run(r)) for r in same)
@@ -119,7 +121,7 @@ class Imbalance(Pane):
         """Per-step, excess and aggregated CV of every finished run; below, why the run under the
         cursor has no excess."""
         runs = self.runs()
-        columns = table.fitting(doses.columns(RUNS, self.view, "run"), width)
+        columns = table.fitting(doses.columns(self._run_columns(), self.view, "run"), width)
         body = [
             table.row(columns, self._of_run(runs[i]), cursor=self.is_cursor(i))
             for i in self.window(height - 2)
@@ -128,6 +130,10 @@ class Imbalance(Pane):
         reason = here.imbalance_reason if here else ""
         detail = fit(f"{runs[self.at].run.id}: excess {NONE}: {reason}", width) if reason else ""
         return [table.head(columns), *body, line((detail, "dim"))]
+
+    def _run_columns(self) -> tuple[Column, ...]:
+        figures = (run.figures for run in self.runs())
+        return _known(RUNS, any(of and of.work_over_fair is not None for of in figures))
 
     def _of_run(self, run: RunState) -> dict[str, Span | str]:
         figures = run.figures
@@ -141,6 +147,7 @@ class Imbalance(Pane):
             "excess": excess,
             "aggregated": number(figures.aggregated_cv, 3),
             "rank": number(figures.rank_imbalance, 2),
+            "work": number(figures.work_over_fair, 2),
         }
 
     def _summary(self, width: int) -> list[Line]:
@@ -170,13 +177,15 @@ class Imbalance(Pane):
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
         """The columns, and the cells per expert in the heat map: 4 or 3 show its share in %, 1 a
         shade."""
-        for cell, least in ((4, WHOLE), (3, WHOLE), (4, LEAST), (3, LEAST), (1, LEAST)):
+        columns = _known(LAYERS, any(layer.work is not None for layer in self.rows()))
+        whole = _width(columns)
+        for cell, least in ((4, whole), (3, whole), (4, LEAST), (3, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
-                return table.fitting(LAYERS, width - experts * cell - 1), cell
-        is_free = _folded(experts, width - WHOLE) == _folded(
+                return table.fitting(columns, width - experts * cell - 1), cell
+        is_free = _folded(experts, width - whole) == _folded(
             experts, width - LEAST
         )  # the columns cost no cell
-        return table.fitting(LAYERS, WHOLE if is_free else LEAST), 1
+        return table.fitting(columns, whole if is_free else LEAST), 1
 
     def _heads(self, columns: tuple[Column, ...], experts: int, cell: int, width: int) -> Line:
         names = "".join(f"e{e}".rjust(cell) for e in range(experts))
@@ -196,6 +205,7 @@ class Imbalance(Pane):
             "floor": (number(layer.floor, 3), "dim"),
             "excess": (number(layer.excess, 3), "dim" if layer.excess is None else "warn"),
             "rank": number(layer.rank, 2),
+            "work": number(layer.work, 2),
             "hot": f"e{layer.hottest}",
             "share": f"{layer.shares[layer.hottest]:.1%}",
         }
@@ -212,6 +222,8 @@ class Imbalance(Pane):
             return line((fit(f"L{layer.layer:02d} excess {NONE}: {layer.reason}", width), "dim"))
         fair = 1 / len(layer.shares)
         text = f"heat: share, fair {fair:.1%} · floor: a fair router's CV · rank: max/mean"
+        if layer.work is not None:
+            text += " · work: busiest rank's over fair"
         return line((fit(text, width), "dim"))
 
 
@@ -220,6 +232,11 @@ def _excess(figures: RunFigures) -> str:
     if figures.excess_cv is None and figures.imbalance_reason:
         return f"{NONE} ({figures.imbalance_reason.partition(':')[0]})"
     return number(figures.excess_cv, 3)
+
+
+def _known(columns: tuple[Column, ...], has_work: bool) -> tuple[Column, ...]:
+    """Without the work of the busiest rank where no kernel's tiling is known."""
+    return tuple(c for c in columns if has_work or c.title != "work")
 
 
 def _width(columns: tuple[Column, ...]) -> int:

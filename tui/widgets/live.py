@@ -60,7 +60,7 @@ class Live(Pane):
         if run is None:
             return ""
         pinned = " · pinned, f follows the run in progress" if self.view.pinned else ""
-        forced = f" · {run.run.dose}" if run.run.dose else ""
+        forced = f" · {run.run.imposed}" if run.run.imposed else ""
         return (
             f"{run.run.backend} · {run.run.label.partition('~')[0]}{forced} · {run.phase}{pinned}"
         )

@@ -64,7 +64,7 @@ class Plots(Pane):
 
     def points(self) -> list[RunState]:
         """Finished runs with natural routing, in run order: the cursor's places."""
-        return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.dose]
+        return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.imposed]
 
     def count(self) -> int:
         return len(self.points()) if self.figure == SCATTER else len(self._panels)

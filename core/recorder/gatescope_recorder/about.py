@@ -53,7 +53,7 @@ def running(config: Any, layers: Sequence[Layer], ranks: int) -> dict[str, str]:
     parallel, model = config.parallel_config, config.model_config
     mode = getattr(config.compilation_config, "cudagraph_mode", None)
     found = {
-        "moe_backend": _kernel(layers),
+        "moe_backend": kernel_name(layers),
         "all2all_backend": _manager() if ranks > 1 else "",
         "dtype": str(getattr(model, "dtype", "")).removeprefix("torch."),
         "quantization": str(getattr(model, "quantization", "")),
@@ -67,7 +67,7 @@ def running(config: Any, layers: Sequence[Layer], ranks: int) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def _kernel(layers: Sequence[Layer]) -> str:
+def kernel_name(layers: Sequence[Layer]) -> str:
     """The choice that a layer's method keeps as `unquantized_backend`, `fp8_backend`, …"""
     from .routers import methods
 

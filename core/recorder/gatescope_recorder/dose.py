@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from . import replay
 from .order import DoseError, Order, parse
+from .replay import Player
 
 ROWS = 1 << 14
 LARGEST_LOG_WEIGHT = 60.0  # a cold expert is then chosen only where no hot one is left
@@ -35,7 +37,7 @@ def hot_experts(pattern: str, experts: int, top_k: int, ranks: int) -> tuple[int
     """The hot experts, ascending. hot-rank and spread have equally many, so that the same level
     means the same probabilities and only their places differ. DoseError if the pattern needs more
     ranks."""
-    if pattern in ("hot-experts", "rotating"):
+    if pattern in ("hot-experts", "rotating", "few-experts"):
         return tuple(range(top_k))
     if ranks < 2 or experts % ranks:
         raise DoseError(
@@ -110,15 +112,58 @@ def weight_for(level: float, hot: int, experts: int, top_k: int) -> float:
     return math.exp(high) if level else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How a token chooses: only among `active` experts, of which each of the `hot` ones has
+    `weight` and any other has 1."""
+
+    active: tuple[int, ...]
+    hot: tuple[int, ...]
+    weight: float
+
+    def shares(self, experts: int, top_k: int) -> Floats:
+        """[experts]: the probability that a token's choice includes each."""
+        found = np.zeros(experts)
+        found[list(self.active)] = top_k / len(self.active)
+        if self.hot and len(self.hot) < len(self.active):
+            p_hot, p_cold = inclusion(self.weight, len(self.hot), len(self.active), top_k)
+            found[list(self.active)] = p_cold
+            found[list(self.hot)] = p_hot
+        return found
+
+
+def law(dose: str, experts: int, top_k: int, ranks: int) -> Law:
+    """The law of a dose such as "hot-rank~0.5". DoseError if the level is unreachable.
+
+    few-experts has as few active ones as the level allows: a CV of L needs experts / (1 + L²) or
+    more. What is left of the level is heat on the first of them.
+    """
+    pattern, level = parse(dose)
+    hot = hot_experts(pattern, experts, top_k, ranks)
+    if pattern != "few-experts":
+        return Law(tuple(range(experts)), hot, weight_for(level, len(hot), experts, top_k))
+    most = math.sqrt(experts / top_k - 1)
+    if level > most:
+        raise DoseError(
+            f"a CV of {level:g} is unreachable with {top_k} of {experts} experts active:"
+            f" {math.floor(most * 1000) / 1000:g} is the most"
+        )
+    count = max(top_k, math.ceil(experts / (1 + level**2) - 1e-9))
+    left = math.sqrt(max(0.0, (1 + level**2) * count / experts - 1))
+    if count == top_k or left < 1e-6:
+        return Law(tuple(range(count)), (), 1.0)
+    return Law(tuple(range(count)), hot, weight_for(left, len(hot), count, top_k))
+
+
 def pool(
     dose: str, experts: int, top_k: int, ranks: int = 1, seed: int = 0, rows: int = ROWS
 ) -> Ids:
     """[rows, top_k]: each row holds one token's distinct experts, in random order. DoseError if the
     level is unreachable."""
-    pattern, level = parse(dose)
-    hot = np.array(hot_experts(pattern, experts, top_k, ranks))
-    cold = np.setdiff1d(np.arange(experts), hot)
-    chances = hot_chosen(weight_for(level, len(hot), experts, top_k), len(hot), experts, top_k)
+    how = law(dose, experts, top_k, ranks)
+    hot = np.array(how.hot, np.int64)
+    cold = np.setdiff1d(np.array(how.active), hot)
+    chances = hot_chosen(how.weight, len(hot), len(how.active), top_k)
     draw = np.random.default_rng([seed, *dose.encode()])
     parts = []
     for h, count in enumerate(_shares(chances, rows)):
@@ -162,9 +207,9 @@ class Cut:
 
 
 class Course:
-    """One server's position in its pools. Every layer and data-parallel rank reads on from a place
-    of its own, so that a long run uses every row equally often. All tensor-parallel ranks see the
-    same steps, and so agree.
+    """One server's position in its pools and recorded runs. Every layer and data-parallel rank
+    reads on from a place of its own, so that a long run uses every row equally often. All
+    tensor-parallel ranks see the same steps, and so agree.
     """
 
     def __init__(
@@ -177,7 +222,8 @@ class Course:
         dp: int = 0,
         dp_size: int = 1,
     ) -> None:
-        """`max_tokens`: the most of one step. DoseError if a dose is unreachable."""
+        """`max_tokens`: the most of one step. DoseError if a dose is unreachable, or a recorded run
+        does not fit the model."""
         self.order, self.experts, self.top_k, self.stagger = order, experts, top_k, ROWS // layers
         size = 2 * ROWS + max_tokens, top_k
         self.pools = {
@@ -185,7 +231,13 @@ class Course:
             for label in order.labels
         }
         self._moved = {label: self._move(label) for label in order.labels}
+        self.tracks = replay.tracks(order, experts, top_k, layers, (dp, dp_size))
+        self._players: dict[str, Player] = {}
         self._steps, self._place = 0, dp * (self.stagger // dp_size)
+
+    def restart(self) -> None:
+        """Count forward passes from here on, as the gate log does after the warm-up."""
+        self._steps = 0
 
     def _move(self, label: str) -> int:
         """How far a rotating hot set moves at a time: past itself."""
@@ -194,15 +246,21 @@ class Course:
             return 0
         return len(hot_experts(pattern, self.experts, self.top_k, self.order.ranks))
 
-    def next(self, doses: Iterable[str], tokens: int) -> Cut | None:
-        """The cut of the next step; None for natural routing. `doses`: of the requests in the step
-        ("": natural). A step that mixes doses is routed naturally; the log shows whose tokens it
-        held."""
+    def next(
+        self, doses: Iterable[str], tokens: int, *, run: str = "", phase: str = "decode"
+    ) -> Cut | Ids | None:
+        """The cut of the next step, or the experts [layers, tokens, top_k] of a replayed one; None
+        for natural routing. `doses`: of the requests in the step ("": natural). A step that mixes
+        doses is routed naturally; the log shows whose tokens it held. `run`, `phase`: whose step it
+        is, and which; each run begins at the start of what it replays."""
         found = set(doses)
         start, steps = self._place % ROWS, self._steps
         self._place += tokens
         self._steps += 1
         label = found.pop() if len(found) == 1 else ""
+        if label in self.tracks:
+            player = self._players.setdefault(run, Player(self.tracks[label]))
+            return player.next(phase, tokens, steps)
         if label not in self.pools:
             return None
         turns = steps // self.order.rotate_steps

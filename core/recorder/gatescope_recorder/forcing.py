@@ -1,5 +1,5 @@
 """Forces what the routers of one vLLM worker choose, by the dose (target imbalance) of the requests
-in a step.
+in a step, or by the recorded run that they replay.
 
 Each router's `_compute_routing` is wrapped: its weights stay, and its ids are replaced in the rows
 of a forced step. The ids for a step stand in static tensors that are filled before the step, on the
@@ -19,11 +19,13 @@ import torch
 
 from . import place, routers
 from .about import About
-from .dose import Course
+from .dose import Course, Cut
 from .order import Order, dose_of
 from .place import Place, RefusedError
-from .requests import segment_of
+from .replay import Ids, phase_of
+from .requests import Requests, segment_of
 
+BUFFERS = 4  # of replayed ids on their way to the device: more than steps that vLLM launches ahead
 HOOKS = ("set_capture_fn", "_compute_routing")  # of the versions whose routers have the latter
 
 log = logging.getLogger("vllm.gatescope_recorder")
@@ -31,8 +33,37 @@ log = logging.getLogger("vllm.gatescope_recorder")
 
 @functools.lru_cache(maxsize=1 << 16)
 def dose_of_request(request: str) -> str:
-    """The dose that a request asks for; empty for natural routing."""
+    """The dose or replay that a request asks for; empty for natural routing."""
     return dose_of(segment_of(request))
+
+
+class Arrivals:
+    """Brings replayed ids to the device from pinned memory: the host waits only for a copy of
+    `BUFFERS` steps before."""
+
+    def __init__(self, shape: tuple[int, int, int], device: torch.device) -> None:
+        layers, tokens, top_k = shape
+        size, self._cuda, self._turn = layers * tokens * top_k, device.type == "cuda", 0
+        self._landed = torch.zeros(size, dtype=torch.int32, device=device)
+        self._sent = [
+            (
+                torch.zeros(size, dtype=torch.int32, pin_memory=self._cuda),
+                torch.cuda.Event() if self._cuda else None,
+            )
+            for _ in range(BUFFERS)
+        ]
+
+    def bring(self, ids: Ids) -> torch.Tensor:
+        """`ids` [layers, tokens, top_k] on the device, until the next call."""
+        buffer, arrived = self._sent[self._turn]
+        self._turn = (self._turn + 1) % BUFFERS
+        if arrived:
+            arrived.synchronize()
+        buffer[: ids.size].view(ids.shape).copy_(torch.from_numpy(ids))
+        self._landed[: ids.size].copy_(buffer[: ids.size], non_blocking=True)
+        if arrived:
+            arrived.record()
+        return self._landed[: ids.size].view(ids.shape)
 
 
 class Tables:
@@ -50,24 +81,30 @@ class Tables:
         self._pools = {
             label: torch.from_numpy(rows).to(device) for label, rows in course.pools.items()
         }
+        self._arrivals = Arrivals(shape, device) if course.tracks else None
         self._count = 0
 
-    def fill(self, doses: set[str], tokens: int) -> None:
-        """Prepare a step of `tokens` tokens. Never waits for the device."""
-        cut = self.course.next(doses, tokens)
-        if cut:
-            layers, _, top_k = self.ids.shape
-            source = self._pools[cut.dose].as_strided(
-                (layers, tokens, top_k), (self.course.stagger * top_k, top_k, 1), cut.start * top_k
-            )
-            ids = self.ids[:, :tokens]
-            ids.copy_(source)
-            if cut.shift:
-                ids.add_(cut.shift).remainder_(self.course.experts)
-        count = tokens if cut else 0
+    def fill(self, doses: set[str], tokens: int, run: str = "", phase: str = "decode") -> None:
+        """Prepare a step of `tokens` tokens; `run` and `phase` as in `Course.next`."""
+        found = self.course.next(doses, tokens, run=run, phase=phase)
+        if isinstance(found, Cut):
+            self._fill_from_pool(found, tokens)
+        elif found is not None and self._arrivals:
+            self.ids[:, :tokens].copy_(self._arrivals.bring(found))
+        count = 0 if found is None else tokens
         if count != self._count:
             torch.lt(self._rows, count, out=self.forced)
             self._count = count
+
+    def _fill_from_pool(self, cut: Cut, tokens: int) -> None:
+        layers, _, top_k = self.ids.shape
+        source = self._pools[cut.dose].as_strided(
+            (layers, tokens, top_k), (self.course.stagger * top_k, top_k, 1), cut.start * top_k
+        )
+        ids = self.ids[:, :tokens]
+        ids.copy_(source)
+        if cut.shift:
+            ids.add_(cut.shift).remainder_(self.course.experts)
 
     def wrap(self, layer: int, route: Callable[..., Any]) -> Callable[..., Any]:
         """`route` with its ids replaced; both return (weights, ids, …). Traceable, like a tap."""
@@ -98,6 +135,7 @@ class Forcing:
         self.worker, self.config, self.here, self.order = worker, config, here, order
         self.about = about
         self.tables: Tables | None = None
+        self._requests = Requests() if order.replays else None
         self._warned = False
 
     def bind(self) -> None:
@@ -113,6 +151,8 @@ class Forcing:
 
     def _tables(self) -> Tables:
         place.check(self.config)
+        if self.order.replays and self.here.pp_size > 1:
+            raise RefusedError("pipeline stages replay no recorded routing; use 1 stage")
         layers = routers.find(self.worker.get_model(), place.redundant_experts(self.config))
         first, rows = layers[0], place.max_rows(self.config)
         if any(layer.hook not in HOOKS for layer in layers):
@@ -141,7 +181,8 @@ class Forcing:
         if self.tables.error:
             self._refuse(self.tables.error)
             return
-        labels = ", ".join(self.order.labels)
+        self.tables.course.restart()
+        labels = ", ".join((*self.order.labels, *self.order.replays))
         forced = f"on for {labels}; {self.order.ranks} ranks, seed {self.order.seed}"
         log.info("gatescope forced routing: %s", forced)
         self.about.note(forced_routing=forced)
@@ -150,6 +191,7 @@ class Forcing:
         """Before a forward pass. What this raises ends the server: no token may silently be routed
         at another level."""
         tokens = scheduled.total_num_scheduled_tokens
+        batch = self._requests.read(scheduled) if self._requests else None
         if self.tables is None or not tokens:
             return
         doses = {dose_of_request(request) for request in scheduled.num_scheduled_tokens}
@@ -159,7 +201,11 @@ class Forcing:
                 "gatescope forced routing: a step mixes doses and is routed naturally: %s",
                 sorted(doses),
             )
-        self.tables.fill(doses, tokens)
+        if batch:  # some may replay a run: a step without other runs' tokens names it
+            phase = phase_of(batch.prefill_tokens)
+            self.tables.fill(doses, tokens, min(batch.segments), phase)
+        else:
+            self.tables.fill(doses, tokens)
 
     def dummy(self) -> None:
         """Before a dummy batch: it counts as a step, because other ranks may have tokens in it."""

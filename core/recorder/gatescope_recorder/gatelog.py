@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .kernel import Kernel
 from .limits import Limits
 from .parts import Parts
 
@@ -77,6 +78,7 @@ class Header:
     layer_names: tuple[str, ...] = ()
     hook: str = ""  # how the router was tapped
     sample: int = 1  # one step in so many was recorded
+    kernel: Kernel | None = None  # that computes the experts; logs of earlier versions have none
     wall_ns: int = field(default_factory=time.time_ns)  # a clock pair: wall time at
     monotonic_ns: int = field(default_factory=time.perf_counter_ns)  # this monotonic time
     schema: int = 1

@@ -54,8 +54,8 @@ def find(model: Any, redundant: int = 0) -> list[Layer]:
     for layer in layers:
         if _is_monolithic(layer.module):
             raise RefusedError(
-                f"{layer.name}: its MoE kernel ({_kernel(layer.module)}) routes inside and does not"
-                " expose the choice; use a modular one, such as --moe-backend triton"
+                f"{layer.name}: its MoE kernel ({method_name(layer.module)}) routes inside and does"
+                " not expose the choice; use a modular one, such as --moe-backend triton"
             )
     return layers
 
@@ -96,14 +96,21 @@ def _is_monolithic(module: Any) -> bool:
     return any(bool(getattr(method, "is_monolithic", False)) for method in methods(module))
 
 
-def _kernel(module: Any) -> str:
+def method_name(module: Any) -> str:
     return next((type(method).__name__ for method in methods(module)), "unknown")
+
+
+def holders(module: Any) -> Iterator[Any]:
+    """Where this version of vLLM keeps a layer's weights, sizes and method: the layer's
+    `routed_experts`, or the layer."""
+    if (inner := getattr(module, "routed_experts", None)) is not None:
+        yield inner
+    yield module
 
 
 def methods(module: Any) -> Iterator[Any]:
     """The objects that run a layer's experts, wherever this version of vLLM keeps them."""
-    holders = (getattr(module, "routed_experts", None), module)
-    for holder in holders:
+    for holder in holders(module):
         for name in ("quant_method", "_quant_method"):
             if (method := getattr(holder, name, None)) is not None:
                 yield method
@@ -130,7 +137,7 @@ def retap(layer: Layer, capture: Tap) -> None:
 
 def _check_select_experts(layer: Layer) -> None:
     """In 0.11 most quantized layers call a function of the class, which does not know the layer."""
-    method = _kernel(layer.module)
+    method = method_name(layer.module)
     if "Unquantized" not in method and "Modular" not in method:
         raise RefusedError(
             f"{layer.name}: in this vLLM, {method} does not say which layer it routes for;"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import place, routers
+from . import place, routers, tiling
 from .about import About, running
 from .capture import Capture
 from .eplb import MapLog
@@ -36,6 +36,7 @@ class Attachment:
         self.taps: list[routers.Tap] = []
         self.capture: Capture | None = None
         self.recorder: Recorder | None = None
+        self.asked = tiling.Asked()
 
     def bind(self) -> None:
         """Find the routers, make the buffer, tap: after the weights are loaded, and before any
@@ -49,6 +50,7 @@ class Attachment:
             routers.tap(layer, tap)
         place.mark_compilation(self.config, self.worker.device, "gatescope_recorder")
         self.capture = capture
+        self.asked.begin()
 
     def rebind(self) -> None:
         """Before graphs are captured, tap again: vLLM's own capturer may have taken the slots."""
@@ -57,6 +59,7 @@ class Attachment:
 
     def start(self) -> None:
         """After the warm-up, open the log and record."""
+        self.asked.end()
         if self.capture is None:
             return
         if foreign := self.capture.foreign_rows(self.here.dp):
@@ -99,6 +102,7 @@ class Attachment:
             layer_names=tuple(layer.name for layer in self.layers),
             hook=first.hook,
             sample=self.limits.sample,
+            kernel=tiling.kernel(self.layers, self.config, self.worker.device, self.asked),
         )
 
     def dummy(self) -> None:

@@ -1,0 +1,109 @@
+"""Exact predictions against what the built-in engine records of the same prompts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.prediction import exact
+from core.prediction.builtin_stack import BuiltinStack
+from core.prediction.exact import Routed
+from core.routing import expected
+from core.routing import folder as gate_folder
+from core.routing.expected import Planned
+from core.routing.gatelog import GateLog
+from core.rundir import result
+
+ROOT = Path(__file__).parents[2]
+SUBJECTS = 6
+CONFIG = """
+[experiment]
+datasets = "*.jsonl"
+num_prompts = 6
+output_len = 1
+max_concurrency = 1
+warmup_requests = 0
+[[backends]]
+name = "{name}"
+port = 0
+tensor_parallel = 1
+max_num_batched_tokens = {tokens}
+max_num_seqs = 1
+"""
+
+
+def texts() -> list[str]:
+    queries = json.loads((ROOT / "datasets" / "domain_queries.json").read_text())
+    return [subject[3] for subject in list(queries.values())[:SUBJECTS]]
+
+
+@pytest.fixture(scope="module")
+def routed() -> Routed:
+    stack = BuiltinStack()
+    return exact.route(stack, [stack.tokens(text) for text in texts()])
+
+
+def recorded(folder: Path, tokens: int) -> Path:
+    """The run directory of six prompts, one after another, `tokens` a step."""
+    lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts())]
+    (folder / "001_0.5.jsonl").write_text("".join(lines))
+    (folder / "experiments.toml").write_text(CONFIG.format(name="one", tokens=tokens))
+    done = subprocess.run(
+        [sys.executable, "-m", "core.cli", "--batch", "--engine", "builtin", "--out", "run"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "run"
+
+
+def own_steps(run: Path) -> GateLog:
+    return gate_folder.read(run / "one" / "gate_logs").of("001")
+
+
+def test_every_token_has_the_experts_that_were_recorded(tmp_path: Path, routed: Routed) -> None:
+    """The engine runs one token a step, so each step's loads are one token's picks."""
+    loads = own_steps(recorded(tmp_path, 1)).loads
+    picks = np.array([np.concatenate(layer) for layer in routed.picks])  # [layers, tokens, k]
+    assert loads.shape == (picks.shape[1], 4, 8)
+    theirs = [[np.flatnonzero(layer).tolist() for layer in step] for step in loads]
+    ours = [[sorted(layer) for layer in token] for token in picks.transpose(1, 0, 2).tolist()]
+    assert ours == theirs
+
+
+def test_the_excess_cv_is_the_measured_one_where_each_prompt_is_a_step(
+    tmp_path: Path, routed: Routed
+) -> None:
+    run = recorded(tmp_path, 2048)
+    assert own_steps(run).loads.tolist() == routed.forecast().loads.tolist()
+    measured = result.read(run / "one" / "results_json" / "001.json").measured_imbalance
+    assert measured
+    assert measured.prefill
+    assert measured.prefill.excess_cv is not None
+    predicted = expected.prefill(routed.forecast(), Planned())
+    assert predicted.excess_cv == pytest.approx(measured.prefill.excess_cv, abs=1e-12)
+    assert predicted.excess_cv_interval
+    assert predicted.excess_cv_interval[0] < measured.prefill.excess_cv
+
+
+def test_layers_stop_early_and_keep_their_numbers(routed: Routed) -> None:
+    stack = BuiltinStack()
+    told: list[int] = []
+    some = exact.route(
+        stack,
+        [stack.tokens(text) for text in texts()],
+        range(1, 3),
+        lambda done, layers, seconds: told.append(done),
+    )
+    assert told == [1, 2, 3]
+    assert some.layer_numbers == (1, 2)
+    assert some.forecast().loads.tolist() == routed.forecast().loads[:, 1:3].tolist()

@@ -1,0 +1,59 @@
+"""Expected figures, worked out by hand, and against the measures of recorded loads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.routing import excess, expected
+from core.routing.excess import Excess
+from core.routing.expected import Forecast, Planned
+
+
+def forecast(loads: list[list[list[float]]], tokens: list[int], top_k: int = 2) -> Forecast:
+    of = np.array(loads)
+    return Forecast(np.array(tokens), of, np.zeros(of.shape[:2]), top_k, tuple(range(of.shape[1])))
+
+
+def test_known_loads_have_the_excess_that_would_be_measured() -> None:
+    of = forecast([[[6, 2, 4, 8], [5, 5, 5, 5]], [[1, 1, 0, 2], [2, 2, 0, 0]]], [10, 2])
+    measured = excess.squared(of.loads, of.tokens[:, None], 2)
+    assert of.excess_squared() == pytest.approx(measured, abs=1e-9)
+
+
+def test_a_single_token_has_no_excess() -> None:
+    assert np.isnan(forecast([[[1.0, 1.0, 0.0]]], [1]).excess_squared()).all()
+
+
+def test_the_expectation_over_random_routing_is_that_of_a_fair_router() -> None:
+    """Every expert with probability 1/4, one pick a token: n/4 tokens expected, 4·n·(3/16) spread.
+    S = n²/4 + 3n/4, so CV² - floor² = (n + 3)/(n - 1) - 1 - 4/(n - 1) = 0."""
+    n = 20
+    of = Forecast(np.array([n]), np.full((1, 1, 4), n / 4), np.full((1, 1), 3 * n / 4), 1, (0,))
+    assert of.excess_squared() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_steps_hold_as_many_prompts_and_tokens_as_planned() -> None:
+    of = forecast([[[float(n), n]] for n in (3, 4, 5, 9, 1)], [3, 4, 5, 9, 1])
+    by_two = expected.in_steps(of, Planned(prompts=2, tokens=100))
+    assert by_two.tokens.tolist() == [7, 14, 1]
+    assert by_two.loads.tolist() == [[[7, 7]], [[14, 14]], [[1, 1]]]
+    by_tokens = expected.in_steps(of, Planned(prompts=100, tokens=8))
+    assert by_tokens.tokens.tolist() == [7, 5, 9, 1]  # a prompt is not split
+
+
+def test_active_experts_and_the_busiest_rank() -> None:
+    """Shares 1/2, 1/2, 0, 0 at one pick a token, three tokens: each of the first two is active with
+    1 - 1/8; both lie on rank 0, which has all the load, twice the mean."""
+    shares = np.array([[0.5, 0.5, 0.0, 0.0]])
+    found = expected.phase(shares, 3, 1, Planned(ranks=2), Excess(1.0))
+    assert found.active_experts == pytest.approx(1.75)
+    assert found.rank_imbalance == pytest.approx(2.0)
+    assert found.busiest_rank_experts == pytest.approx(1.75, abs=0.08)  # drawn 400 times
+    assert found.noise_floor == pytest.approx((4 * 0.5 / 2) ** 0.5)
+
+
+def test_without_expert_parallelism_no_rank_has_a_figure() -> None:
+    found = expected.phase(np.full((1, 4), 0.25), 8, 2, Planned(), Excess(None, "none"))
+    assert found.busiest_rank_experts is None
+    assert found.rank_imbalance is None
