@@ -189,7 +189,7 @@ def size(text: str) -> int:
     found = re.fullmatch(r"([1-9]\d{0,5})([kMGT])B", text)
     if not found:
         raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GB, got {text!r}")
-    return int(found[1]) * 1000 ** ("kMGT".index(found[2]) + 1)
+    return int(found[1]) * int(1000 ** ("kMGT".index(found[2]) + 1))
 
 
 def rotation(text: str) -> tuple[int, float]:

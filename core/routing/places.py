@@ -11,7 +11,11 @@ from core.routing import upstream
 from core.routing.folder import start_of
 
 MEANT = re.compile(r"gates?_logs?|.*\.gatelog", re.IGNORECASE)
-BESIDE = (".gatelog.json", ".eplb.jsonl")  # what the recorder writes beside its logs
+BESIDE = (
+    ".gatelog.json",
+    ".gatelog.about.json",
+    ".eplb.jsonl",
+)  # what the recorder writes beside its logs
 DIGITS = re.compile(r"(\d+)")
 
 

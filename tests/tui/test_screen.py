@@ -16,9 +16,10 @@ from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
 from core.load.record import Lag
 from core.load.trust import Trust
+from core.routing.layers import LayerLoad
 from core.validity.problem import Problem, Validity
 from tui.model import figures, session
-from tui.model.loads import LayerLoad, Load
+from tui.model.loads import Load
 from tui.model.session import Session
 from tui.model.view import View
 from tui.widgets.imbalance import Imbalance
