@@ -65,7 +65,7 @@ def _without_vllm(python: str) -> str:
     except BackendError as error:
         return str(error)
     if found is None:
-        return f"{python} has no vLLM; what it starts with another Python may be recorded"
+        return f"{python} has no vLLM; another Python that it starts is recorded"
     if not found.hook or (found.release is not None and found.release < vllm.OLDEST):
         return f"vLLM {found.version} has no router that gatescope knows; 0.11 or newer is needed"
     return ""

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.commands import arguments as arg
@@ -52,6 +57,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="record one engine step in so many (default: all)",
     )
     parser.add_argument(
+        "--metrics-port",
+        type=arg.port,
+        metavar="P",
+        help="answer Prometheus on this port: loads of ranks and layers, last minute"
+        " (needs prometheus-client)",
+    )
+    parser.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="H",
+        help="address to listen on for that (default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--metrics-experts",
+        action="store_true",
+        help="the load of every expert too: layers × experts more series",
+    )
+    parser.add_argument(
         "words",
         nargs="*",
         metavar="-- COMMAND",
@@ -73,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         reason = f"{error.filename or arguments.out}: cannot be written: {error.strerror}"
     if reason:
         complain(f"not recorded: {' '.join(reason.split())}")
+    if arguments.metrics_port and (missing := _start_metrics(arguments, environment)):
+        complain(f"no metrics: {missing}")
     return _become(arguments.words, environment)
 
 
@@ -131,6 +156,48 @@ def _next_folder(out: Path) -> Path:
         with contextlib.suppress(FileExistsError):  # another start was quicker
             place.mkdir(parents=True)
             return place
+
+
+def _start_metrics(arguments: argparse.Namespace, environment: dict[str, str]) -> str:
+    """Start the process beside the command that answers Prometheus; why there is none, else
+    empty."""
+    from core.backends import vllm
+
+    folder = environment.get(vllm.GATE_LOGS)
+    if folder is None:
+        return "nothing is recorded"
+    if importlib.util.find_spec("prometheus_client") is None:
+        return "prometheus-client is missing; pip install 'gatescope[metrics]'"
+    host, port = arguments.metrics_host, arguments.metrics_port
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as listening:
+            command = os.pidfd_open(os.getpid())
+            words = [folder, str(listening.fileno()), str(command), str(arguments.metrics_experts)]
+            _detach(words, (listening.fileno(), command))
+            os.close(command)
+    except OSError as error:
+        number = error.errno or 0  # of an unknown host, negative
+        return f"{host}:{port}: {os.strerror(number) if number > 0 else error.strerror}"
+    return ""
+
+
+def _detach(words: list[str], files: Sequence[int]) -> None:
+    """Run the exporter as nobody's child, so that the command finds none that it did not start."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    try:
+        subprocess.Popen(
+            [sys.executable, "-m", "core.commands.exporter", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=files,
+            start_new_session=True,
+        )
+    finally:
+        os._exit(0)
 
 
 def _become(words: list[str], environment: dict[str, str]) -> int:

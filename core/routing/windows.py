@@ -23,9 +23,11 @@ SLICE_S = 20  # sums are kept by slices of so much: a window ends with one that 
 
 
 class Windows:
-    """Sums of the last hour, slice by slice."""
+    """Sums of the last hour, slice by slice. `seen`: steps, tokens and seconds of each phase since
+    the first step."""
 
     def __init__(self) -> None:
+        self.seen: dict[str, tuple[int, int, float]] = dict.fromkeys(PHASES, (0, 0, 0.0))
         self._slices: dict[str, dict[int, Totals]] = {phase: {} for phase in PHASES}
 
     def add(self, log: GateLog, wall_ns: int) -> None:
@@ -34,6 +36,9 @@ class Windows:
         at = (log.columns["start_ns"] + wall_ns) // (SLICE_S * 10**9)
         prompt = log.columns["prefill_tokens"] > 0
         for phase, own in zip(PHASES, (prompt, ~prompt), strict=True):
+            steps, tokens, took_s = self.seen[phase]
+            took_s += int(log.columns["duration_ns"][own].sum()) / 1e9
+            self.seen[phase] = steps + int(own.sum()), tokens + int(log.tokens[own].sum()), took_s
             slices = self._slices[phase]
             for number in np.unique(at[own]):
                 slices.setdefault(int(number), Totals()).add(log.where(own & (at == number)))
