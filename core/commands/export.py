@@ -6,15 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+PEERS = ("sglang", "tensorrt-llm")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="run directory to export")
     parser.add_argument(
         "--layout",
-        choices=("upstream", "parquet"),
+        choices=("upstream", "parquet", *PEERS),
         required=True,
         help="upstream: files in upstream's formats; parquet: tables of runs, steps and loads"
-        " (needs pyarrow)",
+        " (needs pyarrow); sglang, tensorrt-llm: expert loads of all gate logs in it, as these"
+        " projects read them",
     )
     parser.add_argument(
         "-o",
@@ -28,7 +31,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from core.report import export
 
+    out = arguments.out or arguments.run_dir / "export"
+    if arguments.layout in PEERS:
+        return _of_peers(arguments.run_dir, out, arguments.layout)
     write = export.upstream if arguments.layout == "upstream" else export.parquet
-    for file in write(arguments.run_dir, arguments.out or arguments.run_dir / "export"):
+    for file in write(arguments.run_dir, out):
         print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
+def _of_peers(folder: Path, out: Path, layout: str) -> int:
+    """Each folder of gate logs, into one of the same name."""
+    from core.errors import FileError
+    from core.routing import peers, places
+
+    write = peers.write_sglang if layout == "sglang" else peers.write_tensorrt
+    logs = places.all_in(folder)
+    if not logs:
+        raise FileError(f"{folder}: no gate logs in it")
+    for place in logs:
+        try:
+            made = write(place, out / place.relative_to(folder))
+        except OSError as error:
+            raise FileError(f"{out}: cannot be written: {error.strerror}") from None
+        for file in made:
+            print(f"wrote {file}", file=sys.stderr)
     return 0

@@ -144,7 +144,8 @@ def measure_run(
     found = _known(measures.of(sums, counts, small), run, sums)
     per_step = _excess(run, sums, drawn_sums, count)
     aggregated = _aggregated(run, drawn, count, per_step)
-    prefill, decode = _phases(run, whole, drawn.rows, blocks.rows)
+    phases = _phases(run, whole, drawn.rows, blocks.rows)
+    prefill, decode = phases if run.phased else (None, None)
     return Imbalance(
         per_step_cv=float(found.per_step_cv),
         aggregated_cv=_optional(found.aggregated_cv),

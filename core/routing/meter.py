@@ -199,6 +199,8 @@ def _add_part(part: _Part, of: _Summed) -> None:
         run.prefill_counts += of.sums[columns.prompt][0]
     if run.ranks:
         run.rank_loads += of.figures.rank_loads[:, part.steps].sum(axis=1)
+    known = log.columns["prefill_tokens"] + log.columns.get("decode_tokens", log.tokens)
+    run.phased = run.phased and bool((known[part.steps] > 0).all())
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
     run.recurrence.add(log.loads, part.steps[log.tokens[part.steps] > 1])

@@ -42,6 +42,13 @@ def holds_logs(folder: Path) -> bool:
     )
 
 
+def all_in(folder: Path) -> list[Path]:
+    """Every folder with binary logs: `folder` itself, in it (as `gatescope record` makes them), or
+    in a run directory's backends."""
+    places = [folder, *folder.glob("gate_logs*"), *folder.glob("*/gate_logs*")]
+    return sorted(place for place in places if any(place.glob("*.gatelog*")))
+
+
 def _is_meant(place: Path) -> bool:
     """An empty folder beside others is one whose logs were lost or never written."""
     return holds_logs(place) or bool(MEANT.match(place.name)) or not any(place.iterdir())

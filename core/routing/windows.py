@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import Header
 from core.recorder.gatescope_recorder.parts import LOG
 from core.routing import folder as gate_folder
-from core.routing import layers
+from core.routing import layers, places
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
@@ -104,12 +104,9 @@ class Watched:
 
 def newest_logs(folder: Path) -> Path | None:
     """The folder of gate logs, among `folder` and those in it, that was written to last."""
-    places = [folder, *folder.glob("gate_logs*"), *folder.glob("*/gate_logs*")]
-    written: dict[Path, float] = defaultdict(float)
-    for place in places:
-        for file in (*place.glob(f"*{LOG}"), *place.glob(f"*{LOG}.json")):
-            try:
-                written[place] = max(written[place], file.stat().st_mtime)
-            except FileNotFoundError:  # removed to make room
-                continue
+    written: dict[Path, float] = {}
+    for place in places.all_in(folder):
+        for file in place.glob(f"*{LOG}*"):
+            with contextlib.suppress(FileNotFoundError):  # removed to make room
+                written[place] = max(written.get(place, 0.0), file.stat().st_mtime)
     return max(written, key=written.__getitem__, default=None)
