@@ -20,6 +20,7 @@ COMMANDS = {  # each is core/commands/<name>.py
     "record": "run a command that starts vLLM, unchanged, and record its expert load",
     "watch": "show the load of experts and ranks in a log that grows: last minute, last hour",
     "convert": "make a gate log of what SGLang, TensorRT-LLM or a client of vLLM saved",
+    "advise": "whether another placement of the experts would pay, from gate logs, and its map",
     "generate": "make datasets across the range of predicted imbalance, or at a target score",
     "calibrate": "measure what routing costs a backend's steps, by a short forced sweep",
     "predict": "predict the imbalance score of datasets, with its components",

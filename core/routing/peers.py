@@ -54,3 +54,34 @@ def write_tensorrt(logs: Path, out: Path) -> list[Path]:
     made[0].write_text(json.dumps(meta) + "\n")
     save_file(counts, made[1])
     return made
+
+
+# --- placements ---
+
+
+def write_maps(
+    slots: Ints, numbers: tuple[int, ...], experts: int, ranks: int, out: Path
+) -> list[Path]:
+    """A placement, `slots` [layers, physical experts]: the expert in each; slot s of S on rank
+    s // (S / ranks). For SGLang's `--init-expert-location`, TensorRT-LLM's `moe_load_balancer`, and
+    as plain JSON."""
+    trivial = np.arange(slots.shape[1]) % experts  # of dense layers, which SGLang numbers too
+    whole = np.tile(trivial, (max(numbers) + 1, 1))
+    whole[list(numbers)] = slots
+    plain = {
+        "ranks": ranks,
+        "experts": experts,
+        "layers": list(numbers),
+        "physical_to_logical": slots.tolist(),
+        "rank_of_physical": np.repeat(np.arange(ranks), slots.shape[1] // ranks).tolist(),
+    }
+    rows = "".join(f"  {n}: {row}\n" for n, row in zip(numbers, slots.tolist(), strict=True))
+    head = f"num_slots: {slots.shape[1]}\ninitial_global_assignments:\n"
+    texts = {
+        "sglang.json": files.formatted({"physical_to_logical_map": whole.tolist()}),
+        "tensorrt-llm.yaml": f"{head}{rows}layer_updates_per_iter: 0\n".encode(),
+        "placement.json": files.formatted(plain),
+    }
+    for name, data in texts.items():
+        files.write_whole(out / name, data)
+    return [out / name for name in texts]
