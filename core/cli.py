@@ -15,6 +15,7 @@ from core.terminal import complain, open_standard_streams
 
 COMMANDS = {  # each is core/commands/<name>.py
     "attach": "open the terminal UI on a run directory, whether or not it is still running",
+    "runs": "list the run directories in a folder: when, how far they came, what they found",
     "serve": "serve one backend of experiments.toml in the foreground",
     "bench": "send one dataset to a running server and measure its latency",
     "record": "run a command that starts vLLM, unchanged, and record its expert load",

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from textual.binding import Binding
 
-from core.experiment import dose
-from core.experiment.state import Phase
-from tui import commands, display
+from tui import commands, display, needs
 from tui.model.view import View
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.pane import Pane
@@ -173,6 +171,14 @@ ACTIONS = (
         needs="runs",
     ),
     Action(
+        "z",
+        "reverse",
+        _on(Queue, Queue.reverse_order),
+        "reverse",
+        "Sort from the smallest instead of the largest, or back",
+        needs="runs",
+    ),
+    Action(
         "d",
         "pairs",
         _on(Queue, Queue.pair),
@@ -259,6 +265,43 @@ ACTIONS = (
         needs="forced",
     ),
     Action(
+        "c",
+        "findings",
+        display.findings,
+        "findings",
+        "What the runs say: validity, the backends compared, what skew costs",
+        needs="points",
+    ),
+    Action(
+        "y",
+        "copy",
+        display.copy_path,
+        "copy path",
+        "Copy the path of the selected run's result, else of the run directory (OSC 52)",
+        needs="started",
+    ),
+    Action(
+        "b",
+        "browse",
+        display.past_runs,
+        "past runs",
+        "List the run directories beside this one, and open one of them",
+    ),
+    Action(
+        "C",
+        "config",
+        display.config,
+        "config",
+        "What would run, the config's mistakes and its text; E edits it in $EDITOR",
+    ),
+    Action(
+        "B",
+        "mute",
+        display.mute,
+        "bell",
+        "Ring the terminal's bell and notify (OSC 9) when the experiment ends or fails, or do not",
+    ),
+    Action(
         "l",
         "log",
         display.server_log,
@@ -271,14 +314,14 @@ ACTIONS = (
         "open",
         display.open_row,
         "open",
-        "Queue: show this run in Live and Imbalance. Servers: show its command line and log",
+        "Read all about the selected run; in Servers: its command line and log",
     ),
     Action(
         "escape",
         "back",
         display.back,
         "back",
-        "Leave a filter, a maximised pane or a pinned run",
+        "Leave a filter, a maximised pane or a selected run",
         written="esc",
     ),
     Action(
@@ -328,7 +371,6 @@ ACTIONS = (
         "Quit; while the engine runs, choose: back, detach or stop everything",
     ),
 )
-NO_DOSE = f"no forced run is done; to measure some: {dose.EXAMPLE}"
 BY_NAME = {a.name: a for a in ACTIONS}
 
 
@@ -353,36 +395,6 @@ def _binding(action: Action, key: str, id: str, *, priority: bool) -> Binding:
 
 def why_not(action: Action, view: View) -> str:
     """Why this cannot be done now; "" where it can."""
-    return next((reason for need in action.needs.split() if (reason := _lacks(need, view))), "")
-
-
-def _lacks(need: str, view: View) -> str:
-    phases = {r.phase for r in view.snapshot.runs.values()}
-    servers = view.snapshot.backends.values()
-    reasons = {
-        "live": (view.stage != "running", "no engine is running; r starts it"),
-        "running": (not view.running, "no run is in progress"),
-        "ended": (not phases & {"failed", "cancelled"}, "no run has failed or been cancelled"),
-        "queued": ("queued" not in phases, "no run is queued"),
-        "runs": (not phases, "there are no runs"),
-        "pinned": (not view.pinned, "Live follows the run in progress already"),
-        "points": ("done" not in phases, "no run is done yet"),
-        "forced": (not any(r.run.dose and r.figures for r in view.snapshot.runs.values()), NO_DOSE),
-        "server": (not any(s.phase in ("starting", "ready") for s in servers), "no server is up"),
-        "log": (not servers, "no server has been started yet"),
-    }
-    if need == "idle":
-        return _busy(view, phases)
-    lacks, reason = reasons[need]
-    return reason if lacks else ""
-
-
-def _busy(view: View, phases: set[Phase]) -> str:
-    if view.stage in ("running", "reading"):
-        return "the engine is running already" if view.stage == "running" else "still reading"
-    left = phases - {"done", "cancelled"}
-    if not phases or left:
-        return ""
-    if "cancelled" in phases:
-        return "only cancelled runs are left; R runs them"
-    return "nothing is left to run; start a new run directory with: gatescope --out DIR"
+    return next(
+        (reason for need in action.needs.split() if (reason := needs.lacking(need, view))), ""
+    )

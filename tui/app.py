@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import msgspec
+from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.command import Provider
@@ -28,7 +29,8 @@ from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
-from tui.draw.text import Line, line
+from tui.draw.text import Line, line, safe
+from tui.model import notice
 from tui.model.session import Session, newest_live
 from tui.model.view import View
 from tui.screens.palette import Actions
@@ -64,8 +66,8 @@ class Gatescope(App[int]):
     ]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Actions}
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - declared by Textual as it is
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012 - declared by Textual as it is
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared by Textual as it is
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (28, "-medium"), (36, "-tall"), (56, "-vast")]  # noqa: RUF012 - declared by Textual as it is
 
     def __init__(self, session: Session, *, ascii: bool = False, hz: float = 2.0) -> None:
         super().__init__()
@@ -74,6 +76,7 @@ class Gatescope(App[int]):
         self.hz = hz
         self.paused = False
         self.pinned = ""
+        self.is_muted = False
         self.view = View()
         self._is_looking = False
         self._said: tuple[float, Line] = (0.0, Line())
@@ -89,7 +92,7 @@ class Gatescope(App[int]):
         yield Lines("tabs")
         with Container(id="body"):
             yield from (Queue(), Servers(), Live(), Imbalance(), Plots(), Events())
-        yield Prompt(placeholder="show only lines with these words; enter keeps, esc clears")
+        yield Prompt("filter:", "show only lines with these words; enter keeps, esc clears")
         yield Lines("message")
         yield Lines("keys")
 
@@ -112,6 +115,16 @@ class Gatescope(App[int]):
         """Read the session off this thread, then tick."""
         self.show()
         self.run_worker(self._open, thread=True, exit_on_error=True)
+
+    def open_other(self, run_dir: Path | None) -> None:
+        """Show another run directory in place of this one."""
+        if run_dir is None or run_dir == self.session.run_dir:
+            return
+        if self._timer:
+            self._timer.stop()
+        self.pinned = ""
+        self.session = Session(self.session.invocation, run_dir, self.session.clock)
+        self.open()
 
     def _open(self) -> None:
         self.session.open()
@@ -136,10 +149,19 @@ class Gatescope(App[int]):
             self._timer = self.set_interval(1 / hz, self.tick)
 
     def tick(self) -> None:
+        before = self.session.snapshot
         self.session.poll()
+        if not self.is_muted and (news := notice.of(before, self.session.snapshot)):
+            self.ring(news)
         self._look()
         if not self.paused:
             self.show()
+
+    def ring(self, news: str) -> None:
+        """The terminal's bell, and a notification where it has them (OSC 9)."""
+        self.bell()
+        if self._driver:
+            self._driver.write(f"\x1b]9;gatescope: {safe(news)}\x07")
 
     def show(self) -> None:
         """Draw what is known now."""
@@ -171,6 +193,10 @@ class Gatescope(App[int]):
         self._said = (time.monotonic() + SAID_FOR_S, line((f" {text}", role)))
         if len(self.screen_stack) == 1:
             self._show_bars()
+
+    def on_pane_selected(self, event: Pane.Selected) -> None:
+        self.pinned = event.run
+        self.show()
 
     def on_plots_exported(self, event: Plots.Exported) -> None:
         self.say(event.text)
@@ -210,6 +236,7 @@ class Gatescope(App[int]):
     def go_to(self, pane: Pane) -> None:
         for one in self.panes:
             one.set_class(one is pane, "-active")
+        self.query_one("#body").set_class(pane.NAME == Events.NAME, "-events")
         pane.focus()
         self._show_bars()
 
@@ -222,6 +249,17 @@ class Gatescope(App[int]):
         self.call_after_refresh(self.show)
 
     # --- input ---
+
+    def on_click(self, event: events.Click) -> None:
+        """A tab goes to its pane; a key on the bottom line does what it does."""
+        clicked = event.widget
+        if not isinstance(clicked, Lines) or len(self.screen_stack) > 1:
+            return
+        place = clicked.span_at(event.x, event.y)
+        if place is not None and clicked.id == "tabs":
+            self.go_to(self.pane(PANES[place]))
+        elif place is not None and clicked.id == "keys":
+            self.action_do(hints.names(self.view, self.size.width)[place // 2])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
         """A dialog has keys of its own: none of ours reaches past it."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tui.app import Gatescope
 
 BACK = Option("esc", "back", "nothing changes")
+FIX = "Fix this, then press r again. The log of a server that failed: l"
 
 
 # --- run ---
@@ -36,9 +37,17 @@ def _start(app: Gatescope, *, retry_cancelled: bool) -> None:
         run_dir = app.session.start(retry_cancelled=retry_cancelled)
     except GatescopeError as error:
         app.session.problem = str(error)
-        app.call_from_thread(app.say, f"not started: {error}", "bad")
+        app.session.note(f"! not started: {error}")
+        app.call_from_thread(app.push_screen, Choice("Not started", [str(error), FIX], (BACK,)))
     else:
-        app.call_from_thread(app.say, f"running in {run_dir}")
+        app.call_from_thread(_started, app, f"running in {run_dir}")
+
+
+def _started(app: Gatescope, said: str) -> None:
+    """Say it, and show Live where a small terminal hides it."""
+    if not app.pane("Live").is_on_screen:
+        app.go_to(app.pane("Live"))
+    app.say(said)
 
 
 def _give(app: Gatescope, command: Command, done: str) -> None:
@@ -126,7 +135,6 @@ def _move(app: Gatescope, by: int) -> str | None:
     if not chosen:
         return "only queued runs can be moved; put Queue's cursor on one"
     _give(app, control.Move(chosen, _before(queued, chosen, by)), f"moved: {_listed(chosen)}")
-    queue.action_move(by)
     return None
 
 
@@ -197,7 +205,19 @@ def leave(app: Gatescope) -> None:
     if app.view.stage == "running":
         app.run_worker(_ask_leave(app))
     else:
-        app.exit(0)
+        app.exit(0, message=_farewell(app))
+
+
+def _farewell(app: Gatescope) -> str | None:
+    """The run directory, how far it came, and the next command."""
+    run_dir, snapshot = app.session.run_dir, app.session.snapshot
+    if run_dir is None:
+        return None
+    done = f"{run_dir}: {snapshot.count('done')} of {text.runs(len(snapshot.runs))} done"
+    name = shlex.quote(str(run_dir))
+    if snapshot.finished and not snapshot.count("failed"):
+        return f"{done}; write the report with: gatescope report {name}"
+    return f"{done}; run what is missing with: gatescope --resume {name}"
 
 
 async def _ask_leave(app: Gatescope) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui import commands
 from tui.draw import theme
+from tui.draw.text import Span
+from tui.screens.reading import Reading
 from tui.widgets.prompt import Prompt
-from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
 
 if TYPE_CHECKING:
@@ -69,7 +73,7 @@ def follow(app: Gatescope) -> None:
 def filter_rows(app: Gatescope) -> None:
     pane = app.filtered
     app.go_to(pane)
-    app.query_one(Prompt).open(pane.filter)
+    app.query_one(Prompt).open(pane.filter, f"filter {pane.NAME}:")
 
 
 def back(app: Gatescope) -> None:
@@ -100,12 +104,61 @@ def show_help(app: Gatescope) -> None:
 
 def open_row(app: Gatescope) -> str | None:
     pane = app.active
-    if isinstance(pane, Queue) and (run := pane.selected()):
-        app.pinned = run.run.id
-        return f"Live and Imbalance show {app.pinned}; press f to follow the run in progress again"
     if isinstance(pane, Servers):
         return server_log(app)
+    if (run := app.view.run) is None:
+        return "no run is selected"
+    read = partial(_details, app, run.run.id)
+    file = str(app.session.run_dir / run.result) if app.session.run_dir and run.result else ""
+    app.push_screen(Reading(f"run {run.run.id}", read, file))
     return None
+
+
+def _details(app: Gatescope, run: str) -> Sequence[Span]:
+    from tui.model import details
+
+    return details.of_run(app.session.run_dir, app.session.snapshot.runs[run])
+
+
+def findings(app: Gatescope) -> None:
+    from tui.model import details
+
+    run_dir = app.session.run_dir
+    if run_dir is not None:
+        app.push_screen(Reading(f"findings of {run_dir}", partial(details.findings, run_dir)))
+
+
+def copy_path(app: Gatescope) -> str:
+    """The result of the selected run, else the run directory, onto the terminal's clipboard."""
+    run, run_dir = app.view.run, app.session.run_dir
+    assert run_dir is not None  # an action without one says so
+    path = (run_dir / run.result if run and run.result else run_dir).absolute()
+    app.copy_to_clipboard(str(path))
+    return f"copied: {path}"
+
+
+def past_runs(app: Gatescope) -> None:
+    app.run_worker(partial(_past_runs, app), thread=True)
+
+
+def _past_runs(app: Gatescope) -> None:
+    from core.rundir import past
+    from tui.screens.past import PastRuns
+
+    folder = app.session.run_dir.parent if app.session.run_dir else Path("runs")
+    found = past.of_folder(folder)[0] if folder.is_dir() else []
+    app.call_from_thread(app.push_screen, PastRuns(found, folder), app.open_other)
+
+
+def config(app: Gatescope) -> None:
+    from tui.screens.config import ConfigScreen
+
+    app.push_screen(ConfigScreen(app.session))
+
+
+def mute(app: Gatescope) -> str:
+    app.is_muted = not app.is_muted
+    return "the bell is off" if app.is_muted else "the bell rings when runs end or fail"
 
 
 def server_log(app: Gatescope) -> str | None:
@@ -115,7 +168,7 @@ def server_log(app: Gatescope) -> str | None:
     server = app.view.snapshot.backends.get(name)
     if server is None:
         return f"{name} has not been started yet"
-    app.push_screen(ServerScreen(name, server, app.session.run_dir))
+    app.push_screen(ServerScreen(name, app.session))
     return None
 
 

@@ -12,6 +12,8 @@ FIRST = (  # the most useful first: the line may hold only some
     "pause",
     "next",
     "retry",
+    "findings",
+    "config",
     "dose",
     "filter",
     "maximise",
@@ -25,9 +27,14 @@ LAST = ("help", "palette", "quit")
 
 def shown(view: View, width: int) -> list[tuple[str, str]]:
     """(key, label) of each, as many as `width` cells hold."""
-    able = [_hint(name) for name in FIRST if not why_not(BY_NAME[name], view)]
-    always = [_hint(name) for name in LAST]
-    return [*bars.that_fit(able, width - bars.room(always)), *always]
+    return [_hint(name) for name in names(view, width)]
+
+
+def names(view: View, width: int) -> list[str]:
+    """The actions of the keys shown."""
+    able = [name for name in FIRST if not why_not(BY_NAME[name], view)]
+    left = width - bars.room([_hint(name) for name in LAST])
+    return [*able[: len(bars.that_fit([_hint(name) for name in able], left))], *LAST]
 
 
 def _hint(name: str) -> tuple[str, str]:

@@ -156,6 +156,9 @@ def sample(run: str, index: int, at: float) -> AnyEvent:
         first_tokens=index + 20,
         output_tokens=index * 50,
         finished=index,
+        ttft=latency(index + 20),
+        itl=latency(index * 50),
+        arrived=events.Arrived(ttft_ms=20.0 + index % 7, itl_ms=9.0 + index % 3),
         server=ServerLoad(running=30, waiting=index % 5, kv_cache=0.5, preemptions=0),
         imbalance=LiveImbalance(
             cv=0.5 + index % 9 / 10, excess_cv=0.3, rank_imbalance=1.4, layer=3, expert=1, share=0.2
@@ -163,14 +166,17 @@ def sample(run: str, index: int, at: float) -> AnyEvent:
     )
 
 
+def latency(n: int) -> events.Latency:
+    return events.Latency(n=n, mean=20.0, p50=20.0, p90=25.0, p99=None, max=27.0)
+
+
 def finished(run: str, requests: int, at: float) -> AnyEvent:
-    latency = events.Latency(n=requests, mean=20.0, p50=20.0, p90=25.0, p99=None, max=27.0)
     figures = RunFigures(
         completed=requests,
         failed=0,
         duration_s=1.0,
         output_throughput=1000.0 + hash(run) % 100,
-        latencies=dict.fromkeys(("ttft", "tpot", "itl", "e2e"), latency),
+        latencies=dict.fromkeys(("ttft", "tpot", "itl", "e2e"), latency(requests)),
         score=0.5,
         cv=0.5 + hash(run) % 100 / 100,
         aggregated_cv=0.2,
@@ -238,7 +244,7 @@ def _cpu(program: Program, seconds: float) -> str:
 def _grow(run_dir: Path, stop: threading.Event) -> None:
     run = "baseline/00050"
     with open(run_dir / "events.jsonl", "ab", buffering=0) as file:
-        file.write(events.encode(events.RunStarted(run=run, requests=5000)) + b"\n")
+        file.write(events.encode(events.RunStarted(run=run, requests=5000, output_len=50)) + b"\n")
         for second in range(int(FOLLOWED_S * 3)):
             for index in range(20):
                 file.write(events.encode(request(run, second * 20 + index, time.time())) + b"\n")

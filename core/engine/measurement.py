@@ -4,6 +4,7 @@ file and figures."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from msgspec import structs
 from core import files
 from core.backends import nvml, prometheus
 from core.backends.energy import READ_S, Energy, Gauge, Spans
+from core.engine.arrivals import Arrivals
 from core.errors import GateLogError, LoadError
 from core.experiment import events
 from core.experiment.events import AnyEvent, Latency, LiveImbalance, RunFigures
@@ -78,6 +80,8 @@ class Measurement:
     order: Order | None = None  # what the server may be asked to force
     records: list[RequestRecord] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    advanced: asyncio.Event = field(default_factory=asyncio.Event)
     routing: RunRouting = field(init=False)
     gauge: Gauge = field(init=False)
 
@@ -87,7 +91,8 @@ class Measurement:
 
     async def take(self) -> None:
         """Send, measure, write, emit. RunError where too many requests failed."""
-        self.emit(events.RunStarted(run=self.run.id, requests=len(self.load.prompts)))
+        requests, tokens = len(self.load.prompts), self.load.asked_tokens
+        self.emit(events.RunStarted(run=self.run.id, requests=requests, output_len=tokens))
         watches = asyncio.create_task(self._watch()), asyncio.create_task(self._gauge())
         self.gauge.read()
         try:
@@ -127,16 +132,22 @@ class Measurement:
 
     def _on_done(self, record: RequestRecord) -> None:
         self.records.append(record)
+        self.arrivals.end(record)
         self.emit(_request_event(self.run, record))
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress = progress
+        self.arrivals.add(progress)
+        self.advanced.set()
 
     async def _watch(self) -> None:
-        """A sample a second, until cancelled."""
+        """A sample a second, as soon as the load client has reported, until cancelled."""
         async with httpx.AsyncClient(trust_env=False) as http:
             while True:
-                await asyncio.sleep(SAMPLE_S)
+                await asyncio.sleep(0.9 * SAMPLE_S)
+                self.advanced.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.advanced.wait(), SAMPLE_S)
                 await self._sample(http)
 
     async def _gauge(self) -> None:
@@ -146,6 +157,7 @@ class Measurement:
             self.gauge.read()
 
     async def _sample(self, http: httpx.AsyncClient) -> None:
+        server = await prometheus.server_load(http, self.target.base_url)
         progress = self.progress
         self.emit(
             events.Sampled(
@@ -155,7 +167,10 @@ class Measurement:
                 first_tokens=progress.first_tokens,
                 output_tokens=progress.output_tokens,
                 finished=progress.done + progress.errors,
-                server=await prometheus.server_load(http, self.target.base_url),
+                ttft=self.arrivals.ttft(),
+                itl=self.arrivals.itl(),
+                arrived=self.arrivals.take(),
+                server=server,
                 gpus=nvml.sample(self.target.env),
                 imbalance=self._look(),
             )

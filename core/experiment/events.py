@@ -48,6 +48,15 @@ class RunFigures(msgspec.Struct, frozen=True, kw_only=True):
     decode_step_ms: float | None = None  # median step without prompt tokens, from the gate log
 
 
+class Arrived(msgspec.Struct, frozen=True, kw_only=True):
+    """Medians in ms of what arrived since the sample before: first tokens, gaps between tokens,
+    and the TPOTs of requests that ended; null where none did."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    itl_ms: float | None = None
+
+
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU at one moment; null where NVML does not know it, as on a MIG slice, or of a GPU that
     shares the host's memory. `throttled`: what limits its clocks."""
@@ -154,6 +163,7 @@ class BackendStopped(Event, frozen=True, kw_only=True):
 class RunStarted(Event, frozen=True, kw_only=True):
     run: str
     requests: int
+    output_len: int | None = None  # tokens requested per answer; null: as many as the server likes
 
 
 class RequestFinished(Event, frozen=True, kw_only=True):
@@ -177,6 +187,9 @@ class Sampled(Event, frozen=True, kw_only=True):
     first_tokens: int  # requests that have one
     output_tokens: int
     finished: int  # with or without an error; the others that were sent are in flight
+    ttft: Latency | None = None  # of every first token so far
+    itl: Latency | None = None  # so far, from a sample of the gaps, to within 0.5%
+    arrived: Arrived | None = None
     server: ServerLoad | None = None
     gpus: list[Gpu] = []
     imbalance: LiveImbalance | None = None

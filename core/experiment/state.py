@@ -17,7 +17,7 @@ Phase = Literal["queued", "running", "done", "failed", "cancelled"]
 BackendPhase = Literal["starting", "ready", "stopping", "failed", "stopped"]
 
 AROUND_A_LOAD_S = 60.0
-SAMPLES_KEPT = 120  # two minutes: what a sparkline shows
+SAMPLES_KEPT = 600  # ten minutes: what a chart shows
 
 
 class RunState(Struct, frozen=True):
@@ -56,6 +56,7 @@ class Live(Struct, frozen=True):
 
     run: str
     requests: int
+    output_len: int | None = None  # tokens requested per answer
     finished: int = 0
     errors: int = 0
     input_tokens: int = 0
@@ -140,7 +141,7 @@ def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
             return replace(state, samples=(*state.samples, event)[-SAMPLES_KEPT:])
         case events.RunStarted():
             state = _run(state, event.run, phase="running", reason="", started_at=event.at)
-            return replace(state, live=Live(event.run, event.requests))
+            return replace(state, live=Live(event.run, event.requests, event.output_len))
         case events.RunFinished():
             done = {"figures": event.figures, "result": event.result, "score": event.figures.score}
             return _ended(state, event.run, phase="done", ended_at=event.at, **done)

@@ -48,11 +48,21 @@ class Gathered:
         self.records[record.index] = record
         self._on_done(record)
 
-    def advanced(self, worker: int, progress: Progress, *, last: bool = False) -> None:
-        self._latest[worker] = progress
-        if last or now() - self._reported_at > 9e8:
-            self._reported_at = now()
-            self._on_progress(sum(self._latest, Progress()))
+    def advanced(self, worker: int, progress: Progress) -> None:
+        known = self._latest[worker]
+        self._latest[worker] = replace(
+            progress,
+            ttfts_ns=known.ttfts_ns + progress.ttfts_ns,
+            gaps_ns=known.gaps_ns + progress.gaps_ns,
+        )
+        if now() - self._reported_at > 9e8:
+            self.report()
+
+    def report(self) -> None:
+        """Report the sums; what has arrived is reported once."""
+        self._reported_at = now()
+        self._on_progress(sum(self._latest, Progress()))
+        self._latest = [progress.reported() for progress in self._latest]
 
 
 class WorkerProcess:
@@ -89,15 +99,13 @@ class WorkerProcess:
     async def follow(self, t0: int, place: int, gathered: Gathered) -> WorkerHealth | None:
         """Start its requests at `t0` and collect its reports; None if the worker dies."""
         self.tell(Go(t0))
-        progress = Progress()
         while (message := await self._received()) is not None:
             if isinstance(message, Done):
                 gathered.done(message.record)
             elif isinstance(message, Advanced):
-                progress = message.progress
-                gathered.advanced(place, progress)
+                gathered.advanced(place, message.progress)
             elif isinstance(message, Finished):
-                gathered.advanced(place, progress, last=True)
+                gathered.report()
                 return message.health
         await self._died()
         return None

@@ -161,7 +161,8 @@ class Progress:
     """How far a load has come.
 
     Requests in flight are `sent` - `done` - `errors`. `sent` includes requests that found no
-    server, but not those that are not due yet.
+    server, but not those that are not due yet. What arrived since the last report: the TTFTs of
+    the requests whose first token it was, and a bounded sample of the gaps between tokens.
     """
 
     sent: int = 0
@@ -169,6 +170,8 @@ class Progress:
     output_tokens: int = 0
     done: int = 0
     errors: int = 0
+    ttfts_ns: tuple[int, ...] = ()
+    gaps_ns: tuple[int, ...] = ()
 
     def __add__(self, other: Progress) -> Progress:
         return Progress(
@@ -177,7 +180,13 @@ class Progress:
             self.output_tokens + other.output_tokens,
             self.done + other.done,
             self.errors + other.errors,
+            self.ttfts_ns + other.ttfts_ns,
+            self.gaps_ns + other.gaps_ns,
         )
+
+    def reported(self) -> Progress:
+        """The same counts, with nothing left to report."""
+        return replace(self, ttfts_ns=(), gaps_ns=())
 
 
 @dataclass(frozen=True, slots=True)

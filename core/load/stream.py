@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from array import array
 from collections.abc import Callable
-from itertools import compress
+from itertools import compress, pairwise
 
 from core.load import payload
 from core.load.payload import FAILED_REASONS, MAX_ERROR_TEXT, NOT_JSON, Event, decode_usual
@@ -180,6 +180,13 @@ class TokenStream:
     def received(self) -> int:
         """Number of tokens so far."""
         return self._counted
+
+    def gaps(self, first: int) -> list[int]:
+        """Nanoseconds per token before each event, from event `first` (1 or later) on."""
+        return [
+            (after - before) // self._several.get(place, 1)
+            for place, (before, after) in enumerate(pairwise(self.stamps[first - 1 :]), first)
+        ]
 
     @property
     def output_tokens(self) -> int:

@@ -34,6 +34,8 @@ from core.load.wire import Times
 
 TICK_S = 0.01
 PROGRESS_S = 1.0
+GAPS = 512  # gaps between tokens in a progress report, at most (but one of each request)
+GAPS_OF_ONE = 8
 MAX_ERROR_BYTES = 1 << 16
 # The second is the default of servers that do not set a type.
 END_GRACE_S = 0.002  # for the end of an answer's body, which usually comes with its last event
@@ -45,13 +47,14 @@ STOPPED = "cancelled: the load was stopped"
 class Request:
     """One request."""
 
-    __slots__ = ("due", "row", "start", "stream", "task", "times", "wire")
+    __slots__ = ("due", "reported", "row", "start", "stream", "task", "times", "wire")
 
     def __init__(self, row: Row, wire: bytes, max_tokens: int) -> None:
         self.row, self.wire = row, wire
         self.stream = TokenStream(max_tokens)
         self.times = Times()
         self.due = self.start = 0
+        self.reported = 0  # token events that the progress reports cover
         self.task: asyncio.Task[None] | None = None
 
     def done(self, error: str) -> Done:
@@ -88,6 +91,8 @@ class Worker:
         self._lingering: list[tuple[Exchange, int]] = []  # done before their body is, since (ns)
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
+        self._ttfts: list[int] = []  # both since the last progress report
+        self._gaps: list[int] = []
         # Frames wait for the tick: the parent is woken once a tick, not once a request.
         self._unsent: list[bytes] = []
         self._loop_lags, self._start_lags = array("q"), array("q")
@@ -187,6 +192,7 @@ class Worker:
             self._sent += 1
         if request.stream.stamps:
             self._first_tokens += 1
+            self._note(request)
         self._tokens += request.stream.received
         if done.bare.ok:
             self._done += 1
@@ -241,14 +247,33 @@ class Worker:
             if at - last > limit * 1e9 and request.task:
                 request.task.cancel(f"stalled: no token for {limit:g} s")
 
+    def _note(self, request: Request) -> None:
+        """Keep what arrived for a request since the last progress report: its first token, and its
+        newest gaps. From the stamps that are there: nothing is done when a token arrives."""
+        known, events = request.reported, len(request.stream.stamps)
+        if events == known:
+            return
+        if not known:
+            self._ttfts.append(request.stream.stamps[0] - request.times.sent)
+        most = max(1, min(GAPS_OF_ONE, GAPS // max(1, len(self._active))))
+        self._gaps += request.stream.gaps(max(known, events - most, 1))
+        request.reported = events
+
     def _progress(self) -> Progress:
         live = self._active
+        for request in live:
+            self._note(request)
+        ttfts, gaps = tuple(self._ttfts), tuple(self._gaps)
+        self._ttfts.clear()
+        self._gaps.clear()
         return Progress(
             sent=self._sent + sum(r.times.sent > 0 for r in live),
             first_tokens=self._first_tokens + sum(bool(r.stream.stamps) for r in live),
             output_tokens=self._tokens + sum(r.stream.received for r in live),
             done=self._done,
             errors=self._errors,
+            ttfts_ns=ttfts,
+            gaps_ns=gaps,
         )
 
     async def _end(self, wall: int, cpu: float) -> None:

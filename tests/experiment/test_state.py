@@ -149,6 +149,7 @@ class TestLive:
         assert state.fold(story).live == state.Live(
             IDS[0],
             3,
+            None,
             3,
             1,
             30,
@@ -183,7 +184,7 @@ class TestLive:
         assert live is not None
         assert live.run == IDS[0]
 
-    def test_keeps_two_minutes_of_samples(self) -> None:
+    def test_keeps_ten_minutes_of_samples(self) -> None:
         samples = [
             events.Sampled(
                 at=float(i),
@@ -194,9 +195,9 @@ class TestLive:
                 output_tokens=0,
                 finished=0,
             )
-            for i in range(150)
+            for i in range(630)
         ]
-        assert state.fold([started(), *samples]).samples == tuple(samples[-120:])
+        assert state.fold([started(), *samples]).samples == tuple(samples[-600:])
 
 
 class TestBackends:

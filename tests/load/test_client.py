@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,8 +251,24 @@ def test_each_request_is_told_as_it_ends_and_progress_meanwhile(truth: Truth) ->
     progress: list[Progress] = []
     records = run(load(truth, 3, output_len=80), on_done=told.append, on_progress=progress.append)
     assert sorted(told, key=lambda r: r.index) == records
-    assert progress[-1] == Progress(sent=3, first_tokens=3, output_tokens=240, done=3, errors=0)
+    last = progress[-1].reported()
+    assert last == Progress(sent=3, first_tokens=3, output_tokens=240, done=3, errors=0)
     assert any(p.done == 0 and 0 < p.output_tokens < 240 for p in progress)
+
+
+def test_what_arrives_is_reported_while_requests_run(truth: Truth) -> None:
+    """Each TTFT once, in the report after the first token; gaps as the records have them."""
+    truth.control(itl_ms=20.0)
+    progress: list[Progress] = []
+    sent = load(truth, 12, output_len=150, workers=2)
+    records = run(sent, on_progress=progress.append)
+    ttfts = sorted(ns for p in progress for ns in p.ttfts_ns)
+    assert ttfts == sorted(round(r.ttft_s * 1e9) for r in records)
+    before_an_end = [p for p in progress if not p.done]
+    assert sum(len(p.ttfts_ns) for p in before_an_end) == 12
+    assert sum(len(p.gaps_ns) for p in before_an_end) > 12
+    gaps = Counter(ns for p in progress for ns in p.gaps_ns)
+    assert gaps <= Counter(round(gap * 1e9) for r in records for gap in r.itls_s)
 
 
 def test_progress_counts_what_was_sent_not_what_is_to_come(truth: Truth) -> None:

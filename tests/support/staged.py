@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from textual.pilot import Pilot
 
 from core.experiment import events, plan
 from core.experiment.control import Command
 from core.experiment.dose import Dose
-from core.experiment.events import AnyEvent, Latency, RunFigures
+from core.experiment.events import AnyEvent, Gpu, Latency, RunFigures
 from core.experiment.invocation import Invocation
 from core.experiment.plan import Run
 from core.rundir import journal
@@ -138,6 +139,26 @@ def _figures(run: Run, noise: float) -> RunFigures:
     )
 
 
+def _with_gpus(recorded: list[AnyEvent]) -> list[AnyEvent]:
+    """The recording's samples on a machine with two GPUs."""
+
+    def gpu(index: int, second: int) -> Gpu:
+        return Gpu(
+            index=index,
+            memory_used_gib=96.0 + index,
+            memory_total_gib=141.0,
+            utilisation_pct=min(100, 20 * second + 7 * index),
+            power_w=180.0 + 90 * second,
+            temperature_c=40 + second,
+            sm_clock_mhz=1980 - 60 * index,
+        )
+
+    return [
+        replace(e, gpus=[gpu(0, n % 9), gpu(1, n % 9)]) if isinstance(e, events.Sampled) else e
+        for n, e in enumerate(recorded)
+    ]
+
+
 STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] = {
     "starting": ("demo", lambda e: until(e, of_kind(events.BackendPhase)), True),
     "first": ("demo", lambda e: until(e, request("baseline/001", 4)), True),
@@ -147,6 +168,8 @@ STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] 
     "gone": ("demo", lambda e: until(e, request("baseline/002", 9)), False),
     "finished": ("demo", lambda e: e, False),
     "failed": ("failed", lambda e: e, False),
+    "streaming": ("live", lambda e: e, True),
+    "gpus": ("live", _with_gpus, True),
     "dosed": ("demo", _dosed, False),
 }
 

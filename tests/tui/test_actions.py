@@ -8,16 +8,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support.staged import Played, Screen, shown, stage
+from support.staged import RECORDED, Played, Screen, shown, stage
 
-from core.experiment import control
+from core.experiment import control, events
 from core.experiment.control import Add, Cancel, Move, Retry, StopServer
 from tui.actions import ACTIONS, BY_NAME, PANES, why_not
+from tui.model import session as sessions
 from tui.screens.choice import Choice
+from tui.screens.config import ConfigScreen
 from tui.screens.dose import DoseScreen
 from tui.screens.help import Help, keys
 from tui.screens.log import ServerScreen
+from tui.screens.past import PastRuns
 from tui.screens.picker import Picker
+from tui.screens.reading import Reading
 from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.plots import Plots
@@ -197,7 +201,9 @@ async def _back(screen: Screen, session: Played) -> None:
     assert "No run matches 'zz'" in screen.text
     await screen.press("escape")
     assert screen.app.query_one(Queue).count() == 4
-    await screen.press("home", "enter", "escape")
+    await screen.press("home")
+    assert screen.app.view.pinned
+    await screen.press("escape")
     assert not screen.app.view.pinned
 
 
@@ -277,7 +283,7 @@ async def _mark(screen: Screen, session: Played) -> None:
 async def _order(screen: Screen, session: Played) -> None:
     queue = screen.app.query_one(Queue)
     await screen.press("o", "o", "o")
-    assert queue.order == "TTFT"
+    assert queue.order == "TTFT ms"
     assert [r.run.id for r in queue.rows()] == [
         "baseline/001",
         "baseline/002",
@@ -299,9 +305,10 @@ async def _pairs(screen: Screen, session: Played) -> None:
 @check("open", "finished")
 async def _open(screen: Screen, session: Played) -> None:
     await screen.press("1", "home", "enter")
-    assert screen.app.view.shown == "baseline/001"
-    assert "baseline · 001 · done · pinned" in screen.text
-    await screen.press("3", "enter")
+    assert isinstance(screen.app.screen, Reading)
+    await screen.until(lambda: "dataset    001   datasets/001_0.7237.jsonl" in screen.text)
+    assert "per-step CV 0.960, excess CV 0.577" in screen.text
+    await screen.press("escape", "3", "enter")
     assert isinstance(screen.app.screen, ServerScreen)
     assert "core.builtin.server" in screen.text
 
@@ -341,7 +348,7 @@ def test_without_forced_runs_it_says_how_to_make_some() -> None:
 
 @check("follow")
 async def _follow(screen: Screen, session: Played) -> None:
-    await screen.press("1", "home", "enter", "f")
+    await screen.press("1", "home", "f")
     assert screen.app.view.shown == "all2all/002"
 
 
@@ -359,7 +366,12 @@ async def _window(screen: Screen, session: Played) -> None:
 @check("worst_first")
 async def _worst_first(screen: Screen, session: Played) -> None:
     await screen.press("O")
-    assert [x.layer for x in screen.app.query_one(Imbalance).rows()] == [2, 1, 3, 0]
+    assert [x.layer for x in screen.app.query_one(Imbalance).rows()] == [
+        2,
+        0,
+        1,
+        3,
+    ]  # of the others, no excess is known
 
 
 @check("by_run", "finished")
@@ -381,6 +393,101 @@ async def _figure(screen: Screen, session: Played) -> None:
     for _ in range(5):
         await screen.press("F")
     assert "mean TPOT" in pane.title()
+
+
+@check("reverse", "finished")
+async def _reverse(screen: Screen, session: Played) -> None:
+    await screen.press("z")
+    assert "press o to sort by a column" in screen.text
+    await screen.press("1", "o", "o", "o")
+    assert "▼TTFT ms" in screen.text
+    await screen.press("z")
+    assert "▲TTFT ms" in screen.text
+    assert "sorted by TTFT ms · row" in screen.text
+    assert screen.app.query_one(Queue).listed()[0] == "all2all/002"
+
+
+@check("findings", "finished")
+async def _findings(screen: Screen, session: Played) -> None:
+    await screen.press("c")
+    assert isinstance(screen.app.screen, Reading)
+    await screen.until(lambda: "run.json" in screen.text)  # the recording has none
+
+
+@check("copy", "finished")
+async def _copy(screen: Screen, session: Played) -> None:
+    await screen.press("1", "home", "y")
+    path = Path("runs/demo/baseline/results_json/001.json").absolute()
+    assert screen.app.clipboard == str(path)
+    await screen.press("enter", "y")
+    assert screen.app.clipboard == "runs/demo/baseline/results_json/001.json"
+
+
+@check("browse", "finished")
+async def _browse(screen: Screen, session: Played) -> None:
+    stage(Path(), "failed")
+    await screen.press("b")
+    await screen.until(lambda: isinstance(screen.app.screen, PastRuns))
+    assert "4 of 4 done" in screen.text
+    assert "1 of 2 done, 1 failed" in screen.text
+    assert "TPOT ms: baseline 70.68, all2all 17.05" in screen.text
+    await screen.press("end", "enter")
+    await screen.until(lambda: "runs/failed" in screen.text.splitlines()[0])
+    assert screen.app.session.run_dir == Path("runs/failed")
+
+
+@check("config")
+async def _config(screen: Screen, session: Played) -> None:
+    await screen.press("C")
+    await screen.until(lambda: "experiments.toml: no such file" in screen.text)
+    Path("001_0.5.jsonl").write_text('{"id": "a", "text": "hello"}\n')
+    Path("experiments.toml").write_text(
+        '[experiment]\nengine = "builtin"\ndatasets = "*.jsonl"\n'
+        '[[backends]]\nname = "solo"\nport = 0\n'
+    )
+    assert isinstance(screen.app.screen, ConfigScreen)
+    screen.app.screen.read_again()
+    await screen.until(lambda: "✓ no mistakes; 1 run: solo 1" in screen.text)
+    assert 'name = "solo"' in screen.text
+    assert "keeps the config that it was started with" in screen.text
+
+
+def test_an_unfinished_older_run_is_offered() -> None:
+    stage(Path(), "stopped")
+    assert sessions.newest_unfinished() == "runs/demo"
+    stopped = Path("runs/demo/events.jsonl")
+    stopped.write_bytes((RECORDED / "demo" / "events.jsonl").read_bytes())
+    assert sessions.newest_unfinished() == ""
+
+
+@check("mute")
+async def _mute(screen: Screen, session: Played) -> None:
+    await screen.press("B")
+    assert screen.app.is_muted
+    assert "the bell is off" in screen.text
+    await screen.press("B")
+    assert not screen.app.is_muted
+
+
+@pytest.mark.parametrize(("muted", "rings"), [(False, ["demo stopped by SIGTERM"]), (True, [])])
+def test_an_end_rings(muted: bool, rings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = stage(Path(), "running")
+    rung: list[str] = []
+
+    async def end() -> None:
+        async with shown(session) as screen:
+            screen.app.is_muted = muted
+            monkeypatch.setattr(screen.app, "ring", rung.append)
+            screen.app.tick()
+            assert session.run_dir is not None
+            with open(session.run_dir / "events.jsonl", "ab") as journal:
+                stop = events.ExperimentInterrupted(by="SIGTERM")
+                journal.write(events.encode(stop) + b"\n")
+            screen.app.tick()
+            screen.app.tick()
+
+    asyncio.run(end())
+    assert [news.partition(":")[0] for news in rung] == rings
 
 
 @check("metric", "finished")
@@ -439,13 +546,64 @@ def test_a_log_is_scrolled_and_searched(tmp_path: Path) -> None:
             await screen.press("pagedown", "j")
             assert "line 000" not in screen.text
             await screen.press("/", *"line 10", "enter")
-            assert "line 010" not in screen.text
+            log = screen.app.screen
+            assert isinstance(log, ServerScreen)
+
+            def match() -> str:
+                assert log.at is not None
+                assert log.lines[log.at].text in screen.text
+                return log.lines[log.at].text
+
+            assert match() == "line 109"
+            assert "'line 10': match 10 of 10" in screen.text
+            await screen.press("N", "N")
+            assert match() == "line 107"
+            await screen.press("n")
+            assert match() == "line 108"
+            assert "match 9 of 10" in screen.text
+            await screen.press("n", "n")
+            assert match() == "line 100"  # round the end
             await screen.press("G")
             assert "line 199" in screen.text
-            await screen.press("N")
-            assert "line 109" in screen.text
-            await screen.press("n", "n")
-            assert screen.text.splitlines()[7].startswith("line 101")
+            await screen.press("k")
+            assert "line 199" not in screen.text
+            await screen.press("j", "/", *"nowhere", "enter")
+            assert "'nowhere': 0 matches" in screen.text
+            await screen.press("q")
+            assert not isinstance(screen.app.screen, ServerScreen)
+
+    asyncio.run(read())
+
+
+def test_a_log_is_filtered_by_severity_and_wrapped(tmp_path: Path) -> None:
+    session = stage(Path(), "running")
+    assert session.run_dir is not None
+    log = session.run_dir / "all2all" / "server.log"
+    log.write_text(
+        "INFO all is well\nWARNING low memory\nERROR " + "x" * 100 + "tail\n  its second line\n"
+        "torch.OutOfMemoryError: none left\nINFO done\n"
+    )
+
+    async def read() -> None:
+        async with shown(session, 80, 24) as screen:
+            await screen.press("l")
+            await screen.until(lambda: "all is well" in screen.text)
+            assert "all2all  ● ready" in screen.text
+            assert "tail" not in screen.text
+            await screen.press("w")
+            assert "tail" in screen.text
+            await screen.press("f")
+            assert "4 lines · warnings and errors" in screen.text
+            assert "INFO" not in screen.text
+            await screen.press("f")
+            assert "3 lines · errors only" in screen.text
+            assert "its second line" in screen.text
+            assert "low memory" not in screen.text
+            session.live = False
+            session.alive = False
+            session.stage = "stopped"
+            await screen.press("f")
+            assert "all2all  ○ stopped" in screen.text
 
     asyncio.run(read())
 
@@ -507,7 +665,7 @@ def test_cursor_keys_move_the_cursor() -> None:
     async def move() -> None:
         async with shown(stage(Path(), "finished")) as screen:
             queue = screen.app.query_one(Queue)
-            await screen.press("1")
+            await screen.press("1", "home")
             for pressed, at in (
                 ("down", 1),
                 ("j", 2),
@@ -522,7 +680,9 @@ def test_cursor_keys_move_the_cursor() -> None:
                 assert queue.at == at, pressed
             await screen.press("pagedown")
             assert queue.at == 3
-            await screen.press("5", "right", "right", "left")
+            await screen.press("5", "home", "right", "right", "left")
             assert screen.app.query_one(Plots).at == 1
+            assert queue.at == 1  # one run is selected, in every pane
+            assert screen.app.view.shown == "baseline/002"
 
     asyncio.run(move())

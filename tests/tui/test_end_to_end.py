@@ -4,6 +4,7 @@ nothing is left."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,11 @@ class Terminal:
 
     def press(self, *keys: str) -> None:
         self.tmux("send-keys", "-t", "t", *keys)
+
+    def back(self) -> None:
+        """Leave a screen; an escape with a key right behind it would be alt and that key."""
+        self.press("Escape")
+        self.until(lambda t: "╭" in t and " ?  help " in t and "esc  back" not in t)
 
     @property
     def text(self) -> str:
@@ -121,6 +127,37 @@ def test_a_session(terminal: Terminal) -> None:
     while left := processes(terminal.place):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)  # a server may take a moment to go
+
+
+def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
+    """Start, live figures before a request has ended, findings, past runs; the config in an
+    editor."""
+    edit(terminal.place / "experiments.toml", repeats=1, output_len=600)
+    for unused in ("002_0.5.jsonl", "003_0.5.jsonl"):
+        (terminal.place / unused).unlink()
+    setting = 'unset COLUMNS LINES VISUAL && export EDITOR="sed -i s/600/800/"'
+    terminal.open("--out", "runs/one", "--backend", "baseline", setting=setting)
+    terminal.until(lambda t: "not started" in t and "1 run" in t)
+    terminal.press("C")
+    terminal.until(lambda t: "no mistakes; 1 run: baseline 1" in t)
+    terminal.press("E")
+    terminal.until(lambda t: "no mistakes" in t and "output_len = 800" in t)
+    terminal.back()
+    terminal.press("r")
+    shown = re.compile(
+        r"of 3,200 tokens.* (\d) of 4 requests.*TTFT +(\d) .*ITL +\d+ +[\d.]+", re.DOTALL
+    )
+    terminal.until(lambda t: any(ended < began for ended, began in shown.findall(t)))
+    terminal.until(lambda t: "✓ finished" in t)
+    terminal.press("c")
+    terminal.until(lambda t: "Findings" in t and "validity:" in t)
+    terminal.back()
+    terminal.press("b")
+    terminal.until(lambda t: "1 of 1 done" in t and "TPOT ms: baseline" in t)
+    terminal.back()
+    terminal.press("q")
+    ended = terminal.until(lambda t: "ended 0" in t)
+    assert "runs/one: 1 of 1 run done; write the report with: gatescope report runs/one" in ended
 
 
 def test_a_lost_terminal_leaves_the_run_going(terminal: Terminal) -> None:

@@ -19,6 +19,7 @@ from tui.model import session
 from tui.model.session import Session
 
 SIZES = ((80, 24), (140, 45), (200, 60))
+MORE = ((100, 30), (60, 20))
 TABS = {"live": "2", "servers": "3", "imbalance": "4", "plots": "5", "events": "6"}
 
 
@@ -48,6 +49,34 @@ def test_state_looks_as_it_did(name: str, size: tuple[int, int], tmp_path: Path)
             return screen.text
 
     agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
+@pytest.mark.parametrize("size", MORE, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", ["streaming", "finished", "failed"])
+def test_other_sizes(name: str, size: tuple[int, int]) -> None:
+    test_state_looks_as_it_did(name, size, Path())
+
+
+@pytest.mark.parametrize("size", SIZES[:2], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize(("key", "name"), [("enter", "details"), ("question_mark", "help")])
+def test_screens_over_the_panes(key: str, name: str, size: tuple[int, int]) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "finished"), *size) as screen:
+            await screen.press("1", key)
+            await screen.until(lambda: "reading …" not in screen.text)
+            return screen.text
+
+    agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
+
+
+@pytest.mark.parametrize("pane", ["live", "servers"])
+def test_a_maximised_pane_uses_the_room(pane: str) -> None:
+    async def look() -> str:
+        async with shown(stage(Path(), "gpus"), 140, 45) as screen:
+            await screen.press(TABS[pane], "+")
+            return screen.text
+
+    agree(f"maximised-{pane}-140x45", asyncio.run(look()))
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -148,8 +177,8 @@ def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
     text = asyncio.run(look())
     for pattern, level in (("hot-rank", "0.25"), ("hot-experts", "1.5")):
-        assert f"001      {pattern} {level}" in text
-    assert "001      replay 007-r2" in text
+        assert f"001     {pattern} {level}" in text
+    assert "001     replay 007-r2" in text
 
 
 def test_a_configuration_that_cannot_be_run() -> None:

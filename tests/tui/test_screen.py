@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 from support.staged import shown, stage
 
@@ -14,14 +16,18 @@ from core.errors import ConfigError
 from core.experiment import control, events
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
+from core.experiment.state import Live, Snapshot
 from core.load.record import Lag
 from core.load.trust import Trust
 from core.routing.layers import LayerLoad
 from core.validity.problem import Problem, Validity
-from tui.model import figures, session
+from tui.model import figures, session, trends
 from tui.model.loads import Load
 from tui.model.session import Session
 from tui.model.view import View
+from tui.screens.choice import Choice
+from tui.screens.help import Help
+from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
 from tui.widgets.lines import Lines
 from tui.widgets.pane import Pane
@@ -34,10 +40,20 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+SHOWN = {  # size → panes on screen
+    (80, 24): 1,
+    (240, 70): 6,
+    (60, 15): 1,
+    (100, 30): 5,
+    (110, 40): 6,
+    (140, 45): 6,
+}
+
+
 def test_resized_while_it_runs() -> None:
     async def resize() -> None:
         async with shown(stage(Path(), "running"), 140, 45) as screen:
-            for size in ((80, 24), (240, 70), (60, 15), (140, 45)):
+            for size, panes in SHOWN.items():
                 await screen.pilot.resize_terminal(*size)
                 await screen.pilot.pause()
                 screen.app.show()
@@ -46,7 +62,7 @@ def test_resized_while_it_runs() -> None:
                 assert len(rows) == size[1]
                 assert "Live" in screen.text
                 on_screen = [pane for pane in screen.app.panes if pane.is_on_screen]
-                assert len(on_screen) == (6 if size[0] >= 120 and size[1] >= 36 else 1)
+                assert len(on_screen) == panes, size
 
     asyncio.run(resize())
 
@@ -116,9 +132,13 @@ def test_a_start_that_fails_is_said() -> None:
     async def ask() -> None:
         async with shown(played) as screen:
             await screen.press("r")
-            await screen.until(
-                lambda: "not started: [[backends]] baseline, port: 8000 is not free" in screen.text
-            )
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            assert "Not started" in screen.text
+            assert "[[backends]] baseline, port: 8000 is not free" in screen.text
+            assert "press r again" in screen.text
+            await screen.press("enter")
+            screen.app.tick()
+            assert "! not started: [[backends]] baseline" in screen.app.query_one(Events).plain
 
     asyncio.run(ask())
 
@@ -144,7 +164,7 @@ def test_gpus_stand_beside_each_other_where_they_fit() -> None:
 
 def test_rates_are_of_one_run() -> None:
     load = ServerLoad(running=1, waiting=0, kv_cache=0.5, preemptions=0)
-    kept = [
+    samples = [
         Sampled(
             at=at,
             backend="b",
@@ -159,11 +179,69 @@ def test_rates_are_of_one_run() -> None:
             (0.0, "b/1", 0),
             (1.0, "b/1", 50),
             (3.0, "b/1", 250),
+            (3.1, "b/1", 450),  # its end: no second, so no rate
             (4.0, "b/2", 10),
             (5.0, "b/2", 20),
         )
     ]
-    assert figures.rates(kept, "output_tokens") == [50.0, 100.0, 10.0]
+    kept = Snapshot(samples=tuple(samples))
+    assert trends.rates(trends.of_run(kept, "b/1"), "output_tokens") == [50.0, 100.0]
+    assert trends.rates(trends.of_run(kept, "b/2"), "output_tokens") == [10.0]
+
+
+def test_tokens_due_and_the_time_they_take() -> None:
+    """Of 4 requests of 50 tokens, one has ended after 20."""
+    live = Live("b/1", 4, 50, finished=1, output_tokens=20)
+    seen = [
+        Sampled(at=at, backend="b", run="b/1", sent=3, first_tokens=3, output_tokens=n, finished=1)
+        for at, n in ((0.0, 30), (1.0, 50), (2.0, 70))
+    ]
+    assert trends.tokens(live, seen[-1]) == (70, 170)
+    assert trends.share(live, seen[-1]) == pytest.approx(70 / 170)
+    assert trends.eta_s(live, seen) == pytest.approx(5.0)
+    assert trends.in_flight(live, seen[-1]) == 2
+    unlimited = replace(live, output_len=None)
+    assert trends.tokens(unlimited, seen[-1]) == (70, None)
+    assert trends.share(unlimited, seen[-1]) == 0.25
+    assert trends.eta_s(unlimited, seen) is None
+    assert trends.eta_s(live, seen[:1]) is None
+
+
+def test_the_mouse_selects_rows_tabs_and_keys() -> None:
+    async def click() -> None:
+        async with shown(stage(Path(), "finished"), 80, 24) as screen:
+            await screen.pilot.click(Queue, offset=(10, 3))  # under the border and the titles
+            await screen.until(lambda: screen.app.view.shown == "baseline/002")
+            await screen.pilot.click("#tabs", offset=(32, 0))
+            assert screen.app.active.NAME == "Imbalance"
+            help_at = screen.text.splitlines()[-1].index("help")
+            await screen.pilot.click("#keys", offset=(help_at, 0))
+            await screen.until(lambda: isinstance(screen.app.screen, Help))
+
+    asyncio.run(click())
+
+
+def test_other_panes_show_the_run_selected_in_plots() -> None:
+    async def select() -> None:
+        async with shown(stage(Path(), "finished")) as screen:
+            await screen.press("5", "home", "right")
+            assert screen.app.query_one(Queue).selected() == screen.app.view.run
+            assert "baseline · 002 · done · selected" in screen.text
+            await screen.settle()  # its gate log is read off the UI thread
+            assert "baseline/002 · " in screen.app.query_one(Imbalance).title()
+
+    asyncio.run(select())
+
+
+def test_one_number_in_flight() -> None:
+    async def look() -> None:
+        async with shown(stage(Path(), "running"), 80, 24) as screen:
+            rows = [row for row in screen.text.splitlines() if "in flight" in row]
+            found = [n for row in rows for n in re.findall(r"in flight +(\d+)", row)]
+            assert len(found) >= 2
+            assert set(found) == {"9"}
+
+    asyncio.run(look())
 
 
 def test_percentiles_are_linear() -> None:

@@ -16,8 +16,9 @@ from core.experiment import events
 from core.experiment.events import AnyEvent
 from core.experiment.invocation import Invocation
 from core.rundir import journal
+from tui.draw import chart
 from tui.draw.glyphs import STATES, ascii_only
-from tui.draw.text import bar, clock, fit, number, safe, sparkline
+from tui.draw.text import bar, clock, cut, fit, kept, number, safe
 
 HOSTILE = {
     "\x1b[2J\x1b[H owned": " owned",
@@ -64,9 +65,42 @@ def test_states_can_be_told_apart_without_colour() -> None:
 def test_numbers_and_times() -> None:
     assert (number(3412.4), number(13.94, 1), number(None, 2)) == ("3,412", "13.9", "–")
     assert (clock(0), clock(187), clock(3787), clock(-1)) == ("00:00", "03:07", "1:03:07", "00:00")
-    assert sparkline([0, 1, 2], 5) == "▁▄█  "
-    assert sparkline([], 3) == "   "
     assert bar(0.5, 4) == "██░░"
+
+
+def test_trends_have_their_scale_at_the_ends() -> None:
+    assert chart.spark([0.0, None, 1.0, 2.0], 15, 1) == "0▕▁ ▄█ ▏2.0    "
+    assert chart.spark([9.0, 1.0, 2.0, 1.0, 1.0, 2.0], 15, 0) == "0▕▄█▄▄█▏2      "  # the last five
+    assert chart.spark([], 12, 0) == "0▕  ▏       "
+
+
+def test_a_spike_does_not_flatten_the_rest() -> None:
+    steady = [1.0] * 9
+    assert chart.top([*steady, 50.0]) == 1.25
+    assert chart.bars([1.0, 50.0], 1.25) == ["▆▲"]
+    assert chart.top([*steady, 2.0]) == 2.0  # no spike
+    assert chart.top([1.0, 50.0]) == 50.0  # too few to say
+    assert chart.top([None]) == 0.0
+
+
+def test_a_chart_shows_all_values_in_the_cells_there_are() -> None:
+    assert chart.squeezed([1.0, 3.0, None, None, 5.0], 3) == [2.0, None, 5.0]
+    title, *rows = chart.chart("x", [8.0, 4.0], 12, 3, 0, "")
+    assert title.plain == "x           "
+    assert [row.plain for row in rows] == ["      8┤█ ", "      0┤██"]
+
+
+def test_long_names_are_cut_where_they_are_alike() -> None:
+    assert cut("baseline-deepep-low-latency@2", 12) == "basel…ency@2"
+    assert cut("baseline", 8) == "baseline"
+    assert cut("abcdef", 2) == "a…"
+
+
+def test_what_is_needed_least_goes_first() -> None:
+    parts = [(9, ("name", "")), (2, ("path", "")), (5, ("eta", ""))]
+    assert kept(parts, 11).plain == "namepatheta"
+    assert kept(parts, 10).plain == "nameeta"
+    assert kept(parts, 2).plain == "name"
 
 
 def test_hostile_server_cannot_move_the_cursor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tui.draw.text import Line, Role, Span, fit
 
@@ -28,8 +28,26 @@ def fitting(columns: Sequence[Column], width: int) -> tuple[Column, ...]:
     return tuple(kept)
 
 
-def head(columns: Sequence[Column]) -> Line:
-    return Line(tuple((_cell(c.title, c, last=c is columns[-1]), "dim") for c in columns))
+def widened(columns: Sequence[Column], title: str, needed: int, width: int) -> tuple[Column, ...]:
+    """The columns, that one as wide as needed, as far as there is room."""
+    spare = max(0, width - sum(c.width + GAP for c in columns) + GAP)
+    return tuple(
+        replace(c, width=max(c.width, min(needed, c.width + spare))) if c.title == title else c
+        for c in columns
+    )
+
+
+def head(columns: Sequence[Column], sorted_by: str = "", mark: str = "") -> Line:
+    """The titles; `mark` stands at the column that the rows are sorted by."""
+    spans: list[Span] = []
+    for column in columns:
+        is_key = column.title == sorted_by
+        title = column.title
+        if is_key:
+            title = f"{mark}{title}" if column.right else f"{title}{mark}"
+        cell = _cell(title, column, last=column is columns[-1])
+        spans.append((cell, "strong" if is_key else "dim"))
+    return Line(tuple(spans))
 
 
 def row(

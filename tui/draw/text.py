@@ -57,6 +57,16 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
     return " " * (width - size) + text if right else text + " " * (width - size)
 
 
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells, shortened in the middle: long names differ at their ends."""
+    text = safe(text)
+    if cell_len(text) <= width or width < 3:
+        return fit(text, width).rstrip()
+    head = (width - 1) // 2
+    tail = text[-(width - 1 - head) :]
+    return f"{fit(text, head + 1)[:head]}…{tail}"
+
+
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """`text` in rows of at most `width` cells, broken at spaces if it has them."""
     import textwrap
@@ -94,12 +104,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """The last `width` values as bars from 0 to the largest."""
-    shown = values[-width:]
-    top = max(shown, default=0.0)
-    bars = "".join(BARS[min(7, int(v / top * 7.999))] if top > 0 else BARS[0] for v in shown)
-    return bars.ljust(width)
+def kept(parts: Sequence[tuple[int, Span]], width: int) -> Line:
+    """As many (need, span) as fit into `width` cells, in their order; the least needed go
+    first."""
+    left = list(parts)
+    while len(left) > 1 and sum(cell_len(text) for _, (text, _) in left) > width:
+        left.remove(min(reversed(left), key=lambda part: part[0]))
+    return Line(tuple(span for _, span in left))
 
 
 def bar(share: float, width: int) -> str:

@@ -1,12 +1,10 @@
-"""Figures that panes compute from a Snapshot: percentiles of the run in progress, rates between
-samples."""
+"""Percentiles of the run in progress."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
-from core.experiment.events import Latency, Sampled
+from core.experiment.events import Latency
 from core.experiment.state import RunState, Snapshot
 from core.plots.labels import LATENCIES
 
@@ -38,21 +36,17 @@ def percentile(ordered: Sequence[float], q: float) -> float:
 
 
 def latencies(snapshot: Snapshot, run: RunState) -> dict[str, Latency]:
-    """A finished run's latencies; for the run in progress, those of the requests finished so
-    far."""
+    """A finished run's latencies. For the run in progress: TTFT of every first token and ITL of
+    every gap so far, as last sampled; the others of the requests that have ended."""
     if run.figures:
         return run.figures.latencies
     live = snapshot.live
     if live is None or live.run != run.run.id:
         return {}
     found = {name: latency(getattr(live, f"{name}_ms")) for name in LATENCIES}
+    last = snapshot.samples[-1] if snapshot.samples else None
+    if last and last.run == run.run.id:
+        ttfts = [x for x in (last.ttft, found["ttft"]) if x]
+        found["ttft"] = max(ttfts, key=lambda x: x.n, default=None)
+        found["itl"] = last.itl or found["itl"]
     return {name: value for name, value in found.items() if value}
-
-
-def rates(samples: Sequence[Sampled], field: str) -> list[float]:
-    """Growth per second of a counter between neighbouring samples of the same run."""
-    return [
-        max(0.0, (getattr(b, field) - getattr(a, field)) / (b.at - a.at))
-        for a, b in itertools.pairwise(samples)
-        if b.run == a.run and b.at > a.at
-    ]

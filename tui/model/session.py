@@ -46,6 +46,7 @@ class Session:
         self.happened: tuple[Happened, ...] = ()
         self.stage: Stage = "reading"
         self.problem = ""
+        self.unfinished = ""  # an older run directory, while nothing is started
         self.alive = False  # whether the engine answered when it was last looked for
         self._journal: Journal | None = None
         self._loads: Loads | None = None
@@ -62,6 +63,7 @@ class Session:
                     "not started",
                     "",
                 )
+                self.unfinished = newest_unfinished()
         except GatescopeError as error:
             self.problem, self.stage = str(error), "failed"
 
@@ -150,6 +152,11 @@ class Session:
             raise control.ControlError("nothing has been started yet; r starts it")
         control.send(self.run_dir, command)
 
+    def note(self, text: str) -> None:
+        """Add lines about what the screen met to what has happened."""
+        lines = [Happened(self.clock(), row) for row in text.splitlines()]
+        self.happened = (*self.happened, *lines)[-EVENTS_KEPT:]
+
     def is_live(self) -> bool:
         return self.run_dir is not None and control.is_live(self.run_dir)
 
@@ -233,6 +240,21 @@ def score_in(file: str) -> float | None:
     """`datasets/001_0.7237.jsonl` → 0.7237."""
     found = re.search(r"_(\d\.\d+)\.jsonl$", file)
     return float(found.group(1)) if found else None
+
+
+def newest_unfinished(parent: Path = Path("runs")) -> str:
+    """The run directory under `parent` that was written last, if runs are missing in it; else
+    ""."""
+    from core.rundir import past
+
+    journals = sorted(parent.glob("*/events.jsonl"), key=os.path.getmtime)
+    if not journals:
+        return ""
+    try:
+        newest = past.of_run_directory(journals[-1].parent)
+    except FileError:
+        return ""
+    return newest.path if newest.state == "unfinished" else ""
 
 
 def newest_live(parent: Path = Path("runs")) -> Path | None:

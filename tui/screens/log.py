@@ -1,9 +1,8 @@
-"""ServerScreen: a server's command line, what is running in it, and the end of its log, followed
-and searched."""
+"""ServerScreen: a server's command line, what is running in it, and the end of its log, followed,
+searched, filtered and wrapped."""
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,82 +13,145 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from core.experiment.state import BackendState
-from core.terminal import plain
-from tui.draw.text import Line, fit, line, wrapped
+from tui.draw.glyphs import STATES
+from tui.draw.text import Line, fit, line, safe, wrapped
+from tui.model import logfile
+from tui.model.logfile import LEVELS, Level, LogLine
+from tui.model.session import Session
 from tui.screens.page import Page
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import Prompt
 
-TAIL_BYTES = 1 << 20
+ROLES = ("", "warn", "bad")  # by severity
 
 
 class ServerScreen(Page):
     """The last megabyte of the log. At its end, the screen follows new lines."""
 
     EVERY_S = 0.5
-    HINTS = (("/", "search"), ("n", "next"), ("N", "previous"), ("G", "newest"), ("esc", "back"))
-
+    HINTS = (
+        ("/", "search"),
+        ("n", "next"),
+        ("N", "previous"),
+        ("f", "severity"),
+        ("w", "wrap"),
+        ("G", "newest"),
+        ("esc", "back"),
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,ctrl+c", "back", "back", priority=False),
         Binding("slash", "search", "search"),
         Binding("n", "jump(1)", "next match"),
         Binding("N", "jump(-1)", "previous match"),
+        Binding("f", "level", "severity"),
+        Binding("w", "wrap", "wrap"),
         Binding("home,g", "scroll(-1000000000)", "first"),
         Binding("end,G", "scroll(1000000000)", "newest"),
     ]
 
-    def __init__(self, name: str, server: BackendState, run_dir: Path | None) -> None:
+    def __init__(self, name: str, session: Session) -> None:
         super().__init__()
-        self._server_name, self._server = name, server
+        self._server_name, self._session = name, session
         # The journal's path is relative to where the engine was started.
-        self.log_file = (run_dir or Path()) / name / Path(server.log).name
-        self.rows: list[str] = []
+        self.log_file = (session.run_dir or Path()) / name / Path(self.server.log).name
+        self.lines: list[LogLine] = []
+        self.rows: list[tuple[str, int]] = []  # on display: text, and place in `lines`
         self._first: int | None = None  # row at the top; None follows the end
         self._words = ""
+        self.at: int | None = None  # place in `lines` of the match that was jumped to
+        self.level: Level = "all"
+        self.wraps = False
+        self._read: object = None
+
+    @property
+    def server(self) -> BackendState:
+        """As it is now."""
+        return self._session.snapshot.backends[self._server_name]
 
     def above(self) -> Iterable[Widget]:
         yield Lines("about")
 
     def below(self) -> Iterable[Widget]:
-        yield Prompt(placeholder="search; enter finds the match above")
+        yield Prompt("search the log:", "enter finds the newest match, esc leaves")
 
     def draw(self) -> None:
-        """Read the log's end and draw."""
-        try:
-            self.rows = tail(self.log_file)
-        except OSError as error:
-            self.rows = [f"{self.log_file}: cannot be read: {error.strerror}"]
+        """Read the log's end, if it has grown, and draw."""
+        width, height = self.body.size
+        self._follow(width)
         about = self.query_one("#about", Lines)
         about.put(self._about(*about.size))
-        width, height = self.body.size
-        first = max(0, len(self.rows) - height) if self._first is None else self._first
+        first = self._last_first(height) if self._first is None else self._first
         self.body.put([self._row(row, width) for row in self.rows[first : first + height]])
 
+    def _follow(self, width: int) -> None:
+        try:
+            stat = self.log_file.stat()
+            key = (stat.st_size, stat.st_mtime_ns, width, self.level, self.wraps)
+            if key == self._read:
+                return
+            self._read = key
+            self.lines = logfile.of_level(logfile.read(self.log_file), self.level)
+        except OSError as error:
+            said = f"{self.log_file}: cannot be read: {error.strerror}"
+            self.lines, self._read = [LogLine(said, 2)], None
+        self.rows = [
+            (row, place)
+            for place, one in enumerate(self.lines)
+            for row in (logfile.rows(safe(one.text), width) if self.wraps else (one.text,))
+        ]
+
     def _about(self, width: int, height: int) -> list[Line]:
-        command = wrapped("$ " + shlex.join(self._server.command), width, "    ")
-        ran = wrapped(
-            "ran: " + " · ".join(f"{k} {v}" for k, v in self._server.ran.items()), width, "    "
-        )
-        wrong = [line((f"! {m}", "bad")) for m in self._server.mismatches]
+        server = self.server
+        command = wrapped("$ " + shlex.join(server.command), width, "    ")
+        said = " · ".join(f"{k} {v}" for k, v in server.ran.items())
+        ran = wrapped(f"ran: {said}", width, "    ")
+        wrong = [line((f"! {m}", "bad")) for m in server.mismatches]
+        is_up = self._session.stage == "running" or server.phase == "failed"
+        phase = server.phase if is_up else "stopped"  # a server stops with its engine
+        symbol, role = STATES[phase]
         title = line(
             (f" {self._server_name} ", "strong"),
-            (f" {self._server.phase} · {self.log_file}", "dim"),
+            (f" {symbol} {phase}", role),
+            (f" · {self.log_file}", "dim"),
         )
-        room = max(1, (height - 1 - len(wrong)) // 2)
+        room = max(1, (height - 2 - len(wrong)) // 2)
         return [
             title,
             *(line(t) for t in command[:room]),
             *wrong,
             *(line((t, "dim")) for t in ran[:room]),
+            line((fit(f" {self._status()}", width), "note")),
         ]
 
-    def _row(self, row: str, width: int) -> Line:
-        return line((fit(row, width), "warn" if self._words and self._words in row.lower() else ""))
+    def _status(self) -> str:
+        """How many lines there are, and which match this is."""
+        parts = [f"{len(self.lines):,} lines" if len(self.lines) != 1 else "1 line"]
+        if self.level != "all":
+            parts.append("errors only" if self.level == "errors" else "warnings and errors")
+        if self.wraps:
+            parts.append("wrapped")
+        if self._words:
+            found = self._matches()
+            place = f"match {found.index(self.at) + 1} of {len(found)}" if self.at in found else ""
+            parts.append(f"{self._words!r}: {place or f'{len(found)} matches'}")
+        return " · ".join(parts)
+
+    def _row(self, row: tuple[str, int], width: int) -> Line:
+        text, place = row
+        is_match = bool(self._words) and self._words in self.lines[place].text.lower()
+        role = "key" if place == self.at and is_match else "note" if is_match else ""
+        return line((fit(text, width), role or ROLES[self.lines[place].severity]))
+
+    def _matches(self) -> list[int]:
+        return [n for n, one in enumerate(self.lines) if self._words in one.text.lower()]
+
+    def _last_first(self, height: int) -> int:
+        return max(0, len(self.rows) - height)
 
     # --- keys ---
 
     def action_scroll(self, by: int) -> None:
-        last = max(0, len(self.rows) - self.body.size.height)
+        last = self._last_first(self.body.size.height)
         first = (last if self._first is None else self._first) + by
         self._first = None if first >= last else max(0, first)
         self.show()
@@ -98,7 +160,7 @@ class ServerScreen(Page):
         self.query_one(Prompt).open(self._words)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        self._words = event.value.lower()
+        self._words, self.at = event.value.lower(), None
         self._close()
         self.action_jump(-1)
 
@@ -107,14 +169,32 @@ class ServerScreen(Page):
         self.set_focus(None)
 
     def action_jump(self, by: int) -> None:
-        """Go to the next row below (or above) that contains the words, wrapping around."""
-        if not self._words or not self.rows:
-            return
-        here = len(self.rows) if self._first is None else self._first
-        places = [(here + by * step) % len(self.rows) for step in range(1, len(self.rows) + 1)]
-        found = next((p for p in places if self._words in self.rows[p].lower()), None)
-        if found is not None:
-            self._first = found
+        """Go to the next line below (or above) that contains the words, wrapping around; without a
+        match so far, to the newest."""
+        found = self._matches() if self._words else []
+        if found:
+            below = [n for n in found if self.at is not None and (n - self.at) * by > 0]
+            self.at = (below or found)[0 if by > 0 and self.at is not None else -1]
+            self._bring_into_sight(self.at)
+        self.show()
+
+    def _bring_into_sight(self, place: int) -> None:
+        height = self.body.size.height
+        row = next(n for n, (_, of) in enumerate(self.rows) if of == place)
+        first = self._last_first(height) if self._first is None else self._first
+        if not first <= row < first + height:
+            self._first = min(max(0, row - height // 3), self._last_first(height))
+        else:
+            self._first = first
+
+    def action_level(self) -> None:
+        self.level = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
+        self._first = self.at = None
+        self.show()
+
+    def action_wrap(self) -> None:
+        self.wraps = not self.wraps
+        self._first = None
         self.show()
 
     def action_back(self) -> None:
@@ -122,15 +202,3 @@ class ServerScreen(Page):
             self._close()
         else:
             self.dismiss(None)
-
-
-def tail(file: Path, size: int = TAIL_BYTES) -> list[str]:
-    """The lines in the last `size` bytes of a file; a carriage return ends a line too (progress
-    bars)."""
-    with open(file, "rb") as opened:
-        opened.seek(max(0, os.fstat(opened.fileno()).st_size - size))
-        text = opened.read().decode(errors="replace")
-    rows = [
-        row.rsplit("\r", 1)[-1] for row in plain(text).rstrip().replace("\r\n", "\n").split("\n")
-    ]
-    return rows[1:] if len(text) >= size else rows

@@ -11,7 +11,9 @@ from tui.actions import ACTIONS, Action, why_not
 
 class Actions(Provider):
     async def discover(self) -> Hits:
-        for action in ACTIONS:
+        for action in sorted(
+            ACTIONS, key=lambda a: bool(self._reason(a))
+        ):  # what can be done first
             yield DiscoveryHit(
                 self._named(action), partial(self._do, action), help=self._help(action)
             )
@@ -27,11 +29,15 @@ class Actions(Provider):
                 )
 
     def _named(self, action: Action) -> str:
-        return f"{action.label}  ({action.key_text})"
+        off = "  not now" if self._reason(action) else ""
+        return f"{action.label}  ({action.key_text}){off}"
 
     def _help(self, action: Action) -> str:
-        reason = why_not(action, self.app.view)  # type: ignore[attr-defined]  # our own App
-        return f"{action.help}; not now: {reason}" if reason else action.help
+        reason = self._reason(action)
+        return f"not now: {reason}" if reason else action.help
+
+    def _reason(self, action: Action) -> str:
+        return why_not(action, self.app.view)  # type: ignore[attr-defined]  # our own App
 
     def _do(self, action: Action) -> None:
         self.app.action_do(action.name)  # type: ignore[attr-defined]  # our own App

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tui.draw.glyphs import STATES
-from tui.draw.text import Line, Span, clock, line, runs
+from tui.draw.text import Line, Span, clock, kept, line, runs
+from tui.model import trends
 from tui.model.view import View
 from tui.widgets.happenings import event_line
 
@@ -15,29 +16,49 @@ if TYPE_CHECKING:
 
 
 def header(view: View, width: int) -> Line:
-    """Name, state, progress, times; what does not fit is dropped from the right."""
+    """Name, state, progress, engine, times; what is needed least is dropped where it does not
+    fit."""
     snapshot = view.snapshot
     symbol, role = STATES[view.stage]
-    parts: list[Span] = [(" gatescope ", "strong"), (f" {symbol} {view.stage}", role)]
+    parts: list[tuple[int, Span]] = [
+        (10, (" gatescope ", "strong")),
+        (10, (f" {symbol} {view.stage}", role)),
+    ]
     if failed := snapshot.count("failed"):
-        parts.append((f"   ! {failed} failed", "bad"))
+        parts.append((9, (f"  ! {failed} failed", "bad")))
     if view.paused:
-        parts.append(("   display frozen", "warn"))
+        parts.append((9, ("  display frozen", "warn")))
     if snapshot.runs:
-        parts.append((f"   {snapshot.count('done')} of {len(snapshot.runs)} done", ""))
+        parts.append((8, (f"  {snapshot.count('done')} of {len(snapshot.runs)} done", "")))
+    if view.running and snapshot.live:
+        errors = snapshot.live.errors
+        parts.append((7, (f"  errors {errors}", "bad" if errors else "")))
     if snapshot.started_at:
         until = view.now if view.stage == "running" else view.last_at
-        parts.append((f"   elapsed {clock(until - snapshot.started_at)}", ""))
-    eta = snapshot.eta_s()
+        parts.append((4, (f"  elapsed {clock(until - snapshot.started_at)}", "")))
+    eta = _eta_s(view)
     if view.stage == "running" and eta is not None:
-        parts.append((f"   ETA {clock(eta)}", ""))
-    parts.append((f"   engine {snapshot.engine or 'auto'}", "note"))
-    parts.append((f"   {view.hz:g} Hz", "dim"))
+        parts.append((5, (f"  ETA {clock(eta)}", "")))
+    parts.append((6, (f"  {snapshot.engine or 'engine auto'}", "note")))
+    parts.append((2, (f"  {view.hz:g} Hz", "dim")))
     if view.run_dir:
-        parts.append((f"   {view.run_dir}", "dim"))
-    while len(parts) > 2 and sum(len(t) for t, _ in parts) > width:
-        parts.pop()
-    return Line(tuple(parts))
+        parts.append((3, (f"  {view.run_dir}", "dim")))
+    return kept(parts, width)
+
+
+def _eta_s(view: View) -> float | None:
+    """Seconds until all runs have ended: the rest of the one in progress, by its tokens, and the
+    queued ones at the mean pace of the finished ones, else at its pace."""
+    snapshot, run = view.snapshot, view.snapshot.runs.get(view.running)
+    left = snapshot.count("queued") + snapshot.count("running")
+    whole = snapshot.eta_s()
+    if run is None or snapshot.live is None or not left:
+        return whole
+    rest = trends.eta_s(snapshot.live, trends.of_run(snapshot, run.run.id))
+    if rest is None:
+        return whole
+    pace = view.now - run.started_at + rest if whole is None else whole / left
+    return rest + pace * snapshot.count("queued")
 
 
 def tabs(names: Sequence[str], active: str) -> Line:
@@ -57,7 +78,8 @@ def message(session: Session, view: View, width: int, *, shows_events: bool) -> 
         log = f"{view.run_dir}/engine.log"
         return line((f" ! the engine has died; r resumes the missing runs; its log: {log}", "bad"))
     if session.stage == "not started" and view.snapshot.runs:
-        return line((f" r  starts {runs(len(view.snapshot.runs))}", "note"))
+        older = f"   b  opens {session.unfinished}, unfinished" if session.unfinished else ""
+        return line((f" r  starts {runs(len(view.snapshot.runs))}{older}", "note"))
     if shows_events or not view.happened:
         return Line()
     return event_line(view.happened[-1], width)

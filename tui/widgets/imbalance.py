@@ -58,6 +58,9 @@ class Imbalance(Pane):
         """Finished runs, which `by_run` lists."""
         return [r for r in self.view.snapshot.runs.values() if r.figures]
 
+    def listed(self) -> list[str]:
+        return [r.run.id for r in self.runs()] if self.by_run else []
+
     def count(self) -> int:
         return len(self.runs() if self.by_run else self.rows())
 

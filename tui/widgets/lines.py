@@ -3,6 +3,7 @@ gets through."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -38,6 +39,12 @@ class Lines(Widget):
         if changed:
             self.refresh(*(Region(0, y, width, 1) for y in changed))
 
+    def span_at(self, x: int, y: int) -> int | None:
+        """Place of the span in that cell; None where there is none."""
+        spans = self._lines[y].spans if y < len(self._lines) else ()
+        ends = itertools.accumulate(cell_len(text) for text, _ in spans)
+        return next((place for place, end in enumerate(ends) if x < end), None)
+
     @property
     def plain(self) -> str:
         """The text on screen."""
@@ -50,9 +57,9 @@ class Lines(Widget):
         segments, used = [], 0
         for part, role in text.spans:
             shown = safe(part)
-            segments.append(
-                Segment(shown, base + (role if isinstance(role, Style) else styles[role]))
-            )
+            own = role if isinstance(role, Style) else styles[role]
+            # The cursor's row has one background, so one colour of text.
+            segments.append(Segment(shown, base if text.cursor else base + own))
             used += cell_len(shown)
         strip = Strip(segments, used).adjust_cell_length(self.size.width, base)
         return strip.apply_style(CURSOR) if text.cursor else strip

@@ -1,14 +1,16 @@
-"""Live: the run in progress (or the pinned one): progress, latencies and throughput, compared with
-another backend."""
+"""Live: the run in progress (or the selected one): progress, latencies and trends, compared with
+another backend; where there is room, charts over time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from core.experiment.events import Latency, Sampled
+from core.experiment.state import Live as Progress
 from core.experiment.state import RunState
 from core.plots.labels import LATENCIES as LATENCY_NAMES
-from tui.draw import table
+from tui.draw import chart, table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
 from tui.draw.text import (
@@ -19,12 +21,14 @@ from tui.draw.text import (
     beside,
     clock,
     fit,
+    kept,
     line,
     number,
-    sparkline,
     wrapped,
 )
-from tui.model.figures import FROM_N, latencies, rates
+from tui.model import trends
+from tui.model.figures import FROM_N, latencies
+from tui.model.trends import Trend
 from tui.widgets.pane import Pane, empty
 from tui.widgets.queue import change
 
@@ -46,8 +50,10 @@ WHOLE_RUN = (
     ("aggregated CV", "aggregated_cv", 3),
     ("rank max/mean", "rank_imbalance", 2),
 )
-SIDE_BY_SIDE = 110
-LEFT = 76  # cells of the latencies, where the throughput is beside them
+SIDE_BY_SIDE = 90
+LEFT, RIGHT = 76, 44  # cells of the latencies, and of the trends beside them at least
+CHART = (46, 7)  # the least columns and rows of one
+NAMES = 12  # cells of a trend's name
 
 
 class Live(Pane):
@@ -59,7 +65,7 @@ class Live(Pane):
         run = self.view.run
         if run is None:
             return ""
-        pinned = " · pinned, f follows the run in progress" if self.view.pinned else ""
+        pinned = " · selected, f follows the run in progress" if self.view.pinned else ""
         forced = f" · {run.run.imposed}" if run.run.imposed else ""
         return (
             f"{run.run.backend} · {run.run.label.partition('~')[0]}{forced} · {run.phase}{pinned}"
@@ -70,13 +76,18 @@ class Live(Pane):
         if run is None:
             return self._empty()
         top = self._progress(run, width)
+        room = height - len(top)
         if run.phase == "failed":
-            return [*top, *self._last_words(run, width, height - len(top))]
-        if width >= SIDE_BY_SIDE:
-            right = self._throughput(run, width - LEFT - 2)
-            return [*top, Line(), *beside(self._latencies(run, LEFT), right, LEFT + 2)]
-        left, right = self._latencies(run, width), self._throughput(run, width)
-        return [*top, Line(), *left, Line(), *right][:height]
+            return [*top, *self._last_words(run, width, room)]
+        if width < SIDE_BY_SIDE:
+            both = self._latencies(run, width)
+            both += self._beside(run, width, room - len(both))
+            return [*top, *both, *self._charts(run, width, room - len(both))]
+        half = min(LEFT, width - RIGHT - 2)
+        left = self._latencies(run, half)
+        rows = len(left) + 2 if room >= len(left) + 2 + CHART[1] else room
+        both = beside(left, self._beside(run, width - half - 2, rows), half + 2)
+        return [*top, *both, *self._charts(run, width, room - len(both))]
 
     def _empty(self) -> list[Line]:
         match self.view.stage:
@@ -110,19 +121,22 @@ class Live(Pane):
         live = self.view.snapshot.live
         if live is None or live.run != run.run.id:
             return [self._ended(run, symbol, role), *self._reason(run, width)]
-        share = live.finished / max(live.requests, 1)
-        took = self.view.now - run.started_at
-        eta = clock(took * (1 - share) / share) if share else NONE
-        sample = self._last(run)
-        # requests may have ended since the last sample
-        flight = number(max(sample.sent - live.finished, 0)) if sample else NONE
-        first = number(max(sample.first_tokens, live.finished - live.errors)) if sample else NONE
-        counts = (
-            f"{live.finished}/{live.requests} {share:.0%}   {clock(took)}, ETA {eta}"
-            f"   in flight {flight}   first token {first}   "
-        )
-        errors: Span = (f"errors {live.errors}", "bad" if live.errors else "")
-        return [line((bar(share, width), "note")), line((f"{symbol} ", role), counts, errors)]
+        samples = trends.of_run(self.view.snapshot, run.run.id)
+        last = samples[-1] if samples else None
+        done, due = trends.tokens(live, last)
+        requests = f"{live.finished:,} of {live.requests:,} requests"
+        share = trends.share(live, last)
+        said = f"{done:,} of {due:,} tokens {share:.0%}" if due is not None else f"{done:,} tokens"
+        took, eta = self.view.now - run.started_at, trends.eta_s(live, samples)
+        left = f", ETA {NONE if eta is None else clock(eta)}"
+        counts: list[tuple[int, Span]] = [
+            (9, (f"{symbol} {said}", role)),
+            (6, (f"   {requests}", "")),
+            (7, (f"   in flight {number(trends.in_flight(live, last))}", "")),
+            (8, (f"   errors {live.errors}", "bad" if live.errors else "")),
+            (5, (f"   {clock(took)}{left}", "")),
+        ]
+        return [line((bar(share, width), "note")), kept(counts, width)]
 
     def _ended(self, run: RunState, symbol: str, role: str) -> Line:
         figures = run.figures
@@ -177,36 +191,47 @@ class Live(Pane):
 
     def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
         if not known and run.phase == "running":
-            return "latencies of finished requests; none has finished yet"
+            return "no token has arrived yet"
         against = f"Δ vs {other.run.id}" if other else f"no other backend has run {run.run.label}"
         footnote = f"{against}; p99 from n = {FROM_N}"
-        return footnote if run.figures else f"{footnote}; ITL: medians of requests"
+        return footnote if run.figures else f"{footnote}; TPOT, E2E of ended requests"
 
-    def _throughput(self, run: RunState, width: int) -> list[Line]:
-        samples = self.view.snapshot.samples
+    def _beside(self, run: RunState, width: int, height: int) -> list[Line]:
+        """The trends of the run in progress; of an ended one, its figures beside another's."""
         if run.figures:
             return _compared(run, next(iter(self.view.others(run)), None))
-        rows: list[tuple[str, list[float], int, str]] = [
-            ("out tok/s", rates(samples, "output_tokens"), 0, "note"),
-            ("req/s", rates(samples, "finished"), 1, "note"),
-            ("in flight", [float(s.sent - s.finished) for s in samples], 0, ""),
-        ]
-        loads = [s.server for s in samples if s.server]
-        if loads:
-            rows += [
-                ("running", [float(x.running) for x in loads], 0, ""),
-                ("waiting", [float(x.waiting) for x in loads], 0, ""),
-                ("KV cache %", [x.kv_cache * 100 for x in loads], 0, ""),
-            ]
-        cvs = [s.imbalance.cv for s in samples if s.imbalance]
-        if cvs:
-            rows.append(("router CV", cvs, 3, "warn"))
-        lines = [line((fit("last two minutes, one sample per second", width), "dim"))]
-        return lines + [_trend(*row, width) for row in rows]
+        found = self._trends(run)
+        shown = [*found[0], *found[1], *found[2]][: max(height - 1, 0)]
+        room = max(width - NAMES - 8 - chart.SCALE - 3, 1)
+        span = min(max((len(t.values) for t in shown), default=0), room)
+        title = f"the last {span} s, a cell a second" if span else "no sample yet"
+        return [line((fit(title, width), "dim")), *(_trend(t, width) for t in shown)]
 
-    def _last(self, run: RunState) -> Sampled | None:
-        last = self.view.snapshot.samples[-1:]
-        return last[0] if last and last[0].run == run.run.id else None
+    def _charts(self, run: RunState, width: int, height: int) -> list[Line]:
+        """TTFT, TPOT, ITL and throughput over time, then the imbalance and the load, as many as
+        fit."""
+        samples = trends.of_run(self.view.snapshot, run.run.id)
+        across, down = width // CHART[0], height // CHART[1]
+        if len(samples) < 2 or not across or not down:
+            return []
+        speed, skew, load = self._trends(run)
+        ordered = [speed[0], trends.tpot(samples), *speed[1:], *skew, *load][: across * down]
+        down = -(-len(ordered) // across)
+        each = width // across
+        rows: list[Line] = []
+        for place in range(0, len(ordered), across):
+            drawn: list[Line] = []
+            for column, trend in enumerate(ordered[place : place + across]):
+                one = _chart(trend, samples, each - 2, height // down)
+                drawn = beside(drawn, one, each * column)
+            rows += drawn
+        return rows
+
+    def _trends(self, run: RunState) -> tuple[list[Trend], list[Trend], list[Trend]]:
+        samples = trends.of_run(self.view.snapshot, run.run.id)
+        live = self.view.snapshot.live
+        own: Progress | None = live if live and live.run == run.run.id else None
+        return trends.latencies(samples), trends.imbalance(samples), trends.load(samples, own)
 
 
 def _against(other: RunState | None) -> Column:
@@ -248,11 +273,17 @@ def _row(
     return cells | values | {"n": number(mine.n), against: delta}
 
 
-def _trend(name: str, values: list[float], digits: int, role: str, width: int) -> Line:
-    now = number(values[-1] if values else None, digits)
+def _trend(trend: Trend, width: int) -> Line:
     return line(
-        (fit(name, 11), "dim"),
-        fit(now, 8, right=True),
+        (fit(trend.name, NAMES), "dim"),
+        fit(chart.amount(trend.last, trend.digits), 7, right=True),
         " ",
-        (sparkline(values, max(width - 21, 4)), role),
+        (chart.spark(trend.values, width - NAMES - 8, trend.digits), trend.role),
     )
+
+
+def _chart(trend: Trend, samples: Sequence[Sampled], width: int, height: int) -> list[Line]:
+    unit = " ms" if trend.name.endswith("p50") else ""
+    span = clock(samples[-1].at - samples[0].at)
+    title = f"{trend.name} {chart.amount(trend.last, trend.digits)}{unit}, over {span}"
+    return chart.chart(title, trend.values, width, height - 1, trend.digits, trend.role)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.message import Message
 
 from tui.draw.text import Line, line, safe
 from tui.model.view import View
@@ -31,6 +32,13 @@ class Pane(Lines, can_focus=True):
         Binding("end,G", "move(1000000000)", "last", tooltip="Move the cursor to the last line"),
     ]
 
+    class Selected(Message):
+        """The cursor went to a run: every pane shows that one."""
+
+        def __init__(self, run: str) -> None:
+            super().__init__()
+            self.run = run
+
     def __init__(self) -> None:
         super().__init__(id=self.NAME.lower())
         self.view = View()
@@ -53,10 +61,16 @@ class Pane(Lines, can_focus=True):
     def count(self) -> int:
         return 0
 
+    def listed(self) -> list[str]:
+        """Ids of the runs that the cursor goes through; none if it goes through something else."""
+        return []
+
     def show(self, view: View) -> None:
-        """Take the next view; a hidden pane does not draw it."""
+        """Take the next view, with the cursor on the run shown; a hidden pane does not draw."""
         self.view = view
         if self.is_on_screen:
+            runs = self.listed()
+            self.at = runs.index(view.shown) if view.shown in runs else self.at
             self.redraw()
 
     def redraw(self) -> None:
@@ -81,7 +95,20 @@ class Pane(Lines, can_focus=True):
 
     def action_move(self, by: int) -> None:
         self.at = max(0, min(self.at + by, self.count() - 1))
+        if runs := self.listed():
+            self.post_message(self.Selected(runs[self.at]))
         self.redraw()
+
+    def on_click(self, event: events.Click) -> None:
+        """The cursor goes to the row clicked on, where rows are items."""
+        place = event.get_content_offset(self)
+        item = None if place is None else self.item_at(place.y)
+        if item is not None:
+            self.action_move(item - self.at)
+
+    def item_at(self, row: int) -> int | None:
+        """The item drawn in a row of the pane; None where there is none."""
+        return None
 
     def action_page(self, by: int) -> None:
         self.action_move(by * max(1, self.size.height - 3))

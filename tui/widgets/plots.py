@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 METRIC_KEYS = ("mean_tpot_ms", "mean_ttft_ms", "output_throughput", "mean_itl_ms", "mean_e2e_ms")
 SCATTER = "scatter"
+ROOMY = 10  # rows from which the figures of the point under the cursor are shown too
 AXES: tuple[Axis, ...] = ("per-step", "excess", "aggregated", "predicted")
 
 
@@ -66,6 +67,9 @@ class Plots(Pane):
         """Finished runs with natural routing, in run order: the cursor's places."""
         return [r for r in self.view.snapshot.runs.values() if r.figures and not r.run.imposed]
 
+    def listed(self) -> list[str]:
+        return [r.run.id for r in self.points()] if self.figure == SCATTER else []
+
     def count(self) -> int:
         return len(self.points()) if self.figure == SCATTER else len(self._panels)
 
@@ -86,7 +90,7 @@ class Plots(Pane):
             return self._figure(width, height)
         if not self.points():
             return empty("No run has finished yet.", "each run that finishes adds a point")
-        detail = self._detail(width)
+        detail = self._detail(width) if height >= ROOMY else []
         return [*self._plot(width, height - len(detail)), *detail]
 
     def series(self) -> Series:

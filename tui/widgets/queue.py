@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from core.experiment.state import RunState
 from tui.draw import table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
-from tui.draw.text import NONE, Line, Span, number, runs
-from tui.model.view import View
+from tui.draw.text import NONE, Line, Span, cut, number, runs
+from tui.model import trends
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
@@ -18,14 +19,15 @@ RUNS = (
     Column("", 3, 9, right=False),
     Column("#", 3, 2),
     Column("backend", 8, 8, right=False),
-    Column("dataset", 8, 9, right=False),
+    Column("dataset", 7, 9, right=False),
+    Column("file", 18, 1, right=False),
     Column("score", 6, 3),
     Column("state", 9, 9, right=False),
-    Column("TTFT ms", 7, 7),
-    Column("TPOT ms", 7, 7),
+    Column("TTFT ms", 8, 7),
+    Column("TPOT ms", 8, 7),
     Column("tok/s", 6, 6),
     Column("CV", 5, 4),
-    Column("excess", 6, 5),
+    Column("excess", 7, 5),
 )
 PAIRS = (
     Column("dataset", 8, 9, right=False),
@@ -44,8 +46,8 @@ ORDERS: dict[str, Callable[[RunState], Any]] = {
     "queue": lambda r: None,
     "dataset": lambda r: r.run.label,
     "score": lambda r: r.score,
-    "TTFT": lambda r: mean(r, "ttft"),
-    "TPOT": lambda r: mean(r, "tpot"),
+    "TTFT ms": lambda r: mean(r, "ttft"),
+    "TPOT ms": lambda r: mean(r, "tpot"),
     "tok/s": lambda r: r.figures and r.figures.output_throughput,
     "CV": lambda r: r.figures and r.figures.cv,
     "excess": lambda r: r.figures and r.figures.excess_cv,
@@ -55,25 +57,24 @@ ORDERS: dict[str, Callable[[RunState], Any]] = {
 class Queue(Pane):
     NUMBER = 1
     NAME = "Queue"
-    KEYS: ClassVar[str] = " enter show  m mark  J K move  o order  / filter  d pair backends "
+    KEYS: ClassVar[str] = " enter details  m mark  J K move  o order  z reverse  / filter  d pair "
 
     def __init__(self) -> None:
         super().__init__()
         self.filter = ""
         self.order = "queue"
+        self.reverse = False
         self.by_dataset = False
         self.marked: frozenset[str] = frozenset()
-        self._followed = ""
+        self._digits: dict[str, int] = {}
+        self._name_width = 8
 
-    def show(self, view: View) -> None:
-        """Without the focus, the cursor follows the run that is shown, so that it stays in
-        sight."""
-        self.view = view
-        if not self.has_focus and view.shown != self._followed:
-            ids = [r.run.id for r in self.rows()]
-            self.at = ids.index(view.shown) if view.shown in ids else self.at
-            self._followed = view.shown
-        super().show(view)
+    def listed(self) -> list[str]:
+        return [r.run.id for r in self.rows()]
+
+    def item_at(self, row: int) -> int | None:
+        shown = self.window(self.size.height - 1)
+        return shown[row - 1] if 0 < row <= len(shown) else None
 
     def rows(self) -> list[RunState]:
         """The runs listed: filtered and in order."""
@@ -86,7 +87,11 @@ class Queue(Pane):
         value = ORDERS[self.order]
         known = [r for r in found if value(r) is not None]
         unknown = [r for r in found if value(r) is None]
-        return sorted(known, key=value, reverse=self.order != "dataset") + unknown
+        return sorted(known, key=value, reverse=self._descends()) + unknown
+
+    def _descends(self) -> bool:
+        """Figures from the largest, names from A, unless that is reversed."""
+        return (self.order != "dataset") is not self.reverse
 
     def selected(self) -> RunState | None:
         rows = self.rows()
@@ -100,12 +105,16 @@ class Queue(Pane):
         ended = [f"{n} {p}" for p in ("done", "failed", "cancelled") if (n := snapshot.count(p))]
         marked = [f"{len(self.marked)} marked"] if self.marked else []
         shown = [f"filter {self.filter!r}: {self.count()} shown"] if self.filter else []
-        return " · ".join([runs(len(snapshot.runs)), *ended, *marked, *shown, *self._order()])
+        place = [f"row {self.at + 1} of {self.count():,}"] if self.has_focus and self.rows() else []
+        said = [*ended, *marked, *shown, *self._order(), *place]
+        return " · ".join([runs(len(snapshot.runs)), *said])
 
     def _order(self) -> list[str]:
         if self.by_dataset:
             return ["backends paired"]
-        return [] if self.order == "queue" else [f"sorted by {self.order}"]
+        if self.order == "queue":
+            return []
+        return [f"sorted by {self.order}{' from the largest' if self._descends() else ''}"]
 
     def draw(self, width: int, height: int) -> list[Line]:
         rows = self.rows()
@@ -113,6 +122,10 @@ class Queue(Pane):
             return self._empty()
         kept = doses.columns(PAIRS if self.by_dataset else RUNS, self.view, "dataset")
         columns = table.fitting(self._with_starts(kept), width)
+        longest = max(len(name) for name in self.view.backends)
+        columns = table.widened(columns, "backend", longest, width)
+        self._digits = {name: digits(rows, name) for name in ("ttft", "tpot")}
+        self._name_width = next(c.width for c in columns if c.title == "backend")
         draw = self._pair if self.by_dataset else self._run
         places = {id: n for n, id in enumerate(self.view.snapshot.runs, 1)}
         shown = self.window(height - 1)
@@ -120,7 +133,8 @@ class Queue(Pane):
         for i in shown:
             cells = draw(rows[i], places[rows[i].run.id])
             body.append(table.row(columns, cells, cursor=self.is_cursor(i), rest=_rest(rows[i])))
-        return [table.head(columns), *body]
+        order = "" if self.by_dataset else self.order
+        return [table.head(columns, order, "▼" if self._descends() else "▲"), *body]
 
     def _with_starts(self, kept: tuple[Column, ...]) -> tuple[Column, ...]:
         """`kept` with the server start before the dataset, where a backend has several."""
@@ -146,18 +160,20 @@ class Queue(Pane):
         return {
             "": (mark + symbol + (">" if run.run.id == self.view.shown else " "), role),
             "#": (str(place), "dim"),
-            "backend": (run.run.backend, self.view.role(run.run.backend)),
+            "backend": self._backend(run),
             START.title: str(run.run.start),
             **doses.cells(run, "dataset", run.run.label),
+            "file": (cut(Path(run.run.file).name, 18), "dim"),
             "score": number(run.score, 4),
             "state": (self._state(run), role),
-            **_figures(run),
+            **self._figures(run),
         }
 
     def _state(self, run: RunState) -> str:
         live = self.view.snapshot.live
         if self.view.running == run.run.id and live and live.run == run.run.id:
-            return f"run {live.finished / max(live.requests, 1):.0%}"
+            samples = trends.of_run(self.view.snapshot, run.run.id)
+            return f"run {trends.share(live, samples[-1] if samples else None):.0%}"
         return self._word(run)
 
     def _word(self, run: RunState) -> str:
@@ -173,12 +189,28 @@ class Queue(Pane):
             START.title: str(run.run.start) if first else "",
             **(doses.cells(run, "dataset", run.run.label) if first else {}),
             "score": number(run.score, 4) if first else "",
-            "backend": (run.run.backend, self.view.role(run.run.backend)),
-            **_figures(run),
+            "backend": self._backend(run),
+            **self._figures(run),
             "Δ TTFT": change(mean(run, "ttft"), mean(other, "ttft")),
             "Δ TPOT": change(mean(run, "tpot"), mean(other, "tpot")),
         }
         return cells if run.figures else cells | {"TTFT ms": (f"{symbol} {run.phase}", role)}
+
+    def _backend(self, run: RunState) -> Span:
+        name = run.run.backend
+        return (cut(name, self._name_width), self.view.role(name))
+
+    def _figures(self, run: RunState) -> dict[str, Span | str]:
+        figures = run.figures
+        if figures is None:
+            return {}
+        return {
+            "TTFT ms": number(mean(run, "ttft"), self._digits["ttft"]),
+            "TPOT ms": number(mean(run, "tpot"), self._digits["tpot"]),
+            "tok/s": number(figures.output_throughput),
+            "CV": number(figures.cv, 3),
+            "excess": number(figures.excess_cv, 3),
+        }
 
     # --- keys ---
 
@@ -196,13 +228,20 @@ class Queue(Pane):
     def mark(self) -> None:
         if run := self.selected():
             self.marked ^= {run.run.id}
-            self.action_move(1)
+            if self.at < self.count() - 1:
+                self.action_move(1)
 
     def next_order(self) -> str:
         names = list(ORDERS)
         self.order = names[(names.index(self.order) + 1) % len(names)]
-        self.by_dataset = False
-        return "in run order" if self.order == "queue" else f"sorted by {self.order}"
+        self.by_dataset = self.reverse = False
+        return "in run order" if self.order == "queue" else f"sorted by {self.order}; z reverses"
+
+    def reverse_order(self) -> str | None:
+        if self.order == "queue":
+            return "runs stand in run order; press o to sort by a column"
+        self.reverse = not self.reverse
+        return None
 
     def pair(self) -> None:
         self.by_dataset = not self.by_dataset
@@ -234,17 +273,10 @@ def change(value: float | None, other: float | None, *, more_is_better: bool = F
     )
 
 
-def _figures(run: RunState) -> dict[str, Span | str]:
-    figures = run.figures
-    if figures is None:
-        return {}
-    return {
-        "TTFT ms": ms(mean(run, "ttft")),
-        "TPOT ms": ms(mean(run, "tpot")),
-        "tok/s": number(figures.output_throughput),
-        "CV": number(figures.cv, 3),
-        "excess": number(figures.excess_cv, 3),
-    }
+def digits(found: Sequence[RunState], name: str) -> int:
+    """Decimals for a column of means: one number of them, that the largest has room for."""
+    largest = max((value for run in found if (value := mean(run, name)) is not None), default=0.0)
+    return 2 if largest < 100 else 1 if largest < 1000 else 0
 
 
 def _rest(run: RunState) -> Span | None:

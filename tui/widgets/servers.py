@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.state import BackendState
+from tui.draw import chart
 from tui.draw.glyphs import STATES
 from tui.draw.text import Line, Span, fit, line, number, wrapped
 from tui.widgets.pane import Pane, empty
 
 RAN_ROWS = 3
+STRIPS = {  # a GPU's figure → its unit, and the figure that is its whole
+    "utilisation_pct": ("%", ""),
+    "memory_used_gib": ("GiB", "memory_total_gib"),
+    "power_w": ("W", ""),
+    "sm_clock_mhz": ("MHz", ""),
+}
+GPU_NAME, LABEL, STRIP = 6, 12, 24  # cells of a GPU's name, of a figure, and of one with its bars
 
 
 class Servers(Pane):
@@ -100,13 +109,22 @@ class Servers(Pane):
         if self._is_up(server) and (sample := self._sample(name)):
             if sample.server:
                 lines.append(line(indent, *_load(sample.server)))
-            lines += [line(indent + text) for text in gpus(sample.gpus, room)]
+            lines += [line(indent, *spans) for spans in self._gpus(name, room)]
         if server.ran:
             lines += [
                 line((indent + part, "dim"))
                 for part in wrapped("ran " + " · ".join(_ran(server)), room)[:RAN_ROWS]
             ]
         return lines
+
+    def _gpus(self, name: str, width: int) -> list[list[Span]]:
+        """A strip per GPU over time, where there is room; else its newest figures."""
+        samples = [s for s in self.view.snapshot.samples if s.backend == name]
+        now = samples[-1].gpus if samples else []
+        across = min(len(STRIPS), width // STRIP)
+        if not across or len(now) * -(-len(STRIPS) // across) > self.size.height // 2:
+            return [[(text, "")] for text in gpus(now, width)]
+        return [row for place in range(len(now)) for row in strip(samples, place, width)]
 
     def _sample(self, name: str) -> Sampled | None:
         last = self.view.snapshot.samples[-1] if self.view.snapshot.samples else None
@@ -128,6 +146,31 @@ def _load(load: ServerLoad) -> list[Span]:
         (f"  waiting {load.waiting}", "warn" if load.waiting else ""),
         (f"  KV cache {load.kv_cache:.0%}", ""),
         (f"  preemptions {load.preemptions}", "warn" if load.preemptions else ""),
+    ]
+
+
+def strip(samples: Sequence[Sampled], place: int, width: int) -> list[list[Span]]:
+    """One GPU's utilisation, memory, power and clock over time, side by side as far as they
+    fit."""
+    seen = [s.gpus[place] if place < len(s.gpus) else None for s in samples]
+    now = seen[-1]
+    across = max(1, min(len(STRIPS), width // STRIP))
+    each = (width - GPU_NAME) // across
+    cells: list[list[Span]] = []
+    for field, (unit, whole) in STRIPS.items():
+        value, most = getattr(now, field), getattr(now, whole, None) if whole else None
+        share = f"/{most:,.0f}" if most else ""
+        text = f"{number(value)}{share} {unit}"
+        values = [getattr(g, field) if g else None for g in seen]
+        room = max(each - LABEL - 1, 1)
+        end = most or (100.0 if unit == "%" else chart.top(values))
+        bars = chart.bars(values[-room:], end)[0].ljust(room)
+        cells.append([(fit(text, LABEL, right=True) + " ", ""), (bars, "note")])
+    rows = [cells[i : i + across] for i in range(0, len(cells), across)]
+    name = f"gpu{now.index}" if now else ""
+    return [
+        [(fit(name if n == 0 else "", GPU_NAME), "strong"), *(s for cell in row for s in cell)]
+        for n, row in enumerate(rows)
     ]
 
 

@@ -1,0 +1,120 @@
+"""What a run did over time, a value a sample, from the samples that the snapshot keeps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from core.experiment.events import Arrived, Sampled
+from core.experiment.state import Live, Snapshot
+
+LEAST_S = 0.95  # a sample covers a second; what is cut off at a run's end belongs to none
+Values = list[float | None]
+
+
+KNOWN = 0.01  # share of the tokens from which their rate says something
+
+
+class Trend(NamedTuple):
+    """One quantity. `now`: its value on screen, if that is not the last one. `role`: its colour."""
+
+    name: str
+    values: Values
+    digits: int = 0
+    role: str = ""
+    now: float | None = None
+
+    @property
+    def last(self) -> float | None:
+        """The newest value that is known."""
+        if self.now is not None:
+            return self.now
+        return next((v for v in reversed(self.values) if v is not None), None)
+
+
+def of_run(snapshot: Snapshot, run: str) -> list[Sampled]:
+    """The samples of a run, each at least a second after the one before."""
+    kept: list[Sampled] = []
+    for sample in snapshot.samples:
+        if sample.run == run and (not kept or sample.at - kept[-1].at >= LEAST_S):
+            kept.append(sample)
+    return kept
+
+
+def rates(samples: Sequence[Sampled], field: str) -> Values:
+    """Growth per second of a counter between neighbouring samples."""
+    return [
+        max(0.0, (getattr(b, field) - getattr(a, field)) / (b.at - a.at))
+        for a, b in itertools.pairwise(samples)
+    ]
+
+
+def in_flight(live: Live, last: Sampled | None) -> int | None:
+    """Requests sent and not ended; requests may have ended since the last sample."""
+    return max(last.sent - live.finished, 0) if last else None
+
+
+def tokens(live: Live, last: Sampled | None) -> tuple[int, int | None]:
+    """Output tokens so far, and how many there will be: what ended requests got, and what the
+    others asked for; None where the server decides."""
+    done = max(live.output_tokens, last.output_tokens if last else 0)
+    if live.output_len is None:
+        return done, None
+    left = live.requests - live.finished
+    return done, max(done, live.output_tokens + left * live.output_len)
+
+
+def share(live: Live, last: Sampled | None) -> float:
+    """How much of a run is done, by its tokens; by its requests where the server decides how many
+    tokens there are."""
+    done, due = tokens(live, last)
+    return live.finished / max(live.requests, 1) if due is None else done / max(due, 1)
+
+
+def eta_s(live: Live, samples: Sequence[Sampled]) -> float | None:
+    """Seconds until the tokens due have come, at the rate of the last ten samples."""
+    recent = samples[-11:]
+    done, due = tokens(live, recent[-1] if recent else None)
+    if due is None or len(recent) < 2 or done < KNOWN * due:
+        return None
+    first, last = recent[0], recent[-1]
+    rate = (last.output_tokens - first.output_tokens) / (last.at - first.at)
+    return (due - done) / rate if rate > 0 else None
+
+
+def latencies(samples: Sequence[Sampled]) -> list[Trend]:
+    """Medians of what arrived in each second, and the throughput."""
+    arrived = [s.arrived or Arrived() for s in samples]
+    return [
+        Trend("TTFT p50", [a.ttft_ms for a in arrived], 1, "note"),
+        Trend("ITL p50", [a.itl_ms for a in arrived], 1, "note"),
+        Trend("out tok/s", rates(samples, "output_tokens"), 0, "note"),
+    ]
+
+
+def imbalance(samples: Sequence[Sampled]) -> list[Trend]:
+    """The router over the steps of each second."""
+    seen = [s.imbalance for s in samples]
+    return [
+        Trend("router CV", [x.cv if x else None for x in seen], 3, "warn"),
+        Trend("excess CV", [x.excess_cv if x else None for x in seen], 3, "warn"),
+        Trend("busiest rank", [x.rank_imbalance if x else None for x in seen], 2, "warn"),
+    ]
+
+
+def load(samples: Sequence[Sampled], live: Live | None) -> list[Trend]:
+    """What the server has to do."""
+    flight = None if live is None else in_flight(live, samples[-1] if samples else None)
+    found = [Trend("in flight", [float(s.sent - s.finished) for s in samples], 0, "", flight)]
+    if any(s.server for s in samples):
+        servers = [s.server for s in samples]
+        found += [
+            Trend("waiting", [None if x is None else float(x.waiting) for x in servers]),
+            Trend("KV cache %", [None if x is None else x.kv_cache * 100 for x in servers]),
+        ]
+    return [*found, Trend("req/s", rates(samples, "finished"), 1)]
+
+
+def tpot(samples: Sequence[Sampled]) -> Trend:
+    return Trend("TPOT p50", [s.arrived.tpot_ms if s.arrived else None for s in samples], 1, "note")
