@@ -44,21 +44,28 @@ SHARES = {
 
 
 class Metrics:
-    """What a scrape collects; prometheus-client's Collector."""
+    """What a scrape collects; prometheus-client's Collector. A scrape never waits for the log to
+    be read: it gets what `look` last saw."""
 
-    def __init__(self, watched: Watched, *, experts: bool) -> None:
-        self.watched, self.lock = watched, threading.Lock()
+    def __init__(self, *, experts: bool) -> None:
         self._shares = list(SHARES) if experts else list(SHARES)[:1]
+        self._loads: dict[str, tuple[LayerLoad, ...]] = {}
+        self._seen = dict.fromkeys(PHASES, (0, 0, 0.0))
+        self._is_well = False
+
+    def look(self, watched: Watched) -> None:
+        """Read what is new, and keep what a scrape may ask for."""
+        watched.read()
+        now_s, windows = time.time(), watched.windows
+        self._loads = {phase: windows.last(phase, MINUTE_S, now_s).layers() for phase in PHASES}
+        self._seen, self._is_well = dict(windows.seen), not watched.problem
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        with self.lock:
-            now_s, watched = time.time(), self.watched
-            recent = {phase: watched.windows.last(phase, MINUTE_S, now_s) for phase in PHASES}
-            seen, is_well = dict(watched.windows.seen), not watched.problem
+        loads, seen = self._loads, self._seen
         up = GaugeMetricFamily("gatescope_recorder_up", "1 while the recorder has no problem.")
-        up.add_metric([], float(is_well))
+        up.add_metric([], float(self._is_well))
         yield up
         for place, name in enumerate(("steps", "tokens", "step_seconds")):
             counter = CounterMetricFamily(
@@ -67,7 +74,6 @@ class Metrics:
             for phase in PHASES:
                 counter.add_metric([phase], seen[phase][place])
             yield counter
-        loads = {phase: totals.layers() for phase, totals in recent.items()}
         yield from _of_layers(loads, GaugeMetricFamily)
         yield from _shares(loads, self._shares, GaugeMetricFamily)
 
@@ -124,12 +130,10 @@ def serve(metrics: Metrics, listening: socket.socket) -> _Server:
 
 def main(argv: Sequence[str]) -> int:
     folder, listening, command = Path(argv[0]), socket.socket(fileno=int(argv[1])), int(argv[2])
-    watched = Watched(folder)
-    metrics = Metrics(watched, experts=argv[3] == "True")
+    watched, metrics = Watched(folder), Metrics(experts=argv[3] == "True")
     serve(metrics, listening)
     while not select.select([command], [], [], EVERY_S)[0]:
-        with metrics.lock:
-            watched.read()
+        metrics.look(watched)
     return 0
 
 

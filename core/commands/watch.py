@@ -36,12 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     from core.commands.watch_table import frame
     from core.errors import FileError
     from core.routing.windows import Watched
-    from core.terminal import is_dumb, size
+    from core.terminal import is_dumb, printable, size
 
     if not arguments.folder.is_dir():
         raise FileError(f"{arguments.folder}: not a folder")
     watched = Watched(arguments.folder)
     is_once = arguments.once or not sys.stdout.isatty() or is_dumb()
+    if not is_once:  # an hour of a large model's steps takes minutes to read
+        print(f"{CLEAR}reading {printable(str(arguments.folder))} …", flush=True)
     while True:
         now_s = time.time()
         watched.read(now_s)

@@ -100,7 +100,7 @@ class Totals:
             self.rank = self.rank + _max_mean(by_rank).sum(axis=0)
 
     def layers(self) -> tuple[LayerLoad, ...]:
-        if not self.recurrence:
+        if not self.recurrence or not self.steps:
             return ()
         independent = self.recurrence.effective_steps(self.floored)
         return tuple(self._layer(i, independent) for i in range(len(self.loads)))
@@ -138,16 +138,14 @@ class Totals:
 
 
 def joined(parts: Iterable[Totals]) -> Totals:
-    """The sums of several stretches of one log, whose runs of steps do not touch."""
+    """The sums of several stretches of one log, which were given one `recurrence`: what repeats
+    may repeat in another stretch only."""
     whole = Totals()
     for part in parts:
-        if not part.recurrence:
-            continue
         for name in (f.name for f in fields(Totals) if f.name not in KEPT):
             setattr(whole, name, getattr(whole, name) + getattr(part, name))
         whole.numbers, whole.has_ranks = part.numbers, part.has_ranks
-        whole.recurrence = whole.recurrence or Recurrence(*part.loads.shape)
-        whole.recurrence.join(part.recurrence)
+        whole.recurrence = part.recurrence
     return whole
 
 

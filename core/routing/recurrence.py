@@ -58,12 +58,6 @@ class Recurrence:
             self.window, self.recent = (first, end), self.recent[:0]
         self.seen += len(own)
 
-    def join(self, other: Recurrence) -> None:
-        """Add the sums of another stretch of the run; steps of two stretches are not compared."""
-        self.products = self.products + other.products
-        self.pairs = self.pairs + other.pairs
-        self.shared = self.shared + other.shared
-
     def _look(self, loads: npt.NDArray[Any]) -> None:
         sample = _deviations(loads)
         by_layer = sample.transpose(1, 0, 2).reshape(self.layers, -1)

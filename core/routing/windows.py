@@ -16,6 +16,7 @@ from core.routing import layers, places
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
+from core.routing.recurrence import Recurrence
 
 PHASES = ("prefill", "decode")  # steps with prompt tokens in them, and those without
 MINUTE_S, HOUR_S = 60, 3600
@@ -29,6 +30,7 @@ class Windows:
     def __init__(self) -> None:
         self.seen: dict[str, tuple[int, int, float]] = dict.fromkeys(PHASES, (0, 0, 0.0))
         self._slices: dict[str, dict[int, Totals]] = {phase: {} for phase in PHASES}
+        self._recurrences: dict[str, Recurrence] = {}
 
     def add(self, log: GateLog, wall_ns: int) -> None:
         """Steps of a log. `wall_ns`: what their start by its clock is behind the wall clock's."""
@@ -40,8 +42,10 @@ class Windows:
             took_s += int(log.columns["duration_ns"][own].sum()) / 1e9
             self.seen[phase] = steps + int(own.sum()), tokens + int(log.tokens[own].sum()), took_s
             slices = self._slices[phase]
+            shared = self._recurrences.setdefault(phase, Recurrence(*log.loads.shape[1:]))
             for number in np.unique(at[own]):
-                slices.setdefault(int(number), Totals()).add(log.where(own & (at == number)))
+                found = slices.setdefault(int(number), Totals(recurrence=shared))
+                found.add(log.where(own & (at == number)))
 
     def forget(self, now_s: float) -> None:
         """What no window reaches any more."""

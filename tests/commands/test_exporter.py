@@ -123,19 +123,18 @@ def test_experts_on_request(tmp_path: Path) -> None:
     counts = np.array([[6, 1, 1, 0]])
     log.append(Step(0, time.perf_counter_ns(), 1, 8, 0, 8, 1, {}, counts))
     log.close()
-    watched = Watched(tmp_path)
-    watched.read()
-    families = {family.name: family for family in Metrics(watched, experts=True).collect()}
+    metrics = Metrics(experts=True)
+    metrics.look(Watched(tmp_path))
+    families = {family.name: family for family in metrics.collect()}
     shares = families["gatescope_expert_load_share"].samples
     assert [sample.value for sample in shares] == [6 / 8, 1 / 8, 1 / 8, 0]
     assert families["gatescope_rank_load_share"].samples == []  # no expert parallelism
 
 
-def test_the_dashboard_and_the_page_name_what_there_is(tmp_path: Path) -> None:
+def test_the_dashboard_and_the_page_name_what_there_is() -> None:
     from core.commands.exporter import Metrics
-    from core.routing.windows import Watched
 
-    families = {family.name for family in Metrics(Watched(tmp_path), experts=True).collect()}
+    families = {family.name for family in Metrics(experts=True).collect()}
     for name in ("grafana.json", "record.md"):
         named = set(re.findall(r"gatescope_[a-z_]+", (ROOT / "docs" / name).read_text()))
         named -= {"gatescope_recorder"}

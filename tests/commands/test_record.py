@@ -60,10 +60,18 @@ def test_exit_code_signal_and_output_are_the_commands_own(script: str, tmp_path:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_it_is_one_to_the_command(number: int, tmp_path: Path) -> None:
     script = f'trap "exit 33" {number}; touch {tmp_path}/up; while :; do sleep 0.05; done'
-    process = subprocess.Popen(record(tmp_path / "logs", "sh", "-c", script), cwd=ROOT)
-    eventually((tmp_path / "up").exists)
-    process.send_signal(number)
-    assert process.wait(30) == 33
+    process = subprocess.Popen(
+        record(tmp_path / "logs", "sh", "-c", script),
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # which nohup and & ignore
+    )
+    try:
+        eventually((tmp_path / "up").exists)
+        process.send_signal(number)
+        assert process.wait(30) == 33
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_command_reads_our_stdin_and_gets_its_words(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from core.recorder.gatescope_recorder.limits import Limits
 from core.routing import layers
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
+from core.routing.recurrence import Recurrence
 from core.routing.windows import HOUR_S, MINUTE_S, Watched
 
 NOW_S = 1_700_000_019.0  # at the end of a slice, so that windows are whole
@@ -168,7 +169,8 @@ def test_stretches_join_as_the_whole(tmp_path: Path) -> None:
     loads = draw.integers(0, 50, (300, 2, 8))
     columns = {"tokens": np.full(300, 200), "duration_ns": np.full(300, 5)}
     log = GateLog(loads, columns, {}, 1, placement=(0, 0, 0, 0, 1, 1, 1, 1))
-    whole, parts = Totals(), [Totals() for _ in range(3)]
+    shared = Recurrence(2, 8)
+    whole, parts = Totals(), [Totals(recurrence=shared) for _ in range(3)]
     whole.add(log)
     for n, part in enumerate(parts):
         part.add(log.where(np.arange(300) // 100 == n))
