@@ -270,7 +270,7 @@ class TestCompletion:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            (["pl"], {"plot"}),
+            (["plo"], {"plot"}),
             (["bench", "--stall"], {"--stall-timeout"}),
             (["plot", "--figure", "he"], {"heatmap"}),
             (["predict", "da"], {"data.jsonl", "datasets"}),

@@ -59,12 +59,14 @@ class Servers:
     ) -> None:
         self._config, self._launcher, self._directory = config, launcher, directory
         self._order, self._emit = order, emit
-        self._starts: Counter[str] = Counter()  # of each backend's server, since it last worked
+        # How often each backend's server of a start was started, since it last worked.
+        self._tries: Counter[tuple[str, int]] = Counter()
         self.up: Serving | None = None
 
     def forgive(self, backend: str) -> None:
-        """Forget how often the backend's server died."""
-        self._starts[backend] = 0
+        """Forget how often the backend's servers died."""
+        for key in [key for key in self._tries if key[0] == backend]:
+            del self._tries[key]
 
     async def serve(self, name: str, number: int, prompts: Sequence[Prompt]) -> Serving:
         """The backend's ready server of that start. A new one is warmed up with `prompts`.
@@ -76,10 +78,10 @@ class Servers:
                 return self.up
             self.forgive(self.up.backend.name)  # it worked, so its next start is no restart
         await self.put_down()
-        if self._starts[name] > MAX_RESTARTS:
-            died = f"server {name} died {self._starts[name]} times; not started again"
+        if self._tries[name, number] > MAX_RESTARTS:
+            died = f"server {name} died {self._tries[name, number]} times; not started again"
             raise ServerError(died, [])
-        self._starts[name] += 1
+        self._tries[name, number] += 1
         backend = next(b for b in self._config.backends if b.name == name)
         if backend.port == 0:
             backend = structs.replace(backend, port=ports.free())

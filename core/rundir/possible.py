@@ -15,7 +15,7 @@ from core import files
 if TYPE_CHECKING:
     from core.rundir.result import Result
 
-SIGNED = ("seed", "delivery_lag_ms")  # may be below 0
+SIGNED = ("seed", "delivery_lag_ms", "excess_squared")  # may be below 0
 ROUNDING = -1e-9  # what an entropy or a Gini of 0 may come to
 GAPS = "itls"
 TIMES = ("ttfts", "ttfts_from_due")

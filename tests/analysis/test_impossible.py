@@ -79,6 +79,12 @@ def test_an_infinite_request_rate_is_known(
     assert (counted, err) == ("n = 8", f"wrote {tmp_path}/a.png\n")
 
 
+def test_an_excess_below_0_is_possible(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    below_0 = {"measured_imbalance": {"excess_squared": -0.01}}
+    _, err = plotted(tmp_path, capsys, below_0, CVS)
+    assert "possible figures" not in err
+
+
 @pytest.mark.parametrize(
     ("cvs", "said"),
     [
