@@ -222,9 +222,13 @@ def environment(
     added |= backend.env
     if gate_logs is None:
         return added
-    seen = {**ours, **added}
+    return added | recording(gate_logs, {**ours, **added})
+
+
+def recording(gate_logs: Path, seen: Mapping[str, str]) -> dict[str, str]:
+    """What a server's environment needs beyond `seen` to record into the folder `gate_logs`."""
     path = [str(RECORDER), *([seen["PYTHONPATH"]] if seen.get("PYTHONPATH") else [])]
-    added |= {GATE_LOGS: str(gate_logs), "PYTHONPATH": os.pathsep.join(path)}
+    added = {GATE_LOGS: str(gate_logs), "PYTHONPATH": os.pathsep.join(path)}
     if "VLLM_PLUGINS" in seen:
         added["VLLM_PLUGINS"] = ",".join(filter(None, [seen["VLLM_PLUGINS"], PLUGIN]))
     return added

@@ -200,6 +200,34 @@ def between(least: float, most: float) -> Callable[[str], float]:
     return number
 
 
+def size(text: str) -> int:
+    """`1GB`, in bytes: units of 1000."""
+    found = re.fullmatch(r"([1-9]\d{0,5})([kMGT])B", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 1GB, got {text!r}")
+    return int(found[1]) * int(1000 ** ("kMGT".index(found[2]) + 1))
+
+
+def rotation(text: str) -> tuple[int, float]:
+    """`1GB` or `10m`: bytes and seconds, one of them 0."""
+    if found := re.fullmatch(r"([1-9]\d{0,6})([smhd])", text):
+        return 0, float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    try:
+        return size(text), 0.0
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"expected a time such as 10m or a size such as 1GB, got {text!r}"
+        ) from None
+
+
+def one_in(text: str) -> int:
+    """10 of `1/10`."""
+    found = re.fullmatch(r"1/([1-9]\d{0,5})", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected a part such as 1/10, got {text!r}")
+    return int(found[1])
+
+
 def port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"expected a port, 1 to 65535, got {text!r}")

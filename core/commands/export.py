@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+PEERS = ("sglang", "tensorrt-llm")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -13,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layout",
-        choices=("upstream", "parquet"),
+        choices=("upstream", "parquet", *PEERS),
         required=True,
         help="upstream: files in upstream's formats; parquet: tables of runs, steps and loads"
-        " (needs pyarrow)",
+        " (needs pyarrow); sglang, tensorrt-llm: expert loads of all gate logs in it, as these"
+        " projects read them",
     )
     parser.add_argument(
         "-o",
@@ -31,9 +34,30 @@ def run(arguments: argparse.Namespace) -> int:
     from core.report import export
     from core.rundir import sweep
 
-    write = export.upstream if arguments.layout == "upstream" else export.parquet
     out = arguments.out or arguments.run_dir / "export"
+    if arguments.layout in PEERS:
+        return _of_peers(arguments.run_dir, out, arguments.layout)
+    write = export.upstream if arguments.layout == "upstream" else export.parquet
     for slug, own in sweep.run_directories(arguments.run_dir).items():
         for file in write(own, out / slug):
+            print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
+def _of_peers(folder: Path, out: Path, layout: str) -> int:
+    """Each folder of gate logs, into one of the same name."""
+    from core.errors import FileError
+    from core.routing import peers, places
+
+    write = peers.write_sglang if layout == "sglang" else peers.write_tensorrt
+    logs = places.all_in(folder)
+    if not logs:
+        raise FileError(f"{folder}: no gate logs in it")
+    for place in logs:
+        try:
+            made = write(place, out / place.relative_to(folder))
+        except OSError as error:
+            raise FileError(f"{out}: cannot be written: {error.strerror}") from None
+        for file in made:
             print(f"wrote {file}", file=sys.stderr)
     return 0

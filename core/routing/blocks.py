@@ -96,6 +96,7 @@ class RunBlocks:
     shared: int = 0  # steps left out because they hold tokens of another run too
     one_token: int = 0
     violations: int = 0
+    phased: bool = True  # whether the log tells prompt tokens from others
     constant: bool = True  # every step so far has the loads of the first one
     rows: Floats = field(init=False)  # as in Blocks
     counts: Floats = field(init=False)

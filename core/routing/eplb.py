@@ -17,34 +17,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.recorder.gatescope_recorder.parts import MAPS, part_files
 from core.stats.arrays import Floats, Ints
 
 
 @dataclass(slots=True)
 class Maps:
     """The maps of one pipeline stage, read while they are written; the slots lie on `ranks` EP
-    ranks."""
+    ranks. `log`: the first file of the stage's gate log."""
 
-    path: Path
+    log: Path
     ranks: int
     starts: list[int] = field(default_factory=list)
     slots: list[Ints] = field(default_factory=list)  # each [layers, experts, replicas]
-    place: int = 0  # bytes read so far
+    places: dict[int, int] = field(default_factory=dict)  # bytes read of each file, by its number
 
     def read(self) -> None:
         """Take in the whole lines that are new. ValueError if one is not a map."""
-        if not self.path.exists():
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self.place)
+        last = max(self.places, default=0)
+        for number, path in part_files(self.log, MAPS).items():
+            if number >= last:
+                self.places[number] = self._read(path, self.places.get(number, 0))
+
+    def _read(self, path: Path, place: int) -> int:
+        """From `place` on, as far as there are whole lines."""
+        with open(path, "rb") as file:
+            file.seek(place)
             lines = file.read().splitlines(keepends=True)
         for line in lines:
             if not line.endswith(b"\n"):
-                return  # still being written
-            start, slots = _parsed(line, self.path)
+                break  # still being written
+            start, slots = _parsed(line, path)
             self.starts.append(start)
             self.slots.append(slots)
-            self.place += len(line)
+            place += len(line)
+        return place
 
     def rank_loads(self, loads: npt.NDArray[Any], index: Ints) -> Floats | None:
         """`loads` [steps, layers, experts] by rank, [steps, layers, ranks], under the map of each
@@ -74,7 +81,7 @@ class Maps:
         if slots.shape[:2] != shape:
             (layers, experts), (wanted_layers, wanted_experts) = slots.shape[:2], shape
             raise ValueError(
-                f"{self.path}: a map of {layers} layers × {experts} experts, but the gate log has"
+                f"{self.log}: a map of {layers} layers × {experts} experts, but the gate log has"
                 f" {wanted_layers} × {wanted_experts}"
             )
         physical = -(-(int(slots.max()) + 1) // self.ranks)  # slots of a rank

@@ -17,15 +17,18 @@ import numpy as np
 
 from core.errors import GateLogError
 from core.files import NOT_JSON
-from core.recorder.gatescope_recorder.gatelog import COLUMNS
+from core.recorder.gatescope_recorder.gatelog import COLUMNS, Header
 from core.recorder.gatescope_recorder.kernel import Kernel
+from core.recorder.gatescope_recorder.parts import LOG
 from core.routing import gatelog
 from core.routing.eplb import Maps
-from core.routing.gatelog import Follower, GateLog
+from core.routing.gatelog import GateLog
+from core.routing.rank import RankLog
 from core.stats.arrays import Ints
 
 # counts in one part of a log: many, so that NumPy's calls cost little, yet they fit in a cache
 PART_COUNTS = 1 << 18
+PART = re.compile(rf"\.part\d+(?={re.escape(LOG)}$)")
 START = re.compile(r"-start(\d+)$")  # the folder of a server that was started again
 
 
@@ -34,16 +37,18 @@ class GateFolder:
     stages joined by layer.
 
     A step is returned once every rank has written it or a later one. Steps that a rank lost are
-    left out and counted in `incomplete`: their sums would be too small.
+    left out and counted in `incomplete`: their sums would be too small. Where old files were
+    removed, the log begins at the first step that all ranks still have.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.incomplete = 0
         self._enough = math.inf  # counts to read at a time
-        self._followers: dict[Path, Follower] = {}
+        self._followers: dict[Path, RankLog] = {}  # by the first file of each rank
         self._pending: dict[Path, list[GateLog]] = {}
         self._last: dict[Path, int] = {}
+        self._begins: dict[Path, int] = {}  # the first step of each rank whose beginning is gone
         self._maps: list[Maps] = []  # by pipeline stage, where EPLB moves experts
 
     def read(self) -> GateLog:
@@ -52,13 +57,13 @@ class GateFolder:
         opened = self._open()
         behind = min(self._last.values())
         for path, follower in self._followers.items():
-            is_ahead = self._enough < math.inf and self._last[path] > behind
-            if path in opened or is_ahead:  # the others catch up first
+            is_ahead = path in opened or self._last[path] > behind
+            if self._enough < math.inf and is_ahead:  # the others catch up first
                 continue
-            new = follower.read(self._enough)
-            if len(new.tokens):
-                self._pending[path].append(new)
-                self._last[path] = int(new.columns["index"][-1])
+            while len((new := follower.read(self._enough)).tokens):
+                self._keep(path, new)
+                if self._enough < math.inf:
+                    break
         whole_up_to = min(self._last.values())
         ranks = {path: self._take(path, whole_up_to) for path in self._followers}
         return self._mapped(self._merged(ranks))
@@ -106,14 +111,14 @@ class GateFolder:
     def _open(self) -> set[Path]:
         """Read the first blocks of each log that is new; returns the new ones."""
         opened = set()
-        for path in sorted(self.folder.glob("*.gatelog")):
+        for path in first_files(self.folder):
             if path not in self._followers:
-                follower = Follower(path)
+                follower = RankLog(path)
                 # raises while the header is still being written: the next call tries again
                 first = follower.read(self._enough)
-                self._followers[path], self._pending[path] = follower, [first]
+                self._followers[path], self._pending[path], self._last[path] = follower, [], -1
                 opened.add(path)
-                self._last[path] = max([-1, *first.columns["index"][-1:].tolist()])
+                self._keep(path, first)
         headers = [f.header for f in self._followers.values() if f.header]
         expected = headers[0].dp_size * headers[0].pp_size if headers else 1
         if len(headers) < expected:
@@ -123,11 +128,19 @@ class GateFolder:
             )
         return opened
 
+    def _keep(self, path: Path, new: GateLog) -> None:
+        """What was read of a rank, until all ranks are as far."""
+        self._pending[path].append(new)
+        for first, last in zip(new.columns["index"][:1], new.columns["index"][-1:], strict=True):
+            self._last[path] = int(last)
+            if self._followers[path].is_cut:
+                self._begins.setdefault(path, int(first))
+
     def _take(self, path: Path, last: int) -> GateLog:
         rank = _concatenated(self._pending[path])
-        due = rank.columns["index"] <= last
-        self._pending[path] = [rank.where(~due)]
-        return rank.where(due)
+        index = rank.columns["index"]
+        self._pending[path] = [rank.where(index > last)]
+        return rank.where((index <= last) & (index >= max(self._begins.values(), default=0)))
 
     def _merged(self, ranks: dict[Path, GateLog]) -> GateLog:
         if len(ranks) == 1:
@@ -152,9 +165,7 @@ class GateFolder:
             path: f.header for path, f in self._followers.items() if f.header and f.header.dp == 0
         }
         stages = sorted((header.pp, path, header) for path, header in headers.items())
-        self._maps = self._maps or [
-            Maps(path.with_suffix(".eplb.jsonl"), header.ranks) for _, path, header in stages
-        ]
+        self._maps = self._maps or [Maps(path, header.ranks) for _, path, header in stages]
         edges = np.cumsum([header.layers for _, _, header in stages])[:-1]
         found = []
         for maps, loads in zip(self._maps, np.split(log.loads, edges, axis=1), strict=True):
@@ -175,13 +186,22 @@ def read(folder: Path) -> GateLog:
     return GateFolder(folder).read()
 
 
-def kernel(folder: Path) -> Kernel | None:
-    """The kernel of one server start, by the first of its logs that can be read; None if none
-    says."""
-    for path in sorted(folder.glob("*.gatelog")):
+def first_files(folder: Path) -> list[Path]:
+    """The first file of each rank's log in a folder; it may be gone while later ones are there."""
+    return sorted({path.with_name(PART.sub("", path.name)) for path in folder.glob(f"*{LOG}")})
+
+
+def header(folder: Path) -> Header | None:
+    """What the logs of one server start say of themselves, by the first that can be read."""
+    for path in sorted(folder.glob(f"*{LOG}")):
         with contextlib.suppress(GateLogError):
-            return gatelog.header(path).kernel
+            return gatelog.header(path)
     return None
+
+
+def kernel(folder: Path) -> Kernel | None:
+    """The kernel of one server start; None if its logs do not say."""
+    return found.kernel if (found := header(folder)) else None
 
 
 def start_of(folder: Path) -> int:

@@ -144,7 +144,8 @@ def measure_run(
     found = _known(measures.of(sums, counts, small), run, sums)
     per_step = _excess(run, sums, drawn_sums, count)
     aggregated = _aggregated(run, drawn, count, per_step)
-    prefill, decode = _phases(run, whole, drawn.rows, blocks.rows)
+    phases = _phases(run, whole, drawn.rows, blocks.rows)
+    prefill, decode = phases if run.phased else (None, None)
     return Imbalance(
         per_step_cv=float(found.per_step_cv),
         aggregated_cv=_optional(found.aggregated_cv),
@@ -314,7 +315,8 @@ def measure_folder(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     could not be read.
 
     A binary log is split by its segments (`gates_logs_<label>`), as a run directory's is; a label
-    that a later start of the server logged again counts as the later one.
+    that a later start of the server logged again counts as the later one. A log without segments
+    has its folder's name.
     """
     if not folder.is_dir():
         return {}, [f"{folder}: not a folder"]
@@ -364,10 +366,13 @@ def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     log, meter = GateFolder(folder), Meter()
     problems = _read_into(meter, log)
     found: dict[str, Imbalance] = {}
-    for label, run in sorted(meter.runs.items()):
+    # a server that was not gatescope's own has no labels: all of its steps are one run
+    labelled = {label: run for label, run in meter.runs.items() if label}
+    for label, run in sorted((labelled or meter.runs).items()):
         left_out = {SHARED: run.shared, "lost in part by a rank": log.incomplete}
+        name = f"gates_logs_{label}" if label else Path(os.path.abspath(folder)).name
         try:
-            found[f"gates_logs_{label}"] = measure_run(run, left_out, files)
+            found[name] = measure_run(run, left_out, files)
         except GateLogError as error:
             problems.append(f"{folder}, {label}: {error}")
     if not meter.runs and not problems:

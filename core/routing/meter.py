@@ -78,6 +78,7 @@ class Meter:
         layers]: where layers saw different steps.
 
         A step that holds tokens of several runs counts for none of them, nor does a warm-up step.
+        Requests without a label are the run "".
         """
         parts = self._parts(log)
         picks = _picks(parts, log)
@@ -94,7 +95,7 @@ class Meter:
     def _parts(self, log: GateLog) -> list[_Part]:
         parts: list[_Part] = []
         for label, own in log.segments.items():
-            if label in ("", WARMUP) or not own.any():
+            if label == WARMUP or not own.any():
                 continue
             run = self._run(label, log)
             run.shared += int(((own > 0) & (own < log.tokens)).sum())
@@ -198,6 +199,8 @@ def _add_part(part: _Part, of: _Summed) -> None:
         run.prefill_counts += of.sums[columns.prompt][0]
     if run.ranks:
         run.rank_loads += of.figures.rank_loads[:, part.steps].sum(axis=1)
+    known = log.columns["prefill_tokens"] + log.columns.get("decode_tokens", log.tokens)
+    run.phased = run.phased and bool((known[part.steps] > 0).all())
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
     run.recurrence.add(log.loads, part.steps[log.tokens[part.steps] > 1])

@@ -26,10 +26,12 @@ from core.stats.arrays import Floats, Ints
 @dataclass(frozen=True, slots=True)
 class Placement:
     """`share[l, e, r]`: the part of expert e's tokens in layer l that rank r computes; sums to 1
-    over ranks."""
+    over ranks. `slots` [layers, physical experts]: the expert in each; slot s of S is on rank
+    s // (S / ranks). None where ranks have different numbers of experts."""
 
     name: str
     share: Floats
+    slots: Ints | None = None
 
     @property
     def ranks(self) -> int:
@@ -199,7 +201,7 @@ def _placed(name: str, slots: Ints, experts: int, ranks: int) -> Placement:
     share = np.zeros((layers, experts, ranks))
     rank = np.arange(size) // (size // ranks)
     np.add.at(share, (np.arange(layers)[:, None], slots, rank[None, :]), 1.0)
-    return Placement(name, share / share.sum(axis=-1, keepdims=True))
+    return Placement(name, share / share.sum(axis=-1, keepdims=True), slots)
 
 
 def _divides(by: int, whole: int, name: str) -> None:

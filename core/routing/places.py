@@ -11,7 +11,11 @@ from core.routing import upstream
 from core.routing.folder import start_of
 
 MEANT = re.compile(r"gates?_logs?|.*\.gatelog", re.IGNORECASE)
-BESIDE = (".gatelog.json", ".eplb.jsonl")  # what the recorder writes beside its logs
+BESIDE = (
+    ".gatelog.json",
+    ".gatelog.about.json",
+    ".eplb.jsonl",
+)  # what the recorder writes beside its logs
 DIGITS = re.compile(r"(\d+)")
 
 
@@ -36,6 +40,13 @@ def holds_logs(folder: Path) -> bool:
         for file in _shown(folder)
         if file.is_file()
     )
+
+
+def all_in(folder: Path) -> list[Path]:
+    """Every folder with binary logs: `folder` itself, in it (as `gatescope record` makes them), or
+    in a run directory's backends."""
+    places = [folder, *folder.glob("gate_logs*"), *folder.glob("*/gate_logs*")]
+    return sorted(place for place in places if any(place.glob("*.gatelog*")))
 
 
 def _is_meant(place: Path) -> bool:

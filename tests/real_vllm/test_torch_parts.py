@@ -45,6 +45,19 @@ def test_the_log_reads_back_without_dummies_and_padding(
     assert log.segments["001"].tolist() == [4, 0, 3]
 
 
+def test_one_step_in_three(checked: Checked) -> None:
+    log = gatelog.read(checked[1] / "sampled.gatelog")
+    assert log.columns["index"].tolist() == [0, 3, 6, 9]
+    # the first was the prompt: requests are followed in the steps that are not recorded too
+    assert log.columns["prefill_tokens"].tolist() == [5, 0, 0, 0]
+    assert log.loads[:, 0].sum(axis=1).tolist() == [10, 10, 0, 0]
+
+
+def test_a_full_disk_leaves_whole_blocks(checked: Checked) -> None:
+    log = gatelog.read(checked[1] / "disk.gatelog")
+    assert (log.tokens.tolist(), log.lost) == ([3], "")
+
+
 def test_passes_timed_by_events_start_by_the_hosts_clock(checked: Checked) -> None:
     """The events' clock is a tenth too fast: a step starts at most that share of 0.4 s late."""
     done, folder = checked

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+import shutil
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from gatescope_recorder.dose import Course
 from gatescope_recorder.eplb import MapLog
 from gatescope_recorder.forcing import BUFFERS, Forcing, Tables
 from gatescope_recorder.gatelog import Header
+from gatescope_recorder.limits import Limits
 from gatescope_recorder.order import Order
 from gatescope_recorder.place import Place, RefusedError
 from gatescope_recorder.recorder import Recorder
@@ -265,6 +269,59 @@ def check_a_router_that_is_not_called_is_a_violation_and_not_the_last_steps_choi
     assert (sidecar(path)["violations"], sidecar(path)["silent"]) == (1, ["layer 1"])
 
 
+def check_one_step_in_three_is_recorded_and_a_silent_router_still_seen() -> None:
+    path = TMP / "sampled.gatelog"
+    capture = Capture(1, 64, 2, EXPERTS, CPU)
+    recorder = Recorder(path, replace(header(1), sample=3), capture)
+    capture.warming_up = False
+    recorder.start()
+    for index in range(6):
+        run_step(recorder, capture, [chosen(5, index)], new=not index)
+    recorder.dummy()  # 6, recorded
+    recorder.dummy()  # 7
+    recorder.end(scheduled(0), recorder.begin(scheduled(0)))
+    run_step(recorder, capture, [chosen(5, 8)], new=False)
+    output = scheduled(5, new=False)
+    recorder.end(output, recorder.begin(output))  # 9, and the router stays silent
+    recorder.close()
+    side = sidecar(path)
+    assert (side["steps"], side["idle"], side["dropped"], side["violations"]) == (4, 1, 0, 1), side
+
+
+def check_a_full_disk_ends_the_recording_and_not_the_engine() -> None:
+    recorder, capture, path = recorder_of(1, "disk")
+    capture.warming_up = False
+    recorder.start()
+    run_step(recorder, capture, [chosen(3, 8)])
+    wait_until(lambda: sidecar(path)["steps"] == 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 9, limits[1]))
+    run_step(recorder, capture, [chosen(3, 9)], new=False)
+    wait_until(lambda: not recorder.is_on)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    recorder._thread.join()
+    assert "File too large" in sidecar(path)["disabled"], sidecar(path)
+    run_step(recorder, capture, [chosen(3, 9)], new=False)  # continues as if there were no recorder
+
+
+def check_a_removed_folder_ends_the_recording_and_not_the_engine() -> None:
+    recorder, capture, path = recorder_of(1, "gone/gone")
+    capture.warming_up = False
+    recorder.start()
+    shutil.rmtree(path.parent)
+    run_step(recorder, capture, [chosen(3, 8)])
+    wait_until(lambda: not recorder.is_on)
+    recorder._thread.join()
+    run_step(recorder, capture, [chosen(3, 9)], new=False)
+
+
+def wait_until(holds: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def check_a_full_ring_drops_and_counts_and_never_waits() -> None:
     recorder, capture, _ = recorder_of(1, "full")
     capture.warming_up = False
@@ -327,7 +384,9 @@ def check_a_failing_tap_ends_the_recording_and_not_the_engine() -> None:
 def check_a_failing_recorder_does_not_reach_the_worker() -> None:
     worker = types.SimpleNamespace(get_model=lambda: 1 / 0, device=CPU)
     config = types.SimpleNamespace(parallel_config=types.SimpleNamespace())
-    attachment = Attachment(worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"))
+    attachment = Attachment(
+        worker, config, TMP / "broken", HERE, About(TMP / "broken", "a"), Limits()
+    )
     attachment.guard(attachment.bind)
     attachment.guard(attachment.rebind)
     attachment.guard(attachment.start)
@@ -337,15 +396,15 @@ def check_a_failing_recorder_does_not_reach_the_worker() -> None:
 def check_eplb_maps_are_logged_when_they_change() -> None:
     router = Router20()
     (layer,) = routers.find(model_of(moe(router)))
-    log = MapLog(TMP / "dp0_pp0.eplb.jsonl", [layer])
-    log.poll(0)  # before vLLM has set the state
-    assert not log.path.exists()
+    log, path = MapLog([layer]), TMP / "dp0_pp0.eplb.jsonl"
+    log.poll(0, path)  # before vLLM has set the state
+    assert not path.exists()
     state = types.SimpleNamespace(logical_to_physical_map=torch.tensor([[0, 2], [1, -1]]))
     router.eplb_state = state  # type: ignore[attr-defined]
     for index, moved in ((5, 2), (6, 2), (9, 3)):
         state.logical_to_physical_map[0, 1] = moved
-        log.poll(index)
-    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+        log.poll(index, path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["index"], line["logical_to_physical"]) for line in lines] == [
         (5, [[[0, 2], [1, -1]]]),
         (9, [[[0, 3], [1, -1]]]),

@@ -14,7 +14,8 @@ from support.staged import RECORDED
 from core.routing import folder as gate_folder
 from core.routing import imbalance
 from core.routing.gatelog import GateLog
-from tui.model.loads import Loads, Totals
+from core.routing.layers import Totals
+from tui.model.loads import Loads
 
 
 def log(

@@ -19,9 +19,10 @@ from core.experiment.invocation import Invocation
 from core.experiment.state import Live, Snapshot
 from core.load.record import Lag
 from core.load.trust import Trust
+from core.routing.layers import LayerLoad
 from core.validity.problem import Problem, Validity
 from tui.model import figures, session, trends
-from tui.model.loads import LayerLoad, Load
+from tui.model.loads import Load
 from tui.model.session import Session
 from tui.model.view import View
 from tui.screens.choice import Choice

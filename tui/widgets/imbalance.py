@@ -15,7 +15,7 @@ from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
 if TYPE_CHECKING:
-    from tui.model.loads import LayerLoad
+    from core.routing.layers import LayerLoad
 
 LAYERS = (
     Column("", 3, 9, right=False),

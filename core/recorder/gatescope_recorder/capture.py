@@ -52,6 +52,10 @@ class Capture:
 
         return capture
 
+    def clear(self, tokens: int) -> None:
+        """Before a pass whose predecessor was not counted, and so left its choice in the rows."""
+        self.ids[:, :tokens].fill_(self.experts)
+
     def _note_rows(self, rows: int) -> None:
         from vllm.forward_context import get_forward_context, is_forward_context_available
 

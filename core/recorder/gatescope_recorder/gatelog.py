@@ -2,7 +2,8 @@
 
 A gate log is append-only: 8 magic bytes, a length-prefixed JSON header, then blocks. A block holds
 up to 256 engine steps as columns, compressed, with a CRC; a file cut anywhere is readable up to its
-last whole block. All integers are little-endian. Layout of a block:
+last whole block. A log may go on in further files (`parts`). All integers are little-endian. Layout
+of a block:
 
     u32 BLOCK_MAGIC | u32 steps | u32 raw bytes | u32 compressed bytes
     u32 crc32 of the compressed bytes | u32 codec
@@ -31,6 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .kernel import Kernel
+from .limits import Limits
+from .parts import Parts
 
 try:
     import zstandard
@@ -74,6 +77,7 @@ class Header:
     pp_size: int = 1
     layer_names: tuple[str, ...] = ()
     hook: str = ""  # how the router was tapped
+    sample: int = 1  # one step in so many was recorded
     kernel: Kernel | None = None  # that computes the experts; logs of earlier versions have none
     wall_ns: int = field(default_factory=time.time_ns)  # a clock pair: wall time at
     monotonic_ns: int = field(default_factory=time.perf_counter_ns)  # this monotonic time
@@ -97,12 +101,12 @@ class Step:
 
 
 class GateLogWriter:
-    """Appends steps to one file; a block is written once 256 steps or one second have passed.
+    """Appends steps to one log; a block is written once 256 steps or one second have passed.
 
     A sidecar `<file>.json` holds the totals; `closed` in it is true only after `close()`.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
+    def __init__(self, path: Path, header: Header, limits: Limits | None = None) -> None:
         self.path, self.header = path, header
         self.steps = self.tokens = self.violations = 0
         # more for the sidecar: drops, dummy steps, why recording stopped
@@ -111,8 +115,9 @@ class GateLogWriter:
         self._flushed_at = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps(asdict(header), separators=(",", ":")).encode()
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - lives as long as the writer
-        self._file.write(MAGIC + struct.pack("<I", len(head)) + head)
+        head = MAGIC + struct.pack("<I", len(head)) + head
+        own = (limits or Limits()).of_rank(header.dp_size * header.pp_size)
+        self.parts = Parts(path, head, own)
         self.write_totals(closed=False)
 
     def append(self, step: Step) -> None:
@@ -132,7 +137,7 @@ class GateLogWriter:
         if not self._pending:
             return
         steps, self._pending = self._pending, []
-        self._file.write(encode_block(steps, self.header))
+        self.parts.write(encode_block(steps, self.header))
         wrong = [s for s in steps if np.any(s.counts.sum(axis=1) != self.header.top_k * s.tokens)]
         self.violations += len(wrong)
         self.steps += len(steps)
@@ -140,10 +145,10 @@ class GateLogWriter:
 
     def close(self) -> None:
         """Flush, close the log, and mark it as closed cleanly. A second call does nothing."""
-        if self._file.closed:
+        if self.parts.is_closed:
             return
         self.flush()
-        self._file.close()
+        self.parts.close()
         self.write_totals(closed=True)
 
     def write_totals(self, *, closed: bool = False) -> None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .about import About
+from .limits import VARIABLE, Limits
 
 if TYPE_CHECKING:
     from .order import Order
@@ -29,6 +31,7 @@ def register() -> None:
     folder = os.environ.get(FOLDER)
     if not folder:
         return
+    limits = _limits()
     try:
         from vllm.v1.worker.worker_base import WorkerWrapperBase
     except Exception as error:
@@ -43,34 +46,53 @@ def register() -> None:
     @functools.wraps(init_device)
     def recorded(self: Any) -> Any:
         result = init_device(self)
-        _attach(self, Path(folder))
+        _attach(self, Path(folder), limits)
         return result
 
     recorded.recorded = True  # type: ignore[attr-defined]  # a mark on a function
     WorkerWrapperBase.init_device = recorded
 
 
+def _limits() -> Limits:
+    """Of `gatescope record`, whose command's output is its own: there only what goes wrong is said,
+    on stderr."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return Limits()
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setLevel(logging.ERROR)
+        log.addHandler(handler)
+        log.propagate = False
+    try:
+        return Limits.decode(text)
+    except (ValueError, TypeError) as error:
+        log.error("gatescope recorder: %s cannot be read: %s", VARIABLE, error)
+        return Limits()
+
+
 def _order(folder: Path) -> Order | None:
     """The doses that may be forced; None if the variable is not set or cannot be read."""
-    from .order import VARIABLE, Order
+    from .order import VARIABLE as ORDER
+    from .order import Order
 
-    text = os.environ.get(VARIABLE)
+    text = os.environ.get(ORDER)
     if not text:
         return None
     try:
         return Order.decode(text)
     except (ValueError, KeyError, TypeError) as error:
-        reason = f"refused: {VARIABLE} cannot be read: {error}"
+        reason = f"refused: {ORDER} cannot be read: {error}"
         log.error("gatescope forced routing: %s", reason)
         About(folder, f"process{os.getpid()}").note(forced_routing=reason)
         return None
 
 
-def _attach(wrapper: Any, folder: Path) -> None:
+def _attach(wrapper: Any, folder: Path, limits: Limits) -> None:
     from .worker import attach
 
     try:
-        attach(wrapper.worker, wrapper.vllm_config, folder, _order(folder))
+        attach(wrapper.worker, wrapper.vllm_config, folder, _order(folder), limits)
     except Exception as error:  # the server must start all the same
         reason = "disabled: it could not attach to the worker"
         log.exception("gatescope recorder: %s", reason)

@@ -3,6 +3,7 @@ gate log."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -19,6 +20,7 @@ import torch
 from .capture import Capture
 from .clock import Clock
 from .gatelog import GateLogWriter, Header, Step
+from .limits import Limits
 from .requests import Batch, Requests
 from .ring import Ring, Slot
 
@@ -42,11 +44,13 @@ class Pending:
 
 
 class Recorder:
-    """Writes every forward pass of one worker into its gate log, from `start` on. On the engine's
-    thread it never waits."""
+    """Writes the forward passes of one worker into its gate log, from `start` on: all, or one in
+    `header.sample`. On the engine's thread it never waits."""
 
-    def __init__(self, path: Path, header: Header, capture: Capture) -> None:
-        self.capture = capture
+    def __init__(
+        self, path: Path, header: Header, capture: Capture, limits: Limits | None = None
+    ) -> None:
+        self.capture, self._sample = capture, header.sample
         # called by the writer's thread with the next step's index
         self.each_second: Callable[[int], None] = lambda index: None
         self.failed: Callable[[str], None] = lambda reason: None  # recording has stopped, and why
@@ -55,7 +59,7 @@ class Recorder:
         cuda = capture.ids.device.type == "cuda"
         self._device = capture.ids.device if cuda else None
         self._ring = Ring(SLOTS, header.layers, header.experts, cuda)
-        self._writer = GateLogWriter(path, header)
+        self._writer = GateLogWriter(path, header, limits)
         self._queue: deque[Pending] = deque()
         self._requests, self._clock = Requests(), Clock()
         self._empty = np.zeros((header.layers, header.experts), np.int32)
@@ -81,14 +85,27 @@ class Recorder:
         self._thread.start()
         self.is_on = True
 
+    @property
+    def path(self) -> Path:
+        """The file that is being written."""
+        return self._writer.parts.path
+
     # --- the engine's thread ---
+
+    @property
+    def _is_chosen(self) -> bool:
+        """Whether the next forward pass is one to record: the same one on every rank."""
+        return self._index % self._sample == 0
 
     def begin(self, scheduled: Any) -> Slot | None:
         """Before a forward pass."""
-        if not self.is_on or not scheduled.total_num_scheduled_tokens:
+        tokens = scheduled.total_num_scheduled_tokens
+        if not self.is_on or not tokens or not self._is_chosen:
             return None
         slot = self._ring.take()
         if slot is not None:
+            if self._sample > 1:
+                self.capture.clear(tokens)
             slot.start()
         return slot
 
@@ -102,7 +119,7 @@ class Recorder:
             slot.end()
             self.capture.histogram(slot.counts, tokens)
             slot.copied()
-        elif tokens:
+        elif tokens and self._is_chosen:
             self.dropped += 1
         self._queue.append(Pending(self._index, scheduled, slot, 0))
         if tokens:
@@ -112,14 +129,17 @@ class Recorder:
         """After a dummy batch: it counts as a forward pass, because other ranks may have had tokens
         in it."""
         if self.is_on:
-            self._queue.append(Pending(self._index, None, None, time.perf_counter_ns()))
+            if self._is_chosen:
+                self._queue.append(Pending(self._index, None, None, time.perf_counter_ns()))
             self._index += 1
 
     def fail(self, error: BaseException) -> None:
         """Stop recording for good and log why; the server continues."""
         self.is_on = False
         reason = f"{type(error).__name__}: {error}"
-        log.error("gatescope recorder: disabled: %s", reason, exc_info=error)
+        # of a full disk or a removed folder, one line says all
+        trace = None if isinstance(error, OSError) else error
+        log.error("gatescope recorder: disabled: %s", reason, exc_info=trace)
         self.failed(reason)
         self._writer.notes["disabled"] = reason
         self._stop.set()
@@ -154,8 +174,9 @@ class Recorder:
         except Exception as error:
             self.fail(error)
         finally:
-            self._note()
-            self._writer.close()
+            with contextlib.suppress(OSError):  # the disk is full: the log ends at a whole block
+                self._note()
+                self._writer.close()
 
     def _drain(self) -> int:
         """Write every step whose counts have arrived; returns their number."""

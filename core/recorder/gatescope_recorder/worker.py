@@ -14,7 +14,9 @@ from .capture import Capture
 from .eplb import MapLog
 from .forcing import Forcing
 from .gatelog import Header
+from .limits import Limits
 from .order import Order
+from .parts import LOG, MAPS
 from .place import Place, RefusedError
 from .recorder import Recorder, write_refusal
 
@@ -24,8 +26,11 @@ log = logging.getLogger("vllm.gatescope_recorder")
 class Attachment:
     """The recorder's part in a worker's life. After a refusal or a failure it does nothing."""
 
-    def __init__(self, worker: Any, config: Any, folder: Path, here: Place, about: About) -> None:
+    def __init__(
+        self, worker: Any, config: Any, folder: Path, here: Place, about: About, limits: Limits
+    ) -> None:
         self.worker, self.config, self.here, self.about = worker, config, here, about
+        self.limits = limits
         self.path = folder / f"{here.name}.gatelog"
         self.layers: list[routers.Layer] = []
         self.taps: list[routers.Tap] = []
@@ -62,11 +67,11 @@ class Attachment:
         if self.capture.error:
             raise RuntimeError(f"a tap failed during warm-up: {self.capture.error}")
         header = self._header()
-        self.recorder = Recorder(self.path, header, self.capture)
+        recorder = Recorder(self.path, header, self.capture, self.limits)
         if place.has_eplb(self.config) and self.here.dp == 0:
-            self.recorder.each_second = MapLog(
-                self.path.with_suffix(".eplb.jsonl"), self.layers
-            ).poll
+            maps = MapLog(self.layers)
+            recorder.each_second = lambda index: maps.poll(index, _maps_beside(recorder.path))
+        self.recorder = recorder
         self.recorder.failed = lambda reason: self.about.note(recorder=f"disabled: {reason}")
         self.recorder.start()
         records = (
@@ -96,6 +101,7 @@ class Attachment:
             pp_size=self.here.pp_size,
             layer_names=tuple(layer.name for layer in self.layers),
             hook=first.hook,
+            sample=self.limits.sample,
             kernel=tiling.kernel(self.layers, self.config, self.worker.device, self.asked),
         )
 
@@ -133,7 +139,11 @@ class Attachment:
             log.error("gatescope recorder: %s cannot be written: %s", self.path, error)
 
 
-def attach(worker: Any, config: Any, folder: Path, order: Order | None) -> None:
+def _maps_beside(log: Path) -> Path:
+    return log.with_name(log.name.removesuffix(LOG) + MAPS)
+
+
+def attach(worker: Any, config: Any, folder: Path, order: Order | None, limits: Limits) -> None:
     """Wrap the worker's methods: to record and, with an `order`, to force what is routed.
 
     All tensor-parallel ranks route alike, so only the first records; every rank must be forced.
@@ -146,7 +156,7 @@ def attach(worker: Any, config: Any, folder: Path, order: Order | None) -> None:
         _wrap(worker, "load_model", after=forcing.bind)
         _wrap(worker, "compile_or_warm_up_model", after=forcing.start)
     if here.tp == 0:
-        _record(worker, Attachment(worker, config, folder, here, about))
+        _record(worker, Attachment(worker, config, folder, here, about, limits))
     if forcing:
         _wrap(worker, "execute_dummy_batch", before=forcing.dummy)
         _wrap_step(worker, forcing)  # outside the recorder's: what it times is the step alone

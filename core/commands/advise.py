@@ -1,0 +1,201 @@
+"""`gatescope advise`: whether another placement of the experts would pay, and the map for it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.commands import arguments as arg
+from core.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from core.analysis.advice import Advised, Option, PhaseAdvice, Pricing
+    from core.analysis.traffic import Steps
+
+COSTS = {
+    "µs": "of the step's time, by the cost model",
+    "work": "of the busiest ranks' work in the MoE layers",
+    "tokens": "of the busiest ranks' tokens in the MoE layers",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="LOGS",
+        help="what `gatescope record` writes into, a run directory, or a folder of gate logs; of"
+        " several starts, the last one written to",
+    )
+    parser.add_argument(
+        "--ranks",
+        type=arg.at_least(2, 1 << 12),
+        metavar="N",
+        help="expert-parallel ranks to place on (default: those that ran)",
+    )
+    parser.add_argument(
+        "--spare",
+        type=arg.names,
+        metavar="R,…",
+        help="replicas that EPLB may add, in all (default: one a rank)",
+    )
+    parser.add_argument(
+        "--smallest",
+        type=arg.percentage,
+        default=1.0,
+        metavar="P%",
+        help="the smallest saving that matters (default: 1%%)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="F",
+        help="what `gatescope calibrate` wrote for this server: savings are then in ms",
+    )
+    parser.add_argument(
+        "-o", dest="out", type=Path, metavar="DIR", help="folder of the maps (default: LOGS/advice)"
+    )
+    parser.add_argument("--json", action="store_true", help="all of it as JSON on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the verdict, and write the maps where it is that rebalancing pays."""
+    from core import files
+    from core.analysis import advice, traffic
+    from core.routing.folder import GateFolder
+    from core.routing.windows import newest_logs
+
+    logs = newest_logs(arguments.folder)
+    if logs is None:
+        raise FileError(f"{arguments.folder}: no gate logs in it")
+    phases = traffic.read(GateFolder(logs).blocks())
+    if not phases:
+        raise FileError(f"{logs}: holds no step")
+    found = _advised(phases, arguments)
+    main = found.get("decode") or found["prefill"]
+    if arguments.json:
+        whole: dict[str, object] = {"logs": str(logs), "verdict": main.advice.verdict}
+        whole |= {name: one.advice for name, one in found.items()}
+        sys.stdout.write(files.formatted(whole).decode())
+    else:
+        print("\n".join(_text([one.advice for one in found.values()], main.advice, arguments)))
+    if main.advice.verdict == advice.PAYS:
+        _write(main, next(iter(phases.values())), arguments.out or arguments.folder / "advice")
+    return 0
+
+
+def _advised(phases: dict[str, Steps], arguments: argparse.Namespace) -> dict[str, Advised]:
+    """Of each phase; decode after prefill, so that each knows the other's placement."""
+    from core.analysis import advice
+
+    steps = next(iter(phases.values()))
+    ranks, spare = _sizes(steps, arguments)
+
+    def of(name: str, other: Advised | None) -> Advised:
+        return advice.of_phase(
+            name,
+            phases[name],
+            _pricing(name, arguments.calibration),
+            ranks=ranks,
+            spare=spare,
+            smallest=arguments.smallest,
+            other=other.placement if other else None,
+        )
+
+    first = {name: of(name, None) for name in phases}
+    if len(first) < 2:
+        return first
+    return {name: of(name, first[_other(name)]) for name in phases}
+
+
+def _other(phase: str) -> str:
+    return "prefill" if phase == "decode" else "decode"
+
+
+def _sizes(steps: Steps, arguments: argparse.Namespace) -> tuple[int, list[int]]:
+    """Ranks and spare replicas. UsageError where experts cannot be divided among them."""
+    ranks = arguments.ranks or steps.ranks
+    if ranks < 2:
+        raise UsageError("the log is of a server without expert parallelism; give --ranks N")
+    experts = steps.loads.shape[2]
+    try:
+        spare = [int(text) for text in arguments.spare or [str(ranks)]]
+    except ValueError:
+        spare = [-1]
+    if experts % ranks or any(n < 0 or n % ranks for n in spare):
+        raise UsageError(
+            f"{experts} experts and {', '.join(map(str, spare))} replicas cannot be shared evenly"
+            f" by {ranks} ranks"
+        )
+    return ranks, spare
+
+
+def _pricing(phase: str, calibration: Path | None) -> Pricing:
+    from core.analysis import calibration as calibrations
+    from core.analysis.advice import Pricing
+
+    if calibration is None:
+        return Pricing()
+    found = calibrations.read(calibration)
+    model = found.model(phase)
+    return Pricing() if model.reason else Pricing(model, found.prices())
+
+
+def _write(found: Advised, steps: Steps, out: Path) -> None:
+    from core.routing import peers
+
+    assert found.placement is not None  # the verdict rests on it
+    assert found.placement.slots is not None
+    experts, ranks = steps.loads.shape[2], found.advice.ranks
+    try:
+        made = peers.write_maps(found.placement.slots, steps.numbers, experts, ranks, out)
+    except OSError as error:
+        raise FileError(f"{out}: cannot be written: {error.strerror}") from None
+    for file in made:
+        print(f"wrote {file}", file=sys.stderr)
+
+
+# --- in words ---
+
+
+def _text(found: list[PhaseAdvice], main: PhaseAdvice, arguments: argparse.Namespace) -> list[str]:
+    verdict = main.verdict + (f": {main.more}" if main.more else "")
+    lines = [f"{main.phase}: {verdict}", *_why(main, arguments.smallest)]
+    for one in found:
+        lines += ["", *_table(one)]
+    return lines
+
+
+def _why(of: PhaseAdvice, smallest: float) -> list[str]:
+    if of.reason:
+        return [f"  {of.reason}"]
+    best = of.option()
+    ideal = f"  ranks that all had the same would save {of.ideal:.1f} % of the busiest ones' tokens"
+    lines = [
+        f"  {best.name} saves {best.saved.shown('.2f')} % {COSTS[of.unit]};"
+        f" {smallest:g} % is what matters",
+        ideal,
+    ]
+    if of.of_other is not None:
+        name = _other(of.phase)
+        lines.append(f"  {name}'s placement saves {of.of_other.shown('.2f')} % of {of.phase}")
+    return lines
+
+
+def _table(of: PhaseAdvice) -> list[str]:
+    minutes = "" if of.minutes is None else f" over {of.minutes:.1f} minutes"
+    every = "" if of.every == 1 else f" (one in {of.every})"
+    head = f"{of.phase}: {of.steps} steps{every}{minutes}, {of.ranks} ranks"
+    if of.reason:
+        return [f"{head}: {of.reason}"]
+    head += f"; savings in % {COSTS[of.unit]}"
+    return [head, *(_row(option, is_chosen=option.name == of.chosen) for option in of.options)]
+
+
+def _row(of: Option, *, is_chosen: bool) -> str:
+    ms = f" ({of.saved_ms.shown('.3f')} ms a step)" if of.saved_ms else ""
+    room = f", {of.bytes / 1e9:.1f} GB a rank for replicas" if of.bytes else ""
+    mark = "  chosen on the first half" if is_chosen else ""
+    return f"  {of.name:<26} saves {of.saved.shown('.2f')} %{ms}, {of.moved} moves{room}{mark}"
