@@ -77,8 +77,19 @@ def of_kind(kind: type[Any], nth: int = 1) -> Callable[[AnyEvent], bool]:
 def stage(place: Path, name: str) -> Played:
     """A session in one of STAGES, in a directory of its own."""
     recording, cut, live = STAGES[name]
-    folder = place / "runs" / recording
-    shutil.copytree(RECORDED / recording, folder)
+    return played(RECORDED / recording, place, cut, live=live)
+
+
+def played(
+    recording: Path,
+    place: Path,
+    cut: Callable[[list[AnyEvent]], list[AnyEvent]] = lambda e: e,
+    *,
+    live: bool,
+) -> Played:
+    """A session over a copy of `recording` in `place`/runs, as far as `cut` keeps it."""
+    folder = place / "runs" / recording.name
+    shutil.copytree(recording, folder)
     kept = cut(journal.read_events(folder))
     (folder / "events.jsonl").write_bytes(b"".join(events.encode(e) + b"\n" for e in kept))
     return Played(Invocation(), folder, live=live, now=kept[-1].at + 0.5)
