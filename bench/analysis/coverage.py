@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
@@ -27,7 +28,7 @@ from core.analysis.step_sample import COLUMNS, StepSample
 from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import imbalance
 from core.routing.gatelog import GateLog
-from core.stats import bootstrap, comparison
+from core.stats import bootstrap, comparison, order
 from core.stats.association import associate
 from core.stats.bootstrap import Interval
 from core.stats.estimate import MIN_DATASETS
@@ -235,6 +236,14 @@ def looping_steps(seed: int) -> Found:
     return stepped(seed, loops=True)
 
 
+def quantile(seed: int, n: int, at: float) -> Found:
+    """A quantile of n latencies of independent requests (lognormal)."""
+    values = np.random.default_rng(seed).lognormal(size=n)
+    low, high = order.interval(values, at)
+    ends = (0.0 if low is None else low, math.inf if high is None else high)
+    return {f"p{100 * at:.0f}": (float(np.quantile(values, at)), ends)}
+
+
 R = 5 * math.sqrt(0.8**2 / 12) / math.sqrt(25 * 0.8**2 / 12 + 1)
 CASES = (
     Case("independent steps", independent_steps, {"excess_cv": inclusion_cv(SKEWED)}),
@@ -253,6 +262,14 @@ CASES = (
         for split in (False, True)
         for starts in (2, 3, 5)
         for restart in (0.0, 0.005, 0.013)
+    ),
+    *(
+        Case(
+            f"order statistics, n = {n}",
+            partial(quantile, n=n, at=at),
+            {f"p{100 * at:.0f}": math.exp(NormalDist().inv_cdf(at))},
+        )
+        for n, at in ((6, 0.5), (30, 0.5), (100, 0.9), (100, 0.99), (299, 0.99), (1000, 0.99))
     ),
     Case("cost model, 12 runs", stepped, {"active": 10.0, "over_fair": -30.0}),
     Case("cost model, wild noise", wild_steps, {"active": 10.0, "over_fair": -30.0}),

@@ -34,6 +34,7 @@ def lines(result: Result, verdict: Trust) -> list[str]:
         *_failures(result),
         f"{'ms':<16}{'mean':>10}{'median':>10}{'p99':>10}{'max':>10}",
         *(_times(result, name, title) for name, title in TIMES.items()),
+        *_p99s(result),
         *_reasons(result),
         *_tokens(result),
         *_short_answers(result),
@@ -64,6 +65,17 @@ def _times(result: Result, name: str, title: str) -> str:
     kinds = ("mean", "median", "p99", "max")
     values = [getattr(result, f"{kind}_{name}_ms") for kind in kinds]
     return f"{title:<16}" + "".join(f"{shown(value, '.2f'):>10}" for value in values)
+
+
+def _p99s(result: Result) -> list[str]:
+    """The interval of every p99 that has one: `TTFT 812.40 to 901.12`, `E2E from 812.40`."""
+    found = {t: getattr(result, f"p99_{name}_ms_interval", None) for name, t in TIMES.items()}
+    parts = [f"{title} {_ends(*ends)}" for title, ends in found.items() if ends]
+    return [f"p99, 95 % interval over requests: {'; '.join(parts)}"] if parts else []
+
+
+def _ends(low: float, high: float | None) -> str:
+    return f"from {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _reasons(result: Result) -> list[str]:

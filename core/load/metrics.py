@@ -17,7 +17,9 @@
   others are unknown: TPOT, ITL and E2E of the request are null, and so are rates over a time that
   such a request may have ended. Each null has its reason beside it.
 - End of an answer: [DONE], or a finish_reason and usage, whatever the connection does then.
-- p99: from 100 values on. With fewer it is null with a reason. The maximum is given beside it.
+- p99: from 100 values on. With fewer it is null with a reason. The maximum is given beside it. Its
+  95 % interval is of order statistics over requests taken as independent; it has an upper end from
+  299 on. That of ITL has none: gaps of different requests are times of the same engine steps.
 - Goodput: requests per second that met every limit of the `slo`; TTFT and E2E from t_due. A time
   that is null meets no limit, but a single token has no TPOT to limit.
 Times are perf_counter nanoseconds of one machine; see core.load.record.
@@ -36,8 +38,10 @@ from numpy.typing import NDArray
 
 from core.load.record import RequestRecord as RequestRecord
 from core.load.record import events_per_read, itls_s
+from core.stats import order
 
 MIN_FOR_P99 = 100
+Ends = tuple[float | None, float | None]
 SLO_LIMITS = ("ttft_ms", "tpot_ms", "e2e_ms")
 
 
@@ -62,11 +66,13 @@ class Metrics(Struct, frozen=True, kw_only=True):
     median_ttft_ms: float | None = None
     p99_ttft_ms: float | None = None
     p99_ttft_ms_reason: str | None = None
+    p99_ttft_ms_interval: Ends | None = None
     max_ttft_ms: float | None = None
     mean_tpot_ms: float | None = None
     median_tpot_ms: float | None = None
     p99_tpot_ms: float | None = None
     p99_tpot_ms_reason: str | None = None
+    p99_tpot_ms_interval: Ends | None = None
     max_tpot_ms: float | None = None
     tpot_ms_reason: str | None = None  # why some or all requests are not in it
     mean_itl_ms: float | None = None
@@ -79,17 +85,20 @@ class Metrics(Struct, frozen=True, kw_only=True):
     median_e2e_ms: float | None = None
     p99_e2e_ms: float | None = None
     p99_e2e_ms_reason: str | None = None
+    p99_e2e_ms_interval: Ends | None = None
     max_e2e_ms: float | None = None
     e2e_ms_reason: str | None = None
     mean_ttft_from_due_ms: float | None = None
     median_ttft_from_due_ms: float | None = None
     p99_ttft_from_due_ms: float | None = None
     p99_ttft_from_due_ms_reason: str | None = None
+    p99_ttft_from_due_ms_interval: Ends | None = None
     max_ttft_from_due_ms: float | None = None
     mean_e2e_from_due_ms: float | None = None
     median_e2e_from_due_ms: float | None = None
     p99_e2e_from_due_ms: float | None = None
     p99_e2e_from_due_ms_reason: str | None = None
+    p99_e2e_from_due_ms_interval: Ends | None = None
     max_e2e_from_due_ms: float | None = None
     shared_events: int = 0  # events that carried several tokens
     # Share of reads that held several events of a stream: the gaps between those are lost.
@@ -136,15 +145,15 @@ def summarise(records: Sequence[RequestRecord], slo: Mapping[str, float] | None 
         input_throughput_reason=uncounted or unsure,
         output_throughput=rate(outputs),
         output_throughput_reason=unsure,
-        **_centre("ttft", [r.ttft_s for r in done]),
-        **_centre("tpot", [t for r in done if (t := r.tpot_s) is not None]),
+        **_over_requests("ttft", [r.ttft_s for r in done]),
+        **_over_requests("tpot", [t for r in done if (t := r.tpot_s) is not None]),
         tpot_ms_reason=untimed,
         **_centre("itl", itls_s(done)),
         itl_ms_reason=untimed,
-        **_centre("e2e", [t for r in done if (t := r.e2e_s) is not None]),
+        **_over_requests("e2e", [t for r in done if (t := r.e2e_s) is not None]),
         e2e_ms_reason=_unseen_ends(len(done), sum(not r.is_end_seen for r in done)),
-        **_centre("ttft_from_due", [r.ttft_from_due_s for r in done]),
-        **_centre("e2e_from_due", [t for r in done if (t := r.e2e_from_due_s) is not None]),
+        **_over_requests("ttft_from_due", [r.ttft_from_due_s for r in done]),
+        **_over_requests("e2e_from_due", [t for r in done if (t := r.e2e_from_due_s) is not None]),
         shared_events=sum(int(np.count_nonzero(np.asarray(r.event_tokens) > 1)) for r in done),
         shared_reads_share=float((per_read > 1).mean()) if per_read.size else None,
         one_piece_answers=pieces,
@@ -217,6 +226,14 @@ def _centre(name: str, seconds: Sequence[float] | NDArray[np.float64]) -> dict[s
         else None,
         f"max_{name}_ms": found.max if found else None,
     }
+
+
+def _over_requests(name: str, seconds: Sequence[float]) -> dict[str, Any]:
+    """Figures of which each request has one, so with the interval of the p99."""
+    found = _centre(name, seconds)
+    known = found[f"p99_{name}_ms"] is not None
+    ends = order.interval(np.asarray(seconds) * 1e3, 0.99) if known else None
+    return {**found, f"p99_{name}_ms_interval": ends}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,6 @@ fixed."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from core.analysis import cost_model
@@ -12,6 +10,7 @@ from core.analysis.cost_model import MIN_STEPS
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
 from core.plots.figure import Curve, Points, Series
+from core.stats import order
 from core.stats.arrays import Floats
 
 MAX_POINTS = 2_000  # more are thinned evenly
@@ -73,20 +72,11 @@ def _panel(
 
 def binned_medians(x: Floats, y: Floats) -> Curve:
     """Medians of y in bins of equally many x; with the 95 % interval of the median by order
-    statistics."""
-    order = np.argsort(x, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
-    ends = np.array([median_interval(y[part]) for part in parts])
+    statistics, if steps are independent."""
+    along_x = np.argsort(x, kind="stable")
+    parts = [part for part in np.array_split(along_x, BINS) if len(part)]
+    ends = np.array([order.interval(y[part], 0.5) for part in parts], np.float64)  # None as nan
     middle_x, middle_y = (np.array([np.median(v[part]) for part in parts]) for v in (x, y))
     return Curve(
         "median per tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1]
     )
-
-
-def median_interval(values: Floats) -> tuple[float, float]:
-    """The 95 % interval of the median: order statistics n/2 ∓ 0.98 √n (normal approximation), if
-    values are independent."""
-    n, ordered = len(values), np.sort(values)
-    reach = 1.96 * math.sqrt(n) / 2
-    low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + 1 + reach)  # counted from 1
-    return float(ordered[max(low, 1) - 1]), float(ordered[min(high, n) - 1])

@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from core import files
 from core.analysis import results
 from core.errors import FileError, GateLogError, UsageError
 from core.experiment import dose
+from core.plots import latency
 from core.recorder.gatescope_recorder.gatelog import COLUMNS
 from core.report import summary
 from core.routing import folder as gate_folder
 from core.routing import imbalance, steps, work
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
+from core.rundir import result
+from core.rundir.result import Result
 from core.stats.arrays import Floats, Ints
 
 NO_PYARROW = (
@@ -33,7 +37,7 @@ MEASURES = ("cv", "noise_floor", "expert_max_mean", "rank_max_mean")  # of a ste
 
 def upstream(path: Path, out: Path) -> list[Path]:
     """`<backend>/results_json/001.json`, `<backend>/gate_logs/gates_logs_01/gate_logs_<layer>.json`
-    and the mappings.
+    and the mappings. Percentiles are plain there, whatever n.
 
     FileError where `path` is no run directory, a gate log cannot be read, or `out` cannot be
     written.
@@ -46,6 +50,8 @@ def upstream(path: Path, out: Path) -> list[Path]:
             shutil.copytree(
                 path / group.name / "results_json", folder / "results_json", dirs_exist_ok=True
             )
+            for file in (folder / "results_json").glob("*.json"):
+                _write_plain_percentiles(file)
             for mapping in path.glob(f"{group.name}_real_imbalance*.json"):
                 shutil.copy(mapping, out / mapping.name)
             for logs in gate_folder.starts(path / group.name):
@@ -63,14 +69,14 @@ def parquet(path: Path, out: Path) -> list[Path]:
     """
     try:
         from pyarrow import Table
-        from pyarrow import parquet as files
+        from pyarrow import parquet as tables
     except ImportError:
         raise UsageError(NO_PYARROW) from None
     groups, _ = results.of_run_directory(path)
     made = [out / f"{name}.parquet" for name in ("runs", "steps", "loads")]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files.write_table(Table.from_pylist(summary.rows(groups)), made[0])
+        tables.write_table(Table.from_pylist(summary.rows(groups)), made[0])
         with _TableFile(made[1]) as by_step, _TableFile(made[2]) as by_layer:
             for group in groups:
                 for label, own in _of_runs(gate_folder.starts(path / group.name)):
@@ -102,6 +108,31 @@ def _own_steps(folder: Path) -> Iterator[tuple[str, GateLog]]:
 
 
 # --- upstream's JSON ---
+
+
+def _write_plain_percentiles(file: Path) -> None:
+    """Give a result the p99s that upstream writes for any n, in the place of nulls with reasons. A
+    file that is no result stays as it is."""
+    try:
+        run = result.read(file)
+    except FileError:
+        return
+    known = {f"p99_{name}_ms": times for name, times in _times_ms(run).items() if len(times)}
+    missing = {key: times for key, times in known.items() if run.number(key) is None}
+    if not missing:
+        return
+    written: dict[str, Any] = files.read_by(file, files.with_constants)
+    for key, times in missing.items():
+        written[key] = float(np.percentile(times, 99))
+        written.pop(f"{key}_reason", None)
+    files.write_whole(file, files.formatted(written))
+
+
+def _times_ms(run: Result) -> dict[str, Floats]:
+    """TTFT, TPOT and ITL of upstream's keys, in ms, from the result's own lists."""
+    gaps = np.array([gap for gaps in run.itls for gap in gaps], np.float64) * 1e3
+    tpots = latency.per_request(run, "tpot")
+    return {"ttft": latency.per_request(run, "ttft"), "tpot": tpots, "itl": gaps}
 
 
 def _write_logs(logs: Path, out: Path) -> None:
@@ -169,11 +200,11 @@ class _TableFile:
 
     def _flush(self) -> None:
         import pyarrow
-        from pyarrow import parquet as files
+        from pyarrow import parquet as tables
 
         if self._waiting:
             whole = pyarrow.concat_tables(self._waiting)
-            self._writer = self._writer or files.ParquetWriter(
+            self._writer = self._writer or tables.ParquetWriter(
                 self.path, whole.schema, compression="zstd"
             )
             self._writer.write_table(whole)

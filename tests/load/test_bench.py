@@ -52,6 +52,19 @@ def test_a_result_file_of_the_dataset_s_index_each_prompt_once(
     ]
 
 
+def test_a_hundred_requests_bound_the_p99_from_below(
+    truth: Truth, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ({"id": f"q{i}", "text": f"What is {i}?"} for i in range(100))
+    assert (
+        bench(truth, written(tmp_path / "001.jsonl", *rows), "--num-prompts", "100", "--json") == 0
+    )
+    said = capsys.readouterr()
+    low, high = json.loads(said.out)["p99_ttft_ms_interval"]
+    assert high is None
+    assert f"p99, 95 % interval over requests: TTFT from {low:.2f}; " in said.err
+
+
 def test_chat_a_rate_slo_and_warm_up(
     truth: Truth, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

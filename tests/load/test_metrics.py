@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
@@ -236,6 +237,20 @@ def test_p99_needs_a_hundred_values() -> None:
     figures = summarise([*few, record(99, at=(10 + 10 + 99, 200))])
     assert figures.p99_ttft_ms == pytest.approx(10 + 0.99 * 99)
     assert figures.p99_ttft_ms_reason is None
+
+
+def test_a_p99_has_an_interval_over_requests() -> None:
+    """By the binomial (tests/stats/test_order.py): from place 96 of 100, 288 to 298 of 299."""
+    records = [record(i, at=(20 + i, 400 + i, 410 + i)) for i in range(299)]
+    few = summarise(records[:100])
+    assert few.p99_ttft_ms_interval == (pytest.approx(10 + 96), None)
+    figures = summarise(records)
+    assert figures.p99_ttft_ms_interval == pytest.approx((10 + 288, 10 + 298))
+    assert figures.p99_e2e_ms_interval == pytest.approx((400 + 288, 400 + 298))
+    assert summarise(records[:99]).p99_ttft_ms_interval is None
+    assert not hasattr(figures, "p99_itl_ms_interval")  # gaps share engine steps
+    taken = result.decode(json.dumps({"p99_ttft_ms_interval": [1.5, None]}).encode())
+    assert taken.p99_ttft_ms_interval == (1.5, None)
 
 
 def test_goodput_counts_what_met_every_limit_as_the_user_felt_it() -> None:

@@ -270,13 +270,6 @@ class TestStepTime:
         assert curve.x == pytest.approx(np.arange(10) * 10 + 4.5)
         assert curve.y == pytest.approx(2 * curve.x)
 
-    def test_the_interval_of_a_median_by_order_statistics(self) -> None:
-        assert steptime.median_interval(np.arange(1, 101, dtype=np.float64)) == (
-            40,
-            61,
-        )  # Conover's table for n = 100
-        assert steptime.median_interval(np.array([3.0, 1, 2])) == (1, 3)
-
     def test_the_batch_is_held_fixed(self, tmp_path: Path) -> None:
         """Time is 1000 + 10 · requests + 7 · active experts µs, and fewer are active as requests
         rise."""

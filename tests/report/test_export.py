@@ -53,6 +53,30 @@ def test_upstreams_layout_measures_as_the_run_did(
     assert both[0] == pytest.approx(both[1])
 
 
+def test_upstreams_percentiles_are_plain(run_dir: Path) -> None:
+    """Two requests: at 99 % of the way from the lower value to the higher, as upstream's NumPy."""
+    file = run_dir / "baseline" / "results_json" / "001.json"
+    written = {
+        "mean_ttft_ms": 200.0,
+        "mean_tpot_ms": 15.0,
+        "p99_ttft_ms": None,
+        "p99_ttft_ms_reason": "n = 2, and a p99 needs 100",
+        "p99_itl_ms": 7.0,
+        "ttfts": [0.1, 0.3],
+        "itls": [[0.01], [0.02]],
+        "output_lens": [2, 2],
+        "errors": ["", ""],
+    }
+    file.write_text(json.dumps(written))
+    assert cli.main(["export", str(run_dir), "--layout", "upstream"]) == 0
+    out = json.loads((run_dir / "export" / "baseline/results_json/001.json").read_text())
+    assert out["p99_ttft_ms"] == pytest.approx(298.0)
+    assert out["p99_tpot_ms"] == pytest.approx(19.9)
+    assert out["p99_itl_ms"] == 7.0
+    assert "p99_ttft_ms_reason" not in out
+    assert json.loads(file.read_text()) == written
+
+
 def test_a_long_log_is_exported_in_bounded_memory(run_dir: Path, tmp_path: Path) -> None:
     """Peak memory is that of a part: four times the steps take no more of it."""
     peaks = []
