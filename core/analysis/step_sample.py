@@ -3,7 +3,7 @@ fitted to, what placements are tried on, and what is drawn of the router over ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from core.routing.gatelog import GateLog
 from core.routing.meter import WARMUP
 from core.routing.price import Prices
 from core.rundir.selection import ALL, Selection
-from core.stats.arrays import Floats
+from core.stats.arrays import Bools, Floats, Ints
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements
@@ -266,7 +266,7 @@ class _Reading:
                 c["prefill_tokens"],
                 c["requests"],
                 context,
-                *step_work.columns(log, self.prices).T,
+                *step_work.columns(log, self.prices, _padding(log, own)).T,
                 extra / layers,
                 log.tokens * log.top_k / units,
                 figures.cv / layers,
@@ -283,3 +283,15 @@ class _Reading:
             self.labels.append(label)
             self.counts.append(np.zeros(log.loads.shape[1:]))
         return self.start[label]
+
+
+def _padding(log: GateLog, own: Mapping[str, Bools]) -> Ints:
+    """[steps]: rows beyond a step's tokens that route as they like. Forced steps have none: their
+    padding repeats their own rows."""
+    if log.kernel is None or not log.kernel.graphs:
+        return np.zeros(len(log.tokens), np.int64)
+    rows = np.array([log.kernel.padding(int(tokens)) for tokens in log.tokens], np.int64)
+    for label, mask in own.items():
+        if dose.of_label(label):
+            rows[mask] = 0
+    return rows
