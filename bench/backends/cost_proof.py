@@ -18,8 +18,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from core.analysis import calibration, cost_model, step_sample
+from core.analysis import cost_sentences as cost
 from core.analysis.step_sample import StepSample
-from core.report import cost
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe-Ito
 MARKS = ("o", "x", "s", "^", "D")

@@ -104,7 +104,7 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
 def _priced(folder: Path, file: Path) -> list[str]:
     """What each dataset's routing costs a decode step over a fair router's."""
     from core.analysis import calibration, routing_cost, step_sample
-    from core.report import routing_cost as in_words
+    from core.analysis import cost_sentences as in_words
     from core.routing import folder as gate_folder
     from core.routing import places
     from core.rundir import about
@@ -120,6 +120,8 @@ def _priced(folder: Path, file: Path) -> list[str]:
         sample = step_sample.read(logs, prices=found.prices())
         costs = routing_cost.of_datasets(sample, found.decode)
         lines += [f"  {name}/{in_words.of_dataset(one, found.decode)}" for one in costs]
+        edges = routing_cost.edges(sample, found.prices())
+        lines += [f"  {in_words.edge_in_words(name, edge)}" for edge in edges[: in_words.EDGES]]
     return lines if len(lines) > 1 else [*lines, "  no decode steps of natural routing to price"]
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import files
-from core.analysis import findings, results, step_sample
+from core.analysis import findings, results, routing_cost, step_sample
 from core.analysis.findings import Findings, Row
 from core.analysis.results import Results
+from core.analysis.routing_cost import BackendCost
 from core.analysis.step_sample import StepSample
 from core.backends import builtin
 from core.errors import FileError, NoDataError
@@ -18,9 +19,9 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import contrasts, document, energy, forced, replayed, router, routing_cost, summary
+from core.report import contrasts, document, energy, forced, replayed, router, summary
+from core.report import routing_cost as cost_section
 from core.report.document import code, heading, items, picture, table, text
-from core.report.routing_cost import BackendCost
 from core.rundir import about as run_json
 from core.rundir import journal, registered, selection
 from core.rundir.about import About, ServerNote
@@ -178,7 +179,7 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
         *forced.parts(found.forced, folder, engine, note),
         *replayed.parts(groups),
         *energy.parts(groups),
-        *routing_cost.parts(source.costs, source.unread),
+        *cost_section.parts(source.costs, source.unread),
         *_pictures(folder, drawn, "step-time"),
         *_left_out(found, source.undone),
         *_repeat(source.about),
