@@ -96,6 +96,20 @@ def test_it_is_kept_for_later_runs(calibrated: Calibrated) -> None:
     assert calibrated.found["no_prices"] == "the built-in engine's kernel is not timed alone"
 
 
+def test_a_place_that_cannot_keep_it_is_named(
+    calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = calibrated.folder / "made"
+    found, about = calibration.read(made), run_json.read(made)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "run.json"))
+    with pytest.raises(FileError, match=r"run.json/gatescope/.*: cannot be written: Not a dir"):
+        calibration.keep(found, about)
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without any home
+    with pytest.raises(FileError, match="no home directory to keep measurements in"):
+        calibration.keep(found, about)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
