@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from support.place import GATESCOPE, LIMIT_S, PROMPTS
 
+from core.analysis import calibration
 from core.backends import ports
+from core.errors import FileError
+from core.rundir import about as run_json
 
 STEP_US, REQUEST_US, ACTIVE_US = 2000, 100, 800
 CONFIG = f"""[experiment]

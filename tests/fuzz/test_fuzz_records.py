@@ -27,7 +27,9 @@ from core.commands import runs
 from core.commands.watch_table import frame
 from core.errors import GatescopeError
 from core.experiment.cell import Cell
-from core.experiment.config import Backend, Config, Experiment, Model
+from core.experiment.config import Config
+from core.experiment.tables import Backend, Experiment, Model
+from core.recorder.gatescope_recorder.about import SUFFIX
 from core.recorder.gatescope_recorder.gatelog import MAGIC, GateLogWriter, Header, Step
 from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import foreign, recording
@@ -267,7 +269,7 @@ def test_any_header_of_a_log_that_is_watched(folder: Path, header: dict[str, Any
 def test_anything_that_a_worker_wrote_of_itself(folder: Path, about: Any) -> None:
     place = folder / "workers"
     place.mkdir(exist_ok=True)
-    (place / f"dp0_pp0{vllm_running.SUFFIX}").write_bytes(json.dumps(about).encode())
+    (place / f"dp0_pp0{SUFFIX}").write_bytes(json.dumps(about).encode())
     assert all(isinstance(v, str) for v in vllm_running.reported(place).values())
 
 
