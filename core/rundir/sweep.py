@@ -54,7 +54,11 @@ def read(path: Path) -> SweepFile:
     """FileError if `path` is no sweep's folder."""
     if not is_sweep(path):
         raise FileError(f"{path}: not the folder of a sweep: {NAME} is expected in it")
-    return files.read(path / NAME, SweepFile)
+    found = files.read(path / NAME, SweepFile)
+    for cell in (*found.cells, *found.bases):
+        if len(cell.config.backends) != 1 or Path(cell.slug).name != cell.slug:
+            raise FileError(f"{path / NAME}: cell {cell.slug!r}: not as gatescope writes it")
+    return found
 
 
 def write(path: Path, sweep: SweepFile) -> None:
