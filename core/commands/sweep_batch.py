@@ -14,6 +14,7 @@ from core.analysis import cells, limits
 from core.analysis.cells import CellState
 from core.analysis.matrix import entries
 from core.commands import batch
+from core.engine.servers import Kept
 from core.errors import ConfigError, GatescopeError
 from core.experiment import cell as cell_module
 from core.experiment import config, plan
@@ -29,6 +30,7 @@ from core.rundir.sweep import SweepFile
 from core.rundir.sweep import is_sweep as is_sweep
 from core.terminal import printable, tell
 
+LOGS = ".gate_logs"  # leads to the folder that the server which is up logs into
 AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets
 
 
@@ -49,10 +51,15 @@ def run(invocation: Invocation, *, json: bool) -> int:
             batch.of_cell(cell, asked.only)
         path = invocation.out or directory.new_path(asked.name)
         sweep.check_new(path)
-    with sweep.locked(path):
+    with sweep.locked(path) as mark:
         if not is_sweep(path):
             sweep.write(path, asked)
-        code = _visits(path, asked, json=json, retry=invocation.retry_cancelled)
+        batch.end_leftovers(mark)
+        kept = Kept((path / LOGS).absolute(), mark)
+        try:
+            code = _visits(path, asked, kept, json=json, retry=invocation.retry_cancelled)
+        finally:
+            kept.put_down()
     _conclude(path)
     return code
 
@@ -130,9 +137,11 @@ def _check_until(own: Config, until: Until, *, split: bool) -> None:
         )
 
 
-def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
-    """Run start after start until nothing is left that can be run; the exit code."""
+def _visits(path: Path, asked: SweepFile, kept: Kept, *, json: bool, retry: bool) -> int:
+    """Run start after start until nothing is left that can be run; the exit code. A server stays up
+    for the next cell where that needs no other."""
     states, tried = cells.read_all(path, asked), set[tuple[str, int]]()
+    up: tuple[bytes, int] | None = None
     while True:
         asked = _extended(path, asked, states)
         wanted = {slug: limits.wanted_starts(asked, state) for slug, state in states.items()}
@@ -141,7 +150,11 @@ def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
             return 0 if _is_done(asked, states) else 1
         cell, start = found
         _announce(asked, states, wanted, cell, start, json=json)
-        code = _visit(path, asked, cell, start, json=json, retry=retry)
+        lends = cell.config.experiment.warmup_requests > 0  # else its log may begin too late
+        if up != (up := (cell.server, start)) or not lends:
+            kept.put_down()
+        own = kept if lends else None
+        code = _visit(path, asked, cell, start, own, json=json, retry=retry)
         if code is None:
             return 1
         tried.add((cell.slug, start))
@@ -168,12 +181,19 @@ def _extended(path: Path, asked: SweepFile, states: dict[str, CellState]) -> Swe
 
 
 def _visit(
-    path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool
+    path: Path,
+    asked: SweepFile,
+    cell: Cell,
+    start: int,
+    kept: Kept | None,
+    *,
+    json: bool,
+    retry: bool,
 ) -> int | None:
     """One start of a cell; its exit code, None where nothing can be written any more."""
     own = sweep.folder(path, cell)
     try:
-        return batch.visit(own, asked, cell, start, json=json, retry=retry)
+        return batch.visit(own, asked, cell, start, json=json, retry=retry, kept=kept)
     except GatescopeError as error:
         tell(printable(f"! cell {cell.slug}: {error}"))
         return 1

@@ -87,15 +87,16 @@ def of_start(seen: Snapshot, number: int) -> list[RunState]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """The sweep's folder, made where it is missing, kept from a second gatescope."""
+def locked(path: Path) -> Iterator[str]:
+    """The sweep's folder, made where it is missing, kept from a second gatescope; what the marks of
+    its servers begin with."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         file, _ = lock.take(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
     with file:
-        yield
+        yield lock.mark(file)
 
 
 def check_new(path: Path) -> None:
