@@ -30,7 +30,6 @@ from core.rundir.sweep import SweepFile
 from core.rundir.sweep import is_sweep as is_sweep
 from core.terminal import printable, tell
 
-LOGS = ".gate_logs"  # leads to the folder that the server which is up logs into
 AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets
 
 
@@ -54,12 +53,7 @@ def run(invocation: Invocation, *, json: bool) -> int:
     with sweep.locked(path) as mark:
         if not is_sweep(path):
             sweep.write(path, asked)
-        batch.end_leftovers(mark)
-        kept = Kept((path / LOGS).absolute(), mark)
-        try:
-            code = _visits(path, asked, kept, json=json, retry=invocation.retry_cancelled)
-        finally:
-            kept.put_down()
+        code = _visits(path, asked, json=json, retry=invocation.retry_cancelled, mark=mark)
     _conclude(path)
     return code
 
@@ -137,9 +131,20 @@ def _check_until(own: Config, until: Until, *, split: bool) -> None:
         )
 
 
-def _visits(path: Path, asked: SweepFile, kept: Kept, *, json: bool, retry: bool) -> int:
-    """Run start after start until nothing is left that can be run; the exit code. A server stays up
-    for the next cell where that needs no other."""
+def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool, mark: str = "") -> int:
+    """Run start after start until nothing is left that can be run; the exit code. With the `mark`
+    of the lock that is held, a server stays up for the next cell where that needs no other."""
+    if not mark:
+        return _one_by_one(path, asked, None, json=json, retry=retry)
+    batch.end_leftovers(mark)
+    kept = Kept((path / f".{mark}gate_logs").absolute(), mark)
+    try:
+        return _one_by_one(path, asked, kept, json=json, retry=retry)
+    finally:
+        kept.put_down()
+
+
+def _one_by_one(path: Path, asked: SweepFile, kept: Kept | None, *, json: bool, retry: bool) -> int:
     states, tried = cells.read_all(path, asked), set[tuple[str, int]]()
     up: tuple[bytes, int] | None = None
     while True:
@@ -151,7 +156,7 @@ def _visits(path: Path, asked: SweepFile, kept: Kept, *, json: bool, retry: bool
         cell, start = found
         _announce(asked, states, wanted, cell, start, json=json)
         lends = cell.config.experiment.warmup_requests > 0  # else its log may begin too late
-        if up != (up := (cell.server, start)) or not lends:
+        if kept and (up != (up := (cell.server, start)) or not lends):
             kept.put_down()
         own = kept if lends else None
         code = _visit(path, asked, cell, start, own, json=json, retry=retry)
