@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from core.analysis.across import ROUTING
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
 from core.plots import labels
@@ -19,13 +20,6 @@ from core.stats.estimate import Estimate
 LATENCY = ("mean_tpot_ms", "mean_ttft_ms", "mean_e2e_ms")
 THROUGHPUT = "output_throughput"
 ENERGY = "j_per_output_token"
-MEASURES = {
-    "excess_cv": "excess CV of expert load",
-    "busiest_rank.active_experts": "active experts of the busiest rank",
-    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
-    "per_step_cv": "per-step CV of expert load",
-    "rank_imbalance": "busiest rank's load, max/mean",
-}
 FAR = 1.5  # bars reach so many times beyond the points: two starts would squeeze them to one
 CUT = "cut where they leave the figure"
 NAMED = 8  # cells of the frontier that the note names
@@ -47,7 +41,7 @@ def pareto(cells: Sequence[Comparand], metric: str) -> Series:
     best = frontier(known, metric)
     x, y = (_values(best, key) for key in (metric, THROUGHPUT))
     names = list(dict.fromkeys(cell.backend for cell in known))
-    starts = sorted({len(cell.by_start(metric)) for cell in known})
+    starts = sorted({len(cell.group.by_start(metric)) for cell in known})
     return Series(
         f"throughput against {labels.short(metric)}",
         labels.metric(metric),
@@ -84,7 +78,7 @@ def against_load(cells: Sequence[Comparand]) -> list[Series]:
             "the cells do not differ in load: sweep experiment.max_concurrency,"
             " experiment.request_rate or backends.*.max_num_seqs"
         )
-    panels = [panel for key in MEASURES if (panel := _against(cells, axis, key)) is not None]
+    panels = [panel for key in ROUTING if (panel := _against(cells, axis, key)) is not None]
     if not panels:
         raise NoDataError("no routing was measured in two cells of different load")
     return panels
@@ -100,9 +94,9 @@ def _against(cells: Sequence[Comparand], axis: str, measure: str) -> Series | No
     if not curves:
         return None
     return Series(
-        f"{labels.METRICS.get(measure, MEASURES[measure])} against load",
+        f"{ROUTING[measure]} against load",
         axis,
-        MEASURES[measure],
+        ROUTING[measure],
         engine=cells[0].engine,
         note=f"means of starts; bars: 95 % over starts, where there are two or more, {CUT}",
         curves=tuple(_cut_curve(curve, np.concatenate([c.y for c in curves])) for curve in curves),
@@ -165,7 +159,7 @@ def _inside(ends: Floats | None, values: Floats) -> Floats | None:
 
 
 def _of(cell: Comparand, key: str) -> Estimate:
-    return level.of_side(cell.by_start(key)).estimate
+    return level.of_side(cell.group.by_start(key)).estimate
 
 
 def _values(cells: Sequence[Comparand], key: str) -> Floats:

@@ -16,7 +16,7 @@ from core.errors import FileError
 from core.experiment import state
 from core.experiment.cell import Cell
 from core.experiment.search import Search
-from core.experiment.state import RunState, Snapshot
+from core.experiment.state import Snapshot
 from core.experiment.sweep import Until
 from core.experiment.tables import Metric
 from core.rundir import about, journal, lock
@@ -80,10 +80,6 @@ def snapshot(run_dir: Path) -> Snapshot:
     if not (run_dir / "events.jsonl").is_file():
         return Snapshot()
     return state.fold(journal.stream_events(run_dir))
-
-
-def of_start(seen: Snapshot, number: int) -> list[RunState]:
-    return [run for run in seen.runs.values() if run.run.start == number]
 
 
 @contextlib.contextmanager
