@@ -28,11 +28,11 @@ METRICS = (
     "j_per_output_token",
 )
 ROUTING = {
-    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
-    "busiest_rank.active_experts": "active experts of the busiest rank",
-    "rank_imbalance": "busiest rank's load, max/mean",
-    "per_step_cv": "per-step CV of expert load",
     "excess_cv": "excess CV of expert load",
+    "busiest_rank.active_experts": "active experts of the busiest rank",
+    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
+    "per_step_cv": "per-step CV of expert load",
+    "rank_imbalance": "busiest rank's load, max/mean",
 }
 ENGINE, MODEL = "engine", "model.id"
 
