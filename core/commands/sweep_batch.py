@@ -27,7 +27,7 @@ from core.report import limit, matrix
 from core.rundir import directory, sweep
 from core.rundir.result import Result
 from core.rundir.sweep import SweepFile
-from core.rundir.sweep import is_sweep as is_sweep
+from core.rundir.sweep import is_sweep
 from core.terminal import printable, tell
 
 AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets

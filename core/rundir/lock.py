@@ -58,6 +58,15 @@ def mark(file: TextIO) -> str:
     return f"{found.st_dev:x}-{found.st_ino:x}."
 
 
+def is_held(run_dir: Path) -> bool:
+    """Whether the gatescope that took it last still runs, on this machine."""
+    try:
+        with open(run_dir / NAME) as file:
+            return _is_gatescope(_owner(file))
+    except OSError:
+        return False
+
+
 def _owner(file: TextIO) -> str:
     file.seek(0)
     return file.read().strip()

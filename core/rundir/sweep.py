@@ -50,6 +50,11 @@ def is_sweep(path: Path) -> bool:
     return (path / NAME).is_file()
 
 
+def is_live(path: Path) -> bool:
+    """Whether a gatescope of this machine runs it."""
+    return is_sweep(path) and lock.is_held(path)
+
+
 def read(path: Path) -> SweepFile:
     """FileError if `path` is no sweep's folder."""
     if not is_sweep(path):

@@ -183,7 +183,6 @@ def test_a_cell_that_fails_fails_alone(place: Place) -> None:
         (["--batch", f"--set={SEQS}=0,2"], "expected a whole number of at least 1, got 0"),
         (["--batch", "--set=backends.tp.eplb=true,false"], "one of baseline, all2all"),
         (["--batch", "--set=max_num_seqs=2,4"], "expected KEY=VALUE,VALUE with a key such as"),
-        (["--set=experiment.seed=1,2"], "a sweep runs with --batch"),
         (["--batch", "--resume", "made", "--set=experiment.seed=1"], "leave out"),
         (["sweep", "status", "."], "not the folder of a sweep"),
         (["sweep"], "takes plan or status"),
