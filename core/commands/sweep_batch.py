@@ -26,8 +26,7 @@ from core.experiment.sweep import Sweep, Until, combinations
 from core.report import limit, matrix
 from core.rundir import directory, sweep
 from core.rundir.result import Result
-from core.rundir.sweep import SweepFile
-from core.rundir.sweep import is_sweep
+from core.rundir.sweep import SweepFile, is_sweep
 from core.terminal import printable, tell
 
 AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets
