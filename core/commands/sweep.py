@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(
-        title="commands", metavar="plan|status", dest="verb", parser_class=arg.Parser
+        title="commands",
+        metavar="COMMAND",
+        dest="verb",
+        parser_class=arg.Parser,
     )
     text = "cells, starts, runs and hours of the sweep that the config asks for"
     plan = verbs.add_parser("plan", help=text, description=f"{text.capitalize()}.")
