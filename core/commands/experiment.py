@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ascii", action="store_true", help="terminal UI in ASCII characters only")
     add_selection(parser)
     parser.add_argument(
+        "--executor",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="with --batch: where cells are run: on this machine, or as tasks of a cluster, as"
+        " [cluster] says (default: local)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -104,7 +111,8 @@ def _batch(wanted: Invocation, *, json: bool) -> int:
     if wanted.resume:
         is_sweep = sweep_batch.is_sweep(wanted.resume)
     else:
-        is_sweep = bool(wanted.axes) or batch.chosen(wanted).is_swept
+        is_cluster = wanted.executor != "local"
+        is_sweep = is_cluster or bool(wanted.axes) or batch.chosen(wanted).is_swept
     return sweep_batch.run(wanted, json=json) if is_sweep else batch.run(wanted, json=json)
 
 
@@ -113,6 +121,8 @@ def _refuse_sweep(wanted: Invocation) -> None:
     from core.commands import batch
     from core.rundir import sweep
 
+    if wanted.executor != "local":
+        raise UsageError("--executor goes with --batch")
     asked = sweep.is_sweep(wanted.resume) if wanted.resume else bool(wanted.axes)
     with contextlib.suppress(GatescopeError):  # the terminal UI shows what is wrong with the config
         asked = asked or (not wanted.resume and batch.chosen(wanted).is_swept)
@@ -134,7 +144,7 @@ def _check(wanted: Invocation) -> None:
     if wanted.resume and wanted != alone:
         raise UsageError(
             "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --set, --dose, --pattern, --replay and --out"
+            " --set, --dose, --pattern, --replay, --executor and --out"
         )
 
 
@@ -152,6 +162,7 @@ def invocation(arguments: argparse.Namespace) -> Invocation:
         settings={key: values[0] for key, values in arguments.set if len(values) == 1},
         axes={key: values for key, values in arguments.set if len(values) > 1},
         replay=arguments.replay,
+        executor=getattr(arguments, "executor", "local"),
         resume=arguments.resume,
         retry_cancelled=arguments.retry_cancelled,
     )
