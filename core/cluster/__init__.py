@@ -1,1 +1,1 @@
-"""Tasks of a sweep on a cluster: engines that exist (Slurm, Ray) place them; each is a gatescope."""
+"""Tasks of a sweep on a cluster, which Slurm or Ray places; each is a gatescope of its own."""

@@ -3,6 +3,7 @@ chose."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -34,23 +35,30 @@ class TaskState:
 @dataclass
 class Work:
     """The cells of one task. `container`: words that the command is put behind. `idle`: lives that
-    ended without a new result."""
+    ended without a new result. `log`: a file for what gatescope says; else it goes where ours
+    does."""
 
     path: str
     cells: tuple[str, ...]
     container: tuple[str, ...] = ()
     idle: int = 0
+    log: str = ""
     _pid: int = field(default=0, init=False)
     _done: int = field(default=0, init=False)
 
     def __call__(self) -> int:
         """Run the cells; gatescope's exit code."""
         self._done = self.done
-        child = subprocess.Popen(
-            [*self.container, *_gatescope(self.container), "sweep", "run", self.path, *self.cells],
-            stdin=subprocess.DEVNULL,
-            preexec_fn=_end_with_parent,
-        )
+        words = [*self.container, *_gatescope(self.container), "sweep", "run", self.path]
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(open(self.log, "ab")) if self.log else None
+            child = subprocess.Popen(
+                [*words, *self.cells],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,
+            )
         self._pid = child.pid
         try:
             while child.poll() is None:
@@ -84,7 +92,9 @@ class Work:
         The task as it is to be queued again; None once it has got nowhere several times."""
         self.end(signal.SIGUSR1)
         idle = 0 if self.done > self._done else self.idle + 1
-        return None if idle >= IDLE_LIVES else Work(self.path, self.cells, self.container, idle)
+        if idle >= IDLE_LIVES:
+            return None
+        return Work(self.path, self.cells, self.container, idle, self.log)
 
     def checkpoint(self) -> object:
         """submitit's hook: what is queued again, None for nothing."""

@@ -6,13 +6,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from core.cluster import slurm
+from core.cluster import ray_tasks, slurm
 from core.cluster.work import TaskState
 from core.errors import GatescopeError
 from core.experiment import cell as cells
@@ -43,6 +43,12 @@ class Followed:
     journal: Journal
     seen: Snapshot = field(default_factory=Snapshot)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all runs are done, and their server has ended."""
+        runs = self.seen.runs.values()
+        return self.seen.finished and bool(runs) and all(run.phase == "done" for run in runs)
+
     def news(self) -> Iterator[events.AnyEvent]:
         if not self.journal.file.is_file():
             return
@@ -58,49 +64,72 @@ def run(path: Path, asked: SweepFile, missing: Collection[str], *, json: bool) -
     file, unlocked = lock.take(_probe(path))
     file.close()
     tasks.check_locks(unlocked)
+    groups = _groups(asked, missing)
+    if not groups:
+        return
+    if asked.executor == "ray":
+        with ray_tasks.running(path, asked, groups) as queue:
+            tell(f"▣ {len(groups)} tasks of Ray; they end with this process")
+            _follow(path, asked, queue, POLL_S, json=json)
+        return
     waiting = {slug for one in slurm.queue(path) for slug in one.cells}
-    groups = [
-        [cell.slug for cell in group]
-        for group in cells.on_one_node(asked.cells, asked.cluster.pair)
-        if any(cell.slug in missing for cell in group)
-        and not waiting & {cell.slug for cell in group}
-    ]
+    groups = [group for group in groups if not waiting & set(group)]
     if groups:
         name = slurm.submit(path, asked, groups)
         tell(f"▣ submitted {len(groups)} tasks as {name}; they go on without this process")
     tell(f"  to watch: gatescope attach {shlex.quote(str(path))}")
     tell(f"  to end them: gatescope sweep cancel {shlex.quote(str(path))}")
     try:
-        _follow(path, asked, json=json)
+        _follow(path, asked, lambda: slurm.queue(path), QUEUE_S, json=json)
     except KeyboardInterrupt:
         tell("· no longer followed; the tasks go on")
         raise
 
 
+def _groups(asked: SweepFile, missing: Collection[str]) -> list[list[str]]:
+    """The cells of each task that has something to do."""
+    return [
+        [cell.slug for cell in group]
+        for group in cells.on_one_node(asked.cells, asked.cluster.pair)
+        if any(cell.slug in missing for cell in group)
+    ]
+
+
 def cancel(path: Path, asked: SweepFile) -> None:
     """End the sweep's tasks. GatescopeError where the cluster does not answer."""
-    slurm.cancel(path)
+    if asked.executor == "ray":
+        ray_tasks.cancel(path)
+    else:
+        slurm.cancel(path)
     tell("· asked the cluster to end every task; they write their journals first")
 
 
-def _follow(path: Path, asked: SweepFile, *, json: bool) -> None:
+def _follow(
+    path: Path,
+    asked: SweepFile,
+    queue: Callable[[], list[TaskState]],
+    every_s: float,
+    *,
+    json: bool,
+) -> None:
+    """Until every run is done by the journals, or no task is left."""
     followed = [Followed(one, Journal(sweep.folder(path, one))) for one in asked.cells]
     known: dict[tuple[str, ...], TaskState] = {}
-    asked_at, live = -QUEUE_S, True
-    while live:
-        if time.monotonic() - asked_at >= QUEUE_S:
+    asked_at, live = -every_s, True
+    while live and not all(one.is_done for one in followed):
+        time.sleep(POLL_S)
+        if time.monotonic() - asked_at >= every_s:
             asked_at = time.monotonic()
-            live = _look(path, known)
+            live = _look(queue, known)
         for one in followed:
             for event in one.news():
                 _tell(one, event, json=json)
-        time.sleep(POLL_S if live else 0)
 
 
-def _look(path: Path, known: dict[tuple[str, ...], TaskState]) -> bool:
+def _look(queue: Callable[[], list[TaskState]], known: dict[tuple[str, ...], TaskState]) -> bool:
     """Say how tasks changed; whether any is left."""
     try:
-        now = {one.cells: one for one in slurm.queue(path)}
+        now = {one.cells: one for one in queue()}
     except GatescopeError as error:
         tell(printable(f"! {error}; the tasks are followed by their journals"))
         return True

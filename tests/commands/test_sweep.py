@@ -186,7 +186,7 @@ def test_a_cell_that_fails_fails_alone(place: Place) -> None:
         (["--set=experiment.seed=1,2"], "a sweep runs with --batch"),
         (["--batch", "--resume", "made", "--set=experiment.seed=1"], "leave out"),
         (["sweep", "status", "."], "not the folder of a sweep"),
-        (["sweep"], "takes plan or status"),
+        (["sweep"], "takes plan, status, cancel or logs"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(

@@ -23,7 +23,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/none
 CredType=cred/none
-AuthInfo=cred_expire=3
+AuthInfo=cred_expire=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -94,15 +94,16 @@ class Slurm:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def node_dies(self, name: str) -> None:
-        """The node's slurmd and every process of its jobs, as when its power fails."""
-        spool = str(self.folder / f"spool-{name}")
-        self._processes.pop(name).kill()
-        for process in psutil.process_iter():
+        """The node's slurmd and every process of its jobs at once, as when its power fails:
+        slurmstepd before the job, whose end it would report."""
+        ours = [p for p in self.processes() if p.environ().get("SLURMD_NODENAME") == name]
+        steps = {p.ppid() for p in ours} - {p.pid for p in ours} - {1}
+        self._processes[name].kill()
+        for process in (*map(psutil.Process, steps), *ours):
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURMD_NODENAME") == name or (
-                    process.name() == "slurmstepd" and _is_of(process, spool)
-                ):
+                if process in ours or process.name() == "slurmstepd":
                     process.kill()
+        self._processes.pop(name).wait()
 
     def processes(self) -> list[psutil.Process]:
         """What runs in jobs of this Slurm."""
@@ -131,10 +132,6 @@ class Slurm:
 
     def logs(self) -> str:
         return "\n".join(f"{f}:\n{f.read_text()[-2000:]}" for f in self.folder.glob("*.log"))
-
-
-def _is_of(process: psutil.Process, spool: str) -> bool:
-    return any(file.path.startswith(spool) for file in process.open_files())
 
 
 @contextlib.contextmanager
