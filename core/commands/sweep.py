@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(
         title="commands",
-        metavar="VERB",
+        metavar="COMMAND",
         dest="verb",
         parser_class=arg.Parser,
     )

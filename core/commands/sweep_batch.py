@@ -23,6 +23,7 @@ from core.experiment.config import Config
 from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.sweep import Sweep, Until, combinations
+from core.experiment.tables import Engine
 from core.report import limit, matrix
 from core.rundir import directory, sweep, tasks
 from core.rundir.result import Result
@@ -130,7 +131,7 @@ def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
     return msgspec.structs.replace(cell, config=msgspec.structs.replace(own, experiment=experiment))
 
 
-def _for_a_node(own: Config, engine: config.Engine) -> Config:
+def _for_a_node(own: Config, engine: Engine) -> Config:
     """With free ports, since tasks may share a node. ConfigError where this machine's GPUs would
     say which engine runs on others."""
     if engine == "auto":

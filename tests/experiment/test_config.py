@@ -16,7 +16,8 @@ from support.about import about
 from core import files
 from core.errors import ConfigError, FileError
 from core.experiment import config
-from core.experiment.config import Backend, Config, Experiment, Forcing, Model
+from core.experiment.config import Config
+from core.experiment.tables import Backend, Experiment, Forcing, Model
 from core.rundir import about as run_json
 
 SHIPPED = Path(__file__).parents[2] / "experiments.toml"
@@ -347,7 +348,7 @@ patterns = ["hot-ranks"]
 """
         assert self.lines(write(tmp_path, text)) == [
             "the top level, extra: unknown table; known: experiment, model, backends, dose,"
-            " sweep, search",
+            " sweep, search, cluster",
             "[experiment], datasets: expected a glob that matches files, 'nope/*.jsonl' matches"
             f" none in {tmp_path}; make some with: gatescope generate",
             "[experiment], output_len: expected a whole number of at least 1, got 'x'",
