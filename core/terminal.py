@@ -13,7 +13,8 @@ from typing import TextIO
 
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# SIGUSR1: what Slurm is asked to send before the time is up (--signal=B:USR1@120).
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def shown(value: float | None, form: str) -> str:
