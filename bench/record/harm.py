@@ -1,7 +1,7 @@
 """What goes wrong with the record must cost the record, never the server: a full disk, a folder
 that is deleted, a port that is taken, and a folder that cannot be written, around a CPU vLLM.
 
-    unshare -rmn bash -c 'ip link set lo up; uv run python bench/record/harm.py --python VLLM_PYTHON'
+    unshare -rm uv run python bench/record/harm.py --python VLLM_PYTHON
 
 The disk is a tmpfs of 64 kB, so it needs a mount namespace, or root. All answers must be those of
 a server that is not recorded.

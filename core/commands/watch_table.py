@@ -87,9 +87,11 @@ def _layer(minute: LayerLoad | None, hour: LayerLoad) -> dict[str, str]:
         "layer": f"L{hour.layer:02d}",
         "max/mean": _pair([one.rank if one else None for one in both], ".2f"),
         "excess CV": _pair([one.excess if one else None for one in both], ".3f"),
-        "active": _pair([one.active if one else None for one in both], ".1f"),
-        "hottest expert": "  ".join(_largest("e", one.shares if one else ()) for one in both),
-        "busiest rank": "  ".join(_largest("r", one.rank_shares if one else ()) for one in both),
+        "active": _pair(
+            [one.active if one else None for one in both], ".1f" if hour.active < 99 else ".0f"
+        ),
+        "hottest expert": " ".join(_largest("e", one.shares if one else ()) for one in both),
+        "busiest rank": " ".join(_largest("r", one.rank_shares if one else ()) for one in both),
     }
 
 
@@ -104,7 +106,7 @@ def _table(rows: Sequence[dict[str, str]], has_ranks: bool) -> list[str]:
 
 
 def _pair(values: Sequence[float | None], form: str) -> str:
-    return "  ".join(shown(value, form) for value in values)
+    return " ".join(shown(value, form) for value in values)
 
 
 def _largest(letter: str, shares: Sequence[float]) -> str:

@@ -113,8 +113,8 @@ def test_a_log_in_parts(tmp_path: Path) -> None:
 DECODE = [
     "decode   minute  2 steps, 16 tokens, 2.00 ms a step; r0 88%  r1 12%",
     "         hour    4 steps, 32 tokens, 2.00 ms a step; r0 69%  r1 31%",
-    "layer  max/mean    excess CV  active    hottest expert  busiest rank",
-    "L00    1.75  1.38  1.069  –   3.0  3.5  e0 75%  e0 50%  r0 88%  r0 69%",
+    "layer  max/mean   excess CV  active   hottest expert  busiest rank",
+    "L00    1.75 1.38  1.069 –    3.0 3.5  e0 75% e0 50%   r0 88% r0 69%",
 ]
 
 
