@@ -23,10 +23,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import served
-from served import RECORD, Served, wait_until
+from bench.record import served
+from bench.record.served import RECORD, Served, wait_until
 
 LOADS = "Initializing a V1 LLM engine"  # the engine's process is up, its model is not
 

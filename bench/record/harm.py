@@ -21,11 +21,10 @@ from pathlib import Path
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import served
-from served import RECORD, Served, wait_until
-
+from bench.record import served
+from bench.record.served import RECORD, Served, wait_until
 from core.errors import GateLogError
 from core.routing import folder as gate_folder
 

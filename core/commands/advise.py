@@ -96,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     request."""
     from core import files
     from core.analysis import advice, proof, traffic
+    from core.routing import repeats
     from core.routing.folder import GateFolder
     from core.routing.windows import newest_logs
 
@@ -117,6 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(_text([one.advice for one in found.values()], main.advice, arguments)))
         for one in proofs:
             print(printable(f"proved {one.made[:16]}: {one.in_words()}"))
+    if warning := repeats.random_prompts(logs):
+        complain(f"{warning}: that of your users will be routed otherwise")
     if main.advice.verdict == advice.PAYS:
         _write(main, next(iter(phases.values())), out)
     return _prove(main.advice, out, arguments) if arguments.prove else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.routing import repeats
 from core.routing.windows import HOUR_S, MINUTE_S, PHASES
 from core.terminal import printable, shown
 
@@ -28,6 +29,8 @@ def frame(watched: Watched, now_s: float, rows: int) -> list[str]:
         lines.append(printable(watched.problem))
     if watched.header is None:
         return lines
+    if watched.logs and (warning := repeats.random_prompts(watched.logs)):
+        lines.append(warning)
     room = (rows - len(lines) - 1) // len(PHASES)
     for phase in PHASES:
         minute, hour = (watched.windows.last(phase, s, now_s) for s in (MINUTE_S, HOUR_S))

@@ -1,4 +1,4 @@
-"""`gatescope advise --prove`: the two servers that it asks for, and a prediction against results."""
+"""`gatescope advise --prove`: the two servers that it starts, and a prediction against results."""
 
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ def results(path: Path, *factors: float) -> Path:
 def test_the_error_is_kept_and_shown_next_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Packed saves 12 % of a step (as in test_advise), EPLB with 2 spare 10 tokens of 16 more."""
     terms = {"rows": Estimate(5.0)}
     decode = CostModel(phase="decode", by=ROWS, terms=terms)
     prefill = CostModel(phase="prefill", reason="no prompts")
