@@ -15,7 +15,8 @@ from core import files
 from core.analysis import across, comparand
 from core.analysis.advice import Option, PhaseAdvice
 from core.errors import FileError, NoDataError, UsageError
-from core.experiment.config import Backend, Config
+from core.experiment.config import Config
+from core.experiment.tables import Backend
 from core.stats import comparison, estimate
 from core.stats.comparison import MARGIN_PCT
 from core.stats.estimate import Estimate

@@ -18,7 +18,7 @@ from core.analysis.cost_model import ROWS, CostModel
 from core.backends import vllm
 from core.backends.vllm import Installed
 from core.errors import UsageError
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 from core.stats import estimate
 from core.stats.estimate import Estimate
 
