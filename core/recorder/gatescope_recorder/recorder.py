@@ -175,9 +175,10 @@ class Recorder:
         except Exception as error:
             self.fail(error)
         finally:
-            with contextlib.suppress(OSError):  # the disk is full: the log ends at a whole block
-                self._note()
-                self._writer.close()
+            # on a full disk the log ends at a whole block, and the file beside it says why
+            for last in (self._note, self._writer.write_totals, self._writer.close):
+                with contextlib.suppress(OSError):
+                    last()
 
     def _drain(self) -> int:
         """Write every step whose counts have arrived; returns their number."""
