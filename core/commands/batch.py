@@ -112,7 +112,12 @@ def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
     if invocation.resume:
         return _resume(invocation, invocation.resume, json=json)
-    loaded, recording = recorded.of_config(chosen(invocation))
+    return run_config(chosen(invocation), invocation, json=json)
+
+
+def run_config(config: Config, invocation: Invocation, *, json: bool) -> int:
+    """What `invocation` chooses of `config`, which it need not have come from; the exit code."""
+    loaded, recording = recorded.of_config(config)
     job = _new(loaded, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
