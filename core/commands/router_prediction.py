@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,13 +113,15 @@ def _read(files: Sequence[Path], model: Stack, count: int | None) -> Prompts:
 def _expected(
     arguments: argparse.Namespace, model: Stack, prompts: Prompts, planned: Planned
 ) -> dict[str, Expected]:
+    from core.routing import repeats
+
     if arguments.mode == "exact":
         whole, errors = _exact(arguments, model, prompts.joined()), None
     else:
         whole, errors = _learned(arguments, model, prompts.joined())
     found, first = {}, 0
     for file, own in prompts.by_file.items():
-        part = whole.of(slice(first, first + len(own)))
+        part = replace(whole.of(slice(first, first + len(own))), repeats=repeats.of(own))
         first += len(own)
         found[file] = _of_dataset(model, arguments.mode, part, planned, errors)
     return found
@@ -144,7 +146,7 @@ def _learned(
     spread, of = arguments.mode == "calibrated", learned.recorded
     tell(
         f"learned from {len(of.prompts)} steps of {of.tokens.sum()} prompt tokens; each predicted"
-        f" from the others, the excess CV of {heads.GROUP} is off by"
+        f" from the others, the excess CV² of {heads.GROUP} is off by"
         f" {learned.error(spread=spread):.3f} in the mean"
     )
     return learned.predict(prompts, spread=spread), learned.errors(spread=spread)

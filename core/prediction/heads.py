@@ -17,6 +17,7 @@ import numpy as np
 
 from core.prediction.contexts import Contexts, Counts
 from core.prediction.recorded import Recorded
+from core.routing import repeats
 from core.routing.expected import Forecast
 from core.stats.arrays import Floats, Ints
 
@@ -73,7 +74,8 @@ class Heads:
             sure = [np.diag(head.precision) for head in self.heads]
             own = [head.scale / each for head, each in zip(self.heads, sure, strict=True)]
             variance = np.stack(own, axis=1)
-        return Forecast(of.tokens, loads, variance, of.top_k, of.layer_numbers)
+        known = repeats.of([prompt for step in of.prompts for prompt in step])
+        return Forecast(of.tokens, loads, variance, of.top_k, of.layer_numbers, known)
 
     def errors(self, *, spread: bool = True) -> Floats:
         """Measured less predicted excess² of each recorded step [steps], predicted from all
@@ -83,18 +85,12 @@ class Heads:
         return np.asarray(off[self.recorded.tokens > 1])
 
     def error(self, *, spread: bool = True) -> float:
-        """Mean distance of predicted from measured excess CV, of groups of GROUP steps in order,
-        each step predicted from all others."""
-        of = self.recorded.tokens > 1
-        measured = self._measured()[of]
-        predicted = measured - self.errors(spread=spread)
-        firsts = np.arange(0, len(measured), GROUP)
-        steps = np.diff(np.append(firsts, len(measured)))
-        roots = [
-            np.sqrt(np.maximum(np.add.reduceat(squared, firsts) / steps, 0.0))
-            for squared in (measured, predicted)
-        ]
-        return float(abs(roots[0] - roots[1]).mean())
+        """Mean distance of predicted from measured excess², of groups of GROUP steps in order, each
+        step predicted from all others."""
+        off = self.errors(spread=spread)
+        firsts = np.arange(0, len(off), GROUP)
+        steps = np.diff(np.append(firsts, len(off)))
+        return float(abs(np.add.reduceat(off, firsts) / steps).mean())
 
     def _measured(self) -> Floats:
         predicted = self.left_out(spread=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from core.routing import excess, expected
 from core.routing.excess import Excess
 from core.routing.expected import Forecast, Planned
+from core.routing.repeats import Repeats
 
 
 def forecast(loads: list[list[list[float]]], tokens: list[int], top_k: int = 2) -> Forecast:
@@ -19,6 +22,28 @@ def test_known_loads_have_the_excess_that_would_be_measured() -> None:
     of = forecast([[[6, 2, 4, 8], [5, 5, 5, 5]], [[1, 1, 0, 2], [2, 2, 0, 0]]], [10, 2])
     measured = excess.squared(of.loads, of.tokens[:, None], 2)
     assert of.excess_squared() == pytest.approx(measured, abs=1e-9)
+
+
+def test_tokens_that_repeat_widen_the_floor() -> None:
+    """CV² 1/4 of loads 1, 3 of 4 tokens (one pick): floor² 2·(1 - 10/16)/3 = 1/4, where every
+    token has one other of its type (4 tokens as 2) 1/2."""
+    of = forecast([[[1, 3]]], [4], top_k=1)
+    assert of.floor_squared() == pytest.approx(0.25)
+    assert of.excess_squared() == pytest.approx(0.25 - 0.25)
+    alike = replace(of, repeats=Repeats(0.0, 1.0))
+    assert alike.floor_squared() == pytest.approx(0.5)
+    assert alike.excess_squared() == pytest.approx(0.25 - 0.5)
+
+
+def test_a_fair_router_of_repeating_steps_is_at_the_floor() -> None:
+    """A hundred times the same even chance draw: its spread among steps is nil, yet chance made
+    it."""
+    of = forecast([[[8.0, 5.0, 4.0, 3.0]]] * 100, [10] * 100)
+    found = expected.prefill(of, Planned())
+    assert found.excess_squared == pytest.approx(float(of.excess_squared()[0, 0]))
+    assert found.excess_squared
+    assert found.excess_squared > 0
+    assert found.excess_cv is None
 
 
 def test_a_single_token_has_no_excess() -> None:
@@ -46,14 +71,15 @@ def test_active_experts_and_the_busiest_rank() -> None:
     """Shares 1/2, 1/2, 0, 0 at one pick a token, three tokens: each of the first two is active with
     1 - 1/8; both lie on rank 0, which has all the load, twice the mean."""
     shares = np.array([[0.5, 0.5, 0.0, 0.0]])
-    found = expected.phase(shares, 3, 1, Planned(ranks=2), Excess(1.0))
+    found = expected.phase(shares, 3, 1, Planned(ranks=2), Excess(1.0), 0.25)
     assert found.active_experts == pytest.approx(1.75)
     assert found.rank_imbalance == pytest.approx(2.0)
     assert found.busiest_rank_experts == pytest.approx(1.75, abs=0.08)  # drawn 400 times
-    assert found.noise_floor == pytest.approx((4 * 0.5 / 2) ** 0.5)
+    assert found.noise_floor == 0.5
 
 
 def test_without_expert_parallelism_no_rank_has_a_figure() -> None:
-    found = expected.phase(np.full((1, 4), 0.25), 8, 2, Planned(), Excess(None, "none"))
+    found = expected.phase(np.full((1, 4), 0.25), 8, 2, Planned(), Excess(None, "none"), np.nan)
+    assert found.noise_floor is None
     assert found.busiest_rank_experts is None
     assert found.rank_imbalance is None
