@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from core.prediction.exact import Tell
     from core.prediction.stack import Stack
     from core.routing.expected import Expected, ExpectedPhase, Forecast, Planned
-    from core.stats.arrays import Floats
 
 BAR = 30  # columns
 PER_LINE = 16  # experts
@@ -116,14 +115,14 @@ def _expected(
     from core.routing import repeats
 
     if arguments.mode == "exact":
-        whole, errors = _exact(arguments, model, prompts.joined()), None
+        whole = _exact(arguments, model, prompts.joined())
     else:
-        whole, errors = _learned(arguments, model, prompts.joined())
+        whole = _learned(arguments, model, prompts.joined())
     found, first = {}, 0
     for file, own in prompts.by_file.items():
         part = replace(whole.of(slice(first, first + len(own))), repeats=repeats.of(own))
         first += len(own)
-        found[file] = _of_dataset(model, arguments.mode, part, planned, errors)
+        found[file] = _of_dataset(model, arguments.mode, part, planned)
     return found
 
 
@@ -138,8 +137,8 @@ def _exact(
 
 def _learned(
     arguments: argparse.Namespace, model: Stack, prompts: Sequence[Sequence[int]]
-) -> tuple[Forecast, Floats]:
-    """What a recorded run lets expect, and the errors of its own steps."""
+) -> Forecast:
+    """What a recorded run lets expect; says how far its own steps were off."""
     from core.prediction import heads, recorded
 
     learned = heads.learn(recorded.read(arguments.learn, model.tokens), model.gate_table())
@@ -149,12 +148,10 @@ def _learned(
         f" from the others, the excess CV² of {heads.GROUP} is off by"
         f" {learned.error(spread=spread):.3f} in the mean"
     )
-    return learned.predict(prompts, spread=spread), learned.errors(spread=spread)
+    return learned.predict(prompts, spread=spread)
 
 
-def _of_dataset(
-    model: Stack, mode: str, forecast: Forecast, planned: Planned, errors: Floats | None
-) -> Expected:
+def _of_dataset(model: Stack, mode: str, forecast: Forecast, planned: Planned) -> Expected:
     from core.routing import expected
 
     return expected.Expected(
@@ -164,7 +161,7 @@ def _of_dataset(
         tokens=int(forecast.tokens.sum()),
         layer_numbers=list(forecast.layer_numbers),
         loads=forecast.shares().tolist(),
-        prefill=expected.prefill(forecast, planned, errors),
+        prefill=expected.prefill(forecast, planned),
         decode_reason="prefill alone was predicted",
     )
 

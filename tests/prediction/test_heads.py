@@ -17,7 +17,7 @@ from core.builtin.tokenizer import encode
 from core.errors import NoDataError
 from core.prediction import exact, heads, recorded
 from core.prediction.builtin_stack import BuiltinStack
-from core.prediction.contexts import Contexts
+from core.prediction.contexts import Contexts, grams
 from core.prediction.recorded import Recorded
 from core.routing import expected, repeats
 from core.routing.expected import Planned
@@ -102,7 +102,7 @@ def test_calibrated_predicts_the_excess_of_other_texts(
     prompts = [stack.tokens(text) for text in others]
     routed = replace(exact.route(stack, prompts).forecast(), repeats=repeats.of(prompts))
     measured = expected.prefill(routed, Planned()).excess_squared
-    low, high = found["prefill"]["excess_squared_interval"]
+    low, high = found["prefill"]["run_interval"]
     assert measured
     assert low < measured < high
     assert found["prefill"]["excess_squared"] == pytest.approx(measured, abs=0.02)
@@ -131,6 +131,8 @@ def test_a_router_that_looks_at_the_token_alone_is_learned() -> None:
 
 
 def test_contexts_are_counted_with_what_precedes_them() -> None:
-    counts, squares = Contexts.seen_in([[1, 2, 1, 2]]).count([[1, 2, 1, 2], [2, 9]])
+    counts = Contexts.seen_in([[1, 2, 1, 2]]).count([[1, 2, 1, 2], [2, 9]])
     assert [own.sum(axis=1).tolist() for own in counts] == [[4, 1], [4, 0], [4, 0]]
-    assert squares.tolist() == [[8, 6, 4], [2, 2, 2]]
+    one, two, three = grams(counts, counts)
+    assert one.tolist() == [[8, 2], [2, 1]]
+    assert (two.tolist(), three.tolist()) == ([[6, 0], [0, 0]], [[4, 0], [0, 0]])

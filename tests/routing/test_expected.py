@@ -9,13 +9,13 @@ import pytest
 
 from core.routing import excess, expected
 from core.routing.excess import Excess
-from core.routing.expected import Forecast, Planned
+from core.routing.expected import Doubt, Forecast, Planned
 from core.routing.repeats import Repeats
 
 
 def forecast(loads: list[list[list[float]]], tokens: list[int], top_k: int = 2) -> Forecast:
     of = np.array(loads)
-    return Forecast(np.array(tokens), of, np.zeros(of.shape[:2]), top_k, tuple(range(of.shape[1])))
+    return Forecast(np.array(tokens), of, top_k, tuple(range(of.shape[1])))
 
 
 def test_known_loads_have_the_excess_that_would_be_measured() -> None:
@@ -54,8 +54,26 @@ def test_the_expectation_over_random_routing_is_that_of_a_fair_router() -> None:
     """Every expert with probability 1/4, one pick a token: n/4 tokens expected, 4·n·(3/16) spread.
     S = n²/4 + 3n/4, so CV² - floor² = (n + 3)/(n - 1) - 1 - 4/(n - 1) = 0."""
     n = 20
-    of = Forecast(np.array([n]), np.full((1, 1, 4), n / 4), np.full((1, 1), 3 * n / 4), 1, (0,))
+    chance = Doubt(np.full((1, 1, 1), n), np.full((1, 4), 3 / 16))
+    of = Forecast(np.array([n]), np.full((1, 1, 4), n / 4), 1, (0,), chance)
     assert of.excess_squared() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_error_of_the_excess_is_that_of_drawn_loads() -> None:
+    """Three steps, two of them with errors in common, two layers; loads drawn 20,000 times."""
+    rng = np.random.default_rng(0)
+    tokens, loads = [20, 30, 1], rng.uniform(5, 15, (3, 2, 4))
+    alike = np.array([[[9.0, 6, 0], [6, 8, 0], [0, 0, 1]], [[4.0, 0, 0], [0, 5, 0], [0, 0, 1]]])
+    scale = np.array([[0.5, 1, 2, 1], [1.0, 1, 1, 3]])
+    of = replace(forecast(loads.tolist(), tokens), repeats=Repeats(0.1, 0.5))
+    drawn = np.zeros((20_000, 3, 2, 4))
+    for layer in range(2):
+        normal = rng.multivariate_normal(np.zeros(3), alike[layer], (20_000, 4)) * 1.0
+        drawn[:, :, layer] = (normal * scale[layer][:, None] ** 0.5).transpose(0, 2, 1)
+    squared = [np.nanmean(replace(of, loads=loads + one).excess_squared()) for one in drawn]
+    unsure = replace(of, doubt=Doubt(alike, scale))
+    assert np.nanmean(unsure.excess_squared()) == pytest.approx(np.mean(squared), rel=0.01)
+    assert unsure.error() == pytest.approx(np.std(squared), rel=0.02)
 
 
 def test_steps_hold_as_many_prompts_and_tokens_as_planned() -> None:
