@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
-from core.errors import BAD_USAGE, DatasetError
+from core.errors import BAD_USAGE, DatasetError, UsageError
 from core.terminal import complain
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="dataset: JSON lines, or a JSON array"
+        "files", type=Path, nargs="*", metavar="FILE", help="dataset: JSON lines, or a JSON array"
     )
     parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
     router = parser.add_argument_group("a model's router instead of the texts' score")
@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     router.add_argument(
         "--learn", type=Path, metavar="RUN_DIR", help="recorded run that table and calibrated need"
+    )
+    router.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN_DIR",
+        help="instead of files: predict the datasets of this run, and write it into its results",
     )
     router.add_argument(
         "--layers", type=arg.span, metavar="0-3", help="predict these layers alone, and stop there"
@@ -59,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         from core.commands import router_prediction
 
         return router_prediction.run(arguments)
+    if not arguments.files:
+        raise UsageError("name a dataset, or several")
     found = _predictions(arguments.files)
     if arguments.json:
         _print_json(found)

@@ -5,20 +5,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import terminal
-from core.errors import BAD_USAGE, DatasetError, UsageError
+from core.errors import BAD_USAGE, DatasetError, NoDataError, UsageError
 from core.terminal import complain, shown, tell
 
 if TYPE_CHECKING:
+    from core.experiment.config import Config
+    from core.experiment.tables import Backend
     from core.prediction.exact import Tell
     from core.prediction.stack import Stack
+    from core.prediction.transfer import Decode
     from core.routing.expected import Expected, ExpectedPhase, Forecast, Planned
+    from core.rundir.about import About
 
+DUMMY = (
+    '{}: [model] load_format = "dummy": random weights route by chance, so no prediction would hold'
+    " for that server; serve the checkpoint"
+)
 BAR = 30  # columns
 PER_LINE = 16  # experts
 
@@ -35,23 +43,72 @@ class Prompts:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 if every file was predicted, 1 if some could not be read, BAD_USAGE if none could."""
-    if (arguments.mode == "exact") == bool(arguments.learn):
-        raise UsageError(
-            f"--mode {arguments.mode}: table and calibrated need --learn RUN_DIR, exact takes none"
-        )
+    if arguments.mode != "exact" and not arguments.learn:
+        raise UsageError(f"--mode {arguments.mode}: --learn RUN_DIR, a recorded run, is needed")
     if arguments.layers and arguments.mode != "exact":
         raise UsageError("--layers is of --mode exact; leave it out")
+    if bool(arguments.files) == bool(arguments.run):
+        raise UsageError("--model: name datasets, or --run RUN_DIR, and not both")
+    if arguments.run:
+        return _into_run(arguments)
     model = opened(arguments.model, arguments.dtype)
     planned, count = _planned(arguments)
     prompts = _read(arguments.files, model, count)
     if not prompts.by_file:
         return BAD_USAGE
-    found = _expected(arguments, model, prompts, planned)
+    found = predictions(arguments, model, prompts)(planned)
     if arguments.json:
         _print_json(found)
     else:
         print("\n\n".join(_lines(file, expected) for file, expected in found.items()))
     return 1 if len(found) < len(set(map(str, arguments.files))) else 0
+
+
+def _into_run(arguments: argparse.Namespace) -> int:
+    """Write predictions beside what a run measured, and say how they compare. 1 if some datasets
+    could not be read, BAD_USAGE if none could."""
+    from core.analysis import results
+    from core.report import foretold
+    from core.rundir import about as run_json
+    from core.rundir import result
+
+    about = run_json.read(arguments.run)
+    _check_weights(about)
+    if arguments.learn and arguments.learn.resolve() == arguments.run.resolve():
+        raise UsageError("--learn: what is learned from a run foretells others, not the run itself")
+    model = opened(arguments.model, arguments.dtype)
+    runs = [
+        (backend, label, one)
+        for backend in about.config.backends
+        for label, one in result.read_all(
+            arguments.run / backend.name / "results_json"
+        ).results.items()
+        if one.dataset_path and not one.forced_routing and not one.replayed_routing
+    ]
+    sent = {Path(str(one.dataset_path)): len(one.input_lens) for _, _, one in runs}
+    prompts = _read(list(sent), model, max(sent.values(), default=0))
+    if not prompts.by_file:
+        return BAD_USAGE
+    of = predictions(arguments, model, prompts)
+    for backend in about.config.backends:
+        found = of(planned_of(about.config, backend))
+        for own, label, one in runs:
+            expected = found.get(str(Path(str(one.dataset_path))))
+            if own is backend and expected:
+                file = arguments.run / backend.name / "results_json" / f"{label}.json"
+                result.write_predicted(file, expected)
+    groups, _ = results.of_run_directory(arguments.run)
+    for line in foretold.sentences(groups):
+        print(line)
+    return 1 if len(prompts.by_file) < len(sent) else 0
+
+
+def _check_weights(about: About) -> None:
+    asked = about.config.model
+    if about.engine_kind == "builtin" and asked.weights != "trained":
+        raise UsageError(f'its model had weights = "{asked.weights}", which route by chance')
+    if about.engine_kind == "vllm" and asked.load_format == "dummy":
+        raise UsageError(DUMMY.format("this run"))
 
 
 def opened(model: str, dtype: str = "auto") -> Stack:
@@ -78,20 +135,20 @@ def _planned(arguments: argparse.Namespace) -> tuple[Planned, int | None]:
         names = ", ".join(b.name for b in loaded.backends)
         raise UsageError(f"--backend {arguments.backend}: {loaded.path} has {names}")
     if loaded.model.load_format == "dummy":
-        raise UsageError(
-            f'{loaded.path}: [model] load_format = "dummy": random weights route by chance, so no'
-            " prediction would hold for that server; serve the checkpoint, or leave --backend out"
-        )
-    asked = loaded.experiment
+        raise UsageError(DUMMY.format(loaded.path))
+    return planned_of(loaded, backend), loaded.experiment.num_prompts
+
+
+def planned_of(config: Config, backend: Backend) -> Planned:
+    from core.routing.expected import Planned
+
+    asked = config.experiment
     at_once = min(asked.max_concurrency or asked.num_prompts, backend.max_num_seqs)
-    return (
-        Planned(
-            prompts=at_once if asked.request_rate == "inf" else 1,
-            tokens=backend.max_num_batched_tokens,
-            decode=at_once,
-            ranks=backend.ranks if backend.expert_parallel else 1,
-        ),
-        asked.num_prompts,
+    return Planned(
+        prompts=at_once if asked.request_rate == "inf" else 1,
+        tokens=backend.max_num_batched_tokens,
+        decode=at_once,
+        ranks=backend.ranks if backend.expert_parallel else 1,
     )
 
 
@@ -109,21 +166,26 @@ def _read(files: Sequence[Path], model: Stack, count: int | None) -> Prompts:
     return Prompts(found)
 
 
-def _expected(
-    arguments: argparse.Namespace, model: Stack, prompts: Prompts, planned: Planned
-) -> dict[str, Expected]:
+def predictions(
+    arguments: argparse.Namespace, model: Stack, prompts: Prompts
+) -> Callable[[Planned], dict[str, Expected]]:
+    """Of each file, in steps as planned."""
     from core.routing import repeats
 
     if arguments.mode == "exact":
         whole = _exact(arguments, model, prompts.joined())
     else:
         whole = _learned(arguments, model, prompts.joined())
-    found, first = {}, 0
+    parts, first = {}, 0
     for file, own in prompts.by_file.items():
-        part = replace(whole.of(slice(first, first + len(own))), repeats=repeats.of(own))
+        some = slice(first, first + len(own))
+        parts[file] = replace(whole.of(some), repeats=repeats.of(own))
         first += len(own)
-        found[file] = _of_dataset(model, arguments.mode, part, planned)
-    return found
+    decode, why = _decode(arguments.learn)
+    return lambda planned: {
+        file: _of_dataset(model, arguments.mode, part, planned, decode, why)
+        for file, part in parts.items()
+    }
 
 
 def _exact(
@@ -151,18 +213,41 @@ def _learned(
     return learned.predict(prompts, spread=spread)
 
 
-def _of_dataset(model: Stack, mode: str, forecast: Forecast, planned: Planned) -> Expected:
+def _decode(learn: Path | None) -> tuple[Decode | None, str]:
+    """How prefill carries over to decode in a recorded run; or why that is not known."""
+    from core.prediction import recorded, transfer
+
+    if learn is None:
+        return None, "--learn RUN_DIR, a recorded run, tells how prefill carries over to it"
+    try:
+        found = transfer.learn(recorded.phases(learn))
+    except NoDataError as error:
+        return None, str(error)
+    low, high = found.slope_interval
+    tell(
+        f"decode has {found.slope:.2f} [{low:.2f}, {high:.2f}] of what sets a dataset's prefill"
+        f" apart, by {len(found.errors)} runs; each predicted from the others, the excess CV² of"
+        f" decode is off by {abs(found.errors).mean():.3f} in the mean"
+    )
+    return found, ""
+
+
+def _of_dataset(
+    model: Stack, mode: str, forecast: Forecast, planned: Planned, decode: Decode | None, why: str
+) -> Expected:
     from core.routing import expected
 
+    shares, numbers = forecast.shares(), list(forecast.layer_numbers)
     return expected.Expected(
         model=model.name,
         mode=mode,
         prompts=len(forecast.tokens),
         tokens=int(forecast.tokens.sum()),
-        layer_numbers=list(forecast.layer_numbers),
-        loads=forecast.shares().tolist(),
+        layer_numbers=numbers,
+        loads=shares.tolist(),
         prefill=expected.prefill(forecast, planned),
-        decode_reason="prefill alone was predicted",
+        decode=decode.phase(shares, numbers, forecast.top_k, planned) if decode else None,
+        decode_reason=why or None,
     )
 
 

@@ -66,6 +66,9 @@ class Expected(Struct, frozen=True, kw_only=True):
     decode: ExpectedPhase | None = None
     decode_reason: str | None = None
 
+    def phase(self, name: str) -> ExpectedPhase | None:
+        return self.prefill if name == "prefill" else self.decode
+
 
 @dataclass(frozen=True, slots=True)
 class Doubt:

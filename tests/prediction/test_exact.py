@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core import cli
 from core.prediction import exact
 from core.prediction.builtin_stack import BuiltinStack
 from core.prediction.exact import Routed
@@ -100,6 +101,30 @@ def test_the_excess_is_the_measured_one_where_each_prompt_is_a_step(
         assert predicted.noise_floor == pytest.approx(measured.noise_floor, rel=1e-9)
         assert predicted.excess_cv == pytest.approx(measured.excess_cv)
         assert (measured.excess_cv is None) == (label == "001")
+
+
+def test_a_prediction_stands_beside_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = recorded(tmp_path, 2048, texts(), repetitive())
+    files = [run / "one" / "results_json" / f"00{n}.json" for n in (1, 2)]
+    before = [json.loads(file.read_bytes()) for file in files]
+    assert cli.main(["predict", "--model", "builtin", "--run", str(run)]) == 0
+    said = capsys.readouterr().out
+    for old, file in zip(before, files, strict=True):
+        new = json.loads(file.read_bytes())
+        own = new.pop("predicted")
+        assert new == {key: value for key, value in old.items() if key != "predicted"}
+        measured = old["measured_imbalance"]["prefill"]["excess_squared"]
+        assert own["prefill"]["excess_squared"] == pytest.approx(measured, rel=1e-9)
+        assert own["decode_reason"].startswith("--learn RUN_DIR")
+    assert said.startswith(
+        "one, prefill, exact: predicted against measured excess CV²: no order (n"
+    )
+    assert "mean error 0.000 (n = 2)" in said
+    assert cli.main(["report", str(run)]) == 0
+    assert said.strip() in (run / "report.md").read_text().replace("\\", "")
+    assert (run / "graphs" / "prediction.png").is_file()
 
 
 def test_the_null_allows_for_tokens_that_repeat() -> None:

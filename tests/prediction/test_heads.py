@@ -110,7 +110,11 @@ def test_calibrated_predicts_the_excess_of_other_texts(
 
 @pytest.mark.parametrize(
     "given",
-    [["--mode", "table"], ["--learn", "run"], ["--mode", "table", "--learn", "r", "--layers", "1"]],
+    [
+        ["--mode", "table"],
+        ["--mode", "calibrated"],
+        ["--mode", "table", "--learn", "r", "--layers", "1"],
+    ],
 )
 def test_modes_and_what_they_need(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "--model", "builtin", *given, "none.jsonl"]) == 2
