@@ -17,8 +17,20 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files", type=Path, nargs="*", metavar="FILE", help="dataset: JSON lines, or a JSON array"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="dataset: JSON lines, or a JSON array",
+    )
+    what.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN_DIR",
+        help="the datasets of this run; what --model predicts of them goes into its results",
     )
     parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
     router = parser.add_argument_group("a model's router instead of the texts' score")
@@ -37,12 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     router.add_argument(
         "--learn", type=Path, metavar="RUN_DIR", help="recorded run that table and calibrated need"
-    )
-    router.add_argument(
-        "--run",
-        type=Path,
-        metavar="RUN_DIR",
-        help="instead of files: predict the datasets of this run, and write it into its results",
     )
     router.add_argument(
         "--layers", type=arg.span, metavar="0-3", help="predict these layers alone, and stop there"
@@ -65,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         from core.commands import router_prediction
 
         return router_prediction.run(arguments)
-    if not arguments.files:
-        raise UsageError("name a dataset, or several")
+    if arguments.run:
+        raise UsageError("--run: name the model too, with --model")
     found = _predictions(arguments.files)
     if arguments.json:
         _print_json(found)

@@ -47,8 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--mode {arguments.mode}: --learn RUN_DIR, a recorded run, is needed")
     if arguments.layers and arguments.mode != "exact":
         raise UsageError("--layers is of --mode exact; leave it out")
-    if bool(arguments.files) == bool(arguments.run):
-        raise UsageError("--model: name datasets, or --run RUN_DIR, and not both")
     if arguments.run:
         return _into_run(arguments)
     model = opened(arguments.model, arguments.dtype)
