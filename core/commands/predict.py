@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     router.add_argument(
         "--backend", metavar="NAME", help="backend of --config whose batches are planned for"
     )
+    router.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what gatescope calibrate found of that backend: steps, TTFT and TPOT are timed",
+    )
     arg.add_config(router)
 
 

@@ -15,6 +15,7 @@ from core.errors import BAD_USAGE, DatasetError, NoDataError, UsageError
 from core.terminal import complain, shown, tell
 
 if TYPE_CHECKING:
+    from core.analysis.step_forecast import Timer
     from core.experiment.config import Config
     from core.experiment.tables import Backend
     from core.prediction.exact import Tell
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = _read(arguments.files, model, count)
     if not prompts.by_file:
         return BAD_USAGE
-    found = predictions(arguments, model, prompts)(planned)
+    found = predictions(arguments, model, prompts)(planned, _timer(arguments))
     if arguments.json:
         _print_json(found)
     else:
@@ -89,7 +90,8 @@ def _into_run(arguments: argparse.Namespace) -> int:
         return BAD_USAGE
     of = predictions(arguments, model, prompts)
     for backend in about.config.backends:
-        found = of(planned_of(about.config, backend))
+        timer = _timer_of(arguments, about, backend)
+        found = of(planned_of(about.config, backend), timer)
         for own, label, one in runs:
             expected = found.get(str(Path(str(one.dataset_path))))
             if own is backend and expected:
@@ -166,8 +168,8 @@ def _read(files: Sequence[Path], model: Stack, count: int | None) -> Prompts:
 
 def predictions(
     arguments: argparse.Namespace, model: Stack, prompts: Prompts
-) -> Callable[[Planned], dict[str, Expected]]:
-    """Of each file, in steps as planned."""
+) -> Callable[[Planned, Timer | None], dict[str, Expected]]:
+    """Of each file, in steps as planned, and as long as a backend's take."""
     from core.routing import repeats
 
     if arguments.mode == "exact":
@@ -180,9 +182,9 @@ def predictions(
         parts[file] = replace(whole.of(some), repeats=repeats.of(own))
         first += len(own)
     decode, why = _decode(arguments.learn)
-    return lambda planned: {
-        file: _of_dataset(model, arguments.mode, part, planned, decode, why)
-        for file, part in parts.items()
+    of = _Datasets(model.name, arguments.mode, decode, why)
+    return lambda planned, timer: {
+        file: of.expected(part, planned, timer) for file, part in parts.items()
     }
 
 
@@ -230,23 +232,65 @@ def _decode(learn: Path | None) -> tuple[Decode | None, str]:
     return found, ""
 
 
-def _of_dataset(
-    model: Stack, mode: str, forecast: Forecast, planned: Planned, decode: Decode | None, why: str
-) -> Expected:
-    from core.routing import expected
+@dataclass(frozen=True, slots=True)
+class _Datasets:
+    """What all predictions share. `why`: decode is not predicted."""
 
-    shares, numbers = forecast.shares(), list(forecast.layer_numbers)
-    return expected.Expected(
-        model=model.name,
-        mode=mode,
-        prompts=len(forecast.tokens),
-        tokens=int(forecast.tokens.sum()),
-        layer_numbers=numbers,
-        loads=shares.tolist(),
-        prefill=expected.prefill(forecast, planned),
-        decode=decode.phase(shares, numbers, forecast.top_k, planned) if decode else None,
-        decode_reason=why or None,
-    )
+    model: str
+    mode: str
+    decode: Decode | None
+    why: str
+
+    def expected(self, of: Forecast, planned: Planned, timer: Timer | None) -> Expected:
+        from core.routing import expected
+
+        shares, numbers = of.shares(), list(of.layer_numbers)
+        after = decode = None
+        if self.decode:
+            after = self.decode.shares(shares, numbers)
+            decode = self.decode.phase(after, of.top_k, planned)
+        found = expected.Expected(
+            model=self.model,
+            mode=self.mode,
+            prompts=len(of.tokens),
+            tokens=int(of.tokens.sum()),
+            layer_numbers=numbers,
+            loads=shares.tolist(),
+            prefill=expected.prefill(of, planned),
+            decode=decode,
+            decode_reason=self.why or None,
+        )
+        return timer.timed(found, of, after, planned) if timer else found
+
+
+def _timer(arguments: argparse.Namespace) -> Timer | None:
+    """Of --backend as --config has it, where --calibration says what its steps cost."""
+    from core.analysis import calibration
+    from core.analysis.step_forecast import Timer
+    from core.experiment import config
+
+    if not arguments.calibration:
+        return None
+    if not arguments.backend:
+        raise UsageError("--calibration: name the backend whose steps are timed, with --backend")
+    loaded, known = config.load(arguments.config), calibration.read(arguments.calibration)
+    backend = next(b for b in loaded.backends if b.name == arguments.backend)
+    ranks = backend.ranks if backend.expert_parallel else 1
+    return Timer(known, None, ranks, loaded.experiment.output_len)
+
+
+def _timer_of(arguments: argparse.Namespace, about: About, backend: Backend) -> Timer | None:
+    """Of a run's backend, by --calibration or its own, where there is one."""
+    from core.analysis import calibration
+    from core.analysis.step_forecast import Timer
+
+    given = arguments.calibration
+    known = calibration.read(given) if given else calibration.of_backend(about, backend.name)
+    if known is None:
+        return None
+    note = about.servers.get(backend.name)
+    ranks = backend.ranks if backend.expert_parallel else 1
+    return Timer(known, note.kernel if note else None, ranks, about.config.experiment.output_len)
 
 
 # --- what is told while it runs ---
@@ -308,7 +352,10 @@ def _lines(file: str, of: Expected) -> str:
         values = [f"{share * len(shares) * 100:4.0f}" for share in shares]
         rows = [" ".join(values[i : i + PER_LINE]) for i in range(0, len(values), PER_LINE)]
         loads += [f"  {f'layer {number}' if not i else '':<9}{row}" for i, row in enumerate(rows)]
-    return "\n".join([head, *phases, *loads])
+    times = [f"{k} {v:.1f} ms" for k, v in (("TTFT", of.ttft_ms), ("TPOT", of.tpot_ms)) if v]
+    why = f" ({of.times_reason})" if of.times_reason else ""
+    timed = [f"  sent at once: {', '.join(times) or '–'}{why}"] if times or why else []
+    return "\n".join([head, *phases, *timed, *loads])
 
 
 def _phase(name: str, of: ExpectedPhase) -> str:
@@ -323,4 +370,6 @@ def _phase(name: str, of: ExpectedPhase) -> str:
     if of.busiest_rank_experts is not None:
         parts.append(f"{of.busiest_rank_experts:.1f} on the busiest rank")
         parts.append(f"rank max/mean {of.rank_imbalance:.2f}")
+    if of.step_ms is not None:
+        parts.append(f"{of.step_ms:.2f} ms a step")
     return f"  {name:<9}at {of.tokens:.0f} tokens a step: {', '.join(parts)}"

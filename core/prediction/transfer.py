@@ -34,7 +34,7 @@ class Transfer:
     slope: Floats  # [layers]
     beyond: float  # excess² that recorded decode shows beyond its shares'
 
-    def shares(self, prefill: Floats, layers: Sequence[int] | slice = slice(None)) -> Floats:
+    def shares(self, prefill: Floats, layers: list[int] | slice = slice(None)) -> Floats:
         """Expected decode shares [layers, experts] of a dataset with these in prefill."""
         own = self.slope[layers, None] * (prefill - self.prefill[layers])
         found = np.maximum(self.decode[layers] + own, 0.0)
@@ -56,16 +56,13 @@ class Decode:
     slope_interval: Interval
     errors: Floats
 
-    def phase(
-        self, prefill: Floats, layer_numbers: Sequence[int], top_k: int, planned: Planned
-    ) -> ExpectedPhase:
-        """Of a dataset with these prefill shares [layers, experts]."""
-        layers = [self.layer_numbers.index(number) for number in layer_numbers]
-        shares, n, experts = (
-            self.transfer.shares(prefill, layers),
-            planned.decode,
-            prefill.shape[-1],
-        )
+    def shares(self, prefill: Floats, layer_numbers: Sequence[int]) -> Floats:
+        """Of a dataset with these in prefill [layers, experts]."""
+        return self.transfer.shares(prefill, [self.layer_numbers.index(n) for n in layer_numbers])
+
+    def phase(self, shares: Floats, top_k: int, planned: Planned) -> ExpectedPhase:
+        """Of a dataset with these decode shares [layers, experts]."""
+        n, experts = planned.decode, shares.shape[-1]
         if n < 2:
             none = Excess(None, "a decode step of one token has no noise floor; name --backend")
             return expected.phase(shares, n, top_k, planned, none, math.nan)

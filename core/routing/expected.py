@@ -50,6 +50,7 @@ class ExpectedPhase(Struct, frozen=True, kw_only=True):
     active_experts: float
     busiest_rank_experts: float | None = None  # active ones; null without expert parallelism
     rank_imbalance: float | None = None  # max/mean load over EP ranks
+    step_ms: float | None = None  # mean, by the backend's cost model
 
 
 class Expected(Struct, frozen=True, kw_only=True):
@@ -65,6 +66,9 @@ class Expected(Struct, frozen=True, kw_only=True):
     prefill: ExpectedPhase
     decode: ExpectedPhase | None = None
     decode_reason: str | None = None
+    ttft_ms: float | None = None  # mean, of prompts that are sent at once
+    tpot_ms: float | None = None
+    times_reason: str | None = None  # why some are missing
 
     def phase(self, name: str) -> ExpectedPhase | None:
         return self.prefill if name == "prefill" else self.decode
@@ -167,13 +171,18 @@ class Forecast:
 
 def in_steps(forecast: Forecast, planned: Planned) -> Forecast:
     """The prompts in the order given, as many a step as planned; none is split."""
-    step = np.empty(len(forecast.tokens), np.int64)
-    number, prompts, tokens = 0, 0, 0
-    for place, length in enumerate(forecast.tokens.tolist()):
-        if prompts and (prompts == planned.prompts or tokens + length > planned.tokens):
-            number, prompts, tokens = number + 1, 0, 0
-        step[place], prompts, tokens = number, prompts + 1, tokens + length
-    return forecast.joined(np.flatnonzero(np.diff(step, prepend=-1)))
+    return forecast.joined(firsts(forecast.tokens, planned))
+
+
+def firsts(lengths: Ints, planned: Planned) -> Ints:
+    """The first prompt of each step, of prompts of `lengths` tokens."""
+    found, prompts, tokens = [], planned.prompts, 0
+    for place, length in enumerate(lengths.tolist()):
+        if prompts == planned.prompts or tokens + length > planned.tokens:
+            found.append(place)
+            prompts, tokens = 0, 0
+        prompts, tokens = prompts + 1, tokens + length
+    return np.array(found)
 
 
 def prefill(forecast: Forecast, planned: Planned) -> ExpectedPhase:
