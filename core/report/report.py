@@ -18,7 +18,17 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import contrasts, document, energy, forced, replayed, router, routing_cost, summary
+from core.report import (
+    contrasts,
+    document,
+    energy,
+    forced,
+    foretold,
+    replayed,
+    router,
+    routing_cost,
+    summary,
+)
 from core.report.document import code, heading, items, picture, table, text
 from core.report.routing_cost import BackendCost
 from core.rundir import about as run_json
@@ -175,6 +185,8 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
         heading("What the router did"),
         *router.parts(groups),
         *(of_router or [text("No gate log of natural routing.")]),
+        *foretold.parts(groups),
+        *_pictures(folder, drawn, "prediction"),
         *forced.parts(found.forced, folder, engine, note),
         *replayed.parts(groups),
         *energy.parts(groups),
