@@ -124,11 +124,11 @@ def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findi
     samples, unread = step_sample.of_backends(path, [group.name for group in groups])
     for problem in unread:
         tell(printable(f"! {problem}"))
-    drawn = gallery.draw_all(path / "graphs", groups, samples, engine, found.associations)
-    made = [picture.file for picture in drawn]
+    folder = path / "graphs"
+    drawn = list(gallery.draw_all(folder, groups, samples, engine, found.associations))
     if _any_forced(groups):
-        made += [file for file, _ in forced.pictures(found.forced, path, found.engine)]
-    return made
+        drawn += forced.pictures(found.forced, folder, found.engine)
+    return [picture.file for picture in drawn]
 
 
 def _any_forced(groups: Sequence[Results]) -> bool:
