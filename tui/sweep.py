@@ -16,6 +16,7 @@ from core.rundir import sweep
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
 from tui.draw.text import Line, Span, fit, line
+from tui.model import settings
 from tui.widgets import bars
 from tui.widgets.lines import Lines
 
@@ -47,9 +48,7 @@ class SweepScreen(App[str]):
         self._notes: list[str] = []
         self._head, self._title = "", ""
         self._grid = Grid([], [], {})
-        for one in (theme.DARK, theme.LIGHT):
-            self.register_theme(one)
-        self.theme = theme.DARK.name
+        theme.wear(self, settings.read(settings.file()).theme)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = super().get_line_filters()

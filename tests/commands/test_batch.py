@@ -52,7 +52,7 @@ sys.exit(cli.main(["--batch", "--json", "--out", "made"]))
 
 def test_on_a_terminal_a_bar_says_how_far_it_is_and_words_are_wrapped(place: Place) -> None:
     batch = [*GATESCOPE, "--batch", "--only", "001", "--backend", "baseline", "--out", "made"]
-    said = said_to_a_terminal(batch, place.folder, columns=60, TERM="xterm-256color").decode()
+    said = said_to_a_terminal(batch, place.folder, {"TERM": "xterm-256color"}, 60).decode()
     bars = re.findall(r"\r\x1b\[K(▶[^\r]*)", said)
     assert bars[0].startswith("▶ baseline/001 ╌╌╌")
     assert "100%  30 of 30 tokens  run 1 of 1" in bars[-1]

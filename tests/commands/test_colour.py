@@ -24,4 +24,4 @@ COMMAND = [sys.executable, "-m", "core.cli", "generate", "--count", "3", "--out"
 def test_a_terminal_gets_colour_where_it_and_its_user_take_it(
     tmp_path: Path, env: dict[str, str], has_colour: bool
 ) -> None:
-    assert (ESCAPE in said_to_a_terminal(COMMAND, tmp_path, **env)) == has_colour
+    assert (ESCAPE in said_to_a_terminal(COMMAND, tmp_path, env)) == has_colour

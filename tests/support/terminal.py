@@ -8,12 +8,12 @@ import pty
 import struct
 import subprocess
 import termios
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
 def said_to_a_terminal(
-    command: Sequence[str], folder: Path, columns: int = 100, **env: str
+    command: Sequence[str], folder: Path, env: Mapping[str, str], columns: int = 100
 ) -> bytes:
     """What a command that ends well writes to a terminal so wide."""
     ours, theirs = pty.openpty()

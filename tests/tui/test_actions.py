@@ -176,13 +176,13 @@ async def _slower(screen: Screen, session: Played) -> None:
     await screen.press("<")
     assert " 1 Hz" in screen.text
     await screen.press("<", "<")
-    assert screen.app.hz == 0.5
+    assert screen.app.settings.hz == 0.5
 
 
 @check("faster")
 async def _faster(screen: Screen, session: Played) -> None:
     await screen.press(">", ">")
-    assert screen.app.hz == 4.0
+    assert screen.app.settings.hz == 4.0
 
 
 @check("filter")
@@ -209,10 +209,28 @@ async def _back(screen: Screen, session: Played) -> None:
 
 @check("theme")
 async def _theme(screen: Screen, session: Played) -> None:
-    await screen.press("t")
-    assert not screen.app.current_theme.dark
-    await screen.press("t")
-    assert screen.app.current_theme.dark
+    seen = []
+    for _ in range(3):
+        await screen.press("t")
+        seen.append(screen.app.theme)
+    assert seen == ["light", "terminal", "dark"]
+
+
+@check("taller")
+async def _taller(screen: Screen, session: Played) -> None:
+    queue, live = screen.app.pane("Queue"), screen.app.pane("Live")
+    before = queue.size.height, live.size.height
+    await screen.press("1", "]", "]")
+    await screen.until(lambda: queue.size.height >= before[0] + 3)
+    assert live.size.height < before[1]
+
+
+@check("shorter")
+async def _shorter(screen: Screen, session: Played) -> None:
+    queue = screen.app.pane("Queue")
+    before = queue.size.height
+    await screen.press("1", "[")
+    await screen.until(lambda: queue.size.height < before)
 
 
 @check("maximise")
@@ -463,10 +481,10 @@ def test_an_unfinished_older_run_is_offered() -> None:
 @check("mute")
 async def _mute(screen: Screen, session: Played) -> None:
     await screen.press("B")
-    assert screen.app.is_muted
+    assert not screen.app.settings.bell
     assert "the bell is off" in screen.text
     await screen.press("B")
-    assert not screen.app.is_muted
+    assert screen.app.settings.bell
 
 
 @pytest.mark.parametrize(("muted", "rings"), [(False, ["demo stopped by SIGTERM"]), (True, [])])
@@ -476,7 +494,8 @@ def test_an_end_rings(muted: bool, rings: list[str], monkeypatch: pytest.MonkeyP
 
     async def end() -> None:
         async with shown(session) as screen:
-            screen.app.is_muted = muted
+            if muted:
+                await screen.press("B")
             monkeypatch.setattr(screen.app, "ring", rung.append)
             screen.app.tick()
             assert session.run_dir is not None
