@@ -449,6 +449,13 @@ async def _browse(screen: Screen, session: Played) -> None:
     assert "4 of 4 done" in screen.text
     assert "1 of 2 done, 1 failed" in screen.text
     assert "TPOT ms: baseline 70.68, all2all 17.05" in screen.text
+    await screen.press("c")
+    assert "Mark two with space" in screen.text
+    await screen.press("home", "space", "end", "space", "c")
+    assert isinstance(screen.app.screen, Reading)
+    assert " demo against failed" in screen.text
+    await screen.until(lambda: "run.json" in screen.text)  # the recordings have none
+    await screen.press("escape")
     await screen.press("end", "enter")
     await screen.until(lambda: "runs/failed" in screen.text.splitlines()[0])
     assert screen.app.session.run_dir == Path("runs/failed")
