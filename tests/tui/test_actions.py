@@ -116,8 +116,50 @@ def test_retry_starts_an_engine_that_has_ended(tmp_path: Path) -> None:
 async def _add(screen: Screen, session: Played) -> None:
     await screen.press("a")
     await screen.until(lambda: isinstance(screen.app.screen, Picker))
+    assert "[ ] 002  0.5000  002_0.5.jsonl" in screen.text
     await screen.press("down", "space", "down", "space", "enter")
+    await screen.until(lambda: isinstance(screen.app.screen, Choice))
+    await screen.press("e")
     await screen.until(lambda: session.sent == [Add(["002", "003"], ["baseline", "all2all"])])
+
+
+def test_the_picker_filters(tmp_path: Path) -> None:
+    session = stage(tmp_path, "running")
+
+    async def try_it() -> None:
+        async with shown(session) as screen:
+            await screen.press("a")
+            await screen.until(lambda: isinstance(screen.app.screen, Picker))
+            await screen.press(*"003")
+            assert "002_0.5" not in screen.text
+            await screen.press("enter")
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            await screen.press("e")
+            await screen.until(lambda: session.sent == [Add(["003"], ["baseline", "all2all"])])
+
+    asyncio.run(try_it())
+
+
+@pytest.mark.parametrize(("key", "beside"), [("b", True), ("e", False)])
+def test_adding_what_would_change_servers_more_often_asks(
+    tmp_path: Path, key: str, beside: bool
+) -> None:
+    """In "first" a run of baseline is in progress and one of each backend waits."""
+    session = stage(tmp_path, "first")
+
+    async def try_it() -> None:
+        async with shown(session) as screen:
+            await screen.press("a")
+            await screen.until(lambda: isinstance(screen.app.screen, Picker))
+            await screen.press("enter")
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            assert "At the end of the queue these runs change the server 3 times." in screen.text
+            assert "next to the runs of the same server: the server changes once" in screen.text
+            await screen.press(key)
+            wanted = [Add(["001"], ["baseline", "all2all"], beside=beside)]
+            await screen.until(lambda: session.sent == wanted)
+
+    asyncio.run(try_it())
 
 
 @check("stop_server")
