@@ -3,8 +3,8 @@
     python3 bench/backends/cost_proof.py [-o FILE.png] CALIBRATED RUN_DIR…
 
 Prints the median decode step of every run beside its prediction, then R², the mean error over all
-and R² within each size (by mean steps too); beside it R² of a line in requests and CV, fitted to the
-very runs, and whether the SM clock explains what is left.
+and R² within each size (by mean steps too); beside it R² of a line in requests and CV, fitted to
+the very runs, and whether the SM clock explains what is left.
 The picture sets every run's median decode step against its CV, and against its prediction.
 """
 

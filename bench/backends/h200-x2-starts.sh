@@ -8,7 +8,9 @@
 #           without it: predicted against what happened
 #   api     256 requests with one API server and with two: delivery lag
 # Without a STAGE, all run in this order. Not run yet: no machine with two GPUs was had. Tried with
-#   DRY_RUN="--engine builtin" (runs and calibrate_all2all; the others need vLLM)
+#   DRY_RUN="--engine builtin" SIZES=4,8 bench/backends/h200-x2-starts.sh OUT 600 calibrate_all2all
+#   DRY_RUN="--engine builtin --only 032 --set backends.baseline.extra_args=[]" … runs
+# (the other stages need vLLM).
 # python3 must find gatescope's dependencies and vLLM 0.25.1; /tmp/mixtral has
 # bench/recorder/mixtral-8x7b/config.json and a tokenizer.
 # Keep OUT/* as bench/results/h200-x2-starts/, without requests/ and server.log.

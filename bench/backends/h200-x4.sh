@@ -5,8 +5,8 @@
 #   natural  the root experiments.toml (h200-x4.toml says what differs), with its report
 #   replay   GATE_LOGS (see h200-replay.sh) replayed under tensor and expert parallelism
 # Without a STAGE, both run in this order. Not run yet: no machine with four GPUs was had. Tried with
-#   DRY_RUN="--engine builtin --only 001 --set backends.baseline.extra_args=[]" bench/backends/h200-x4.sh \
-#     OUT 600 natural
+#   DRY_RUN="--engine builtin --only 001 --set backends.baseline.extra_args=[]" \
+#     bench/backends/h200-x4.sh OUT 600 natural
 # ALL2ALL=flashinfer_cutlass is the kernel of all2all; triton needs no built module.
 # python3 must find gatescope's dependencies and vLLM 0.25.1; h200-x4.toml says what /tmp/mixtral is.
 # Keep OUT/natural and OUT/replay as bench/results/h200-x4/, without requests/ and server.log.
