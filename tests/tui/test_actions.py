@@ -431,7 +431,12 @@ async def _browse(screen: Screen, session: Played) -> None:
     assert "4 of 4 done" in screen.text
     assert "1 of 2 done, 1 failed" in screen.text
     assert "TPOT ms: baseline 70.68, all2all 17.05" in screen.text
-    await screen.press("end", "enter")
+    await screen.press("c")
+    await screen.until(lambda: "mark one first" in screen.text)
+    await screen.press("home", "space", "down", "c")
+    await screen.until(lambda: "runs/failed against runs/demo" in screen.text)
+    await screen.until(lambda: "runs/demo: not a run directory" in screen.text)
+    await screen.press("escape", "end", "enter")
     await screen.until(lambda: "runs/failed" in screen.text.splitlines()[0])
     assert screen.app.session.run_dir == Path("runs/failed")
 
