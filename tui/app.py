@@ -32,8 +32,9 @@ from tui.actions import BY_NAME, PANES, bindings, why_not
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
 from tui.draw.text import Line, line, safe
-from tui.model import notice
+from tui.model import notice, settings
 from tui.model.session import Session, newest_live
+from tui.model.settings import Settings
 from tui.model.sweep import SweepSession
 from tui.model.view import View
 from tui.screens.palette import Actions
@@ -50,6 +51,8 @@ from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
 
 SAID_FOR_S = 8.0
+# Shares of the rows of panes, in screens of at least so many lines: as in VERTICAL_BREAKPOINTS.
+ROWS = ((56, (12, 20, 17, 8)), (36, (12, 12, 15, 6)), (28, (8, 11, 9)))
 
 
 class Gatescope(App[int]):
@@ -73,22 +76,23 @@ class Gatescope(App[int]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared by Textual as it is
     VERTICAL_BREAKPOINTS = [(0, "-short"), (28, "-medium"), (36, "-tall"), (56, "-vast")]  # noqa: RUF012 - declared by Textual as it is
 
-    def __init__(self, session: Session, *, ascii: bool = False, hz: float = 2.0) -> None:
+    def __init__(
+        self, session: Session, *, ascii: bool = False, settings_file: Path | None = None
+    ) -> None:
+        """`settings_file`: where what the user sets is kept; None: nowhere."""
         super().__init__()
         self.session = session
         self.ascii = ascii
-        self.hz = hz
+        self._settings_file = settings_file
+        self.settings = settings.read(settings_file) if settings_file else Settings()
         self.paused = False
         self.pinned = ""
-        self.is_muted = False
         self.leads_to: Path | None = None  # a sweep, whose screen comes next
         self.view = View()
         self._is_looking = False
         self._said: tuple[float, Line] = (0.0, Line())
         self._timer: Timer | None = None
-        for one in (theme.DARK, theme.LIGHT):
-            self.register_theme(one)
-        self.theme = theme.DARK.name  # before the first style sheet is read: it is not read twice
+        theme.wear(self, self.settings.theme)  # before the style sheet is read: not read twice
 
     # --- life ---
 
@@ -140,7 +144,7 @@ class Gatescope(App[int]):
         self.call_from_thread(self._opened)
 
     def _opened(self) -> None:
-        self._timer = self.set_interval(1 / self.hz, self.tick)
+        self._timer = self.set_interval(1 / self.settings.hz, self.tick)
         if self.session.stage == "running":
             self.go_to(self.query_one(Live))
         self.tick()
@@ -151,16 +155,19 @@ class Gatescope(App[int]):
 
     # --- one View a tick ---
 
-    def tick_at(self, hz: float) -> None:
-        self.hz = hz
-        if self._timer:
+    def keep(self, changed: Settings) -> None:
+        """Go by these settings, now and the next time."""
+        if self._timer and changed.hz != self.settings.hz:
             self._timer.stop()
-            self._timer = self.set_interval(1 / hz, self.tick)
+            self._timer = self.set_interval(1 / changed.hz, self.tick)
+        self.settings = changed
+        if self._settings_file and (problem := settings.write(self._settings_file, changed)):
+            self.say(problem, "warn")
 
     def tick(self) -> None:
         before = self.session.snapshot
         self.session.poll()
-        if not self.is_muted and (news := notice.of(before, self.session.snapshot)):
+        if self.settings.bell and (news := notice.of(before, self.session.snapshot)):
             self.ring(news)
         self._look()
         if not self.paused:
@@ -177,7 +184,7 @@ class Gatescope(App[int]):
         if len(self.screen_stack) > 1:  # what a dialog hides is not drawn
             return
         seen = self.session.view(self.pinned)
-        self.view = msgspec.structs.replace(seen, paused=self.paused, hz=self.hz)
+        self.view = msgspec.structs.replace(seen, paused=self.paused, hz=self.settings.hz)
         with self.batch_update():
             for pane in self.panes:
                 pane.show(self.view)
@@ -255,7 +262,14 @@ class Gatescope(App[int]):
             self.go_to(self.screen.focused)
 
     def on_resize(self) -> None:
+        self.size_panes()
         self.call_after_refresh(self.show)
+
+    def size_panes(self) -> None:
+        """Share the height of the screen out among the rows of panes."""
+        rows = next((shares for least, shares in ROWS if self.size.height >= least), ())
+        heights = (f"{share * self.settings.row(row):g}fr" for row, share in enumerate(rows))
+        self.query_one("#body").styles.grid_rows = " ".join(heights) or None
 
     # --- input ---
 
@@ -368,7 +382,7 @@ def _run_directory(path: Path) -> Path:
 def _show(session: Session, *, ascii: bool) -> int:
     if (refused := _why_no_screen()) is not None:
         return refused
-    app = Gatescope(session, ascii=_is_plain(ascii))
+    app = Gatescope(session, ascii=_is_plain(ascii), settings_file=settings.file())
     code = app.run()
     if app.leads_to:
         return _browse(SweepSession(app.leads_to), ascii=ascii)

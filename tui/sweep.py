@@ -15,6 +15,7 @@ from core.errors import GatescopeError
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
 from tui.draw.text import Line, Span, fit, line
+from tui.model import settings
 from tui.model.sweep import SweepSession, SweepView
 from tui.screens.choice import Choice, Option
 from tui.widgets import bars
@@ -49,9 +50,7 @@ class SweepScreen(App[str]):
         self._session, self._at, self._ascii = session, at, ascii
         self._place, self._is_reading = (0, 0), False
         self._view, self._said = SweepView(), ""
-        for one in (theme.DARK, theme.LIGHT):
-            self.register_theme(one)
-        self.theme = theme.DARK.name
+        theme.wear(self, settings.read(settings.file()).theme)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = super().get_line_filters()

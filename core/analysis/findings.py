@@ -51,27 +51,30 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     def in_words(self) -> str:
         """One sentence with intervals and n."""
-        name, unit = NAMES[self.metric]
-        found = self.association
+        found, unit = self.association, NAMES[self.metric][1]
         if found.spearman.value is None:
-            return f"{self.backend} {name} against excess CV²: {found.spearman.reason}"
+            return self.brief
         p = _p_in_words(found.p, found.p_holm)
         slope = f"slope {_slope(found)} {unit} per {PER} of excess CV²"
         bent_p = _p_in_words(found.p_distance, found.p_distance_holm)
         bent = f"distance correlation {found.distance:.2f}, {bent_p}"
         facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {bent}; {slope}{self._robust}"
-        if not found.is_seen:
-            none = f"no association of {self.backend} {name} with excess CV² is detected"
-            return f"{none} ({facts}; {self._of})"
-        if not found.is_monotone:
-            bends = (
-                f"{self.backend} {name} depends on excess CV², but does not rise or fall with it"
-            )
-            return f"{bends} ({facts}; {self._of})"
-        way = "rises" if found.spearman.value > 0 else "falls"
+        if not found.is_seen or not found.is_monotone:
+            return f"{self.brief} ({facts}; {self._of})"
         explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
-        facts = f"{facts}; {explained}; {self._of}"
-        return f"{self.backend} {name} {way} with excess CV² ({facts}){_held(found)}"
+        return f"{self.brief} ({facts}; {explained}; {self._of}){_held(found)}"
+
+    @property
+    def brief(self) -> str:
+        """What is found, without the figures that show it; or why nothing can be said."""
+        found, name = self.association, f"{self.backend} {NAMES[self.metric][0]}"
+        if found.spearman.value is None:
+            return f"{name} against excess CV²: {found.spearman.reason}"
+        if not found.is_seen:
+            return f"no association of {name} with excess CV² is detected"
+        if not found.is_monotone:
+            return f"{name} depends on excess CV², but does not rise or fall with it"
+        return f"{name} {'rises' if found.spearman.value > 0 else 'falls'} with excess CV²"
 
     @property
     def _robust(self) -> str:
@@ -120,7 +123,7 @@ def find(
         for one, other in itertools.combinations(groups, 2)
         for metric in NAMES
     ]
-    sentences = [row.in_words() for row in rows]
+    sentences = _sentences(rows)
     sentences += [pair.in_words(NAMES[pair.metric][0]) for pair in pairs]
     return Findings(
         engine=engine,
@@ -131,6 +134,23 @@ def find(
         sentences=sentences,
         forced=dose_findings.find(groups),
     )
+
+
+def _sentences(rows: Sequence[Row]) -> list[str]:
+    """One for each row, but only one for all about which the same reason forbids to say more."""
+    unknown: dict[str | None, list[Row]] = defaultdict(list)
+    for row in rows:
+        unknown[row.association.spearman.reason].append(row)
+    known = [row.in_words() for row in unknown.pop(None, [])]
+    return [*known, *(_all_unknown(reason or "", same) for reason, same in unknown.items())]
+
+
+def _all_unknown(reason: str, rows: Sequence[Row]) -> str:
+    if len(rows) == 1:
+        return rows[0].brief
+    backends = " and ".join(dict.fromkeys(row.backend for row in rows))
+    metrics = ", ".join(dict.fromkeys(NAMES[row.metric][0] for row in rows))
+    return f"{metrics} of {backends} against excess CV²: {reason}"
 
 
 def _caveats(groups: Sequence[Results], engine: str) -> list[str]:

@@ -23,7 +23,7 @@ from core.backends.choice import Kind
 from core.engine.engine import Engine, Listener
 from core.engine.servers import Kept
 from core.errors import GatescopeError
-from core.experiment import config, events, plan, registration, search, state
+from core.experiment import config, events, pace, plan, registration, search, state
 from core.experiment.cell import Cell
 from core.experiment.config import Config
 from core.experiment.control import ControlError, StopServer
@@ -66,9 +66,12 @@ class Lines:
         self._state = state.reduce(self._state, event)
         if self._json:
             self._print(event)
-        if line := sentence(event, self._state) or self._heartbeat():
+        line = sentence(event, self._state) or self._heartbeat()
+        if line:
             tell(printable(line))
             self._told_at = time.monotonic()
+        if line or isinstance(event, events.RunStarted | events.Sampled):
+            self._show_bar(event.at)
 
     def _print(self, event: AnyEvent) -> None:
         """If stdout can no longer be written, the runs continue: the journal has every event."""
@@ -83,9 +86,25 @@ class Lines:
     def _heartbeat(self) -> str | None:
         """A sign of life in a log file when a run or a start takes long."""
         live = self._state.live
-        if live is None or time.monotonic() - self._told_at < HEARTBEAT_S:
+        is_due = time.monotonic() - self._told_at >= HEARTBEAT_S
+        if live is None or not is_due or terminal.shows_bars():
             return None
         return f"▶ {live.run}: {live.finished} of {live.requests} requests"
+
+    def _show_bar(self, now: float) -> None:
+        """On a terminal: the run in progress, its tokens, and the time until all runs are done."""
+        seen, live = self._state, self._state.live
+        if live is None:
+            return
+        last = next(iter(pace.of_run(seen, live.run)[-1:]), None)
+        done, due = pace.tokens(live, last)
+        of = f"{live.finished} of {live.requests} requests"
+        tokens = f"{done:,} tokens, {of}" if due is None else f"{done:,} of {due:,} tokens"
+        number = len(seen.runs) - seen.count("queued")
+        left = pace.left_s(seen, now)
+        eta = "" if left is None else f"  ETA {terminal.clock(left)}"
+        tail = f"{tokens}  run {number} of {len(seen.runs)}{eta}"
+        terminal.bar(f"▶ {live.run}", pace.share(live, last), tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +131,12 @@ def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
     if invocation.resume:
         return _resume(invocation, invocation.resume, json=json)
-    loaded, recording = recorded.of_config(chosen(invocation))
+    return run_config(chosen(invocation), invocation, json=json)
+
+
+def run_config(config: Config, invocation: Invocation, *, json: bool) -> int:
+    """What `invocation` chooses of `config`, which it need not have come from; the exit code."""
+    loaded, recording = recorded.of_config(config)
     job = _new(loaded, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
@@ -252,13 +276,16 @@ def checked(job: Job, *, is_up: bool = False) -> Job:
 
 def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     """Run what `job` is about, then report on the run directory; the exit code."""
+    resume = f"gatescope --resume {shlex.quote(str(directory.path))}"
     try:
         code = _measured(directory, job, json=json)
     except OSError as error:
-        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
+        how = f"fix this, then resume with: {resume}"
         tell(printable(f"! stopped: {error}; servers are down; {how}"))
         return 1
     reported = _reported(directory.path, _label(job), strict=job.config.experiment.strict)
+    if code:
+        tell(f"run what is missing with: {resume}")
     return code or reported
 
 

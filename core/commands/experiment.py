@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ascii", action="store_true", help="terminal UI in ASCII characters only")
     add_selection(parser)
     parser.add_argument(
+        "--executor",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="with --batch: where cells are run: on this machine, or as tasks of a cluster, as"
+        " [cluster] says (default: local)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -113,6 +120,8 @@ def _is_sweep(wanted: Invocation) -> bool:
 
     if wanted.resume:
         return sweep.is_sweep(wanted.resume)
+    if wanted.executor != "local":
+        return True
     return bool(wanted.axes) or batch.chosen(wanted).is_swept
 
 
@@ -120,6 +129,8 @@ def _planned_sweep(wanted: Invocation) -> SweepFile | None:
     """The new sweep that is asked for, if one is. GatescopeError where it cannot be."""
     from core.commands import sweep_batch
 
+    if wanted.executor != "local":
+        raise UsageError("--executor goes with --batch")
     is_sweep = bool(wanted.axes)
     with contextlib.suppress(GatescopeError):  # the terminal UI shows what is wrong with the config
         is_sweep = not wanted.resume and _is_sweep(wanted)
@@ -138,7 +149,7 @@ def _check(wanted: Invocation) -> None:
     if wanted.resume and wanted != alone:
         raise UsageError(
             "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --set, --dose, --pattern, --replay and --out"
+            " --set, --dose, --pattern, --replay, --executor and --out"
         )
 
 
@@ -156,6 +167,7 @@ def invocation(arguments: argparse.Namespace) -> Invocation:
         settings={key: values[0] for key, values in arguments.set if len(values) == 1},
         axes={key: values for key, values in arguments.set if len(values) > 1},
         replay=arguments.replay,
+        executor=getattr(arguments, "executor", "local"),
         resume=arguments.resume,
         retry_cancelled=arguments.retry_cancelled,
     )

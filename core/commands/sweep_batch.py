@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,12 +19,14 @@ from core.errors import ConfigError, GatescopeError
 from core.experiment import cell as cell_module
 from core.experiment import config, plan
 from core.experiment.cell import Cell
+from core.experiment.cluster import Cluster
 from core.experiment.config import Config
 from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.sweep import Sweep, Until, combinations
+from core.experiment.tables import Engine
 from core.report import limit, matrix
-from core.rundir import directory, sweep
+from core.rundir import directory, sweep, tasks
 from core.rundir.result import Result
 from core.rundir.sweep import SweepFile, is_sweep
 from core.terminal import printable, tell
@@ -46,13 +48,16 @@ def run(invocation: Invocation, *, json: bool) -> int:
     else:
         asked = planned(invocation)
         for cell in asked.cells or asked.bases:
-            batch.of_cell(cell, asked.only)
+            _check(cell, asked)
         path = invocation.out or directory.new_path(asked.name)
         sweep.check_new(path)
     with sweep.locked(path) as mark:
         if not is_sweep(path):
             sweep.write(path, asked)
-        code = _visits(path, asked, json=json, retry=invocation.retry_cancelled, mark=mark)
+        if asked.executor == "local":
+            code = _visits(path, asked, json=json, retry=invocation.retry_cancelled, mark=mark)
+        else:
+            code = _on_cluster(path, asked, json=json)
     _conclude(path)
     return code
 
@@ -76,6 +81,8 @@ def planned(invocation: Invocation) -> SweepFile:
         until=table.until,
         search=whole.search,
         bases=settled if whole.search else [],
+        executor=invocation.executor,
+        cluster=whole.cluster or Cluster(),
     )
 
 
@@ -84,10 +91,17 @@ def _table(whole: Config, invocation: Invocation) -> Sweep:
     asked = whole.sweep or Sweep()
     grid = {**asked.grid, **invocation.axes}
     table = msgspec.structs.replace(asked, grid=grid)
+    if whole.search and invocation.executor != "local":
+        raise ConfigError(
+            f"{whole.path}: [search] runs on one machine: its next load rests on all before it;"
+            " leave out --executor"
+        )
+    if not (table.grid or table.zip or table.cells):
+        if whole.search is None and invocation.executor == "local":
+            return table
+        return msgspec.structs.replace(table, cells=[{}])  # the backends as they are
     if whole.search is None:
         return table
-    if not (table.grid or table.zip or table.cells):
-        return msgspec.structs.replace(table, cells=[{}])  # the backends as they are
     swept = {key for settings in combinations(table) for key in settings}
     if table.until or whole.search.key in swept:
         raise ConfigError(
@@ -104,6 +118,8 @@ def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
     experiment = own.experiment
     if invocation.engine:
         experiment = msgspec.structs.replace(experiment, engine=config.engine(invocation.engine))
+    if invocation.executor != "local":
+        own = _for_a_node(own, experiment.engine)
     kind = batch.kind_of(msgspec.structs.replace(own, experiment=experiment))
     starts, split = experiment.starts, experiment.split
     if starts == "auto":
@@ -113,6 +129,44 @@ def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
         starts = table.until.max_starts
     experiment = msgspec.structs.replace(experiment, engine=kind, starts=starts, split=split)
     return msgspec.structs.replace(cell, config=msgspec.structs.replace(own, experiment=experiment))
+
+
+def _for_a_node(own: Config, engine: Engine) -> Config:
+    """With free ports, since tasks may share a node. ConfigError where this machine's GPUs would
+    say which engine runs on others."""
+    if engine == "auto":
+        raise ConfigError(
+            f'{own.path}: [experiment], engine: expected "vllm" or "builtin" with --executor, since'
+            " this machine need not be like the nodes; give --engine vllm or --engine builtin"
+        )
+    backends = tuple(msgspec.structs.replace(backend, port=0) for backend in own.backends)
+    return msgspec.structs.replace(own, backends=backends)
+
+
+def _check(cell: Cell, asked: SweepFile) -> None:
+    """GatescopeError for a cell that cannot be run: here, or at all."""
+    if asked.executor == "local":
+        batch.of_cell(cell, asked.only)
+    else:
+        plan.make(cell.config, asked.only)
+
+
+def run_cells(path: Path, slugs: Sequence[str]) -> int:
+    """These cells of a sweep, on this machine: what a task of a cluster does; the exit code. One
+    that is claimed by another task is left to it."""
+    asked = sweep.read(path)
+    own = msgspec.structs.replace(asked, cells=[asked.cell(slug) for slug in slugs])
+    with tasks.claimed(path, slugs[0]):
+        return _visits(path, own, json=False, retry=False)
+
+
+def _on_cluster(path: Path, asked: SweepFile, *, json: bool) -> int:
+    from core.commands import sweep_cluster
+
+    states = cells.read_all(path, asked)
+    missing = [slug for slug, state in states.items() if not _is_measured(asked, state)]
+    sweep_cluster.run(path, asked, missing, json=json)
+    return 0 if _is_done(asked, cells.read_all(path, asked)) else 1
 
 
 def _check_until(own: Config, until: Until, *, split: bool) -> None:

@@ -225,7 +225,7 @@ class Engine:
             case control.Move():
                 queue.move(queue.known(command.runs), command.before)
             case control.Add():
-                queue.add(self.config, command.datasets, command.backends)
+                queue.add(self.config, command.datasets, command.backends, beside=command.beside)
             case control.StopServer():
                 runs = queue.unfinished(command.backend)
                 if not runs:

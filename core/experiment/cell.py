@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -58,9 +59,24 @@ def of_sweep(path: Path, table: Sweep, base: Settings, backends: Sequence[str] =
             if key in cells or (backends and backend.name not in backends):
                 continue
             slug = _free(slug_of(backend.name, own), [cell.slug for cell in cells.values()])
-            alone = msgspec.structs.replace(whole, backends=(backend,), sweep=None, search=None)
+            alone = msgspec.structs.replace(
+                whole, backends=(backend,), sweep=None, search=None, cluster=None
+            )
             cells[key] = Cell(slug=slug, settings=own, config=alone)
     return list(cells.values())
+
+
+def on_one_node(cells: Sequence[Cell], pair: Literal["node", "none"]) -> list[list[Cell]]:
+    """The cells that one task of a cluster runs: with "node" all backends of a combination, so that
+    they are compared on one machine; a key of one backend does not part it from the others."""
+    if pair == "none":
+        return [[cell] for cell in cells]
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        own = f"backends.{cell.backend}."
+        shared = sorted((k, v) for k, v in cell.settings.items() if not k.startswith(own))
+        groups.setdefault(repr(shared), []).append(cell)
+    return list(groups.values())
 
 
 def slug_of(backend: str, settings: Settings) -> str:

@@ -15,6 +15,7 @@ from core import files
 from core.errors import FileError
 from core.experiment import state
 from core.experiment.cell import Cell
+from core.experiment.cluster import Cluster, Executor
 from core.experiment.search import Search
 from core.experiment.state import Snapshot
 from core.experiment.sweep import Until
@@ -37,9 +38,14 @@ class SweepFile(Struct, frozen=True, kw_only=True):
     until: Until | None = None
     search: Search | None = None
     bases: list[Cell] = []  # what is searched; `cells` are its points so far
+    executor: Executor = "local"
+    cluster: Cluster = Cluster()
 
     def cell(self, slug: str) -> Cell:
-        return next(cell for cell in self.cells if cell.slug == slug)
+        for cell in self.cells:
+            if cell.slug == slug:
+                return cell
+        raise FileError(f"{slug}: no cell of this sweep; see: gatescope sweep status")
 
 
 def now() -> str:
@@ -59,7 +65,11 @@ def read(path: Path) -> SweepFile:
     """FileError if `path` is no sweep's folder."""
     if not is_sweep(path):
         raise FileError(f"{path}: not the folder of a sweep: {NAME} is expected in it")
-    return files.read(path / NAME, SweepFile)
+    found = files.read(path / NAME, SweepFile)
+    for cell in (*found.cells, *found.bases):
+        if len(cell.config.backends) != 1 or Path(cell.slug).name != cell.slug:
+            raise FileError(f"{path / NAME}: cell {cell.slug!r}: not as gatescope writes it")
+    return found
 
 
 def write(path: Path, sweep: SweepFile) -> None:

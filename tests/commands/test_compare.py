@@ -13,7 +13,6 @@ from core import cli
 from core.analysis import gate
 from core.errors import UsageError
 from core.experiment.tables import Backend, Model
-from tui.model import details
 
 Starts = dict[int, dict[str, list[float]]]
 GATE = "mean_tpot_ms<=+2%"
@@ -33,15 +32,6 @@ def compared(
 ) -> tuple[int, dict[str, Any]]:
     code = cli.main(["compare", *map(str, arguments), "--json"])
     return code, json.loads(capsys.readouterr().out)
-
-
-def test_the_browser_compares_as_the_command_does(tmp_path: Path) -> None:
-    before = directory(tmp_path / "a", 10.0, 10.01, 9.99)
-    after = directory(tmp_path / "b", 11.0, 11.011, 10.989)
-    rows = [text for text, _ in details.compared(before, after)]
-    (tpot,) = (row.split() for row in rows if row.startswith("mean TPOT"))
-    assert tpot[3:7] == ["10", "11", "+10.0", "%"]
-    assert tpot[-1] == "differs"
 
 
 class TestGate:

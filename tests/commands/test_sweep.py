@@ -185,7 +185,7 @@ def test_a_cell_that_fails_fails_alone(place: Place) -> None:
         (["--batch", "--set=max_num_seqs=2,4"], "expected KEY=VALUE,VALUE with a key such as"),
         (["--batch", "--resume", "made", "--set=experiment.seed=1"], "leave out"),
         (["sweep", "status", "."], "not the folder of a sweep"),
-        (["sweep"], "takes plan or status"),
+        (["sweep"], "takes plan, status, cancel or logs"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.recorder.gatescope_recorder import parts
+from core.recorder.gatescope_recorder import beside, parts
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.recorder.gatescope_recorder.limits import Limits
 from core.recorder.gatescope_recorder.parts import part_files
@@ -204,3 +204,14 @@ def test_a_folder_that_was_removed_is_an_error_and_not_silence(tmp_path: Path) -
         write(log, range(3, 4))
     with pytest.raises(FileNotFoundError):
         log.write_totals()
+
+
+def test_what_stands_beside_a_log_is_written_without_room(tmp_path: Path) -> None:
+    """The temporary file cannot be written, as on a full disk."""
+    side = tmp_path / "dp0_pp0.gatelog.json"
+    beside.write(side, "x" * 90)
+    (tmp_path / "dp0_pp0.gatelog.json.tmp").mkdir()
+    beside.write(side, "short")
+    assert side.read_text() == "short"
+    with pytest.raises(OSError, match="No such file"):
+        beside.write(tmp_path / "gone" / "x.json", "text")

@@ -4,22 +4,13 @@ UI thread."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.experiment.state import RunState
 from core.plots.labels import LATENCIES
-from core.plots.labels import metric as metric_name
 from tui.draw.glyphs import STATES
 from tui.draw.text import NONE, Span, number
 
-if TYPE_CHECKING:
-    from core.analysis.across import Pair
-
-CHANGES = "{:<24} {:>8} {:>8} {:>8}  {:<17} {}"
-MARGIN_PCT = 2.0
-VERDICTS = {"larger": "differs", "equivalent": "same", "inconclusive": "?"}
 SETTINGS = (
     "date",
     "engine",
@@ -57,43 +48,6 @@ def findings(run_dir: Path) -> list[Span]:
         said += [("", ""), ("Runs that no association counts", "strong")]
         said += [(f"· {run}: {why}", "dim") for run, why in found.left_out.items()]
     return [*said, *(span for text in found.caveats for span in (("", ""), (text, "dim")))]
-
-
-def compared(before: Path, after: Path) -> list[Span]:
-    """Run directories or sweeps as `gatescope compare` sets them against each other: for each pair
-    what differs, and every metric with its interval. GatescopeError where a side has no result."""
-    from core.analysis import across, comparand
-
-    sides = (comparand.read(before), comparand.read(after))
-    made, rest = across.pairs(*sides, MARGIN_PCT)
-    said: list[Span] = [
-        (f"differs, same: by more, or less, than {MARGIN_PCT:g} %; ?: not known", "dim")
-    ]
-    said += [span for pair in made for span in _pair(pair)]
-    return [*said, (f"without a counterpart: {', '.join(rest)}", "dim")] if rest else said
-
-
-def _pair(pair: Pair) -> Iterator[Span]:
-    yield pair.name, "strong"
-    for what in pair.differences:
-        yield f"· {what.in_words}", "dim"
-    if pair.refused:
-        yield pair.refused, "warn"
-    if pair.metrics:
-        yield CHANGES.format("", "before", "after", "change", "95 % interval", ""), "dim"
-    for metric in pair.metrics:
-        own = metric.comparison
-        change = NONE if own.percent is None else f"{own.percent:+.1f} %"
-        figures = (f"{metric.before:.4g}", f"{metric.after:.4g}", change, own.shown_interval)
-        row = (metric_name(own.metric).replace("requests/s", "1/s"), *figures)
-        yield CHANGES.format(*row, VERDICTS[own.verdict]).rstrip(), ""
-    for one in pair.routing:
-        ends = " [{:+.3g}, {:+.3g}]".format(*one.interval) if one.interval else ""
-        by = f"{one.after - one.before:+.3g}{ends}"
-        yield f"{one.name}: {one.before:.3g} → {one.after:.3g}, {by}", ""
-    for text in pair.left_out:
-        yield f"left out: {text}", "dim"
-    yield "", ""
 
 
 def of_run(run_dir: Path | None, run: RunState) -> list[Span]:

@@ -17,6 +17,8 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from tui.draw.text import cut, safe
+from tui.model import compared
+from tui.screens.reading import Reading
 
 if TYPE_CHECKING:
     from core.rundir.past import Past
@@ -29,26 +31,26 @@ class PastRuns(ModalScreen[Path | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,ctrl+c", "leave", "back", priority=True),
+        Binding("space", "mark", "mark", priority=True),
+        Binding("c", "compare", "compare"),
         Binding("j", "down"),
         Binding("k", "up"),
-        Binding("space", "mark", priority=True),
-        Binding("c", "compare"),
     ]
 
     def __init__(self, found: Sequence[Past], folder: Path) -> None:
         super().__init__()
-        self._found, self._folder = {past.path: past for past in found}, folder
-        self._marked = ""  # what another one is compared with
+        self._found, self._folder = found, folder
+        self._marked: list[str] = []  # the last two, the earlier first
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall") as box:
             box.border_title = Content(safe(f"Runs in {self._folder}"))
             box.border_subtitle = (
-                "enter  open   space  mark   c  compare with the marked   esc  back"
+                "enter  open (r resumes)   space  mark two, c  compare   esc  back"
             )
             if not self._found:
                 yield Static("No run directory here yet.", markup=False)
-            yield OptionList(*(Option(self._row(path), id=path) for path in self._found))
+            yield OptionList(*(Option(self._row(past), id=past.path) for past in self._found))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(Path(event.option.id or "."))
@@ -59,43 +61,37 @@ class PastRuns(ModalScreen[Path | None]):
     def action_up(self) -> None:
         self.query_one(OptionList).action_cursor_up()
 
-    def action_mark(self) -> None:
-        """Mark the one under the cursor, in place of another; or take its mark away."""
-        self._marked = "" if self._marked == self._here else self._here
-        for path in self._found:
-            self.query_one(OptionList).replace_option_prompt(path, self._row(path))
-
-    def action_compare(self) -> None:
-        from tui.model import details
-        from tui.screens.reading import Reading
-
-        if not self._marked or self._marked == self._here:
-            box = self.query_one(".dialog", Vertical)
-            box.border_subtitle = "space  mark one first, then  c  on another   esc  back"
-            return
-        title = f"{self._here} against {self._marked}"
-        read = partial(details.compared, Path(self._marked), Path(self._here))
-        self.app.push_screen(Reading(title, read))
-
     def action_leave(self) -> None:
         self.dismiss(None)
 
-    @property
-    def _here(self) -> str:
-        option = self.query_one(OptionList).highlighted_option
-        return (option.id or "") if option else ""
+    def action_mark(self) -> None:
+        """Mark or unmark the one under the cursor; a third mark takes the oldest one away."""
+        options = self.query_one(OptionList)
+        option = options.highlighted_option
+        if option is None or option.id is None:
+            return
+        if option.id in self._marked:
+            self._marked.remove(option.id)
+        else:
+            self._marked = [*self._marked[-1:], option.id]
+        for past in self._found:
+            options.replace_option_prompt(past.path, self._row(past))
 
-    def _row(self, path: str) -> Content:
-        return _row(self._found[path], is_marked=path == self._marked)
+    def action_compare(self) -> None:
+        """The two that are marked, the one that started first first."""
+        by_age = [past.path for past in reversed(self._found) if past.path in self._marked]
+        if len(by_age) < 2:
+            self.query_one(".dialog").border_title = "Mark two with space, then c compares them"
+            return
+        before, after = map(Path, by_age)
+        title = f"{after.name} against {before.name}"
+        self.app.push_screen(Reading(title, partial(compared.of, before, after)))
 
-
-def _row(past: Past, *, is_marked: bool) -> Content:
-    """Two lines: when and which; how far it came, and what it found."""
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(past.started_at))
-    failed = f", {past.failed} failed" if past.failed else ""
-    ended = f"{past.done} of {past.runs} done{failed}"
-    mark = "*" if is_marked else " "
-    head = f"{mark}{ROLES[past.state]} {when}  {past.state:<10}  {ended}  {past.engine}"
-    return Content(
-        safe(head) + "\n" + safe(f"    {cut(Path(past.path).name, 44)}  {past.headline}")
-    )
+    def _row(self, past: Past) -> Content:
+        """Two lines: when and which; how far it came, and what it found."""
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(past.started_at))
+        failed = f", {past.failed} failed" if past.failed else ""
+        ended = f"{past.done} of {past.runs} done{failed}"
+        mark = "x" if past.path in self._marked else " "
+        head = f"[{mark}] {ROLES[past.state]} {when}  {past.state:<10}  {ended}  {past.engine}"
+        return Content(safe(head) + "\n" + safe(f"      {cut(past.path, 44)}  {past.headline}"))
