@@ -116,7 +116,7 @@ def test_when_the_time_is_up_the_task_is_queued_again_and_goes_on(
         if isinstance(event, events.ExperimentInterrupted)
     ]
     assert interrupted == ["SIGUSR1"]
-    assert slurm.processes() == []
+    eventually(lambda: not slurm.processes(), "no process left", tmp_path)
 
 
 def test_a_node_that_dies_loses_its_unfinished_runs_only(slurm: Slurm, tmp_path: Path) -> None:
