@@ -89,6 +89,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     from core.analysis import pace
+    from core.experiment import search
 
     planned = asked.cells or asked.bases
     runs = [_runs(cell, asked.only) for cell in planned]
@@ -96,9 +97,15 @@ def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     yield f"{'cell':<{width}}  {'starts':>6}  {'runs':>6}"
     for cell, count in zip(planned, runs, strict=True):
         yield f"{cell.slug:<{width}}  {cell.starts:>6}  {count:>6}"
-    starts = sum(cell.starts for cell in planned)
-    most = " at most" if asked.until else " for every load that is tried" if asked.search else ""
-    yield f"{len(planned)} cells, {starts} starts, {sum(runs)} runs{most}"
+    starts = len({(cell.server, n) for cell in planned for n in range(cell.starts)})
+    loads = search.most_loads(asked.search) if asked.search else 1
+    count = sum(runs) * loads
+    most = " at most" if asked.until or asked.search else ""
+    yield f"{len(planned)} cells, {starts} server starts, {count} runs{most}"
+    if asked.search:
+        yield f"each cell is run at {loads} loads at most, one after the other at the same server"
+    if starts < sum(cell.starts for cell in planned):
+        yield "cells that need the same server share its starts"
     if asked.until:
         until = asked.until
         yield (
@@ -108,7 +115,7 @@ def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     if found is None:
         yield "hours: not known; no earlier run to go by: give one with --pilot RUN_DIR"
         return
-    hours = pace.hours(found, starts, sum(runs))
+    hours = pace.hours(found, starts, count)
     yield (
         f"about {hours:.2g} hours{most}: a start takes {found.start_s:.1f} s and a run"
         f" {found.run_s:.1f} s in {found.path}"

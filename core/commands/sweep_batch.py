@@ -14,6 +14,7 @@ from core.analysis import cells, limits
 from core.analysis.cells import CellState
 from core.analysis.matrix import entries
 from core.commands import batch
+from core.engine.servers import Kept
 from core.errors import ConfigError, GatescopeError
 from core.experiment import cell as cell_module
 from core.experiment import config, plan
@@ -27,8 +28,7 @@ from core.experiment.tables import Engine
 from core.report import limit, matrix
 from core.rundir import directory, sweep, tasks
 from core.rundir.result import Result
-from core.rundir.sweep import SweepFile
-from core.rundir.sweep import is_sweep as is_sweep
+from core.rundir.sweep import SweepFile, is_sweep
 from core.terminal import printable, tell
 
 AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets
@@ -51,11 +51,11 @@ def run(invocation: Invocation, *, json: bool) -> int:
             _check(cell, asked)
         path = invocation.out or directory.new_path(asked.name)
         sweep.check_new(path)
-    with sweep.locked(path):
+    with sweep.locked(path) as mark:
         if not is_sweep(path):
             sweep.write(path, asked)
         if asked.executor == "local":
-            code = _visits(path, asked, json=json, retry=invocation.retry_cancelled)
+            code = _visits(path, asked, json=json, retry=invocation.retry_cancelled, mark=mark)
         else:
             code = _on_cluster(path, asked, json=json)
     _conclude(path)
@@ -184,9 +184,22 @@ def _check_until(own: Config, until: Until, *, split: bool) -> None:
         )
 
 
-def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
-    """Run start after start until nothing is left that can be run; the exit code."""
+def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool, mark: str = "") -> int:
+    """Run start after start until nothing is left that can be run; the exit code. With the `mark`
+    of the lock that is held, a server stays up for the next cell where that needs no other."""
+    if not mark:
+        return _one_by_one(path, asked, None, json=json, retry=retry)
+    batch.end_leftovers(mark)
+    kept = Kept((path / f".{mark}gate_logs").absolute(), mark)
+    try:
+        return _one_by_one(path, asked, kept, json=json, retry=retry)
+    finally:
+        kept.put_down()
+
+
+def _one_by_one(path: Path, asked: SweepFile, kept: Kept | None, *, json: bool, retry: bool) -> int:
     states, tried = cells.read_all(path, asked), set[tuple[str, int]]()
+    up: tuple[bytes, int] | None = None
     while True:
         asked = _extended(path, asked, states)
         wanted = {slug: limits.wanted_starts(asked, state) for slug, state in states.items()}
@@ -195,7 +208,11 @@ def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
             return 0 if _is_done(asked, states) else 1
         cell, start = found
         _announce(asked, states, wanted, cell, start, json=json)
-        code = _visit(path, asked, cell, start, json=json, retry=retry)
+        lends = cell.config.experiment.warmup_requests > 0  # else its log may begin too late
+        if kept and (up != (up := (cell.server, start)) or not lends):
+            kept.put_down()
+        own = kept if lends else None
+        code = _visit(path, asked, cell, start, own, json=json, retry=retry)
         if code is None:
             return 1
         tried.add((cell.slug, start))
@@ -222,12 +239,19 @@ def _extended(path: Path, asked: SweepFile, states: dict[str, CellState]) -> Swe
 
 
 def _visit(
-    path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool
+    path: Path,
+    asked: SweepFile,
+    cell: Cell,
+    start: int,
+    kept: Kept | None,
+    *,
+    json: bool,
+    retry: bool,
 ) -> int | None:
     """One start of a cell; its exit code, None where nothing can be written any more."""
     own = sweep.folder(path, cell)
     try:
-        return batch.visit(own, asked, cell, start, json=json, retry=retry)
+        return batch.visit(own, asked, cell, start, json=json, retry=retry, kept=kept)
     except GatescopeError as error:
         tell(printable(f"! cell {cell.slug}: {error}"))
         return 1

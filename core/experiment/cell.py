@@ -34,6 +34,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         return self.config.backends[0].name
 
     @property
+    def server(self) -> bytes:
+        """What its server is; the same for cells that one start can serve."""
+        own = self.config.experiment
+        asked = (own.engine, own.seed, own.strict, self.config.model, self.config.backends)
+        return msgspec.json.encode((*asked, self.config.dose, self.config.replays))
+
+    @property
     def starts(self) -> int:
         starts = self.config.experiment.starts
         return 1 if starts == "auto" else starts
@@ -87,11 +94,18 @@ def shown(value: object) -> str:
 
 
 def order(cells: Sequence[Cell], start: int, seed: int) -> list[Cell]:
-    """The order in which the cells are given their start of that number: drawn from the seed for
-    every two starts, and the other way round at the second, so that a steady drift over time
-    affects all cells alike."""
-    drawn = list(cells)
-    random.Random(f"{seed}/sweep/{(start + 1) // 2}").shuffle(drawn)
+    """The order in which the cells are given their start of that number: those of one server
+    together, else drawn from the seed for every two starts, and the other way round at the second,
+    so that a steady drift over time affects all cells alike."""
+    draw = random.Random(f"{seed}/sweep/{(start + 1) // 2}")
+    by_server: dict[bytes, list[Cell]] = {}
+    for cell in cells:
+        by_server.setdefault(cell.server, []).append(cell)
+    groups = list(by_server.values())
+    draw.shuffle(groups)
+    for group in groups:
+        draw.shuffle(group)
+    drawn = [cell for group in groups for cell in group]
     return drawn if start % 2 else drawn[::-1]
 
 
