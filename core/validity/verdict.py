@@ -41,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     routing.stalled_steps,
     routing.missing_layers,
     routing.missing_ranks,
+    drift.one_node,
     drift.throttled_gpus,
     drift.gpu_clocks,
     drift.gpu_temperatures,
