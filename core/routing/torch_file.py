@@ -37,7 +37,8 @@ UNREADABLE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
     EOFError,
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError),
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
+    RuntimeError,  # a zip file of a later version, or encrypted; nested too deep
 )
 
 
