@@ -12,6 +12,7 @@ from core.errors import FileError, UsageError
 from core.terminal import complain
 
 if TYPE_CHECKING:
+    from core.analysis.calibration import Calibration
     from core.routing.busiest import BusiestRank
     from core.routing.imbalance import Imbalance
     from core.routing.popularity import Popularity
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the measures of every folder; 1 if some of it cannot be read or is missing, or is
     invalid and --strict."""
     from core import files
+    from core.analysis import calibration
     from core.validity import routing, verdict
     from core.validity.problem import rule_name
 
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileError(f"{arguments.folder}: not a folder")
     if arguments.calibration and (arguments.json or arguments.method or arguments.out):
         raise UsageError("--calibration is in words only: leave out --json, --method and -o")
+    prices = calibration.read(arguments.calibration) if arguments.calibration else None
     found, problems = _measured(arguments.folder)
     validity = verdict.of_gate_logs(arguments.folder, found)
     for problem in (*problems, *(wrong.in_words() for wrong in validity.problems)):
@@ -72,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
-    if arguments.calibration:
-        print("\n".join(_priced(arguments.folder, arguments.calibration)))
+    if prices:
+        print("\n".join(_priced(arguments.folder, arguments.calibration, prices)))
     missing = rule_name(routing.missing_layers)
     is_whole = not problems and missing not in [problem.rule for problem in validity.problems]
     return 0 if is_whole and not (arguments.strict and validity.is_invalid) else 1
@@ -102,15 +105,14 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     return found, problems
 
 
-def _priced(folder: Path, file: Path) -> list[str]:
+def _priced(folder: Path, file: Path, found: Calibration) -> list[str]:
     """What each dataset's routing costs a decode step over a fair router's."""
-    from core.analysis import calibration, routing_cost, step_sample
+    from core.analysis import routing_cost, step_sample
     from core.report import routing_cost as in_words
     from core.routing import folder as gate_folder
     from core.routing import places
     from core.rundir import about
 
-    found = calibration.read(file)
     lines = [f"priced by {file}: {found.backend}, {found.engine}, made {found.made}"]
     if (folder / about.NAME).is_file():
         backends = about.read(folder).backends

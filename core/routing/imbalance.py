@@ -73,6 +73,9 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv: float | None
     excess_cv_reason: str | None
     excess_cv_interval: Interval | None
+    excess_squared: float | None = None  # signed, as in Imbalance
+    excess_squared_error: float | None = None
+    excess_squared_interval: Interval | None = None
     layer_cv: float
     rank_imbalance: float | None
     busiest_rank: BusiestRank | None = None
@@ -221,7 +224,8 @@ def _noise_floor(sums: StepSums) -> float | None:
 def _excess(run: RunBlocks, sums: StepSums, drawn: StepSums, blocks: int) -> Excess:
     if not sums.supported:
         return Excess(None, ONE_TOKEN)
-    chance = excess.by_chance(run, sums)
+    totals = (float(each) for each in (sums.steps, sums.supported, sums.floor_fourth))
+    chance = excess.by_chance(run.recurrence, *totals)
     return excess.judged(sums.excess_squared(), drawn.excess_squared(), blocks, chance)
 
 
@@ -281,6 +285,9 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
         excess_cv=excess.value,
         excess_cv_reason=excess.reason,
         excess_cv_interval=excess.interval,
+        excess_squared=excess.squared,
+        excess_squared_error=excess.error,
+        excess_squared_interval=excess.squared_interval,
         layer_cv=float(cv(counts).mean()),
         rank_imbalance=float(sums.rank_ratio / sums.layers) if run.ranks else None,
         busiest_rank=busiest.of(sums, drawn_sums, blocks, run),

@@ -176,6 +176,25 @@ def test_a_file_that_was_removed_is_followed_by_another(tmp_path: Path) -> None:
     assert gate_folder.read(tmp_path).columns["index"].tolist() == [3, 4]
 
 
+def test_a_log_goes_on_where_its_folder_leads_to_by_then(tmp_path: Path) -> None:
+    """Steps before the link is moved are in one folder, those after it in the other; idle, the next
+    part is begun at once."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
+    log = writer(link, Limits())
+    write(log, range(3))
+    (tmp_path / "new").symlink_to(tmp_path / "other")
+    (tmp_path / "new").replace(link)
+    log.flush()
+    assert len(gate_folder.read(tmp_path / "other").tokens) == 0
+    write(log, range(3, 5))
+    log.close()
+    assert gate_folder.read(tmp_path / "one").columns["index"].tolist() == [0, 1, 2]
+    assert gate_folder.read(tmp_path / "other").columns["index"].tolist() == [3, 4]
+
+
 @pytest.mark.fault
 def test_a_folder_that_was_removed_is_an_error_and_not_silence(tmp_path: Path) -> None:
     log = writer(tmp_path / "logs", Limits())

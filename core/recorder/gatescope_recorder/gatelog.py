@@ -135,6 +135,7 @@ class GateLogWriter:
         """Write the queued steps as one block, in one write."""
         self._flushed_at = time.monotonic()
         if not self._pending:
+            self.parts.follow()
             return
         steps, self._pending = self._pending, []
         self.parts.write(encode_block(steps, self.header))
