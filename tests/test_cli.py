@@ -157,7 +157,7 @@ class TestUsage:
         assert arguments
         for n in arguments:
             own = re.match(r"  .*\S  +\S", lines[n])
-            assert own or re.match(r" {10,}\S", lines[n + 1]), lines[n]
+            assert own or re.match(r" {4,}\S", lines[n + 1]), lines[n]
 
     def test_the_config_s_default_is_named(self, gatescope: Gatescope) -> None:
         for command in ([], ["serve"], ["doctor"]):

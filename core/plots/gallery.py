@@ -61,12 +61,13 @@ WHAT_TO_SEE = {
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A PNG of `figure`, and how to read it."""
+    """A PNG of `figure`, what it shows, and how to read it."""
 
     figure: str
     file: Path
     title: str
-    caption: str
+    panels: tuple[Figure, ...]
+    caption: str = ""
 
 
 def panels(
@@ -152,13 +153,13 @@ def draw_all(
     for metric in scatter.METRICS:
         for axis in axes:
             with contextlib.suppress(NoDataError):  # no run has both values
-                drawn = scatter.series(groups, metric, axis, engine, rows)
-                file = png.write(noted(drawn, note), folder / f"{metric}-{axis}.png")
-                yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))
+                drawn = noted(scatter.series(groups, metric, axis, engine, rows), note)
+                file = png.write(drawn, folder / f"{metric}-{axis}.png")
+                told = caption("scatter", [drawn])
+                yield Drawn("scatter", file, drawn.title, (drawn,), told)
     for figure in (*OF_STEPS, *OF_RESULTS):
         with contextlib.suppress(NoDataError):
-            made = panels(figure, groups, samples, engine)
-            file = png.write([noted(panel, note) for panel in made], folder / f"{figure}.png")
-            yield Drawn(
-                figure, file, "; ".join(panel.title for panel in made), caption(figure, made)
-            )
+            made = tuple(noted(p, note) for p in panels(figure, groups, samples, engine))
+            file = png.write(made, folder / f"{figure}.png")
+            title = "; ".join(panel.title for panel in made)
+            yield Drawn(figure, file, title, made, caption(figure, made))

@@ -41,7 +41,7 @@ import numpy as np
 from msgspec import structs
 
 from core.errors import GateLogError
-from core.routing import busiest, excess, measures, places, upstream
+from core.routing import busiest, excess, measures, places, popularity, upstream
 from core.routing import folder as gate_folder
 from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums, widened
 from core.routing.busiest import BusiestRank
@@ -51,6 +51,7 @@ from core.routing.gatelog import GateLog
 from core.routing.measures import Measures, Resampled
 from core.routing.meter import MAX_AGGREGATED_TOKENS, Meter
 from core.routing.meter import WARMUP as WARMUP
+from core.routing.popularity import Popularity
 from core.routing.repeats import Repeats
 from core.routing.steps import cv as cv
 from core.routing.steps import floor_squared as floor_squared
@@ -123,6 +124,7 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     one_token_steps: int = 0
     violations: int = 0  # steps where Σ over experts is not top_k × tokens
     constant_loads: bool = False  # every step has the same loads
+    popularity: list[Popularity] = []  # of the experts, by layer
 
     def phase(self, name: str) -> Phase | None:
         """The steps of that phase, "prefill" or "decode"; None if there are none."""
@@ -194,6 +196,7 @@ def measure_run(
         one_token_steps=run.one_token,
         violations=run.violations,
         constant_loads=run.constant and run.steps > 1,
+        popularity=popularity.of_layers(blocks.counts),
     )
 
 

@@ -93,6 +93,8 @@ class Result(Metrics, frozen=True, kw_only=True):
     energy_reason: str | None = None  # why it is unknown, or not known by phase
     j_per_output_token: float | None = None
     sm_clock_mhz: float | None = None  # mean over that time, and over GPUs
+    node: str | None = None  # the machine, by the cluster's name for it where it has one
+    gpus: list[str] = field(default_factory=list)  # serial number or UUID of each that it used
     power_limit_w: float | None = None  # of one GPU
     energy_phases: dict[str, PhaseEnergy] = field(default_factory=dict)  # prefill, decode
 
