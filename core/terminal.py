@@ -21,7 +21,8 @@ MARKS = {"✓": "32", "●": "32", "!": "1;31", "×": "33", "↻": "36", "▶": 
 )
 BAR_CELLS, LEAST_BAR = 30, 5
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# SIGUSR1: what Slurm is asked to send before the time is up (--signal=B:USR1@120).
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def shown(value: float | None, form: str) -> str:

@@ -24,7 +24,8 @@ from textual.widgets import Input
 
 from core.errors import FileError
 from core.experiment.invocation import Invocation
-from core.rundir import sweep
+from core.rundir import directory, sweep
+from core.rundir.sweep import SweepFile
 from core.terminal import complain, ending, has_screen, is_dumb
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
@@ -34,6 +35,7 @@ from tui.draw.text import Line, line, safe
 from tui.model import notice, settings
 from tui.model.session import Session, newest_live
 from tui.model.settings import Settings
+from tui.model.sweep import SweepSession
 from tui.model.view import View
 from tui.screens.palette import Actions
 from tui.sweep import SweepScreen
@@ -307,12 +309,30 @@ def run(invocation: Invocation, *, ascii: bool = False) -> int:
     """The UI for a new experiment; for the run directory to resume; or for the one running under
     runs/, if nothing is selected. Its exit code."""
     if invocation.resume:
+        if sweep.is_sweep(invocation.resume):
+            return _browse(SweepSession(invocation.resume), ascii=ascii)
         return _show(Session(invocation, _run_directory(invocation.resume)), ascii=ascii)
-    bare = Invocation(invocation.config_path, engine=invocation.engine)
-    found = newest_live() if invocation == bare else None
+    found = _running(invocation)
     if found is None:
         _check_writable(invocation.out or Path("runs"))
+    elif sweep.is_sweep(found):
+        return _browse(SweepSession(found), ascii=ascii)
     return _show(Session(invocation, found), ascii=ascii)
+
+
+def run_sweep(invocation: Invocation, planned: SweepFile, *, ascii: bool = False) -> int:
+    """The UI for a new sweep, or for what runs under runs/, if nothing is selected."""
+    if found := _running(invocation):
+        return attach(found, ascii=ascii)
+    path = invocation.out or directory.new_path(planned.name)
+    _check_writable(path)
+    return _browse(SweepSession(path, invocation, planned), ascii=ascii)
+
+
+def _running(invocation: Invocation) -> Path | None:
+    """What runs under runs/, if nothing is selected."""
+    bare = Invocation(invocation.config_path, engine=invocation.engine)
+    return newest_live() if invocation == bare else None
 
 
 def _check_writable(run_dir: Path) -> None:
@@ -329,22 +349,22 @@ def _check_writable(run_dir: Path) -> None:
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
     """The UI over a run directory or a sweep, running or not. FileError where it is neither."""
     if sweep.is_sweep(run_dir):
-        return _browse(run_dir, ascii=ascii)
+        return _browse(SweepSession(run_dir), ascii=ascii)
     return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
 
 
-def _browse(path: Path, *, ascii: bool) -> int:
+def _browse(session: SweepSession, *, ascii: bool) -> int:
     """The screen of a sweep, and from it the UI over the cell that is opened, and back."""
     if (code := _why_no_screen()) is not None:
         return code
     opened = ""
     while True:
-        screen = SweepScreen(path, opened, ascii=_is_plain(ascii))
+        screen = SweepScreen(session, opened, ascii=_is_plain(ascii))
         opened = screen.run() or ""
         if not opened:
             return screen.return_code or 0
-        session = Session(Invocation(), _run_directory(path / sweep.CELLS / opened))
-        if (code := _show(session, ascii=ascii)) > 1:
+        cell = Session(Invocation(), _run_directory(session.path / sweep.CELLS / opened))
+        if (code := _show(cell, ascii=ascii)) > 1:
             return code
 
 

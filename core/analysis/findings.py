@@ -14,7 +14,6 @@ from core.analysis import dose_findings
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
-from core.experiment import plan
 from core.experiment.registration import Registration
 from core.rundir.result import Result
 from core.stats import association, comparison
@@ -199,18 +198,8 @@ def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
 
 
 def _compared(one: Results, other: Results, metric: str, margin_pct: float) -> Comparison:
-    sides = [by_start(group, metric) for group in (one, other)]
+    sides = [group.by_start(metric) for group in (one, other)]
     return comparison.compare(metric, one.name, other.name, sides, margin_pct)
-
-
-def by_start(group: Results, metric: str) -> dict[int, dict[str, list[float]]]:
-    """Start → dataset → a value of `metric` a repeat."""
-    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for label, result in group.by_label.items():
-        value = result.number(metric)
-        if value is not None:
-            found[result.start or 1][plan.dataset_of(label)].append(value)
-    return {start: dict(found[start]) for start in sorted(found)}
 
 
 def _row(group: Results, metric: str) -> Row:

@@ -14,7 +14,7 @@ import numpy as np
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots import latency, png, routing, scatter, steptime
+from core.plots import foretold, latency, png, routing, scatter, steptime
 from core.plots.figure import Figure, HeatMap, Series, noted
 from core.plots.labels import Axis
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.analysis.findings import Row
 
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
-OF_RESULTS = ("ecdf", "rank-load")
+OF_RESULTS = ("ecdf", "rank-load", "prediction")
 AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted")
 
 WHAT_TO_SEE = {
@@ -46,6 +46,10 @@ WHAT_TO_SEE = {
     "rank-load": (
         "Every step waits for its busiest rank, whichever that is. Load evens out over a run "
         "(bars) more than within a step (dashed line)."
+    ),
+    "prediction": (
+        "Each point is a dataset; on the line it is as predicted. Bars are what a run of it was "
+        "expected to show, 95 %; predictions without bars were taken as known."
     ),
     "step-time": (
         "First as measured, where steps with few tokens are both quick and uneven; then with the "
@@ -83,6 +87,7 @@ def panels(
         ),
         "ecdf": lambda: [latency.ecdf(groups, name, engine) for name in ("ttft", "tpot")],
         "rank-load": lambda: routing.rank_load(groups, engine),
+        "prediction": lambda: foretold.panels(groups, engine),
     }
     return list(draw[figure]())
 
