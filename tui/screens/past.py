@@ -52,6 +52,10 @@ class PastRuns(ModalScreen[Path | None]):
                 yield Static("No run directory here yet.", markup=False)
             yield OptionList(*(Option(self._row(past), id=past.path) for past in self._found))
 
+    def on_mount(self) -> None:
+        if self._found:
+            self.query_one(OptionList).highlighted = 0
+
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(Path(event.option.id or "."))
 
