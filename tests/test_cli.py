@@ -93,7 +93,7 @@ class TestUsage:
             (["--batch", "--engine", "gpu"], "gatescope: argument --engine: invalid choice: 'gpu'"),
             (["--batch", "--config"], "gatescope: argument --config: expected one argument"),
             (["frobnicate"], "gatescope: argument COMMAND: invalid choice: 'frobnicate'"),
-            (["predict"], "gatescope predict: the following arguments are required: FILE"),
+            (["predict"], "gatescope predict: one of the arguments FILE --run is required"),
             (
                 ["generate", "--count", "0"],
                 "gatescope generate: argument --count: expected a whole number of at least 1",

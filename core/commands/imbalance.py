@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from core.analysis.calibration import Calibration
     from core.routing.busiest import BusiestRank
     from core.routing.imbalance import Imbalance
+    from core.routing.popularity import Popularity
     from core.validity.problem import Validity
 
 LAYERS_SHOWN = 8
@@ -161,6 +162,7 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         *_phases(m),
         *_work(m),
         *_layers(m.layer_cvs),
+        *_popularity(m.popularity),
         _loads(m.expert_loads),
     ]
 
@@ -227,6 +229,25 @@ def _layers(cvs: Sequence[float]) -> list[str]:
     order = sorted(range(len(cvs)), key=lambda layer: -cvs[layer])
     most = "  ".join(f"l{layer} {cvs[layer]:.3f}" for layer in order[:LAYERS_SHOWN])
     return [f"  layers         CV {min(cvs):.3f} to {max(cvs):.3f}, most in  {most}"]
+
+
+def _popularity(layers: Sequence[Popularity]) -> list[str]:
+    """The layer of the median exponent, and the range over layers; nothing where no step is."""
+    if not layers:
+        return []
+    known = sorted(
+        (layer for layer in layers if layer.power_law.value is not None),
+        key=lambda layer: layer.power_law.value or 0.0,
+    )
+    if not known:
+        return [f"  popularity     power law – ({layers[0].power_law.reason})"]
+    middle, first, last = known[len(known) // 2], known[0].power_law, known[-1].power_law
+    told = f"{len(known)} of {len(layers)} layers"
+    return [
+        f"  popularity     power law r^-s: s {middle.power_law.shown('.2f')}, median of {told}"
+        f" ({first.shown('.2f')} to {last.shown('.2f')}); misfit {middle.misfit:.0%} of tokens;"
+        f" Dirichlet α {middle.dirichlet.shown('.2f')}"
+    ]
 
 
 def _loads(loads: Sequence[float]) -> str:

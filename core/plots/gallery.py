@@ -14,7 +14,7 @@ import numpy as np
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots import latency, png, routing, scatter, steptime
+from core.plots import foretold, latency, png, routing, scatter, steptime
 from core.plots.figure import Figure, HeatMap, Series, noted
 from core.plots.labels import Axis
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.analysis.findings import Row
 
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
-OF_RESULTS = ("ecdf", "rank-load")
+OF_RESULTS = ("ecdf", "rank-load", "prediction")
 AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted")
 
 WHAT_TO_SEE = {
@@ -47,6 +47,10 @@ WHAT_TO_SEE = {
         "Every step waits for its busiest rank, whichever that is. Load evens out over a run "
         "(bars) more than within a step (dashed line)."
     ),
+    "prediction": (
+        "Each point is a dataset; on the line it is as predicted. Bars are what a run of it was "
+        "expected to show, 95 %; predictions without bars were taken as known."
+    ),
     "step-time": (
         "First as measured, where steps with few tokens are both quick and uneven; then with the "
         "number of tokens held at its mean. Any rise left there is the cost of imbalance; a line "
@@ -57,12 +61,13 @@ WHAT_TO_SEE = {
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A PNG of `figure`, and how to read it."""
+    """A PNG of `figure`, what it shows, and how to read it."""
 
     figure: str
     file: Path
     title: str
-    caption: str
+    panels: tuple[Figure, ...]
+    caption: str = ""
 
 
 def panels(
@@ -82,6 +87,7 @@ def panels(
         ),
         "ecdf": lambda: [latency.ecdf(groups, name, engine) for name in ("ttft", "tpot")],
         "rank-load": lambda: routing.rank_load(groups, engine),
+        "prediction": lambda: foretold.panels(groups, engine),
     }
     return list(draw[figure]())
 
@@ -147,13 +153,13 @@ def draw_all(
     for metric in scatter.METRICS:
         for axis in axes:
             with contextlib.suppress(NoDataError):  # no run has both values
-                drawn = scatter.series(groups, metric, axis, engine, rows)
-                file = png.write(noted(drawn, note), folder / f"{metric}-{axis}.png")
-                yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))
+                drawn = noted(scatter.series(groups, metric, axis, engine, rows), note)
+                file = png.write(drawn, folder / f"{metric}-{axis}.png")
+                told = caption("scatter", [drawn])
+                yield Drawn("scatter", file, drawn.title, (drawn,), told)
     for figure in (*OF_STEPS, *OF_RESULTS):
         with contextlib.suppress(NoDataError):
-            made = panels(figure, groups, samples, engine)
-            file = png.write([noted(panel, note) for panel in made], folder / f"{figure}.png")
-            yield Drawn(
-                figure, file, "; ".join(panel.title for panel in made), caption(figure, made)
-            )
+            made = tuple(noted(p, note) for p in panels(figure, groups, samples, engine))
+            file = png.write(made, folder / f"{figure}.png")
+            title = "; ".join(panel.title for panel in made)
+            yield Drawn(figure, file, title, made, caption(figure, made))

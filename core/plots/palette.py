@@ -32,9 +32,9 @@ TEXT_STROKES: dict[Stroke, str] = {
     "dotted": ".,:'",
     "fit": "-=~+",
 }
-# Cividis-like, from little to much: lightness rises evenly, so grey print and colour-blind eyes
-# read it too.
-HEAT = ("#0b2340", "#1f3b63", "#3f5270", "#5d6877", "#7d7f78", "#a09771", "#c4b15f", "#ead54a")
+# Eight steps of cividis, from little to much: lightness rises evenly, so grey print and
+# colour-blind eyes read it too.
+HEAT = ("#002e6a", "#32436d", "#535a6d", "#6f7073", "#8c8878", "#aba072", "#cdbb63", "#f0d846")
 SHADES = " ░▒▓█"
 HEAT_MAP = "cividis"
 

@@ -41,14 +41,12 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
         findings.find(groups, engine, asked.first),
     )
     written = _write(path, groups, validity, found)
-    _print(groups, engine, validity, found, asked)
+    _print_tables(groups, engine, found)
     _draw(groups, engine, found)
-    written = [*_draw_files(path, groups, engine, found), *written]
-    for file in written:
-        tell(f"wrote {file}")
+    graphs = _draw_files(path, groups, engine, found)
+    _print_files(path, groups, graphs, written)
+    _print_findings(validity, found, asked)
     tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
-    for group in groups:
-        tell(_where(path, group))
     return validity
 
 
@@ -69,16 +67,10 @@ def _write(
         files["summary-replayed.csv"] = summary.csv_text(summary.rows(replayed)).encode()
     for name, data in files.items():
         write_whole(path / name, data)
-    return [path / name for name in files if name != "summary.json"]
+    return [path / name for name in files]
 
 
-def _print(
-    groups: Sequence[Results],
-    engine: str,
-    validity: Validity,
-    found: Findings,
-    asked: Registered,
-) -> None:
+def _print_tables(groups: Sequence[Results], engine: str, found: Findings) -> None:
     caveat = ": its times say nothing about GPUs" if builtin.is_label(engine) else ""
     tell(f"\nengine: {engine}{caveat}")
     tell(summary.table(groups))
@@ -90,6 +82,21 @@ def _print(
         from core.report import replayed
 
         tell(f"\n{dose.REPLAYED}: means of each recorded run\n{replayed.table(groups)}")
+
+
+def _print_files(
+    path: Path, groups: Sequence[Results], graphs: Sequence[Path], written: Sequence[Path]
+) -> None:
+    """One line for all of them."""
+    names = [*map(_where, groups), *(file.name for file in written)]
+    if graphs:
+        names.append(f"graphs ({len(graphs)} PNGs)")
+    tell(f"wrote in {path}: {', '.join(names)}")
+
+
+def _print_findings(validity: Validity, found: Findings, asked: Registered) -> None:
+    """Last, where they stay on the screen."""
+    tell("")
     compared = contrasts.lines(found.comparisons, asked)
     for line in (*validity.in_words(), *compared, *found.headlines):
         tell(printable(f"  {line}"))
@@ -124,11 +131,11 @@ def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findi
     samples, unread = step_sample.of_backends(path, [group.name for group in groups])
     for problem in unread:
         tell(printable(f"! {problem}"))
-    drawn = gallery.draw_all(path / "graphs", groups, samples, engine, found.associations)
-    made = [picture.file for picture in drawn]
+    folder = path / "graphs"
+    drawn = list(gallery.draw_all(folder, groups, samples, engine, found.associations))
     if _any_forced(groups):
-        made += [file for file, _ in forced.pictures(found.forced, path, found.engine)]
-    return made
+        drawn += forced.pictures(found.forced, folder, found.engine)
+    return [picture.file for picture in drawn]
 
 
 def _any_forced(groups: Sequence[Results]) -> bool:
@@ -139,8 +146,8 @@ def _any_replayed(groups: Sequence[Results]) -> bool:
     return any(group.replayed for group in groups)
 
 
-def _where(path: Path, group: Results) -> str:
+def _where(group: Results) -> str:
     runs = len(group.by_label) + len(group.imposed)
     forced = f", {len(group.forced)} of them {dose.NAME}" if group.forced else ""
     replayed = f", {len(group.replayed)} of them {dose.REPLAYED}" if group.replayed else ""
-    return f"results: {path / group.name / 'results_json'} ({runs} runs{forced}{replayed})"
+    return f"{group.name}/results_json ({runs} runs{forced}{replayed})"
