@@ -25,7 +25,8 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     handler = signal.getsignal(signal.SIGTERM)
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    only = {"num_cpus": 1, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=only)
     signal.signal(signal.SIGTERM, handler)  # Ray's own would keep the tests from ending
     try:
         yield found
