@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from core import files
 from core.errors import FileError, NoDataError
-from core.experiment import dose
+from core.experiment import dose, plan
 from core.routing import upstream as gate_names
 from core.routing.imbalance import Imbalance
 from core.rundir import about as run_json
@@ -77,6 +77,16 @@ class Results:
             for label, one in self.by_label.items()
             if one.measured_imbalance
         }
+
+    @property
+    def routed(self) -> dict[str, Imbalance]:
+        """The same, with repeats of a dataset whose routing was identical once: where answers are
+        greedy, another repeat says nothing new of the router."""
+        first: dict[tuple[object, ...], str] = {}
+        for label, found in self.measured.items():
+            alike = (found.tokens, *found.expert_loads) if found.expert_loads else (label,)
+            first.setdefault((plan.dataset_of(label), *alike), label)
+        return {label: self.measured[label] for label in first.values()}
 
     def x(self, label: str, axis: str) -> float | None:
         """The imbalance of one result: "excess" (of CV², signed), "per-step", "aggregated" or

@@ -10,7 +10,7 @@ import numpy as np
 
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
-from core.plots import labels
+from core.plots import labels, palette
 from core.plots.figure import Curve, Points, Series
 from core.stats import level
 from core.stats.arrays import Floats
@@ -46,16 +46,21 @@ def pareto(cells: Sequence[Comparand], metric: str) -> Series:
         raise NoDataError(f"no cell has both {labels.short(metric)} and a throughput")
     best = frontier(known, metric)
     x, y = (_values(best, key) for key in (metric, THROUGHPUT))
-    names = list(dict.fromkeys(cell.backend for cell in known))
+    names = palette.places([cell.backend for cell in known])
     starts = sorted({len(cell.by_start(metric)) for cell in known})
     return Series(
         f"throughput against {labels.short(metric)}",
         labels.metric(metric),
         "output throughput per GPU (or rank), tok/s",
-        _cut([_points([c for c in known if c.backend == name], name, metric) for name in names]),
+        _cut(
+            [
+                _points([c for c in known if c.backend == name], metric, place)
+                for name, place in names.items()
+            ]
+        ),
         known[0].engine,
         _note(best, len(known), len(cells), starts),
-        (Curve("frontier", x, y / _ranks(best), len(names), "dotted"),),
+        (Curve("frontier", x, y / _ranks(best), palette.FIT, "dotted"),),
     )
 
 
@@ -91,10 +96,10 @@ def against_load(cells: Sequence[Comparand]) -> list[Series]:
 
 
 def _against(cells: Sequence[Comparand], axis: str, measure: str) -> Series | None:
-    names = list(dict.fromkeys(cell.backend for cell in cells))
+    places = palette.places([cell.backend for cell in cells])
     curves = [
         curve
-        for place, name in enumerate(names)
+        for name, place in places.items()
         if (curve := _curve([c for c in cells if c.backend == name], axis, measure, place))
     ]
     if not curves:
@@ -134,16 +139,17 @@ def _load(cell: Comparand, axis: str) -> float | None:
     return float(value) if not isinstance(value, str) and value > 0 else None
 
 
-def _points(cells: Sequence[Comparand], name: str, metric: str) -> Points:
+def _points(cells: Sequence[Comparand], metric: str, place: int) -> Points:
     ranks = _ranks(cells)
     return Points(
-        name,
+        cells[0].backend,
         tuple(cell.name for cell in cells),
         _values(cells, metric),
         _values(cells, THROUGHPUT) / ranks,
         np.zeros(len(cells), np.bool_),
         _ends(cells, metric),
         _ends(cells, THROUGHPUT) / ranks[:, None],
+        place=place,
     )
 
 

@@ -24,6 +24,7 @@ from core.terminal import printable, takes_colour, tell, terminal_columns
 if TYPE_CHECKING:
     from core.analysis.findings import Findings
     from core.plots.figure import Figure
+    from core.plots.gallery import Invalid
     from core.validity.problem import Validity
 
 PLOT_COLUMNS, PLOT_ROWS = 110, 24  # at most
@@ -42,8 +43,9 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     )
     written = _write(path, groups, validity, found)
     _print(groups, engine, validity, found, asked)
-    _draw(groups, engine, found)
-    written = [*_draw_files(path, groups, engine, found), *written]
+    invalid = validity.invalid(group.name for group in groups)
+    _draw(groups, engine, found, invalid)
+    written = [*_draw_files(path, groups, engine, found, invalid), *written]
     for file in written:
         tell(f"wrote {file}")
     tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
@@ -95,17 +97,19 @@ def _print(
         tell(printable(f"  {line}"))
 
 
-def _draw(groups: Sequence[Results], engine: str, found: Findings) -> None:
+def _draw(groups: Sequence[Results], engine: str, found: Findings, invalid: Invalid) -> None:
     """TPOT against skew, as text; and against forced skew, if any routing was forced."""
     from core.plots import dose as dose_figure
-    from core.plots import scatter
+    from core.plots import gallery, scatter
 
     with contextlib.suppress(NoDataError):  # no run has both
         axis = scatter.best_axis(groups)
-        _show(scatter.series(groups, "mean_tpot_ms", axis, engine, found.associations))
+        drawn = scatter.series(groups, "mean_tpot_ms", axis, engine, found.associations)
+        _show(gallery.of_all(drawn, groups, invalid))
     if _any_forced(groups):
         with contextlib.suppress(NoDataError):  # no dose has a TPOT
-            _show(dose_figure.series(found.forced, "mean_tpot_ms", engine=found.engine))
+            forced = dose_figure.series(found.forced, "mean_tpot_ms", engine=found.engine)
+            _show(gallery.of_all(forced, groups, invalid))
     tell("")
 
 
@@ -116,7 +120,9 @@ def _show(drawn: Figure) -> None:
     tell("\n" + text.draw(drawn, columns, PLOT_ROWS, colour=takes_colour(sys.stderr)))
 
 
-def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findings) -> list[Path]:
+def _draw_files(
+    path: Path, groups: Sequence[Results], engine: str, found: Findings, invalid: Invalid
+) -> list[Path]:
     from core.analysis import step_sample
     from core.plots import gallery
     from core.report import forced
@@ -124,10 +130,17 @@ def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findi
     samples, unread = step_sample.of_backends(path, [group.name for group in groups])
     for problem in unread:
         tell(printable(f"! {problem}"))
-    drawn = gallery.draw_all(path / "graphs", groups, samples, engine, found.associations)
+    drawn = gallery.draw_all(
+        path / "graphs", groups, samples, engine, found.associations, invalid=invalid
+    )
     made = [picture.file for picture in drawn]
     if _any_forced(groups):
-        made += [file for file, _ in forced.pictures(found.forced, path, found.engine)]
+        made += [
+            file
+            for file, _ in forced.pictures(
+                found.forced, path, found.engine, "", "; ".join(invalid.values())
+            )
+        ]
     return made
 
 

@@ -38,9 +38,11 @@ NATURAL = "natural"
 HEADLINES = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
 
 
-def parts(found: DoseFindings, path: Path, engine: str, note: str = "") -> list[str]:
-    """The section, its PNGs drawn under `path`, with `note` at the end of each one's own; nothing
-    where no routing was forced. OSError where they cannot be."""
+def parts(
+    found: DoseFindings, path: Path, engine: str, note: str = "", invalid: str = ""
+) -> list[str]:
+    """The section, its PNGs drawn under `path` as `pictures` says; nothing where no routing was
+    forced. OSError where they cannot be."""
     if not found.curves and not found.left_out:
         return []
     head, rows = levels(found, intervals=True)
@@ -52,7 +54,7 @@ def parts(found: DoseFindings, path: Path, engine: str, note: str = "") -> list[
     left_out = [f"left out: {run}: {why}" for run, why in found.left_out.items()]
     drawn = [
         picture(file.relative_to(path).as_posix(), title)
-        for file, title in pictures(found, path, engine, note)
+        for file, title in pictures(found, path, engine, note, invalid)
     ]
     return [
         heading(TITLE),
@@ -74,19 +76,21 @@ def _pooled(found: DoseFindings) -> list[str]:
 
 
 def pictures(
-    found: DoseFindings, path: Path, engine: str, note: str = ""
+    found: DoseFindings, path: Path, engine: str, note: str = "", invalid: str = ""
 ) -> Iterator[tuple[Path, str]]:
-    """graphs/<metric>-forced-<axis>.png against CV and, where there are ranks, their load; and the
-    title of each."""
+    """graphs/<metric>-forced-<axis>.png against CV and, where there are ranks, their load, with
+    `note` at the end of each one's own and *INVALID* where `invalid` says why; and the title of
+    each."""
     from core.plots import dose, png
-    from core.plots.figure import noted
+    from core.plots.figure import marked, noted
 
     for metric in METRICS:
         for axis in dose.AXES:
             with contextlib.suppress(NoDataError):  # no dose has both
                 drawn = dose.series(found, metric, axis, engine)
                 file = path / "graphs" / f"{dose.name(metric, axis)}.png"
-                yield png.write(noted(drawn, note), file), drawn.title
+                drawn = marked(noted(drawn, note), invalid)
+                yield png.write(drawn, file), drawn.title
 
 
 def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:

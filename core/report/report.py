@@ -112,7 +112,8 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
     found = findings.find(source.groups, source.about.engine, source.asked.first)
     folder = source.chosen.folder(path)
     try:
-        parts = [*_opening(source, validity), *_parts(folder, source, found)]
+        invalid = validity.invalid(group.name for group in source.groups)
+        parts = [*_opening(source, validity), *_parts(folder, source, found, invalid)]
         written = document.markdown(parts)
         made = {
             "report.md": written,
@@ -155,13 +156,20 @@ def _opening(source: _Source, validity: Validity) -> list[str]:
     return [*parts, text(f"Checked: {', '.join(validity.checked)}.{unseen}")]
 
 
-def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
+def _parts(folder: Path, source: _Source, found: Findings, invalid: Mapping[str, str]) -> list[str]:
     """What follows; its PNGs are drawn under `folder`. OSError if they cannot be."""
     groups, note, engine = source.groups, source.chosen.in_words(), source.about.engine
     axes = [scatter.best_axis(groups)]
     drawn = list(
         gallery.draw_all(
-            folder / "graphs", groups, source.samples, engine, found.associations, axes, note
+            folder / "graphs",
+            groups,
+            source.samples,
+            engine,
+            found.associations,
+            axes,
+            note,
+            invalid,
         )
     )
     of_router = _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
@@ -175,7 +183,7 @@ def _parts(folder: Path, source: _Source, found: Findings) -> list[str]:
         heading("What the router did"),
         *router.parts(groups),
         *(of_router or [text("No gate log of natural routing.")]),
-        *forced.parts(found.forced, folder, engine, note),
+        *forced.parts(found.forced, folder, engine, note, "; ".join(invalid.values())),
         *replayed.parts(groups),
         *energy.parts(groups),
         *routing_cost.parts(source.costs, source.unread),

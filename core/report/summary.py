@@ -123,8 +123,9 @@ def table(groups: Sequence[Results]) -> str:
 
 
 def medians(group: Results) -> dict[str, float | None]:
-    """Medians over a backend's runs with natural routing."""
-    results, measured = list(group.by_label.values()), list(group.measured.values())
+    """Medians over a backend's runs with natural routing; its routing's over those that did not
+    route alike."""
+    results, measured = list(group.by_label.values()), list(group.routed.values())
     return {
         "mean_ttft_ms": median([r.mean_ttft_ms for r in results]),
         "mean_tpot_ms": median([r.mean_tpot_ms for r in results]),

@@ -7,7 +7,7 @@ from functools import cache
 from rich.style import Style
 from textual.theme import Theme
 
-from core.plots.palette import HEAT
+from core.plots.palette import HEAT, HEAT_DARK
 
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 ORANGE, VERMILLION, YELLOW, PURPLE = "#E69F00", "#D55E00", "#F0E442", "#CC79A7"
@@ -41,7 +41,7 @@ LIGHT = Theme(
     dark=False,
 )
 
-# Backends in their order: the role of their names, their points, and their outliers.
+# By a backend's place in core.plots.palette: the role of its name, its points and its outliers.
 BACKENDS = ("a", "b", "c", "d")
 MARKS = ("●", "▲", "■", "◆")
 HOLLOW = ("○", "△", "□", "◇")
@@ -74,7 +74,7 @@ _BOTH = {
     "head": Style(bold=True, underline=False),
     "key": Style(bold=True, reverse=True),
     **{
-        f"heat{i}": Style(color="#ffffff" if i < 4 else "#101010", bgcolor=c)
+        f"heat{i}": Style(color="#ffffff" if i in HEAT_DARK else "#101010", bgcolor=c)
         for i, c in enumerate(HEAT)
     },
 }

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from core.experiment.events import RunFigures
 from core.experiment.state import RunState
-from core.plots.palette import HEAT
+from core.plots import palette
 from tui.draw import table
 from tui.draw.table import Column
-from tui.draw.text import NONE, SHADES, Line, Span, fit, line, number
+from tui.draw.text import NONE, Line, Span, fit, line, number
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
@@ -252,8 +252,9 @@ def _folded(experts: int, room: int) -> int:
 
 
 def _heat(share: float, experts: int, cell: int) -> Span:
-    """Brightness by load against the fair share: dark at none, full at three times as much."""
-    level = min(len(HEAT) - 1, int(share * experts / 3 * len(HEAT)))
+    """By load over the fair share, on the scale of all heat maps."""
+    level = palette.heat_level(share * experts)
     if cell >= 3:
         return (f"{share * 100:.0f}".rjust(cell - 1) + " ", f"heat{level}")
-    return (SHADES[min(4, level * 5 // len(HEAT))] * cell, f"heat{level}")
+    shade = palette.SHADES[palette.heat_level(share * experts, len(palette.SHADES))]
+    return (shade * cell, f"heat{level}")
