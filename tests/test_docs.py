@@ -12,7 +12,7 @@ import pytest
 from textual.binding import Binding
 
 from core import cli
-from core.experiment import config, search, sweep
+from core.experiment import search, sweep, tables
 from core.validity import problem, verdict
 from tui import actions
 from tui.widgets.pane import Pane
@@ -43,10 +43,10 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("title", "table"),
     [
-        ("[experiment]", config.Experiment),
-        ("[model]", config.Model),
-        ("[[backends]]", config.Backend),
-        ("[dose]", config.Forcing),
+        ("[experiment]", tables.Experiment),
+        ("[model]", tables.Model),
+        ("[[backends]]", tables.Backend),
+        ("[dose]", tables.Forcing),
         ("[sweep]", sweep.Sweep),
         ("[search]", search.Search),
     ],

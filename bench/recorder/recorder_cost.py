@@ -37,7 +37,7 @@ from typing import Any
 from core.backends import nvml, vllm
 from core.backends import server as servers
 from core.backends.server import Server
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 from core.load import client, metrics
 from core.load.client import Load
 from core.routing import folder as gate_folder

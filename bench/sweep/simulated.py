@@ -10,10 +10,11 @@ import numpy as np
 
 from core.experiment import events, plan
 from core.experiment.cell import Cell
-from core.experiment.config import Backend, Config, Experiment, Model
+from core.experiment.config import Config
 from core.experiment.events import AnyEvent, RunFigures
 from core.experiment.plan import Run
 from core.experiment.sweep import Settings
+from core.experiment.tables import Backend, Experiment, Model
 from core.files import formatted, write_whole
 from core.rundir.about import About, Host
 from core.rundir.result import Result

@@ -15,7 +15,8 @@ from core.analysis import results
 from core.analysis.results import Results
 from core.errors import NoDataError
 from core.experiment import plan
-from core.experiment.config import Backend, Config
+from core.experiment.config import Config
+from core.experiment.tables import Backend
 from core.rundir import about, sweep
 from core.rundir.about import About
 from core.rundir.result import Result

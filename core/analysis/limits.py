@@ -12,9 +12,9 @@ from core.analysis import cells
 from core.analysis.cells import CellState
 from core.experiment import events, saturation, search
 from core.experiment.cell import Cell
-from core.experiment.config import Slo
 from core.experiment.events import AnyEvent
 from core.experiment.search import Search
+from core.experiment.tables import Slo
 from core.rundir import journal
 from core.rundir.sweep import SweepFile
 from core.stats.bootstrap import Interval

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from core.backends.launch import Launch, as_words
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 ENGINE = "builtin (NumPy, CPU)"
 MODEL_NAME = "gatescope-tiny-mixtral"

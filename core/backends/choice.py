@@ -9,8 +9,9 @@ from core.backends import builtin, forcing, modelfiles, nvml, vllm
 from core.backends.launch import Launcher
 from core.builtin.weights import Shape
 from core.errors import BackendError, ConfigError
-from core.experiment.config import Backend, Config, Model
+from core.experiment.config import Config
 from core.experiment.dose import Dose, Replay
+from core.experiment.tables import Backend, Model
 from core.recorder.gatescope_recorder import replay
 from core.recorder.gatescope_recorder.order import DoseError
 

@@ -10,7 +10,8 @@ from core.recorder.gatescope_recorder import dose as forced
 from core.recorder.gatescope_recorder.order import DoseError, Order
 
 if TYPE_CHECKING:
-    from core.experiment.config import Backend, Config
+    from core.experiment.config import Config
+    from core.experiment.tables import Backend
 
 
 def order(config: Config, imposed: Sequence[Dose | Replay], recording: str = "") -> Order | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from core import files
 from core.backends import modelfiles, nvml, vllm
 from core.errors import BackendError
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 MODULE = "gatescope_recorder.kernel_times"
 BUDGET_S = 140.0

@@ -18,7 +18,7 @@ from core.backends.vllm_running import mismatches as mismatches
 from core.backends.vllm_running import ran as ran
 from core.backends.vllm_running import release
 from core.errors import BackendError, ConfigError
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 RECORDER = (
     Path(__file__).parents[1] / "recorder"

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from core.backends import serverlog
-from core.experiment.config import Backend
+from core.experiment.tables import Backend
 from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.about import SUFFIX
 

@@ -24,7 +24,7 @@ from core.engine.engine import Engine, Listener
 from core.errors import GatescopeError
 from core.experiment import config, events, plan, registration, search, state
 from core.experiment.cell import Cell
-from core.experiment.config import Backend, Config
+from core.experiment.config import Config
 from core.experiment.control import ControlError, StopServer
 from core.experiment.events import AnyEvent
 from core.experiment.forcing import with_doses
@@ -34,6 +34,7 @@ from core.experiment.plan import Run
 from core.experiment.registration import Registration
 from core.experiment.saturation import Saturation
 from core.experiment.search import Search
+from core.experiment.tables import Backend
 from core.report.conclusion import conclude
 from core.routing import recording as recorded
 from core.routing.recording import Recording

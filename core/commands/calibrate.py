@@ -18,7 +18,8 @@ from core.terminal import tell
 if TYPE_CHECKING:
     from core.analysis.calibration import Calibration
     from core.backends.choice import Kind
-    from core.experiment.config import Backend, Config, Forcing
+    from core.experiment.config import Config
+    from core.experiment.tables import Backend, Forcing
     from core.routing.price import PriceList
     from core.workload.dataset import Prompt
 
@@ -121,8 +122,8 @@ def _doses(backend: Backend, loaded: Config, kind: Kind) -> Forcing:
     """Levels within reach; patterns that keep all experts active, and that leave most idle."""
     from core.backends import modelfiles
     from core.builtin.weights import Shape
-    from core.experiment.config import Forcing
     from core.experiment.dose import Pattern
+    from core.experiment.tables import Forcing
 
     builtin = Shape()
     known = (builtin.experts, builtin.top_k) if kind == "builtin" else None

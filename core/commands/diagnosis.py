@@ -15,8 +15,9 @@ from core.backends import builtin, choice, forcing, modelfiles, nvml, ports, sup
 from core.backends.choice import Kind
 from core.errors import GatescopeError
 from core.experiment import config
-from core.experiment.config import Backend, Config
+from core.experiment.config import Config
 from core.experiment.dose import NAME, Replay
+from core.experiment.tables import Backend
 from core.routing import recording as recorded
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24

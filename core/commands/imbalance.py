@@ -82,14 +82,15 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     """The measures by name, and what could not be read: of every server start of a run directory,
     or of a folder of gate logs."""
     from core.routing import folder as gate_folder
-    from core.routing import imbalance
+    from core.routing import imbalance, places
     from core.rundir import about
 
     if not (folder / about.NAME).is_file():
         return imbalance.measure_folder(folder)
     found: dict[str, Imbalance] = {}
-    problems: list[str] = []
-    for backend in about.read(folder).backends:
+    backends = about.read(folder).backends
+    problems = places.foreign(folder, backends)
+    for backend in backends:
         starts = gate_folder.starts(folder / backend)
         if not starts:
             problems.append(f"{folder / backend}: holds no gate logs; it has not been started yet")
@@ -114,7 +115,7 @@ def _priced(folder: Path, file: Path) -> list[str]:
         backends = about.read(folder).backends
         starts = {name: gate_folder.starts(folder / name) for name in backends}
     else:
-        starts = {folder.name: [p for p in places.find(folder)[0] if list(p.glob("*.gatelog"))]}
+        starts = {folder.name: [p for p in places.find(folder)[0] if gate_folder.log_files(p)]}
     for name, logs in starts.items():
         sample = step_sample.read(logs, prices=found.prices())
         costs = routing_cost.of_datasets(sample, found.decode)

@@ -36,7 +36,7 @@ def text(name: str) -> str:
     """The schema of a file of TITLES, as JSON text."""
     import msgspec
 
-    from core.experiment.config import Document
+    from core.experiment.tables import Document
     from core.rundir.about import About
     from core.rundir.result import Result
 

@@ -17,7 +17,8 @@ from core.errors import UsageError
 
 if TYPE_CHECKING:
     from core.backends.launch import Launch
-    from core.experiment.config import Backend, Config, Model
+    from core.experiment.config import Config
+    from core.experiment.tables import Backend, Model
 
 KEPT_BYTES = 1 << 18  # of what the server wrote: the cause of its death is looked for in it
 DRAIN_S = 1.0

@@ -17,8 +17,9 @@ from core.backends.server import Server, ServerError
 from core.engine.measurement import Target
 from core.errors import LoadError
 from core.experiment import events
-from core.experiment.config import Backend, Config, Experiment
+from core.experiment.config import Config
 from core.experiment.events import AnyEvent
+from core.experiment.tables import Backend, Experiment
 from core.load import client
 from core.load.client import Load
 from core.recorder.gatescope_recorder.order import VARIABLE, Order

@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 
 from core.errors import ConfigError
-from core.experiment.config import Config, Forcing, dose_problems
+from core.experiment.config import Config, dose_problems
 from core.experiment.dose import Pattern
+from core.experiment.tables import Forcing
 
 
 def with_doses(

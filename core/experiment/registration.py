@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from core.experiment.config import Config, Metric
+from core.experiment.config import Config
+from core.experiment.tables import Metric
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):

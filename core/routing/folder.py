@@ -188,12 +188,17 @@ def read(folder: Path) -> GateLog:
 
 def first_files(folder: Path) -> list[Path]:
     """The first file of each rank's log in a folder; it may be gone while later ones are there."""
-    return sorted({path.with_name(PART.sub("", path.name)) for path in folder.glob(f"*{LOG}")})
+    return sorted({path.with_name(PART.sub("", path.name)) for path in log_files(folder)})
+
+
+def log_files(folder: Path) -> list[Path]:
+    """The files of binary logs in a folder, by name, without hidden ones."""
+    return sorted(p for p in folder.glob(f"*{LOG}") if not p.name.startswith("."))
 
 
 def header(folder: Path) -> Header | None:
     """What the logs of one server start say of themselves, by the first that can be read."""
-    for path in sorted(folder.glob(f"*{LOG}")):
+    for path in log_files(folder):
         with contextlib.suppress(GateLogError):
             return gatelog.header(path)
     return None
@@ -217,7 +222,7 @@ def starts(backend: Path) -> list[Path]:
 def problems(folder: Path) -> list[str]:
     """What the recorder reports in the files beside its logs: refusals, failures, losses."""
     found = []
-    for side in sorted(folder.glob("*.gatelog.json")):
+    for side in sorted(folder.glob("[!.]*.gatelog.json")):
         try:
             totals = msgspec.json.decode(side.read_bytes(), type=dict[str, Any])
         except (OSError, *NOT_JSON) as error:

@@ -342,7 +342,7 @@ def measure_folder(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
 def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     layers, problems = upstream.read_layers(folder)
     if not layers:
-        if not problems and not list(folder.glob("*.gatelog")):
+        if not problems and not gate_folder.log_files(folder):
             problems.append(f"{folder}: holds no gate log")
         return {}, problems
     empty = sum(int((layer.tokens == 0).sum()) for layer in layers)
@@ -360,7 +360,7 @@ def _measure_json(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
 
 
 def _measure_binary(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
-    files = len(list(folder.glob("*.gatelog")))
+    files = len(gate_folder.log_files(folder))
     if not files:
         return {}, []
     log, meter = GateFolder(folder), Meter()

@@ -19,7 +19,7 @@ from core.experiment import dose
 from core.experiment.config import Config
 from core.recorder.gatescope_recorder.replay import ABOUT, PHASES
 from core.routing import places, upstream
-from core.routing.folder import GateFolder
+from core.routing.folder import GateFolder, log_files
 from core.routing.gatelog import Counts
 from core.routing.meter import WARMUP
 from core.stats.arrays import Bools, Floats, Ints
@@ -112,7 +112,7 @@ def _add_json(found: Recording, folder: Path) -> None:
 
 
 def _add_binary(found: Recording, folder: Path) -> None:
-    if not list(folder.glob("*.gatelog")):
+    if not log_files(folder):
         return
     log, parts, forced = GateFolder(folder), defaultdict[str, list[Part]](list), set[str]()
     for part in log.blocks():

@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from core import files
 from core.errors import FileError
-from core.experiment.config import Config, Name
+from core.experiment.config import Config
 from core.experiment.plan import Run
 from core.experiment.registration import Registration
+from core.experiment.tables import Name
 from core.recorder.gatescope_recorder.kernel import Kernel
 
 NAME = "run.json"

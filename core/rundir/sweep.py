@@ -15,10 +15,10 @@ from core import files
 from core.errors import FileError
 from core.experiment import state
 from core.experiment.cell import Cell
-from core.experiment.config import Metric
 from core.experiment.search import Search
 from core.experiment.state import RunState, Snapshot
 from core.experiment.sweep import Until
+from core.experiment.tables import Metric
 from core.rundir import about, journal, lock
 
 NAME = "sweep.json"

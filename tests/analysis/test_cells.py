@@ -13,10 +13,10 @@ from core.analysis.results import Results
 from core.errors import FileError
 from core.experiment import cell
 from core.experiment.cell import Cell
-from core.experiment.config import Backend
 from core.experiment.plan import Run
 from core.experiment.state import Phase, RunState, Snapshot
 from core.experiment.sweep import Until
+from core.experiment.tables import Backend
 from core.rundir import sweep
 from core.rundir.sweep import SweepFile
 

@@ -14,7 +14,7 @@ from support.fake_nvml import H200
 from core.backends import choice, vllm
 from core.backends.vllm import Installed
 from core.errors import BackendError, ConfigError
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 MODEL = Model(id="mistralai/Mixtral-8x7B-v0.1", load_format="dummy")
 BASELINE = Backend(name="baseline", port=8001)

@@ -12,7 +12,7 @@ from bench.sweep import simulated
 from core import cli
 from core.analysis import gate
 from core.errors import UsageError
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 Starts = dict[int, dict[str, list[float]]]
 GATE = "mean_tpot_ms<=+2%"

@@ -72,10 +72,53 @@ class TestFolders:
 
     def test_one_whose_logs_lie_deeper_is_named(self, tmp_path: Path) -> None:
         three(tmp_path / "gates_logs_1")
-        three(tmp_path / "more" / "gates_logs_2")
+        three(tmp_path / "more" / "deep" / "run" / "gates_logs_2")
         answer = of(tmp_path)
         assert (answer.code, list(answer.found)) == (1, ["gates_logs_1"])
-        assert f"{tmp_path}/more: holds no gate log itself, but its folders do" in answer.err
+        assert "/more: not read: gate logs lie deeper, as in" in answer.err
+        assert f"run/gates_logs_2; give {tmp_path}/more/deep/run itself" in answer.err
+
+    @pytest.mark.parametrize("name", ["exp", "results", "1"])
+    def test_one_of_any_other_name_beside_logs_is_named(self, tmp_path: Path, name: str) -> None:
+        three(tmp_path / "gates_logs_1")
+        (tmp_path / name / "deep").mkdir(parents=True)
+        answer = of(tmp_path)
+        assert (answer.code, list(answer.found)) == (1, ["gates_logs_1"])
+        assert (
+            f"{tmp_path}/{name}: not read: it holds no gate logs; move it elsewhere" in answer.err
+        )
+
+    def test_a_hidden_one_with_logs_is_named_and_another_is_none(self, tmp_path: Path) -> None:
+        three(tmp_path / "gates_logs_1")
+        (tmp_path / ".git" / "objects").mkdir(parents=True)
+        assert of(tmp_path).code == 0
+        three(tmp_path / ".old")
+        answer = of(tmp_path)
+        assert (answer.code, list(answer.found)) == (1, ["gates_logs_1"])
+        assert f"{tmp_path}/.old: not read: its name hides it, but it holds gate logs" in answer.err
+
+    def test_what_a_run_writes_beside_its_logs_is_known(self, tmp_path: Path) -> None:
+        three(tmp_path / "gate_logs")
+        for name in ("results_json", "requests", "graphs"):
+            (tmp_path / name / "x").mkdir(parents=True)
+        assert of(tmp_path).code == 0
+
+    def test_one_that_cannot_be_read_costs_itself_only(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        three(tmp_path / "gates_logs_1")
+        three(tmp_path / "gates_logs_2")
+        whole = Path.iterdir
+
+        def refused(place: Path) -> Any:
+            if place.name == "gates_logs_2":
+                raise PermissionError(13, "Permission denied", str(place))
+            return whole(place)
+
+        monkeypatch.setattr(Path, "iterdir", refused)
+        answer = of(tmp_path)
+        assert (answer.code, list(answer.found)) == (1, ["gates_logs_1"])
+        assert f"{tmp_path}/gates_logs_2: cannot be read: Permission denied" in answer.err
 
     def test_they_stand_in_the_order_of_their_numbers(self, tmp_path: Path) -> None:
         for number in (10, 2, 1):
@@ -85,6 +128,7 @@ class TestFolders:
     def test_what_a_mac_leaves_is_no_gate_log(self, tmp_path: Path) -> None:
         folder = three(tmp_path / "gates_logs_1")
         (folder / "._gate_logs_0.json").write_bytes(b"\0\5")
+        (folder / "._dp0_pp0.gatelog").write_bytes(b"\0\5")
         (tmp_path / "__MACOSX" / "gates_logs_1").mkdir(parents=True)
         answer = of(tmp_path)
         assert (answer.code, answer.err.count("\n")) == (0, 1)  # too few steps, and nothing else
@@ -178,7 +222,14 @@ class TestFiles:
         assert "gate_logs_0.json: 3 experts, most layers have 2" in answer.err
 
     @pytest.mark.parametrize(
-        "name", ["gate_logs_x.json", "gate_logs_1.json.bak", "gates_logs_2.zip", "a.gatelog.gz"]
+        "name",
+        [
+            "gate_logs_x.json",
+            "gate_logs_1.json.bak",
+            "gates_logs_2.zip",
+            "a.gatelog.gz",
+            ".gate_logs_3.json.Xa3f9Q",
+        ],
     )
     def test_one_that_is_named_like_a_log_and_cannot_be_read_is_named(
         self, tmp_path: Path, name: str
@@ -188,6 +239,14 @@ class TestFiles:
         answer = of(folder)
         assert (answer.code, answer.cv("logs")) == (1, 0.5)
         assert f"{folder / name}: not read: gate logs are *.gatelog" in answer.err
+
+    @pytest.mark.parametrize("name", ["gate_logs_3.json", "dp0_pp0.gatelog"])
+    def test_a_link_that_leads_nowhere_is_named(self, tmp_path: Path, name: str) -> None:
+        folder = three(tmp_path / "logs")
+        (folder / name).symlink_to(tmp_path / "gone")
+        answer = of(folder)
+        assert (answer.code, answer.cv("logs")) == (1, 0.5)
+        assert str(folder / name) in answer.err
 
     @pytest.mark.parametrize(
         ("tokens", "said"), [([4.5], "whole numbers in num_tokens"), ([True], "true and false")]
@@ -222,6 +281,18 @@ class TestRunDirectory:
         answer = of(tmp_path)
         assert (answer.code, list(answer.found)) == (1, ["baseline/gates_logs_001"])
         assert f"{tmp_path}/all2all: holds no gate logs" in answer.err
+
+    def test_logs_in_it_that_are_not_its_own_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "run.json").write_bytes(formatted(about(backends=["baseline"])))
+        write_logs(tmp_path / "baseline" / "gate_logs", [[[3, 1]]])
+        write_logs(tmp_path / "export" / "baseline" / "gate_logs", [[[3, 1]]])
+        assert of(tmp_path).code == 0
+        write_logs(tmp_path / "again" / "baseline" / "gate_logs", [[[3, 1]]])
+        three(tmp_path / "gates_logs_1")
+        answer = of(tmp_path)
+        assert (answer.code, list(answer.found)) == (1, ["baseline/gates_logs_001"])
+        assert f"baseline/gate_logs; give {tmp_path}/again/baseline itself" in answer.err
+        assert f"{tmp_path}/gates_logs_1: not read: no backend of this run wrote it" in answer.err
 
 
 def write_logs(folder: Path, loads: list[list[list[int]]], label: str = "001") -> None:

@@ -16,7 +16,8 @@ from support.about import about
 from core import files
 from core.errors import ConfigError, FileError
 from core.experiment import config
-from core.experiment.config import Backend, Config, Experiment, Forcing, Model
+from core.experiment.config import Config
+from core.experiment.tables import Backend, Experiment, Forcing, Model
 from core.rundir import about as run_json
 
 SHIPPED = Path(__file__).parents[2] / "experiments.toml"

@@ -17,9 +17,10 @@ from core.analysis import results as analysis
 from core.backends import choice, forcing
 from core.errors import BackendError, ConfigError
 from core.experiment import config, dose, plan
-from core.experiment.config import Config, Forcing
+from core.experiment.config import Config
 from core.experiment.dose import Dose, Replay
 from core.experiment.forcing import with_doses
+from core.experiment.tables import Forcing
 from core.recorder.gatescope_recorder import dose as forced
 from core.recorder.gatescope_recorder.dose import Course, Cut
 from core.recorder.gatescope_recorder.order import DoseError, Order

@@ -17,9 +17,10 @@ from support.synthetic import routed, write_log
 from core.backends import choice
 from core.errors import ConfigError
 from core.experiment import config, dose, plan
-from core.experiment.config import Config, Forcing
+from core.experiment.config import Config
 from core.experiment.dose import Replay
 from core.experiment.forcing import with_doses
+from core.experiment.tables import Forcing
 from core.routing import folder as gate_folder
 
 TOKENS = len(PROMPTS)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from core.experiment import cell, config, sweep
+from core.experiment import cell, config, sweep, tables
 from core.experiment.sweep import Sweep
 
 SEQS, TOKENS = "backends.*.max_num_seqs", "backends.*.max_num_batched_tokens"
@@ -151,8 +151,8 @@ def test_the_order_of_cells_is_balanced_over_time(count: int, seed: int, pairs: 
     """Every cell has the same mean place, so that a steady drift moves none against another."""
     loaded = config.Config(
         path=Path("f"),
-        experiment=config.Experiment(),
-        model=config.Model(),
+        experiment=tables.Experiment(),
+        model=tables.Model(),
         backends=(),
         dataset_paths=(),
     )

@@ -243,7 +243,7 @@ def test_a_p99_has_an_interval_over_requests() -> None:
     """By the binomial (tests/stats/test_order.py): from place 96 of 100, 288 to 298 of 299."""
     records = [record(i, at=(20 + i, 400 + i, 410 + i)) for i in range(299)]
     few = summarise(records[:100])
-    assert few.p99_ttft_ms_interval == (pytest.approx(10 + 96), None)
+    assert few.p99_ttft_ms_interval == pytest.approx((10 + 96, None))
     figures = summarise(records)
     assert figures.p99_ttft_ms_interval == pytest.approx((10 + 288, 10 + 298))
     assert figures.p99_e2e_ms_interval == pytest.approx((400 + 288, 400 + 298))

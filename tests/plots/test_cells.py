@@ -12,7 +12,7 @@ from bench.sweep import simulated
 from core.analysis import comparand
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
-from core.experiment.config import Backend
+from core.experiment.tables import Backend
 from core.files import formatted
 from core.plots import cells, png, text
 from core.routing.busiest import BusiestRank

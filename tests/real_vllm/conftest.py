@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.experiment.config import Model
+from core.experiment.tables import Model
 
 HERE = Path(__file__).parent
 

@@ -20,7 +20,7 @@ from support.cpu_server import CPU, CPU_ALL2ALL, START_S
 from support.watched import free_port
 
 from core.backends import moekernel
-from core.experiment.config import Model
+from core.experiment.tables import Model
 from core.routing import folder as gate_folder
 from core.routing.imbalance import WARMUP
 

@@ -14,7 +14,7 @@ import pytest
 from support.cpu_server import START_S, cpu_backend, started
 
 from core.backends import vllm
-from core.experiment.config import Model
+from core.experiment.tables import Model
 from core.routing import folder as gate_folder
 
 PYTHON = os.environ.get("GATESCOPE_VLLM_PYTHON_032", "")

@@ -10,7 +10,7 @@ import pytest
 from support.cpu_server import CPU, START_S, cpu_backend, started
 
 from core.backends import vllm
-from core.experiment.config import Model
+from core.experiment.tables import Model
 from core.recorder.gatescope_recorder.order import VARIABLE, Order
 
 ORDER = Order(("hot-experts~1",), ranks=1, seed=0)

@@ -26,7 +26,7 @@ from support.cpu_server import CPU, START_S, cpu_backend, started
 from support.tiny_mixtral import EXPERTS, LAYERS
 
 from core.backends import vllm
-from core.experiment.config import Model
+from core.experiment.tables import Model
 from core.recorder.gatescope_recorder.parts import part_files
 from core.routing import folder as gate_folder
 from core.routing import imbalance

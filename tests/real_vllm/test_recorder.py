@@ -20,7 +20,7 @@ from support.cpu_server import CPU, CPU_ALL2ALL, START_S, Started, cpu_backend, 
 from support.tiny_mixtral import EXPERTS, HIDDEN, LAYERS, TOP_K
 
 from core.backends import supervise, vllm
-from core.experiment.config import Model
+from core.experiment.tables import Model
 from core.routing import folder as gate_folder
 from core.routing import gatelog
 from core.routing.folder import GateFolder

@@ -18,7 +18,7 @@ from support.gate_logs import write_layers
 from support.synthetic import routed
 from support.watched import free_port
 
-from core.experiment.config import Model
+from core.experiment.tables import Model
 from core.routing import folder as gate_folder
 
 PROMPTS, WATTS = 4, 500

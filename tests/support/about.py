@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core.experiment.config import Config, Experiment, Model
+from core.experiment.config import Config
+from core.experiment.tables import Experiment, Model
 from core.rundir.about import About, Host
 
 

@@ -12,7 +12,7 @@ from support.watched import free_port
 from core.backends import server as servers
 from core.backends import vllm
 from core.backends.server import Server
-from core.experiment.config import Backend, Model
+from core.experiment.tables import Backend, Model
 
 CPU_ALL2ALL = Path(__file__).parent / "cpu_all2all"
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"}

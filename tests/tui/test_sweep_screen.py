@@ -13,7 +13,7 @@ from support.staged import GOLDEN, UPDATE
 from textual.pilot import Pilot
 
 from bench.sweep import simulated
-from core.experiment.config import Backend
+from core.experiment.tables import Backend
 from tui.sweep import SweepScreen
 
 TPOT = {(8, 256): (10.0, 10.1), (8, 2048): (9.0, 9.01), (32, 256): (12.0, 12.1), (32, 2048): ()}

@@ -93,6 +93,10 @@ def a_mac(place: Path) -> None:
     (place / "__MACOSX" / "gates_logs_1").mkdir(parents=True)
 
 
+def a_dead_link(place: Path) -> None:
+    (place / "gates_logs_1" / "gate_logs_3.json").symlink_to(place / "gone.json")
+
+
 def a_second_layer_1(place: Path) -> None:
     other = json.dumps({**layer(), "num_tokens": [31] * STEPS})
     (place / "gates_logs_1" / "gate_logs_01.json").write_text(other)
@@ -164,7 +168,13 @@ FOLDERS: list[tuple[str, Callable[[Path], object], str, Sequence[int]]] = [
         [],
     ),
     ("datasets 1, 2 and 10", more_folders("gates_logs_2", "gates_logs_10"), "", [3, 3, 3]),
-    ("runs two folders below", nested, "no gate logs (*.gatelog, or gate_logs_<layer>.json)", []),
+    ("runs two folders below", nested, "as in exp/run1/gates_logs_1; give exp/run1 itself", []),
+    ("another folder", lambda place: (place / "exp/a").mkdir(parents=True), "exp: not read", [3]),
+    ("logs far below", lambda p: write(p / "a/b/c/gates_logs_2"), "a: not read: gate logs", [3]),
+    ("a hidden folder with logs", lambda p: write(p / ".old"), ".old: not read: its name", [3]),
+    ("a hidden folder", lambda place: (place / ".git/objects").mkdir(parents=True), "", [3]),
+    ("a link that leads nowhere", a_dead_link, "gate_logs_3.json: not read", [3]),
+    ("a half copy", renamed(".gate_logs_1.json.Xa3f9Q"), "Xa3f9Q: not read", [2]),
     ("ragged", loads(lambda rows: rows[3].pop()), "not a readable", [2]),
     ("named like a log", renamed("gate_logs_x.json"), "gate_logs_x.json: not read", [2]),
 ]
