@@ -16,6 +16,7 @@ from core.analysis.results import NAMES, Results
 from core.backends import builtin
 from core.experiment import plan
 from core.experiment.registration import Registration
+from core.experiment.tables import Metric
 from core.rundir.result import Result
 from core.stats import association, comparison
 from core.stats.arrays import Floats
@@ -115,12 +116,13 @@ def find(
     """Associations rest on datasets, comparisons of backends on server starts. `registered`: what
     was asked before the first run; None where a run directory does not say."""
     margin = registered.smallest_effect_pct if registered else comparison.MARGIN_PCT
-    rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
+    rows = [_row(group, metric) for group in groups for metric in NAMES]
     pairs = [
         _compared(one, other, metric, margin)
         for one, other in itertools.combinations(groups, 2)
         for metric in NAMES
     ]
+    rows, pairs = corrected(rows, pairs, registered.metric if registered else None)
     sentences = [row.in_words() for row in rows]
     sentences += [pair.in_words(NAMES[pair.metric][0]) for pair in pairs]
     return Findings(
@@ -215,15 +217,26 @@ def _associate(points: Floats) -> Association:
     return association.associate(x, y, tokens)
 
 
-def _corrected(rows: list[Row]) -> list[Row]:
-    """Holm's correction over every backend and metric, and both tests of each."""
+def corrected(
+    rows: Sequence[Row], pairs: Sequence[Comparison], registered: Metric | None
+) -> tuple[list[Row], list[Comparison]]:
+    """Holm's correction over all that is tested: both tests of every association, and the verdict
+    of every comparison. Those of the metric that was registered before the first run are a family
+    of their own, as nobody looked at the others to choose it."""
     found = [row.association for row in rows]
-    adjusted = association.holm([*(a.p for a in found), *(a.p_distance for a in found)])
+    asked = [place for place, pair in enumerate(pairs) if pair.metric == registered]
+    others = [place for place in range(len(pairs)) if place not in asked]
+    tests = [*(a.p for a in found), *(a.p_distance for a in found)]
+    adjusted = association.holm([*tests, *(pairs[place].p_verdict for place in others)])
     replace = msgspec.structs.replace
-    return [
+    told = [
         replace(row, association=replace(row.association, p_holm=p, p_distance_holm=bent))
         for row, p, bent in zip(rows, adjusted, adjusted[len(rows) :], strict=False)
     ]
+    of_asked = association.holm([pairs[place].p_verdict for place in asked])
+    holm = dict(zip(others, adjusted[len(tests) :], strict=True))
+    holm |= dict(zip(asked, of_asked, strict=True))
+    return told, [comparison.corrected(pair, holm[place]) for place, pair in enumerate(pairs)]
 
 
 def _left_out(groups: Sequence[Results]) -> dict[str, str]:
