@@ -31,7 +31,7 @@ COMMANDS = {  # each is core/commands/<name>.py
     "export": "export a run directory in upstream's layout, or as Parquet tables",
     "plan": "from a pilot's run directory: starts, datasets and hours that find an effect",
     "compare": "compare run directories or sweeps, with gates for a CI",
-    "sweep": "what a sweep will run, and how far a sweep is: cells, starts, hours",
+    "sweep": "what a sweep will run, how far one is, and its tasks on a cluster",
     "schema": "print JSON Schema of experiments.toml, result files or run.json",
     "doctor": "check this machine and the config, and name the fix for each problem",
     "init": "write experiments.toml and the datasets into this directory",

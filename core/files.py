@@ -89,9 +89,12 @@ def or_nothing(temporary: Path) -> Iterator[None]:
 
 
 def cache() -> Path:
-    """Where gatescope keeps what it has measured of this machine, for later runs."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "gatescope"
+    """Where gatescope keeps what it has measured of this machine, for later runs. FileError for a
+    user without a home directory."""
+    for place in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(place):
+            return Path(place) / "gatescope"
+    raise FileError("no home directory to keep measurements in; set XDG_CACHE_HOME")
 
 
 def _private(name: str, flags: int) -> int:

@@ -9,11 +9,20 @@ import re
 import shutil
 import signal
 import sys
+import textwrap
 from typing import TextIO
 
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLEAR = "\r\x1b[K"  # the line that the cursor is in, which may hold a bar
+# Colours of a line by its mark, of the terminal's own 16, so that they fit its background.
+MARKS = {"✓": "32", "●": "32", "!": "1;31", "×": "33", "↻": "36", "▶": "36"} | dict.fromkeys(
+    "~·○", "2"
+)
+BAR_CELLS, LEAST_BAR = 30, 5
+
+# SIGUSR1: what Slurm is asked to send before the time is up (--signal=B:USR1@120).
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def shown(value: float | None, form: str) -> str:
@@ -80,9 +89,51 @@ def ending() -> list[signal.Signals]:
 
 
 def tell(text: str) -> None:
-    """Write a line to stderr: stdout is for data. A closed stderr does not stop the runs."""
+    """Write lines to stderr: stdout is for data. A closed stderr does not stop the runs."""
+    _write(fitted(text) + "\n")
+
+
+def fitted(text: str) -> str:
+    """`text` as a terminal shows it: in place of a bar, its words wrapped, its lines coloured by
+    their mark. Unchanged where there is no terminal."""
+    if not shows_bars():
+        return text
+    rows = [row for line in text.split("\n") for row in _rows(line, terminal_columns())]
+    return CLEAR + "\n".join(rows)
+
+
+def _rows(line: str, columns: int) -> list[str]:
+    if "\x1b" in line:  # a plot, which fits
+        return [line]
+    deeper = " " * (len(line) - len(line.lstrip()) + 2)
+    fits = len(line) <= columns
+    rows = [line] if fits else textwrap.wrap(line, columns, subsequent_indent=deeper)
+    colour = MARKS.get(line.lstrip()[:2].rstrip())
+    if colour is None or not takes_colour(sys.stderr):
+        return rows
+    return [f"\x1b[{colour}m{row}\x1b[0m" for row in rows]
+
+
+def shows_bars() -> bool:
+    """Whether a line of stderr can be drawn anew."""
+    return sys.stderr.isatty() and not is_dumb()
+
+
+def bar(head: str, share: float, tail: str) -> None:
+    """Draw how far something is, in a line that the next one replaces; nothing off a terminal."""
+    if not shows_bars():
+        return
+    width = terminal_columns() - 1
+    percent = f"{share:4.0%}  "
+    room = min(BAR_CELLS, width - len(head) - len(percent) - len(tail) - 2)
+    full = round(min(share, 1.0) * room)
+    drawn = f" {'━' * full}{'╌' * (room - full)}" if room >= LEAST_BAR else ""
+    _write(CLEAR + printable(f"{head}{drawn} {percent}{tail}")[:width])
+
+
+def _write(text: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(2, (text + "\n").encode(errors="replace"))
+        os.write(2, text.encode(errors="replace"))
 
 
 def complain(message: str) -> None:

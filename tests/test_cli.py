@@ -93,7 +93,7 @@ class TestUsage:
             (["--batch", "--engine", "gpu"], "gatescope: argument --engine: invalid choice: 'gpu'"),
             (["--batch", "--config"], "gatescope: argument --config: expected one argument"),
             (["frobnicate"], "gatescope: argument COMMAND: invalid choice: 'frobnicate'"),
-            (["predict"], "gatescope predict: the following arguments are required: FILE"),
+            (["predict"], "gatescope predict: one of the arguments FILE --run is required"),
             (
                 ["generate", "--count", "0"],
                 "gatescope generate: argument --count: expected a whole number of at least 1",
@@ -157,7 +157,7 @@ class TestUsage:
         assert arguments
         for n in arguments:
             own = re.match(r"  .*\S  +\S", lines[n])
-            assert own or re.match(r" {10,}\S", lines[n + 1]), lines[n]
+            assert own or re.match(r" {4,}\S", lines[n + 1]), lines[n]
 
     def test_the_config_s_default_is_named(self, gatescope: Gatescope) -> None:
         for command in ([], ["serve"], ["doctor"]):

@@ -12,7 +12,7 @@ import pytest
 from textual.binding import Binding
 
 from core import cli
-from core.experiment import search, sweep, tables
+from core.experiment import cluster, search, sweep, tables
 from core.validity import problem, verdict
 from tui import actions
 from tui.widgets.pane import Pane
@@ -49,6 +49,7 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
         ("[dose]", tables.Forcing),
         ("[sweep]", sweep.Sweep),
         ("[search]", search.Search),
+        ("[cluster]", cluster.Cluster),
     ],
 )
 def test_every_key_stands_with_its_default(title: str, table: type[msgspec.Struct]) -> None:

@@ -26,7 +26,7 @@ def secrets_of(tree: list[psutil.Process]) -> set[str]:
 
 
 def test_a_server_s_key_is_in_its_own_environment_and_nowhere_else(tmp_path: Path) -> None:
-    place = Place(tmp_path, output_len=30, max_concurrency=1)
+    place = Place(tmp_path, output_len=300, max_concurrency=1)
     with place.running("--backend", "all2all", "--only", "001") as batch:
         batch.until(events.RequestFinished)
         tree = [p for p in batch.me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
@@ -51,7 +51,7 @@ def test_a_server_s_key_is_in_its_own_environment_and_nowhere_else(tmp_path: Pat
 
 
 def test_a_server_listens_on_this_machine_only(tmp_path: Path) -> None:
-    place = Place(tmp_path, output_len=30, max_concurrency=1)
+    place = Place(tmp_path, output_len=300, max_concurrency=1)
     with place.running("--backend", "all2all", "--only", "001") as batch:
         batch.until(events.RequestFinished)
         tree = [batch.me, *batch.me.children(recursive=True)]
@@ -99,8 +99,16 @@ def test_no_shell_and_nothing_that_runs_data(file: Path) -> None:
             )
 
 
-# For labels, ids and names; never for durations.
-CLOCK_USERS = {"core/experiment/events.py", "core/builtin/app.py", "tui/model/session.py"}
+# For labels, ids and names, and to find now in a log that another process stamps; never for
+# durations.
+CLOCK_USERS = {
+    "core/builtin/app.py",
+    "core/commands/exporter.py",
+    "core/commands/watch.py",
+    "core/experiment/events.py",
+    "core/routing/windows.py",
+    "tui/model/session.py",
+}
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")

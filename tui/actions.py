@@ -345,7 +345,27 @@ ACTIONS = (
         "Go to the previous pane",
     ),
     Action(
-        "t", "theme", display.change_theme, "light or dark", "Switch between dark and light colours"
+        "t",
+        "theme",
+        display.change_theme,
+        "theme",
+        "Change the theme: dark, light, or terminal: its own 16 colours",
+    ),
+    Action(
+        "right_square_bracket",
+        "taller",
+        display.taller,
+        "taller",
+        "Make the row of this pane taller; the height is remembered",
+        written="]",
+    ),
+    Action(
+        "left_square_bracket",
+        "shorter",
+        display.shorter,
+        "shorter",
+        "Make the row of this pane shorter",
+        written="[",
     ),
     Action(
         "colon",

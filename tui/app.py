@@ -24,15 +24,18 @@ from textual.widgets import Input
 
 from core.errors import FileError
 from core.experiment.invocation import Invocation
-from core.rundir import sweep
+from core.rundir import directory, sweep
+from core.rundir.sweep import SweepFile
 from core.terminal import complain, ending, has_screen, is_dumb
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
 from tui.draw.text import Line, line, safe
-from tui.model import notice
+from tui.model import notice, settings
 from tui.model.session import Session, newest_live
+from tui.model.settings import Settings
+from tui.model.sweep import SweepSession
 from tui.model.view import View
 from tui.screens.palette import Actions
 from tui.sweep import SweepScreen
@@ -48,6 +51,8 @@ from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
 
 SAID_FOR_S = 8.0
+# Shares of the rows of panes, in screens of at least so many lines: as in VERTICAL_BREAKPOINTS.
+ROWS = ((56, (12, 20, 17, 8)), (36, (12, 12, 15, 6)), (28, (8, 11, 9)))
 
 
 class Gatescope(App[int]):
@@ -71,21 +76,22 @@ class Gatescope(App[int]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - declared by Textual as it is
     VERTICAL_BREAKPOINTS = [(0, "-short"), (28, "-medium"), (36, "-tall"), (56, "-vast")]  # noqa: RUF012 - declared by Textual as it is
 
-    def __init__(self, session: Session, *, ascii: bool = False, hz: float = 2.0) -> None:
+    def __init__(
+        self, session: Session, *, ascii: bool = False, settings_file: Path | None = None
+    ) -> None:
+        """`settings_file`: where what the user sets is kept; None: nowhere."""
         super().__init__()
         self.session = session
         self.ascii = ascii
-        self.hz = hz
+        self._settings_file = settings_file
+        self.settings = settings.read(settings_file) if settings_file else Settings()
         self.paused = False
         self.pinned = ""
-        self.is_muted = False
         self.view = View()
         self._is_looking = False
         self._said: tuple[float, Line] = (0.0, Line())
         self._timer: Timer | None = None
-        for one in (theme.DARK, theme.LIGHT):
-            self.register_theme(one)
-        self.theme = theme.DARK.name  # before the first style sheet is read: it is not read twice
+        theme.wear(self, self.settings.theme)  # before the style sheet is read: not read twice
 
     # --- life ---
 
@@ -133,7 +139,7 @@ class Gatescope(App[int]):
         self.call_from_thread(self._opened)
 
     def _opened(self) -> None:
-        self._timer = self.set_interval(1 / self.hz, self.tick)
+        self._timer = self.set_interval(1 / self.settings.hz, self.tick)
         if self.session.stage == "running":
             self.go_to(self.query_one(Live))
         self.tick()
@@ -144,16 +150,19 @@ class Gatescope(App[int]):
 
     # --- one View a tick ---
 
-    def tick_at(self, hz: float) -> None:
-        self.hz = hz
-        if self._timer:
+    def keep(self, changed: Settings) -> None:
+        """Go by these settings, now and the next time."""
+        if self._timer and changed.hz != self.settings.hz:
             self._timer.stop()
-            self._timer = self.set_interval(1 / hz, self.tick)
+            self._timer = self.set_interval(1 / changed.hz, self.tick)
+        self.settings = changed
+        if self._settings_file and (problem := settings.write(self._settings_file, changed)):
+            self.say(problem, "warn")
 
     def tick(self) -> None:
         before = self.session.snapshot
         self.session.poll()
-        if not self.is_muted and (news := notice.of(before, self.session.snapshot)):
+        if self.settings.bell and (news := notice.of(before, self.session.snapshot)):
             self.ring(news)
         self._look()
         if not self.paused:
@@ -170,7 +179,7 @@ class Gatescope(App[int]):
         if len(self.screen_stack) > 1:  # what a dialog hides is not drawn
             return
         seen = self.session.view(self.pinned)
-        self.view = msgspec.structs.replace(seen, paused=self.paused, hz=self.hz)
+        self.view = msgspec.structs.replace(seen, paused=self.paused, hz=self.settings.hz)
         with self.batch_update():
             for pane in self.panes:
                 pane.show(self.view)
@@ -248,7 +257,14 @@ class Gatescope(App[int]):
             self.go_to(self.screen.focused)
 
     def on_resize(self) -> None:
+        self.size_panes()
         self.call_after_refresh(self.show)
+
+    def size_panes(self) -> None:
+        """Share the height of the screen out among the rows of panes."""
+        rows = next((shares for least, shares in ROWS if self.size.height >= least), ())
+        heights = (f"{share * self.settings.row(row):g}fr" for row, share in enumerate(rows))
+        self.query_one("#body").styles.grid_rows = " ".join(heights) or None
 
     # --- input ---
 
@@ -293,12 +309,30 @@ def run(invocation: Invocation, *, ascii: bool = False) -> int:
     """The UI for a new experiment; for the run directory to resume; or for the one running under
     runs/, if nothing is selected. Its exit code."""
     if invocation.resume:
+        if sweep.is_sweep(invocation.resume):
+            return _browse(SweepSession(invocation.resume), ascii=ascii)
         return _show(Session(invocation, _run_directory(invocation.resume)), ascii=ascii)
-    bare = Invocation(invocation.config_path, engine=invocation.engine)
-    found = newest_live() if invocation == bare else None
+    found = _running(invocation)
     if found is None:
         _check_writable(invocation.out or Path("runs"))
+    elif sweep.is_sweep(found):
+        return _browse(SweepSession(found), ascii=ascii)
     return _show(Session(invocation, found), ascii=ascii)
+
+
+def run_sweep(invocation: Invocation, planned: SweepFile, *, ascii: bool = False) -> int:
+    """The UI for a new sweep, or for what runs under runs/, if nothing is selected."""
+    if found := _running(invocation):
+        return attach(found, ascii=ascii)
+    path = invocation.out or directory.new_path(planned.name)
+    _check_writable(path)
+    return _browse(SweepSession(path, invocation, planned), ascii=ascii)
+
+
+def _running(invocation: Invocation) -> Path | None:
+    """What runs under runs/, if nothing is selected."""
+    bare = Invocation(invocation.config_path, engine=invocation.engine)
+    return newest_live() if invocation == bare else None
 
 
 def _check_writable(run_dir: Path) -> None:
@@ -315,22 +349,22 @@ def _check_writable(run_dir: Path) -> None:
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
     """The UI over a run directory or a sweep, running or not. FileError where it is neither."""
     if sweep.is_sweep(run_dir):
-        return _browse(run_dir, ascii=ascii)
+        return _browse(SweepSession(run_dir), ascii=ascii)
     return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
 
 
-def _browse(path: Path, *, ascii: bool) -> int:
+def _browse(session: SweepSession, *, ascii: bool) -> int:
     """The screen of a sweep, and from it the UI over the cell that is opened, and back."""
     if (code := _why_no_screen()) is not None:
         return code
     opened = ""
     while True:
-        screen = SweepScreen(path, opened, ascii=_is_plain(ascii))
+        screen = SweepScreen(session, opened, ascii=_is_plain(ascii))
         opened = screen.run() or ""
         if not opened:
             return screen.return_code or 0
-        session = Session(Invocation(), _run_directory(path / sweep.CELLS / opened))
-        if (code := _show(session, ascii=ascii)) > 1:
+        cell = Session(Invocation(), _run_directory(session.path / sweep.CELLS / opened))
+        if (code := _show(cell, ascii=ascii)) > 1:
             return code
 
 
@@ -343,7 +377,7 @@ def _run_directory(path: Path) -> Path:
 def _show(session: Session, *, ascii: bool) -> int:
     if (refused := _why_no_screen()) is not None:
         return refused
-    app = Gatescope(session, ascii=_is_plain(ascii))
+    app = Gatescope(session, ascii=_is_plain(ascii), settings_file=settings.file())
     code = app.run()
     return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
 

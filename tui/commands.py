@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from core.errors import GatescopeError
-from core.experiment import control
+from core.experiment import control, plan
 from core.experiment.control import Command, ControlError
+from core.experiment.plan import Run
 from tui.draw import text
 from tui.screens.choice import Choice, Option
 from tui.widgets.queue import Queue
@@ -160,10 +161,40 @@ async def _add(app: Gatescope) -> None:
         app.say(str(error), "bad")
         return
     chosen = await app.push_screen_wait(Picker(found))
-    if chosen:
-        backends = list(app.view.backends)
+    if not chosen:
+        return
+    backends = list(app.view.backends)
+    where = await _place(app, chosen, backends)
+    if where != "esc":
         done = f"queued at {_listed(backends)}: {_listed(chosen)}"
-        _give(app, control.Add(chosen, backends), done)
+        _give(app, control.Add(chosen, backends, beside=where == "b"), done)
+
+
+async def _place(app: Gatescope, datasets: Sequence[str], backends: Sequence[str]) -> str:
+    """Where the added runs go: "e" for the end; asked where that changes servers more often than it
+    has to."""
+    waits = ("running", "queued")
+    order = [r.run for r in app.view.snapshot.runs.values() if r.phase in waits]
+    last = {r.run.backend: r.run.start for r in app.view.snapshot.runs.values()}
+    added = [Run(b, d, d, "", start=last[b]) for b in backends for d in datasets]
+    least, most = plan.changes(plan.beside(order, added)), plan.changes([*order, *added])
+    if least >= most:
+        return "e"
+    options = (
+        BACK,
+        Option("b", "beside", f"next to the runs of the same server: {_changes(least)}"),
+        Option("e", "at the end", _changes(most)),
+    )
+    said = f"At the end of the queue these runs change the server {_times(most)}."
+    return await app.push_screen_wait(Choice("Where in the queue?", (said,), options))
+
+
+def _changes(count: int) -> str:
+    return f"the server changes {_times(count)}"
+
+
+def _times(count: int) -> str:
+    return {0: "not at all", 1: "once"}.get(count, f"{count} times")
 
 
 # --- servers and the end ---

@@ -7,9 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from tui import commands
 from tui.draw import theme
 from tui.draw.text import Span
+from tui.model.settings import LEAST, MOST
 from tui.screens.reading import Reading
 from tui.widgets.prompt import Prompt
 from tui.widgets.servers import Servers
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from tui.app import Gatescope
 
 RATES_HZ = (0.5, 1.0, 2.0, 4.0)
+ROW_OF = {"Queue": 0, "Servers": 0, "Live": 1, "Imbalance": 2, "Plots": 2, "Events": 3}
+STEP = 1.25  # a key makes a row so many times as tall
 
 
 def freeze(app: Gatescope) -> str:
@@ -28,21 +33,42 @@ def freeze(app: Gatescope) -> str:
 
 
 def slower(app: Gatescope) -> str:
-    return _repaint_at(app, max((r for r in RATES_HZ if r < app.hz), default=RATES_HZ[0]))
+    hz = app.settings.hz
+    return _repaint_at(app, max((r for r in RATES_HZ if r < hz), default=RATES_HZ[0]))
 
 
 def faster(app: Gatescope) -> str:
-    return _repaint_at(app, min((r for r in RATES_HZ if r > app.hz), default=RATES_HZ[-1]))
+    hz = app.settings.hz
+    return _repaint_at(app, min((r for r in RATES_HZ if r > hz), default=RATES_HZ[-1]))
 
 
 def _repaint_at(app: Gatescope, hz: float) -> str:
-    app.tick_at(hz)
+    app.keep(replace(app.settings, hz=hz))
     return "1 repaint a second" if hz == 1 else f"{hz:g} repaints a second"
 
 
-def change_theme(app: Gatescope) -> None:
-    is_dark = app.theme == theme.DARK.name
-    app.theme = theme.LIGHT.name if is_dark else theme.DARK.name
+def change_theme(app: Gatescope) -> str:
+    app.theme = theme.after(app.theme)
+    app.keep(replace(app.settings, theme=app.theme))
+    return f"theme: {app.theme}"
+
+
+def taller(app: Gatescope) -> str | None:
+    return _resize(app, STEP)
+
+
+def shorter(app: Gatescope) -> str | None:
+    return _resize(app, 1 / STEP)
+
+
+def _resize(app: Gatescope, times: float) -> str | None:
+    """Make the row of the pane in focus taller or shorter, at the cost of the others."""
+    row = ROW_OF[app.active.NAME]
+    height = min(max(app.settings.row(row) * times, LEAST), MOST)
+    app.keep(replace(app.settings, heights={**app.settings.heights, row: round(height, 3)}))
+    app.size_panes()
+    app.call_after_refresh(app.show)
+    return None if app.size.height >= 28 else "one pane has the whole screen here"
 
 
 # --- panes ---
@@ -157,8 +183,8 @@ def config(app: Gatescope) -> None:
 
 
 def mute(app: Gatescope) -> str:
-    app.is_muted = not app.is_muted
-    return "the bell is off" if app.is_muted else "the bell rings when runs end or fail"
+    app.keep(replace(app.settings, bell=not app.settings.bell))
+    return "the bell rings when runs end or fail" if app.settings.bell else "the bell is off"
 
 
 def server_log(app: Gatescope) -> str | None:

@@ -5,6 +5,7 @@ truth, for steady traffic and for traffic whose topics drift?
 
     uv run python bench/analysis/advice.py [--runs 20]
 
+Verdicts are those of `gatescope advise LOGS --json`, on logs written as the recorder writes them.
 A token draws its experts by weights; the truth is what the chosen placement saves of 20,000 more
 steps of the same traffic.
 """
@@ -12,7 +13,11 @@ steps of the same traffic.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +26,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from core import cli
 from core.analysis import advice
 from core.analysis.advice import CANNOT_TELL, DOES_NOT, PAYS, Advised, Pricing
 from core.analysis.traffic import Steps
+from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.stats.arrays import Floats, Ints
 
 EXPERTS, LAYERS, RANKS, TOP_K = 32, 4, 4, 2
@@ -93,7 +100,27 @@ def advised(steps: Steps) -> Advised:
 
 
 def verdicts(case: Case, runs: int) -> Counter[str]:
-    return Counter(advised(traffic(case, seed)).advice.verdict for seed in range(runs))
+    return Counter(said(traffic(case, seed)) for seed in range(runs))
+
+
+def said(steps: Steps) -> str:
+    """The verdict of the command."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        written(steps, Path(folder))
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            cli.main(["advise", folder, "--json"])
+        return str(json.loads(out.getvalue())["verdict"])
+
+
+def written(steps: Steps, folder: Path) -> None:
+    """A gate log of decode steps."""
+    header = Header("planted", "m", LAYERS, EXPERTS, TOP_K, ranks=RANKS, placement=steps.placement)
+    log = GateLogWriter(folder / "dp0_pp0.gatelog", header)
+    for index, counts in enumerate(steps.loads):
+        tokens, start = int(steps.tokens[index]), int(steps.start_ns[index])
+        took = int(steps.duration_ns[index])
+        log.append(Step(index, start, took, tokens, 0, tokens, 1, {"": tokens}, counts))
+    log.close()
 
 
 def covered(case: Case, runs: int, future_steps: int = 20_000) -> tuple[int, float, float]:

@@ -30,6 +30,7 @@ from core.analysis.dose_response import METRICS
 from core.analysis.dose_sample import DoseRun
 from core.experiment import dose
 from core.report import forced
+from core.report.document import picture
 from core.routing import folder, gatelog
 from core.routing.run import RunRouting
 
@@ -168,11 +169,13 @@ def draw_doses(run_dir: Path) -> None:
     for size in ("032", "256"):
         found = dose_findings.of_runs([run for run in runs if run.dataset == size])
         with tempfile.TemporaryDirectory() as scratch:
-            parts = forced.parts(found, Path(scratch), engine, f"dataset {size}")
+            folder = Path(scratch) / "graphs"
+            drawn = list(forced.pictures(found, folder, engine, f"dataset {size}"))
+            parts = forced.parts(found, [picture(f"graphs/{d.file.name}", d.title) for d in drawn])
             text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
             text = re.sub(r"^!\[.*\]\(graphs/(mean_ttft|output).*\)\n\n", "", text, flags=re.M)
             for old in (run_dir / size).glob("*.png"):
-                shutil.copy(Path(scratch) / "graphs" / old.name, old)
+                shutil.copy(folder / old.name, old)
         text = text.replace("](graphs/", "](").replace("## ", "# ", 1)
         (run_dir / size / "forced-routing.md").write_text(text)
 

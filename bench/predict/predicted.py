@@ -1,12 +1,20 @@
-"""How well each mode predicts the excess CV of prefill, on the built-in engine's trained model.
+"""How well each mode predicts the excess CV² of prefill, on the built-in engine's trained model.
 
     python bench/predict/predicted.py FOLDER [--datasets 48]
 
 Half of the queries of each subject are for learning: 20 datasets of 30, recorded on the built-in
-engine, each prompt a step. The other half make `--datasets` datasets that aim at excess CVs from
-0.15 to 0.85, recorded as well. Their measured excess CV is set against what exact, table and
-calibrated predict, and against the score of the text. Coverage: of these datasets, and of 200
-ordinary ones, 30 queries drawn from the second half at random, whose loads exact gives.
+engine, each prompt a step. What they foretell is judged on datasets of 30 prompts made from the
+other half, each prompt a step:
+
+- `aimed`: at excess CVs from 0.15 to 0.85, by `generate --target-excess`, and recorded as well.
+  They are chosen by what is to be predicted.
+- `mixed`: queries and prompts of 20 words, the words drawn at random, from 20 different ones to one
+  and the same; how many of each is drawn too. Nothing is chosen by its routing.
+- `ordinary`: 200 of queries alone, drawn at random.
+
+The loads of the last two are those of `exact`, which are the recorded ones of the first. Coverage:
+how often `run_interval` has the measured value; for exact, which knows it, how often
+`excess_squared_interval` has the value of all queries that ordinary datasets were drawn from.
 """
 
 from __future__ import annotations
@@ -14,8 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +40,16 @@ from scipy.stats import spearmanr
 from core.prediction import aim, exact, heads, recorded
 from core.prediction.builtin_stack import BuiltinStack
 from core.prediction.heads import Heads
-from core.routing import expected
+from core.routing import expected, repeats
 from core.routing.expected import ExpectedPhase, Forecast, Planned
 from core.rundir import result
+from core.stats.arrays import Floats
 from core.workload import generator, predictor
 
 SIZE = 30
 LEARNED = 20  # datasets
 ORDINARY = 200
+WORD = re.compile(r"[^\W\d_]{4,}")
 CONFIG = """
 [experiment]
 datasets = "*.jsonl"
@@ -53,7 +66,7 @@ max_num_batched_tokens = 2048
 
 
 def record(folder: Path, datasets: list[list[str]]) -> list[float]:
-    """The measured excess CV of prefill of each, where each prompt is a step; `folder`/run has the
+    """The measured excess CV² of prefill of each, where each prompt is a step; `folder`/run has the
     run directory, which is used again where it is there."""
     if not folder.exists():
         _run(folder, datasets)
@@ -63,8 +76,8 @@ def record(folder: Path, datasets: list[list[str]]) -> list[float]:
         measured = results[label].measured_imbalance
         assert measured
         assert measured.prefill
-        assert measured.prefill.excess_cv is not None
-        found.append(measured.prefill.excess_cv)
+        assert measured.prefill.excess_squared is not None
+        found.append(measured.prefill.excess_squared)
     return found
 
 
@@ -79,51 +92,64 @@ def _run(folder: Path, datasets: list[list[str]]) -> None:
     subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.DEVNULL)
 
 
-def predicted(
-    forecasts: list[Forecast], errors: np.typing.NDArray[np.float64] | None = None
-) -> list[ExpectedPhase]:
-    return [expected.prefill(forecast, Planned(), errors) for forecast in forecasts]
+def judged(learned: Heads, prompts: list[list[list[int]]], known: list[Forecast]) -> dict[str, Any]:
+    """What table and calibrated say of datasets whose loads are `known`."""
+    truth = squared([phase_of(own, f) for own, f in zip(prompts, known, strict=True)])
+    found: dict[str, Any] = {"measured": truth.tolist()}
+    for mode, spread in (("table", False), ("calibrated", True)):
+        own = [phase_of(one, learned.predict(one, spread=spread)) for one in prompts]
+        found[mode] = against(truth, own)
+    return found
 
 
-def against(measured: list[float], found: list[ExpectedPhase]) -> dict[str, float]:
-    values = np.array([phase.excess_cv or 0.0 for phase in found])
-    truth = np.array(measured)
-    slope = np.polyfit(values, truth, 1)[0]
-    return {
-        "spearman": float(spearmanr(values, truth).statistic),
-        "slope": float(slope),
-        "mean_error": float(abs(values - truth).mean()),
-        "bias": float((values - truth).mean()),
-        "coverage": covered(measured, found),
+def phase_of(prompts: list[list[int]], forecast: Forecast) -> ExpectedPhase:
+    return expected.prefill(replace(forecast, repeats=repeats.of(prompts)), Planned())
+
+
+def squared(found: list[ExpectedPhase]) -> Floats:
+    return np.array([phase.excess_squared for phase in found], np.float64)
+
+
+def against(measured: Floats, found: list[ExpectedPhase]) -> dict[str, float]:
+    values = squared(found)
+    result = {
+        "spearman": float(spearmanr(values, measured).statistic),
+        "slope": float(np.polyfit(values, measured, 1)[0]),
+        "mean_error": float(abs(values - measured).mean()),
+        "bias": float((values - measured).mean()),
     }
+    if found[0].run_interval:
+        ends = np.array([phase.run_interval for phase in found])
+        result["coverage"] = float(((ends[:, 0] <= measured) & (measured <= ends[:, 1])).mean())
+    return result
 
 
-def covered(measured: list[float], found: list[ExpectedPhase]) -> float:
-    inside = [
-        phase.excess_cv_interval is not None
-        and phase.excess_cv_interval[0] <= value <= phase.excess_cv_interval[1]
-        for value, phase in zip(measured, found, strict=True)
-    ]
+def mixed(texts: list[str], count: int) -> list[list[str]]:
+    rng = random.Random(0)
+    words = sorted({word.lower() for text in texts for word in WORD.findall(text)})
+    found = []
+    for _ in range(count):
+        kinds, queries = rng.choice((20, 8, 4, 2, 1)), rng.randrange(SIZE + 1)
+        own = rng.sample(texts, queries)
+        for _ in range(SIZE - queries):
+            some = rng.sample(words, kinds)
+            own.append(" ".join((some * 20)[:20]))
+        found.append(own)
+    return found
+
+
+def exact_coverage(true: Forecast, prompts: list[list[int]]) -> float:
+    """Of all queries' excess², at the draw's repeats; drawn with replacement."""
+    rng, inside = np.random.default_rng(1), []
+    for _ in range(ORDINARY):
+        draw = rng.integers(0, len(prompts), SIZE)
+        alike = repeats.of([prompts[place] for place in draw])
+        found = expected.prefill(replace(true.of(draw), repeats=alike), Planned())
+        value = float(replace(true, repeats=alike).excess_squared().mean())
+        assert found.excess_squared_interval
+        low, high = found.excess_squared_interval
+        inside.append(low <= value <= high)
     return float(np.mean(inside))
-
-
-def ordinary(stack: BuiltinStack, learned: Heads, texts: list[str]) -> dict[str, float]:
-    """Coverage on datasets drawn at random, and how often the interval of exact holds the excess CV
-    of all texts that they were drawn from."""
-    prompts = [stack.tokens(text) for text in texts]
-    true, heads_say = exact.route(stack, prompts).forecast(), learned.predict(prompts)
-    all_texts = float(np.sqrt(true.excess_squared().mean()))
-    rng = np.random.default_rng(0)
-    draws = [rng.choice(len(texts), SIZE, replace=False) for _ in range(ORDINARY)]
-    known = predicted([true.of(draw) for draw in draws])
-    measured = [phase.excess_cv or 0.0 for phase in known]
-    calibrated = predicted([heads_say.of(draw) for draw in draws], learned.errors())
-    return {
-        "calibrated_coverage": covered(measured, calibrated),
-        "calibrated_mean_error": against(measured, calibrated)["mean_error"],
-        "calibrated_spearman": against(measured, calibrated)["spearman"],
-        "exact_coverage_of_all_texts": covered([all_texts] * ORDINARY, known),
-    }
 
 
 def main() -> None:
@@ -141,40 +167,27 @@ def main() -> None:
     read = recorded.read(arguments.folder / "learn" / "run", stack.tokens)
     learned = heads.learn(read, stack.gate_table())
     targets = np.linspace(0.15, 0.85, arguments.datasets).tolist()
-    made = [one.texts for one in aim.aim(stack, second, targets)]
-    measured = record(arguments.folder / "aimed", made)
-    prompts = [[stack.tokens(text) for text in texts] for texts in made]
-    found: dict[str, Any] = {
-        "datasets": len(made),
-        "learned_steps": len(read.prompts),
-        "measured": measured,
-        "exact": against(
-            measured, predicted([exact.route(stack, own).forecast() for own in prompts])
-        ),
-        "table": against(
-            measured,
-            predicted(
-                [learned.predict(own, spread=False) for own in prompts],
-                learned.errors(spread=False),
-            ),
-        ),
-        "calibrated": against(
-            measured, predicted([learned.predict(own) for own in prompts], learned.errors())
-        ),
-        "text_score_spearman": float(
-            spearmanr([predictor.predict(texts).score for texts in made], measured).statistic
-        ),
-        "ordinary": ordinary(stack, learned, [t for texts in second.values() for t in texts]),
-    }
-    natural = [place for place, value in enumerate(measured) if value < 0.4]
-    for mode in ("table", "calibrated"):
-        own = [
-            expected.prefill(
-                learned.predict(prompts[place], spread=mode == "calibrated"), Planned()
-            )
-            for place in natural
-        ]
-        found[f"{mode}_below_0.4"] = against([measured[place] for place in natural], own)
+    aimed = [one.texts for one in aim.aim(stack, second, targets)]
+    measured = record(arguments.folder / "aimed", aimed)
+    texts = [text for own in second.values() for text in own]
+    prompts = [stack.tokens(text) for text in texts]
+    true = exact.route(stack, prompts).forecast()
+    draws = [rng.choice(len(texts), SIZE, replace=False) for _ in range(ORDINARY)]
+    found: dict[str, Any] = {"learned_steps": len(read.prompts), "wider": learned.wider()}
+    for name, own in (("aimed", aimed), ("mixed", mixed(texts, arguments.datasets))):
+        of = [[stack.tokens(text) for text in some] for some in own]
+        known = [exact.route(stack, some).forecast() for some in of]
+        found[name] = judged(learned, of, known)
+        scores = [predictor.predict(some).score for some in own]
+        found[name]["text_score_spearman"] = float(
+            spearmanr(scores, found[name]["measured"]).statistic
+        )
+    off = np.array(measured) - found["aimed"]["measured"]
+    found["aimed"]["exact_largest_error"] = float(abs(off).max())
+    found["ordinary"] = judged(
+        learned, [[prompts[p] for p in draw] for draw in draws], [true.of(draw) for draw in draws]
+    )
+    found["exact_coverage_of_all_queries"] = exact_coverage(true, prompts)
     print(json.dumps(found, indent=1))
 
 

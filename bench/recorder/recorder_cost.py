@@ -7,6 +7,7 @@ to start it twice:
 
     off       vLLM as it is
     on        with gatescope's recorder
+    metrics   as `gatescope record --metrics-port` starts it, scraped once a second
     control   off again: by how much two equal servers differ
     eager     off, without CUDA graphs
     naive     eager, with logging as it is usually added by hand
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -29,10 +31,12 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from core.backends import nvml, vllm
 from core.backends import server as servers
@@ -45,7 +49,7 @@ from core.workload.dataset import Prompt
 
 NAIVE = Path(__file__).parent / "naive"
 ROOT = Path(__file__).parents[2]
-VARIANTS = ("off", "on", "control", "eager", "naive")
+VARIANTS = ("off", "on", "metrics", "control", "eager", "naive")
 LETTERS = "etaoinshrdlu"
 
 
@@ -129,9 +133,10 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
         id=options.model, max_model_len=options.max_model_len, load_format=options.load_format
     )
     launch = vllm.launch(backend, model, logs, 0)
+    scraped = _free_port() if variant == "metrics" else 0
     server = servers.start(
         variant,
-        launch.command,
+        [*_record(folder, scraped), *launch.command] if scraped else launch.command,
         port=backend.port,
         api_key="bench",
         log=folder / "server.log",
@@ -147,8 +152,10 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
         unmeasured["tokens"] += await _warm_up(
             options, server, vllm.warmup_input_lens(backend, model)
         )
-        rounds = [await _round(options, server, number) for number in range(1, options.rounds + 1)]
-        if logs:
+        async with _scraping(scraped) as scrapes:
+            numbers = range(1, options.rounds + 1)
+            rounds = [await _round(options, server, number) for number in numbers]
+        if logs := folder / "gate_logs" if scraped else logs:
             await _wait_for(logs, sum(row["tokens"] for row in [unmeasured, *rounds]))
     finally:
         server.stop()
@@ -160,6 +167,7 @@ async def _measured(options: argparse.Namespace, variant: str, folder: Path) -> 
         "server_s": time.monotonic() - began,
         "unmeasured": unmeasured,
         "rounds": rounds,
+        "scrapes": len(scrapes),
         "gate_log": _logged(logs) if logs else None,
     }
 
@@ -183,11 +191,42 @@ def _backend(
         extra_args=options.extra_arg,
         env=env,
     )
+    if variant == "metrics":  # made by `gatescope record`, and this checkout must be on its path
+        with_us = os.pathsep.join(filter(None, [str(ROOT), env["PYTHONPATH"]]))
+        env["PYTHONPATH"] = with_us
+        return backend, None
     if variant != "on":
         return backend, None
     logs = (folder / "gate_logs").resolve()
     logs.mkdir()
     return backend, logs
+
+
+def _record(folder: Path, port: int) -> list[str]:
+    """What stands before the server's own command."""
+    program = [sys.executable, "-P", "-m", "core.cli", "record", "--out", str(folder.resolve())]
+    return [*program, "--metrics-port", str(port), "--"]
+
+
+@contextlib.asynccontextmanager
+async def _scraping(port: int) -> AsyncIterator[list[int]]:
+    """Scrapes once a second, if there is a port; the bytes of each."""
+    got: list[int] = []
+
+    async def scrape() -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            while True:
+                said = await client.get(f"http://127.0.0.1:{port}/metrics")
+                got.append(len(said.raise_for_status().content))
+                await asyncio.sleep(1)
+
+    task = asyncio.ensure_future(scrape() if port else asyncio.sleep(0))
+    try:
+        yield got
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _path_without_us() -> str:

@@ -49,6 +49,7 @@ GRID = (
     "--set=backends.*.max_num_seqs=8,32",
     "--set=backends.*.max_num_batched_tokens=256,2048",
 )
+FREE = "--set=experiment.max_concurrency=2,4"  # which needs no restart
 SEARCH = """[search]
 slo = {{ ttft_ms = {limit:.1f} }}
 share = 0.9
@@ -89,7 +90,7 @@ def timed(folder: Path) -> None:
 
 def kills(folder: Path, seed: int = 7) -> None:
     """SIGKILL at seeded instants, each followed by a resume, sweep after sweep; then a last resume
-    to the end."""
+    to the end. Half of the cells take over the server of another."""
     instants, killed, number, lost, twice = random.Random(seed), 0, 0, 0, 0
     while killed < KILLS:
         place = prepare(
@@ -100,7 +101,7 @@ def kills(folder: Path, seed: int = 7) -> None:
         code = None
         while code is None:
             begun = sweep.is_sweep(place / "made")
-            how = ("--resume", "made") if begun else ("--out", "made", GRID[0])
+            how = ("--resume", "made") if begun else ("--out", "made", GRID[0], FREE)
             code = _run(place, how, instants.uniform(0.3, LATEST_S) if killed < KILLS else None)
             killed += code is None
             after = _results(place / "made")

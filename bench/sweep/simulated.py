@@ -111,6 +111,7 @@ def result(backend: str, dataset: str, start: int, tpot_ms: float) -> Result:
         completed=2,
         input_lens=[int(dataset), 7],
         mean_tpot_ms=tpot_ms,
+        decode_step_ms=tpot_ms,
         output_throughput=1000 / tpot_ms,
     )
 

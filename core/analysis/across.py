@@ -28,11 +28,11 @@ METRICS = (
     "j_per_output_token",
 )
 ROUTING = {
-    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
+    "excess_cv": "excess CV of expert load",
     "busiest_rank.active_experts": "active experts of the busiest rank",
-    "rank_imbalance": "busiest rank's load, max/mean",
+    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
     "per_step_cv": "per-step CV of expert load",
-    "excess_cv": "excess CV",
+    "rank_imbalance": "busiest rank's load, max/mean",
 }
 ENGINE, MODEL = "engine", "model.id"
 
@@ -185,8 +185,8 @@ def _sides(
     before: Comparand, after: Comparand, datasets: Mapping[str, str], metric: str
 ) -> tuple[Side, Side]:
     return (
-        _named(before.by_start(metric), {name: name for name in datasets}),
-        _named(after.by_start(metric), {theirs: ours for ours, theirs in datasets.items()}),
+        _named(before.group.by_start(metric), {name: name for name in datasets}),
+        _named(after.group.by_start(metric), {theirs: ours for ours, theirs in datasets.items()}),
     )
 
 

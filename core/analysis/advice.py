@@ -136,8 +136,8 @@ def of_phase(
         unit=pricing.unit(steps),
     )
     if len(steps) < MIN_STEPS:
-        reason = f"{len(steps)} steps, {MIN_STEPS} are needed"
-        return Advised(msgspec.structs.replace(known, reason=reason))
+        reason, more = f"{MIN_STEPS} steps are needed", _longer(MIN_STEPS / len(steps) - 1, steps)
+        return Advised(msgspec.structs.replace(known, reason=reason, more=more))
     chosen = _choose(steps, pricing, ranks, spare)
     made, judged = _options(steps.part(0, 0.5), ranks, spare), steps.part(0.5, 1)
     now = _now(judged, pricing, ranks)
@@ -277,7 +277,11 @@ def _verdict(saved: Estimate, smallest: float, steps: Steps) -> tuple[str, str]:
 def _more(distance: float, half: float, steps: Steps) -> str:
     """What to record until the interval, which narrows with the root of its length, is clear of the
     smallest saving; in minutes where the log has times."""
-    times = (half / max(distance, half / 20)) ** 2 - 1
+    return _longer((half / max(distance, half / 20)) ** 2 - 1, steps)
+
+
+def _longer(times: float, steps: Steps) -> str:
+    """To record `times` as much again."""
     if steps.has_times:
         minutes = max(1, math.ceil(times * steps.minutes))
         return f"record {minutes} more minute{'s' if minutes > 1 else ''}"

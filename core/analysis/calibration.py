@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from core import files
-from core.analysis.cost_model import CostModel
+from core.analysis.cost_model import WORK, CostModel
 from core.errors import FileError
 from core.routing import price
 from core.routing.price import PriceList, Prices
@@ -38,15 +38,28 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(file: Path) -> Calibration:
     """A calibration's file, or the run directory that holds one. FileError if it is none."""
-    return files.read(file / NAME if file.is_dir() else file, Calibration)
+    place = file / NAME if file.is_dir() else file
+    found = files.read(place, Calibration)
+    for model in (found.decode, found.prefill):
+        if model.by and model.by not in WORK:
+            raise FileError(f"{place}: a cost model by {model.by!r}, which this version lacks")
+    return found
 
 
-def write(found: Calibration, about: About, run_dir: Path) -> list[Path]:
-    """Into its run directory, and where later runs look for it."""
-    places = [run_dir / NAME, place_of(about, found.backend)]
-    for place in places:
+def write(found: Calibration, run_dir: Path) -> Path:
+    """Into its run directory."""
+    files.write_whole(run_dir / NAME, msgspec.json.encode(found) + b"\n")
+    return run_dir / NAME
+
+
+def keep(found: Calibration, about: About) -> Path:
+    """Where later runs look for it. FileError if it cannot be written there."""
+    place = place_of(about, found.backend)
+    try:
         files.write_whole(place, msgspec.json.encode(found) + b"\n")
-    return places
+    except OSError as error:
+        raise FileError(f"{place}: cannot be written: {error.strerror}") from None
+    return place
 
 
 def of_backend(about: About, backend: str) -> Calibration | None:
@@ -59,7 +72,8 @@ def of_backend(about: About, backend: str) -> Calibration | None:
 
 
 def place_of(about: About, backend: str) -> Path:
-    """Of everything that its cost depends on: engine, GPU, model, layout, kernel, graphs."""
+    """Of everything that its cost depends on: engine, GPU, model, layout, kernel, graphs. FileError
+    as `files.cache`."""
     own = next(one for one in about.config.backends if one.name == backend)
     gpu = about.gpus[0].split(", ")[1] if about.gpus else "cpu"
     is_builtin = about.engine_kind == "builtin"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.analysis import findings, results
+from core.analysis import results
 from core.analysis.results import Results
 from core.errors import GatescopeError
 from core.experiment import cell as cells
@@ -53,9 +53,7 @@ class CellState:
         return list(dict.fromkeys(r.reason for r in self.seen.runs.values() if r.phase == "failed"))
 
     def level(self, metric: str, confidence: float = level.LEVEL) -> Level:
-        return level.of_side(
-            findings.by_start(self.group, metric) if self.group else {}, confidence
-        )
+        return level.of_side(self.group.by_start(metric) if self.group else {}, confidence)
 
 
 def read(path: Path, cell: Cell) -> CellState:

@@ -20,7 +20,6 @@ from core.experiment.tables import Backend
 from core.rundir import about, sweep
 from core.rundir.about import About
 from core.rundir.result import Result
-from core.stats.starts import Side
 
 # What a server is called, and where it is reached, is not what it is.
 NOT_THE_SERVER = ("name", "port", "python", "startup_timeout_s")
@@ -59,26 +58,6 @@ class Comparand:
         """The server that was asked for; with defaults where run.json does not name it."""
         known = (own for own in self.config.backends if own.name == self.backend)
         return next(known, Backend(name=self.backend))
-
-    def by_start(self, measure: str) -> Side:
-        """Start → dataset → a value a repeat: of a figure of the results, or a measure of the
-        routing, such as `excess_cv` or `busiest_rank.active_experts`."""
-        found: dict[int, dict[str, list[float]]] = {}
-        for label, one in self.group.by_label.items():
-            value = one.number(measure)
-            if value is None:
-                value = _measured(one, measure)
-            if value is not None:
-                own = found.setdefault(one.start or 1, {})
-                own.setdefault(plan.dataset_of(label), []).append(value)
-        return {start: found[start] for start in sorted(found)}
-
-
-def _measured(one: Result, measure: str) -> float | None:
-    value: Any = one.measured_imbalance
-    for name in measure.split("."):
-        value = getattr(value, name, None)
-    return value if isinstance(value, int | float) else None
 
 
 def read(path: Path) -> list[Comparand]:

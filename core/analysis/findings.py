@@ -14,7 +14,6 @@ from core.analysis import dose_findings
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
-from core.experiment import plan
 from core.experiment.registration import Registration
 from core.experiment.tables import Metric
 from core.rundir.result import Result
@@ -53,27 +52,30 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     def in_words(self) -> str:
         """One sentence with intervals and n."""
-        name, unit = NAMES[self.metric]
-        found = self.association
+        found, unit = self.association, NAMES[self.metric][1]
         if found.spearman.value is None:
-            return f"{self.backend} {name} against excess CV²: {found.spearman.reason}"
+            return self.brief
         p = _p_in_words(found.p, found.p_holm)
         slope = f"slope {_slope(found)} {unit} per {PER} of excess CV²"
         bent_p = _p_in_words(found.p_distance, found.p_distance_holm)
         bent = f"distance correlation {found.distance:.2f}, {bent_p}"
         facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {bent}; {slope}{self._robust}"
-        if not found.is_seen:
-            none = f"no association of {self.backend} {name} with excess CV² is detected"
-            return f"{none} ({facts}; {self._of})"
-        if not found.is_monotone:
-            bends = (
-                f"{self.backend} {name} depends on excess CV², but does not rise or fall with it"
-            )
-            return f"{bends} ({facts}; {self._of})"
-        way = "rises" if found.spearman.value > 0 else "falls"
+        if not found.is_seen or not found.is_monotone:
+            return f"{self.brief} ({facts}; {self._of})"
         explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
-        facts = f"{facts}; {explained}; {self._of}"
-        return f"{self.backend} {name} {way} with excess CV² ({facts}){_held(found)}"
+        return f"{self.brief} ({facts}; {explained}; {self._of}){_held(found)}"
+
+    @property
+    def brief(self) -> str:
+        """What is found, without the figures that show it; or why nothing can be said."""
+        found, name = self.association, f"{self.backend} {NAMES[self.metric][0]}"
+        if found.spearman.value is None:
+            return f"{name} against excess CV²: {found.spearman.reason}"
+        if not found.is_seen:
+            return f"no association of {name} with excess CV² is detected"
+        if not found.is_monotone:
+            return f"{name} depends on excess CV², but does not rise or fall with it"
+        return f"{name} {'rises' if found.spearman.value > 0 else 'falls'} with excess CV²"
 
     @property
     def _robust(self) -> str:
@@ -123,7 +125,7 @@ def find(
         for metric in NAMES
     ]
     rows, pairs = corrected(rows, pairs, registered.metric if registered else None)
-    sentences = [row.in_words() for row in rows]
+    sentences = _sentences(rows)
     sentences += [pair.in_words(NAMES[pair.metric][0]) for pair in pairs]
     return Findings(
         engine=engine,
@@ -134,6 +136,23 @@ def find(
         sentences=sentences,
         forced=dose_findings.find(groups),
     )
+
+
+def _sentences(rows: Sequence[Row]) -> list[str]:
+    """One for each row, but only one for all about which the same reason forbids to say more."""
+    unknown: dict[str | None, list[Row]] = defaultdict(list)
+    for row in rows:
+        unknown[row.association.spearman.reason].append(row)
+    known = [row.in_words() for row in unknown.pop(None, [])]
+    return [*known, *(_all_unknown(reason or "", same) for reason, same in unknown.items())]
+
+
+def _all_unknown(reason: str, rows: Sequence[Row]) -> str:
+    if len(rows) == 1:
+        return rows[0].brief
+    backends = " and ".join(dict.fromkeys(row.backend for row in rows))
+    metrics = ", ".join(dict.fromkeys(NAMES[row.metric][0] for row in rows))
+    return f"{metrics} of {backends} against excess CV²: {reason}"
 
 
 def _caveats(groups: Sequence[Results], engine: str) -> list[str]:
@@ -181,18 +200,8 @@ def _by_dataset(group: Results, keys: Sequence[str]) -> dict[str, Floats]:
 
 
 def _compared(one: Results, other: Results, metric: str, margin_pct: float) -> Comparison:
-    sides = [by_start(group, metric) for group in (one, other)]
+    sides = [group.by_start(metric) for group in (one, other)]
     return comparison.compare(metric, one.name, other.name, sides, margin_pct)
-
-
-def by_start(group: Results, metric: str) -> dict[int, dict[str, list[float]]]:
-    """Start → dataset → a value of `metric` a repeat."""
-    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for label, result in group.by_label.items():
-        value = result.number(metric)
-        if value is not None:
-            found[result.start or 1][plan.dataset_of(label)].append(value)
-    return {start: dict(found[start]) for start in sorted(found)}
 
 
 def _row(group: Results, metric: str) -> Row:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from core.analysis import cells, findings, limits
+from core.analysis import cells, limits
 from core.analysis.cells import CellState
 from core.analysis.results import NAMES
 from core.experiment import sweep
@@ -150,7 +150,7 @@ def _mark(metric: str, state: CellState, best: CellState | None, level: Level) -
         return ""
     if best is state:
         return "*"
-    sides = (findings.by_start(best.group, metric), findings.by_start(state.group, metric))
+    sides = (best.group.by_start(metric), state.group.by_start(metric))
     ratio = comparison.compare(metric, best.cell.slug, state.cell.slug, sides).ratio
     is_apart = ratio.interval is not None and not ratio.interval[0] <= 1 <= ratio.interval[1]
     return "" if is_apart else "~"

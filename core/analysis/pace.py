@@ -31,7 +31,7 @@ def read(path: Path) -> Pace:
         about.read(own)
         for event in journal.stream_events(own):
             match event:
-                case events.BackendReady():
+                case events.BackendReady() if event.seconds:  # else it was up already
                     starts.append(event.seconds)
                 case events.RunFinished():
                     runs.append(event.figures.duration_s)

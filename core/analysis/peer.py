@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ VLLM_NOTES = (
     "with a rate and a limit of concurrency, the wait for a slot is in no latency",
     "ITL is every gap between events, not divided by the tokens of an event",
 )
+LARGEST = 1e300
 GUIDELLM_NOTES = (
     "TPOT here is its inter_token_latency, (last - first token)/(n - 1); its own"
     " time_per_output_token contains TTFT and is left out",
@@ -52,7 +52,7 @@ class PeerRow:
 
 def read(file: Path) -> list[PeerRow]:
     """Every result in a file. FileError if it is none that we know."""
-    found = list(_rows(file.name, files.read_by(file, json.loads)))
+    found = list(_rows(file.name, files.read_by(file, files.with_constants)))
     if not any(row.figures for row in found):
         raise FileError(
             f"{file}: expected a result of vllm bench serve, vllm bench sweep, guidellm or aiperf,"
@@ -98,7 +98,7 @@ def _flat(name: str, whole: Mapping[str, Any]) -> PeerRow:
 
 
 def _guidellm(name: str, whole: Any) -> PeerRow:
-    seconds = _at(whole, "metrics", "request_latency", "successful", "mean")
+    seconds = _number(_at(whole, "metrics", "request_latency", "successful", "mean"))
     keys = {
         "mean_ttft_ms": "time_to_first_token_ms",
         "mean_tpot_ms": "inter_token_latency_ms",
@@ -106,7 +106,7 @@ def _guidellm(name: str, whole: Any) -> PeerRow:
         "request_throughput": "requests_per_second",
     }
     figures = {ours: _at(whole, "metrics", key, "successful", "mean") for ours, key in keys.items()}
-    figures["mean_e2e_ms"] = 1e3 * seconds if isinstance(seconds, int | float) else None
+    figures["mean_e2e_ms"] = None if seconds is None else 1e3 * seconds
     return PeerRow("guidellm", name, _known(figures), GUIDELLM_NOTES)
 
 
@@ -130,10 +130,11 @@ def _at(whole: Any, *path: str) -> Any:
 
 def _known(figures: Mapping[str, Any]) -> dict[str, float]:
     """The figures that are numbers, in our order."""
-    return {
-        key: float(figures[key])
-        for key in FLAT
-        if isinstance(figures.get(key), int | float)
-        and not isinstance(figures[key], bool)
-        and files.is_finite(figures[key])
-    }
+    known = {key: _number(figures.get(key)) for key in FLAT}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    """None for what is no number, or so large that it is none of a measurement."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < LARGEST else None

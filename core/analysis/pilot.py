@@ -92,7 +92,7 @@ def seconds(told: Iterable[AnyEvent]) -> tuple[float, float]:
         match event:
             case events.BackendStarting():
                 begun[event.backend] = event.at
-            case events.BackendReady():
+            case events.BackendReady() if event.seconds:
                 waited = event.at - begun.get(event.backend, event.at)
                 around = min(waited, event.seconds + AROUND_A_LOAD_S)  # clocks may be set
                 took.setdefault(event.backend, []).append(max(event.seconds, around))

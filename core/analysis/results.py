@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from core.rundir import about as run_json
 from core.rundir import result
 from core.rundir.result import Result
 from core.rundir.selection import ALL, Selection
+from core.stats.starts import Side
 
 NAMES = {
     "mean_ttft_ms": ("TTFT", "ms"),
@@ -88,6 +90,19 @@ class Results:
             first.setdefault((plan.dataset_of(label), *alike), label)
         return {label: self.measured[label] for label in first.values()}
 
+    def by_start(self, measure: str) -> Side:
+        """Start → dataset → a value a repeat of the natural runs: of a figure of the results, or a
+        measure of the routing such as `excess_cv` or `busiest_rank.active_experts`."""
+        found: dict[int, dict[str, list[float]]] = {}
+        for label, one in self.by_label.items():
+            value = one.number(measure)
+            if value is None:
+                value = _measured(one, measure)
+            if value is not None:
+                own = found.setdefault(one.start or 1, {})
+                own.setdefault(plan.dataset_of(label), []).append(value)
+        return {start: found[start] for start in sorted(found)}
+
     def x(self, label: str, axis: str) -> float | None:
         """The imbalance of one result: "excess" (of CV², signed), "per-step", "aggregated" or
         "predicted"; None where unknown."""
@@ -96,6 +111,13 @@ class Results:
         if axis == "excess":
             return self.by_label[label].excess_squared
         return (self.per_step if axis == "per-step" else self.aggregated).get(label)
+
+
+def _measured(one: Result, measure: str) -> float | None:
+    value: Any = one.measured_imbalance
+    for name in measure.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, int | float) else None
 
 
 def of_run_directory(path: Path, chosen: Selection = ALL) -> tuple[list[Results], str]:

@@ -72,6 +72,11 @@ class Gauge:
         self._limit_w = limits.pop() if len(limits) == 1 else None
         self.readings: list[Reading] = []
 
+    @property
+    def serials(self) -> list[str]:
+        """What tells each GPU from all others, where NVML knows it."""
+        return [found for device in self._devices if (found := nvml.serial(device))]
+
     def read(self) -> None:
         """Take a reading; nothing where there is no GPU."""
         if self._devices:

@@ -83,6 +83,15 @@ def energy_j(device: Device) -> float | None:
     return None if millijoules is None else millijoules / 1e3
 
 
+def serial(device: Device) -> str:
+    """What tells a GPU from all others: its serial number, else (GeForce, MIG) its UUID; empty
+    where NVML knows neither."""
+    nvml = _nvml()
+    calls = ("nvmlDeviceGetSerial", "nvmlDeviceGetUUID")
+    found = [_asked(nvml, call, device.handle) for call in calls] if nvml else []
+    return next((str(one) for one in found if one), "")
+
+
 def sm_clock_mhz(device: Device) -> float | None:
     """The clock of a GPU's processors now."""
     nvml = _nvml()

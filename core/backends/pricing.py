@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core import files
 from core.backends import modelfiles, nvml, vllm
-from core.errors import BackendError
+from core.errors import BackendError, FileError
 from core.experiment.tables import Backend, Model
 
 MODULE = "gatescope_recorder.kernel_times"
@@ -26,9 +26,13 @@ def price_list(backend: Backend, model: Model) -> tuple[Path | None, str]:
     if why := _why_not(backend, model):
         return None, why
     shape = _shape(backend, model)
-    file = files.cache() / "prices" / f"{_key(backend, shape)}.json"
-    if file.exists():
-        return file, ""
+    try:
+        file = files.cache() / "prices" / f"{_key(backend, shape)}.json"
+        if file.exists():
+            return file, ""
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, FileError) as error:
+        return None, f"its price list cannot be kept: {error}"
     return _measured(backend, shape, file)
 
 
@@ -69,7 +73,6 @@ def _key(backend: Backend, shape: dict[str, int]) -> str:
 
 
 def _measured(backend: Backend, shape: dict[str, int], file: Path) -> tuple[Path | None, str]:
-    file.parent.mkdir(parents=True, exist_ok=True)
     options = [word for name, value in shape.items() for word in (f"--{name}", str(value))]
     python = vllm.check(backend).python
     command = [python, "-m", MODULE, *options, "--budget-s", f"{BUDGET_S:g}", "--out", str(file)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
 from core.errors import FileError, UsageError
+from core.terminal import complain, printable
 
 if TYPE_CHECKING:
     from core.analysis.advice import Advised, Option, PhaseAdvice, Pricing
@@ -58,12 +60,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", dest="out", type=Path, metavar="DIR", help="folder of the maps (default: LOGS/advice)"
     )
     parser.add_argument("--json", action="store_true", help="all of it as JSON on stdout")
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="then start the server without EPLB and with it, measure both, and keep how far the"
+        " prediction was off",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("experiments.toml"),
+        metavar="F",
+        help="what --prove starts and sends (default: experiments.toml)",
+    )
+    parser.add_argument(
+        "--backend", default="", metavar="NAME", help="its backend with expert parallelism"
+    )
+    parser.add_argument(
+        "--starts",
+        type=arg.at_least(2, 1000),
+        default=3,
+        metavar="N",
+        help="starts of each (default: 3)",
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="DIR",
+        help="run directory of --prove; one that was begun is resumed (default: runs/…)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the verdict, and write the maps where it is that rebalancing pays."""
+    """Print the verdict, write the maps where it is that rebalancing pays, and prove it on
+    request."""
     from core import files
-    from core.analysis import advice, traffic
+    from core.analysis import advice, proof, traffic
+    from core.routing import repeats
     from core.routing.folder import GateFolder
     from core.routing.windows import newest_logs
 
@@ -75,14 +108,50 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileError(f"{logs}: holds no step")
     found = _advised(phases, arguments)
     main = found.get("decode") or found["prefill"]
+    out = arguments.out or arguments.folder / "advice"
+    proofs = proof.read(out)
     if arguments.json:
         whole: dict[str, object] = {"logs": str(logs), "verdict": main.advice.verdict}
-        whole |= {name: one.advice for name, one in found.items()}
+        whole |= {name: one.advice for name, one in found.items()} | {"proofs": proofs}
         sys.stdout.write(files.formatted(whole).decode())
     else:
         print("\n".join(_text([one.advice for one in found.values()], main.advice, arguments)))
+        for one in proofs:
+            print(printable(f"proved {one.made[:16]}: {one.in_words()}"))
+    if warning := repeats.random_prompts(logs):
+        complain(f"{warning}: that of your users will be routed otherwise")
     if main.advice.verdict == advice.PAYS:
-        _write(main, next(iter(phases.values())), arguments.out or arguments.folder / "advice")
+        _write(main, next(iter(phases.values())), out)
+    return _prove(main.advice, out, arguments) if arguments.prove else 0
+
+
+def _prove(main: PhaseAdvice, out: Path, arguments: argparse.Namespace) -> int:
+    """Measure the server without EPLB and with it, and keep the prediction's error."""
+    from datetime import UTC, datetime
+
+    from core.analysis import proof
+    from core.commands import batch
+    from core.experiment import config
+    from core.experiment.invocation import Invocation
+    from core.rundir import about, directory
+
+    if main.phase != "decode" or main.reason:
+        raise UsageError("--prove measures decode steps, and of them nothing is predicted")
+    path: Path = arguments.run or directory.new_path("prove")
+    if (path / about.NAME).is_file():
+        code = batch.run(Invocation(resume=path), json=False)
+    else:
+        asked = config.load(arguments.config)
+        pair = proof.pair(asked, arguments.backend, arguments.starts, proof.predicted(main))
+        code = batch.run_config(pair, Invocation(arguments.config, out=path), json=False)
+    if code:
+        again = f"--prove --run {shlex.quote(str(path))}"
+        complain(f"not proved: runs are missing; go on with the same command and {again}")
+        return code
+    found = proof.of_run(path, datetime.now(UTC).isoformat(timespec="seconds"), main)
+    file = proof.keep(out, found)
+    print(printable(found.in_words()))
+    print(f"kept in {file}", file=sys.stderr)
     return 0
 
 
@@ -185,17 +254,25 @@ def _why(of: PhaseAdvice, smallest: float) -> list[str]:
 
 
 def _table(of: PhaseAdvice) -> list[str]:
-    minutes = "" if of.minutes is None else f" over {of.minutes:.1f} minutes"
+    length = "" if of.minutes is None else f" over {_length(of.minutes)}"
     every = "" if of.every == 1 else f" (one in {of.every})"
-    head = f"{of.phase}: {of.steps} steps{every}{minutes}, {of.ranks} ranks"
+    head = f"{of.phase}: {of.steps} steps{every}{length}, {of.ranks} ranks"
     if of.reason:
-        return [f"{head}: {of.reason}"]
+        return [f"{head}; {of.reason}"]
     head += f"; savings in % {COSTS[of.unit]}"
     return [head, *(_row(option, is_chosen=option.name == of.chosen) for option in of.options)]
 
 
+def _length(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{60 * minutes:.0f} s"
+
+
 def _row(of: Option, *, is_chosen: bool) -> str:
     ms = f" ({of.saved_ms.shown('.3f')} ms a step)" if of.saved_ms else ""
-    room = f", {of.bytes / 1e9:.1f} GB a rank for replicas" if of.bytes else ""
+    room = f", {_size(of.bytes)} a rank for replicas" if of.bytes else ""
     mark = "  chosen on the first half" if is_chosen else ""
     return f"  {of.name:<26} saves {of.saved.shown('.2f')} %{ms}, {of.moved} moves{room}{mark}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

@@ -21,8 +21,9 @@ from core.analysis.results import Results
 from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
 from core.engine.engine import Engine, Listener
+from core.engine.servers import Kept
 from core.errors import GatescopeError
-from core.experiment import config, events, plan, registration, search, state
+from core.experiment import config, events, pace, plan, registration, search, state
 from core.experiment.cell import Cell
 from core.experiment.config import Config
 from core.experiment.control import ControlError, StopServer
@@ -65,9 +66,12 @@ class Lines:
         self._state = state.reduce(self._state, event)
         if self._json:
             self._print(event)
-        if line := sentence(event, self._state) or self._heartbeat():
+        line = sentence(event, self._state) or self._heartbeat()
+        if line:
             tell(printable(line))
             self._told_at = time.monotonic()
+        if line or isinstance(event, events.RunStarted | events.Sampled):
+            self._show_bar(event.at)
 
     def _print(self, event: AnyEvent) -> None:
         """If stdout can no longer be written, the runs continue: the journal has every event."""
@@ -82,9 +86,25 @@ class Lines:
     def _heartbeat(self) -> str | None:
         """A sign of life in a log file when a run or a start takes long."""
         live = self._state.live
-        if live is None or time.monotonic() - self._told_at < HEARTBEAT_S:
+        is_due = time.monotonic() - self._told_at >= HEARTBEAT_S
+        if live is None or not is_due or terminal.shows_bars():
             return None
         return f"▶ {live.run}: {live.finished} of {live.requests} requests"
+
+    def _show_bar(self, now: float) -> None:
+        """On a terminal: the run in progress, its tokens, and the time until all runs are done."""
+        seen, live = self._state, self._state.live
+        if live is None:
+            return
+        last = next(iter(pace.of_run(seen, live.run)[-1:]), None)
+        done, due = pace.tokens(live, last)
+        of = f"{live.finished} of {live.requests} requests"
+        tokens = f"{done:,} tokens, {of}" if due is None else f"{done:,} of {due:,} tokens"
+        number = len(seen.runs) - seen.count("queued")
+        left = pace.left_s(seen, now)
+        eta = "" if left is None else f"  ETA {terminal.clock(left)}"
+        tail = f"{tokens}  run {number} of {len(seen.runs)}{eta}"
+        terminal.bar(f"▶ {live.run}", pace.share(live, last), tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,7 @@ class Job:
     requeued: Sequence[str] = ()  # runs cancelled in an earlier session, to be run now
     start: int | None = None  # the one start whose runs are run now; None: all
     search: Search | None = None  # of which this start is a point: it ends once that is missed
+    kept: Kept | None = None  # where the server comes from, if one is up, and is left
 
     @property
     def now(self) -> list[Run]:
@@ -110,7 +131,12 @@ def run(invocation: Invocation, *, json: bool) -> int:
     """The whole batch; its exit code. GatescopeError before anything is started."""
     if invocation.resume:
         return _resume(invocation, invocation.resume, json=json)
-    loaded, recording = recorded.of_config(chosen(invocation))
+    return run_config(chosen(invocation), invocation, json=json)
+
+
+def run_config(config: Config, invocation: Invocation, *, json: bool) -> int:
+    """What `invocation` chooses of `config`, which it need not have come from; the exit code."""
+    loaded, recording = recorded.of_config(config)
     job = _new(loaded, invocation, recording)
     path = invocation.out or store.new_path(job.config.experiment.name)
     with RunDirectory.create(path) as directory:
@@ -118,29 +144,42 @@ def run(invocation: Invocation, *, json: bool) -> int:
         return run_in(directory, job, json=json)
 
 
-def visit(path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool) -> int:
+def visit(
+    path: Path,
+    asked: SweepFile,
+    cell: Cell,
+    start: int,
+    *,
+    json: bool,
+    retry: bool,
+    kept: Kept | None = None,
+) -> int:
     """One start of a sweep's cell in the cell's own run directory, with those of its runs that are
     not done; the exit code. GatescopeError before the server is started."""
+    is_up = kept is not None and kept.serving is not None
     begun = (path / run_json.NAME).is_file()
     if not begun:  # killed before it was known what to run, so before anything ran
         shutil.rmtree(path, ignore_errors=True)
     with RunDirectory.reopen(path) if begun else RunDirectory.create(path) as directory:
         if begun:
-            _end_leftovers(directory)
-            job = _resumed(path, retry_cancelled=retry)
+            end_leftovers(directory.mark)
+            job = _resumed(path, retry_cancelled=retry, is_up=is_up)
         else:
-            job, recording = of_cell(cell, asked.only)
+            job, recording = of_cell(cell, asked.only, is_up=is_up)
             _keep(recording, path)
-        return _measured(directory, replace(job, start=start, search=asked.search), json=json)
+        job = replace(job, start=start, search=asked.search, kept=kept)
+        return _measured(directory, job, json=json)
 
 
-def of_cell(cell: Cell, only: Sequence[str]) -> tuple[Job, Recording | None]:
+def of_cell(
+    cell: Cell, only: Sequence[str], *, is_up: bool = False
+) -> tuple[Job, Recording | None]:
     """All runs of a sweep's cell, and what it replays. GatescopeError as `run`."""
     loaded, recording = recorded.of_config(cell.config)
     kind = kind_of(loaded)
     _check_recording(kind, loaded, recording)
     runs = list(plan.make(loaded, only).runs)
-    return checked(Job(loaded, kind, runs, {}, resumed=False)), recording
+    return checked(Job(loaded, kind, runs, {}, resumed=False), is_up=is_up), recording
 
 
 def _check_recording(kind: Kind, loaded: Config, recording: Recording | None) -> None:
@@ -171,7 +210,7 @@ def chosen(invocation: Invocation) -> Config:
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
     with RunDirectory.reopen(path) as directory:
-        _end_leftovers(directory)
+        end_leftovers(directory.mark)
         retry = invocation.retry_cancelled
         return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
 
@@ -187,17 +226,17 @@ def _new(loaded: Config, invocation: Invocation, recording: Recording | None) ->
     return checked(Job(settled, kind, list(made.runs), {}, resumed=False))
 
 
-def _end_leftovers(directory: RunDirectory) -> None:
+def end_leftovers(mark: str) -> None:
     """End servers left by an earlier gatescope, killed with everything that would have ended them.
-    They hold ports and GPUs; we hold the directory's lock, so nobody uses them."""
-    if left := supervise.marked(directory.mark):
+    They hold ports and GPUs; we hold the lock that the mark is of, so nobody uses them."""
+    if left := supervise.marked(mark):
         pids = ", ".join(str(p.pid) for p in left)
         noun = "process" if len(left) == 1 else "processes"
         tell(f"! ending {len(left)} {noun} left by an earlier start: {pids}")
-        supervise.end(lambda: supervise.marked(directory.mark))
+        supervise.end(lambda: supervise.marked(mark))
 
 
-def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
+def _resumed(path: Path, *, retry_cancelled: bool, is_up: bool = False) -> Job:
     """What is missing: the journal decides what is run, run.json how, since experiments.toml may
     have changed."""
     about, past = run_json.read(path), state.fold(journal.stream_events(path))
@@ -206,14 +245,14 @@ def _resumed(path: Path, *, retry_cancelled: bool) -> Job:
     cancelled = {i: "cancelled" for i, r in past.runs.items() if r.phase == "cancelled"}
     if retry_cancelled:
         runs = [r for r in runs if r.id not in cancelled] + [r for r in runs if r.id in cancelled]
-        return checked(
-            Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=list(cancelled))
-        )
+        again = list(cancelled)
+        job = Job(about.config, about.engine_kind, runs, done, resumed=True, requeued=again)
+        return checked(job, is_up=is_up)
     if cancelled:
         tell(_left_cancelled(len(cancelled)))
-    return checked(
-        Job(about.config, about.engine_kind, runs, cancelled | done, resumed=bool(past.runs))
-    )
+    ended = cancelled | done
+    job = Job(about.config, about.engine_kind, runs, ended, resumed=bool(past.runs))
+    return checked(job, is_up=is_up)
 
 
 def _left_cancelled(count: int) -> str:
@@ -222,28 +261,31 @@ def _left_cancelled(count: int) -> str:
     return f"· {count} runs stay cancelled; --retry-cancelled runs them too"
 
 
-def checked(job: Job) -> Job:
-    """`job`, if its engine is installed and its ports are free; else GatescopeError, with nothing
-    started."""
+def checked(job: Job, *, is_up: bool = False) -> Job:
+    """`job`, if its engine is installed and its ports are free, or its server `is_up`; else
+    GatescopeError, with nothing started."""
     names = {run.backend for run in job.runs if run.id not in job.ended}
     used = [backend for backend in job.config.backends if backend.name in names]
     choice.launcher(job.kind, used)
     choice.check_model(job.kind, job.config.model)
     choice.check_doses(job.kind, used, job.config, [r.imposed for r in job.runs if r.imposed])
-    for backend in used:
+    for backend in used if not is_up else ():
         ports.check(backend.name, backend.port)
     return job
 
 
 def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
     """Run what `job` is about, then report on the run directory; the exit code."""
+    resume = f"gatescope --resume {shlex.quote(str(directory.path))}"
     try:
         code = _measured(directory, job, json=json)
     except OSError as error:
-        how = f"fix this, then resume with: gatescope --resume {shlex.quote(str(directory.path))}"
+        how = f"fix this, then resume with: {resume}"
         tell(printable(f"! stopped: {error}; servers are down; {how}"))
         return 1
     reported = _reported(directory.path, _label(job), strict=job.config.experiment.strict)
+    if code:
+        tell(f"run what is missing with: {resume}")
     return code or reported
 
 
@@ -253,7 +295,8 @@ def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.now})
     lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     listen = _ending_early(job, datasets, lines, lambda: engine) if job.search else lines
-    engine = Engine(job.config, choice.launcher(job.kind), directory, datasets, listen)
+    launcher = choice.launcher(job.kind)
+    engine = Engine(job.config, launcher, directory, datasets, listen, job.kept)
     label = _label(job)
     if not (directory.path / run_json.NAME).exists():
         about = provenance.describe(job.config, job.runs, job.kind, label)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
-from core.errors import DatasetError
+from core.errors import DatasetError, FileError
 from core.terminal import tell
 
 if TYPE_CHECKING:
@@ -183,14 +183,17 @@ def _conclude(
     from core.rundir import about as run_json
 
     found = _fitted(path, backend, prices, why)
-    written = calibration.write(found, run_json.read(path), path)
+    written = calibration.write(found, path)
     if as_json:
         print(files.formatted(found).decode(), end="")
     else:
         for line in _lines(found):
             print(line)
-    for file in written:
-        tell(f"wrote {file}")
+    tell(f"wrote {written}")
+    try:
+        tell(f"wrote {calibration.keep(found, run_json.read(path))}")
+    except FileError as error:
+        tell(f"not kept for later runs: {error}; imbalance and advise take --calibration {path}")
 
 
 def _fitted(path: Path, backend: str, prices: PriceList | None, why: str) -> Calibration:

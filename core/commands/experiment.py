@@ -13,6 +13,7 @@ from core.errors import GatescopeError, UsageError
 
 if TYPE_CHECKING:
     from core.experiment.invocation import Invocation
+    from core.rundir.sweep import SweepFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ascii", action="store_true", help="terminal UI in ASCII characters only")
     add_selection(parser)
+    parser.add_argument(
+        "--executor",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="with --batch: where cells are run: on this machine, or as tasks of a cluster, as"
+        " [cluster] says (default: local)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -92,34 +100,41 @@ def run(arguments: argparse.Namespace) -> int:
         return _batch(wanted, json=arguments.json)
     if arguments.json:
         raise UsageError("--json goes with --batch: the terminal UI prints nothing")
-    _refuse_sweep(wanted)
     from tui import app
 
+    if (planned := _planned_sweep(wanted)) is not None:
+        return app.run_sweep(wanted, planned, ascii=arguments.ascii)
     return app.run(wanted, ascii=arguments.ascii)
 
 
 def _batch(wanted: Invocation, *, json: bool) -> int:
     from core.commands import batch, sweep_batch
 
-    if wanted.resume:
-        is_sweep = sweep_batch.is_sweep(wanted.resume)
-    else:
-        is_sweep = bool(wanted.axes) or batch.chosen(wanted).is_swept
-    return sweep_batch.run(wanted, json=json) if is_sweep else batch.run(wanted, json=json)
+    run_it = sweep_batch.run if _is_sweep(wanted) else batch.run
+    return run_it(wanted, json=json)
 
 
-def _refuse_sweep(wanted: Invocation) -> None:
-    """UsageError for a sweep, which the terminal UI does not run."""
+def _is_sweep(wanted: Invocation) -> bool:
     from core.commands import batch
     from core.rundir import sweep
 
-    asked = sweep.is_sweep(wanted.resume) if wanted.resume else bool(wanted.axes)
+    if wanted.resume:
+        return sweep.is_sweep(wanted.resume)
+    if wanted.executor != "local":
+        return True
+    return bool(wanted.axes) or batch.chosen(wanted).is_swept
+
+
+def _planned_sweep(wanted: Invocation) -> SweepFile | None:
+    """The new sweep that is asked for, if one is. GatescopeError where it cannot be."""
+    from core.commands import sweep_batch
+
+    if wanted.executor != "local":
+        raise UsageError("--executor goes with --batch")
+    is_sweep = bool(wanted.axes)
     with contextlib.suppress(GatescopeError):  # the terminal UI shows what is wrong with the config
-        asked = asked or (not wanted.resume and batch.chosen(wanted).is_swept)
-    if asked:
-        raise UsageError(
-            "a sweep runs with --batch; watch it from another terminal with: gatescope attach SWEEP"
-        )
+        is_sweep = not wanted.resume and _is_sweep(wanted)
+    return sweep_batch.planned(wanted) if is_sweep else None
 
 
 def _check(wanted: Invocation) -> None:
@@ -134,7 +149,7 @@ def _check(wanted: Invocation) -> None:
     if wanted.resume and wanted != alone:
         raise UsageError(
             "--resume runs what was selected at the start; leave out --only, --backend, --engine,"
-            " --set, --dose, --pattern, --replay and --out"
+            " --set, --dose, --pattern, --replay, --executor and --out"
         )
 
 
@@ -152,6 +167,7 @@ def invocation(arguments: argparse.Namespace) -> Invocation:
         settings={key: values[0] for key, values in arguments.set if len(values) == 1},
         axes={key: values for key, values in arguments.set if len(values) > 1},
         replay=arguments.replay,
+        executor=getattr(arguments, "executor", "local"),
         resume=arguments.resume,
         retry_cancelled=arguments.retry_cancelled,
     )

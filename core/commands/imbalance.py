@@ -12,8 +12,10 @@ from core.errors import FileError, UsageError
 from core.terminal import complain
 
 if TYPE_CHECKING:
+    from core.analysis.calibration import Calibration
     from core.routing.busiest import BusiestRank
     from core.routing.imbalance import Imbalance
+    from core.routing.popularity import Popularity
     from core.validity.problem import Validity
 
 LAYERS_SHOWN = 8
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the measures of every folder; 1 if some of it cannot be read or is missing, or is
     invalid and --strict."""
     from core import files
+    from core.analysis import calibration
     from core.validity import routing, verdict
     from core.validity.problem import rule_name
 
@@ -56,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileError(f"{arguments.folder}: not a folder")
     if arguments.calibration and (arguments.json or arguments.method or arguments.out):
         raise UsageError("--calibration is in words only: leave out --json, --method and -o")
+    prices = calibration.read(arguments.calibration) if arguments.calibration else None
     found, problems = _measured(arguments.folder)
     validity = verdict.of_gate_logs(arguments.folder, found)
     for problem in (*problems, *(wrong.in_words() for wrong in validity.problems)):
@@ -71,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, measured in found.items():
             print("\n".join(_lines(name, measured)))
-    if arguments.calibration:
-        print("\n".join(_priced(arguments.folder, arguments.calibration)))
+    if prices:
+        print("\n".join(_priced(arguments.folder, arguments.calibration, prices)))
     missing = rule_name(routing.missing_layers)
     is_whole = not problems and missing not in [problem.rule for problem in validity.problems]
     return 0 if is_whole and not (arguments.strict and validity.is_invalid) else 1
@@ -101,15 +105,14 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     return found, problems
 
 
-def _priced(folder: Path, file: Path) -> list[str]:
+def _priced(folder: Path, file: Path, found: Calibration) -> list[str]:
     """What each dataset's routing costs a decode step over a fair router's."""
-    from core.analysis import calibration, routing_cost, step_sample
+    from core.analysis import routing_cost, step_sample
     from core.report import routing_cost as in_words
     from core.routing import folder as gate_folder
     from core.routing import places
     from core.rundir import about
 
-    found = calibration.read(file)
     lines = [f"priced by {file}: {found.backend}, {found.engine}, made {found.made}"]
     if (folder / about.NAME).is_file():
         backends = about.read(folder).backends
@@ -159,6 +162,7 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         *_phases(m),
         *_work(m),
         *_layers(m.layer_cvs),
+        *_popularity(m.popularity),
         _loads(m.expert_loads),
     ]
 
@@ -225,6 +229,25 @@ def _layers(cvs: Sequence[float]) -> list[str]:
     order = sorted(range(len(cvs)), key=lambda layer: -cvs[layer])
     most = "  ".join(f"l{layer} {cvs[layer]:.3f}" for layer in order[:LAYERS_SHOWN])
     return [f"  layers         CV {min(cvs):.3f} to {max(cvs):.3f}, most in  {most}"]
+
+
+def _popularity(layers: Sequence[Popularity]) -> list[str]:
+    """The layer of the median exponent, and the range over layers; nothing where no step is."""
+    if not layers:
+        return []
+    known = sorted(
+        (layer for layer in layers if layer.power_law.value is not None),
+        key=lambda layer: layer.power_law.value or 0.0,
+    )
+    if not known:
+        return [f"  popularity     power law – ({layers[0].power_law.reason})"]
+    middle, first, last = known[len(known) // 2], known[0].power_law, known[-1].power_law
+    told = f"{len(known)} of {len(layers)} layers"
+    return [
+        f"  popularity     power law r^-s: s {middle.power_law.shown('.2f')}, median of {told}"
+        f" ({first.shown('.2f')} to {last.shown('.2f')}); misfit {middle.misfit:.0%} of tokens;"
+        f" Dirichlet α {middle.dirichlet.shown('.2f')}"
+    ]
 
 
 def _loads(loads: Sequence[float]) -> str:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from core.analysis import findings, pilot, results
+    from core.analysis import pilot, results
     from core.rundir import journal, registered
 
     path: Path = arguments.run_dir
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     for reference, other in itertools.combinations(groups, 2):
         pair = (reference.name, other.name)
         told = (e for e in journal.stream_events(path) if _backend(e) in pair)
-        sides = (findings.by_start(reference, metric), findings.by_start(other, metric))
+        sides = (reference.by_start(metric), other.by_start(metric))
         found = pilot.of_sides(*sides, *pilot.seconds(told))
         if found is None:
             raise NoDataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.commands import arguments as arg
-from core.errors import BAD_USAGE, DatasetError
+from core.errors import BAD_USAGE, DatasetError, UsageError
 from core.terminal import complain
 
 if TYPE_CHECKING:
@@ -17,8 +17,20 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="dataset: JSON lines, or a JSON array"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="dataset: JSON lines, or a JSON array",
+    )
+    what.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN_DIR",
+        help="the datasets of this run; what --model predicts of them goes into its results",
     )
     parser.add_argument("--json", action="store_true", help="predictions as JSON on stdout")
     router = parser.add_argument_group("a model's router instead of the texts' score")
@@ -50,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     router.add_argument(
         "--backend", metavar="NAME", help="backend of --config whose batches are planned for"
     )
+    router.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what gatescope calibrate found of that backend: steps, TTFT and TPOT are timed",
+    )
     arg.add_config(router)
 
 
@@ -59,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         from core.commands import router_prediction
 
         return router_prediction.run(arguments)
+    if arguments.run:
+        raise UsageError("--run: name the model too, with --model")
     found = _predictions(arguments.files)
     if arguments.json:
         _print_json(found)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from core import terminal
 from core.terminal import clock, printable
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def tell(text: str) -> None:
     """Print on stderr."""
     with contextlib.suppress(OSError):  # a reader that left must not cost the result
-        print(printable(text), file=sys.stderr)
+        print(terminal.fitted(printable(text)), file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,14 @@ def _tell_trace(load: Load) -> None:
 
 
 def _progress(load: Load) -> Callable[[Progress], None]:
-    told_at = time.monotonic()
+    """Draws a bar on a terminal; elsewhere tells a line every ten seconds."""
+    began = told_at = time.monotonic()
 
     def say(progress: Progress) -> None:
         nonlocal told_at
-        if time.monotonic() - told_at > TELL_EVERY_S:
+        if terminal.shows_bars():
+            _show_bar(load, progress, time.monotonic() - began)
+        elif time.monotonic() - told_at > TELL_EVERY_S:
             told_at = time.monotonic()
             ended = progress.done + progress.errors
             tell(
@@ -132,3 +136,16 @@ def _progress(load: Load) -> Callable[[Progress], None]:
             )
 
     return say
+
+
+def _show_bar(load: Load, progress: Progress, took_s: float) -> None:
+    """By tokens, unless the server decides how many there are."""
+    ended, tokens = progress.done + progress.errors, progress.output_tokens
+    failed = f"  {progress.errors} errors" if progress.errors else ""
+    if load.asked_tokens is None:
+        share, of = ended / len(load.prompts), f"{ended} of {len(load.prompts)} requests"
+    else:
+        due = max(load.asked_tokens * (len(load.prompts) - progress.errors), 1)
+        share, of = tokens / due, f"{tokens:,} of {due:,} tokens"
+    left = f"  ETA {clock(took_s * (1 - share) / share)}" if 0 < share <= 1 else ""
+    terminal.bar(f"▶ {load.label}", share, f"{of}{failed}{left}")

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(
-        title="commands", metavar="plan|status", dest="verb", parser_class=arg.Parser
+        title="commands",
+        metavar="COMMAND",
+        dest="verb",
+        parser_class=arg.Parser,
     )
     text = "cells, starts, runs and hours of the sweep that the config asks for"
     plan = verbs.add_parser("plan", help=text, description=f"{text.capitalize()}.")
@@ -37,6 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status = verbs.add_parser("status", help=text, description=f"{text.capitalize()}.")
     status.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
     status.add_argument("--json", action="store_true", help="a JSON list of the cells on stdout")
+    text = "end the tasks of a sweep on a cluster, waiting or running"
+    cancel = verbs.add_parser("cancel", help=text, description=f"{text.capitalize()}.")
+    cancel.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
+    text = "the last lines that each task of a sweep on a cluster wrote"
+    logs = verbs.add_parser("logs", help=text, description=f"{text.capitalize()}.")
+    logs.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
+    logs.add_argument("cells", nargs="*", metavar="CELL", help="of the tasks of these cells alone")
+    logs.add_argument(
+        "--lines", type=arg.at_least(1), default=20, metavar="N", help="(default: 20)"
+    )
+    text = "run these cells of a sweep here: what a task of a cluster does"
+    run = verbs.add_parser("run", help=text, description=f"{text.capitalize()}.")
+    run.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
+    run.add_argument("cells", nargs="+", metavar="CELL", help="as sweep status names them")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
         return _plan(arguments)
     if arguments.verb == "status":
         return _status(arguments.sweep, as_json=arguments.json)
-    raise UsageError("gatescope sweep takes plan or status; see gatescope sweep --help")
+    if arguments.verb == "run":
+        from core.commands import sweep_batch
+
+        return sweep_batch.run_cells(arguments.sweep, arguments.cells)
+    if arguments.verb == "cancel":
+        return _cancel(arguments.sweep)
+    if arguments.verb == "logs":
+        return _logs(arguments.sweep, arguments.cells, arguments.lines)
+    raise UsageError(
+        "gatescope sweep takes plan, status, cancel or logs; see gatescope sweep --help"
+    )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -62,6 +89,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     from core.analysis import pace
+    from core.experiment import search
 
     planned = asked.cells or asked.bases
     runs = [_runs(cell, asked.only) for cell in planned]
@@ -69,9 +97,15 @@ def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     yield f"{'cell':<{width}}  {'starts':>6}  {'runs':>6}"
     for cell, count in zip(planned, runs, strict=True):
         yield f"{cell.slug:<{width}}  {cell.starts:>6}  {count:>6}"
-    starts = sum(cell.starts for cell in planned)
-    most = " at most" if asked.until else " for every load that is tried" if asked.search else ""
-    yield f"{len(planned)} cells, {starts} starts, {sum(runs)} runs{most}"
+    starts = len({(cell.server, n) for cell in planned for n in range(cell.starts)})
+    loads = search.most_loads(asked.search) if asked.search else 1
+    count = sum(runs) * loads
+    most = " at most" if asked.until or asked.search else ""
+    yield f"{len(planned)} cells, {starts} server starts, {count} runs{most}"
+    if asked.search:
+        yield f"each cell is run at {loads} loads at most, one after the other at the same server"
+    if starts < sum(cell.starts for cell in planned):
+        yield "cells that need the same server share its starts"
     if asked.until:
         until = asked.until
         yield (
@@ -81,7 +115,7 @@ def _lines(asked: SweepFile, found: Pace | None) -> Iterator[str]:
     if found is None:
         yield "hours: not known; no earlier run to go by: give one with --pilot RUN_DIR"
         return
-    hours = pace.hours(found, starts, sum(runs))
+    hours = pace.hours(found, starts, count)
     yield (
         f"about {hours:.2g} hours{most}: a start takes {found.start_s:.1f} s and a run"
         f" {found.run_s:.1f} s in {found.path}"
@@ -116,4 +150,36 @@ def _status(path: Path, *, as_json: bool) -> int:
     for state in states.values():
         for reason in state.failures[:1]:
             print(printable(f"failed: {state.cell.slug}: {reason.splitlines()[0]}"))
+    return 0
+
+
+def _cancel(path: Path) -> int:
+    from core.commands import sweep_cluster
+    from core.rundir import sweep
+
+    asked = sweep.read(path)
+    if asked.executor == "local":
+        raise UsageError(f"{path}: it runs on this machine, not on a cluster; end it with ctrl-C")
+    sweep_cluster.cancel(path, asked)
+    return 0
+
+
+def _logs(path: Path, wanted: Sequence[str], lines: int) -> int:
+    from core.rundir import sweep, tasks
+    from core.terminal import printable
+
+    asked = sweep.read(path)
+    for slug in wanted:
+        asked.cell(slug)
+    for submission in tasks.read(path):
+        for index, slugs in enumerate(submission.tasks):
+            if wanted and not set(wanted) & set(slugs):
+                continue
+            log = submission.log(path, index)
+            print(f"==> {log}: {', '.join(slugs)}")
+            if log.is_file():
+                told = log.read_text(errors="replace").splitlines()[-lines:]
+                print(printable("\n".join(told)))
+            else:
+                print("nothing: it has not run")
     return 0

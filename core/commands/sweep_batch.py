@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,19 +14,21 @@ from core.analysis import cells, limits
 from core.analysis.cells import CellState
 from core.analysis.matrix import entries
 from core.commands import batch
+from core.engine.servers import Kept
 from core.errors import ConfigError, GatescopeError
 from core.experiment import cell as cell_module
 from core.experiment import config, plan
 from core.experiment.cell import Cell
+from core.experiment.cluster import Cluster
 from core.experiment.config import Config
 from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
 from core.experiment.sweep import Sweep, Until, combinations
+from core.experiment.tables import Engine
 from core.report import limit, matrix
-from core.rundir import directory, sweep
+from core.rundir import directory, sweep, tasks
 from core.rundir.result import Result
-from core.rundir.sweep import SweepFile
-from core.rundir.sweep import is_sweep as is_sweep
+from core.rundir.sweep import SweepFile, is_sweep
 from core.terminal import printable, tell
 
 AUTO_STARTS = 2  # of a cell, where starts = "auto": each runs all datasets
@@ -46,13 +48,16 @@ def run(invocation: Invocation, *, json: bool) -> int:
     else:
         asked = planned(invocation)
         for cell in asked.cells or asked.bases:
-            batch.of_cell(cell, asked.only)
+            _check(cell, asked)
         path = invocation.out or directory.new_path(asked.name)
         sweep.check_new(path)
-    with sweep.locked(path):
+    with sweep.locked(path) as mark:
         if not is_sweep(path):
             sweep.write(path, asked)
-        code = _visits(path, asked, json=json, retry=invocation.retry_cancelled)
+        if asked.executor == "local":
+            code = _visits(path, asked, json=json, retry=invocation.retry_cancelled, mark=mark)
+        else:
+            code = _on_cluster(path, asked, json=json)
     _conclude(path)
     return code
 
@@ -76,6 +81,8 @@ def planned(invocation: Invocation) -> SweepFile:
         until=table.until,
         search=whole.search,
         bases=settled if whole.search else [],
+        executor=invocation.executor,
+        cluster=whole.cluster or Cluster(),
     )
 
 
@@ -84,10 +91,17 @@ def _table(whole: Config, invocation: Invocation) -> Sweep:
     asked = whole.sweep or Sweep()
     grid = {**asked.grid, **invocation.axes}
     table = msgspec.structs.replace(asked, grid=grid)
+    if whole.search and invocation.executor != "local":
+        raise ConfigError(
+            f"{whole.path}: [search] runs on one machine: its next load rests on all before it;"
+            " leave out --executor"
+        )
+    if not (table.grid or table.zip or table.cells):
+        if whole.search is None and invocation.executor == "local":
+            return table
+        return msgspec.structs.replace(table, cells=[{}])  # the backends as they are
     if whole.search is None:
         return table
-    if not (table.grid or table.zip or table.cells):
-        return msgspec.structs.replace(table, cells=[{}])  # the backends as they are
     swept = {key for settings in combinations(table) for key in settings}
     if table.until or whole.search.key in swept:
         raise ConfigError(
@@ -104,6 +118,8 @@ def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
     experiment = own.experiment
     if invocation.engine:
         experiment = msgspec.structs.replace(experiment, engine=config.engine(invocation.engine))
+    if invocation.executor != "local":
+        own = _for_a_node(own, experiment.engine)
     kind = batch.kind_of(msgspec.structs.replace(own, experiment=experiment))
     starts, split = experiment.starts, experiment.split
     if starts == "auto":
@@ -113,6 +129,44 @@ def _settled(cell: Cell, table: Sweep, invocation: Invocation) -> Cell:
         starts = table.until.max_starts
     experiment = msgspec.structs.replace(experiment, engine=kind, starts=starts, split=split)
     return msgspec.structs.replace(cell, config=msgspec.structs.replace(own, experiment=experiment))
+
+
+def _for_a_node(own: Config, engine: Engine) -> Config:
+    """With free ports, since tasks may share a node. ConfigError where this machine's GPUs would
+    say which engine runs on others."""
+    if engine == "auto":
+        raise ConfigError(
+            f'{own.path}: [experiment], engine: expected "vllm" or "builtin" with --executor, since'
+            " this machine need not be like the nodes; give --engine vllm or --engine builtin"
+        )
+    backends = tuple(msgspec.structs.replace(backend, port=0) for backend in own.backends)
+    return msgspec.structs.replace(own, backends=backends)
+
+
+def _check(cell: Cell, asked: SweepFile) -> None:
+    """GatescopeError for a cell that cannot be run: here, or at all."""
+    if asked.executor == "local":
+        batch.of_cell(cell, asked.only)
+    else:
+        plan.make(cell.config, asked.only)
+
+
+def run_cells(path: Path, slugs: Sequence[str]) -> int:
+    """These cells of a sweep, on this machine: what a task of a cluster does; the exit code. One
+    that is claimed by another task is left to it."""
+    asked = sweep.read(path)
+    own = msgspec.structs.replace(asked, cells=[asked.cell(slug) for slug in slugs])
+    with tasks.claimed(path, slugs[0]):
+        return _visits(path, own, json=False, retry=False)
+
+
+def _on_cluster(path: Path, asked: SweepFile, *, json: bool) -> int:
+    from core.commands import sweep_cluster
+
+    states = cells.read_all(path, asked)
+    missing = [slug for slug, state in states.items() if not _is_measured(asked, state)]
+    sweep_cluster.run(path, asked, missing, json=json)
+    return 0 if _is_done(asked, cells.read_all(path, asked)) else 1
 
 
 def _check_until(own: Config, until: Until, *, split: bool) -> None:
@@ -130,9 +184,22 @@ def _check_until(own: Config, until: Until, *, split: bool) -> None:
         )
 
 
-def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
-    """Run start after start until nothing is left that can be run; the exit code."""
+def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool, mark: str = "") -> int:
+    """Run start after start until nothing is left that can be run; the exit code. With the `mark`
+    of the lock that is held, a server stays up for the next cell where that needs no other."""
+    if not mark:
+        return _one_by_one(path, asked, None, json=json, retry=retry)
+    batch.end_leftovers(mark)
+    kept = Kept((path / f".{mark}gate_logs").absolute(), mark)
+    try:
+        return _one_by_one(path, asked, kept, json=json, retry=retry)
+    finally:
+        kept.put_down()
+
+
+def _one_by_one(path: Path, asked: SweepFile, kept: Kept | None, *, json: bool, retry: bool) -> int:
     states, tried = cells.read_all(path, asked), set[tuple[str, int]]()
+    up: tuple[bytes, int] | None = None
     while True:
         asked = _extended(path, asked, states)
         wanted = {slug: limits.wanted_starts(asked, state) for slug, state in states.items()}
@@ -141,7 +208,11 @@ def _visits(path: Path, asked: SweepFile, *, json: bool, retry: bool) -> int:
             return 0 if _is_done(asked, states) else 1
         cell, start = found
         _announce(asked, states, wanted, cell, start, json=json)
-        code = _visit(path, asked, cell, start, json=json, retry=retry)
+        lends = cell.config.experiment.warmup_requests > 0  # else its log may begin too late
+        if kept and (up != (up := (cell.server, start)) or not lends):
+            kept.put_down()
+        own = kept if lends else None
+        code = _visit(path, asked, cell, start, own, json=json, retry=retry)
         if code is None:
             return 1
         tried.add((cell.slug, start))
@@ -168,12 +239,19 @@ def _extended(path: Path, asked: SweepFile, states: dict[str, CellState]) -> Swe
 
 
 def _visit(
-    path: Path, asked: SweepFile, cell: Cell, start: int, *, json: bool, retry: bool
+    path: Path,
+    asked: SweepFile,
+    cell: Cell,
+    start: int,
+    kept: Kept | None,
+    *,
+    json: bool,
+    retry: bool,
 ) -> int | None:
     """One start of a cell; its exit code, None where nothing can be written any more."""
     own = sweep.folder(path, cell)
     try:
-        return batch.visit(own, asked, cell, start, json=json, retry=retry)
+        return batch.visit(own, asked, cell, start, json=json, retry=retry, kept=kept)
     except GatescopeError as error:
         tell(printable(f"! cell {cell.slug}: {error}"))
         return 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -21,9 +22,9 @@ LOG = "engine.log"
 MARK = "gatescope: "  # before each line of an error, see core.terminal.complain
 
 
-def start(invocation: Invocation) -> Path:
-    """Start `invocation`; the run directory, once the engine listens there. GatescopeError with the
-    engine's last line if it does not start."""
+def start(invocation: Invocation, is_up: Callable[[Path], bool] = control.is_live) -> Path:
+    """Start `invocation`; the run directory, once the engine `is_up` there, by default once it
+    listens. GatescopeError with the engine's last line if it does not start."""
     run_dir = invocation.resume or invocation.out or _new_path(invocation)
     if not invocation.resume:
         invocation = replace(invocation, out=run_dir)
@@ -35,7 +36,7 @@ def start(invocation: Invocation) -> Path:
         raise FileError(f"{run_dir}: cannot be written: {error.strerror}") from None
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        if control.is_live(run_dir) or process.poll() in (0, 1):
+        if is_up(run_dir) or process.poll() in (0, 1):
             said.replace(run_dir / LOG)  # the engine goes on writing to it
             return run_dir
         if process.poll() is not None:

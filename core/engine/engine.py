@@ -20,7 +20,7 @@ from core.backends.server import ServerError
 from core.engine import servers
 from core.engine.measurement import Measurement, RunError, predicted
 from core.engine.queue import Queue
-from core.engine.servers import Servers, Serving
+from core.engine.servers import Kept, Servers, Serving
 from core.errors import DatasetError
 from core.experiment import control, events, plan
 from core.experiment.config import Config
@@ -37,7 +37,7 @@ Listener = Callable[[AnyEvent], None]
 
 class Engine:
     """One experiment in one run directory. `listen` gets every event after it has been
-    journalled."""
+    journalled; `kept`: where a server comes from, and is left, that other directories need too."""
 
     def __init__(
         self,
@@ -46,9 +46,10 @@ class Engine:
         directory: RunDirectory,
         datasets: dict[str, Dataset],
         listen: Listener,
+        kept: Kept | None = None,
     ) -> None:
         self.config, self.launcher, self.directory = config, launcher, directory
-        self._datasets, self._listen = datasets, listen
+        self._datasets, self._listen, self._kept = datasets, listen, kept
         self._order: Order | None = None  # the routing that servers may be asked to force
         self._queue: Queue  # this and the servers: once it runs
         self._servers: Servers
@@ -66,7 +67,9 @@ class Engine:
         imposed = [run.imposed for run in queue.runs.values() if run.imposed]
         recording = (self.directory.path / recorded.FOLDER).resolve()
         self._order = forcing.order(self.config, imposed, str(recording))
-        self._servers = Servers(self.config, self.launcher, self.directory, self._order, self._emit)
+        self._servers = Servers(
+            self.config, self.launcher, self.directory, self._order, self._emit, self._kept
+        )
         self._main = asyncio.current_task()
         scoring = asyncio.create_task(self._predict())
         try:
@@ -104,7 +107,7 @@ class Engine:
         while self._queue.waiting:
             await self._next(self._queue.waiting[0])
             if self._is_idle():
-                await self._servers.put_down()
+                await self._servers.leave()
 
     def _is_idle(self) -> bool:
         """Whether a server is up that has no run left."""
@@ -222,7 +225,7 @@ class Engine:
             case control.Move():
                 queue.move(queue.known(command.runs), command.before)
             case control.Add():
-                queue.add(self.config, command.datasets, command.backends)
+                queue.add(self.config, command.datasets, command.backends, beside=command.beside)
             case control.StopServer():
                 runs = queue.unfinished(command.backend)
                 if not runs:

@@ -35,7 +35,7 @@ from core.routing.gatelog import GateLog
 from core.routing.imbalance import Imbalance
 from core.routing.repeats import Repeats
 from core.routing.run import RunRouting
-from core.rundir import result
+from core.rundir import provenance, result
 from core.rundir.directory import RunDirectory
 from core.rundir.result import GateLogPart, Result
 from core.workload import predictor
@@ -250,6 +250,8 @@ class Measurement:
             longest_step=self.routing.longest_step,
             delivery_lag_ms=self._delivery_lag_ms(figures),
             **structs.asdict(self._energy(figures)),
+            node=provenance.node(),
+            gpus=self.gauge.serials,
             gate_log=GateLogPart(
                 folder=str(self.target.log.folder.relative_to(self.directory.path.resolve())),
                 segment=self.load.label,

@@ -104,12 +104,20 @@ class Queue:
         self.waiting = [*rest[:place], *runs, *rest[place:]]
         self._emit(events.QueueReordered(runs=[r.id for r in self.waiting]))
 
-    def add(self, config: Config, datasets: Sequence[str], backends: Sequence[str]) -> None:
-        """Queue one more run of each of these datasets at each of these backends."""
+    def add(
+        self, config: Config, datasets: Sequence[str], backends: Sequence[str], *, beside: bool
+    ) -> None:
+        """Queue one more run of each of these datasets at each of these backends: at the end, or
+        beside those of the same server."""
         try:
             added = plan.again(config, self.runs, datasets, backends)
         except GatescopeError as error:
             raise ControlError(str(error)) from None
         self.runs |= {r.id: r for r in added}
+        ahead = [self.current] if self.current else []
+        order = plan.beside([*ahead, *self.waiting], added)[len(ahead) :]
         self.waiting += added
         self._emit(events.RunsAdded(runs=added))
+        if beside and order != self.waiting:
+            self.waiting = order
+            self._emit(events.QueueReordered(runs=[r.id for r in order]))

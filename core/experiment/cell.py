@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -33,6 +34,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         return self.config.backends[0].name
 
     @property
+    def server(self) -> bytes:
+        """What its server is; the same for cells that one start can serve."""
+        own = self.config.experiment
+        asked = (own.engine, own.seed, own.strict, self.config.model, self.config.backends)
+        return msgspec.json.encode((*asked, self.config.dose, self.config.replays))
+
+    @property
     def starts(self) -> int:
         starts = self.config.experiment.starts
         return 1 if starts == "auto" else starts
@@ -51,9 +59,24 @@ def of_sweep(path: Path, table: Sweep, base: Settings, backends: Sequence[str] =
             if key in cells or (backends and backend.name not in backends):
                 continue
             slug = _free(slug_of(backend.name, own), [cell.slug for cell in cells.values()])
-            alone = msgspec.structs.replace(whole, backends=(backend,), sweep=None, search=None)
+            alone = msgspec.structs.replace(
+                whole, backends=(backend,), sweep=None, search=None, cluster=None
+            )
             cells[key] = Cell(slug=slug, settings=own, config=alone)
     return list(cells.values())
+
+
+def on_one_node(cells: Sequence[Cell], pair: Literal["node", "none"]) -> list[list[Cell]]:
+    """The cells that one task of a cluster runs: with "node" all backends of a combination, so that
+    they are compared on one machine; a key of one backend does not part it from the others."""
+    if pair == "none":
+        return [[cell] for cell in cells]
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        own = f"backends.{cell.backend}."
+        shared = sorted((k, v) for k, v in cell.settings.items() if not k.startswith(own))
+        groups.setdefault(repr(shared), []).append(cell)
+    return list(groups.values())
 
 
 def slug_of(backend: str, settings: Settings) -> str:
@@ -71,11 +94,18 @@ def shown(value: object) -> str:
 
 
 def order(cells: Sequence[Cell], start: int, seed: int) -> list[Cell]:
-    """The order in which the cells are given their start of that number: drawn from the seed for
-    every two starts, and the other way round at the second, so that a steady drift over time
-    affects all cells alike."""
-    drawn = list(cells)
-    random.Random(f"{seed}/sweep/{(start + 1) // 2}").shuffle(drawn)
+    """The order in which the cells are given their start of that number: those of one server
+    together, else drawn from the seed for every two starts, and the other way round at the second,
+    so that a steady drift over time affects all cells alike."""
+    draw = random.Random(f"{seed}/sweep/{(start + 1) // 2}")
+    by_server: dict[bytes, list[Cell]] = {}
+    for cell in cells:
+        by_server.setdefault(cell.server, []).append(cell)
+    groups = list(by_server.values())
+    draw.shuffle(groups)
+    for group in groups:
+        draw.shuffle(group)
+    drawn = [cell for group in groups for cell in group]
     return drawn if start % 2 else drawn[::-1]
 
 

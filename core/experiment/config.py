@@ -15,6 +15,7 @@ import tomli
 
 from core.errors import ConfigError, FileError
 from core.experiment import mistake, owned_flags, sweep
+from core.experiment.cluster import Cluster
 from core.experiment.mistake import Mistake, Place, shown
 from core.experiment.search import SLO_LIMITS, Search
 from core.experiment.sweep import Settings, Sweep
@@ -51,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     replays: tuple[str, ...] = ()  # the recorded runs that the logs of dose.replay hold
     sweep: Sweep | None = None
     search: Search | None = None
+    cluster: Cluster | None = None
 
     @property
     def is_swept(self) -> bool:
@@ -82,6 +84,7 @@ def load(path: Path, settings: Settings | None = None) -> Config:
         dose=_dose(path.parent, document.dose, _raw(path, text, settings)),
         sweep=document.sweep,
         search=document.search,
+        cluster=document.cluster,
     )
 
 

@@ -44,10 +44,12 @@ class Move(Struct, frozen=True, tag=True):
 
 
 class Add(Struct, frozen=True, tag=True):
-    """Queue one more run of each of these datasets at each of these backends."""
+    """Queue one more run of each of these datasets at each of these backends; `beside`: next to the
+    runs that wait for the same server, so that none is started once more."""
 
     datasets: list[str]
     backends: list[str]
+    beside: bool = False
 
 
 class StopServer(Struct, frozen=True, tag=True):

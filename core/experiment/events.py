@@ -133,6 +133,7 @@ class BackendStarting(Event, frozen=True, kw_only=True):
     command: list[str]
     log: str
     start: int = 1  # which of the backend's starts it serves
+    kept: bool = False  # it is up already: another run directory's runs were its first
 
 
 class BackendPhase(Event, frozen=True, kw_only=True):
@@ -142,7 +143,7 @@ class BackendPhase(Event, frozen=True, kw_only=True):
 
 class BackendReady(Event, frozen=True, kw_only=True):
     backend: str
-    seconds: float
+    seconds: float  # from its command; 0 of a server that was kept
     ran: dict[str, str]
     mismatches: list[str] = []  # running but not requested
 
@@ -160,6 +161,7 @@ class BackendStopping(Event, frozen=True, kw_only=True):
 class BackendStopped(Event, frozen=True, kw_only=True):
     backend: str
     left: list[str] = []  # a sentence for GPU memory or a process that is still there
+    kept: bool = False  # it stays up, for the runs of another run directory
 
 
 class RunStarted(Event, frozen=True, kw_only=True):

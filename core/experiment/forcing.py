@@ -18,7 +18,7 @@ def with_doses(
 ) -> Config:
     """`loaded` with the levels, patterns and gate logs of --dose, --pattern and --replay, where
     given, in place of [dose]'s. --replay alone adds no levels. ConfigError as `load`."""
-    logs = "" if replay is None else os.path.abspath(replay.expanduser())
+    logs = "" if replay is None else os.path.abspath(os.path.expanduser(replay))
     values = (("levels", levels), ("patterns", patterns), ("replay", logs))
     given = {key: value for key, value in values if value}
     if not given:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from core.experiment.cluster import Executor
 from core.experiment.dose import Pattern
 
 
@@ -25,6 +26,7 @@ class Invocation(msgspec.Struct, frozen=True):
     replay: Path | None = None  # gate logs whose routing is replayed
     settings: dict[str, Any] = {}  # of --set with one value
     axes: dict[str, list[Any]] = {}  # of --set with several: a sweep's
+    executor: Executor = "local"
     resume: Path | None = None
     retry_cancelled: bool = False
 
@@ -40,6 +42,7 @@ class Invocation(msgspec.Struct, frozen=True):
             "--dose": ",".join(map(str, self.levels)),
             "--pattern": ",".join(self.patterns),
             "--replay": _text(self.replay),
+            "--executor": "" if self.executor == "local" else self.executor,
             "--resume": _text(self.resume),
         }
         given = [f"{name}={value}" for name, value in values.items() if value]

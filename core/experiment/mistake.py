@@ -25,6 +25,7 @@ TITLES = {
     "dose": "[dose]",
     "sweep": "[sweep]",
     "search": "[search]",
+    "cluster": "[cluster]",
 }
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]|\[\.\.\.\]")  # of msgspec's paths: $.backends[0].env[...]
 UNNAMED = "unnamed"

@@ -89,13 +89,15 @@ def _backend(
         case events.BackendStarting():
             where = f"port {event.port}, pid {event.pid}, log {event.log}"
             start = snapshot.start_of(event.backend, event.start)
-            return f"~ {event.backend}: {f'{start}, ' if start else ''}starting on {where}"
+            how = "the server that is up, on" if event.kept else "starting on"
+            return f"~ {event.backend}: {f'{start}, ' if start else ''}{how} {where}"
         case events.BackendPhase():
             return f"~ {event.backend}: {event.phase}"
         case events.BackendReady():
             ran = ", ".join(f"{k} {v}" for k, v in event.ran.items())
             wrong = "".join(f"\n! {event.backend}: {m}" for m in event.mismatches)
-            return f"● {event.backend}: ready after {event.seconds:.1f} s: {ran}{wrong}"
+            after = f" after {event.seconds:.1f} s" if event.seconds else ""
+            return f"● {event.backend}: ready{after}: {ran}{wrong}"
         case events.BackendFailed():
             tail = "".join(f"\n    {line}" for line in event.log_tail)
             end = f"; the end of its log:{tail}" if tail else ""
@@ -104,7 +106,8 @@ def _backend(
             return None
         case events.BackendStopped():
             left = "".join(f"\n! {event.backend}: {sentence}" for sentence in event.left)
-            return f"○ {event.backend}: stopped{left}"
+            ended = "left up, in case the next cell can use it" if event.kept else "stopped"
+            return f"○ {event.backend}: {ended}{left}"
 
 
 def figures_line(figures: RunFigures) -> str:

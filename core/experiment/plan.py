@@ -109,6 +109,21 @@ def again(
     ]
 
 
+def changes(order: Sequence[Run]) -> int:
+    """How many times the server changes along these runs."""
+    return sum((a.backend, a.start) != (b.backend, b.start) for a, b in itertools.pairwise(order))
+
+
+def beside(order: Sequence[Run], added: Sequence[Run]) -> list[Run]:
+    """`order` with each added run behind the last one of its server; at the end where it has
+    none."""
+    made = list(order)
+    for run in added:
+        own = [i for i, r in enumerate(made) if (r.backend, r.start) == (run.backend, run.start)]
+        made.insert(own[-1] + 1 if own else len(made), run)
+    return made
+
+
 def _free(known: Mapping[str, Run], run: Run, config: Config) -> Run:
     """`run` with the label of the first repeat that is not taken."""
     start = 1 if config.experiment.split else run.start

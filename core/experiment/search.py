@@ -58,6 +58,14 @@ def next_load(asked: Search, points: Loads) -> float | None:
     return None if is_close or not meeting < middle < failing else middle
 
 
+def most_loads(asked: Search) -> int:
+    """Loads that are tried at most: doublings from `low` to `high`, then halvings of a factor of
+    two until both ends are within `resolution_pct`."""
+    doublings = math.ceil(math.log2(max(1.0, asked.high / asked.low)))
+    halvings = math.ceil(math.log2(math.log(2) / math.log1p(asked.resolution_pct / 100)))
+    return 1 + doublings + max(0, halvings)
+
+
 def allowed_misses(share: float, requests: int) -> int:
     """Requests that may miss the objective, so that the share is still met."""
     return math.floor((1 - share) * requests + 1e-9)

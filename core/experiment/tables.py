@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from core.experiment.cluster import Cluster
 from core.experiment.dose import Dose, Pattern
 from core.experiment.search import Search
 from core.experiment.sweep import Sweep
@@ -177,3 +178,4 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     dose: Forcing | None = None
     sweep: Sweep | None = None
     search: Search | None = None
+    cluster: Cluster | None = None

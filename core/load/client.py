@@ -313,22 +313,28 @@ def _client(load: Load) -> httpx.AsyncClient:
     )
 
 
-async def _tokens(client: httpx.AsyncClient, load: Load, text: str) -> list[int]:
+async def _tokens(
+    client: httpx.AsyncClient, load: Load, text: str, *, special: bool = False
+) -> list[int]:
     """The text's tokens from the server's own tokenizer (POST /tokenize of vLLM, and of llama.cpp,
-    which wants `content`), without special tokens."""
-    wanted = {"model": load.model, "prompt": text, "content": text, "add_special_tokens": False}
+    which wants `content`); `special`: with those that it adds to a prompt, such as BOS."""
+    wanted = {"model": load.model, "prompt": text, "content": text, "add_special_tokens": special}
     url = address.of(load.base_url).tokenize_url
     answer = await fetch.whole(client, "POST", url, within_s=load.stall_timeout_s, json=wanted)
     return fetch.decoded(answer, _Tokens).tokens
 
 
 async def prompt_tokens(load: Load) -> list[list[int]]:
-    """The tokens of the first TOKENIZED prompts, by the server's tokenizer; empty if it has none
-    that answers in time. Not while requests are timed."""
+    """The tokens of the first TOKENIZED prompts, by the server's tokenizer, as they are sent (of a
+    chat's the text alone); empty if it has none that answers in time. Not while requests are
+    timed."""
     some = list(zip(load.prompts, _lengths(load), strict=True))[:TOKENIZED]
     with contextlib.suppress(httpx.HTTPError, TimeoutError):
         async with _client(load) as client, asyncio.timeout(TOKENIZE_S):
-            found = [await _tokens(client, load, prompt.text) for prompt, _ in some]
+            found = [
+                await _tokens(client, load, prompt.text, special=not n and not load.chat)
+                for prompt, n in some
+            ]
         cut = zip(found, some, strict=True)
         return [_cut(tokens, n, p.id) if n and tokens else tokens for tokens, (p, n) in cut]
     return []

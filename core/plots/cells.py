@@ -3,11 +3,13 @@ frontier, and the router's imbalance against the load."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from core.analysis.across import ROUTING
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
 from core.plots import labels, palette
@@ -19,21 +21,40 @@ from core.stats.estimate import Estimate
 LATENCY = ("mean_tpot_ms", "mean_ttft_ms", "mean_e2e_ms")
 THROUGHPUT = "output_throughput"
 ENERGY = "j_per_output_token"
-MEASURES = {
-    "excess_cv": "excess CV of expert load",
-    "busiest_rank.active_experts": "active experts of the busiest rank",
-    "busiest_rank.work_over_fair": "busiest rank's work over a fair router's",
-    "per_step_cv": "per-step CV of expert load",
-    "rank_imbalance": "busiest rank's load, max/mean",
-}
 FAR = 1.5  # bars reach so many times beyond the points: two starts would squeeze them to one
 CUT = "cut where they leave the figure"
 NAMED = 8  # cells of the frontier that the note names
-LOADS: dict[str, Callable[[Comparand], float | str]] = {
-    "requests in flight at most (max_concurrency)": lambda c: c.config.experiment.max_concurrency,
-    "requests per second (request_rate)": lambda c: c.config.experiment.request_rate,
-    "requests of a step at most (max_num_seqs)": lambda c: c.asked.max_num_seqs,
-}
+NONE = (np.nan, np.nan)
+
+
+class Load(NamedTuple):
+    """An axis of load: its name, the key of it in what was asked, and its value for a cell, None
+    where there is none."""
+
+    name: str
+    key: str
+    value: Callable[[Comparand], float | str]
+
+    def of(self, cell: Comparand) -> float | None:
+        found = self.value(cell)
+        return float(found) if not isinstance(found, str) and found > 0 else None
+
+
+LOADS = (
+    Load(
+        "requests in flight at most (max_concurrency)",
+        "max_concurrency",
+        lambda c: c.config.experiment.max_concurrency,
+    ),
+    Load(
+        "requests per second (request_rate)",
+        "request_rate",
+        lambda c: c.config.experiment.request_rate,
+    ),
+    Load(
+        "requests of a step at most (max_num_seqs)", "max_num_seqs", lambda c: c.asked.max_num_seqs
+    ),
+)
 
 
 def pareto(cells: Sequence[Comparand], metric: str) -> Series:
@@ -47,7 +68,7 @@ def pareto(cells: Sequence[Comparand], metric: str) -> Series:
     best = frontier(known, metric)
     x, y = (_values(best, key) for key in (metric, THROUGHPUT))
     names = palette.places([cell.backend for cell in known])
-    starts = sorted({len(cell.by_start(metric)) for cell in known})
+    starts = sorted({len(cell.group.by_start(metric)) for cell in known})
     return Series(
         f"throughput against {labels.short(metric)}",
         labels.metric(metric),
@@ -81,62 +102,66 @@ def frontier(cells: Sequence[Comparand], metric: str) -> list[Comparand]:
 
 
 def against_load(cells: Sequence[Comparand]) -> list[Series]:
-    """A panel for each measure of the routing: how it goes with the load, one curve a backend.
-    NoDataError where no load differs, or nothing was measured."""
-    axis = next((name for name in LOADS if len({_load(c, name) for c in cells}) > 1), None)
+    """A panel for each measure of the routing: how it goes with the load, one curve for the cells
+    that differ in nothing else. NoDataError where no load differs, or nothing was measured."""
+    axis = next((one for one in LOADS if len({one.of(cell) for cell in cells}) > 1), None)
     if axis is None:
         raise NoDataError(
             "the cells do not differ in load: sweep experiment.max_concurrency,"
             " experiment.request_rate or backends.*.max_num_seqs"
         )
-    panels = [panel for key in MEASURES if (panel := _against(cells, axis, key)) is not None]
+    groups = _alike(cells, axis)
+    panels = [panel for key in ROUTING if (panel := _against(groups, axis, key)) is not None]
     if not panels:
         raise NoDataError("no routing was measured in two cells of different load")
     return panels
 
 
-def _against(cells: Sequence[Comparand], axis: str, measure: str) -> Series | None:
-    places = palette.places([cell.backend for cell in cells])
+def _against(groups: Mapping[str, Sequence[Comparand]], axis: Load, measure: str) -> Series | None:
+    places = palette.places([cell.backend for own in groups.values() for cell in own])
     curves = [
         curve
-        for name, place in places.items()
-        if (curve := _curve([c for c in cells if c.backend == name], axis, measure, place))
+        for mark, (name, own) in enumerate(groups.items())
+        if (curve := _curve(name, own, axis, measure, places[own[0].backend], mark))
     ]
     if not curves:
         return None
     return Series(
-        f"{labels.METRICS.get(measure, MEASURES[measure])} against load",
-        axis,
-        MEASURES[measure],
-        engine=cells[0].engine,
+        f"{ROUTING[measure]} against load",
+        axis.name,
+        ROUTING[measure],
+        engine=next(iter(groups.values()))[0].engine,
         note=f"means of starts; bars: 95 % over starts, where there are two or more, {CUT}",
         curves=tuple(_cut_curve(curve, np.concatenate([c.y for c in curves])) for curve in curves),
     )
 
 
-def _curve(cells: Sequence[Comparand], axis: str, measure: str, place: int) -> Curve | None:
-    """One backend's cells by load; the mean of those that share it, which have no bar."""
-    by_load: dict[float, list[Estimate]] = {}
-    for cell in cells:
-        load, estimate = _load(cell, axis), _of(cell, measure)
-        if load is not None and estimate.value is not None:
-            by_load.setdefault(load, []).append(estimate)
-    if len(by_load) < 2:
+def _curve(
+    name: str, cells: Sequence[Comparand], axis: Load, measure: str, place: int, mark: int
+) -> Curve | None:
+    found = {
+        load: estimate
+        for cell in cells
+        if (load := axis.of(cell)) and (estimate := _of(cell, measure)).value is not None
+    }
+    if len(found) < 2:
         return None
-    rows = [(load, *_joined(by_load[load])) for load in sorted(by_load)]
-    x, y, low, high = np.array(rows).T
-    return Curve(cells[0].backend, x, y, place, "doses", low, high)
+    rows = [(load, found[load].value, *(found[load].interval or NONE)) for load in sorted(found)]
+    x, y, low, high = np.array(rows, np.float64).T
+    return Curve(name, x, y, place, "doses", low, high, mark)
 
 
-def _joined(found: Sequence[Estimate]) -> tuple[float, float, float]:
-    mean = float(np.mean([one.value for one in found if one.value is not None]))
-    low, high = (len(found) == 1 and found[0].interval) or (np.nan, np.nan)
-    return mean, low, high
-
-
-def _load(cell: Comparand, axis: str) -> float | None:
-    value = LOADS[axis](cell)
-    return float(value) if not isinstance(value, str) and value > 0 else None
+def _alike(cells: Sequence[Comparand], axis: Load) -> dict[str, list[Comparand]]:
+    """Cells that differ in their load alone, by backend and by what else differs between them."""
+    groups: dict[str, list[Comparand]] = {}
+    for cell in cells:
+        same = [one for one in cells if one.backend == cell.backend]
+        facts = [{**one.server, **one.load} for one in same]
+        own = {**cell.server, **cell.load}
+        apart = [k for k in own if k != axis.key and len({one.get(k) for one in facts}) > 1]
+        name = ", ".join([cell.backend, *(f"{key}={own[key]}" for key in apart)])
+        groups.setdefault(name, []).append(cell)
+    return groups
 
 
 def _points(cells: Sequence[Comparand], metric: str, place: int) -> Points:
@@ -171,7 +196,7 @@ def _inside(ends: Floats | None, values: Floats) -> Floats | None:
 
 
 def _of(cell: Comparand, key: str) -> Estimate:
-    return level.of_side(cell.by_start(key)).estimate
+    return level.of_side(cell.group.by_start(key)).estimate
 
 
 def _values(cells: Sequence[Comparand], key: str) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots import latency, palette, png, routing, scatter, steptime
+from core.plots import foretold, latency, palette, png, routing, scatter, steptime
 from core.plots.figure import F, Figure, HeatMap, Series, marked, noted
 from core.plots.labels import Axis
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from core.analysis.findings import Row
 
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
-OF_RESULTS = ("ecdf", "rank-load")
+OF_RESULTS = ("ecdf", "rank-load", "prediction")
 AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted")
 T = TypeVar("T")
 Invalid = Mapping[str, str]  # backend → the rules that make its figures invalid
@@ -50,6 +50,10 @@ WHAT_TO_SEE = {
         "Every step waits for its busiest rank, whichever that is. Load evens out over a run "
         "(bars) more than within a step (dashed line)."
     ),
+    "prediction": (
+        "Each point is a dataset; on the line it is as predicted. Bars are what a run of it was "
+        "expected to show, 95 %; predictions without bars were taken as known."
+    ),
     "step-time": (
         "First as measured, where steps with few tokens are both quick and uneven; then with the "
         "number of tokens held at its mean. Any rise left there is the cost of imbalance; a line "
@@ -60,12 +64,13 @@ WHAT_TO_SEE = {
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A PNG of `figure`, and how to read it."""
+    """A PNG of `figure`, what it shows, and how to read it."""
 
     figure: str
     file: Path
     title: str
-    caption: str
+    panels: tuple[Figure, ...]
+    caption: str = ""
 
 
 def panels(
@@ -98,6 +103,7 @@ def panels(
             invalid,
             lambda name, group: [routing.rank_load(group, engine, place=places[name])],
         ),
+        "prediction": lambda: [of_all(p, groups, invalid) for p in foretold.panels(groups, engine)],
     }
     return list(draw[figure]())
 
@@ -170,12 +176,14 @@ def draw_all(
         for axis in axes:
             with contextlib.suppress(NoDataError):  # no run has both values
                 drawn = of_all(scatter.series(groups, metric, axis, engine, rows), groups, invalid)
-                file = png.write(noted(drawn, note), folder / f"{metric}-{axis}.png")
-                yield Drawn("scatter", file, drawn.title, caption("scatter", [drawn]))
+                drawn = noted(drawn, note)
+                file = png.write(drawn, folder / f"{metric}-{axis}.png")
+                told = caption("scatter", [drawn])
+                yield Drawn("scatter", file, drawn.title, (drawn,), told)
     for figure in (*OF_STEPS, *OF_RESULTS):
         with contextlib.suppress(NoDataError):
             made = panels(figure, groups, samples, engine, invalid)
-            file = png.write([noted(panel, note) for panel in made], folder / f"{figure}.png")
-            yield Drawn(
-                figure, file, "; ".join(panel.title for panel in made), caption(figure, made)
-            )
+            made = [noted(panel, note) for panel in made]
+            file = png.write(made, folder / f"{figure}.png")
+            title = "; ".join(panel.title for panel in made)
+            yield Drawn(figure, file, title, tuple(made), caption(figure, made))

@@ -18,6 +18,7 @@ FIGURES = {
     "step-time": "step time",
     "ecdf": "ECDF",
     "rank-load": "rank load",
+    "prediction": "prediction",
 }
 OF_CELLS = {"pareto": "Pareto", "load": "imbalance against load"}
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}

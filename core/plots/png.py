@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from core.stats.arrays import Floats
 
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
+NARROW, NARROW_DPI = (4.2, 3.8), 160  # inches: legible where a panel is as wide as a phone
 LETTERS = 12  # per inch, in the note below a panel
+TWO_COLUMNS = 70  # letters that a legend of two columns needs
 FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number
 HEAT_TICKS = (0.5, 0.7, 1.0, 1.4, 2.0)
@@ -25,33 +28,43 @@ HEAT_TICKS = (0.5, 0.7, 1.0, 1.4, 2.0)
 def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
     """Write the PNG, with title and note in its metadata; its folder is made where missing. OSError
     where it cannot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
     figures = [panels] if isinstance(panels, Series | HeatMap | Bars) else list(panels)
-    columns, rows = min(len(figures), 2), -(-len(figures) // 2)
-    size = (
-        PANEL[0] * (0.8 if columns == 2 else 1) * columns,
-        max(_height(f) for f in figures) * rows,
-    )
-    canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(canvas)
-    for place, figure in enumerate(figures, 1):
-        _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * size[0] / columns))
+    columns = min(len(figures), 2)
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "Title": "; ".join(_title(f) for f in figures),
         "Description": "; ".join(t for f in figures for t in (f.invalid, f.note) if t),
     }
+    panel = (PANEL[0] * (0.8 if columns == 2 else 1), PANEL[1])
+    canvas = _canvas(figures, columns, panel)
     canvas.savefig(file, metadata={**about, "Software": "gatescope"})
     return file
 
 
-def _height(figure: Figure) -> float:
+def narrow(figures: Sequence[Figure]) -> bytes:
+    """A PNG of the panels below each other, for a phone."""
+    made = io.BytesIO()
+    _canvas(figures, 1, NARROW).savefig(made, dpi=NARROW_DPI, metadata={"Software": "gatescope"})
+    return made.getvalue()
+
+
+def _canvas(figures: Sequence[Figure], columns: int, panel: tuple[float, float]) -> Any:
+    """The panels, drawn in so many columns; `panel` in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    rows, (width, height) = -(-len(figures) // columns), panel
+    size = (width * columns, max(_height(f, height) for f in figures) * rows)
+    canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(canvas)
+    for place, figure in enumerate(figures, 1):
+        _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * width))
+    return canvas
+
+
+def _height(figure: Figure, least: float) -> float:
     """A heat map of many layers grows; everything else has the same height."""
-    return (
-        max(PANEL[1], 1.6 + 0.16 * len(figure.values)) if isinstance(figure, HeatMap) else PANEL[1]
-    )
+    return max(least, 1.6 + 0.16 * len(figure.values)) if isinstance(figure, HeatMap) else least
 
 
 def _title(figure: Figure) -> str:
@@ -60,7 +73,9 @@ def _title(figure: Figure) -> str:
 
 def _draw(figure: Figure, axes: Any, letters: int) -> None:
     """`letters`: how many of a note stand on a line."""
-    axes.set_title(_heading(figure, letters), fontsize=11)
+    heading = [figure.title, figure.engine, figure.invalid]
+    title = [row for line in heading for row in textwrap.wrap(line, letters)]
+    axes.set_title("\n".join(title), fontsize=11)
     axes.set_xlabel("\n".join([figure.x_label, *textwrap.wrap(figure.note, letters)]))
     axes.set_ylabel(figure.y_label)
     match figure:
@@ -68,16 +83,29 @@ def _draw(figure: Figure, axes: Any, letters: int) -> None:
             _draw_heat_map(figure, axes)
         case Bars():
             _draw_bars(figure, axes)
+            if figure.lines:
+                _add_legend(axes, letters)
         case Series():
             _draw_series(figure, axes)
+            if figure.groups or figure.curves:
+                _add_legend(axes, letters)
     if figure.invalid:
         _draw_invalid(axes)
 
 
-def _heading(figure: Figure, letters: int) -> str:
-    return "\n".join(
-        [figure.title, *filter(None, [figure.engine]), *textwrap.wrap(figure.invalid, letters)]
+def _add_legend(axes: Any, letters: int) -> None:
+    """Between the title and the plot, so that it covers no point."""
+    columns = 2 if letters >= TWO_COLUMNS else 1
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0.1,
     )
+    rows = -(-len(axes.get_legend().get_texts()) // columns)
+    axes.set_title(axes.get_title(), fontsize=11, pad=10 + 16 * rows)
 
 
 def _draw_invalid(axes: Any) -> None:
@@ -111,18 +139,6 @@ def _draw_series(series: Series, axes: Any) -> None:
     if series.log_x:
         _log_x(series, axes)
     axes.grid(alpha=0.3)
-    if series.groups or series.curves:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=2,
-            frameon=False,
-            fontsize=9,
-            borderaxespad=0.1,
-        )
-        axes.set_title(
-            axes.get_title(), fontsize=11, pad=10 + 16 * -(-len(axes.get_legend().get_texts()) // 2)
-        )
 
 
 def _draw_off_scale(group: Points, axes: Any) -> None:
@@ -342,13 +358,3 @@ def _draw_bars(figure: Bars, axes: Any) -> None:
             label=f"{name}: {level:.2f}",
         )
     axes.grid(axis="y", alpha=0.3)
-    if figure.lines:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=2,
-            frameon=False,
-            fontsize=9,
-            borderaxespad=0.1,
-        )
-        axes.set_title(axes.get_title(), fontsize=11, pad=28)

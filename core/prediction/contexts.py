@@ -29,24 +29,27 @@ class Contexts:
             found.append({context: column for column, context in enumerate(seen)})
         return cls(tuple(found))
 
-    def count(self, prompts: Sequence[Sequence[int]]) -> tuple[list[Counts], Floats]:
-        """Counts by length, and the tokens' own prior variance [prompts, lengths]: Σ over all
-        contexts, seen before or not, of the squared counts."""
+    def count(self, prompts: Sequence[Sequence[int]]) -> list[Counts]:
+        """Counts by length; contexts that were not seen before are left out."""
         from scipy import sparse
 
-        counts, squares = [], np.zeros((len(prompts), len(LENGTHS)))
-        for place, (length, columns) in enumerate(zip(LENGTHS, self.columns, strict=True)):
-            rows, cols = [], []
-            for row, prompt in enumerate(prompts):
-                own = _contexts(prompt, length)
-                _, times = np.unique(np.array(own), axis=0, return_counts=True)
-                squares[row, place] = float((times * times).sum())
-                known = [columns[context] for context in own if context in columns]
-                rows += [row] * len(known)
-                cols += known
+        counts = []
+        for length, columns in zip(LENGTHS, self.columns, strict=True):
+            places = [
+                (row, columns[context])
+                for row, prompt in enumerate(prompts)
+                for context in _contexts(prompt, length)
+                if context in columns
+            ]
+            rows, cols = np.array(places, np.int64).reshape(-1, 2).T
             shape = (len(prompts), len(columns))
             counts.append(sparse.csr_array((np.ones(len(rows)), (rows, cols)), shape=shape))
-        return counts, squares
+        return counts
+
+
+def grams(counts: Sequence[Counts], others: Sequence[Counts]) -> list[Floats]:
+    """By length [prompts, others]: Σ over contexts of the product of their counts."""
+    return [np.asarray((a @ b.T).toarray()) for a, b in zip(counts, others, strict=True)]
 
 
 def _contexts(prompt: Sequence[int], length: int) -> list[tuple[int, ...]]:

@@ -33,7 +33,6 @@ class Routed:
         return Forecast(
             tokens,
             loads.transpose(1, 0, 2),
-            np.zeros((len(tokens), len(loads))),
             self.top_k,
             self.layer_numbers,
         )

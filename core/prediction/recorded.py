@@ -1,4 +1,5 @@
-"""The prefill of a recorded run: each step's loads, and the prompts that were in it.
+"""The prefill of a recorded run: each step's loads, and the prompts that were in it; and what its
+datasets loaded in prefill and in decode.
 
 A gate log says how many prompt tokens a step had, not whose. Requests are prefilled in the order of
 their first tokens, so the sums of prompt lengths and of steps' prompt tokens are laid side by side:
@@ -8,7 +9,7 @@ are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from core.routing import folder as gate_folder
 from core.routing.gatelog import GateLog
 from core.rundir import about as run_json
 from core.rundir import result
+from core.rundir.result import Result
 from core.stats.arrays import Floats, Ints
 from core.workload import formats
 
+MIN_RUNS = 4
 Tokenize = Callable[[str], list[int]]
 
 
@@ -40,30 +43,80 @@ class Recorded:
         return np.array([sum(map(len, step)) for step in self.prompts])
 
 
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Runs of a dataset each: the shares of its layers' picks, and the excess² of its decode."""
+
+    prefill: Floats  # [runs, layers, experts]
+    decode: Floats
+    measured: Floats  # [runs]
+    layer_numbers: tuple[int, ...]
+
+
 def read(run_dir: Path, tokenize: Tokenize) -> Recorded:
     """All backends' naturally routed runs; a group of prompts that several runs had counts once.
     NoDataError where no step can be told whose tokens it had; FileError for no run directory."""
-    about = run_json.read(run_dir)
     found: dict[tuple[tuple[int, ...], ...], Floats] = {}
     shape: tuple[int, tuple[int, ...]] | None = None
-    for backend in about.backends:
-        for start in gate_folder.starts(run_dir / backend):
-            try:
-                log = gate_folder.read(start)
-            except (GateLogError, OSError):
-                continue  # of a start that failed
-            shape = shape or (log.top_k, log.numbers)
-            results = result.read_all(run_dir / backend / "results_json").results
-            for label, one in results.items():
-                if not dose.of_label(label) and one.dataset_path:
-                    prompts = _in_order(run_dir / backend, label, one.dataset_path, tokenize)
-                    found |= dict(_groups(prompts, log.of(label)))
+    for backend, label, one, log in _runs(run_dir):
+        shape = shape or (log.top_k, log.numbers)
+        if one.dataset_path:
+            prompts = _in_order(backend, label, one.dataset_path, tokenize)
+            found |= dict(_groups(prompts, log))
     if not found or shape is None:
         raise NoDataError(
             f"{run_dir}: no prefill step of it can be told whose prompts it had; record a run with"
             " max_concurrency = 1"
         )
     return Recorded(tuple(found), np.array(list(found.values()), np.float64), *shape)
+
+
+def phases(run_dir: Path) -> Phases:
+    """All backends' naturally routed runs whose decode has an excess. NoDataError for fewer than
+    MIN_RUNS; FileError for no run directory."""
+    found: list[tuple[Floats, Floats, float]] = []
+    numbers: tuple[int, ...] = ()
+    for _, _, one, log in _runs(run_dir):
+        measured = one.measured_imbalance and one.measured_imbalance.decode
+        if measured and measured.excess_squared is not None:
+            found.append((*_shares(log), measured.excess_squared))
+            numbers = log.numbers
+    if len(found) < MIN_RUNS:
+        raise NoDataError(
+            f"{run_dir}: {len(found)} runs have decode steps of several tokens, {MIN_RUNS} are"
+            " needed"
+        )
+    prefill, decode, squares = zip(*found, strict=True)
+    return Phases(np.array(prefill), np.array(decode), np.array(squares), numbers)
+
+
+def _shares(log: GateLog) -> tuple[Floats, Floats]:
+    """Of prefill and of decode [layers, experts]. Decode tokens in prompt steps count as those of
+    other steps."""
+    prompt = log.columns["prefill_tokens"] > 0
+    with_prompts, decode = (
+        log.where(of).loads.astype(np.float64).sum(axis=0) for of in (prompt, ~prompt)
+    )
+    after = decode / decode.sum(axis=-1, keepdims=True)
+    also = log.top_k * log.columns["decode_tokens"][prompt].sum()
+    prefill = np.maximum(with_prompts - also * after, 0.0)
+    return prefill / prefill.sum(axis=-1, keepdims=True), after
+
+
+def _runs(run_dir: Path) -> Iterator[tuple[Path, str, Result, GateLog]]:
+    """Backend, label, result and steps of each naturally routed run."""
+    for name in run_json.read(run_dir).backends:
+        backend = run_dir / name
+        results = result.read_all(backend / "results_json").results
+        for start in gate_folder.starts(backend):
+            try:
+                log = gate_folder.read(start)
+            except (GateLogError, OSError):
+                continue  # of a start that failed
+            for label, one in results.items():
+                own = log.of(label)
+                if not dose.of_label(label) and len(own.tokens):
+                    yield backend, label, one, own
 
 
 def _in_order(backend: Path, label: str, dataset: str, tokenize: Tokenize) -> list[tuple[int, ...]]:

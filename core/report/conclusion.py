@@ -42,15 +42,13 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
         findings.find(groups, engine, asked.first),
     )
     written = _write(path, groups, validity, found)
-    _print(groups, engine, validity, found, asked)
     invalid = validity.invalid(group.name for group in groups)
+    _print_tables(groups, engine, found)
     _draw(groups, engine, found, invalid)
-    written = [*_draw_files(path, groups, engine, found, invalid), *written]
-    for file in written:
-        tell(f"wrote {file}")
+    graphs = _draw_files(path, groups, engine, found, invalid)
+    _print_files(path, groups, graphs, written)
+    _print_findings(validity, found, asked)
     tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
-    for group in groups:
-        tell(_where(path, group))
     return validity
 
 
@@ -71,16 +69,10 @@ def _write(
         files["summary-replayed.csv"] = summary.csv_text(summary.rows(replayed)).encode()
     for name, data in files.items():
         write_whole(path / name, data)
-    return [path / name for name in files if name != "summary.json"]
+    return [path / name for name in files]
 
 
-def _print(
-    groups: Sequence[Results],
-    engine: str,
-    validity: Validity,
-    found: Findings,
-    asked: Registered,
-) -> None:
+def _print_tables(groups: Sequence[Results], engine: str, found: Findings) -> None:
     caveat = ": its times say nothing about GPUs" if builtin.is_label(engine) else ""
     tell(f"\nengine: {engine}{caveat}")
     tell(summary.table(groups))
@@ -92,6 +84,21 @@ def _print(
         from core.report import replayed
 
         tell(f"\n{dose.REPLAYED}: means of each recorded run\n{replayed.table(groups)}")
+
+
+def _print_files(
+    path: Path, groups: Sequence[Results], graphs: Sequence[Path], written: Sequence[Path]
+) -> None:
+    """One line for all of them."""
+    names = [*map(_where, groups), *(file.name for file in written)]
+    if graphs:
+        names.append(f"graphs ({len(graphs)} PNGs)")
+    tell(f"wrote in {path}: {', '.join(names)}")
+
+
+def _print_findings(validity: Validity, found: Findings, asked: Registered) -> None:
+    """Last, where they stay on the screen."""
+    tell("")
     compared = contrasts.lines(found.comparisons, asked)
     for line in (*validity.in_words(), *compared, *found.headlines):
         tell(printable(f"  {line}"))
@@ -130,18 +137,16 @@ def _draw_files(
     samples, unread = step_sample.of_backends(path, [group.name for group in groups])
     for problem in unread:
         tell(printable(f"! {problem}"))
-    drawn = gallery.draw_all(
-        path / "graphs", groups, samples, engine, found.associations, invalid=invalid
-    )
-    made = [picture.file for picture in drawn]
+    folder = path / "graphs"
+    rows = found.associations
+    drawn = list(gallery.draw_all(folder, groups, samples, engine, rows, invalid=invalid))
     if _any_forced(groups):
-        made += [
-            file
-            for file, _ in forced.pictures(
-                found.forced, path, found.engine, "", "; ".join(invalid.values())
-            )
-        ]
-    return made
+        drawn += forced.pictures(found.forced, folder, found.engine, invalid=_words(invalid))
+    return [picture.file for picture in drawn]
+
+
+def _words(invalid: Invalid) -> str:
+    return "; ".join(invalid.values())
 
 
 def _any_forced(groups: Sequence[Results]) -> bool:
@@ -152,8 +157,8 @@ def _any_replayed(groups: Sequence[Results]) -> bool:
     return any(group.replayed for group in groups)
 
 
-def _where(path: Path, group: Results) -> str:
+def _where(group: Results) -> str:
     runs = len(group.by_label) + len(group.imposed)
     forced = f", {len(group.forced)} of them {dose.NAME}" if group.forced else ""
     replayed = f", {len(group.replayed)} of them {dose.REPLAYED}" if group.replayed else ""
-    return f"results: {path / group.name / 'results_json'} ({runs} runs{forced}{replayed})"
+    return f"{group.name}/results_json ({runs} runs{forced}{replayed})"

@@ -1,20 +1,9 @@
-"""A report as Markdown, written once, and as one HTML page rendered from it that needs no other
-file."""
+"""A report as Markdown."""
 
 from __future__ import annotations
 
-import base64
-import html
 import re
 from collections.abc import Sequence
-from pathlib import Path
-
-STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "td,th{border:1px solid #bbb;padding:.2rem .6rem;text-align:left}"
-    "img{max-width:100%}pre{background:#f3f3f3;padding:.6rem;overflow-x:auto}"
-)
 
 
 def heading(title: str, level: int = 2) -> str:
@@ -51,25 +40,6 @@ def code(lines: str) -> str:
 
 def markdown(parts: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
-
-
-def page(title: str, markdown: str, folder: Path) -> str:
-    """The HTML page of a report; pictures of `folder` are embedded. OSError if one cannot be
-    read."""
-    from markdown_it import MarkdownIt
-
-    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = renderer.parse(markdown)
-    for token in tokens:
-        for image in (child for child in token.children or [] if child.type == "image"):
-            image.attrSet("src", _embedded(folder / str(image.attrGet("src"))))
-    body = renderer.renderer.render(tokens, renderer.options, {})
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
-
-
-def _embedded(file: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:

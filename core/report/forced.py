@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.analysis.dose_findings import DoseFindings
 from core.analysis.dose_response import HIGHER_IS_BETTER, METRICS, PER, Curve, Level, spanned
 from core.errors import NoDataError
+from core.plots.gallery import Drawn
 from core.report import document
-from core.report.document import heading, items, picture, text
+from core.report.document import heading, items, text
 from core.terminal import shown
 
 TITLE = "What imposed skew costs (forced routing)"
@@ -38,11 +39,8 @@ NATURAL = "natural"
 HEADLINES = ("mean_tpot_ms", "decode_step_ms")  # the rest is in the tables
 
 
-def parts(
-    found: DoseFindings, path: Path, engine: str, note: str = "", invalid: str = ""
-) -> list[str]:
-    """The section, its PNGs drawn under `path` as `pictures` says; nothing where no routing was
-    forced. OSError where they cannot be."""
+def parts(found: DoseFindings, drawn: Sequence[str]) -> list[str]:
+    """The section with its pictures; nothing where no routing was forced."""
     if not found.curves and not found.left_out:
         return []
     head, rows = levels(found, intervals=True)
@@ -52,10 +50,6 @@ def parts(
     if found.rank_waits:
         tables.append(_waits(found))
     left_out = [f"left out: {run}: {why}" for run, why in found.left_out.items()]
-    drawn = [
-        picture(file.relative_to(path).as_posix(), title)
-        for file, title in pictures(found, path, engine, note, invalid)
-    ]
     return [
         heading(TITLE),
         text(WHAT),
@@ -76,21 +70,21 @@ def _pooled(found: DoseFindings) -> list[str]:
 
 
 def pictures(
-    found: DoseFindings, path: Path, engine: str, note: str = "", invalid: str = ""
-) -> Iterator[tuple[Path, str]]:
-    """graphs/<metric>-forced-<axis>.png against CV and, where there are ranks, their load, with
-    `note` at the end of each one's own and *INVALID* where `invalid` says why; and the title of
-    each."""
+    found: DoseFindings, folder: Path, engine: str, note: str = "", invalid: str = ""
+) -> Iterator[Drawn]:
+    """<metric>-forced-<axis>.png in `folder`, against CV and, where there are ranks, their load;
+    `note` is appended to each figure's own, and *INVALID* is on it where `invalid` says why.
+    OSError where they cannot be written."""
     from core.plots import dose, png
     from core.plots.figure import marked, noted
 
     for metric in METRICS:
         for axis in dose.AXES:
             with contextlib.suppress(NoDataError):  # no dose has both
-                drawn = dose.series(found, metric, axis, engine)
-                file = path / "graphs" / f"{dose.name(metric, axis)}.png"
-                drawn = marked(noted(drawn, note), invalid)
-                yield png.write(drawn, file), drawn.title
+                drawn = noted(dose.series(found, metric, axis, engine), note)
+                drawn = marked(drawn, invalid)
+                file = png.write(drawn, folder / f"{dose.name(metric, axis)}.png")
+                yield Drawn("forced", file, drawn.title, (drawn,))
 
 
 def levels(found: DoseFindings, *, intervals: bool = False) -> tuple[list[str], list[list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,20 @@ from core.experiment import state
 from core.experiment.state import RunState
 from core.plots import gallery, scatter
 from core.plots.gallery import Drawn
-from core.report import contrasts, document, energy, forced, replayed, router, routing_cost, summary
+from core.report import (
+    brief,
+    contrasts,
+    document,
+    energy,
+    forced,
+    foretold,
+    replayed,
+    router,
+    routing_cost,
+    summary,
+)
 from core.report.document import code, heading, items, picture, table, text
+from core.report.page import page
 from core.report.routing_cost import BackendCost
 from core.rundir import about as run_json
 from core.rundir import journal, registered, selection
@@ -47,6 +59,8 @@ METHOD = (
 )
 SELECTED = "Runs without an excess CV² are in no association."
 NO_GPU = "NVML saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
+SET_UP, AGAINST, LEFT_OUT = "What ran", "Against excess CV²", "Left out, and why"
+DETAIL = (SET_UP, AGAINST, router.TITLE, energy.TITLE, LEFT_OUT)  # opened when asked
 RESULT_FORMS = {
     "mean_ttft_ms": ".1f",
     "mean_tpot_ms": ".2f",
@@ -100,6 +114,32 @@ class _Source:
     costs: list[BackendCost]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """The PNGs under a report's folder."""
+
+    folder: Path
+    drawn: Sequence[Drawn]
+
+    def of(self, *figures: str) -> list[str]:
+        return [
+            picture(self._path(one), one.title, one.caption)
+            for figure in figures
+            for one in self.drawn
+            if one.figure == figure
+        ]
+
+    @property
+    def narrow(self) -> dict[str, bytes]:
+        """Path → a PNG of the same for a phone."""
+        from core.plots import png
+
+        return {self._path(one): png.narrow(one.panels) for one in self.drawn}
+
+    def _path(self, one: Drawn) -> str:
+        return one.file.relative_to(self.folder).as_posix()
+
+
 def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]:
     """report.md, report.html and their PNGs, and the verdict on what they rest on; for all
     datasets, or for some by index.
@@ -112,13 +152,12 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
     found = findings.find(source.groups, source.about.engine, source.asked.first)
     folder = source.chosen.folder(path)
     try:
-        invalid = validity.invalid(group.name for group in source.groups)
-        parts = [*_opening(source, validity), *_parts(folder, source, found, invalid)]
-        written = document.markdown(parts)
-        made = {
-            "report.md": written,
-            "report.html": document.page(f"gatescope: {path.name}", written, folder),
-        }
+        drawn = list(_draw(folder / "graphs", source, found, validity))
+        pictures = _Pictures(folder, drawn)
+        parts = [*_opening(source, validity, found), *_parts(source, found, pictures)]
+        written, title = document.markdown(parts), f"gatescope: {path.name}"
+        html = page(title, written, folder, DETAIL, pictures.narrow)
+        made = {"report.md": written, "report.html": html}
         for name, content in made.items():
             files.write_whole(folder / name, content.encode(errors="replace"))
     except OSError as error:
@@ -142,52 +181,49 @@ def _source(path: Path, chosen: Selection) -> _Source:
 # --- sections, from the top ---
 
 
-def _opening(source: _Source, validity: Validity) -> list[str]:
-    """The question, the datasets covered, and what is wrong: nothing below should be read without
-    it."""
+def _opening(source: _Source, validity: Validity, found: Findings) -> list[str]:
+    """The question, the datasets covered, five lines that sum it up, and what is wrong: nothing
+    below should be read without it."""
     head, *problems = (line.strip() for line in validity.in_words())
     parts = [heading(f"gatescope: {source.about.config.experiment.name}", 1), text(QUESTION)]
     if source.chosen.names:
         parts.append(text(f"This report covers {source.chosen.in_words()} of the run directory."))
-    parts += [heading("Validity"), text(head)]
+    in_brief = brief.lines(source.groups, source.about, validity, found, len(source.undone))
+    parts += [items(in_brief), heading("Validity"), text(head)]
     if problems:
         parts.append(items(problems))
     unseen = f" Nothing to judge by: {', '.join(validity.unchecked)}." if validity.unchecked else ""
     return [*parts, text(f"Checked: {', '.join(validity.checked)}.{unseen}")]
 
 
-def _parts(folder: Path, source: _Source, found: Findings, invalid: Mapping[str, str]) -> list[str]:
-    """What follows; its PNGs are drawn under `folder`. OSError if they cannot be."""
+def _draw(folder: Path, source: _Source, found: Findings, validity: Validity) -> Iterator[Drawn]:
+    """OSError if a PNG cannot be written."""
     groups, note, engine = source.groups, source.chosen.in_words(), source.about.engine
-    axes = [scatter.best_axis(groups)]
-    drawn = list(
-        gallery.draw_all(
-            folder / "graphs",
-            groups,
-            source.samples,
-            engine,
-            found.associations,
-            axes,
-            note,
-            invalid,
-        )
-    )
-    of_router = _pictures(folder, drawn, "heatmap", "cv-over-time", "rank-load")
+    axes, rows = [scatter.best_axis(groups)], found.associations
+    invalid = validity.invalid(group.name for group in groups)
+    yield from gallery.draw_all(folder, groups, source.samples, engine, rows, axes, note, invalid)
+    yield from forced.pictures(found.forced, folder, engine, note, "; ".join(invalid.values()))
+
+
+def _parts(source: _Source, found: Findings, pictures: _Pictures) -> list[str]:
+    groups = source.groups
+    of_router = pictures.of("heatmap", "cv-over-time", "rank-load")
     return [
         *_answer(found, source.about, source.asked),
         *_set_up(source.about),
         *_results(groups),
-        *_pictures(folder, drawn, "ecdf"),
+        *pictures.of("ecdf", "scatter"),
         *_associations(found.associations),
-        *_pictures(folder, drawn, "scatter"),
         heading("What the router did"),
-        *router.parts(groups),
         *(of_router or [text("No gate log of natural routing.")]),
-        *forced.parts(found.forced, folder, engine, note, "; ".join(invalid.values())),
+        *router.parts(groups),
+        *foretold.parts(groups),
+        *pictures.of("prediction"),
+        *forced.parts(found.forced, pictures.of("forced")),
         *replayed.parts(groups),
         *energy.parts(groups),
         *routing_cost.parts(source.costs, source.unread),
-        *_pictures(folder, drawn, "step-time"),
+        *pictures.of("step-time"),
         *_left_out(found, source.undone),
         *_repeat(source.about),
     ]
@@ -203,10 +239,9 @@ def _answer(found: Findings, about: About, asked: Registered) -> list[str]:
 
 def _set_up(about: About) -> list[str]:
     e, gpus = about.config.experiment, "; ".join(about.gpus) or "none seen"
-    served = builtin.MODEL_NAME if about.engine_kind == "builtin" else about.config.model.id
     repeats = "1 repeat" if e.repeats == 1 else f"{e.repeats} repeats"
     facts = [
-        f"engine: {about.engine}; model: {served}; started {about.started}",
+        f"engine: {about.engine}; model: {brief.served(about)}; started {about.started}",
         f"host: {about.host.system}, {about.host.cpus} CPUs; GPUs: {gpus}",
         f"{e.num_prompts} prompts a dataset, {e.output_len} output tokens, "
         f"request rate {e.request_rate}, max concurrency {e.max_concurrency or 'unlimited'}, "
@@ -214,7 +249,7 @@ def _set_up(about: About) -> list[str]:
         "versions: " + ", ".join(f"{name} {v}" for name, v in about.versions.items()),
     ]
     servers = [_server(name, note) for name, note in about.servers.items()]
-    return [heading("What ran"), items([*facts, *servers])]
+    return [heading(SET_UP), items([*facts, *servers])]
 
 
 def _server(name: str, note: ServerNote) -> str:
@@ -256,7 +291,7 @@ def _associations(rows: Sequence[Row]) -> list[str]:
         "The most influential points have a Cook's distance above 4/n. "
         "Only the association over all points is tested."
     )
-    return [heading("Against excess CV²"), table(ASSOCIATION_HEAD, lines), text(note)]
+    return [heading(AGAINST), table(ASSOCIATION_HEAD, lines), text(note)]
 
 
 def _association(row: Row, of: Association, which: str) -> list[str]:
@@ -280,17 +315,8 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
 def _left_out(found: Findings, undone: Mapping[str, RunState]) -> list[str]:
     unfinished = [f"{i}: {r.phase}: {r.reason or 'not run'}" for i, r in undone.items()]
     unmeasured = [f"{run}: no excess CV²: {why}" for run, why in found.left_out.items()]
-    parts = [heading("Left out, and why"), items([*unfinished, *unmeasured] or ["none"])]
+    parts = [heading(LEFT_OUT), items([*unfinished, *unmeasured] or ["none"])]
     return [*parts, text(SELECTED)] if unmeasured else parts
-
-
-def _pictures(folder: Path, drawn: Sequence[Drawn], *figures: str) -> list[str]:
-    return [
-        picture(d.file.relative_to(folder).as_posix(), d.title, d.caption)
-        for figure in figures
-        for d in drawn
-        if d.figure == figure
-    ]
 
 
 def _repeat(about: About) -> list[str]:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.analysis.results import Results
-from core.report.document import table, text
+from core.report.document import heading, table, text
 from core.report.summary import PHASES
 from core.routing.busiest import BusiestRank
 from core.routing.imbalance import Imbalance, Phase
 from core.stats.descriptive import median
 from core.terminal import shown
 
+TITLE = "The router in numbers"
 EXTREMES = 5  # datasets at either end, and layers
 NOTE = (
     "Medians over runs; repeats of a dataset with identical routing count once. "
@@ -42,6 +43,7 @@ def parts(groups: Sequence[Results]) -> list[str]:
         f"{name}: {len(routed[name])} of {len(runs)} runs" for name, runs in measured.items()
     )
     return [
+        heading(TITLE),
         _phases(routed),
         _experts(routed),
         text(f"{NOTE} {counts}. {layers}"),

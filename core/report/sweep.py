@@ -12,7 +12,8 @@ from core.errors import NoDataError
 from core.experiment.cell import shown
 from core.files import write_whole
 from core.report import limit, matrix
-from core.report.document import code, heading, items, markdown, page, picture, table
+from core.report.document import code, heading, items, markdown, picture, table
+from core.report.page import page
 from core.rundir import sweep
 from core.rundir.sweep import SweepFile
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.routing import steps
-from core.routing.blocks import RunBlocks, StepSums
+from core.routing.recurrence import Recurrence
 from core.stats import bootstrap
 from core.stats.arrays import Floats
 from core.stats.bootstrap import Interval
@@ -41,15 +41,17 @@ def squared(loads: Floats, tokens: npt.NDArray[Any], top_k: float) -> Floats:
     return np.asarray(steps.cv(loads) ** 2 - steps.floor_squared(loads, tokens, top_k))
 
 
-def by_chance(run: RunBlocks, sums: StepSums) -> float:
-    """The standard error of a fair router's mean CV² - floor² over the steps of `sums`."""
-    if not sums.supported:
+def by_chance(
+    recurrence: Recurrence, counted: float, supported: float, floor_fourth: float
+) -> float:
+    """The standard error of a fair router's mean CV² - floor² over `counted` steps. `supported`:
+    how many steps × layers have a floor; `floor_fourth`: Σ over steps of (Σ over layers of
+    floor²)² / layers."""
+    if not supported:
         return math.nan
-    layers, counted = run.layers / run.recurrence.effective_layers(), float(sums.steps)
-    repeats = layers * counted / run.recurrence.effective_steps(counted)
-    return spread(math.sqrt(repeats * float(sums.floor_fourth)), run.experts) / float(
-        sums.supported
-    )
+    layers = recurrence.layers / recurrence.effective_layers()
+    repeats = layers * counted / recurrence.effective_steps(counted)
+    return spread(math.sqrt(repeats * floor_fourth), recurrence.experts) / supported
 
 
 def spread(floor_squared: float, experts: int) -> float:

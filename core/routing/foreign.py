@@ -30,6 +30,7 @@ from core.stats.arrays import Ints
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, RecursionError)
 MAX_COUNT = 1 << 31
+MAX_EXPERTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,8 @@ def _whole(path: Path, counts: Any) -> Ints:
     try:
         found = np.asarray(counts)
         if found.dtype.kind not in "iu" and not (
-            found.dtype.kind == "f" and (found == np.floor(found)).all()
+            found.dtype.kind == "f"
+            and ((found == np.floor(found)) & (abs(found) < MAX_COUNT)).all()
         ):
             raise ValueError(f"{found.dtype} instead of whole numbers")
         return found.astype(np.int64)
@@ -136,14 +138,16 @@ def _tensorrt(path: Path) -> Foreign:
         meta = json.loads((path / "meta_info.json").read_text())
         files = [load_file(file) for file in sorted(path.glob("rank*.safetensors"))]
         top_k, experts = int(meta["num_experts_per_token"]), int(meta["num_experts"])
+        ranks = int(meta.get("ep_size", len(files)))
+        if not (0 < experts < MAX_EXPERTS and 0 < ranks < MAX_EXPERTS):
+            raise ValueError(f"{experts} experts on {ranks} ranks")
         keys = [tuple(map(int, key.split("_"))) for one in files for key in one]
         steps, layers = (sorted({key[axis] for key in keys}) for axis in (0, 1))
         loads = np.zeros((len(steps), len(layers), experts), np.int64)
         for one in files:
             for key, counts in one.items():
                 step, layer = map(int, key.split("_"))
-                loads[steps.index(step), layers.index(layer)] += counts
-        ranks = int(meta.get("ep_size", len(files)))
+                loads[steps.index(step), layers.index(layer)] += _whole(path, counts)
     except (*UNREADABLE, IndexError, SafetensorError) as error:
         raise GateLogError(
             f"{path}: not a folder of TensorRT-LLM's expert statistics: {error}"

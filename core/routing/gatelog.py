@@ -33,6 +33,7 @@ from core.stats.arrays import Bools, Floats, Ints
 Counts = npt.NDArray[np.integer[Any]]
 MAX_HEADER_BYTES = 1 << 24
 MAX_BLOCK_BYTES = 1 << 30
+MAX_NS = 1 << 62  # of a clock: two of them may be added
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,10 @@ def _check(path: Path, header: Header) -> None:
     if not all(0 < n < 1 << 20 for n in sizes) or header.count_bytes not in (1, 2, 4):
         raise GateLogError(
             f"{path}: impossible sizes in the header: {sizes}, {header.count_bytes} bytes a count"
+        )
+    if not all(0 <= ns < MAX_NS for ns in (header.wall_ns, header.monotonic_ns)):
+        raise GateLogError(
+            f"{path}: impossible clocks in the header: {header.wall_ns}, {header.monotonic_ns}"
         )
     placed = header.placement if header.ranks > 1 else ()
     if len(placed) not in (0, header.experts) or not all(

@@ -41,7 +41,7 @@ import numpy as np
 from msgspec import structs
 
 from core.errors import GateLogError
-from core.routing import busiest, excess, measures, places, upstream
+from core.routing import busiest, excess, measures, places, popularity, upstream
 from core.routing import folder as gate_folder
 from core.routing.blocks import ALL_STEPS, PROMPT_STEPS, RunBlocks, StepSums, widened
 from core.routing.busiest import BusiestRank
@@ -51,6 +51,7 @@ from core.routing.gatelog import GateLog
 from core.routing.measures import Measures, Resampled
 from core.routing.meter import MAX_AGGREGATED_TOKENS, Meter
 from core.routing.meter import WARMUP as WARMUP
+from core.routing.popularity import Popularity
 from core.routing.repeats import Repeats
 from core.routing.steps import cv as cv
 from core.routing.steps import floor_squared as floor_squared
@@ -72,6 +73,9 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     excess_cv: float | None
     excess_cv_reason: str | None
     excess_cv_interval: Interval | None
+    excess_squared: float | None = None  # signed, as in Imbalance
+    excess_squared_error: float | None = None
+    excess_squared_interval: Interval | None = None
     layer_cv: float
     rank_imbalance: float | None
     busiest_rank: BusiestRank | None = None
@@ -120,6 +124,7 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     one_token_steps: int = 0
     violations: int = 0  # steps where Σ over experts is not top_k × tokens
     constant_loads: bool = False  # every step has the same loads
+    popularity: list[Popularity] = []  # of the experts, by layer
 
     def phase(self, name: str) -> Phase | None:
         """The steps of that phase, "prefill" or "decode"; None if there are none."""
@@ -191,6 +196,7 @@ def measure_run(
         one_token_steps=run.one_token,
         violations=run.violations,
         constant_loads=run.constant and run.steps > 1,
+        popularity=popularity.of_layers(blocks.counts),
     )
 
 
@@ -218,7 +224,8 @@ def _noise_floor(sums: StepSums) -> float | None:
 def _excess(run: RunBlocks, sums: StepSums, drawn: StepSums, blocks: int) -> Excess:
     if not sums.supported:
         return Excess(None, ONE_TOKEN)
-    chance = excess.by_chance(run, sums)
+    totals = (float(each) for each in (sums.steps, sums.supported, sums.floor_fourth))
+    chance = excess.by_chance(run.recurrence, *totals)
     return excess.judged(sums.excess_squared(), drawn.excess_squared(), blocks, chance)
 
 
@@ -278,6 +285,9 @@ def _phase(run: RunBlocks, row: Floats, drawn: Floats, counts: Floats, blocks: i
         excess_cv=excess.value,
         excess_cv_reason=excess.reason,
         excess_cv_interval=excess.interval,
+        excess_squared=excess.squared,
+        excess_squared_error=excess.error,
+        excess_squared_interval=excess.squared_interval,
         layer_cv=float(cv(counts).mean()),
         rank_imbalance=float(sums.rank_ratio / sums.layers) if run.ranks else None,
         busiest_rank=busiest.of(sums, drawn_sums, blocks, run),

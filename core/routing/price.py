@@ -90,7 +90,10 @@ def fit(given: PriceList) -> Prices:
     ran, sizes = given.kernel, [timed for timed in given.sizes if timed.us]
     if not sizes or not all(_is_whole(tiling) for tiling in ran.tilings) or not ran.tilings:
         raise FileError("a price list without a timed size, or without the kernel's tiling")
-    fitted = [_fit(timed, ran) for timed in sizes]
+    try:
+        fitted = [_fit(timed, ran) for timed in sizes]
+    except (ValueError, OverflowError, RuntimeError) as error:
+        raise FileError(f"a price list whose times cannot be fitted: {error}") from None
     return Prices(ran, np.array([timed.tokens for timed in sizes]), np.array(fitted))
 
 

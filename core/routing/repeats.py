@@ -3,10 +3,18 @@ a prompt step's imbalance than its number of tokens says."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+import msgspec
 from msgspec import Struct
+
+from core.files import NOT_JSON
+
+RANDOM = 3  # × as many tokens in common as drawn evenly: text has 10 (bytes) to 1000 (words) times
+ENOUGH = 10  # pairs in common, drawn evenly: fewer do not tell
 
 
 class Repeats(Struct, frozen=True):
@@ -39,3 +47,29 @@ def of(prompts: Sequence[Sequence[int]]) -> Repeats | None:
     rate = (sum(n * n for n in tokens.values()) - alike_inside) / (total**2 - inside)
     own = (alike_inside - total) / total - rate * (inside / total - 1)
     return Repeats(rate, max(own, 0.0))
+
+
+class _Seen(Struct):
+    """What the recorder notes of the first prompts (`gatescope_recorder.prompts`)."""
+
+    alike: int = 0
+    pairs: int = 0
+    vocabulary: int = 0
+
+
+class _Side(Struct):
+    prompts: _Seen = msgspec.field(default_factory=_Seen)
+
+
+def random_prompts(logs: Path) -> str:
+    """That the first prompts are random tokens, as the recorder saw them beside its logs; empty if
+    they are not, or are too few to tell."""
+    found = []
+    for side in logs.glob("*.gatelog.json"):
+        with contextlib.suppress(OSError, msgspec.ValidationError, *NOT_JSON):
+            found.append(msgspec.json.decode(side.read_bytes(), type=_Side).prompts)
+    vocabulary = max((seen.vocabulary for seen in found), default=0)
+    evenly = sum(seen.pairs for seen in found) / max(vocabulary, 1)
+    if not vocabulary or evenly < ENOUGH or sum(seen.alike for seen in found) > RANDOM * evenly:
+        return ""
+    return f"the prompts are random tokens, evenly drawn from {vocabulary}"

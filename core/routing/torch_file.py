@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ UNREADABLE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
     EOFError,
+    zlib.error,
+    NotImplementedError,  # a version or a compression that zipfile lacks
+    RuntimeError,  # an encrypted archive
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError),
 )
 

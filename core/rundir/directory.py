@@ -97,11 +97,8 @@ class RunDirectory:
 
     @property
     def mark(self) -> str:
-        """What tells this directory's servers from all other processes (see
-        core.backends.supervise): its lock file's device and inode, which stay as they are where the
-        directory is renamed, and are others' where it is copied."""
-        lock = os.fstat(self._lock.fileno())
-        return f"{lock.st_dev:x}-{lock.st_ino:x}."
+        """What the marks of this directory's servers begin with."""
+        return lock.mark(self._lock)
 
     def append(self, event: AnyEvent) -> None:
         """Append one event; on disk before this returns where a run ended. OSError where that

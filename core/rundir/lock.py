@@ -50,6 +50,23 @@ def take(run_dir: Path) -> tuple[TextIO, str]:
     return file, missing
 
 
+def mark(file: TextIO) -> str:
+    """What tells the servers of whoever holds this lock from all other processes (see
+    core.backends.supervise): the lock file's device and inode, which stay as they are where the
+    directory is renamed, and are others' where it is copied."""
+    found = os.fstat(file.fileno())
+    return f"{found.st_dev:x}-{found.st_ino:x}."
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether the gatescope that took it last still runs, on this machine."""
+    try:
+        with open(run_dir / NAME) as file:
+            return _is_gatescope(_owner(file))
+    except OSError:
+        return False
+
+
 def _owner(file: TextIO) -> str:
     file.seek(0)
     return file.read().strip()

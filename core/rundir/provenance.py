@@ -33,12 +33,17 @@ def describe(
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions={name: _version(name) for name in PACKAGES},
         python=platform.python_version(),
-        host=Host(name=platform.node(), system=platform.platform(), cpus=os.cpu_count()),
+        host=Host(name=node(), system=platform.platform(), cpus=os.cpu_count()),
         gpus=nvml.described(),
         git=_git(config.path.parent),
         runs=list(runs),
         registered=registration.of(config, backends),
     )
+
+
+def node() -> str:
+    """This machine: as Slurm calls it inside its jobs, else by its own name."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def _version(package: str) -> str:

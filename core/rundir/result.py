@@ -21,6 +21,7 @@ from core.experiment.dose import Dose
 from core.load.metrics import Metrics
 from core.load.record import Records, RequestRecord
 from core.load.trust import Trust, trust
+from core.routing.expected import Expected
 from core.routing.imbalance import Imbalance
 from core.routing.replayed import Replayed
 from core.routing.run import LongestStep
@@ -81,6 +82,7 @@ class Result(Metrics, frozen=True, kw_only=True):
     imbalance_score: float | None = None  # predicted from the texts
     imbalance_components: dict[str, dict[str, float]] = field(default_factory=dict)
     imbalance_raw_metrics: dict[str, float] = field(default_factory=dict)
+    predicted: Expected | None = None  # of the model's router, by `predict --run`
     measured_imbalance: Imbalance | None = None
     measured_imbalance_reason: str | None = None  # why there is none
     decode_step_ms: float | None = None  # median over the run's own steps without prompt tokens
@@ -91,6 +93,8 @@ class Result(Metrics, frozen=True, kw_only=True):
     energy_reason: str | None = None  # why it is unknown, or not known by phase
     j_per_output_token: float | None = None
     sm_clock_mhz: float | None = None  # mean over that time, and over GPUs
+    node: str | None = None  # the machine, by the cluster's name for it where it has one
+    gpus: list[str] = field(default_factory=list)  # serial number or UUID of each that it used
     power_limit_w: float | None = None  # of one GPU
     energy_phases: dict[str, PhaseEnergy] = field(default_factory=dict)  # prefill, decode
 
@@ -184,6 +188,13 @@ def decode(data: bytes) -> Result:
 def read(file: Path) -> Result:
     """One result file. FileError if it cannot be read, or is not a result."""
     return files.read_by(file, decode)
+
+
+def write_predicted(file: Path, predicted: Expected) -> None:
+    """Into a result file, all else as it stands. FileError if it cannot be read."""
+    known = files.read(file, dict[str, msgspec.Raw])
+    known["predicted"] = msgspec.Raw(msgspec.json.encode(predicted))
+    files.write_whole(file, files.formatted(known))
 
 
 def read_all(folder: Path) -> Found:

@@ -15,8 +15,9 @@ from core import files
 from core.errors import FileError
 from core.experiment import state
 from core.experiment.cell import Cell
+from core.experiment.cluster import Cluster, Executor
 from core.experiment.search import Search
-from core.experiment.state import RunState, Snapshot
+from core.experiment.state import Snapshot
 from core.experiment.sweep import Until
 from core.experiment.tables import Metric
 from core.rundir import about, journal, lock
@@ -37,9 +38,14 @@ class SweepFile(Struct, frozen=True, kw_only=True):
     until: Until | None = None
     search: Search | None = None
     bases: list[Cell] = []  # what is searched; `cells` are its points so far
+    executor: Executor = "local"
+    cluster: Cluster = Cluster()
 
     def cell(self, slug: str) -> Cell:
-        return next(cell for cell in self.cells if cell.slug == slug)
+        for cell in self.cells:
+            if cell.slug == slug:
+                return cell
+        raise FileError(f"{slug}: no cell of this sweep; see: gatescope sweep status")
 
 
 def now() -> str:
@@ -50,11 +56,20 @@ def is_sweep(path: Path) -> bool:
     return (path / NAME).is_file()
 
 
+def is_live(path: Path) -> bool:
+    """Whether a gatescope of this machine runs it."""
+    return is_sweep(path) and lock.is_held(path)
+
+
 def read(path: Path) -> SweepFile:
     """FileError if `path` is no sweep's folder."""
     if not is_sweep(path):
         raise FileError(f"{path}: not the folder of a sweep: {NAME} is expected in it")
-    return files.read(path / NAME, SweepFile)
+    found = files.read(path / NAME, SweepFile)
+    for cell in (*found.cells, *found.bases):
+        if len(cell.config.backends) != 1 or Path(cell.slug).name != cell.slug:
+            raise FileError(f"{path / NAME}: cell {cell.slug!r}: not as gatescope writes it")
+    return found
 
 
 def write(path: Path, sweep: SweepFile) -> None:
@@ -82,20 +97,17 @@ def snapshot(run_dir: Path) -> Snapshot:
     return state.fold(journal.stream_events(run_dir))
 
 
-def of_start(seen: Snapshot, number: int) -> list[RunState]:
-    return [run for run in seen.runs.values() if run.run.start == number]
-
-
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """The sweep's folder, made where it is missing, kept from a second gatescope."""
+def locked(path: Path) -> Iterator[str]:
+    """The sweep's folder, made where it is missing, kept from a second gatescope; what the marks of
+    its servers begin with."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         file, _ = lock.take(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
     with file:
-        yield
+        yield lock.mark(file)
 
 
 def check_new(path: Path) -> None:

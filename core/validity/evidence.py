@@ -14,7 +14,8 @@ from core.experiment.config import Config
 from core.experiment.events import AnyEvent, BackendReady, RunFailed, RunStarted, Sampled
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import folder as gate_folder
-from core.routing import upstream
+from core.routing import places as logs
+from core.routing import repeats, upstream
 from core.routing.imbalance import Imbalance
 from core.rundir import about as run_json
 from core.rundir.journal import stream_events
@@ -47,6 +48,8 @@ class Evidence:
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     # gate-log folder → what the recorder reports
     recorders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # gate-log folder → what is wrong with the prompts that the recorder saw, or nothing
+    prompts: Mapping[str, str] = field(default_factory=dict)
     kernels: Mapping[str, Kernel] = field(default_factory=dict)  # backend → its MoE kernel
     config: Config | None = None
     journal: Journal = Journal()
@@ -67,6 +70,7 @@ def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = 
     return replace(
         of_results(groups),
         recorders={f"{f.parent.name}/{f.name}": gate_folder.problems(f) for f in folders},
+        prompts={f"{f.parent.name}/{f.name}": repeats.random_prompts(f) for f in folders},
         kernels={name: note.kernel for name, note in about.servers.items() if note.kernel},
         config=about.config,
         journal=_journal(stream_events(path), chosen),
@@ -120,6 +124,7 @@ def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
         routing=found,
         cvs={backend: [_one_a_dataset(own)] for backend, own in cvs.items()},
         layers={name: numbers for name, numbers in layers.items() if numbers},
+        prompts={place.name: repeats.random_prompts(place) for place in logs.all_in(folder)},
     )
 
 

@@ -238,6 +238,16 @@ def recorder_reports(seen: Evidence) -> list[Problem] | None:
     )
 
 
+def random_prompts(seen: Evidence) -> list[Problem] | None:
+    """The prompts are not random tokens, as load generators send them."""
+    return problems(
+        "doubtful",
+        seen.prompts,
+        str,
+        "random tokens skew a router in a way of their own: send text like that of your users",
+    )
+
+
 def measured_routing(seen: Evidence) -> list[Problem] | None:
     """Every run has a measured imbalance."""
     ours = {run: r for run, r in seen.results.items() if r.gate_log}

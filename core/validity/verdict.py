@@ -30,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     traffic.delivery_lag,
     routing.measured_routing,
     routing.recorder_reports,
+    routing.random_prompts,
     routing.recorded_tokens,
     routing.one_token_steps,
     routing.constant_loads,

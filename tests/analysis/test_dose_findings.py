@@ -157,10 +157,8 @@ class TestFindings:
 
 
 class TestReportSection:
-    def test_it_says_forced_routing_and_shows_every_dose(
-        self, groups: list[Results], tmp_path: Path
-    ) -> None:
-        text = document.markdown(forced_report.parts(dose_findings.find(groups), tmp_path, "test"))
+    def test_it_says_forced_routing_and_shows_every_dose(self, groups: list[Results]) -> None:
+        text = document.markdown(forced_report.parts(dose_findings.find(groups), []))
         assert text.startswith("## What imposed skew costs (forced routing)")
         assert "The text that such runs generate means nothing." in text
         rows = [
@@ -177,12 +175,12 @@ class TestReportSection:
 
     def test_nothing_forced_says_nothing(self, groups: list[Results], tmp_path: Path) -> None:
         natural = dose_findings.find([Results("a", groups[0].by_label, {}, {})])
-        assert forced_report.parts(natural, tmp_path, "test") == []
-        assert not list(tmp_path.iterdir())
+        assert forced_report.parts(natural, []) == []
+        assert not list(forced_report.pictures(natural, tmp_path, "test"))
 
-    def test_one_repeat_is_shown_without_intervals(self, tmp_path: Path) -> None:
+    def test_one_repeat_is_shown_without_intervals(self) -> None:
         found = dose_findings.find([backend("all2all", 10, 4, ranks=True, repeats=1)])
-        text = document.markdown(forced_report.parts(found, tmp_path, "test"))
+        text = document.markdown(forced_report.parts(found, []))
         assert (
             "too few runs to say: 1 dataset at 4 levels need 3 repeats of each, or 8 datasets"
             in text

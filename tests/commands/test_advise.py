@@ -53,7 +53,7 @@ def test_the_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "  ranks that all had the same would save 50.0 % of the busiest ones' tokens",
         "  prefill's placement saves 50.00 [50.00, 50.00] % of decode",
     ]
-    assert "prefill: 150 steps over 0.0 minutes, 2 ranks; savings in % of the busiest" in out
+    assert "prefill: 150 steps over 1 s, 2 ranks; savings in % of the busiest" in out
     assert err.count("wrote ") == 3
 
 
@@ -100,7 +100,10 @@ def test_a_short_log_and_a_phase_without_steps(
 ) -> None:
     code, out, _ = advised(logs(tmp_path, SKEWED, steps=150), capsys=capsys)
     assert code == 0
-    assert out.splitlines()[:2] == ["decode: cannot tell", "  100 steps, 128 are needed"]
+    assert out.splitlines()[:2] == [
+        "decode: cannot tell: record 1 more minute",
+        "  128 steps are needed",
+    ]
 
 
 def test_a_calibration_prices_in_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

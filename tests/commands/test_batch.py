@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.place import GATESCOPE, LIMIT_S, PROMPTS, UPSTREAM_KEYS, Place, is_closed
+from support.terminal import said_to_a_terminal
 
 from core.experiment import events
 from core.routing import folder as gate_folder
@@ -23,6 +24,7 @@ from core.rundir import about as run_json
 from core.rundir.journal import read_events
 
 PNG = b"\x89PNG\r\n\x1a\n"
+ANSI = re.compile(r"\x1b\[[0-9;]*[mK]")
 
 
 @pytest.fixture
@@ -46,6 +48,17 @@ sys.addaudithook(watch)
 from core import cli
 sys.exit(cli.main(["--batch", "--json", "--out", "made"]))
 """
+
+
+def test_on_a_terminal_a_bar_says_how_far_it_is_and_words_are_wrapped(place: Place) -> None:
+    batch = [*GATESCOPE, "--batch", "--only", "001", "--backend", "baseline", "--out", "made"]
+    said = said_to_a_terminal(batch, place.folder, {"TERM": "xterm-256color"}, 60).decode()
+    bars = re.findall(r"\r\x1b\[K(▶[^\r]*)", said)
+    assert bars[0].startswith("▶ baseline/001 ╌╌╌")
+    assert "100%  30 of 30 tokens  run 1 of 1" in bars[-1]
+    rows = [ANSI.sub("", row) for row in re.split(r"[\r\n]+", said)]
+    assert max(map(len, rows)) <= 60
+    assert "\x1b[32m● baseline: ready after" in said
 
 
 class Whole:
@@ -99,13 +112,19 @@ class TestWholeRun:
             r"mean TPOT, ms \(up\) against (excess CV²|per-step CV) of expert load \(right\)",
             whole.err,
         )
-        named = [
-            Path(line.split("wrote ")[1])
-            for line in whole.err.splitlines()
-            if line.startswith("wrote ")
-        ]
-        assert len(named) >= 7
-        assert all((whole.place.folder / file).is_file() for file in named)
+
+    def test_findings_come_last_and_the_files_take_one_line(self, whole: Whole) -> None:
+        lines = whole.err.splitlines()
+        (wrote,) = [line for line in lines if line.startswith("wrote ")]
+        named = re.findall(r"[^ ,]+(?:/results_json|\.csv|\.json)", wrote)
+        assert wrote.startswith("wrote in made: baseline/results_json (2 runs), all2all/")
+        assert len(named) == 5
+        assert all((whole.place.made / file).exists() for file in named)
+        assert f"graphs ({len(list((whole.place.made / 'graphs').iterdir()))} PNGs)" in wrote
+        last = "\n".join(lines[lines.index(wrote) + 1 :])
+        assert last.startswith("\n  validity: ")
+        assert "all2all TPOT against excess CV²" in last
+        assert last.endswith("\nto read it all: gatescope report made")
 
     def test_every_file_of_the_run_directory_is_there(self, whole: Whole) -> None:
         made = whole.place.made

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from support.place import GATESCOPE, LIMIT_S, PROMPTS
 
+from core.analysis import calibration
 from core.backends import ports
+from core.errors import FileError
+from core.rundir import about as run_json
 
 STEP_US, REQUEST_US, ACTIVE_US = 2000, 100, 800
 CONFIG = f"""[experiment]
@@ -94,6 +97,20 @@ def test_it_is_kept_for_later_runs(calibrated: Calibrated) -> None:
     assert json.loads(kept.read_bytes()) == calibrated.found
     assert calibrated.found["price_list"] is None
     assert calibrated.found["no_prices"] == "the built-in engine's kernel is not timed alone"
+
+
+def test_a_place_that_cannot_keep_it_is_named(
+    calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = calibrated.folder / "made"
+    found, about = calibration.read(made), run_json.read(made)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "run.json"))
+    with pytest.raises(FileError, match=r"run.json/gatescope/.*: cannot be written: Not a dir"):
+        calibration.keep(found, about)
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without any home
+    with pytest.raises(FileError, match="no home directory to keep measurements in"):
+        calibration.keep(found, about)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ class TestWholeSweep:
 
     def test_the_hours_of_the_next_sweep_are_estimated_from_it(self, swept: Place) -> None:
         plan = swept.gatescope("sweep", "plan", *SET, "--pilot", "made").stdout
-        assert "3 cells, 6 starts, 12 runs" in plan
+        assert "3 cells, 6 server starts, 12 runs" in plan
         assert "hours: a start takes" in plan
         (swept.folder / "runs").mkdir()
         (swept.folder / "runs" / "earlier").symlink_to(swept.made)
@@ -155,7 +155,7 @@ def test_a_plan_starts_nothing_and_shows_every_cell(place: Place) -> None:
         ["baseline,max_num_seqs=4", "2", "2"],
         ["baseline,max_num_seqs=8", "2", "2"],
     ]
-    assert "4 cells, 8 starts, 8 runs" in answer.stdout
+    assert "4 cells, 8 server starts, 8 runs" in answer.stdout
     assert "hours: not known" in answer.stdout
     assert not (place.folder / "runs").exists()
 
@@ -183,10 +183,9 @@ def test_a_cell_that_fails_fails_alone(place: Place) -> None:
         (["--batch", f"--set={SEQS}=0,2"], "expected a whole number of at least 1, got 0"),
         (["--batch", "--set=backends.tp.eplb=true,false"], "one of baseline, all2all"),
         (["--batch", "--set=max_num_seqs=2,4"], "expected KEY=VALUE,VALUE with a key such as"),
-        (["--set=experiment.seed=1,2"], "a sweep runs with --batch"),
         (["--batch", "--resume", "made", "--set=experiment.seed=1"], "leave out"),
         (["sweep", "status", "."], "not the folder of a sweep"),
-        (["sweep"], "takes plan or status"),
+        (["sweep"], "takes plan, status, cancel or logs"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(
@@ -238,6 +237,37 @@ def test_an_objective_that_all_loads_meet_is_beyond_the_last(tmp_path: Path) -> 
     low = (0.05 / 2 / 2) ** (1 / 5)  # Clopper and Pearson's end where all of 5 met it
     assert found["intervals"][0] == pytest.approx([low, 1.0])
     assert "the limit is beyond 2" in said
+
+
+def test_a_key_that_needs_no_restart_changes_within_a_start(tmp_path: Path) -> None:
+    """One server runs both cells; each cell has its own gate log, with all of its tokens."""
+    place = Place(tmp_path, starts=1, num_prompts=3)
+    done = place.gatescope(
+        "--batch",
+        "--out",
+        "made",
+        "--backend",
+        "all2all",
+        "--only",
+        "001",
+        "--set=experiment.output_len=3,4",
+    )
+    assert done.returncode == 0, done.stderr
+    pids, kept = set(), []
+    for folder in sweep.run_directories(place.made).values():
+        told = journal.read_events(folder)
+        (begun,) = (e for e in told if isinstance(e, events.BackendStarting))
+        pids.add(begun.pid)
+        kept.append(begun.kept)
+        (result,) = read_all(folder / "all2all" / "results_json").results.values()
+        assert result.gate_log
+        assert result.gate_log.tokens_seen == result.gate_log.tokens_due
+        assert list((folder / result.gate_log.folder).glob("*.gatelog"))
+        assert result.measured_imbalance
+        checked = place.gatescope("report", folder)
+        assert "recorded tokens: " not in checked.stderr + checked.stdout
+    assert (len(pids), sorted(kept)) == (1, [False, True])
+    assert not list(place.made.glob(".*gate_logs*"))
 
 
 def test_a_cell_gets_starts_until_it_is_known(tmp_path: Path) -> None:

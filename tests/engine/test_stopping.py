@@ -35,6 +35,8 @@ def test_an_interrupted_batch_keeps_what_was_done_and_goes_on_with_the_rest(tmp_
         second = place.gatescope("--batch", "--resume", "made")
         assert batch.end(signal.SIGINT) == 130
         assert gone(batch, 0)
+    said = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert said[-1] == "run what is missing with: gatescope --resume made"
     assert second.returncode == 2
     assert (
         f"made: in use by another gatescope, process {batch.me.pid}; wait for it or stop it"

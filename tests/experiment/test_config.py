@@ -348,7 +348,7 @@ patterns = ["hot-ranks"]
 """
         assert self.lines(write(tmp_path, text)) == [
             "the top level, extra: unknown table; known: experiment, model, backends, dose,"
-            " sweep, search",
+            " sweep, search, cluster",
             "[experiment], datasets: expected a glob that matches files, 'nope/*.jsonl' matches"
             f" none in {tmp_path}; make some with: gatescope generate",
             "[experiment], output_len: expected a whole number of at least 1, got 'x'",

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from core.errors import ConfigError, DatasetError, UsageError
 from core.experiment import config, plan
 from core.experiment.config import Config
+from core.experiment.plan import Run
 
 
 def loaded(
@@ -225,3 +226,15 @@ def test_a_bad_dataset_stops_the_plan_unless_it_is_not_wanted(tmp_path: Path) ->
     with pytest.raises(DatasetError, match=r"002_0\.2\.jsonl:1: expected "):
         plan.make(known)
     assert len(plan.make(known, only=["001"]).runs) == 2
+
+
+def test_runs_added_beside_those_of_their_server_change_no_server() -> None:
+    def of(backend: str, dataset: str, start: int = 1) -> Run:
+        return Run(backend, dataset, dataset, "", start=start)
+
+    order = [of("a", "1"), of("a", "2"), of("b", "1")]
+    added = [of("a", "3"), of("a", "4"), of("b", "3"), of("c", "1")]
+    made = plan.beside(order, added)
+    assert [f"{r.backend}{r.dataset}" for r in made] == ["a1", "a2", "a3", "a4", "b1", "b3", "c1"]
+    assert (plan.changes([*order, *added]), plan.changes(made)) == (4, 2)
+    assert plan.beside([of("a", "1", start=1)], [of("a", "2", start=2)])[-1].start == 2

@@ -9,8 +9,10 @@ import pytest
 
 from core import cli
 from core.errors import DatasetError
-from core.prediction import aim
+from core.prediction import aim, exact
 from core.prediction.builtin_stack import BuiltinStack
+from core.routing import expected
+from core.routing.expected import Planned
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +27,6 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 def test_prompts_reach_their_targets_and_are_natural_where_they_can_be(
     tmp_path: Path, queries: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was aimed at is what `predict` then finds in the file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "domain_queries.json").write_text(json.dumps(queries))
@@ -45,15 +46,12 @@ def test_prompts_reach_their_targets_and_are_natural_where_they_can_be(
     assert len({row["text"] for row in rows[0]}) == 30
 
 
-def test_the_file_has_the_excess_that_predict_finds(
-    tmp_path: Path, queries: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (made,) = aim.aim(BuiltinStack(), queries, [0.3], queries_per_dataset=12)
-    file = tmp_path / made.file
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in made.texts))
-    assert cli.main(["predict", "--model", "builtin", "--json", str(file)]) == 0
-    (found,) = json.loads(capsys.readouterr().out).values()
-    assert found["prefill"]["excess_cv"] == pytest.approx(made.excess_cv, abs=1e-9)
+def test_the_dataset_has_the_excess_of_unalike_tokens(queries: dict[str, list[str]]) -> None:
+    stack = BuiltinStack()
+    (made,) = aim.aim(stack, queries, [0.3], queries_per_dataset=12)
+    routed = exact.route(stack, [stack.tokens(text) for text in made.texts])
+    found = expected.prefill(routed.forecast(), Planned())
+    assert found.excess_cv == pytest.approx(made.excess_cv, abs=1e-9)
     assert made.excess_cv == pytest.approx(0.3, abs=0.01)
 
 

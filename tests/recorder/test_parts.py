@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.recorder.gatescope_recorder import parts
+from core.recorder.gatescope_recorder import beside, parts
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.recorder.gatescope_recorder.limits import Limits
 from core.recorder.gatescope_recorder.parts import part_files
@@ -176,6 +176,25 @@ def test_a_file_that_was_removed_is_followed_by_another(tmp_path: Path) -> None:
     assert gate_folder.read(tmp_path).columns["index"].tolist() == [3, 4]
 
 
+def test_a_log_goes_on_where_its_folder_leads_to_by_then(tmp_path: Path) -> None:
+    """Steps before the link is moved are in one folder, those after it in the other; idle, the next
+    part is begun at once."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
+    log = writer(link, Limits())
+    write(log, range(3))
+    (tmp_path / "new").symlink_to(tmp_path / "other")
+    (tmp_path / "new").replace(link)
+    log.flush()
+    assert len(gate_folder.read(tmp_path / "other").tokens) == 0
+    write(log, range(3, 5))
+    log.close()
+    assert gate_folder.read(tmp_path / "one").columns["index"].tolist() == [0, 1, 2]
+    assert gate_folder.read(tmp_path / "other").columns["index"].tolist() == [3, 4]
+
+
 @pytest.mark.fault
 def test_a_folder_that_was_removed_is_an_error_and_not_silence(tmp_path: Path) -> None:
     log = writer(tmp_path / "logs", Limits())
@@ -185,3 +204,14 @@ def test_a_folder_that_was_removed_is_an_error_and_not_silence(tmp_path: Path) -
         write(log, range(3, 4))
     with pytest.raises(FileNotFoundError):
         log.write_totals()
+
+
+def test_what_stands_beside_a_log_is_written_without_room(tmp_path: Path) -> None:
+    """The temporary file cannot be written, as on a full disk."""
+    side = tmp_path / "dp0_pp0.gatelog.json"
+    beside.write(side, "x" * 90)
+    (tmp_path / "dp0_pp0.gatelog.json.tmp").mkdir()
+    beside.write(side, "short")
+    assert side.read_text() == "short"
+    with pytest.raises(OSError, match="No such file"):
+        beside.write(tmp_path / "gone" / "x.json", "text")

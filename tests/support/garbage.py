@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -29,3 +31,41 @@ def near(*pieces: bytes) -> st.SearchStrategy[bytes]:
 def nested(depth: int = 100_000) -> list[bytes]:
     """JSON nested deeper than any parser follows."""
     return [b"[" * depth, b'{"a":' * depth]
+
+
+def mutated(document: Any, *keys: str) -> st.SearchStrategy[Any]:
+    """A good document in which one to three values, anywhere in it, are missing or any JSON."""
+    places = list(_places(document))
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> Any:
+        made = copy.deepcopy(document)
+        for place in draw(st.lists(st.sampled_from(places), min_size=1, max_size=3)):
+            _change(made, place, draw(st.just(MISSING) | json_like(*keys)))
+        return made
+
+    return drawn()
+
+
+MISSING = object()
+
+
+def _places(of: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a document."""
+    inner = of.items() if isinstance(of, dict) else enumerate(of) if isinstance(of, list) else ()
+    for key, value in inner:
+        yield (*before, key)
+        yield from _places(value, (*before, key))
+
+
+def _change(document: Any, place: tuple[Any, ...], value: Any) -> None:
+    """Nothing where an earlier change took the place away."""
+    try:
+        for key in place[:-1]:
+            document = document[key]
+        if value is MISSING:
+            del document[place[-1]]
+        else:
+            document[place[-1]] = value
+    except (KeyError, IndexError, TypeError):
+        return

@@ -45,6 +45,12 @@ class Refusal:
     location: str = ""
 
 
+class Listener(ThreadingHTTPServer):
+    request_queue_size = 1024
+    """A client that opens 100 connections at once waits for none of them. socketserver's own queue
+    of 5 drops some, and the kernel knocks again after 1, 3, 7 s."""
+
+
 class Recording:
     """`asked`: every request so far. `is_fickle`: close each connection after an answer, without
     announcing it. `pause_s`: between two events. `models`: the answer to every GET. `refusal`: the
@@ -61,7 +67,7 @@ class Recording:
     ) -> None:
         self.asked: list[Asked] = []
         handler = _handler(self.asked, is_fickle, pause_s, models, refusal)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = Listener(("127.0.0.1", 0), handler)
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)

@@ -187,10 +187,16 @@ STAGES: dict[str, tuple[str, Callable[[list[AnyEvent]], list[AnyEvent]], bool]] 
 
 @asynccontextmanager
 async def shown(
-    session: Session, width: int = 140, height: int = 45, *, ascii: bool = False
+    session: Session,
+    width: int = 140,
+    height: int = 45,
+    *,
+    ascii: bool = False,
+    settings_file: Path | None = None,
 ) -> AsyncIterator[Screen]:
     """The App over a session, settled; it ticks only when a test makes it tick."""
-    app = Gatescope(session, ascii=ascii, hz=2.0)
+    app = Gatescope(session, ascii=ascii, settings_file=settings_file)
+    app.theme = app.settings.theme or "dark"  # whatever terminal the tests run in
     async with app.run_test(size=(width, height)) as pilot:
         screen = Screen(app, pilot)
         await screen.settle()

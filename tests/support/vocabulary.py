@@ -18,7 +18,7 @@ whole = st.integers(-(2**63), 2**63 - 1)
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Any value of a field of this type, without NaN, which JSON cannot express."""
-    plain = {str: texts, int: whole, float: finite, type(None): st.none()}
+    plain = {str: texts, int: whole, float: finite, bool: st.booleans(), type(None): st.none()}
     if kind in plain:
         return plain[kind]
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):

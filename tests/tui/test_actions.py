@@ -116,8 +116,50 @@ def test_retry_starts_an_engine_that_has_ended(tmp_path: Path) -> None:
 async def _add(screen: Screen, session: Played) -> None:
     await screen.press("a")
     await screen.until(lambda: isinstance(screen.app.screen, Picker))
+    assert "[ ] 002  0.5000  002_0.5.jsonl" in screen.text
     await screen.press("down", "space", "down", "space", "enter")
+    await screen.until(lambda: isinstance(screen.app.screen, Choice))
+    await screen.press("e")
     await screen.until(lambda: session.sent == [Add(["002", "003"], ["baseline", "all2all"])])
+
+
+def test_the_picker_filters(tmp_path: Path) -> None:
+    session = stage(tmp_path, "running")
+
+    async def try_it() -> None:
+        async with shown(session) as screen:
+            await screen.press("a")
+            await screen.until(lambda: isinstance(screen.app.screen, Picker))
+            await screen.press(*"003")
+            assert "002_0.5" not in screen.text
+            await screen.press("enter")
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            await screen.press("e")
+            await screen.until(lambda: session.sent == [Add(["003"], ["baseline", "all2all"])])
+
+    asyncio.run(try_it())
+
+
+@pytest.mark.parametrize(("key", "beside"), [("b", True), ("e", False)])
+def test_adding_what_would_change_servers_more_often_asks(
+    tmp_path: Path, key: str, beside: bool
+) -> None:
+    """In "first" a run of baseline is in progress and one of each backend waits."""
+    session = stage(tmp_path, "first")
+
+    async def try_it() -> None:
+        async with shown(session) as screen:
+            await screen.press("a")
+            await screen.until(lambda: isinstance(screen.app.screen, Picker))
+            await screen.press("enter")
+            await screen.until(lambda: isinstance(screen.app.screen, Choice))
+            assert "At the end of the queue these runs change the server 3 times." in screen.text
+            assert "next to the runs of the same server: the server changes once" in screen.text
+            await screen.press(key)
+            wanted = [Add(["001"], ["baseline", "all2all"], beside=beside)]
+            await screen.until(lambda: session.sent == wanted)
+
+    asyncio.run(try_it())
 
 
 @check("stop_server")
@@ -176,13 +218,13 @@ async def _slower(screen: Screen, session: Played) -> None:
     await screen.press("<")
     assert " 1 Hz" in screen.text
     await screen.press("<", "<")
-    assert screen.app.hz == 0.5
+    assert screen.app.settings.hz == 0.5
 
 
 @check("faster")
 async def _faster(screen: Screen, session: Played) -> None:
     await screen.press(">", ">")
-    assert screen.app.hz == 4.0
+    assert screen.app.settings.hz == 4.0
 
 
 @check("filter")
@@ -209,10 +251,28 @@ async def _back(screen: Screen, session: Played) -> None:
 
 @check("theme")
 async def _theme(screen: Screen, session: Played) -> None:
-    await screen.press("t")
-    assert not screen.app.current_theme.dark
-    await screen.press("t")
-    assert screen.app.current_theme.dark
+    seen = []
+    for _ in range(3):
+        await screen.press("t")
+        seen.append(screen.app.theme)
+    assert seen == ["light", "terminal", "dark"]
+
+
+@check("taller")
+async def _taller(screen: Screen, session: Played) -> None:
+    queue, live = screen.app.pane("Queue"), screen.app.pane("Live")
+    before = queue.size.height, live.size.height
+    await screen.press("1", "]", "]")
+    await screen.until(lambda: queue.size.height >= before[0] + 3)
+    assert live.size.height < before[1]
+
+
+@check("shorter")
+async def _shorter(screen: Screen, session: Played) -> None:
+    queue = screen.app.pane("Queue")
+    before = queue.size.height
+    await screen.press("1", "[")
+    await screen.until(lambda: queue.size.height < before)
 
 
 @check("maximise")
@@ -431,6 +491,13 @@ async def _browse(screen: Screen, session: Played) -> None:
     assert "4 of 4 done" in screen.text
     assert "1 of 2 done, 1 failed" in screen.text
     assert "TPOT ms: baseline 70.68, all2all 17.05" in screen.text
+    await screen.press("c")
+    assert "Mark two with space" in screen.text
+    await screen.press("home", "space", "end", "space", "c")
+    assert isinstance(screen.app.screen, Reading)
+    assert " demo against failed" in screen.text
+    await screen.until(lambda: "run.json" in screen.text)  # the recordings have none
+    await screen.press("escape")
     await screen.press("end", "enter")
     await screen.until(lambda: "runs/failed" in screen.text.splitlines()[0])
     assert screen.app.session.run_dir == Path("runs/failed")
@@ -463,10 +530,10 @@ def test_an_unfinished_older_run_is_offered() -> None:
 @check("mute")
 async def _mute(screen: Screen, session: Played) -> None:
     await screen.press("B")
-    assert screen.app.is_muted
+    assert not screen.app.settings.bell
     assert "the bell is off" in screen.text
     await screen.press("B")
-    assert not screen.app.is_muted
+    assert screen.app.settings.bell
 
 
 @pytest.mark.parametrize(("muted", "rings"), [(False, ["demo stopped by SIGTERM"]), (True, [])])
@@ -476,7 +543,8 @@ def test_an_end_rings(muted: bool, rings: list[str], monkeypatch: pytest.MonkeyP
 
     async def end() -> None:
         async with shown(session) as screen:
-            screen.app.is_muted = muted
+            if muted:
+                await screen.press("B")
             monkeypatch.setattr(screen.app, "ring", rung.append)
             screen.app.tick()
             assert session.run_dir is not None

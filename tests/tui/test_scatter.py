@@ -28,15 +28,22 @@ def test_low_values_are_at_the_lower_left() -> None:
     assert all(len(row) == 40 - 1 or len(row) == 40 for row in rows)
 
 
-def test_points_of_two_backends_in_a_cell_are_counted() -> None:
+def test_points_in_one_cell_are_dots_in_it_and_bright_if_their_backends_differ() -> None:
     same = [
         Dot(0, "a/1", 1.0, 1.0, False),
-        Dot(1, "b/1", 1.0, 1.0, False),
+        Dot(1, "b/1", 1.001, 1.0, False),
         Dot(0, "a/2", 2.0, 2.0, False),
+        Dot(0, "a/3", 1.985, 2.0, False),
     ]
-    text = "\n".join(line.plain for line in scatter.draw(same, 40, 12))
-    assert "2" in text
-    assert "▲" not in text
+    spans = [span for line in scatter.draw(same, 40, 12) for span in line.spans]
+    braille = [
+        (text, role) for text, role in spans if len(text) == 1 and "\u2800" < text <= "\u28ff"
+    ]
+    assert [(bin(ord(text) - 0x2800).count("1"), role) for text, role in braille] == [
+        (2, "a"),
+        (1, "strong"),
+    ]
+    assert not any("▲" in text for text, _ in spans)
     chosen = scatter.draw(same, 40, 12, here="b/1")
     assert any(("▲", "key") in line.spans for line in chosen)
 
@@ -64,3 +71,12 @@ def test_a_point_too_far_off_is_not_drawn_but_counted() -> None:
     series = Series("t", "x", "y", (group,))
     assert [d.id for d in scatter.dots(series, outliers=True)] == ["a/1"]
     assert scatter.legend(series, outliers=True).plain.endswith("n=1   1 off the scale")
+
+
+def test_ticks_are_round_numbers_at_their_places() -> None:
+    some = [Dot(0, "a/1", 0.0, 0.0), Dot(0, "a/2", 1.0, 30.0), Dot(0, "a/3", 0.5, 10.0)]
+    *body, rule, names = (line.plain for line in scatter.draw(some, 60, 12))
+    assert [row.split("┤")[0].strip() for row in body if "┤" in row] == ["30", "20", "10", "0"]
+    assert names.split() == ["0.0", "0.5", "1.0"]
+    ten = next(row for row in body if row.startswith("10┤"))
+    assert ten[rule.index("┬", rule.index("┬") + 1)] == "●"

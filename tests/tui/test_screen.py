@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from support.staged import shown, stage
 
 from core.errors import ConfigError
-from core.experiment import control, events
+from core.experiment import control, events, pace
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
 from core.experiment.state import Live, Snapshot
@@ -185,8 +185,8 @@ def test_rates_are_of_one_run() -> None:
         )
     ]
     kept = Snapshot(samples=tuple(samples))
-    assert trends.rates(trends.of_run(kept, "b/1"), "output_tokens") == [50.0, 100.0]
-    assert trends.rates(trends.of_run(kept, "b/2"), "output_tokens") == [10.0]
+    assert trends.rates(pace.of_run(kept, "b/1"), "output_tokens") == [50.0, 100.0]
+    assert trends.rates(pace.of_run(kept, "b/2"), "output_tokens") == [10.0]
 
 
 def test_tokens_due_and_the_time_they_take() -> None:
@@ -196,15 +196,15 @@ def test_tokens_due_and_the_time_they_take() -> None:
         Sampled(at=at, backend="b", run="b/1", sent=3, first_tokens=3, output_tokens=n, finished=1)
         for at, n in ((0.0, 30), (1.0, 50), (2.0, 70))
     ]
-    assert trends.tokens(live, seen[-1]) == (70, 170)
-    assert trends.share(live, seen[-1]) == pytest.approx(70 / 170)
-    assert trends.eta_s(live, seen) == pytest.approx(5.0)
+    assert pace.tokens(live, seen[-1]) == (70, 170)
+    assert pace.share(live, seen[-1]) == pytest.approx(70 / 170)
+    assert pace.eta_s(live, seen) == pytest.approx(5.0)
     assert trends.in_flight(live, seen[-1]) == 2
     unlimited = replace(live, output_len=None)
-    assert trends.tokens(unlimited, seen[-1]) == (70, None)
-    assert trends.share(unlimited, seen[-1]) == 0.25
-    assert trends.eta_s(unlimited, seen) is None
-    assert trends.eta_s(live, seen[:1]) is None
+    assert pace.tokens(unlimited, seen[-1]) == (70, None)
+    assert pace.share(unlimited, seen[-1]) == 0.25
+    assert pace.eta_s(unlimited, seen) is None
+    assert pace.eta_s(live, seen[:1]) is None
 
 
 def test_the_mouse_selects_rows_tabs_and_keys() -> None:

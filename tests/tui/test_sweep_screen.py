@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from bench.sweep import simulated
 from core.experiment.tables import Backend
+from tui.model.sweep import SweepSession
 from tui.sweep import SweepScreen
 
 TPOT = {(8, 256): (10.0, 10.1), (8, 2048): (9.0, 9.01), (32, 256): (12.0, 12.1), (32, 2048): ()}
@@ -40,7 +41,7 @@ def sweep(tmp_path: Path) -> Path:
 async def shown(
     path: Path, size: tuple[int, int], **options: Any
 ) -> AsyncIterator[tuple[SweepScreen, Pilot[str]]]:
-    app = SweepScreen(path, **options)
+    app = SweepScreen(SweepSession(path), **options)
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         await app.workers.wait_for_complete()

@@ -233,9 +233,12 @@ def alike(made: Made) -> None:
     (made.path / "all2all_real_imbalance.json").write_text(json.dumps(cvs))
 
 
-def recorder(made: Made) -> None:
-    side = next((made.path / "all2all" / "gate_logs").glob("*.gatelog.json"))
-    side.write_text(json.dumps({**json.loads(side.read_text()), "dropped": 7}))
+def recorder(**changes: object) -> Break:
+    def change(made: Made) -> None:
+        side = next((made.path / "all2all" / "gate_logs").glob("*.gatelog.json"))
+        side.write_text(json.dumps({**json.loads(side.read_text()), **changes}))
+
+    return change
 
 
 def gpu(change: Callable[[int, Gpu], Gpu], backend: str = "all2all") -> Break:
@@ -388,8 +391,15 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         [ONE],
         "no imbalance: refused",
     ),
+    "random tokens": (
+        recorder(prompts={"alike": 900, "pairs": 32_000_000, "vocabulary": 32_000}),
+        "random prompts",
+        "doubtful",
+        ["all2all/gate_logs"],
+        "the prompts are random tokens, evenly drawn from 32000",
+    ),
     "dropped steps": (
-        recorder,
+        recorder(dropped=7),
         "recorder reports",
         "doubtful",
         ["all2all/gate_logs"],

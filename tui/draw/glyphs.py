@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
@@ -32,12 +34,14 @@ ASCII = str.maketrans(
     *("".join(part) for part in zip(SYMBOLS, BLOCKS, RULES, CORNERS, strict=True))
 )
 
+BRAILLE = re.compile("[\u2800-\u28ff]")
+
 
 def ascii_only(text: str) -> str:
     """`text` in ASCII, cell for cell."""
     if text.isascii():
         return text
-    return text.translate(ASCII).encode("ascii", "replace").decode()
+    return BRAILLE.sub(":", text.translate(ASCII)).encode("ascii", "replace").decode()
 
 
 class AsciiFilter(LineFilter):

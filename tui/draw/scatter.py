@@ -1,21 +1,23 @@
-"""A Series as a scatter of marks in cells: outliers hollow, one point highlighted, points in the
-same cell counted."""
+"""A Series as a scatter of marks in cells: outliers hollow, one point highlighted, points that
+share a cell as Braille dots in it."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.plots import ticks
 from tui.draw.text import Line, Span, fit, line
 from tui.draw.theme import BACKENDS, HOLLOW, MARKS
 
 if TYPE_CHECKING:
     from core.plots.figure import Series
 
-TICKS = 5
 LEAST = (24, 6)  # columns and rows
+TICK_ROWS, TICK_COLUMNS = 2, 12  # a tick at most every so many cells
+MOST_TICKS = 7
+BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot, by column and row
 
 
 class Dot(NamedTuple):
@@ -77,10 +79,10 @@ def draw(
     reach = [end for p in points for end in (p.low, p.high) if end is not None]
     xs, ys = _span([p.x for p in points]), _span([*(p.y for p in points), *reach])
     rows = height - 2
-    ticks = (round(i / (TICKS - 1) * (rows - 1)) for i in range(TICKS))
-    labels = {row: _label(_at(ys, 1 - row / (rows - 1)), ys) for row in ticks}
-    margin = max(len(text) for text in labels.values())
+    at, names = ticks.even(*ys, min(max(rows // TICK_ROWS, 2), MOST_TICKS))
+    margin = max(map(len, names))
     frame = Frame(xs, ys, width - margin - 2, rows)
+    labels = {frame.cell(xs[0], y)[0]: name for y, name in zip(at, names, strict=True)}
     cells = (_under(points, frame) if joined else {}) | _cells(points, frame, here)
     body = [
         Line(
@@ -91,7 +93,7 @@ def draw(
         )
         for row in range(rows)
     ]
-    return [*body, *_x_axis(xs, margin, frame.columns)]
+    return [*body, *_x_axis(frame, margin)]
 
 
 class Frame(NamedTuple):
@@ -104,16 +106,26 @@ class Frame(NamedTuple):
 
     def cell(self, x: float, y: float) -> tuple[int, int]:
         """(row, column)."""
-        row = round((self.ys[1] - y) / (self.ys[1] - self.ys[0]) * (self.rows - 1))
-        return row, round((x - self.xs[0]) / (self.xs[1] - self.xs[0]) * (self.columns - 1))
+        row, column = self._place(x, y)
+        return int(row), int(column)
+
+    def dot(self, x: float, y: float) -> int:
+        """The bit of its Braille dot in its cell."""
+        row, column = self._place(x, y)
+        return BRAILLE[int(column % 1 * 2)][int(row % 1 * 4)]
+
+    def _place(self, x: float, y: float) -> tuple[float, float]:
+        down = (self.ys[1] - y) / (self.ys[1] - self.ys[0])
+        across = (x - self.xs[0]) / (self.xs[1] - self.xs[0])
+        return down * (self.rows - 1) + 0.5, across * (self.columns - 1) + 0.5
 
 
 def _cells(points: Sequence[Dot], frame: Frame, here: str) -> dict[tuple[int, int], Span]:
-    """(row, column) → the mark there: a digit if several points share the cell."""
+    """(row, column) → the mark there."""
     shared: dict[tuple[int, int], list[Dot]] = {}
     for point in points:
         shared.setdefault(frame.cell(point.x, point.y), []).append(point)
-    return {place: _mark(found, here) for place, found in shared.items()}
+    return {place: _mark(found, here, frame) for place, found in shared.items()}
 
 
 def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
@@ -134,12 +146,16 @@ def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
     return cells
 
 
-def _mark(found: Sequence[Dot], here: str) -> Span:
+def _mark(found: Sequence[Dot], here: str, frame: Frame) -> Span:
+    """That of the only point, or of the chosen one; dots for several, bright if their backends
+    differ."""
     chosen = next((p for p in found if p.id == here), None)
     point = chosen or found[0]
+    if chosen is None and len({(p.x, p.y, p.group) for p in found}) > 1:
+        dots = {frame.dot(p.x, p.y) for p in found}
+        is_mixed = len({p.group for p in found}) > 1
+        return (chr(0x2800 + sum(dots)), "strong" if is_mixed else BACKENDS[point.group % 4])
     mark = point.mark or (HOLLOW if point.outlier else MARKS)[point.group % 4]
-    if chosen is None and len({(p.group, p.mark) for p in found}) > 1:
-        return (str(min(len(found), 9)), "strong")
     return (mark, "key" if chosen else BACKENDS[point.group % 4])
 
 
@@ -152,17 +168,17 @@ def _row(cells: dict[tuple[int, int], Span], row: int, columns: int) -> list[Spa
     return [*spans, (" " * (columns - done), "")]
 
 
-def _x_axis(xs: tuple[float, float], margin: int, columns: int) -> list[Line]:
-    places = [round(i / (TICKS - 1) * (columns - 1)) for i in range(TICKS)]
-    rule = "".join("┬" if c in places else "─" for c in range(columns))
-    text = [" "] * (columns + margin + 2)
-    for place, i in zip(places, range(TICKS), strict=True):
-        label = _label(_at(xs, i / (TICKS - 1)), xs)
-        start = min(max(0, margin + 1 + place - len(label) // 2), len(text) - len(label))
-        text[start : start + len(label)] = label
+def _x_axis(frame: Frame, margin: int) -> list[Line]:
+    at, names = ticks.even(*frame.xs, min(max(frame.columns // TICK_COLUMNS, 2), MOST_TICKS))
+    places = [frame.cell(x, frame.ys[0])[1] for x in at]
+    rule = "".join("┬" if c in places else "─" for c in range(frame.columns))
+    text = [" "] * (frame.columns + margin + 2)
+    for place, name in zip(places, names, strict=True):
+        start = min(max(0, margin + 1 + place - len(name) // 2), len(text) - len(name))
+        text[start : start + len(name)] = name
     return [
         line((f"{'':>{margin}}└{rule}", "dim")),
-        line((fit("".join(text), columns + margin + 2), "dim")),
+        line((fit("".join(text), frame.columns + margin + 2), "dim")),
     ]
 
 
@@ -176,9 +192,3 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 def _at(span: tuple[float, float], share: float) -> float:
     return span[0] + share * (span[1] - span[0])
-
-
-def _label(value: float, span: tuple[float, float]) -> str:
-    """With as many digits as make the ticks differ."""
-    digits = max(0, 1 - math.floor(math.log10((span[1] - span[0]) / (TICKS - 1))))
-    return f"{value:,.{min(digits, 6)}f}"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from rich.style import Style
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 from core.plots.palette import HEAT, HEAT_DARK
+
+if TYPE_CHECKING:
+    from textual.app import App
 
 BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 ORANGE, VERMILLION, YELLOW, PURPLE = "#E69F00", "#D55E00", "#F0E442", "#CC79A7"
 
 DARK = Theme(
-    name="gatescope",
+    name="dark",
     primary=SKY,
     secondary=BLUE,
     accent=ORANGE,
@@ -25,9 +30,10 @@ DARK = Theme(
     warning=ORANGE,
     error=VERMILLION,
     dark=True,
+    variables={"pane-border": "#4a5561"},
 )
 LIGHT = Theme(
-    name="gatescope-light",
+    name="light",
     primary=BLUE,
     secondary=SKY,
     accent=VERMILLION,
@@ -39,7 +45,15 @@ LIGHT = Theme(
     warning="#8a5f00",
     error="#a84a00",
     dark=False,
+    variables={"pane-border": "#8d949b"},
 )
+# The terminal's own 16 colours, whatever its user made of them: only its default foreground is
+# sure to be seen on its background.
+_ANSI = BUILTIN_THEMES["ansi-dark"]
+TERMINAL = replace(
+    _ANSI, name="terminal", variables={**_ANSI.variables, "pane-border": "ansi_default"}
+)
+ALL = (DARK, LIGHT, TERMINAL)
 
 # By a backend's place in core.plots.palette: the role of its name, its points and its outliers.
 BACKENDS = ("a", "b", "c", "d")
@@ -68,7 +82,24 @@ _LIGHT = {
     "c": Style(color="#00684c"),
     "d": Style(color="#8c3f6e"),
 }
-_BOTH = {
+_TERMINAL = {
+    "dim": Style(dim=True),
+    "ok": Style(color="green"),
+    "warn": Style(color="yellow"),
+    "bad": Style(color="red", bold=True),
+    "note": Style(color="cyan"),
+    "a": Style(color="blue"),
+    "b": Style(color="red"),
+    "c": Style(color="green"),
+    "d": Style(color="magenta"),
+    **{
+        f"heat{i}": Style(color="white" if i in HEAT_DARK else "black", bgcolor=c)
+        for i, c in enumerate(
+            ("blue", "blue", "cyan", "cyan", "white", "yellow", "yellow", "red", "red")
+        )
+    },
+}
+_ALL = {
     "": Style(),
     "strong": Style(bold=True),
     "head": Style(bold=True, underline=False),
@@ -83,4 +114,20 @@ _BOTH = {
 @cache
 def roles(theme: str) -> dict[str, Style]:
     """Role → style, in the theme of that name."""
-    return _BOTH | (_LIGHT if theme == LIGHT.name else _DARK)
+    return _ALL | {LIGHT.name: _LIGHT, TERMINAL.name: _TERMINAL}.get(theme, _DARK)
+
+
+def wear(app: App[Any], name: str = "") -> None:
+    """Put the theme of that name on; without one, or with one that is none of ours, the one that
+    suits the terminal."""
+    for one in ALL:
+        app.register_theme(one)
+    has_16 = app.console.color_system == "standard"
+    suits = TERMINAL.name if has_16 else DARK.name
+    app.theme = name if name in {one.name for one in ALL} else suits
+
+
+def after(name: str) -> str:
+    """The next theme."""
+    names = [one.name for one in ALL]
+    return names[(names.index(name) + 1) % len(names)]

@@ -258,14 +258,13 @@ def newest_unfinished(parent: Path = Path("runs")) -> str:
 
 
 def newest_live(parent: Path = Path("runs")) -> Path | None:
-    """The run directory under `parent` whose engine is running, the one started last; None if there
-    is none."""
+    """The run directory or sweep under `parent` whose engine is running, the one started last; None
+    if there is none."""
+    from core.rundir import sweep
+
     try:
-        found = sorted(
-            (p.parent for p in parent.glob(f"*/{control.SOCKET}")),
-            key=os.path.getmtime,
-            reverse=True,
-        )
+        files = (*parent.glob(f"*/{control.SOCKET}"), *parent.glob(f"*/{sweep.NAME}"))
+        found = sorted((p.parent for p in files), key=os.path.getmtime, reverse=True)
     except OSError:
         return None
-    return next((p for p in found if control.is_live(p)), None)
+    return next((p for p in found if control.is_live(p) or sweep.is_live(p)), None)

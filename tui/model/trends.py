@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from core.experiment.events import Arrived, Sampled
-from core.experiment.state import Live, Snapshot
+from core.experiment.state import Live
 
-LEAST_S = 0.95  # a sample covers a second; what is cut off at a run's end belongs to none
 Values = list[float | None]
-
-
-KNOWN = 0.01  # share of the tokens from which their rate says something
 
 
 class Trend(NamedTuple):
@@ -33,15 +29,6 @@ class Trend(NamedTuple):
         return next((v for v in reversed(self.values) if v is not None), None)
 
 
-def of_run(snapshot: Snapshot, run: str) -> list[Sampled]:
-    """The samples of a run, each at least a second after the one before."""
-    kept: list[Sampled] = []
-    for sample in snapshot.samples:
-        if sample.run == run and (not kept or sample.at - kept[-1].at >= LEAST_S):
-            kept.append(sample)
-    return kept
-
-
 def rates(samples: Sequence[Sampled], field: str) -> Values:
     """Growth per second of a counter between neighbouring samples."""
     return [
@@ -53,34 +40,6 @@ def rates(samples: Sequence[Sampled], field: str) -> Values:
 def in_flight(live: Live, last: Sampled | None) -> int | None:
     """Requests sent and not ended; requests may have ended since the last sample."""
     return max(last.sent - live.finished, 0) if last else None
-
-
-def tokens(live: Live, last: Sampled | None) -> tuple[int, int | None]:
-    """Output tokens so far, and how many there will be: what ended requests got, and what the
-    others asked for; None where the server decides."""
-    done = max(live.output_tokens, last.output_tokens if last else 0)
-    if live.output_len is None:
-        return done, None
-    left = live.requests - live.finished
-    return done, max(done, live.output_tokens + left * live.output_len)
-
-
-def share(live: Live, last: Sampled | None) -> float:
-    """How much of a run is done, by its tokens; by its requests where the server decides how many
-    tokens there are."""
-    done, due = tokens(live, last)
-    return live.finished / max(live.requests, 1) if due is None else done / max(due, 1)
-
-
-def eta_s(live: Live, samples: Sequence[Sampled]) -> float | None:
-    """Seconds until the tokens due have come, at the rate of the last ten samples."""
-    recent = samples[-11:]
-    done, due = tokens(live, recent[-1] if recent else None)
-    if due is None or len(recent) < 2 or done < KNOWN * due:
-        return None
-    first, last = recent[0], recent[-1]
-    rate = (last.output_tokens - first.output_tokens) / (last.at - first.at)
-    return (due - done) / rate if rate > 0 else None
 
 
 def latencies(samples: Sequence[Sampled]) -> list[Trend]:

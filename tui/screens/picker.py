@@ -11,10 +11,17 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from tui.draw.text import safe
+from tui.draw.text import number, safe
+from tui.model.session import score_in
+
+
+class _Filter(Input):
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        """A space marks."""
+        return key != "space" and super().check_consume_key(key, character)
 
 
 class Picker(ModalScreen[list[str]]):
@@ -25,6 +32,8 @@ class Picker(ModalScreen[list[str]]):
         Binding("escape,ctrl+c", "leave", "back", priority=True),
         Binding("enter", "choose", "add", priority=True),
         Binding("space", "mark", "mark", priority=True),
+        Binding("down", "move(1)", priority=True),
+        Binding("up", "move(-1)", priority=True),
     ]
 
     def __init__(self, datasets: Mapping[str, Path]) -> None:
@@ -37,12 +46,32 @@ class Picker(ModalScreen[list[str]]):
             box.border_title = "Add datasets"
             box.border_subtitle = "space  mark   enter  add   esc  back"
             yield Static("Each one runs once more at every backend.", markup=False)
-            yield OptionList(*(Option(self._row(index), id=index) for index in self._datasets))
+            yield _Filter(placeholder="type to filter by index, name or score")
+            yield OptionList(*self._options(""))
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).highlighted = 0
+
+    def _options(self, words: str) -> list[Option]:
+        rows = ((index, self._row(index)) for index in self._datasets)
+        return [Option(row, id=index) for index, row in rows if words.lower() in row.plain.lower()]
 
     def _row(self, index: str) -> Content:
-        return Content(
-            safe(f"[{'x' if index in self._marked else ' '}] {index}  {self._datasets[index].name}")
-        )
+        """Marked or not, index, predicted score, file."""
+        file = self._datasets[index]
+        score = number(score_in(str(file)), 4)
+        mark = "x" if index in self._marked else " "
+        return Content(safe(f"[{mark}] {index}  {score:>6}  {file.name}"))
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        box = self.query_one(OptionList)
+        box.clear_options()
+        box.add_options(self._options(event.value))
+        box.highlighted = 0 if box.option_count else None
+
+    def action_move(self, by: int) -> None:
+        box = self.query_one(OptionList)
+        box.action_cursor_down() if by > 0 else box.action_cursor_up()
 
     def action_mark(self) -> None:
         box = self.query_one(OptionList)

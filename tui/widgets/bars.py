@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from core.experiment import pace
 from tui.draw.glyphs import STATES
 from tui.draw.text import Line, Span, clock, kept, line, runs
-from tui.model import trends
 from tui.model.view import View
 from tui.widgets.happenings import event_line
 
@@ -36,7 +36,7 @@ def header(view: View, width: int) -> Line:
     if snapshot.started_at:
         until = view.now if view.stage == "running" else view.last_at
         parts.append((4, (f"  elapsed {clock(until - snapshot.started_at)}", "")))
-    eta = _eta_s(view)
+    eta = pace.left_s(snapshot, view.now)
     if view.stage == "running" and eta is not None:
         parts.append((5, (f"  ETA {clock(eta)}", "")))
     parts.append((6, (f"  {snapshot.engine or 'engine auto'}", "note")))
@@ -44,21 +44,6 @@ def header(view: View, width: int) -> Line:
     if view.run_dir:
         parts.append((3, (f"  {view.run_dir}", "dim")))
     return kept(parts, width)
-
-
-def _eta_s(view: View) -> float | None:
-    """Seconds until all runs have ended: the rest of the one in progress, by its tokens, and the
-    queued ones at the mean pace of the finished ones, else at its pace."""
-    snapshot, run = view.snapshot, view.snapshot.runs.get(view.running)
-    left = snapshot.count("queued") + snapshot.count("running")
-    whole = snapshot.eta_s()
-    if run is None or snapshot.live is None or not left:
-        return whole
-    rest = trends.eta_s(snapshot.live, trends.of_run(snapshot, run.run.id))
-    if rest is None:
-        return whole
-    pace = view.now - run.started_at + rest if whole is None else whole / left
-    return rest + pace * snapshot.count("queued")
 
 
 def tabs(names: Sequence[str], active: str) -> Line:

@@ -1,4 +1,4 @@
-"""Imbalance: the router layer by layer, with its noise floor, and every expert's share as a heat
+"""Imbalance: the router layer by layer, with its noise floor, and every expert's load as a heat
 map."""
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 LAYERS = (
     Column("", 3, 9, right=False),
     Column("CV", 6, 8),
-    Column("floor", 6, 4),
+    Column("floor", 6, 5),
     Column("excess", 6, 9),
     Column("rank", 5, 6),
     Column("work", 5, 3),
     Column("hot", 4, 7),
-    Column("share", 6, 5),
+    Column("share", 6, 4),
 )
 RUNS = (
     Column("run", 16, 9, right=False),
@@ -178,11 +178,11 @@ class Imbalance(Pane):
         return [line((fit(text, width), "strong"))]
 
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
-        """The columns, and the cells per expert in the heat map: 4 or 3 show its share in %, 1 a
-        shade."""
+        """The columns, and the cells per expert in the heat map: 5 or 4 show its load over an even
+        share, 1 a shade."""
         columns = _known(LAYERS, any(layer.work is not None for layer in self.rows()))
         whole = _width(columns)
-        for cell, least in ((4, whole), (3, whole), (4, LEAST), (3, LEAST), (1, LEAST)):
+        for cell, least in ((5, whole), (4, whole), (4, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
                 return table.fitting(columns, width - experts * cell - 1), cell
         is_free = _folded(experts, width - whole) == _folded(
@@ -215,7 +215,7 @@ class Imbalance(Pane):
         row = table.row(columns, cells)
         each = _folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
         shares = [max(layer.shares[i : i + each]) for i in range(0, len(layer.shares), each)]
-        heat = (_heat(share, len(layer.shares), cell) for share in shares)
+        heat = (_heat(share * len(layer.shares), cell) for share in shares)
         return Line((*row.spans, (">" if cursor else " ", ""), *heat))
 
     def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
@@ -223,8 +223,10 @@ class Imbalance(Pane):
         layer = layers[self.at]
         if self.has_focus and layer.reason:
             return line((fit(f"L{layer.layer:02d} excess {NONE}: {layer.reason}", width), "dim"))
-        fair = 1 / len(layer.shares)
-        text = f"heat: share, fair {fair:.1%} · floor: a fair router's CV · rank: max/mean"
+        low, high = palette.HEAT_ENDS
+        text = (
+            f"heat: load × even, {low:g} to {high:g} · floor: a fair router's CV · rank: max/mean"
+        )
         if layer.work is not None:
             text += " · work: busiest rank's over fair"
         return line((fit(text, width), "dim"))
@@ -251,10 +253,8 @@ def _folded(experts: int, room: int) -> int:
     return -(-experts // max(room, 1))
 
 
-def _heat(share: float, experts: int, cell: int) -> Span:
-    """By load over the fair share, on the scale of all heat maps."""
-    level = palette.heat_level(share * experts)
-    if cell >= 3:
-        return (f"{share * 100:.0f}".rjust(cell - 1) + " ", f"heat{level}")
-    shade = palette.SHADES[palette.heat_level(share * experts, len(palette.SHADES))]
-    return (shade * cell, f"heat{level}")
+def _heat(over_even: float, cell: int) -> Span:
+    level = palette.heat_level(over_even)
+    if cell > 1:
+        return (f"{over_even:.{cell - 3}f} ".rjust(cell), f"heat{level}")
+    return (palette.SHADES[palette.heat_level(over_even, len(palette.SHADES))], f"heat{level}")

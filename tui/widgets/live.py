@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from core.experiment import pace
 from core.experiment.events import Latency, Sampled
 from core.experiment.state import Live as Progress
 from core.experiment.state import RunState
@@ -121,13 +122,13 @@ class Live(Pane):
         live = self.view.snapshot.live
         if live is None or live.run != run.run.id:
             return [self._ended(run, symbol, role), *self._reason(run, width)]
-        samples = trends.of_run(self.view.snapshot, run.run.id)
+        samples = pace.of_run(self.view.snapshot, run.run.id)
         last = samples[-1] if samples else None
-        done, due = trends.tokens(live, last)
+        done, due = pace.tokens(live, last)
         requests = f"{live.finished:,} of {live.requests:,} requests"
-        share = trends.share(live, last)
+        share = pace.share(live, last)
         said = f"{done:,} of {due:,} tokens {share:.0%}" if due is not None else f"{done:,} tokens"
-        took, eta = self.view.now - run.started_at, trends.eta_s(live, samples)
+        took, eta = self.view.now - run.started_at, pace.eta_s(live, samples)
         left = f", ETA {NONE if eta is None else clock(eta)}"
         counts: list[tuple[int, Span]] = [
             (9, (f"{symbol} {said}", role)),
@@ -210,7 +211,7 @@ class Live(Pane):
     def _charts(self, run: RunState, width: int, height: int) -> list[Line]:
         """TTFT, TPOT, ITL and throughput over time, then the imbalance and the load, as many as
         fit."""
-        samples = trends.of_run(self.view.snapshot, run.run.id)
+        samples = pace.of_run(self.view.snapshot, run.run.id)
         across, down = width // CHART[0], height // CHART[1]
         if len(samples) < 2 or not across or not down:
             return []
@@ -228,7 +229,7 @@ class Live(Pane):
         return rows
 
     def _trends(self, run: RunState) -> tuple[list[Trend], list[Trend], list[Trend]]:
-        samples = trends.of_run(self.view.snapshot, run.run.id)
+        samples = pace.of_run(self.view.snapshot, run.run.id)
         live = self.view.snapshot.live
         own: Progress | None = live if live and live.run == run.run.id else None
         return trends.latencies(samples), trends.imbalance(samples), trends.load(samples, own)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from core.experiment import pace
 from core.experiment.state import RunState
 from tui.draw import table
 from tui.draw.glyphs import STATES
 from tui.draw.table import Column
 from tui.draw.text import NONE, Line, Span, cut, number, runs
-from tui.model import trends
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
@@ -172,8 +172,8 @@ class Queue(Pane):
     def _state(self, run: RunState) -> str:
         live = self.view.snapshot.live
         if self.view.running == run.run.id and live and live.run == run.run.id:
-            samples = trends.of_run(self.view.snapshot, run.run.id)
-            return f"run {trends.share(live, samples[-1] if samples else None):.0%}"
+            samples = pace.of_run(self.view.snapshot, run.run.id)
+            return f"run {pace.share(live, samples[-1] if samples else None):.0%}"
         return self._word(run)
 
     def _word(self, run: RunState) -> str:

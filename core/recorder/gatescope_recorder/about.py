@@ -8,13 +8,14 @@ from __future__ import annotations
 import enum
 import json
 import logging
-import os
 import platform
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from . import beside
 
 if TYPE_CHECKING:
     from .routers import Layer
@@ -38,11 +39,9 @@ class About:
         """Add to the file. A folder that cannot be written costs the record, never the server."""
         with self._lock:
             self.facts |= facts
-            temporary = self.path.with_name(self.path.name + ".tmp")
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(self.facts) + "\n")
-                os.replace(temporary, self.path)
+                beside.write(self.path, json.dumps(self.facts) + "\n")
             except OSError as error:
                 log.error("gatescope recorder: %s cannot be written: %s", self.path, error)
 

@@ -19,7 +19,6 @@ installed, else zlib).
 from __future__ import annotations
 
 import json
-import os
 import struct
 import time
 import zlib
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import beside
 from .kernel import Kernel
 from .limits import Limits
 from .parts import Parts
@@ -135,6 +135,7 @@ class GateLogWriter:
         """Write the queued steps as one block, in one write."""
         self._flushed_at = time.monotonic()
         if not self._pending:
+            self.parts.follow()
             return
         steps, self._pending = self._pending, []
         self.parts.write(encode_block(steps, self.header))
@@ -160,10 +161,7 @@ class GateLogWriter:
             "violations": self.violations,
         }
         totals |= self.notes
-        side = self.path.with_name(self.path.name + ".json")
-        temporary = side.with_name(side.name + ".tmp")
-        temporary.write_text(json.dumps(totals) + "\n")
-        os.replace(temporary, side)
+        beside.write(self.path.with_name(self.path.name + ".json"), json.dumps(totals) + "\n")
 
 
 def encode_block(steps: list[Step], header: Header) -> bytes:

@@ -50,16 +50,29 @@ class Parts:
         return self._file.closed
 
     def write(self, block: bytes) -> None:
-        if self._is_full(len(block)):
-            self._file.close()
-            self.number += 1
-            self._open()
+        if self._is_full(len(block)) or self._is_elsewhere:
+            self._go_on()
             self._remove_oldest()
         self._append(block)
         self._is_empty = False
 
+    def follow(self) -> None:
+        """Begin the next part where its folder is a symbolic link that was set to another one."""
+        if not self.is_closed and self._is_elsewhere:
+            self._go_on()
+
     def close(self) -> None:
         self._file.close()
+
+    def _go_on(self) -> None:
+        self._file.close()
+        self.number += 1
+        self._open()
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether the folder's name leads to another folder by now, without this part."""
+        return not self.path.exists() and self.first.parent.is_dir()
 
     def _open(self) -> None:
         self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 - lives as long as the part

@@ -109,3 +109,9 @@ def mark_compilation(config: Any, device: Any, name: str) -> None:
     extra = getattr(config, "additional_config", None)
     if device.type == "cpu" and isinstance(extra, dict):
         extra[name] = True
+
+
+def vocabulary(config: Any) -> int:
+    """Tokens that the model knows; 0 where this version does not say."""
+    text = getattr(config.model_config, "hf_text_config", None)
+    return int(getattr(text, "vocab_size", 0) or 0)

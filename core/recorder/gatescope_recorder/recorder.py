@@ -62,6 +62,7 @@ class Recorder:
         self._writer = GateLogWriter(path, header, limits)
         self._queue: deque[Pending] = deque()
         self._requests, self._clock = Requests(), Clock()
+        self.vocabulary = 0  # the model's; 0: not known
         self._empty = np.zeros((header.layers, header.experts), np.int32)
         self._index = 0
         self._layer_names = header.layer_names or tuple(f"layer {n}" for n in range(header.layers))
@@ -174,9 +175,10 @@ class Recorder:
         except Exception as error:
             self.fail(error)
         finally:
-            with contextlib.suppress(OSError):  # the disk is full: the log ends at a whole block
-                self._note()
-                self._writer.close()
+            # on a full disk the log ends at a whole block, and the file beside it says why
+            for last in (self._note, self._writer.write_totals, self._writer.close):
+                with contextlib.suppress(OSError):
+                    last()
 
     def _drain(self) -> int:
         """Write every step whose counts have arrived; returns their number."""
@@ -218,6 +220,7 @@ class Recorder:
         if seen != self._noted:
             self._noted = seen
             notes.update(dropped=self.dropped, idle=self.idle)
+            notes["prompts"] = self._requests.prompts.noted(self.vocabulary)
             self._writer.write_totals()
 
 

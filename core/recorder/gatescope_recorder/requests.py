@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from .prompts import Prompts
+
 # the client's X-Request-Id, somewhere inside vLLM's request id
 SEGMENT = re.compile(r"seg\.(.+)\.\d+")
 
@@ -25,6 +27,7 @@ class Requests:
     """Prompt length and segment of every live request, learned from the scheduler's output."""
 
     def __init__(self) -> None:
+        self.prompts = Prompts()
         self._known: dict[str, tuple[int, str]] = {}
 
     def read(self, scheduled: Any) -> Batch:
@@ -34,6 +37,7 @@ class Requests:
         for new in scheduled.scheduled_new_reqs:
             self._known[new.req_id] = (_prompt_length(new), segment_of(new.req_id))
             computed[new.req_id] = new.num_computed_tokens
+            self.prompts.add(new.prompt_token_ids)
         cached = scheduled.scheduled_cached_reqs
         computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         prefill = 0

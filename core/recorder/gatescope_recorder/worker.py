@@ -71,6 +71,7 @@ class Attachment:
         if place.has_eplb(self.config) and self.here.dp == 0:
             maps = MapLog(self.layers)
             recorder.each_second = lambda index: maps.poll(index, _maps_beside(recorder.path))
+        recorder.vocabulary = place.vocabulary(self.config)
         self.recorder = recorder
         self.recorder.failed = lambda reason: self.about.note(recorder=f"disabled: {reason}")
         self.recorder.start()

@@ -1,0 +1,153 @@
+"""A sweep on a Slurm of two nodes on this machine, with the real daemons and built-in servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import slurm as support
+from support.place import Place
+from support.slurm import Slurm
+from support.swept import (
+    LIMIT_S,
+    a_sweep,
+    check_done_once,
+    eventually,
+    head,
+    is_told,
+    long,
+    results,
+    told,
+)
+
+from core.experiment import events
+from core.rundir import journal, sweep, tasks
+from core.rundir.result import read_all
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    support.needed()
+    with support.running(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def swept(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Eight cells in four tasks, two at once."""
+    folder = tmp_path_factory.mktemp("sweep")
+    place = a_sweep(
+        folder,
+        [2, 4, 8, 16],
+        'parallel = 2\ncpus = 2\nsetup = ["export OF_SETUP=1"]',
+        num_prompts=2,
+    )
+    os.environ["HF_TOKEN"] = "hf_not-to-be-written-down"
+    try:
+        done = place.gatescope("--batch", "--executor", "slurm", "--out", "made")
+    finally:
+        del os.environ["HF_TOKEN"]
+    assert done.returncode == 0, done.stderr
+    (place.folder / "stderr").write_text(done.stderr)
+    return place
+
+
+class TestWholeSweep:
+    def test_each_cell_is_an_ordinary_run_directory_that_is_done(self, swept: Place) -> None:
+        assert len(sweep.run_directories(swept.made)) == 8
+        check_done_once(swept, 2)
+        assert (swept.made / "matrix.csv").read_text().count("\n") == 9
+
+    def test_both_backends_of_a_combination_ran_on_one_of_two_nodes(self, swept: Place) -> None:
+        nodes: dict[str, set[str | None]] = {}
+        for slug, folder in sweep.run_directories(swept.made).items():
+            backend, _, combination = slug.partition(",")
+            found = read_all(folder / backend / "results_json").results.values()
+            nodes.setdefault(combination, set()).update(result.node for result in found)
+        assert all(len(own) == 1 for own in nodes.values())
+        assert set.union(*nodes.values()) == {"n1", "n2"}
+
+    def test_the_batch_script_is_kept_and_says_what_was_asked(self, swept: Place) -> None:
+        (script,) = tasks.folder(swept.made).glob("*_submission.sh")
+        lines = script.read_text().splitlines()
+        for wanted in (
+            "#SBATCH --array=0-3%2",
+            "#SBATCH --signal=B:USR1@120",
+            "#SBATCH --requeue",
+            "#SBATCH --open-mode=append",
+            "#SBATCH --time=1:00:00",
+            "export OF_SETUP=1",
+        ):
+            assert wanted in lines
+
+    def test_no_credential_is_written_down(self, swept: Place) -> None:
+        written = [f for f in swept.folder.rglob("*") if f.is_file()]
+        assert len(written) > 50
+        assert [f for f in written if b"hf_not-to-be" in f.read_bytes()] == []
+
+    def test_what_is_done_is_not_submitted_again(self, swept: Place) -> None:
+        again = swept.gatescope("--batch", "--resume", "made")
+        assert again.returncode == 0, again.stderr
+        assert "submitted" not in again.stderr
+        assert len(tasks.read(swept.made)) == 1
+
+
+def test_when_the_time_is_up_the_task_is_queued_again_and_goes_on(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    place = long(tmp_path, [4])
+    with head(place) as process:
+        eventually(lambda: is_told(place, events.RunStarted), "a run", tmp_path)
+        before = results(place)
+        (name,) = [one.name for one in tasks.read(place.made)]
+        slurm.ask("scancel", "--batch", "--signal=USR1", f"--name={name}")
+        assert process.wait(LIMIT_S) == 0, (tmp_path / "head.txt").read_text()
+    assert before.items() <= results(place).items()
+    check_done_once(place, 2)
+    interrupted = [
+        event.by
+        for folder in sweep.run_directories(place.made).values()
+        for event in journal.read_events(folder)
+        if isinstance(event, events.ExperimentInterrupted)
+    ]
+    assert interrupted == ["SIGUSR1"]
+    assert slurm.processes() == []
+
+
+def test_a_node_that_dies_loses_its_unfinished_runs_only(slurm: Slurm, tmp_path: Path) -> None:
+    place = long(tmp_path, [4, 8])
+    with head(place) as process:
+        eventually(lambda: is_told(place, events.RunFinished), "a finished run", tmp_path)
+        before = results(place)
+        slurm.node_dies("n1")
+        try:
+            assert process.wait(LIMIT_S) == 0, (tmp_path / "head.txt").read_text()
+        finally:
+            slurm.start("n1")
+            slurm.wait_ready()
+    assert before.items() <= results(place).items()
+    check_done_once(place, 2)
+
+
+def test_cancelling_reaches_the_tasks_and_the_head_need_not_live(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    place = long(tmp_path, [4, 8])
+    with head(place) as process:
+        eventually(lambda: is_told(place, events.RunStarted), "a run", tmp_path)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = place.gatescope("sweep", "cancel", "made")
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: not slurm.processes(), "no process left", tmp_path)
+    assert told(place, events.ExperimentInterrupted) >= 1
+    before = results(place)
+    again = place.gatescope("--batch", "--resume", "made")
+    assert again.returncode == 0, again.stderr
+    assert before.items() <= results(place).items()
+    check_done_once(place, 2)
