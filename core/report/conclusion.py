@@ -43,11 +43,11 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     )
     written = _write(path, groups, validity, found)
     invalid = validity.invalid(group.name for group in groups)
-    _print_tables(groups, engine, found)
+    _print_tables(groups, found)
     _draw(groups, engine, found, invalid)
     graphs = _draw_files(path, groups, engine, found, invalid)
     _print_files(path, groups, graphs, written)
-    _print_findings(validity, found, asked)
+    _print_findings(groups, validity, found, asked)
     tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
     return validity
 
@@ -72,10 +72,8 @@ def _write(
     return [path / name for name in files]
 
 
-def _print_tables(groups: Sequence[Results], engine: str, found: Findings) -> None:
-    caveat = ": its times say nothing about GPUs" if builtin.is_label(engine) else ""
-    tell(f"\nengine: {engine}{caveat}")
-    tell(summary.table(groups))
+def _print_tables(groups: Sequence[Results], found: Findings) -> None:
+    """Of runs whose routing was imposed."""
     if _any_forced(groups):
         from core.report import forced
 
@@ -96,12 +94,21 @@ def _print_files(
     tell(f"wrote in {path}: {', '.join(names)}")
 
 
-def _print_findings(validity: Validity, found: Findings, asked: Registered) -> None:
-    """Last, where they stay on the screen."""
+def _print_findings(
+    groups: Sequence[Results], validity: Validity, found: Findings, asked: Registered
+) -> None:
+    """Last, where they stay on the screen: problems first, then what fits on 80 × 24."""
+    caveat = ": its times say nothing about GPUs" if builtin.is_label(found.engine) else ""
+    told = contrasts.lines(found.comparisons, found.associations, asked)
     tell("")
-    compared = contrasts.lines(found.comparisons, asked)
-    for line in (*validity.in_words(), *compared, *found.headlines):
-        tell(printable(f"  {line}"))
+    for line in (
+        *validity.in_words(),
+        f"engine: {found.engine}{caveat}",
+        *summary.table(groups).splitlines(),
+        *told,
+        *found.forced.headlines,
+    ):
+        tell(printable(line))
 
 
 def _draw(groups: Sequence[Results], engine: str, found: Findings, invalid: Invalid) -> None:

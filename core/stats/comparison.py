@@ -108,6 +108,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.needed} starts of {_counted(share)}"
 
     @property
+    def to_settle_briefly(self) -> str:
+        """`18 starts`."""
+        if not self.to_settle or self.ratio.interval is None:
+            return "2+ starts" if self.to_settle else ""
+        return f">{power.MOST} starts" if self.needed is None else f"{self.needed} starts"
+
+    @property
     def _effect(self) -> str:
         percent = self.percent or 0.0
         return f"{abs(percent):.1f} % {'lower' if percent < 0 else 'higher'} than"
