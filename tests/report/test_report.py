@@ -296,7 +296,7 @@ class TestReport:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.05, n=6)
         share_out(run_dir, starts=3)
         asked = (
-            "registered before the first run: TPOT, all2all against baseline; smallest effect 2 %"
+            "registered first: TPOT, all2all against baseline; smallest effect 2 %"
         )
         assert asked in reported_text(ran, run_dir)
         assert "changed after" not in reported_text(ran, run_dir)
