@@ -4,6 +4,7 @@ compared, in words."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from core.analysis.dose_findings import DoseFindings
 from core.analysis.results import NAMES, Results
 from core.backends import builtin
 from core.experiment.registration import Registration
+from core.experiment.tables import Metric
 from core.rundir.result import Result
 from core.stats import association, comparison
 from core.stats.arrays import Floats
@@ -25,6 +27,8 @@ from core.stats.estimate import Estimate
 HEADLINE = "mean_tpot_ms"
 TOKENS = ("total_input_tokens", "total_output_tokens")
 PER = 0.1  # of excess CV²: the unit of slopes
+MIDDLE = (10, 90)  # percentiles of excess CV², between which a change is stated
+POWERED = ((1.96 + 0.84) / 1.96) ** 2  # times the datasets: 80 % power, not half
 NAMED = 3  # influential datasets that a sentence names
 ORDER = (
     "Backends ran one after the other, "
@@ -36,7 +40,8 @@ BUILTIN = "All times are of the built-in engine on a CPU: they say nothing about
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of one backend against signed excess CV², which has a value at the noise floor too:
     no dataset is dropped for being near it. `without`: the same without the `influential`
-    datasets, untested.
+    datasets, untested. `span`: of excess CV², from its 10th to its 90th percentile; `typical`: the
+    median of the metric; `margin_pct`: a smaller change does not matter.
 
     A point is a dataset at the mean of its repeats, of which `repeats` counts the fewest and the
     most.
@@ -48,6 +53,45 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     without: Association
     influential: tuple[str, ...] = ()
     repeats: tuple[int, int] = (1, 1)
+    span: float = 0.0
+    typical: float = 0.0
+    margin_pct: float = comparison.MARGIN_PCT
+
+    @property
+    def change(self) -> Estimate:
+        """What the slope makes of the metric over `span`, in its unit."""
+        return self.association.slope.scaled(self.span)
+
+    @property
+    def percent(self) -> Estimate:
+        """The same in % of `typical`."""
+        return self.change.scaled(100 / self.typical) if self.typical else self.change
+
+    @property
+    def verdict(self) -> str:
+        """*larger* where the change is seen after Holm's correction and its 95 % interval is beyond
+        the margin, *equivalent* where that is within it, *bends* where the metric goes with excess
+        CV² but neither rises nor falls with it; else *inconclusive*."""
+        found, ends = self.association, self.percent.interval
+        if ends is None:
+            return "–"
+        if found.is_seen and not found.is_monotone:
+            return "bends"
+        if found.is_monotone and (ends[0] > self.margin_pct or ends[1] < -self.margin_pct):
+            return "larger"
+        is_within = -self.margin_pct < ends[0] and ends[1] < self.margin_pct
+        return "equivalent" if is_within else "inconclusive"
+
+    @property
+    def needed(self) -> int | None:
+        """Datasets that would settle it with 80 % power, if the change is as it was measured and
+        its interval narrows with the root of n; None where it is settled, or nothing is known."""
+        value, ends = self.percent.value, self.percent.interval
+        if self.verdict != "inconclusive" or value is None or ends is None:
+            return None
+        gap = max(abs(abs(value) - self.margin_pct), 1e-3)
+        half = (ends[1] - ends[0]) / 2
+        return max(self.association.n, math.ceil(self.association.n * POWERED * (half / gap) ** 2))
 
     def in_words(self) -> str:
         """One sentence with intervals and n."""
@@ -104,12 +148,6 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     sentences: list[str]
     forced: DoseFindings
 
-    @property
-    def headlines(self) -> list[str]:
-        """The sentences about TPOT against skew, which the end of a batch prints."""
-        natural = [row.in_words() for row in self.associations if row.metric == HEADLINE]
-        return [*natural, *self.forced.headlines]
-
 
 def find(
     groups: Sequence[Results], engine: str, registered: Registration | None = None
@@ -117,12 +155,13 @@ def find(
     """Associations rest on datasets, comparisons of backends on server starts. `registered`: what
     was asked before the first run; None where a run directory does not say."""
     margin = registered.smallest_effect_pct if registered else comparison.MARGIN_PCT
-    rows = _corrected([_row(group, metric) for group in groups for metric in NAMES])
+    rows = [_row(group, metric, margin) for group in groups for metric in NAMES]
     pairs = [
         _compared(one, other, metric, margin)
         for one, other in itertools.combinations(groups, 2)
         for metric in NAMES
     ]
+    rows, pairs = corrected(rows, pairs, registered.metric if registered else None)
     sentences = _sentences(rows)
     sentences += [pair.in_words(NAMES[pair.metric][0]) for pair in pairs]
     return Findings(
@@ -202,7 +241,7 @@ def _compared(one: Results, other: Results, metric: str, margin_pct: float) -> C
     return comparison.compare(metric, one.name, other.name, sides, margin_pct)
 
 
-def _row(group: Results, metric: str) -> Row:
+def _row(group: Results, metric: str, margin_pct: float) -> Row:
     keys = ("excess_squared", metric, *TOKENS)
     found = _by_dataset(group, keys)
     repeats = list(found.values())
@@ -216,6 +255,9 @@ def _row(group: Results, metric: str) -> Row:
         without=_associate(points[~moving]),
         influential=tuple(name for name, moves in zip(found, moving, strict=True) if moves),
         repeats=(min(counts), max(counts)),
+        span=float(np.ptp(np.percentile(points[:, 0], MIDDLE))) if len(points) else 0.0,
+        typical=float(np.median(points[:, 1])) if len(points) else 0.0,
+        margin_pct=margin_pct,
     )
 
 
@@ -224,15 +266,26 @@ def _associate(points: Floats) -> Association:
     return association.associate(x, y, tokens)
 
 
-def _corrected(rows: list[Row]) -> list[Row]:
-    """Holm's correction over every backend and metric, and both tests of each."""
+def corrected(
+    rows: Sequence[Row], pairs: Sequence[Comparison], registered: Metric | None
+) -> tuple[list[Row], list[Comparison]]:
+    """Holm's correction over all that is tested: both tests of every association, and the verdict
+    of every comparison. Those of the metric that was registered before the first run are a family
+    of their own, as nobody looked at the others to choose it."""
     found = [row.association for row in rows]
-    adjusted = association.holm([*(a.p for a in found), *(a.p_distance for a in found)])
+    asked = [place for place, pair in enumerate(pairs) if pair.metric == registered]
+    others = [place for place in range(len(pairs)) if place not in asked]
+    tests = [*(a.p for a in found), *(a.p_distance for a in found)]
+    adjusted = association.holm([*tests, *(pairs[place].p_verdict for place in others)])
     replace = msgspec.structs.replace
-    return [
+    told = [
         replace(row, association=replace(row.association, p_holm=p, p_distance_holm=bent))
         for row, p, bent in zip(rows, adjusted, adjusted[len(rows) :], strict=False)
     ]
+    of_asked = association.holm([pairs[place].p_verdict for place in asked])
+    holm = dict(zip(others, adjusted[len(tests) :], strict=True))
+    holm |= dict(zip(asked, of_asked, strict=True))
+    return told, [comparison.corrected(pair, holm[place]) for place, pair in enumerate(pairs)]
 
 
 def _left_out(groups: Sequence[Results]) -> dict[str, str]:

@@ -80,6 +80,16 @@ class Results:
             if one.measured_imbalance
         }
 
+    @property
+    def routed(self) -> dict[str, Imbalance]:
+        """The same, with repeats of a dataset whose routing was identical once: where answers are
+        greedy, another repeat says nothing new of the router."""
+        first: dict[tuple[object, ...], str] = {}
+        for label, found in self.measured.items():
+            alike = (found.tokens, *found.expert_loads) if found.expert_loads else (label,)
+            first.setdefault((plan.dataset_of(label), *alike), label)
+        return {label: self.measured[label] for label in first.values()}
+
     def by_start(self, measure: str) -> Side:
         """Start → dataset → a value a repeat of the natural runs: of a figure of the results, or a
         measure of the routing such as `excess_cv` or `busiest_rank.active_experts`."""

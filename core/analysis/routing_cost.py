@@ -118,13 +118,13 @@ def of_backend(
 
 
 def of_datasets(sample: StepSample, model: CostModel) -> list[RoutingCost]:
-    """Every dataset with steps enough, in order."""
+    """Every dataset with steps enough, in order; repeats that routed alike count once."""
     of = sample.of_phase("decode")
     if model.reason or not len(of.rows):
         return []
     runs: dict[str, list[int]] = defaultdict(list)
-    for place, label in enumerate(of.labels):
-        runs[plan.dataset_of(label)].append(place)
+    for place in of.routed:
+        runs[plan.dataset_of(of.labels[place])].append(place)
     marked = {name: np.isin(of["run"], places) for name, places in sorted(runs.items())}
     return [
         _of_dataset(name, of, model, mask)

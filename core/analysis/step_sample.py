@@ -11,7 +11,7 @@ import numpy as np
 
 from core.analysis import step_work
 from core.errors import GateLogError, NoDataError
-from core.experiment import dose
+from core.experiment import dose, plan
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import folder as gate_folder
 from core.routing import steps
@@ -79,6 +79,15 @@ class StepSample:
     @property
     def unit(self) -> str:
         return "rank" if self.ranks > 1 else "expert"
+
+    @property
+    def routed(self) -> list[int]:
+        """The runs, by their places; of a dataset's repeats whose routing was identical the first
+        alone: where answers are greedy, another is no further evidence of the router."""
+        first: dict[tuple[str, bytes], int] = {}
+        for place, (label, loads) in enumerate(zip(self.labels, self.counts, strict=True)):
+            first.setdefault((plan.dataset_of(label), loads.tobytes()), place)
+        return list(first.values())
 
     def __getitem__(self, name: str) -> Floats:
         return np.asarray(self.rows[:, COLUMNS.index(name)])

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from core.analysis.results import Results
     from core.analysis.step_sample import StepSample
     from core.plots.figure import Figure
+    from core.plots.gallery import Invalid
     from core.rundir.selection import Selection
+    from core.validity.problem import Validity
 
 BACKENDS = ("baseline", "all2all")
 DOSE = "dose"  # forced routing, which no other figure shows
@@ -86,13 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.metric = arguments.metric or "mean_ttft_ms"
     chosen = _selection(arguments)
     groups, engine = _results(arguments, chosen)
-    _warn(arguments.run_dir, groups, chosen)
+    validity = _validity(arguments.run_dir, groups, chosen)
+    invalid = validity.invalid(group.name for group in groups)
     if arguments.figure in (None, "scatter"):
-        name, panels = _scatter(groups, engine, arguments)
+        name, panels = _scatter(groups, engine, arguments, invalid)
     elif arguments.figure == DOSE:
-        name, panels = _dose(groups, engine, arguments)
+        name, panels = _dose(groups, engine, arguments, invalid)
     else:
-        name, panels = arguments.figure, _panels(groups, engine, arguments, chosen)
+        name, panels = arguments.figure, _panels(groups, engine, arguments, chosen, invalid)
     panels = [noted(panel, chosen.in_words()) for panel in panels]
     part = (arguments.run or arguments.backend or "").replace("/", "-")
     folder = chosen.folder(arguments.run_dir or Path()) / "graphs"
@@ -172,8 +175,8 @@ def _results(arguments: argparse.Namespace, chosen: Selection) -> tuple[list[Res
     return analysis.narrowed(groups, backend, label), engine
 
 
-def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) -> None:
-    """Print what is wrong with the results that are drawn."""
+def _validity(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) -> Validity:
+    """What is wrong with the results that are drawn, printed too."""
     from core.validity import verdict
 
     validity = (
@@ -181,34 +184,37 @@ def _warn(run_dir: Path | None, groups: Sequence[Results], chosen: Selection) ->
     )
     for problem in validity.problems:
         complain(problem.in_words())
+    return validity
 
 
 def _scatter(
-    groups: Sequence[Results], engine: str, arguments: argparse.Namespace
+    groups: Sequence[Results], engine: str, arguments: argparse.Namespace, invalid: Invalid
 ) -> tuple[str, list[Figure]]:
     from core.analysis import findings
-    from core.plots import scatter
+    from core.plots import gallery, scatter
 
     axis = arguments.against or scatter.best_axis(groups)
     rows = findings.find(groups, engine).associations if axis == "excess" else []
-    return f"{arguments.metric}-{axis}", [
-        scatter.series(groups, arguments.metric, axis, engine, rows)
-    ]
+    drawn = scatter.series(groups, arguments.metric, axis, engine, rows)
+    return f"{arguments.metric}-{axis}", [gallery.of_all(drawn, groups, invalid)]
 
 
 def _dose(
-    groups: Sequence[Results], engine: str, arguments: argparse.Namespace
+    groups: Sequence[Results], engine: str, arguments: argparse.Namespace, invalid: Invalid
 ) -> tuple[str, list[Figure]]:
     from core.analysis import dose_findings
-    from core.plots import dose
+    from core.plots import dose, gallery
 
-    return dose.name(arguments.metric, "cv"), [
-        dose.series(dose_findings.find(groups), arguments.metric, "cv", engine)
-    ]
+    drawn = dose.series(dose_findings.find(groups), arguments.metric, "cv", engine)
+    return dose.name(arguments.metric, "cv"), [gallery.of_all(drawn, groups, invalid)]
 
 
 def _panels(
-    groups: Sequence[Results], engine: str, arguments: argparse.Namespace, chosen: Selection
+    groups: Sequence[Results],
+    engine: str,
+    arguments: argparse.Namespace,
+    chosen: Selection,
+    invalid: Invalid,
 ) -> list[Figure]:
     from core.analysis import step_sample
     from core.plots import gallery
@@ -227,7 +233,7 @@ def _panels(
                 name: sample.of_run(arguments.run.partition("/")[2])
                 for name, sample in samples.items()
             }
-    return gallery.panels(arguments.figure, groups, samples, engine)
+    return gallery.panels(arguments.figure, groups, samples, engine, invalid)
 
 
 def _print(panels: Sequence[Figure]) -> None:

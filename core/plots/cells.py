@@ -12,7 +12,7 @@ import numpy as np
 from core.analysis.across import ROUTING
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
-from core.plots import labels
+from core.plots import labels, palette
 from core.plots.figure import Curve, Points, Series
 from core.stats import level
 from core.stats.arrays import Floats
@@ -67,16 +67,21 @@ def pareto(cells: Sequence[Comparand], metric: str) -> Series:
         raise NoDataError(f"no cell has both {labels.short(metric)} and a throughput")
     best = frontier(known, metric)
     x, y = (_values(best, key) for key in (metric, THROUGHPUT))
-    names = list(dict.fromkeys(cell.backend for cell in known))
+    names = palette.places([cell.backend for cell in known])
     starts = sorted({len(cell.group.by_start(metric)) for cell in known})
     return Series(
         f"throughput against {labels.short(metric)}",
         labels.metric(metric),
         "output throughput per GPU (or rank), tok/s",
-        _cut([_points([c for c in known if c.backend == name], name, metric) for name in names]),
+        _cut(
+            [
+                _points([c for c in known if c.backend == name], metric, place)
+                for name, place in names.items()
+            ]
+        ),
         known[0].engine,
         _note(best, len(known), len(cells), starts),
-        (Curve("frontier", x, y / _ranks(best), len(names), "dotted"),),
+        (Curve("frontier", x, y / _ranks(best), palette.FIT, "dotted"),),
     )
 
 
@@ -113,10 +118,11 @@ def against_load(cells: Sequence[Comparand]) -> list[Series]:
 
 
 def _against(groups: Mapping[str, Sequence[Comparand]], axis: Load, measure: str) -> Series | None:
+    places = palette.places([cell.backend for own in groups.values() for cell in own])
     curves = [
         curve
-        for place, (name, own) in enumerate(groups.items())
-        if (curve := _curve(name, own, axis, measure, place))
+        for mark, (name, own) in enumerate(groups.items())
+        if (curve := _curve(name, own, axis, measure, places[own[0].backend], mark))
     ]
     if not curves:
         return None
@@ -131,7 +137,7 @@ def _against(groups: Mapping[str, Sequence[Comparand]], axis: Load, measure: str
 
 
 def _curve(
-    name: str, cells: Sequence[Comparand], axis: Load, measure: str, place: int
+    name: str, cells: Sequence[Comparand], axis: Load, measure: str, place: int, mark: int
 ) -> Curve | None:
     found = {
         load: estimate
@@ -142,7 +148,7 @@ def _curve(
         return None
     rows = [(load, found[load].value, *(found[load].interval or NONE)) for load in sorted(found)]
     x, y, low, high = np.array(rows, np.float64).T
-    return Curve(name, x, y, place, "doses", low, high)
+    return Curve(name, x, y, place, "doses", low, high, mark)
 
 
 def _alike(cells: Sequence[Comparand], axis: Load) -> dict[str, list[Comparand]]:
@@ -158,16 +164,17 @@ def _alike(cells: Sequence[Comparand], axis: Load) -> dict[str, list[Comparand]]
     return groups
 
 
-def _points(cells: Sequence[Comparand], name: str, metric: str) -> Points:
+def _points(cells: Sequence[Comparand], metric: str, place: int) -> Points:
     ranks = _ranks(cells)
     return Points(
-        name,
+        cells[0].backend,
         tuple(cell.name for cell in cells),
         _values(cells, metric),
         _values(cells, THROUGHPUT) / ranks,
         np.zeros(len(cells), np.bool_),
         _ends(cells, metric),
         _ends(cells, THROUGHPUT) / ranks[:, None],
+        place=place,
     )
 
 

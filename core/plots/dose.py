@@ -12,7 +12,7 @@ from core.analysis.dose_findings import DoseFindings
 from core.analysis.dose_response import METRICS, Level, spanned
 from core.errors import NoDataError
 from core.experiment import dose
-from core.plots import labels
+from core.plots import labels, palette
 from core.plots.figure import Curve, Series
 from core.stats.arrays import Floats
 
@@ -29,7 +29,7 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
     forced run has both values."""
     if metric not in METRICS:
         raise NoDataError(f"{dose.NAME} is not drawn for {metric!r}, only for {', '.join(METRICS)}")
-    backends = list(dict.fromkeys(curve.backend for curve in found.curves))
+    places = palette.places([curve.backend for curve in found.curves])
     curves = [
         (c.backend, c.pattern, _on(c.levels, axis)) for c in found.curves if c.metric == metric
     ]
@@ -49,7 +49,7 @@ def series(found: DoseFindings, metric: str, axis: DoseAxis = "cv", engine: str 
         engine=engine,
         note=_note(doses, max(c.datasets for c in found.curves if c.metric == metric)),
         curves=tuple(
-            Curve(f"{backend}, {pattern}", x, y, backends.index(backend), "doses", low, high, mark)
+            Curve(f"{backend}, {pattern}", x, y, places[backend], "doses", low, high, mark)
             for mark, (backend, pattern, (x, y, low, high)) in enumerate(drawn)
         ),
     )
@@ -103,7 +103,7 @@ def _points(levels: Sequence[Level], axis: DoseAxis) -> tuple[Floats, Floats, Fl
         for level in levels
     ]
     x, y, low, high = np.array(rows, dtype=float).T
-    return x, y, low, high
+    return x, y, np.maximum(low, 0.0), high  # no time and no rate is below 0
 
 
 def _ends(curve: Curve) -> tuple[list[float], list[float]]:

@@ -10,6 +10,7 @@ from core.analysis import foretold
 from core.analysis.foretold import PHASES, Foretold
 from core.analysis.results import Results
 from core.errors import NoDataError
+from core.plots import palette
 from core.plots.figure import Curve, Points, Series
 
 
@@ -30,6 +31,7 @@ def panels(groups: Sequence[Results], engine: str = "") -> list[Series]:
 
 
 def _panel(phase: str, found: Sequence[Foretold], engine: str) -> Series:
+    places = palette.places([one.backend for one in found])
     points = tuple(
         Points(
             f"{one.backend}, {one.mode}",
@@ -38,6 +40,7 @@ def _panel(phase: str, found: Sequence[Foretold], engine: str) -> Series:
             one.measured,
             np.zeros(len(one.datasets), np.bool_),
             one.ends if np.isfinite(one.ends).any() else None,
+            place=places[one.backend],
         )
         for one in found
     )
@@ -50,5 +53,5 @@ def _panel(phase: str, found: Sequence[Foretold], engine: str) -> Series:
         points,
         engine,
         f"n = {sum(len(one.datasets) for one in found)}",
-        (Curve("as predicted", ends, ends, len(found), "fit"),),
+        (Curve("as predicted", ends, ends, palette.FIT, "fit"),),
     )

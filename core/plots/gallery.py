@@ -7,15 +7,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
-from core.plots import foretold, latency, png, routing, scatter, steptime
-from core.plots.figure import Figure, HeatMap, Series, noted
+from core.plots import foretold, latency, palette, png, routing, scatter, steptime
+from core.plots.figure import F, Figure, HeatMap, Series, marked, noted
 from core.plots.labels import Axis
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
 OF_RESULTS = ("ecdf", "rank-load", "prediction")
 AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted")
+T = TypeVar("T")
+Invalid = Mapping[str, str]  # backend → the rules that make its figures invalid
+VALID: Invalid = {}
 
 WHAT_TO_SEE = {
     "scatter": (
@@ -31,13 +34,13 @@ WHAT_TO_SEE = {
         "vertical over requests. A line (Theil-Sen) with its band marks a detected association."
     ),
     "heatmap": (
-        "Bright cells are experts that the router prefers, dark ones those it leaves idle; 1 is an "
-        "even share."
+        "Red cells are experts that the router prefers, blue ones those it leaves idle; white is "
+        "an even share. The scale is the same in every heat map."
     ),
     "cv-over-time": (
-        "A line's height above its own dotted floor is skew; a fair router would stay on the "
-        "floor. Prefill and decode are separate: a step with prompts holds many more tokens, so "
-        "its floor is lower."
+        "Height above its own noise floor is skew; a fair router would stay on the floor. Prefill "
+        "and decode are separate: a step with prompts holds many more tokens, so its floor is "
+        "lower. Points of different datasets are not joined."
     ),
     "ecdf": (
         "Further left is faster. Bands cover the whole curve with 95 % confidence if requests are "
@@ -71,23 +74,36 @@ class Drawn:
 
 
 def panels(
-    figure: str, groups: Sequence[Results], samples: Mapping[str, StepSample], engine: str
+    figure: str,
+    groups: Sequence[Results],
+    samples: Mapping[str, StepSample],
+    engine: str,
+    invalid: Invalid = VALID,
 ) -> list[Figure]:
-    """A figure of OF_STEPS or OF_RESULTS: one panel per backend or metric. NoDataError says why
-    there is none."""
+    """A figure of OF_STEPS or OF_RESULTS: one panel per backend or metric, with *INVALID* on those
+    that `invalid` says. NoDataError says why there is none."""
+    places = palette.places([*(group.name for group in groups), *samples])
     draw: dict[str, Callable[[], Sequence[Figure]]] = {
         "heatmap": lambda: _each(
-            samples, lambda name, s: [routing.heat_map(s, subject(name, s), engine)]
+            samples, invalid, lambda name, s: [routing.heat_map(s, subject(name, s), engine)]
         ),
         "cv-over-time": lambda: _each(
-            samples, lambda name, s: [routing.cv_over_time(s, subject(name, s), engine)]
+            samples, invalid, lambda name, s: [routing.cv_over_time(s, subject(name, s), engine)]
         ),
         "step-time": lambda: _each(
-            samples, lambda name, s: steptime.step_time(s, subject(name, s), engine)
+            samples,
+            invalid,
+            lambda name, s: steptime.step_time(s, subject(name, s), engine, places[name]),
         ),
-        "ecdf": lambda: [latency.ecdf(groups, name, engine) for name in ("ttft", "tpot")],
-        "rank-load": lambda: routing.rank_load(groups, engine),
-        "prediction": lambda: foretold.panels(groups, engine),
+        "ecdf": lambda: [
+            of_all(latency.ecdf(groups, name, engine), groups, invalid) for name in ("ttft", "tpot")
+        ],
+        "rank-load": lambda: _each(
+            {group.name: group for group in groups},
+            invalid,
+            lambda name, group: [routing.rank_load(group, engine, place=places[name])],
+        ),
+        "prediction": lambda: [of_all(p, groups, invalid) for p in foretold.panels(groups, engine)],
     }
     return list(draw[figure]())
 
@@ -101,14 +117,19 @@ def subject(backend: str, sample: StepSample) -> str:
     )
 
 
+def of_all(figure: F, groups: Sequence[Results], invalid: Invalid) -> F:
+    """A figure of several backends, with *INVALID* on it where one of them is."""
+    return marked(figure, "; ".join(filter(None, (invalid.get(group.name) for group in groups))))
+
+
 def _each(
-    samples: Mapping[str, StepSample], draw: Callable[[str, StepSample], Sequence[Figure]]
+    backends: Mapping[str, T], invalid: Invalid, draw: Callable[[str, T], Sequence[Figure]]
 ) -> Sequence[Figure]:
     drawn: list[Figure] = []
     reasons: list[str] = []
-    for name, sample in samples.items():
+    for name, found in backends.items():
         try:
-            drawn += draw(name, sample)
+            drawn += [marked(panel, invalid.get(name, "")) for panel in draw(name, found)]
         except NoDataError as error:
             reasons.append(str(error))
     if not drawn:
@@ -147,19 +168,22 @@ def draw_all(
     rows: Sequence[Row],
     axes: Sequence[Axis] = AXES,
     note: str = "",
+    invalid: Invalid = VALID,
 ) -> Iterator[Drawn]:
     """Write every figure that has data into `folder`, scatters against `axes`, with `note` appended
-    to each figure's own. OSError as from `png.write`."""
+    to each figure's own, and *INVALID* where `invalid` says so. OSError as from `png.write`."""
     for metric in scatter.METRICS:
         for axis in axes:
             with contextlib.suppress(NoDataError):  # no run has both values
-                drawn = noted(scatter.series(groups, metric, axis, engine, rows), note)
+                drawn = of_all(scatter.series(groups, metric, axis, engine, rows), groups, invalid)
+                drawn = noted(drawn, note)
                 file = png.write(drawn, folder / f"{metric}-{axis}.png")
                 told = caption("scatter", [drawn])
                 yield Drawn("scatter", file, drawn.title, (drawn,), told)
     for figure in (*OF_STEPS, *OF_RESULTS):
         with contextlib.suppress(NoDataError):
-            made = tuple(noted(p, note) for p in panels(figure, groups, samples, engine))
+            made = panels(figure, groups, samples, engine, invalid)
+            made = [noted(panel, note) for panel in made]
             file = png.write(made, folder / f"{figure}.png")
             title = "; ".join(panel.title for panel in made)
-            yield Drawn(figure, file, title, made, caption(figure, made))
+            yield Drawn(figure, file, title, tuple(made), caption(figure, made))

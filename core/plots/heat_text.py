@@ -3,16 +3,12 @@ share a cell."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from core.plots import palette
 from core.plots.figure import HeatMap
 from core.plots.folding import each, folded, span
 from core.stats.arrays import Floats
 
 NUMBER_CELL = 6  # a shade and a number such as 1.25
-HEAT_256 = (17, 24, 240, 242, 244, 144, 179, 221)  # palette.HEAT in a terminal of 256 colours
-BRIGHT_FROM = 5  # these need dark letters
 
 
 def rows(figure: HeatMap, columns: int, room: int, *, colour: bool) -> list[str]:
@@ -24,35 +20,32 @@ def rows(figure: HeatMap, columns: int, room: int, *, colour: bool) -> list[str]
     cell = NUMBER_CELL if width * NUMBER_CELL <= columns - margin else 1
     across = each(width, (columns - margin) // cell)
     cells = folded(folded(figure.values, down, 0), across, 1)
-    top = float(figure.values.max(initial=0.0)) or 1.0
     body = [
-        f"{name:>{margin - 1}} {_row(line, top, cell, colour=colour)}"
+        f"{name:>{margin - 1}} {_row(line, cell, colour=colour)}"
         for name, line in zip(names, cells, strict=True)
     ]
     return [
         _column_names(figure, width, cell, across, margin),
         *body,
-        _scale(figure, top, colour=colour),
+        _scale(figure, colour=colour),
     ]
 
 
-def _row(values: Floats, top: float, cell: int, *, colour: bool) -> str:
-    return "".join(_cell(float(value), top, cell, colour=colour) for value in values)
+def _row(values: Floats, cell: int, *, colour: bool) -> str:
+    return "".join(_cell(float(value), cell, colour=colour) for value in values)
 
 
-def _cell(value: float, top: float, cell: int, *, colour: bool) -> str:
-    share = min(value / top, 1.0)
-    shade = palette.SHADES[min(int(share * len(palette.SHADES)), len(palette.SHADES) - 1)]
+def _cell(value: float, cell: int, *, colour: bool) -> str:
+    shade = palette.SHADES[palette.heat_level(value, len(palette.SHADES))]
     text = f" {value:4.2f} "[:NUMBER_CELL] if colour else f"{shade}{value:4.2f} "
     if cell == 1:
         text = " " if colour else shade
-    return _coloured(text, share) if colour else text
+    return _coloured(text, palette.heat_level(value)) if colour else text
 
 
-def _coloured(text: str, share: float) -> str:
-    level = min(int(share * len(HEAT_256)), len(HEAT_256) - 1)
-    letters = 16 if level >= BRIGHT_FROM else 231
-    return f"\x1b[38;5;{letters};48;5;{HEAT_256[level]}m{text}\x1b[0m"
+def _coloured(text: str, level: int) -> str:
+    letters = 231 if level in palette.HEAT_DARK else 16
+    return f"\x1b[38;5;{letters};48;5;{palette.HEAT_256[level]}m{text}\x1b[0m"
 
 
 def _column_names(figure: HeatMap, width: int, cell: int, across: int, margin: int) -> str:
@@ -62,7 +55,7 @@ def _column_names(figure: HeatMap, width: int, cell: int, across: int, margin: i
     return f"{'':>{margin}}{figure.x_label} 0 … {width - 1}{shared}"
 
 
-def _scale(figure: HeatMap, top: float, *, colour: bool) -> str:
-    steps = np.linspace(0, 1, len(HEAT_256), endpoint=False) + 0.5 / len(HEAT_256)
-    colours = "".join(_coloured(" ", float(s)) for s in steps)
-    return f"0 {colours if colour else palette.SHADES.strip()} {top:.2f}  {figure.unit}"
+def _scale(figure: HeatMap, *, colour: bool) -> str:
+    low, high = palette.HEAT_ENDS
+    colours = "".join(_coloured(" ", level) for level in range(len(palette.HEAT_256)))
+    return f"≤{low:g} {colours if colour else palette.SHADES} ≥{high:g}  {figure.unit}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from core.plots import palette
 from core.plots.figure import Bars
 
 
@@ -21,5 +22,6 @@ def of(values: Sequence[float], label: str, counted: str) -> Bars:
         counted,
         tuple(f"{edges[i]:.2f}–{edges[i + 1]:.2f}" for i in bins),
         counts[list(bins)].astype(np.float64),
+        palette.DECODE,  # no backend's
         form=".0f",
     )

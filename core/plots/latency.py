@@ -9,6 +9,7 @@ import numpy as np
 
 from core.analysis.results import Results
 from core.errors import NoDataError
+from core.plots import palette
 from core.plots.figure import Curve, Series
 from core.plots.labels import LATENCIES
 from core.rundir.result import Result
@@ -58,7 +59,8 @@ def ecdf(groups: Sequence[Results], name: str, engine: str = "", label: str = ""
     Bands cover the whole curve with 95 % confidence if requests are independent (Dvoretzky, Kiefer,
     Wolfowitz; Massart's constant). NoDataError if no result lists its requests.
     """
-    found = [(place, g.name, _of_group(g, name, label)) for place, g in enumerate(groups)]
+    places = palette.places([group.name for group in groups])
+    found = [(places[g.name], g.name, _of_group(g, name, label)) for g in groups]
     curves = tuple(
         _curve(values, backend, place) for place, backend, values in found if len(values)
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.plots import palette
-from core.plots.figure import Bars, Curve, Figure, HeatMap, Points, Series
+from core.plots.figure import VALUES, Bars, Curve, Figure, HeatMap, Points, Series
 from core.plots.folding import each
 from core.stats.arrays import Floats
 
@@ -22,6 +22,7 @@ LETTERS = 12  # per inch, in the note below a panel
 TWO_COLUMNS = 70  # letters that a legend of two columns needs
 FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number
+HEAT_TICKS = (0.5, 0.7, 1.0, 1.4, 2.0)
 
 
 def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
@@ -32,7 +33,7 @@ def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "Title": "; ".join(_title(f) for f in figures),
-        "Description": "; ".join(f.note for f in figures),
+        "Description": "; ".join(t for f in figures for t in (f.invalid, f.note) if t),
     }
     panel = (PANEL[0] * (0.8 if columns == 2 else 1), PANEL[1])
     canvas = _canvas(figures, columns, panel)
@@ -72,7 +73,7 @@ def _title(figure: Figure) -> str:
 
 def _draw(figure: Figure, axes: Any, letters: int) -> None:
     """`letters`: how many of a note stand on a line."""
-    heading = [figure.title, figure.engine] if figure.engine else [figure.title]
+    heading = [figure.title, figure.engine, figure.invalid]
     title = [row for line in heading for row in textwrap.wrap(line, letters)]
     axes.set_title("\n".join(title), fontsize=11)
     axes.set_xlabel("\n".join([figure.x_label, *textwrap.wrap(figure.note, letters)]))
@@ -88,6 +89,8 @@ def _draw(figure: Figure, axes: Any, letters: int) -> None:
             _draw_series(figure, axes)
             if figure.groups or figure.curves:
                 _add_legend(axes, letters)
+    if figure.invalid:
+        _draw_invalid(axes)
 
 
 def _add_legend(axes: Any, letters: int) -> None:
@@ -105,18 +108,71 @@ def _add_legend(axes: Any, letters: int) -> None:
     axes.set_title(axes.get_title(), fontsize=11, pad=10 + 16 * rows)
 
 
+def _draw_invalid(axes: Any) -> None:
+    """The word across the picture, whose title has the rules."""
+    colour = palette.INVALID[0]
+    axes.title.set_color(colour)
+    axes.text(
+        0.5,
+        0.5,
+        "INVALID",
+        transform=axes.transAxes,
+        rotation=25,
+        fontsize=64,
+        weight="bold",
+        color=colour,
+        alpha=0.3,
+        ha="center",
+        va="center",
+        zorder=10,
+    )
+
+
 def _draw_series(series: Series, axes: Any) -> None:
-    for place, group in enumerate(series.groups):
+    for group in series.groups:
         if group.drawn.any():
-            _draw_points(group, place, axes)
+            _draw_points(group, axes)
     for curve in series.curves:
         _draw_curve(curve, axes)
+    for group in series.groups:
+        _draw_off_scale(group, axes)
     if series.log_x:
         _log_x(series, axes)
     axes.grid(alpha=0.3)
 
 
-def _draw_points(group: Points, place: int, axes: Any) -> None:
+def _draw_off_scale(group: Points, axes: Any) -> None:
+    """A caret at the upper edge for each point above it, with its value where they are few."""
+    above = group.off_scale
+    if not len(above):
+        return
+    edge = axes.get_xaxis_transform()
+    axes.scatter(
+        group.x[above],
+        np.full(len(above), 0.985),
+        marker=palette.CARET,
+        color=palette.colour(group.place),
+        s=36,
+        transform=edge,
+        zorder=6,
+    )
+    for place in above if len(above) <= VALUES else above[:1]:
+        axes.annotate(
+            f"{group.y[place]:.4g}",
+            (group.x[place], 0.985),
+            xycoords=edge,
+            xytext=(0, -6),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            va="top",
+            fontsize=8,
+            color=palette.colour(group.place),
+        )
+
+
+def _draw_points(group: Points, axes: Any) -> None:
+    place = group.place
     x, y, many = group.x[group.drawn], group.y[group.drawn], group.is_cloud
     colour = palette.colour(place)
     bars = [
@@ -174,6 +230,9 @@ def _draw_curve(curve: Curve, axes: Any) -> None:
     drawn = {"color": colour, "label": curve.name}
     if curve.stroke == "doses":
         _draw_doses(curve, axes)
+        return
+    if curve.stroke == "ticks":
+        axes.plot(curve.x, curve.y, linestyle="none", marker="_", markersize=9, zorder=3, **drawn)
         return
     if curve.stroke == "bars":
         reach = (
@@ -244,16 +303,19 @@ def _log_x(series: Series, axes: Any) -> None:
 
 
 def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
-    top = float(figure.values.max(initial=0.0)) or 1.0
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    low, high = palette.HEAT_ENDS
     image = axes.imshow(
-        figure.values,
-        cmap=palette.HEAT_MAP,
-        vmin=0,
-        vmax=top,
+        np.clip(figure.values, low, high),
+        cmap=LinearSegmentedColormap.from_list("heat", palette.HEAT),
+        norm=LogNorm(low, high),
         aspect="auto",
         interpolation="nearest",
     )
-    axes.figure.colorbar(image, ax=axes, label=figure.unit)
+    bar = axes.figure.colorbar(image, ax=axes, label=figure.unit)
+    bar.set_ticks(HEAT_TICKS, labels=[_heat_label(tick) for tick in HEAT_TICKS])
+    bar.minorticks_off()
     for axis, count, most in (
         (axes.yaxis, figure.values.shape[0], 32),
         (axes.xaxis, figure.values.shape[1], 16),
@@ -262,7 +324,7 @@ def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
     axes.set_yticklabels([str(figure.row(int(place))) for place in axes.get_yticks()])
     if figure.values.size <= ANNOTATED:
         for (row, column), value in np.ndenumerate(figure.values):
-            dark = value / top < 0.55
+            dark = palette.heat_level(value) in palette.HEAT_DARK
             axes.text(
                 column,
                 row,
@@ -272,6 +334,11 @@ def _draw_heat_map(figure: HeatMap, axes: Any) -> None:
                 fontsize=7,
                 color="w" if dark else "k",
             )
+
+
+def _heat_label(tick: float) -> str:
+    low, high = palette.HEAT_ENDS
+    return f"{'≤ ' if tick == low else '≥ ' if tick == high else ''}{tick:g}"
 
 
 def _draw_bars(figure: Bars, axes: Any) -> None:

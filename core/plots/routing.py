@@ -4,22 +4,24 @@ every rank."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
+from core.experiment import plan
+from core.plots import palette
 from core.plots.figure import Bars, Curve, HeatMap, Series
 from core.plots.latency import mean_interval
+from core.plots.palette import Stroke
 from core.stats import bootstrap
 from core.stats.arrays import Floats
 
 BINS = 24  # of one run's steps
 MIN_BLOCKS = 3
 MINUTES_FROM_S = 300
-PHASES = ("prefill", "decode")
+PHASES = {"prefill": palette.PREFILL, "decode": palette.DECODE}
 
 
 def heat_map(sample: StepSample, subject: str, engine: str = "") -> HeatMap:
@@ -59,7 +61,7 @@ def cv_over_time(sample: StepSample, subject: str, engine: str = "") -> Series:
     )
     curves = [
         curve
-        for place, phase in enumerate(PHASES)
+        for phase, place in PHASES.items()
         for curve in _phase(sample, phase, place, seconds / scale, bins)
     ]
     per = "one point per run" if len(sample.labels) > 1 else f"up to {BINS} stretches of steps"
@@ -89,12 +91,11 @@ def _phase(sample: StepSample, phase: str, place: int, time: Floats, bins: Float
     ]
     known = np.array([len(values) > 0 for values in floors])
     level = np.array([math.sqrt(values.mean()) for values in floors if len(values)])
-    curve = Curve(f"{phase} CV", x, y, place, "line", ends[:, 0], ends[:, 1])
-    return (
-        [curve, Curve(f"{phase} noise floor", x[known], level, place, "dotted")]
-        if known.any()
-        else [curve]
-    )
+    is_one = len({plan.dataset_of(label) for label in sample.labels}) == 1  # lines join no others
+    strokes: tuple[Stroke, Stroke] = ("line", "dotted") if is_one else ("bars", "ticks")
+    curve = Curve(f"{phase} CV", x, y, place, strokes[0], ends[:, 0], ends[:, 1])
+    floor = Curve(f"{phase} noise floor", x[known], level, place, strokes[1])
+    return [curve, floor] if known.any() else [curve]
 
 
 def block_interval(values: Floats) -> tuple[float, float]:
@@ -109,30 +110,15 @@ def block_interval(values: Floats) -> tuple[float, float]:
     return (max(ends[0], 0.0), ends[1]) if ends else (math.nan, math.nan)
 
 
-def rank_load(groups: Sequence[Results], engine: str = "", label: str = "") -> list[Bars]:
-    """A panel for each backend that ran with expert parallelism, for the run with this `label` or
-    for all runs. NoDataError if none did.
-    """
-    panels = [
-        panel
-        for place, group in enumerate(groups)
-        if (panel := _ranks(group, place, engine, label))
-    ]
-    if not panels:
-        raise NoDataError(
-            "no backend ran with expert parallelism, so there are no ranks to compare"
-        )
-    return panels
-
-
-def _ranks(group: Results, place: int, engine: str, label: str) -> Bars | None:
-    runs = [
-        measured
-        for key, measured in group.measured.items()
-        if measured.rank_loads and (not label or key == label)
-    ]
+def rank_load(group: Results, engine: str = "", label: str = "", place: int = 0) -> Bars:
+    """The load of each rank of a backend, for the run with this `label` or for all runs; repeats
+    that routed alike count once. NoDataError without expert parallelism."""
+    found = {label: group.measured.get(label)} if label else group.routed
+    runs = [measured for measured in found.values() if measured and measured.rank_loads]
     if not runs:
-        return None
+        raise NoDataError(
+            f"{group.name} did not run with expert parallelism: it has no ranks to compare"
+        )
     loads = np.array([m.rank_loads for m in runs], dtype=float)
     over_mean = loads / loads.mean(axis=1, keepdims=True)
     ends = np.array([mean_interval(rank) or (math.nan, math.nan) for rank in over_mean.T])
@@ -144,15 +130,17 @@ def _ranks(group: Results, place: int, engine: str, label: str) -> Bars | None:
         tuple(f"r{i}" for i in range(loads.shape[1])),
         over_mean.mean(axis=0),
         place,
-        ends[:, 0],
+        np.maximum(ends[:, 0], 0.0),
         ends[:, 1],
         (("even", 1.0), ("busiest rank of a step, mean", busiest)),
         engine=engine,
-        note=_rank_note(len(runs)),
+        note=_rank_note(len(runs), 0 if label else len(group.measured) - len(group.routed)),
     )
 
 
-def _rank_note(runs: int) -> str:
+def _rank_note(runs: int, alike: int) -> str:
     if runs == 1:
         return "n = 1 run; bars sum over its steps"
-    return f"n = {runs} runs; bars sum over a run's steps; 95 % intervals over runs"
+    bars = "bars sum over a run's steps; 95 % intervals over runs"
+    left_out = f" ({alike} that routed like another repeat left out)" if alike else ""
+    return f"n = {runs} runs{left_out}; {bars}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.analysis.results import Results, iqr_outliers
 from core.errors import NoDataError
-from core.plots import labels
+from core.plots import labels, palette
 from core.plots.figure import Curve, Points, Series
 from core.plots.labels import Axis
 from core.plots.latency import mean_interval, per_request
@@ -34,7 +34,7 @@ MEASURED: dict[Axis, str] = {
 PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
 FAR = 3.0  # times: skew changes a metric by less, a stalled run by more
-NAMED = 3  # points off the scale that the note names
+NAMED = 8  # points off the scale that the note names
 
 
 def best_axis(groups: Sequence[Results]) -> Axis:
@@ -59,7 +59,8 @@ def series(
     `rows`: the findings' associations, which are with excess CV²: on that axis a backend whose
     association is detected gets a line.
     """
-    points = _far_marked([_points(group, metric, axis) for group in groups])
+    places = palette.places([group.name for group in groups])
+    points = _far_marked([_points(g, metric, axis, places[g.name]) for g in groups])
     if not any(len(p.labels) for p in points):
         known = sorted({k for g in groups for r in g.by_label.values() for k in r.numbers})
         raise NoDataError(
@@ -71,7 +72,7 @@ def series(
         for row in rows
         if axis == "excess" and row.metric == metric and row.association.is_monotone
     }
-    fits = (_fit(p, place, seen[p.name]) for place, p in enumerate(points) if p.name in seen)
+    fits = (_fit(p, seen[p.name]) for p in points if p.name in seen)
     return Series(
         f"{labels.short(metric)} against {labels.short_axis(axis)}",
         labels.AXES[axis],
@@ -85,12 +86,14 @@ def series(
 
 def _note(points: Sequence[Points], results: int) -> str:
     """How many results are drawn, and which are not."""
-    far = [f"{p.name}/{p.labels[i]}" for p in points for i in np.flatnonzero(~p.drawn)]
+    far = [
+        f"{p.name}/{p.labels[i]} at {p.y[i]:.4g}" for p in points for i in np.flatnonzero(~p.drawn)
+    ]
     shown = sum(int(p.drawn.sum()) for p in points)
     parts = [f"n = {shown}"]
     if far:
         more = " …" if len(far) > NAMED else ""
-        parts.append(f"off the scale: {', '.join(far[:NAMED])}{more}")
+        parts.append(f"{palette.CARET} off the scale: {', '.join(far[:NAMED])}{more}")
     if lacking := results - shown - len(far):
         parts.append(f"{lacking} without both values")
     return "; ".join(parts)
@@ -108,7 +111,7 @@ def _far_marked(points: Sequence[Points]) -> tuple[Points, ...]:
     return tuple(replace(p, far=p.y > FAR * largest) if largest else p for p in points)
 
 
-def _points(group: Results, metric: str, axis: Axis) -> Points:
+def _points(group: Results, metric: str, axis: Axis, place: int) -> Points:
     rows = [
         (label, x, y)
         for label, result in group.by_label.items()
@@ -124,6 +127,7 @@ def _points(group: Results, metric: str, axis: Axis) -> Points:
         iqr_outliers(xs) | iqr_outliers(ys),
         _intervals([_of_blocks(r, axis) for r in results]),
         _intervals([_of_requests(r, metric) for r in results]),
+        place=place,
     )
 
 
@@ -134,7 +138,10 @@ def _intervals(ends: Sequence[Interval | None]) -> Floats | None:
 def _of_blocks(result: Result, axis: Axis) -> Interval | None:
     """The interval that the run's own block bootstrap gave its imbalance."""
     measured = result.measured_imbalance
-    return measured.intervals.get(MEASURED.get(axis, "")) if measured else None
+    ends = measured.intervals.get(MEASURED.get(axis, "")) if measured else None
+    if ends is None or axis == "excess":  # which is signed
+        return ends
+    return max(ends[0], 0.0), ends[1]
 
 
 def _of_requests(result: Result, metric: str) -> Interval | None:
@@ -144,7 +151,7 @@ def _of_requests(result: Result, metric: str) -> Interval | None:
     return ends and (max(ends[0], 0.0), ends[1])  # no time is below 0
 
 
-def _fit(points: Points, place: int, row: Row) -> Curve:
+def _fit(points: Points, row: Row) -> Curve:
     """The Theil-Sen line through the medians of all points, outliers included; its band is a
     bootstrap over datasets."""
     x, y = _by_dataset(points)
@@ -158,7 +165,8 @@ def _fit(points: Points, place: int, row: Row) -> Curve:
     ]
     slope = row.association.slope.scaled(PER).shown("+.2g")
     name = f"{points.name}, Theil-Sen: {slope} {labels.unit(row.metric)} per {PER}"
-    return Curve(name, grid, line, place, "fit", *np.array(ends).T)
+    low, high = np.array(ends).T
+    return Curve(name, grid, line, points.place, "fit", np.maximum(low, 0.0), high)
 
 
 def _by_dataset(points: Points) -> tuple[Floats, Floats]:

@@ -3,12 +3,16 @@ fixed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from core.analysis import cost_model
 from core.analysis.cost_model import MIN_STEPS
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
+from core.plots import palette
 from core.plots.figure import Curve, Points, Series
 from core.stats import order
 from core.stats.arrays import Floats
@@ -18,7 +22,7 @@ BINS = 10
 SHOWN_BELOW = 99.0  # percentile of step time: a few slow steps would flatten all others
 
 
-def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series]:
+def step_time(sample: StepSample, backend: str, engine: str = "", place: int = 0) -> list[Series]:
     """Two panels of decode steps: time against max/mean load; with the batch held fixed, against
     the work of the busiest rank, where the cost model has one.
 
@@ -33,11 +37,18 @@ def step_time(sample: StepSample, backend: str, engine: str = "") -> list[Series
     ms = decode["duration_us"] / 1e3
     ratio = 1 + decode["extra"] / decode["mean_load"]
     over = f"max/mean load over {sample.unit}s, mean over layers"
-    raw = _panel(f"Decode step time: {backend}", engine, (ratio, over), ms)
-    return [raw, *_against_work(decode, backend, engine)]
+    panels = [
+        _panel(f"Decode step time: {backend}", (ratio, over), ms),
+        *_against_work(decode, backend),
+    ]
+    return [replace(p, engine=engine, groups=_coloured(p.groups, place)) for p in panels]
 
 
-def _against_work(decode: StepSample, backend: str, engine: str) -> list[Series]:
+def _coloured(groups: Sequence[Points], place: int) -> tuple[Points, ...]:
+    return tuple(replace(points, place=place) for points in groups)
+
+
+def _against_work(decode: StepSample, backend: str) -> list[Series]:
     """Time with the batch held fixed, against what the cost model makes of the work."""
     model = cost_model.fit(decode, "decode")
     if model.reason:
@@ -46,28 +57,24 @@ def _against_work(decode: StepSample, backend: str, engine: str) -> list[Series]
     rest = float(np.median(held - work))
     ends = np.array([work.min(), work.max()])
     is_seen = any(model.terms[name].excludes_zero for name in model.costs)
-    line = Curve("cost model", ends, ends + rest, 2, "fit") if is_seen else None
+    line = Curve("cost model", ends, ends + rest, palette.FIT, "fit") if is_seen else None
     title = f"The same with the mean batch of {decode['tokens'].mean():.1f} tokens: {backend}"
     along = f"work of the busiest rank, by {model.by}, ms"
-    return [_panel(title, engine, (work, along), held, line)]
+    return [_panel(title, (work, along), held, line)]
 
 
-def _panel(
-    title: str, engine: str, along: tuple[Floats, str], y: Floats, *curves: Curve | None
-) -> Series:
+def _panel(title: str, along: tuple[Floats, str], y: Floats, *curves: Curve | None) -> Series:
     x, x_label = along
     thin = slice(None, None, -(-len(x) // MAX_POINTS))
     cloud_x, cloud_y = x[thin], y[thin]
     slow = cloud_y > np.percentile(y, SHOWN_BELOW)
-    points = Points(
-        "steps", (), cloud_x[~slow], cloud_y[~slow], np.zeros(int((~slow).sum()), np.bool_)
-    )
-    slowest = f"{100 - SHOWN_BELOW:.0f} %"
-    note = f"n = {len(x):,} decode steps; {len(points.x):,} drawn, without the slowest {slowest}"
+    points = Points("steps", (), cloud_x, cloud_y, np.zeros(len(cloud_x), np.bool_), far=slow)
+    slowest = f"the slowest {100 - SHOWN_BELOW:.0f} %, up to {y.max():.4g} ms"
+    drawn = f"; {len(cloud_x):,} drawn" if len(cloud_x) < len(x) else ""
+    note = f"n = {len(x):,} decode steps{drawn}; {palette.CARET} off the scale: {slowest}"
     bins = binned_medians(x, y)
-    return Series(
-        title, x_label, "step time, ms", (points,), engine, note, (bins, *(c for c in curves if c))
-    )
+    drawn_curves = (bins, *(curve for curve in curves if curve))
+    return Series(title, x_label, "step time, ms", (points,), note=note, curves=drawn_curves)
 
 
 def binned_medians(x: Floats, y: Floats) -> Curve:
@@ -77,6 +84,5 @@ def binned_medians(x: Floats, y: Floats) -> Curve:
     parts = [part for part in np.array_split(along_x, BINS) if len(part)]
     ends = np.array([order.interval(y[part], 0.5) for part in parts], np.float64)  # None as nan
     middle_x, middle_y = (np.array([np.median(v[part]) for part in parts]) for v in (x, y))
-    return Curve(
-        "median per tenth of the steps", middle_x, middle_y, 1, "bars", ends[:, 0], ends[:, 1]
-    )
+    name, low, high = "median per tenth of the steps", ends[:, 0], ends[:, 1]
+    return Curve(name, middle_x, middle_y, palette.DECODE, "bars", low, high)

@@ -19,6 +19,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MIN_COLUMNS, MIN_ROWS = 20, 9
 LEAST_PLOT = 8  # rows
 CLOUD = "·"
+UNJOINED = ("bars", "ticks")  # strokes
 GAP = "   "
 Entry = tuple[str, str, int]  # of a legend: mark, name, place in the palette
 
@@ -45,11 +46,12 @@ def draw(figure: Figure, columns: int, rows: int, *, colour: bool) -> str:
 def legend(series: Series) -> list[Entry]:
     """Groups with how many points are drawn, then curves."""
     points = []
-    for place, group in enumerate(series.groups):
+    for group in series.groups:
         if group.drawn.any():
-            points.append((_mark(group, place), group.in_legend, place))
+            points.append((_mark(group), group.in_legend, group.place))
         if group.hollow.any():
-            points.append((palette.text_hollow(place), group.hollow_in_legend, place))
+            mark = palette.text_hollow(group.place)
+            points.append((mark, group.hollow_in_legend, group.place))
     return [*points, *((_stroke(c), c.name, c.place) for c in series.curves)]
 
 
@@ -57,8 +59,8 @@ def _stroke(curve: Curve) -> str:
     return palette.text_stroke(curve.stroke, curve.place if curve.mark is None else curve.mark)
 
 
-def _mark(group: Points, place: int) -> str:
-    return CLOUD if group.is_cloud else palette.text_mark(place)
+def _mark(group: Points) -> str:
+    return CLOUD if group.is_cloud else palette.text_mark(group.place)
 
 
 def _heading(figure: Figure, columns: int, *, colour: bool) -> list[str]:
@@ -69,12 +71,18 @@ def _heading(figure: Figure, columns: int, *, colour: bool) -> list[str]:
     )
     facts = [figure.note, f"engine: {figure.engine}" if figure.engine else ""]
     lines = [figure.title, axes, *_joined([part for part in facts if part], " · ", columns)]
-    rows = [row for line in lines for row in textwrap.wrap(line, columns)]
+    wrong = textwrap.wrap(figure.invalid, columns)
+    rows = [_red(row) for row in wrong] if colour else wrong
+    rows += [row for line in lines for row in textwrap.wrap(line, columns)]
     return (
         [*rows, *_legend_rows(legend(figure), columns, colour=colour)]
         if isinstance(figure, Series)
         else rows
     )
+
+
+def _red(row: str) -> str:
+    return f"\x1b[1;38;5;{palette.INVALID[1]}m{row}\x1b[0m"
 
 
 def _joined(parts: Sequence[str], between: str, columns: int) -> list[str]:
@@ -112,20 +120,20 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
     figure.clear()
     figure.plot_size(columns, rows)
     figure.theme("simple" if colour else "colorless")
-    points = [(place, group) for place, group in enumerate(series.groups) if group.drawn.any()]
-    for place, group in points:
+    for group in series.groups:
         if group.is_cloud:
-            _draw_points(plotext, group, place, series)
+            _draw_points(plotext, group, series)
     for curve in series.curves:
         _draw_reach(plotext, curve)
     for curve in series.curves:
-        if curve.stroke != "bars":
+        if curve.stroke not in UNJOINED:
             _draw_curve(plotext, curve, series)
-    for place, group in points:
+    for group in series.groups:
         if not group.is_cloud:
-            _draw_points(plotext, group, place, series)
+            _draw_points(plotext, group, series)
+        _draw_off_scale(plotext, group, float(ys.max()), series)
     for curve in series.curves:
-        if curve.stroke == "bars":
+        if curve.stroke in UNJOINED:
             _draw_curve(plotext, curve, series)
     _set_ruler(figure.ruler("x"), xs, columns // 9, log=series.log_x)
     _set_ruler(figure.ruler("y"), ys, rows // 3, log=False)
@@ -136,7 +144,7 @@ def _plot(series: Series, columns: int, rows: int, *, colour: bool) -> list[str]
 def _draw_curve(plotext: Any, curve: Curve, series: Series) -> None:
     xs, ys = _stepped(curve) if curve.stroke == "steps" else (curve.x, curve.y)
     signal = _signal(plotext, _along_x(xs, series), ys, _stroke(curve), curve.place)
-    plotext.figure.draw(signal if curve.stroke in ("bars", "doses") else signal.lines())
+    plotext.figure.draw(signal if curve.stroke in (*UNJOINED, "doses") else signal.lines())
 
 
 def _draw_reach(plotext: Any, curve: Curve) -> None:
@@ -150,14 +158,22 @@ def _draw_reach(plotext: Any, curve: Curve) -> None:
             plotext.figure.draw(ends.lines())
 
 
-def _draw_points(plotext: Any, group: Points, place: int, series: Series) -> None:
+def _draw_points(plotext: Any, group: Points, series: Series) -> None:
     for which, mark in (
-        (group.hollow, palette.text_hollow(place)),
-        (group.full, _mark(group, place)),
+        (group.hollow, palette.text_hollow(group.place)),
+        (group.full, _mark(group)),
     ):
         if which.any():
             x, y = group.x[which], group.y[which]
-            plotext.figure.draw(_signal(plotext, _along_x(x, series), y, mark, place))
+            plotext.figure.draw(_signal(plotext, _along_x(x, series), y, mark, group.place))
+
+
+def _draw_off_scale(plotext: Any, group: Points, top: float, series: Series) -> None:
+    """Carets at the upper edge; their values are in the note."""
+    if len(group.off_scale):
+        x = _along_x(group.x[group.off_scale], series)
+        edge = np.full(len(x), top)
+        plotext.figure.draw(_signal(plotext, x, edge, palette.CARET, group.place))
 
 
 def _signal(plotext: Any, x: Floats, y: Floats, mark: str, place: int) -> Any:

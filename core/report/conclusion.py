@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from core.analysis.findings import Findings
     from core.analysis.routing_cost import BackendCost
     from core.plots.figure import Figure
+    from core.plots.gallery import Invalid
     from core.validity.problem import Validity
 
 PLOT_COLUMNS, PLOT_ROWS = 110, 24  # at most
@@ -45,11 +46,12 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     names = [group.name for group in groups]
     costs = routing_cost.of_run_directory(path, about.read(path), names)
     written = _write(path, groups, validity, found, costs)
-    _print_tables(groups, engine, found)
-    _draw(groups, engine, found)
-    graphs = _draw_files(path, groups, engine, found)
+    invalid = validity.invalid(names)
+    _print_tables(groups, found)
+    _draw(groups, engine, found, invalid)
+    graphs = _draw_files(path, groups, engine, found, invalid)
     _print_files(path, groups, graphs, written)
-    _print_findings(validity, found, asked)
+    _print_findings(groups, validity, found, asked)
     tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
     return validity
 
@@ -79,10 +81,8 @@ def _write(
     return [path / name for name in files]
 
 
-def _print_tables(groups: Sequence[Results], engine: str, found: Findings) -> None:
-    caveat = ": its times say nothing about GPUs" if builtin.is_label(engine) else ""
-    tell(f"\nengine: {engine}{caveat}")
-    tell(summary.table(groups))
+def _print_tables(groups: Sequence[Results], found: Findings) -> None:
+    """Of runs whose routing was imposed."""
     if _any_forced(groups):
         from core.report import forced
 
@@ -103,25 +103,36 @@ def _print_files(
     tell(f"wrote in {path}: {', '.join(names)}")
 
 
-def _print_findings(validity: Validity, found: Findings, asked: Registered) -> None:
-    """Last, where they stay on the screen."""
+def _print_findings(
+    groups: Sequence[Results], validity: Validity, found: Findings, asked: Registered
+) -> None:
+    """Last, where they stay on the screen: problems first, then what fits on 80 × 24."""
+    caveat = ": its times say nothing about GPUs" if builtin.is_label(found.engine) else ""
+    told = contrasts.lines(found.comparisons, found.associations, asked)
     tell("")
-    compared = contrasts.lines(found.comparisons, asked)
-    for line in (*validity.in_words(), *compared, *found.headlines):
-        tell(printable(f"  {line}"))
+    for line in (
+        *validity.in_words(),
+        f"engine: {found.engine}{caveat}",
+        *summary.table(groups).splitlines(),
+        *told,
+        *found.forced.headlines,
+    ):
+        tell(printable(line))
 
 
-def _draw(groups: Sequence[Results], engine: str, found: Findings) -> None:
+def _draw(groups: Sequence[Results], engine: str, found: Findings, invalid: Invalid) -> None:
     """TPOT against skew, as text; and against forced skew, if any routing was forced."""
     from core.plots import dose as dose_figure
-    from core.plots import scatter
+    from core.plots import gallery, scatter
 
     with contextlib.suppress(NoDataError):  # no run has both
         axis = scatter.best_axis(groups)
-        _show(scatter.series(groups, "mean_tpot_ms", axis, engine, found.associations))
+        drawn = scatter.series(groups, "mean_tpot_ms", axis, engine, found.associations)
+        _show(gallery.of_all(drawn, groups, invalid))
     if _any_forced(groups):
         with contextlib.suppress(NoDataError):  # no dose has a TPOT
-            _show(dose_figure.series(found.forced, "mean_tpot_ms", engine=found.engine))
+            forced = dose_figure.series(found.forced, "mean_tpot_ms", engine=found.engine)
+            _show(gallery.of_all(forced, groups, invalid))
     tell("")
 
 
@@ -132,7 +143,9 @@ def _show(drawn: Figure) -> None:
     tell("\n" + text.draw(drawn, columns, PLOT_ROWS, colour=takes_colour(sys.stderr)))
 
 
-def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findings) -> list[Path]:
+def _draw_files(
+    path: Path, groups: Sequence[Results], engine: str, found: Findings, invalid: Invalid
+) -> list[Path]:
     from core.analysis import step_sample
     from core.plots import gallery
     from core.report import forced
@@ -141,10 +154,15 @@ def _draw_files(path: Path, groups: Sequence[Results], engine: str, found: Findi
     for problem in unread:
         tell(printable(f"! {problem}"))
     folder = path / "graphs"
-    drawn = list(gallery.draw_all(folder, groups, samples, engine, found.associations))
+    rows = found.associations
+    drawn = list(gallery.draw_all(folder, groups, samples, engine, rows, invalid=invalid))
     if _any_forced(groups):
-        drawn += forced.pictures(found.forced, folder, found.engine)
+        drawn += forced.pictures(found.forced, folder, found.engine, invalid=_words(invalid))
     return [picture.file for picture in drawn]
+
+
+def _words(invalid: Invalid) -> str:
+    return "; ".join(invalid.values())
 
 
 def _any_forced(groups: Sequence[Results]) -> bool:

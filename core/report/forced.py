@@ -69,16 +69,20 @@ def _pooled(found: DoseFindings) -> list[str]:
     return [text(f"Each curve pools {spanned(counts)} datasets: {POOLED}")]
 
 
-def pictures(found: DoseFindings, folder: Path, engine: str, note: str = "") -> Iterator[Drawn]:
+def pictures(
+    found: DoseFindings, folder: Path, engine: str, note: str = "", invalid: str = ""
+) -> Iterator[Drawn]:
     """<metric>-forced-<axis>.png in `folder`, against CV and, where there are ranks, their load;
-    `note` is appended to each figure's own. OSError where they cannot be written."""
+    `note` is appended to each figure's own, and *INVALID* is on it where `invalid` says why.
+    OSError where they cannot be written."""
     from core.plots import dose, png
-    from core.plots.figure import noted
+    from core.plots.figure import marked, noted
 
     for metric in METRICS:
         for axis in dose.AXES:
             with contextlib.suppress(NoDataError):  # no dose has both
                 drawn = noted(dose.series(found, metric, axis, engine), note)
+                drawn = marked(drawn, invalid)
                 file = png.write(drawn, folder / f"{dose.name(metric, axis)}.png")
                 yield Drawn("forced", file, drawn.title, (drawn,))
 

@@ -48,14 +48,15 @@ METHOD = (
     "n counts datasets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
     "p is by permutation, of Spearman's correlation and of the distance correlation (of ranks), "
-    "corrected by Holm over both, all backends and all metrics. "
+    "corrected by Holm over both, all backends and all metrics, and the verdicts on backends; "
+    "that on the metric registered before the first run stands by itself. "
     "Excess CV² is the CV² of expert load beyond what as many tokens, routed evenly at random, "
     "would show; it is below 0 where a run shows less. "
-    "An effect that is not seen may still exist, as large as its interval allows. "
+    "An effect that is not detected may still exist, as large as its interval allows. "
     "Backends are compared by the means of their server starts: Student's t, "
     "paired where starts share the datasets out. "
-    "Larger and smaller (equivalent) are by two one-sided tests at 5 %, "
-    "for the smallest effect that matters."
+    "Larger than the smallest effect that matters, or smaller (equivalent, by two one-sided "
+    "tests), is said at 5 %."
 )
 SELECTED = "Runs without an excess CV² are in no association."
 NO_GPU = "NVML saw no GPU on this host: if a CPU served, the times say nothing about GPUs."
@@ -152,7 +153,7 @@ def write(path: Path, only: Collection[str] = ()) -> tuple[list[Path], Validity]
     found = findings.find(source.groups, source.about.engine, source.asked.first)
     folder = source.chosen.folder(path)
     try:
-        drawn = list(_draw(folder / "graphs", source, found))
+        drawn = list(_draw(folder / "graphs", source, found, validity))
         pictures = _Pictures(folder, drawn)
         parts = [*_opening(source, validity, found), *_parts(source, found, pictures)]
         written, title = document.markdown(parts), f"gatescope: {path.name}"
@@ -196,13 +197,13 @@ def _opening(source: _Source, validity: Validity, found: Findings) -> list[str]:
     return [*parts, text(f"Checked: {', '.join(validity.checked)}.{unseen}")]
 
 
-def _draw(folder: Path, source: _Source, found: Findings) -> Iterator[Drawn]:
+def _draw(folder: Path, source: _Source, found: Findings, validity: Validity) -> Iterator[Drawn]:
     """OSError if a PNG cannot be written."""
     groups, note, engine = source.groups, source.chosen.in_words(), source.about.engine
-    axes = [scatter.best_axis(groups)]
-    rows = found.associations
-    yield from gallery.draw_all(folder, groups, source.samples, engine, rows, axes, note)
-    yield from forced.pictures(found.forced, folder, engine, note)
+    axes, rows = [scatter.best_axis(groups)], found.associations
+    invalid = validity.invalid(group.name for group in groups)
+    yield from gallery.draw_all(folder, groups, source.samples, engine, rows, axes, note, invalid)
+    yield from forced.pictures(found.forced, folder, engine, note, "; ".join(invalid.values()))
 
 
 def _parts(source: _Source, found: Findings, pictures: _Pictures) -> list[str]:

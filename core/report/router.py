@@ -18,9 +18,10 @@ from core.terminal import shown
 TITLE = "The router in numbers"
 EXTREMES = 5  # datasets at either end, and layers
 NOTE = (
-    "Medians over runs. Prefill: steps with prompt tokens in them. "
+    "Medians over runs; repeats of a dataset with identical routing count once. "
+    "Prefill: steps with prompt tokens in them. "
     "Hottest expert, entropy (1: even), Gini (0: even): of a layer's load over the whole run, "
-    "mean over layers. Dead: experts, over all layers, that got no token."
+    "mean over layers. Dead: experts, over all layers, that got no token. Counted:"
 )
 
 WORK_NOTE = (
@@ -36,15 +37,19 @@ def parts(groups: Sequence[Results]) -> list[str]:
     measured = {group.name: found for group in groups if (found := group.measured)}
     if not measured:
         return []
-    layers = " ".join(_layers(name, list(runs.values())) for name, runs in measured.items())
+    routed = {group.name: group.routed for group in groups if group.name in measured}
+    layers = " ".join(_layers(name, list(runs.values())) for name, runs in routed.items())
+    counts = "; ".join(
+        f"{name}: {len(routed[name])} of {len(runs)} runs" for name, runs in measured.items()
+    )
     return [
         heading(TITLE),
-        _phases(measured),
-        _experts(measured),
-        text(f"{NOTE} {layers}"),
-        _work(measured),
+        _phases(routed),
+        _experts(routed),
+        text(f"{NOTE} {counts}. {layers}"),
+        _work(routed),
         text(_kernels(measured)),
-        _datasets(measured),
+        _datasets(routed, measured),
     ]
 
 
@@ -147,9 +152,11 @@ def _layers(name: str, runs: Sequence[Imbalance]) -> str:
     return f"{name}: {between}; most in layers {', '.join(most)}{rest}."
 
 
-def _datasets(measured: Mapping[str, Mapping[str, Imbalance]]) -> str:
+def _datasets(
+    routed: Mapping[str, Mapping[str, Imbalance]], measured: Mapping[str, Mapping[str, Imbalance]]
+) -> str:
     """Excess CV with its interval, at both ends of the first backend's order."""
-    first = next(iter(measured.values()))
+    first = next(iter(routed.values()))
     squares = {label: run.excess_squared for label, run in first.items()}
     known = sorted((-square, label) for label, square in squares.items() if square is not None)
     labels = [label for _, label in known]

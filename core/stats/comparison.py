@@ -1,14 +1,16 @@
 """Two backends: how much one metric differs, with an interval that rests on server starts, and the
-verdict of two one-sided tests at the smallest effect that matters.
+verdict at the smallest effect that matters.
 
-*larger*: the difference exceeds the margin; *equivalent*: it lies within the margin, either way;
-each at 5 %, so by the 90 % interval of the ratio. Anything else is *inconclusive*. The margin is of
-the ratio: 2 % is ×1.02 or ÷1.02.
+*larger*: the difference exceeds the margin, either way (so its 95 % interval excludes 0);
+*equivalent*: it lies within the margin, by two one-sided tests. Both at 5 %; as the truth is on one
+side of the margin, only one of the two can be false, and a comparison counts as one test in Holm's
+correction. Anything else is *inconclusive*. The margin is of the ratio: 2 % is ×1.02 or ÷1.02.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -16,12 +18,11 @@ import msgspec
 import numpy as np
 
 from core.stats import estimate, power, starts
-from core.stats.bootstrap import Interval
 from core.stats.estimate import Estimate
 from core.stats.starts import ONE_START, Means, Side
 
 MARGIN_PCT = 2.0
-LEVEL, VERDICT_LEVEL = 0.95, 0.90
+LEVEL = 0.95
 Verdict = Literal["larger", "equivalent", "inconclusive"]
 NOT_ABOVE_ZERO = "a value is not above zero, so there is no ratio"
 
@@ -32,8 +33,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     `n`: datasets; `starts`: of the reference and of the other; `paired`: the datasets were shared
     out over the starts; `spread`: SD of a start's mean (where paired, of a pair's difference), in
-    %; `p`: two-sided, that there is no difference; `needed`: starts of each backend that give a
-    verdict with 80 % power, if the difference is as it was measured.
+    %; `p`: two-sided, that there is no difference; `p_verdict`: of the likelier verdict, and
+    `p_holm`: after Holm's correction; `needed`: starts of each backend that give a verdict with
+    80 % power, if the difference is as it was measured.
     """
 
     metric: str
@@ -49,6 +51,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     repeats: tuple[int, int] = (1, 1)
     spread: float | None = None
     p: float | None = None
+    p_verdict: float | None = None
+    p_holm: float | None = None
     needed: int | None = None
 
     def in_words(self, name: str) -> str:
@@ -102,6 +106,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         if self.needed is None:
             return f"over {power.MOST} starts: the effect is near the margin"
         return f"{self.needed} starts of {_counted(share)}"
+
+    @property
+    def to_settle_briefly(self) -> str:
+        """`18 starts`."""
+        if not self.to_settle or self.ratio.interval is None:
+            return "2+ starts" if self.to_settle else ""
+        return f">{power.MOST} starts" if self.needed is None else f"{self.needed} starts"
 
     @property
     def _effect(self) -> str:
@@ -166,22 +177,48 @@ def _judged(found: Comparison, logs: Means, plain: Means) -> Comparison:
     )
     if not logs.are_replicated:
         return found
-    margin = math.log1p(found.margin_pct / 100)
-    verdict = judge(logs.interval(VERDICT_LEVEL), margin)
-    needed = None
-    if verdict == "inconclusive":
-        needed = power.starts_for_verdict(logs.value, margin, logs.spread, paired=logs.paired)
-    return msgspec.structs.replace(
-        found, verdict=verdict, spread=100 * logs.spread, p=logs.p(), needed=needed
+    verdict, p = judge(logs, _margin(found))
+    found = msgspec.structs.replace(
+        found, verdict=verdict, spread=100 * logs.spread, p=logs.p(), p_verdict=p
     )
+    return found if verdict != "inconclusive" else _unsettled(found)
 
 
-def judge(interval: Interval, margin: float) -> Verdict:
-    """Two one-sided tests at 5 %, by the 90 % `interval` of a difference."""
-    low, high = interval
-    if low > margin or high < -margin:
-        return "larger"
-    return "equivalent" if -margin < low and high < margin else "inconclusive"
+def judge(means: Means, margin: float) -> tuple[Verdict, float]:
+    """The verdict on a difference at 5 %, and the p of the likelier one."""
+    larger, equivalent = means.p_larger(margin), means.p_equivalent(margin)
+    if min(larger, equivalent) >= power.ALPHA:
+        return "inconclusive", min(larger, equivalent)
+    return ("larger", larger) if larger < equivalent else ("equivalent", equivalent)
+
+
+def corrected(found: Comparison, p_holm: float | None) -> Comparison:
+    """With the p of its verdict after Holm's correction, which may leave it inconclusive."""
+    found = msgspec.structs.replace(found, p_holm=p_holm)
+    if p_holm is None or p_holm < power.ALPHA:
+        return found
+    return _unsettled(msgspec.structs.replace(found, verdict="inconclusive"))
+
+
+def _unsettled(found: Comparison) -> Comparison:
+    """With the starts that would give a verdict, at the level that the correction leaves it."""
+    assert found.ratio.value is not None
+    assert found.spread is not None
+    level = power.ALPHA
+    if found.p_holm and found.p_verdict:
+        level *= found.p_verdict / found.p_holm
+    needed = power.starts_for_verdict(
+        math.log(max(found.ratio.value, sys.float_info.min)),
+        _margin(found),
+        found.spread / 100,
+        paired=found.paired,
+        alpha=level,
+    )
+    return msgspec.structs.replace(found, needed=needed)
+
+
+def _margin(found: Comparison) -> float:
+    return math.log1p(found.margin_pct / 100)
 
 
 def _estimate(means: Means, scale: Callable[[float], float]) -> Estimate:

@@ -24,15 +24,38 @@ def of_difference(effect: float, spread: float, starts: int, *, paired: bool = F
 
 
 def of_verdict(
-    effect: float, margin: float, spread: float, starts: int, *, paired: bool = False
+    effect: float,
+    margin: float,
+    spread: float,
+    starts: int,
+    *,
+    paired: bool = False,
+    alpha: float = ALPHA,
 ) -> float:
-    """Power of two one-sided tests at 5 % to place a true `effect` on its side of `margin`."""
+    """Power to place a true `effect` on its side of `margin`: larger, or by two one-sided tests
+    equivalent."""
     freedom, error = _design(spread, starts, paired)
-    gap = (margin - abs(effect)) / error
-    if gap < 0:
-        return _above(-gap, freedom, ALPHA)
-    other = (margin + abs(effect)) / error
-    return max(0.0, _above(gap, freedom, ALPHA) + _above(other, freedom, ALPHA) - 1)
+    if abs(effect) > margin:
+        return _larger(abs(effect) / error, margin / error, freedom, alpha)
+    gaps = ((margin - abs(effect)) / error, (margin + abs(effect)) / error)
+    return max(0.0, sum(_above(gap, freedom, alpha) for gap in gaps) - 1)
+
+
+def _larger(shift: float, margin: float, freedom: int, alpha: float) -> float:
+    """The chance that a difference, true at `shift`, is called larger than `margin`; both in its
+    standard error. For each value of the estimated error, the least difference that is called so
+    is found by halving: between margin + t(1 - alpha) and margin + t(1 - alpha / 2) errors."""
+    from scipy import special
+
+    errors = _deviations(freedom)
+    low, high = (float(special.stdtrit(freedom, 1 - a)) * errors for a in (alpha, alpha / 2))
+    for _ in range(12):
+        middle = (low + high) / 2
+        tails = (special.stdtr(freedom, -x / errors) for x in (middle, middle + 2 * margin))
+        is_enough = sum(tails) < alpha
+        low, high = np.where(is_enough, low, middle), np.where(is_enough, middle, high)
+    least = margin + high
+    return float((special.ndtr(shift - least) + special.ndtr(-shift - least)).mean())
 
 
 def starts_for_difference(effect: float, spread: float, *, paired: bool = False) -> int | None:
@@ -41,10 +64,12 @@ def starts_for_difference(effect: float, spread: float, *, paired: bool = False)
 
 
 def starts_for_verdict(
-    effect: float, margin: float, spread: float, *, paired: bool = False
+    effect: float, margin: float, spread: float, *, paired: bool = False, alpha: float = ALPHA
 ) -> int | None:
     """The fewest starts of each backend with 80 % power for a verdict; None above MOST."""
-    return _fewest(lambda starts: of_verdict(effect, margin, spread, starts, paired=paired))
+    return _fewest(
+        lambda starts: of_verdict(effect, margin, spread, starts, paired=paired, alpha=alpha)
+    )
 
 
 def _fewest(power: Callable[[int], float]) -> int | None:

@@ -77,6 +77,22 @@ class Means:
             return float(not self.value)
         return float(2 * special.stdtr(self.freedom, -abs(self.value) / self.standard_error))
 
+    def p_larger(self, margin: float) -> float:
+        """That the true difference is `margin` at most, either way: the chance of one as far out
+        where it is largest, at the margin. Never below `p`."""
+        return min(1.0, self._tail(abs(self.value) - margin) + self._tail(abs(self.value) + margin))
+
+    def p_equivalent(self, margin: float) -> float:
+        """That the true difference is `margin` or more, either way: two one-sided tests."""
+        return self._tail(margin - abs(self.value))
+
+    def _tail(self, distance: float) -> float:
+        from scipy import special
+
+        if not self.standard_error:
+            return 0.0 if distance > 0 else 1.0
+        return float(special.stdtr(self.freedom, -distance / self.standard_error))
+
 
 def shared(before: Side, after: Side) -> set[str]:
     """The datasets that both backends ran."""

@@ -42,8 +42,8 @@ class Evidence:
     unreadable: Mapping[str, str] = field(default_factory=dict)  # files that are no result → why
     impossible: Mapping[str, Sequence[str]] = field(default_factory=dict)  # unknown figures
     routing: Mapping[str, Imbalance] = field(default_factory=dict)
-    # backend, or folder → a per-step CV of each dataset
-    cvs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    # backend, or folder → a CV of each dataset: per step, and where it is known aggregated
+    cvs: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     # numbers of the layers that have a log file
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
     # gate-log folder → what the recorder reports
@@ -97,7 +97,10 @@ def of_results(groups: Sequence[Results]) -> Evidence:
             for label, phrases in group.impossible.items()
         },
         routing=_routing(results),
-        cvs={group.name: _one_a_dataset(group.per_step) for group in groups},
+        cvs={
+            group.name: [_one_a_dataset(group.per_step), _one_a_dataset(group.aggregated)]
+            for group in groups
+        },
     )
 
 
@@ -119,7 +122,7 @@ def of_gate_logs(folder: Path, found: Mapping[str, Imbalance]) -> Evidence:
             cvs[name.rpartition("/")[0] or folder.resolve().name][name] = log.per_step_cv
     return Evidence(
         routing=found,
-        cvs={backend: _one_a_dataset(own) for backend, own in cvs.items()},
+        cvs={backend: [_one_a_dataset(own)] for backend, own in cvs.items()},
         layers={name: numbers for name, numbers in layers.items() if numbers},
         prompts={place.name: repeats.random_prompts(place) for place in logs.all_in(folder)},
     )

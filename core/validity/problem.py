@@ -34,6 +34,11 @@ class Problem(Struct, frozen=True, kw_only=True):
         word = "INVALID " if self.severity == "invalid" else ""
         return f"{word}{self.rule}: {shown(self.where)}: {self.sentence}; {self.remedy}"
 
+    def of_backend(self, name: str) -> str:
+        """The rule and where in this backend it found a problem; empty if it did not."""
+        own = [place for place in self.where if place.partition("/")[0] == name]
+        return f"{self.rule} ({shown(own)})" if own else ""
+
     def concerns(self, run: str) -> bool:
         """Whether it is about the run, or about the whole of its backend."""
         backend = run.partition("/")[0]
@@ -66,6 +71,13 @@ class Validity(Struct, frozen=True, kw_only=True):
             for problem in self.problems
             if place in problem.where
         ]
+
+    def invalid(self, backends: Iterable[str]) -> dict[str, str]:
+        """Backend → the rules that say that its figures are not what they are called:
+        `same CV (all2all)`; those of which none does are left out."""
+        worst = [problem for problem in self.problems if problem.severity == "invalid"]
+        found = {name: [p.of_backend(name) for p in worst] for name in backends}
+        return {name: "; ".join(filter(None, said)) for name, said in found.items() if any(said)}
 
     def in_words(self) -> list[str]:
         """`validity: 20 checks, none failed`; or how many failed, and a line for each problem."""

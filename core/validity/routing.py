@@ -71,13 +71,17 @@ def constant_loads(seen: Evidence) -> list[Problem] | None:
 def same_cv(seen: Evidence) -> list[Problem] | None:
     """Datasets differ in CV, as no two samples of traffic are alike."""
 
-    def wrong(cvs: Sequence[float]) -> str:
-        if max(cvs) - min(cvs) > SAME_CV * max(cvs):
+    def wrong(kinds: Sequence[Sequence[float]]) -> str:
+        alike = [cvs for cvs in kinds if max(cvs) - min(cvs) <= SAME_CV * max(cvs)]
+        if not alike:
             return ""
-        same = f"identical CV ({cvs[0]:.3f}) in every one of {len(cvs)} datasets"
+        same = f"identical CV ({alike[0][0]:.3f}) in every one of {len(alike[0])} datasets"
         return f"{same}: traffic cannot be the cause"
 
-    known = {name: cvs for name, cvs in seen.cvs.items() if len(cvs) >= MIN_CVS}
+    enough = {
+        name: [cvs for cvs in kinds if len(cvs) >= MIN_CVS] for name, kinds in seen.cvs.items()
+    }
+    known = {name: kinds for name, kinds in enough.items() if kinds}
     return problems("invalid", known, wrong, OWN_RECORDER)
 
 

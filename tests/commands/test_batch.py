@@ -124,8 +124,8 @@ class TestWholeRun:
         assert all((whole.place.made / file).exists() for file in named)
         assert f"graphs ({len(list((whole.place.made / 'graphs').iterdir()))} PNGs)" in wrote
         last = "\n".join(lines[lines.index(wrote) + 1 :])
-        assert last.startswith("\n  validity: ")
-        assert "all2all TPOT against excess CV²" in last
+        assert last.startswith("\nvalidity: ")
+        assert "all2all against excess CV²" in last
         assert last.endswith("\nto read it all: gatescope report made")
 
     def test_every_file_of_the_run_directory_is_there(self, whole: Whole) -> None:

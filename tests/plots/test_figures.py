@@ -174,29 +174,48 @@ class TestRankLoad:
             Result(measured_imbalance=Imbalance(rank_loads=[*loads], rank_imbalance=worst))
             for loads, worst in (([30, 10], 1.6), ([50, 30], 1.4))
         ]
-        (bars,) = routing.rank_load([group("baseline"), group("all2all", *runs)])
+        bars = routing.rank_load(group("all2all", *runs))
         assert bars.values == pytest.approx([(1.5 + 1.25) / 2, (0.5 + 0.75) / 2])
         assert [name for name, _ in bars.lines] == ["even", "busiest rank of a step, mean"]
         assert [level for _, level in bars.lines] == pytest.approx([1, 1.5])
         assert bars.low is not None
-        assert bars.low[0] == pytest.approx(
-            1.375 - 12.706204736432095 * 0.125
-        )  # t(1) × the standard error
-        assert bars.place == 1
+        assert bars.high is not None
+        reach = 12.706204736432095 * 0.125  # t(1) × the standard error
+        assert bars.high[0] == pytest.approx(1.375 + reach)
+        assert bars.low.tolist() == [0, 0]  # no load is below 0
+
+    def test_repeats_that_routed_alike_count_once(self) -> None:
+        """Three repeats of one dataset, of which two are alike, and the same of another dataset."""
+        alike, other = (
+            Result(
+                measured_imbalance=Imbalance(
+                    expert_loads=loads, rank_loads=[*loads], rank_imbalance=1.5
+                )
+            )
+            for loads in ([12.0, 6.0], [9.0, 9.0])
+        )
+        labels = {"001-r1": alike, "001-r2": alike, "001-r3": other, "002-r1": alike}
+        found = Results("all2all", labels, {}, {})
+        assert [*found.routed] == ["001-r1", "001-r3", "002-r1"]
+        bars = routing.rank_load(found)
+        assert bars.values == pytest.approx([(4 / 3 + 1 + 4 / 3) / 3, (2 / 3 + 1 + 2 / 3) / 3])
+        assert bars.note.startswith("n = 3 runs (1 that routed like another repeat left out); ")
+        of_a_repeat = routing.rank_load(found, label="001-r2")
+        assert of_a_repeat.values == pytest.approx([4 / 3, 2 / 3])
 
     def test_runs_of_equal_loads_are_drawn(self, tmp_path: Path) -> None:
         """The interval over equal runs has no width, and lies beside their mean by rounding."""
         run = Result(measured_imbalance=Imbalance(rank_loads=[1001, 999], rank_imbalance=1.2))
-        bars = routing.rank_load([group("all2all", *[run] * 9)])
-        assert bars[0].low is not None
-        assert bars[0].high is not None
-        outside = (bars[0].low > bars[0].values) | (bars[0].high < bars[0].values)
+        bars = routing.rank_load(group("all2all", *[run] * 9))
+        assert bars.low is not None
+        assert bars.high is not None
+        outside = (bars.low > bars.values) | (bars.high < bars.values)
         assert outside.any()
         assert png.write(bars, tmp_path / "ranks.png").stat().st_size
 
     def test_without_ranks_it_says_so(self) -> None:
-        with pytest.raises(NoDataError, match="no backend ran with expert parallelism"):
-            routing.rank_load([group("baseline", Result(measured_imbalance=Imbalance()))])
+        with pytest.raises(NoDataError, match="baseline did not run with expert parallelism"):
+            routing.rank_load(group("baseline", Result(measured_imbalance=Imbalance())))
 
 
 class TestEcdf:

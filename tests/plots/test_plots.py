@@ -100,7 +100,9 @@ class TestScatter:
             group = results("baseline", [*x.tolist(), 0.6], [*(10 + 5 * x).tolist(), odd])
             series = scatter.series([group, *both], "mean_tpot_ms", "per-step")
             assert series.groups[0].hollow.tolist() == [False] * 12 + [is_drawn]
-            assert series.note == ("n = 25" if is_drawn else "n = 24; off the scale: baseline/013")
+            assert series.note == (
+                "n = 25" if is_drawn else "n = 24; ^ off the scale: baseline/013 at 60.4"
+            )
             assert (
                 "O baseline, beyond 1.5 IQR (n = 1)" in text.draw(series, 80, 20, colour=False)
             ) == is_drawn
@@ -237,7 +239,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 class TestFiguresOfARun:
-    @pytest.mark.parametrize("figure", FIGURES)
+    @pytest.mark.parametrize("figure", [name for name in FIGURES if name != "prediction"])
     def test_text_fits_a_small_terminal_and_looks_as_it_did(
         self,
         figure: str,
@@ -307,7 +309,7 @@ class TestFiguresOfARun:
         assert (
             cli.main(["plot", str(run_dir), "--figure", "rank-load", "--backend", "baseline"]) == 2
         )
-        assert "no backend ran with expert parallelism" in capsys.readouterr().err
+        assert "baseline did not run with expert parallelism" in capsys.readouterr().err
         (run_dir / "baseline" / "gate_logs" / "dp0_pp0.gatelog").write_bytes(b"no gate log")
         assert cli.main(["plot", str(run_dir), "--figure", "heatmap"]) == 0
         answer = capsys.readouterr()
@@ -344,7 +346,7 @@ def test_the_legend_stands_outside_and_wraps() -> None:
     drawn = text.draw(Series("title", "x", "y", curves=curves), 60, 20, colour=False).splitlines()
     plot = next(i for i, line in enumerate(drawn) if "┌" in line)
     assert drawn[2:plot] == [
-        f"{mark} a curve with a long name, number {i}" for i, mark in enumerate("ox#^")
+        f"{mark} a curve with a long name, number {i}" for i, mark in enumerate("ox#d")
     ]
     assert not any("curve" in line for line in drawn[plot:])
     assert "\x1b[38;5;208mx a curve" in text.draw(

@@ -91,7 +91,7 @@ def reported_text(ran: Place, run_dir: Path) -> str:
 class TestAfterABatch:
     def test_two_datasets_are_too_few_to_say(self, ran: Place) -> None:
         told = (ran.folder / "stderr.txt").read_text()
-        assert "baseline TPOT against excess CV²: n = 2: too few to say; 8 are needed" in told
+        assert "baseline against excess CV²: n = 2: too few to say; 8 are needed" in told
         assert (
             "  all2all against baseline: 1 + 1 starts, each of 2 datasets\n    one start each:"
             " how much a restart moves it is not known (elsewhere about 1.3 %)\n" in told
@@ -307,9 +307,7 @@ class TestReport:
     ) -> None:
         run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.05, n=6)
         share_out(run_dir, starts=3)
-        asked = (
-            "registered before the first run: TPOT, all2all against baseline; smallest effect 2 %"
-        )
+        asked = "registered first: TPOT, all2all against baseline; smallest effect 2 %"
         assert asked in reported_text(ran, run_dir)
         assert "changed after" not in reported_text(ran, run_dir)
         about = json.loads((run_dir / "run.json").read_text())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.stats import comparison, starts
+from core.stats import comparison
 from core.stats.comparison import Comparison
-from core.stats.starts import Side
+from core.stats.starts import Means, Side
 
 # Two datasets at two starts of each; the second backend takes 1.1 and 1.12 × the first's mean.
 BASE: Side = {1: {"001": [10.0], "002": [20.0]}, 2: {"001": [10.2], "002": [20.4]}}
@@ -93,27 +93,40 @@ class TestInterval:
 
 
 class TestVerdict:
-    @pytest.mark.parametrize(
-        ("low", "high", "verdict"),
-        [
-            (2.1, 9, "larger"),
-            (-9, -2.1, "larger"),
-            (-1.9, 1.9, "equivalent"),
-            (0.5, 1.9, "equivalent"),
-            (1.9, 9, "inconclusive"),
-            (-2.1, 0, "inconclusive"),
-            (-9, 9, "inconclusive"),
-        ],
-    )
-    def test_two_one_sided_tests(self, low: float, high: float, verdict: str) -> None:
-        assert comparison.judge((low, high), 2.0) == verdict
+    @pytest.mark.parametrize("value", [0.5, 3.0, -3.0, 9.0])
+    def test_its_p_is_of_both_tails_at_the_margin_or_of_two_one_sided_tests(
+        self, value: float
+    ) -> None:
+        """Two starts each, 1 above and below their mean: a standard error of √2, t with 2 degrees
+        of freedom; the margin is 2."""
+        around = np.array([-1.0, 1.0])
+        verdict, p = comparison.judge(Means(around, value + around, paired=False, datasets=1), 2.0)
+        tail, error = stats.t(2).sf, math.sqrt(2)
+        larger = tail((abs(value) - 2) / error) + tail((abs(value) + 2) / error)
+        equivalent = max(tail((2 - value) / error), tail((2 + value) / error))
+        assert p == pytest.approx(min(larger, equivalent))
+        assert verdict == ("larger" if larger < 0.05 else "inconclusive")
 
-    def test_it_goes_by_the_ninety_percent_interval_of_the_ratio(self) -> None:
-        means = starts.means(_logs(BASE), _logs(OTHER))
-        assert means is not None
-        low = 100 * math.expm1(means.interval(0.90)[0])
-        assert compared(BASE, OTHER, margin_pct=low - 0.01).verdict == "larger"
-        assert compared(BASE, OTHER, margin_pct=low + 0.01).verdict == "inconclusive"
+    def test_without_any_spread_the_difference_decides(self) -> None:
+        same = np.zeros(2)
+        for value, wanted in ((0.5, "equivalent"), (2.0, "inconclusive"), (2.1, "larger")):
+            means = Means(same, same + value, paired=False, datasets=1)
+            assert comparison.judge(means, 2.0)[0] == wanted
+
+    def test_what_is_larger_has_an_interval_without_zero(self) -> None:
+        """At the least margin, one that a restart's spread dwarfs: its p is that of no
+        difference."""
+        found = compared(BASE, OTHER, margin_pct=1e-9)
+        assert found.p_verdict == pytest.approx(found.p)
+
+    def test_holms_correction_may_leave_it_inconclusive(self) -> None:
+        found = compared(BASE, OTHER, margin_pct=1e-9)
+        assert found.verdict == "larger"
+        assert comparison.corrected(found, 0.049).verdict == "larger"
+        left = comparison.corrected(found, 0.05)
+        assert (left.verdict, left.p_holm) == ("inconclusive", 0.05)
+        assert left.needed is not None
+        assert left.needed > 2
 
     def test_each_is_said_in_words(self) -> None:
         larger, equal = compared(BASE, OTHER), compared(BASE, OTHER, margin_pct=30)

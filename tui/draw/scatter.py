@@ -37,13 +37,13 @@ class Dot(NamedTuple):
 def dots(series: Series, *, outliers: bool) -> list[Dot]:
     return [
         Dot(
-            place,
+            group.place,
             f"{group.name}/{group.labels[i]}",
             float(group.x[i]),
             float(group.y[i]),
             bool(group.outlier[i]),
         )
-        for place, group in enumerate(series.groups)
+        for group in series.groups
         for i in (group.drawn if outliers else group.full).nonzero()[0].tolist()
     ]
 
@@ -52,16 +52,16 @@ def legend(series: Series, *, outliers: bool) -> Line:
     """Each backend's mark and how many of its points are drawn; how many are outliers, and how many
     off the scale."""
     spans: list[Span] = []
-    for place, group in enumerate(series.groups):
+    for group in series.groups:
         spans += [
-            (f"{MARKS[place % 4]} {group.name}", BACKENDS[place % 4]),
+            (f"{MARKS[group.place % 4]} {group.name}", BACKENDS[group.place % 4]),
             (f" n={int(group.full.sum())}   ", "dim"),
         ]
     hollow = sum(int(group.hollow.sum()) for group in series.groups)
     far = sum(int((~group.drawn).sum()) for group in series.groups)
     odd: list[str] = []
     if hollow:
-        marks = "".join(HOLLOW[place % 4] for place in range(len(series.groups)))
+        marks = "".join(HOLLOW[group.place % 4] for group in series.groups)
         shown = f"{hollow} beyond 1.5 IQR"
         odd.append(f"{marks} {shown}" if outliers else f"{shown} hidden")
     if far:

@@ -15,7 +15,6 @@ Span = tuple[str, Role]
 
 NONE = "–"
 BARS = "▁▂▃▄▅▆▇█"
-SHADES = " ░▒▓█"
 # CSI, OSC and other string sequences (with their text), then two-byte escapes.
 ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"

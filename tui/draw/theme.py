@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.style import Style
 from textual.theme import BUILTIN_THEMES, Theme
 
-from core.plots.palette import HEAT
+from core.plots.palette import HEAT, HEAT_DARK
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -55,7 +55,7 @@ TERMINAL = replace(
 )
 ALL = (DARK, LIGHT, TERMINAL)
 
-# Backends in their order: the role of their names, their points, and their outliers.
+# By a backend's place in core.plots.palette: the role of its name, its points and its outliers.
 BACKENDS = ("a", "b", "c", "d")
 MARKS = ("●", "▲", "■", "◆")
 HOLLOW = ("○", "△", "□", "◇")
@@ -93,9 +93,9 @@ _TERMINAL = {
     "c": Style(color="green"),
     "d": Style(color="magenta"),
     **{
-        f"heat{i}": Style(color="black" if i > 4 else "white", bgcolor=c)
+        f"heat{i}": Style(color="white" if i in HEAT_DARK else "black", bgcolor=c)
         for i, c in enumerate(
-            ("black", "black", "blue", "blue", "blue", "yellow", "yellow", "bright_yellow")
+            ("blue", "blue", "cyan", "cyan", "white", "yellow", "yellow", "red", "red")
         )
     },
 }
@@ -105,7 +105,7 @@ _ALL = {
     "head": Style(bold=True, underline=False),
     "key": Style(bold=True, reverse=True),
     **{
-        f"heat{i}": Style(color="#ffffff" if i < 4 else "#101010", bgcolor=c)
+        f"heat{i}": Style(color="#ffffff" if i in HEAT_DARK else "#101010", bgcolor=c)
         for i, c in enumerate(HEAT)
     },
 }

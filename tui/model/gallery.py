@@ -4,35 +4,60 @@ the UI thread."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.style import Style
 from rich.text import Text
 
 from core.analysis import results, step_sample
-from core.errors import NoDataError
+from core.analysis.results import Results
+from core.errors import FileError, NoDataError
 from core.plots import gallery, text
-from core.plots.figure import Figure
+from core.plots.figure import F, Figure
+from core.validity import verdict
 from tui.draw.text import Line, Span
 
 
 def panels(figure: str, run_dir: Path, backends: Sequence[str], engine: str) -> list[Figure]:
-    """The panels of `figure` so far. NoDataError says why there are none."""
+    """The panels of `figure` so far, with *INVALID* on those where a rule says so. NoDataError says
+    why there are none."""
+    groups = _results(run_dir, backends)
+    invalid = _invalid(run_dir, groups)
     if figure in gallery.OF_STEPS:
         samples, problems = step_sample.of_backends(
             run_dir, [b for b in backends if any(run_dir.glob(f"{b}/gate_logs*"))]
         )
         if not samples:
             raise NoDataError("; ".join(problems) or "no gate log yet")
-        return gallery.panels(figure, [], samples, engine)
-    groups = []
-    for backend in backends:
-        with contextlib.suppress(NoDataError):  # none of its runs is done
-            groups.append(results.of_folders(backend, run_dir / backend / "results_json"))
+        return gallery.panels(figure, groups, samples, engine, invalid)
     if not groups:
         raise NoDataError("no run is done yet")
-    return gallery.panels(figure, groups, {}, engine)
+    return gallery.panels(figure, groups, {}, engine, invalid)
+
+
+def marked(figure: F, run_dir: Path, backends: Sequence[str]) -> F:
+    """A figure of several backends, with *INVALID* on it likewise."""
+    groups = _results(run_dir, backends)
+    return gallery.of_all(figure, groups, _invalid(run_dir, groups))
+
+
+def _invalid(run_dir: Path, groups: Sequence[Results]) -> Mapping[str, str]:
+    """Backend → the rules that its figures break; judged by the results alone while there is no
+    run.json yet."""
+    try:
+        found = verdict.of_run_directory(run_dir, groups)
+    except FileError:
+        found = verdict.of_results(groups)
+    return found.invalid(group.name for group in groups)
+
+
+def _results(run_dir: Path, backends: Sequence[str]) -> list[Results]:
+    groups = []
+    for backend in backends:
+        with contextlib.suppress(FileError, NoDataError):  # none of its runs is done
+            groups.append(results.of_folders(backend, run_dir / backend / "results_json"))
+    return groups
 
 
 def lines(panel: Figure, width: int, height: int) -> list[Line]:

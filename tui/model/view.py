@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from core.experiment.state import RunState, Snapshot
+from core.plots import palette
 from tui.draw.theme import BACKENDS
 
 if TYPE_CHECKING:
@@ -78,4 +79,4 @@ class View(Struct, frozen=True):
 
     def role(self, backend: str) -> str:
         names = self.backends
-        return BACKENDS[names.index(backend) % 4] if backend in names else ""
+        return BACKENDS[palette.places(names)[backend]] if backend in names else ""

@@ -176,11 +176,14 @@ class DoseScreen(Page):
 
     def _export(self) -> None:
         from core.plots import dose as figure
-        from tui.model import export
+        from tui.model import export, gallery
 
+        run_dir, backends = Path(self._session.run_dir or ""), list(self._session.snapshot.backends)
         name = f"{figure.name(self.metric, self.axis)}.png"
-        file = Path(self._session.run_dir or "") / "graphs" / name
-        self._said = export.plot(self.series, figure.csv_text, file)
+        file = run_dir / "graphs" / name
+        self._said = export.plot(
+            lambda: gallery.marked(self.series(), run_dir, backends), figure.csv_text, file
+        )
         self.app.call_from_thread(self.show)
 
 

@@ -3,15 +3,14 @@ map."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from core.experiment.events import RunFigures
 from core.experiment.state import RunState
-from core.plots.palette import HEAT
+from core.plots import palette
 from tui.draw import table
 from tui.draw.table import Column
-from tui.draw.text import NONE, SHADES, Line, Span, fit, line, number
+from tui.draw.text import NONE, Line, Span, fit, line, number
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
@@ -216,8 +215,7 @@ class Imbalance(Pane):
         row = table.row(columns, cells)
         each = _folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
         shares = [max(layer.shares[i : i + each]) for i in range(0, len(layer.shares), each)]
-        top = _hottest(self.rows())
-        heat = (_heat(share * len(layer.shares), top, cell) for share in shares)
+        heat = (_heat(share * len(layer.shares), cell) for share in shares)
         return Line((*row.spans, (">" if cursor else " ", ""), *heat))
 
     def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
@@ -225,9 +223,9 @@ class Imbalance(Pane):
         layer = layers[self.at]
         if self.has_focus and layer.reason:
             return line((fit(f"L{layer.layer:02d} excess {NONE}: {layer.reason}", width), "dim"))
+        low, high = palette.HEAT_ENDS
         text = (
-            f"heat: load × even, 0 to {_hottest(layers):.2f} · floor: a fair router's CV"
-            " · rank: max/mean"
+            f"heat: load × even, {low:g} to {high:g} · floor: a fair router's CV · rank: max/mean"
         )
         if layer.work is not None:
             text += " · work: busiest rank's over fair"
@@ -255,13 +253,8 @@ def _folded(experts: int, room: int) -> int:
     return -(-experts // max(room, 1))
 
 
-def _hottest(layers: Sequence[LayerLoad]) -> float:
-    """The hottest expert's load over an even share: where the scale ends, as in the PNG."""
-    return max((max(layer.shares) * len(layer.shares) for layer in layers), default=0.0) or 1.0
-
-
-def _heat(over_even: float, top: float, cell: int) -> Span:
-    level = min(len(HEAT) - 1, int(over_even / top * len(HEAT)))
+def _heat(over_even: float, cell: int) -> Span:
+    level = palette.heat_level(over_even)
     if cell > 1:
         return (f"{over_even:.{cell - 3}f} ".rjust(cell), f"heat{level}")
-    return (SHADES[min(4, level * 5 // len(HEAT))], f"heat{level}")
+    return (palette.SHADES[palette.heat_level(over_even, len(palette.SHADES))], f"heat{level}")

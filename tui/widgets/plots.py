@@ -125,12 +125,15 @@ class Plots(Pane):
         self.run_worker(self._export, thread=True)
 
     def _export(self) -> None:
-        from tui.model import export, series
+        from tui.model import export, gallery, series
 
-        folder = Path(self.view.run_dir) / "graphs"
+        run_dir, backends = Path(self.view.run_dir), self.view.backends
+        folder = run_dir / "graphs"
         if self.figure == SCATTER:
             file = folder / f"{self.metric}-{self.axis}.png"
-            result = export.plot(self.series, series.csv_text, file)
+            result = export.plot(
+                lambda: gallery.marked(self.series(), run_dir, backends), series.csv_text, file
+            )
         else:
             result = export.figure(self._read, folder / f"{self.figure}.png")
         self.app.call_from_thread(self.post_message, self.Exported(result))
