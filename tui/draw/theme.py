@@ -82,6 +82,12 @@ _LIGHT = {
     "c": Style(color="#00684c"),
     "d": Style(color="#8c3f6e"),
 }
+_of_16 = [
+    Style(color="white", bgcolor="black"),
+    Style(color="white", bgcolor="blue"),
+    Style(color="black", bgcolor="yellow"),
+    Style(color="black", bgcolor="bright_yellow"),
+]
 _TERMINAL = {
     "dim": Style(dim=True),
     "ok": Style(color="green"),
@@ -92,12 +98,7 @@ _TERMINAL = {
     "b": Style(color="red"),
     "c": Style(color="green"),
     "d": Style(color="magenta"),
-    **{
-        f"heat{i}": Style(color="black" if i > 4 else "white", bgcolor=c)
-        for i, c in enumerate(
-            ("black", "black", "blue", "blue", "blue", "yellow", "yellow", "bright_yellow")
-        )
-    },
+    **{f"heat{i}": _of_16[i * len(_of_16) // len(HEAT)] for i in range(len(HEAT))},
 }
 _ALL = {
     "": Style(),
@@ -105,7 +106,7 @@ _ALL = {
     "head": Style(bold=True, underline=False),
     "key": Style(bold=True, reverse=True),
     **{
-        f"heat{i}": Style(color="#ffffff" if i < 4 else "#101010", bgcolor=c)
+        f"heat{i}": Style(color="#ffffff" if 2 * i < len(HEAT) else "#101010", bgcolor=c)
         for i, c in enumerate(HEAT)
     },
 }
