@@ -1,4 +1,4 @@
-"""PastRuns: the run directories beside this one; enter opens one, c compares two."""
+"""PastRuns: the run directories and sweeps beside this one; enter opens one, c compares two."""
 
 from __future__ import annotations
 
