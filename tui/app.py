@@ -396,7 +396,7 @@ def _show(session: Session, *, ascii: bool) -> int:
     app = Gatescope(session, ascii=_is_plain(ascii), settings_file=settings.file())
     code = app.run()
     if app.leads_to:
-        return _browse(SweepSession(app.leads_to), ascii=ascii)
+        return _browse(app.leads_to, ascii=ascii)
     return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
 
 
