@@ -110,3 +110,9 @@ def test_the_built_in_engine_stands_alone(file: Path) -> None:
 def test_datasets_hold_no_code() -> None:
     """A package of that name would shadow Hugging Face's `datasets` when Python starts here."""
     assert not sources("datasets")
+
+
+def test_the_screen_paints_before_anything_heavy_is_loaded() -> None:
+    """A first paint takes as long as its imports."""
+    loaded = loaded_after("import tui.app")
+    assert not loaded & {"numpy", "scipy", "plotext", "matplotlib", "psutil", "httpx"}

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 from textual import events
@@ -24,8 +24,7 @@ from textual.widgets import Input
 
 from core.errors import FileError
 from core.experiment.invocation import Invocation
-from core.rundir import directory, sweep
-from core.rundir.sweep import SweepFile
+from core.rundir import sweep
 from core.terminal import complain, ending, has_screen, is_dumb
 from tui import hints
 from tui.actions import BY_NAME, PANES, bindings, why_not
@@ -35,10 +34,8 @@ from tui.draw.text import Line, line, safe
 from tui.model import notice, settings
 from tui.model.session import Session, newest_live
 from tui.model.settings import Settings
-from tui.model.sweep import SweepSession
 from tui.model.view import View
 from tui.screens.palette import Actions
-from tui.sweep import SweepScreen
 from tui.widgets import bars
 from tui.widgets.happenings import Events
 from tui.widgets.imbalance import Imbalance
@@ -49,6 +46,9 @@ from tui.widgets.plots import Plots
 from tui.widgets.prompt import Prompt
 from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
+
+if TYPE_CHECKING:
+    from core.rundir.sweep import SweepFile
 
 SAID_FOR_S = 8.0
 # Shares of the rows of panes, in screens of at least so many lines: as in VERTICAL_BREAKPOINTS.
@@ -315,13 +315,13 @@ def run(invocation: Invocation, *, ascii: bool = False) -> int:
     runs/, if nothing is selected. Its exit code."""
     if invocation.resume:
         if sweep.is_sweep(invocation.resume):
-            return _browse(SweepSession(invocation.resume), ascii=ascii)
+            return _browse(invocation.resume, ascii=ascii)
         return _show(Session(invocation, _run_directory(invocation.resume)), ascii=ascii)
     found = _running(invocation)
     if found is None:
         _check_writable(invocation.out or Path("runs"))
     elif sweep.is_sweep(found):
-        return _browse(SweepSession(found), ascii=ascii)
+        return _browse(found, ascii=ascii)
     return _show(Session(invocation, found), ascii=ascii)
 
 
@@ -329,9 +329,11 @@ def run_sweep(invocation: Invocation, planned: SweepFile, *, ascii: bool = False
     """The UI for a new sweep, or for what runs under runs/, if nothing is selected."""
     if found := _running(invocation):
         return attach(found, ascii=ascii)
+    from core.rundir import directory
+
     path = invocation.out or directory.new_path(planned.name)
     _check_writable(path)
-    return _browse(SweepSession(path, invocation, planned), ascii=ascii)
+    return _browse(path, invocation, planned, ascii=ascii)
 
 
 def _running(invocation: Invocation) -> Path | None:
@@ -354,21 +356,30 @@ def _check_writable(run_dir: Path) -> None:
 def attach(run_dir: Path, *, ascii: bool = False) -> int:
     """The UI over a run directory or a sweep, running or not. FileError where it is neither."""
     if sweep.is_sweep(run_dir):
-        return _browse(SweepSession(run_dir), ascii=ascii)
+        return _browse(run_dir, ascii=ascii)
     return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
 
 
-def _browse(session: SweepSession, *, ascii: bool) -> int:
+def _browse(
+    path: Path,
+    invocation: Invocation | None = None,
+    planned: SweepFile | None = None,
+    *,
+    ascii: bool,
+) -> int:
     """The screen of a sweep, and from it the UI over the cell that is opened, and back."""
+    from tui.model.sweep import SweepSession
+    from tui.sweep import SweepScreen
+
     if (code := _why_no_screen()) is not None:
         return code
-    opened = ""
+    session, opened = SweepSession(path, invocation, planned), ""
     while True:
         screen = SweepScreen(session, opened, ascii=_is_plain(ascii))
         opened = screen.run() or ""
         if not opened:
             return screen.return_code or 0
-        cell = Session(Invocation(), _run_directory(session.path / sweep.CELLS / opened))
+        cell = Session(Invocation(), _run_directory(path / sweep.CELLS / opened))
         if (code := _show(cell, ascii=ascii)) > 1:
             return code
 
@@ -385,7 +396,7 @@ def _show(session: Session, *, ascii: bool) -> int:
     app = Gatescope(session, ascii=_is_plain(ascii), settings_file=settings.file())
     code = app.run()
     if app.leads_to:
-        return _browse(SweepSession(app.leads_to), ascii=ascii)
+        return _browse(app.leads_to, ascii=ascii)
     return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
 
 

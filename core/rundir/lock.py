@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import TextIO
 
-import psutil
-
 from core.errors import FileError
 
 NAME = ".lock"
@@ -74,6 +72,8 @@ def _owner(file: TextIO) -> str:
 
 def _is_gatescope(pid: str) -> bool:
     """Whether that process of this machine is a gatescope that runs."""
+    import psutil
+
     try:
         words = psutil.Process(int(pid)).cmdline()
     except (ValueError, OverflowError, psutil.Error):

@@ -12,6 +12,7 @@ from support.staged import RECORDED, Played, Screen, shown, stage
 
 from core.experiment import control, events
 from core.experiment.control import Add, Cancel, Move, Retry, StopServer
+from core.plots import labels
 from tui.actions import ACTIONS, BY_NAME, PANES, why_not
 from tui.model import session as sessions
 from tui.screens.choice import Choice
@@ -450,7 +451,7 @@ async def _figure(screen: Screen, session: Played) -> None:
     assert "Expert load by layer: all2all" in pane.plain
     await screen.press("e")
     await screen.until(lambda: (session.run_dir or Path()).joinpath("graphs/heatmap.png").is_file())
-    for _ in range(5):
+    for _ in range(len(labels.FIGURES) - 1):
         await screen.press("F")
     assert "mean TPOT" in pane.title()
 
