@@ -11,14 +11,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from support.place import GATESCOPE, LIMIT_S, PROMPTS, UPSTREAM_KEYS, Place, is_closed
 from support.terminal import said_to_a_terminal
 
+from core.backends import builtin
 from core.experiment import events
+from core.experiment.tables import Backend, Model
 from core.routing import folder as gate_folder
 from core.rundir import about as run_json
 from core.rundir.journal import read_events
@@ -275,18 +277,15 @@ class TestWholeRun:
 # --- what goes wrong ---
 
 
-@pytest.mark.parametrize(
-    ("temperature", "weights", "used"),
-    [("auto", "trained", 1.0), ("auto", "random", 0.0), (0, "trained", 0.0), (0.5, "random", 0.5)],
-)
+@pytest.mark.parametrize(("temperature", "used"), [("auto", 1.0), (0, 0.0)])
 def test_the_temperature_is_the_configs_or_the_models_own(
-    tmp_path: Path, temperature: float | str, weights: str, used: float
+    tmp_path: Path, temperature: float | str, used: float
 ) -> None:
     """Greedy answers to one prompt are all the same; drawn ones differ, and repeat in a repeat."""
     place = Place(tmp_path, temperature=temperature, repeats=2, output_len=20)
     place.write_dataset(1, PROMPTS[:1] * 5)
     (tmp_path / "experiments.toml").write_text(
-        place.config.replace("[model]", f'[model]\nweights = "{weights}"')
+        place.config.replace("[model]", '[model]\nweights = "trained"')
     )
     done = place.gatescope("--batch", "--out", "made", "--only", "001", "--backend", "baseline")
     assert done.returncode == 0, done.stderr
@@ -294,6 +293,13 @@ def test_the_temperature_is_the_configs_or_the_models_own(
     assert once["temperature"] == again["temperature"] == used
     assert once["generated_texts"] == again["generated_texts"]
     assert len(set(once["generated_texts"])) == (1 if used == 0 else 5)
+
+
+@pytest.mark.parametrize(("weights", "own"), [("trained", 1.0), ("random", 0.0)])
+def test_a_model_s_own_temperature(weights: Literal["trained", "random"], own: float) -> None:
+    backend = Backend(name="b", port=0, tensor_parallel=1)
+    launch = builtin.launch(backend, Model(weights=weights), None, 0)
+    assert launch.temperature == own
 
 
 def test_a_failing_dataset_is_reported_and_the_rest_is_done(place: Place) -> None:

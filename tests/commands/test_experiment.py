@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.commands import experiment
@@ -49,12 +50,19 @@ def invocations(draw: st.DrawFn) -> Invocation:
     )
 
 
+@functools.cache
+def parser() -> Parser:
+    """Made once: it takes longer than a hundred lines to parse."""
+    made = Parser()
+    experiment.add_arguments(made)
+    return made
+
+
 def parsed(arguments: list[str]) -> Invocation:
-    parser = Parser()
-    experiment.add_arguments(parser)
-    return experiment.invocation(parser.parse_args(arguments))
+    return experiment.invocation(parser().parse_args(arguments))
 
 
+@settings(max_examples=25)  # drawing one takes most of the time
 @given(invocations())
 def test_an_invocation_comes_back_from_its_own_arguments(invocation: Invocation) -> None:
     assert parsed(invocation.arguments()) == invocation
