@@ -232,6 +232,33 @@ def run_dir(tmp_path: Path) -> Path:
                     "intervals": {"excess_squared": [share**2 - 0.1, share**2 + 0.1]},
                     "rank_imbalance": 2 * share,
                     "rank_loads": [share, 1 - share] if ranks > 1 else [],
+                    "prefill": {
+                        "steps": 1,
+                        "tokens": 64,
+                        "per_step_cv": share,
+                        "noise_floor": None,
+                        "excess_cv": share,
+                        "excess_cv_reason": None,
+                        "excess_cv_interval": None,
+                        "excess_squared": share**2,
+                        "layer_cv": share,
+                        "rank_imbalance": None,
+                    },
+                },
+                "predicted": {
+                    "model": "m",
+                    "mode": "calibrated",
+                    "prompts": 12,
+                    "tokens": 64,
+                    "layer_numbers": [0],
+                    "loads": [[0.5, 0.25, 0.125, 0.125]],
+                    "prefill": {
+                        "tokens": 64,
+                        "active_experts": 4,
+                        "excess_cv": None,
+                        "excess_squared": share**2 - slower / 20,
+                        "run_interval": [share**2 - 0.1, share**2 + 0.1],
+                    },
                 },
             }
             (tmp_path / backend / "results_json" / f"{i:03d}.json").write_text(json.dumps(result))
