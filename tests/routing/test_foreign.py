@@ -96,6 +96,18 @@ def test_a_tensor_never_reads_beyond_its_storage(size: list[int], stride: list[i
     assert found.size == 0 or found.min() >= 3
 
 
+@pytest.mark.parametrize("name", ["x.pt", "x.json"])
+def test_a_file_that_is_not_there_is_said(name: str, tmp_path: Path) -> None:
+    with pytest.raises(GateLogError, match=rf"{name}: cannot be read: No such file"):
+        foreign.read(tmp_path / name, 2, None)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_counts(tmp_path: Path) -> None:
+    text = json.dumps({"logical_count": [[[2, 0]]]})
+    (tmp_path / "x.json").write_text(text, encoding="utf-8-sig")
+    assert foreign.read(tmp_path / "x.json", 2, None).loads.tolist() == [[[2, 0]]]
+
+
 @given(cut=st.integers(0, 1800), put=st.binary(max_size=6))
 def test_a_damaged_file_is_an_error_of_ours(cut: int, put: bytes, tmp_path_factory: Any) -> None:
     data = (SAVED / "sglang-stat.pt").read_bytes()
