@@ -152,7 +152,8 @@ class TestUsage:
         """On the argument's own line, or on the next one, which is indented further."""
         answer = gatescope(*command.split(), "--help")
         assert (answer.code, answer.err) == (0, "")
-        lines = [line for line in answer.out.splitlines() if line != "  COMMAND"]
+        heads = re.compile(r"  (COMMAND|\w+(\|\w+)+)")  # of a list of commands
+        lines = [line for line in answer.out.splitlines() if not heads.fullmatch(line)]
         arguments = [n for n, line in enumerate(lines) if re.match(r"  \S", line)]
         assert arguments
         for n in arguments:

@@ -87,6 +87,7 @@ class Gatescope(App[int]):
         self.settings = settings.read(settings_file) if settings_file else Settings()
         self.paused = False
         self.pinned = ""
+        self.leads_to: Path | None = None  # a sweep, whose screen comes next
         self.view = View()
         self._is_looking = False
         self._said: tuple[float, Line] = (0.0, Line())
@@ -125,8 +126,12 @@ class Gatescope(App[int]):
         self.run_worker(self._open, thread=True, exit_on_error=True)
 
     def open_other(self, run_dir: Path | None) -> None:
-        """Show another run directory in place of this one."""
+        """Show another run directory, or a sweep, in place of this one."""
         if run_dir is None or run_dir == self.session.run_dir:
+            return
+        if sweep.is_sweep(run_dir):
+            self.leads_to = run_dir
+            self.exit(0)
             return
         if self._timer:
             self._timer.stop()
@@ -379,6 +384,8 @@ def _show(session: Session, *, ascii: bool) -> int:
         return refused
     app = Gatescope(session, ascii=_is_plain(ascii), settings_file=settings.file())
     code = app.run()
+    if app.leads_to:
+        return _browse(SweepSession(app.leads_to), ascii=ascii)
     return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
 
 

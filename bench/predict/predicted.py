@@ -65,28 +65,30 @@ max_num_batched_tokens = 2048
 """
 
 
-def record(folder: Path, datasets: list[list[str]]) -> list[float]:
-    """The measured excess CV² of prefill of each, where each prompt is a step; `folder`/run has the
-    run directory, which is used again where it is there."""
+def record(
+    folder: Path, datasets: list[list[str]], config: str = CONFIG, of: str = "prefill"
+) -> list[float]:
+    """The measured excess CV² of a phase of each; `folder`/run has the run directory, which is used
+    again where it is there."""
     if not folder.exists():
-        _run(folder, datasets)
+        _run(folder, datasets, config)
     results = result.read_all(folder / "run" / "one" / "results_json").results
     found = []
     for label in sorted(results):
         measured = results[label].measured_imbalance
-        assert measured
-        assert measured.prefill
-        assert measured.prefill.excess_squared is not None
-        found.append(measured.prefill.excess_squared)
+        phase = measured and measured.phase(of)
+        assert phase
+        assert phase.excess_squared is not None
+        found.append(phase.excess_squared)
     return found
 
 
-def _run(folder: Path, datasets: list[list[str]]) -> None:
+def _run(folder: Path, datasets: list[list[str]], config: str) -> None:
     folder.mkdir(parents=True)
     for number, texts in enumerate(datasets, 1):
         rows = [json.dumps({"text": text}) + "\n" for text in texts]
         (folder / f"{number:03d}_0.jsonl").write_text("".join(rows))
-    (folder / "experiments.toml").write_text(CONFIG)
+    (folder / "experiments.toml").write_text(config)
     command = [sys.executable, "-m", "core.cli", "--batch", "--engine", "builtin", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=folder, env=environment, check=True, stderr=subprocess.DEVNULL)

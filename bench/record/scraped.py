@@ -98,6 +98,7 @@ def main() -> int:
             over.set()
             for one in asking:
                 one.join()
+            time.sleep(2.0)  # the log's writer is a moment behind
             found = looked_up(scraper, seconds, metrics, totals(place / "logs" / "gate_logs"))
             scraper.process.terminate()
             scraper.process.wait()

@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).parents[2]
-START_S, END_S = 300.0, 60.0
+START_S, END_S = 900.0, 60.0
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 FLAGS = ("--dtype", "bfloat16", "--max-model-len", "1024", "--enforce-eager")
 RECORD = (sys.executable, "-m", "core.cli", "record")
@@ -46,7 +46,8 @@ class Served:
             return False
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.is_ready() or self.process.poll() is not None, START_S)
+        if not wait_until(lambda: self.is_ready() or self.process.poll() is not None, START_S):
+            raise SystemExit(f"the server was not ready after {START_S:g} s: see {self.log}")
         if self.process.poll() is not None:
             raise SystemExit(f"the server ended with {self.process.poll()}: see {self.log}")
 

@@ -1,5 +1,5 @@
 """What the terminal UI costs: first paint against a minimal Textual app, opening a long journal,
-and CPU while it follows a run.
+and CPU and memory while it follows runs.
 
     uv run python bench/tui/run.py
 
@@ -51,6 +51,7 @@ attach(Path(sys.argv[1]))
 """
 REQUESTS = 100_000
 FOLLOWED_S = 20.0
+GROWN = 2000  # runs
 
 
 class Program:
@@ -241,6 +242,31 @@ def _cpu(program: Program, seconds: float) -> str:
     return f"{used / seconds:.1%} of a core, {rate:.1f} kB/s to the terminal"
 
 
+def growing(place: Path) -> None:
+    """Resident memory of the UI while runs end, forty a second."""
+    made = journal((GROWN + 1) * 30, 30)
+    each = (len(made) - 3) // (GROWN + 1)
+    run_dir = place / "growing"
+    write(run_dir, made[:3])
+    program = Program(ATTACH, str(run_dir))
+    program.until(b"gatescope")
+    process, held = psutil.Process(program.pid), {}
+    with open(run_dir / "events.jsonl", "ab", buffering=0) as file:
+        for run in range(GROWN + 1):
+            part = made[3 + run * each : 3 + (run + 1) * each]
+            file.write(b"".join(events.encode(e) + b"\n" for e in part))
+            program.drain(0.025)
+            if run in (GROWN // 4, GROWN):
+                program.drain(3.0)
+                held[run] = process.memory_info().rss / 2**20
+    program.end()
+    (first, before), (last, after) = held.items()
+    per = 100 * (after - before) / (last - first)
+    print(
+        f"memory: {before:.1f} MiB after {first:,} runs, {after:.1f} after {last:,}: {per:.2f}/100"
+    )
+
+
 def _grow(run_dir: Path, stop: threading.Event) -> None:
     run = "baseline/00050"
     with open(run_dir / "events.jsonl", "ab", buffering=0) as file:
@@ -265,6 +291,7 @@ def main() -> None:
         opening(place, REQUESTS, 30)
         opening(place, REQUESTS, 5000)
         following(place)
+        growing(place)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     starts: int
     datasets: int
+    nodes: list[str] = []
     mark: str = ""
 
     @property
@@ -90,6 +91,12 @@ def notes(found: Sequence[Entry]) -> Iterator[str]:
     if starts:
         yield f"starts of a cell: {'–'.join(map(str, dict.fromkeys((starts[0], starts[-1]))))}"
     yield from _why(found)
+    nodes = {tuple(entry.nodes) for entry in found if entry.nodes}
+    if len(nodes) > 1:
+        yield (
+            f"measured on {len({node for own in nodes for node in own})} nodes: cells that share"
+            " none differ by their nodes too, which no interval and no mark allows for"
+        )
 
 
 def swept(found: Sequence[Entry]) -> list[str]:
@@ -128,6 +135,9 @@ def _entry(asked: SweepFile, state: CellState, best: CellState | None) -> Entry:
         reason=level.estimate.reason,
         starts=level.starts,
         datasets=level.datasets,
+        nodes=sorted({r.node for r in state.group.by_label.values() if r.node})
+        if state.group
+        else [],
         mark=_mark(asked.metric, state, best, level),
     )
 

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from core.analysis import step_work
-from core.analysis.cost_model import PRICE, CostModel
+from core.analysis import calibration, cost_model, placed, step_sample, step_work
+from core.analysis.calibration import Calibration
+from core.analysis.cost_model import PRICE, Check, CostModel
+from core.analysis.placed import Placed
 from core.analysis.step_sample import StepSample
+from core.errors import GateLogError
 from core.experiment import plan
-from core.routing import placement, work
-from core.routing.placement import Outcome, Placement
+from core.recorder.gatescope_recorder.kernel import Kernel
+from core.routing import work
 from core.routing.price import Prices
+from core.rundir.about import About
+from core.rundir.selection import ALL, Selection
 from core.stats import bootstrap, estimate
 from core.stats.arrays import Bools, Floats
 from core.stats.estimate import Estimate
 
 MIN_STEPS = 20
 EDGE = 0.05  # of the time of a token: what a smaller batch must save to be named
+SMALLER = 0.7  # of the batch: the smallest one that is tried
+FREQUENT = 8  # step sizes that are looked at
 
 
 class RoutingCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +53,9 @@ class RoutingCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
-    """A step size at which a fair router fills its tiles badly. `rows`: computed over needed, at
-    `tokens` and at the `better` size; `saved`: share of the MoE layers' time for one token."""
+    """How a fair router fills its tiles in steps of `tokens`. `rows`: computed over needed, there
+    and at the `better` size; `saved`: share of the MoE layers' time for one token. Where no size of
+    `SMALLER` to 1 of it saves `EDGE`, the better one is the same."""
 
     tokens: int
     rows: float
@@ -54,11 +64,57 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     saved: float
 
 
-class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """A placement of experts on the ranks that ran, and what it saves of a decode step, in µs."""
+class BackendCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What routing cost one backend's decode steps. `calibrated`: when, by a sweep of its own, and
+    `check`: how well that predicts these runs; None: the model is fitted to these very runs."""
 
-    name: str
-    saved: Estimate
+    backend: str
+    model: CostModel
+    calibrated: str | None = None
+    check: Check | None = None
+    datasets: list[RoutingCost] = []
+    edges: list[Edge] = []
+    placements: list[Placed] = []
+
+
+def of_run_directory(
+    path: Path, about: About, names: Sequence[str], chosen: Selection = ALL
+) -> list[BackendCost]:
+    """Every backend whose gate logs can be read."""
+    found = []
+    for name in names:
+        known = calibration.of_backend(about, name)
+        prices = known.prices() if known else None
+        try:
+            natural, every = (
+                step_sample.of_backend(path, name, chosen, prices, forced=forced)
+                for forced in (False, True)
+            )
+        except (GateLogError, OSError):  # the report names it elsewhere
+            continue
+        found.append(of_backend(name, natural, every, known, prices))
+    return found
+
+
+def of_backend(
+    name: str,
+    natural: StepSample,
+    every: StepSample,
+    known: Calibration | None,
+    prices: Prices | None,
+) -> BackendCost:
+    """From the naturally routed steps, and `every` step, those of forced routing too."""
+    model = known.decode if known else cost_model.fit(every, "decode")
+    has_steps = not model.reason and len(every.of_phase("decode").rows) > 0
+    return BackendCost(
+        backend=name,
+        model=model,
+        calibrated=known.made if known else None,
+        check=cost_model.check(model, every) if known and has_steps else None,
+        datasets=of_datasets(natural, model),
+        edges=edges(natural, prices),
+        placements=placed.of_sample(natural, model, prices),
+    )
 
 
 def of_datasets(sample: StepSample, model: CostModel) -> list[RoutingCost]:
@@ -128,80 +184,40 @@ def _mean(steps: Floats) -> Estimate:
 # --- the edges of tiles ---
 
 
-def edge(sample: StepSample, prices: Prices | None) -> Edge | None:
-    """Of the most frequent decode step; None where a slightly smaller batch would save little, or
-    no tiling is known."""
+def edges(sample: StepSample, prices: Prices | None) -> list[Edge]:
+    """Of the frequent decode steps for which a smaller batch is better, the worst first; else of
+    the largest one. Empty where no tiling is known."""
     of = sample.of_phase("decode")
     kernel = prices.kernel if prices else sample.kernel
     if not len(of.rows) or not kernel or not kernel.tilings or sample.moved:
-        return None
-    tokens = int(np.bincount(of["tokens"].astype(int)).argmax())
-    smaller = sorted({max(1, round(tokens * share)) for share in np.linspace(0.8, 1.0, 17)})
-    sizes = np.array(smaller)
+        return []
+    sizes, counts = np.unique(of["tokens"].astype(int), return_counts=True)
+    frequent = sizes[np.argsort(-counts, kind="stable")][: (counts >= MIN_STEPS).sum()][:FREQUENT]
+    found = [_edge(sample, int(tokens), kernel, prices) for tokens in sorted(frequent)]
+    bad = [one for one in found if one.better < one.tokens]
+    return sorted(bad, key=lambda one: -one.saved) or found[-1:]
+
+
+def _edge(sample: StepSample, tokens: int, kernel: Kernel, prices: Prices | None) -> Edge:
+    shares = np.linspace(SMALLER, 1.0, 25)
+    sizes = np.unique(np.maximum(1, np.rint(tokens * shares))).astype(int)
     fair = step_work.fair_of(sizes, sample.experts, sample.top_k, sample.placement, kernel, prices)
     column = "price_us" if prices else "amount"
     each = fair[:, step_work.FIGURES.index(column)] / sizes
     best = int(each.argmin())
-    if each[best] > (1 - EDGE) * each[-1]:
-        return None
-    rows = [_rows(sample, int(size), prices) for size in (tokens, sizes[best])]
+    best = best if each[best] < (1 - EDGE) * each[-1] else len(sizes) - 1
     return Edge(
         tokens=tokens,
-        rows=rows[0],
+        rows=_rows(sample, tokens, kernel),
         better=int(sizes[best]),
-        better_rows=rows[1],
+        better_rows=_rows(sample, int(sizes[best]), kernel),
         saved=1 - float(each[best] / each[-1]),
     )
 
 
-def _rows(sample: StepSample, tokens: int, prices: Prices | None) -> float:
+def _rows(sample: StepSample, tokens: int, kernel: Kernel) -> float:
     """Rows that a fair router's step computes, over those that hold a token."""
-    kernel = prices.kernel if prices else sample.kernel
     drawn = work.fair_loads(tokens, sample.experts, sample.top_k, step_work.FAIR_DRAWS)[:, None]
     done = work.of_steps(drawn, np.full(len(drawn), tokens), sample.placement, kernel)
     padded = done.padded if done.padded is not None else np.zeros(1)
     return 1 + float(padded.sum() / done.tokens.sum())
-
-
-# --- other placements ---
-
-
-def placed(sample: StepSample, model: CostModel, prices: Prices | None) -> list[Placed]:
-    """Every placement on the ranks that ran, the one first that was cheapest on the first half of
-    the decode steps: all are made from that half, and judged on the second. Empty without expert
-    parallelism, or where the log does not say which rank has which expert."""
-    half = len(sample.loads) // 2
-    if model.reason or not sample.placement or half < MIN_STEPS:
-        return []
-    first, later = sample.loads[:half], sample.loads[half:]
-    options = placement.options(first.sum(axis=0), sample.ranks)
-    ran = placement.of_ranks(sample.placement, first.shape[1])
-    costs = [_cost(sample, model, prices, first, option).mean() for option in options]
-    now = _cost(sample, model, prices, later, ran)
-    found = [
-        Placed(name=option.name, saved=_mean(now - _cost(sample, model, prices, later, option)))
-        for option in options
-    ]
-    return [found[place] for place in np.argsort(costs, kind="stable")]
-
-
-def as_it_ran(sample: StepSample) -> Outcome:
-    """EPLB's placements as they were, over the steps that the others are judged on."""
-    decode = sample.of_phase("decode")
-    later = slice(len(decode.rows) // 2, None)
-    extra, mean = decode["extra"][later], decode["mean_load"][later]
-    ratio = float((1 + extra / mean).mean())
-    return Outcome(ranks=sample.ranks, name="as it ran", ratio=ratio, extra=float(extra.mean()))
-
-
-def _cost(
-    sample: StepSample, model: CostModel, prices: Prices | None, loads: Floats, option: Placement
-) -> Floats:
-    """[steps]: the work of the busiest ranks, in µs. A replica counts as an expert of its own."""
-    steps, layers, experts = loads.shape
-    tokens = np.rint(loads[:, 0].sum(axis=1) / sample.top_k).astype(np.int64)
-    spread = (loads[..., None] * option.share).reshape(steps, layers, experts * option.ranks)
-    home = tuple(range(option.ranks)) * experts
-    kernel = prices.kernel if prices else sample.kernel
-    figures = step_work.of_loads(spread, tokens, home, kernel, prices).sum(axis=1)
-    return model.cost_us(figures, tokens, kernel)

@@ -3,7 +3,7 @@ fitted to, what placements are tried on, and what is drawn of the router over ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from core.routing.gatelog import GateLog
 from core.routing.meter import WARMUP
 from core.routing.price import Prices
 from core.rundir.selection import ALL, Selection
-from core.stats.arrays import Floats
+from core.stats.arrays import Bools, Floats, Ints
 
 MAX_STEPS = 1 << 16  # more are thinned evenly
 MAX_LOADS = 1 << 22  # counts kept for placements
@@ -45,8 +45,8 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """`rows` [steps, COLUMNS] in order of time; `loads` [decode steps, layers, experts]; `ranks`:
-    EP ranks, or 1.
+    """`rows` [steps, COLUMNS] in order of time; `loads` [decode steps, layers, experts], and
+    `loads_run` [decode steps]: the place in `labels` of each one's run; `ranks`: EP ranks, or 1.
 
     `labels`: the run of each start of the server; `counts[i]` [layers, experts]: the load of the
     whole run i; `placed`, `layer_numbers`: as in `GateLog`.
@@ -54,6 +54,7 @@ class StepSample:
 
     rows: Floats
     loads: Floats
+    loads_run: Ints
     ranks: int
     labels: tuple[str, ...] = ()
     counts: tuple[Floats, ...] = ()
@@ -178,6 +179,7 @@ class _Reading:
     forced: bool
     rows: list[Floats] = field(default_factory=list)
     loads: list[Floats] = field(default_factory=list)
+    loads_run: list[Ints] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     counts: list[Floats] = field(default_factory=list)
     start: dict[str, int] = field(
@@ -208,19 +210,24 @@ class _Reading:
         own = rows[:, -1] >= 0
         self.rows.append(rows[own & (place % self.stride == 0)])
         decode = own & (part.columns["prefill_tokens"] == 0)
-        self.loads.append(part.loads[decode & (place % self.loads_stride == 0)].astype(np.float64))
+        kept = decode & (place % self.loads_stride == 0)
+        self.loads.append(part.loads[kept].astype(np.float64))
+        self.loads_run.append(rows[kept, -1].astype(np.int64))
         while sum(map(len, self.rows)) > MAX_STEPS:
             self.rows, self.stride = [np.concatenate(self.rows)[::2]], self.stride * 2
         while sum(a.size for a in self.loads) > MAX_LOADS:
             self.loads, self.loads_stride = [np.concatenate(self.loads)[::2]], self.loads_stride * 2
+            self.loads_run = [np.concatenate(self.loads_run)[::2]]
 
     def sample(self) -> StepSample:
         if not self.rows:
-            return StepSample(np.zeros((0, len(COLUMNS))), np.zeros((0, 1, 1)), self.ranks)
+            none = np.zeros((0, 1, 1)), np.zeros(0, np.int64)
+            return StepSample(np.zeros((0, len(COLUMNS))), *none, self.ranks)
         rows, loads = np.concatenate(self.rows), np.concatenate(self.loads)
         return StepSample(
             rows,
             loads,
+            np.concatenate(self.loads_run),
             self.ranks,
             tuple(self.labels),
             tuple(self.counts),
@@ -266,7 +273,7 @@ class _Reading:
                 c["prefill_tokens"],
                 c["requests"],
                 context,
-                *step_work.columns(log, self.prices).T,
+                *step_work.columns(log, self.prices, _padding(log, own)).T,
                 extra / layers,
                 log.tokens * log.top_k / units,
                 figures.cv / layers,
@@ -283,3 +290,15 @@ class _Reading:
             self.labels.append(label)
             self.counts.append(np.zeros(log.loads.shape[1:]))
         return self.start[label]
+
+
+def _padding(log: GateLog, own: Mapping[str, Bools]) -> Ints:
+    """[steps]: rows beyond a step's tokens that route as they like. Forced steps have none: their
+    padding repeats their own rows."""
+    if log.kernel is None or not log.kernel.graphs:
+        return np.zeros(len(log.tokens), np.int64)
+    rows = np.array([log.kernel.padding(int(tokens)) for tokens in log.tokens], np.int64)
+    for label, mask in own.items():
+        if dose.of_label(label):
+            rows[mask] = 0
+    return rows

@@ -25,8 +25,9 @@ COLUMNS = (*FIGURES, *(f"fair_{name}" for name in FIGURES))
 FAIR_DRAWS = 256
 
 
-def columns(log: GateLog, prices: Prices | None) -> Floats:
-    """[steps, COLUMNS]; nan where unknown. Under EPLB a rank's active experts are in no log."""
+def columns(log: GateLog, prices: Prices | None, padding: Ints) -> Floats:
+    """[steps, COLUMNS]; nan where unknown. Under EPLB a rank's active experts are in no log.
+    `padding` [steps]: rows that route as they like, and are in no log."""
     if log.moved:
         return np.full((len(log.tokens), len(COLUMNS)), np.nan)
     kernel, experts = prices.kernel if prices else log.kernel, log.loads.shape[2]
@@ -35,9 +36,9 @@ def columns(log: GateLog, prices: Prices | None) -> Floats:
             f"a price list of a kernel with {prices.kernel.experts} experts, and a gate log with"
             f" {experts}: calibrate the backend that wrote the log"
         )
-    mine = of_loads(log.loads, log.tokens, log.placement, kernel, prices).sum(axis=1)
+    mine = of_loads(log.loads, log.tokens, log.placement, kernel, prices, padding).sum(axis=1)
     layers = log.loads.shape[1]
-    fair = fair_of(log.tokens, experts, log.top_k, log.placement, kernel, prices)
+    fair = fair_of(log.tokens, experts, log.top_k, log.placement, kernel, prices, padding)
     return np.hstack([mine, layers * fair])
 
 
@@ -47,9 +48,12 @@ def of_loads(
     placement: Sequence[int],
     kernel: Kernel | None,
     prices: Prices | None,
+    padding: Ints | None = None,
 ) -> Floats:
     """[steps, layers, FIGURES] of `loads` [steps, layers, experts]."""
     done = work.of_steps(loads, tokens, placement, kernel)
+    if kernel and padding is not None:
+        done = work.with_padding(done, kernel, tokens, padding)
     busiest = done.busiest()
     unknown = np.full(busiest.active.shape, np.nan)
     known = [busiest.active, busiest.tokens, busiest.tiles, busiest.amount]
@@ -77,16 +81,22 @@ def fair_of(
     placement: tuple[int, ...],
     kernel: Kernel | None,
     prices: Prices | None,
+    padding: Ints | None = None,
 ) -> Floats:
     """[steps, FIGURES]: their means in one layer, under a fair router, in steps of `tokens`."""
-    sizes, place = np.unique(tokens, return_inverse=True)
-    each = [_fair(int(size), experts, top_k, placement, kernel, prices) for size in sizes]
-    return np.array(each).reshape(-1, len(FIGURES))[place]
+    rows = np.zeros_like(tokens) if padding is None else padding
+    sizes, place = np.unique(np.column_stack([tokens, rows]), axis=0, return_inverse=True)
+    each = [
+        _fair(int(size), int(more), experts, top_k, placement, kernel, prices)
+        for size, more in sizes
+    ]
+    return np.array(each).reshape(-1, len(FIGURES))[place.ravel()]
 
 
 @lru_cache(maxsize=1 << 14)
 def _fair(
     tokens: int,
+    padding: int,
     experts: int,
     top_k: int,
     placement: tuple[int, ...],
@@ -95,4 +105,6 @@ def _fair(
 ) -> Floats:
     drawn = work.fair_loads(tokens, experts, top_k, FAIR_DRAWS)[:, None]
     sizes = np.full(len(drawn), tokens)
-    return np.asarray(of_loads(drawn, sizes, placement, kernel, prices).mean(axis=(0, 1)))
+    rows = np.full(len(drawn), padding)
+    figures = of_loads(drawn, sizes, placement, kernel, prices, rows)
+    return np.asarray(figures.mean(axis=(0, 1)))

@@ -112,7 +112,7 @@ def _joined(kept: _Kept) -> Steps:
         name: np.concatenate([part.columns[name] for part in parts])
         for name in ("tokens", "start_ns", "duration_ns")
     }
-    by_rank = [_by_rank(part) for part in parts]
+    by_rank = [part.rank_loads() for part in parts]
     known = [one for one in by_rank if one is not None]
     return Steps(
         np.concatenate([part.loads for part in parts]),
@@ -125,10 +125,3 @@ def _joined(kept: _Kept) -> Steps:
         first.kernel,
         kept.every,
     )
-
-
-def _by_rank(log: GateLog) -> Floats | None:
-    if log.by_rank is not None or not log.placement:
-        return log.by_rank
-    home = np.eye(log.ranks)[np.asarray(log.placement)]
-    return np.asarray(log.loads @ home)

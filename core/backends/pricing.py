@@ -25,15 +25,15 @@ def price_list(backend: Backend, model: Model) -> tuple[Path | None, str]:
     none."""
     if why := _why_not(backend, model):
         return None, why
-    shape = _shape(backend, model)
+    part = shape(backend, model)
     try:
-        file = files.cache() / "prices" / f"{_key(backend, shape)}.json"
+        file = files.cache() / "prices" / f"{_key(backend, part)}.json"
         if file.exists():
             return file, ""
         file.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, FileError) as error:
         return None, f"its price list cannot be kept: {error}"
-    return _measured(backend, shape, file)
+    return _measured(backend, part, file)
 
 
 def _why_not(backend: Backend, model: Model) -> str:
@@ -43,16 +43,20 @@ def _why_not(backend: Backend, model: Model) -> str:
         return "EPLB moves experts between ranks"
     if not nvml.seen(backend.env):
         return "no GPU is seen"
-    shape, widths = (
+    found, widths = (
         read(model.id, backend.env) for read in (modelfiles.moe_shape, modelfiles.expert_widths)
     )
-    if not shape or not widths:
+    if not found or not widths:
         return f"no config.json of {model.id} on this machine names its experts and their sizes"
+    count, what = (found[0], "experts") if backend.expert_parallel else (widths[1], "columns")
+    if count % backend.ranks:
+        return f"{count} {what} are not shared evenly by {backend.ranks} ranks"
     return ""
 
 
-def _shape(backend: Backend, model: Model) -> dict[str, int]:
-    """The options that name it: a slice of every expert, or whole experts of one rank."""
+def shape(backend: Backend, model: Model) -> dict[str, int]:
+    """The options that name one rank's part: whole experts under expert parallelism; else a slice
+    of every expert, over tensor- and data-parallel ranks alike, as vLLM cuts them."""
     experts, top_k = modelfiles.moe_shape(model.id, backend.env) or (0, 0)
     hidden, inter = modelfiles.expert_widths(model.id, backend.env) or (0, 0)
     is_split = backend.expert_parallel
@@ -61,19 +65,19 @@ def _shape(backend: Backend, model: Model) -> dict[str, int]:
         "local": experts // backend.ranks if is_split else experts,
         "top-k": top_k,
         "hidden": hidden,
-        "inter": inter if is_split else inter // backend.tensor_parallel,
+        "inter": inter if is_split else inter // backend.ranks,
         "largest": min(backend.max_num_batched_tokens * backend.data_parallel, LARGEST),
     }
 
 
-def _key(backend: Backend, shape: dict[str, int]) -> str:
+def _key(backend: Backend, part: dict[str, int]) -> str:
     gpu = nvml.seen(backend.env)[0].name
-    parts = [gpu, f"vllm {vllm.check(backend).version}", *map(str, shape.values())]
+    parts = [gpu, f"vllm {vllm.check(backend).version}", *map(str, part.values())]
     return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts))
 
 
-def _measured(backend: Backend, shape: dict[str, int], file: Path) -> tuple[Path | None, str]:
-    options = [word for name, value in shape.items() for word in (f"--{name}", str(value))]
+def _measured(backend: Backend, part: dict[str, int], file: Path) -> tuple[Path | None, str]:
+    options = [word for name, value in part.items() for word in (f"--{name}", str(value))]
     python = vllm.check(backend).python
     command = [python, "-m", MODULE, *options, "--budget-s", f"{BUDGET_S:g}", "--out", str(file)]
     ours = {**os.environ, **backend.env}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,37 +80,69 @@ def cancel(path: Path) -> None:
 
 def _python() -> str:
     """`exec`: the batch shell becomes submitit's process, and so gets the signal of --signal=B:."""
-    import shlex
-    import sys
-
     return f"exec {shlex.quote(sys.executable)}"
+
+
+def check() -> None:
+    """ConfigError without submitit, SlurmError where Slurm does not answer."""
+    _submitit()
+    _asked("sinfo", "-h", "-o", "%P")
+
+
+def would_take(cluster: Cluster) -> str:
+    """When, and where, by Slurm's own estimate, a task would start. SlurmError in its words if it
+    would refuse it: for its partition, account, time, …"""
+    words = ["sbatch", "--test-only", *_flags(cluster), "--wrap", "true"]
+    return _done(*words).stderr.strip().removeprefix("sbatch: ")
+
+
+def on_node(cluster: Cluster, command: Sequence[str], wait_s: int, run_s: float) -> str:
+    """What a command prints on a node such as a task gets, if one comes free in time. SlurmError
+    if none does, or the command fails."""
+    flags = [flag for flag in _flags(cluster) if not flag.startswith("--time=")]
+    words = ["srun", f"--immediate={wait_s}", "--time=5", *flags, *command]
+    return _asked(*words, timeout_s=wait_s + run_s)
+
+
+def _flags(cluster: Cluster) -> list[str]:
+    return [
+        f"--{key}" if value is True else f"--{key}={value}"
+        for key, value in _options(cluster).items()
+    ]
+
+
+def _options(cluster: Cluster) -> dict[str, str | int | bool]:
+    """What a task asks for, as options of sbatch and srun."""
+    asked: dict[str, str | int | bool] = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "time": cluster.time,
+        "gres": cluster.gres,
+        "constraint": cluster.constraint,
+        "gpus-per-node": cluster.gpus_per_node,
+        "cpus-per-task": cluster.cpus,
+        **cluster.sbatch,
+    }
+    return {key: value for key, value in asked.items() if value}
 
 
 def _parameters(path: Path, cluster: Cluster, name: str, count: int) -> dict[str, Any]:
     log = f"{name}-{'%a' if count > 1 else '0'}.log"
-    extra: dict[str, Any] = {
-        "time": cluster.time,
-        "signal": SIGNAL,
-        "requeue": True,
-        "open-mode": "append",
-        "output": str(tasks.folder(path).absolute() / log),
-        **{key: value for key, value in cluster.sbatch.items() if value is not False},
-    }
     return {
         "job_name": name,
-        "partition": cluster.partition or None,
-        "account": cluster.account or None,
-        "qos": cluster.qos or None,
-        "gres": cluster.gres or None,
-        "constraint": cluster.constraint or None,
-        "gpus_per_node": cluster.gpus_per_node or None,
-        "cpus_per_task": cluster.cpus or None,
         "array_parallelism": cluster.parallel or count,
         "setup": [*SETUP, *cluster.setup],
         "stderr_to_stdout": True,
         "use_srun": False,
         "wckey": None,
-        "additional_parameters": extra,
+        "additional_parameters": {
+            "signal": SIGNAL,
+            "requeue": True,
+            "open-mode": "append",
+            "output": str(tasks.folder(path).absolute() / log),
+            **_options(cluster),
+        },
     }
 
 
@@ -122,14 +156,18 @@ def _submitit() -> Any:
     return submitit
 
 
-def _asked(*command: str) -> str:
+def _asked(*command: str, timeout_s: float = COMMAND_S) -> str:
     """What one of Slurm's commands prints. SlurmError in its own words."""
+    return _done(*command, timeout_s=timeout_s).stdout
+
+
+def _done(*command: str, timeout_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_S, check=False
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from None
     if done.returncode:
         raise SlurmError(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
-    return done.stdout
+    return done

@@ -216,7 +216,7 @@ def _fitted(path: Path, backend: str, prices: PriceList | None, why: str) -> Cal
 
 
 def _lines(found: Calibration) -> Iterator[str]:
-    from core.report import cost
+    from core.analysis import cost_sentences as cost
 
     for model in (found.decode, found.prefill):
         yield from cost.in_words(model, found.backend)

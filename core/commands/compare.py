@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,22 +84,12 @@ def _compared(
 ) -> Compared:
     from core.analysis import across, comparand
     from core.report.comparison import Compared
+    from core.validity import verdict
 
     second = comparand.read(after)
     made, rest = across.pairs(first, second, margin_pct)
-    invalid = [*_invalid(before, first), *_invalid(after, second)]
+    invalid = [*verdict.invalid(before, first), *verdict.invalid(after, second)]
     return Compared(str(before), str(after), made, rest, across.rulings(gates, made), invalid)
-
-
-def _invalid(side: Path, cells: list[Comparand]) -> Iterator[str]:
-    """What the rules of validity call invalid in a side's run directories."""
-    from core.validity import verdict
-
-    for path in dict.fromkeys(cell.path for cell in cells):
-        groups = [cell.group for cell in cells if cell.path == path]
-        for problem in verdict.of_run_directory(path, groups).problems:
-            if problem.severity == "invalid":
-                yield f"{path if path == side else path.relative_to(side)}: {problem.in_words()}"
 
 
 def _code(found: list[Compared], *, strict: bool) -> int:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         metavar="DIR",
-        help="a run directory, a folder of gate logs, or a folder of such folders",
+        help="a run directory, a sweep, a folder of gate logs, or a folder of such folders",
     )
     parser.add_argument(
         "--method", choices=("per-step", "aggregated"), help="this measure only (default: all)"
@@ -83,15 +83,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
-    """The measures by name, and what could not be read: of every server start of a run directory,
-    or of a folder of gate logs."""
+    """The measures by name, and what could not be read: of every cell of a sweep, of every server
+    start of a run directory, or of a folder of gate logs."""
     from core.routing import folder as gate_folder
     from core.routing import imbalance, places
-    from core.rundir import about
+    from core.rundir import about, sweep
 
+    found: dict[str, Imbalance] = {}
+    if sweep.is_sweep(folder):
+        cells = {slug: _measured(own) for slug, own in sweep.run_directories(folder).items()}
+        for slug, (measured, _) in cells.items():
+            found |= {f"{slug}/{name}": one for name, one in measured.items()}
+        return found, [problem for _, problems in cells.values() for problem in problems]
     if not (folder / about.NAME).is_file():
         return imbalance.measure_folder(folder)
-    found: dict[str, Imbalance] = {}
     backends = about.read(folder).backends
     problems = places.foreign(folder, backends)
     for backend in backends:
@@ -107,22 +112,28 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
 
 def _priced(folder: Path, file: Path, found: Calibration) -> list[str]:
     """What each dataset's routing costs a decode step over a fair router's."""
+    from core.analysis import cost_sentences as in_words
     from core.analysis import routing_cost, step_sample
-    from core.report import routing_cost as in_words
     from core.routing import folder as gate_folder
     from core.routing import places
-    from core.rundir import about
+    from core.rundir import about, sweep
 
     lines = [f"priced by {file}: {found.backend}, {found.engine}, made {found.made}"]
-    if (folder / about.NAME).is_file():
-        backends = about.read(folder).backends
-        starts = {name: gate_folder.starts(folder / name) for name in backends}
+    cells = sweep.run_directories(folder)
+    if all((own / about.NAME).is_file() for own in cells.values()):
+        starts = {
+            f"{slug}/{name}".lstrip("/"): gate_folder.starts(own / name)
+            for slug, own in cells.items()
+            for name in about.read(own).backends
+        }
     else:
         starts = {folder.name: [p for p in places.find(folder)[0] if gate_folder.log_files(p)]}
     for name, logs in starts.items():
         sample = step_sample.read(logs, prices=found.prices())
         costs = routing_cost.of_datasets(sample, found.decode)
         lines += [f"  {name}/{in_words.of_dataset(one, found.decode)}" for one in costs]
+        edges = routing_cost.edges(sample, found.prices())
+        lines += [f"  {in_words.edge_in_words(name, edge)}" for edge in edges[: in_words.EDGES]]
     return lines if len(lines) > 1 else [*lines, "  no decode steps of natural routing to price"]
 
 

@@ -14,6 +14,7 @@ from core.commands import arguments as arg
 from core.errors import NoDataError
 
 if TYPE_CHECKING:
+    from core.analysis.comparand import Comparand
     from core.analysis.pilot import Design, Pilot
 
 METRICS = ("mean_ttft_ms", "mean_tpot_ms", "output_throughput")
@@ -21,7 +22,9 @@ ROWS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="run directory of the pilot")
+    parser.add_argument(
+        "run_dir", type=Path, metavar="RUN_DIR", help="run directory or sweep that is the pilot"
+    )
     parser.add_argument(
         "--effect",
         type=arg.percentage,
@@ -35,20 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from core.analysis import pilot, results
+    from core.analysis import comparand, pilot, results
     from core.rundir import journal, registered
 
     path: Path = arguments.run_dir
-    groups, _ = results.of_run_directory(path)
-    asked = registered.read(path).first
+    cells = comparand.read(path)
+    asked = registered.read(cells[0].path).first
     metric = arguments.metric or (asked.metric if asked else "mean_tpot_ms")
     name = results.NAMES[metric][0]
-    if len(groups) < 2:
+    pairs = [(a, b) for a, b in itertools.combinations(cells, 2) if _are_a_pair(path, a, b)]
+    if not pairs:
         raise NoDataError(f"{path}: results of two backends are needed to plan a comparison")
-    for reference, other in itertools.combinations(groups, 2):
+    for reference, other in pairs:
         pair = (reference.name, other.name)
-        told = (e for e in journal.stream_events(path) if _backend(e) in pair)
-        sides = (reference.by_start(metric), other.by_start(metric))
+        told = (
+            event
+            for own in dict.fromkeys(cell.path for cell in (reference, other))
+            for event in journal.stream_events(own)
+            if _backend(event) in (reference.backend, other.backend)
+        )
+        sides = (reference.group.by_start(metric), other.group.by_start(metric))
         found = pilot.of_sides(*sides, *pilot.seconds(told))
         if found is None:
             raise NoDataError(
@@ -60,6 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(lines))
     print("set starts and repeats in [experiment]; choose datasets with --only", file=sys.stderr)
     return 0
+
+
+def _are_a_pair(path: Path, one: Comparand, other: Comparand) -> bool:
+    """Whether they are two backends with the same settings."""
+    from core.rundir import sweep
+
+    if one.backend == other.backend or not sweep.is_sweep(path):
+        return one.backend != other.backend
+    asked = sweep.read(path)
+    return asked.cell(one.name).settings == asked.cell(other.name).settings
 
 
 def _backend(event: object) -> str:

@@ -197,7 +197,7 @@ class Servers:
 
     def _new_logs(self, backend: Backend) -> Path:
         logs = self._directory.gate_logs(backend.name).resolve()
-        logs.mkdir(parents=True)
+        logs.mkdir(parents=True, exist_ok=True)
         return logs
 
     def _launch(self, backend: Backend) -> tuple[Launch, GateFolder]:

@@ -18,7 +18,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=Tr
     at: float = msgspec.field(default_factory=time.time)
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
+class Latency(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Milliseconds over `n` requests (for ITL: over `n` gaps). `p99` is null below n = 100: there
     only `max` is meaningful."""
 

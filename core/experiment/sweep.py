@@ -121,7 +121,10 @@ def _tables(raw: dict[str, Any], key: str) -> list[tuple[dict[str, Any], str]]:
 
 def _check(table: Sweep, grid: Axes, rows: Axes) -> None:
     if not grid and not rows and not table.cells:
-        raise ConfigError("[sweep]: expected grid, zip or cells, got none of them")
+        raise ConfigError(
+            "[sweep]: expected grid, zip or cells, got none of them; or name values with"
+            " --set KEY=V1,V2"
+        )
     for kind, axes in (("grid", grid), ("zip", rows)):
         for key, values in axes.items():
             if not isinstance(values, list) or not values:

@@ -23,6 +23,7 @@ from core.terminal import printable, takes_colour, tell, terminal_columns
 
 if TYPE_CHECKING:
     from core.analysis.findings import Findings
+    from core.analysis.routing_cost import BackendCost
     from core.plots.figure import Figure
     from core.validity.problem import Validity
 
@@ -32,7 +33,8 @@ PLOT_COLUMNS, PLOT_ROWS = 110, 24  # at most
 def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     """Write summary.csv, summary.json, findings.json and the PNGs of a run directory; print what
     they say."""
-    from core.analysis import findings
+    from core.analysis import findings, routing_cost
+    from core.rundir import about
     from core.validity import verdict
 
     asked = registered.read(path)
@@ -40,7 +42,9 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
         verdict.of_run_directory(path, groups),
         findings.find(groups, engine, asked.first),
     )
-    written = _write(path, groups, validity, found)
+    names = [group.name for group in groups]
+    costs = routing_cost.of_run_directory(path, about.read(path), names)
+    written = _write(path, groups, validity, found, costs)
     _print_tables(groups, engine, found)
     _draw(groups, engine, found)
     graphs = _draw_files(path, groups, engine, found)
@@ -51,13 +55,18 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
 
 
 def _write(
-    path: Path, groups: Sequence[Results], validity: Validity, found: Findings
+    path: Path,
+    groups: Sequence[Results],
+    validity: Validity,
+    found: Findings,
+    costs: Sequence[BackendCost],
 ) -> list[Path]:
     rows = summary.rows(groups)
+    judged = {"validity": validity, **msgspec.structs.asdict(found), "routing_cost": costs}
     files = {
         "summary.csv": summary.csv_text(rows).encode(),
         "summary.json": formatted(rows),
-        "findings.json": formatted({"validity": validity, **msgspec.structs.asdict(found)}),
+        "findings.json": formatted(judged),
     }
     if _any_forced(groups):
         forced = [Results(group.name, group.forced, {}, {}) for group in groups]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import files
-from core.analysis import findings, results, step_sample
+from core.analysis import findings, results, routing_cost, step_sample
 from core.analysis.findings import Findings, Row
 from core.analysis.results import Results
+from core.analysis.routing_cost import BackendCost
 from core.analysis.step_sample import StepSample
 from core.backends import builtin
 from core.errors import FileError, NoDataError
@@ -27,12 +28,11 @@ from core.report import (
     foretold,
     replayed,
     router,
-    routing_cost,
     summary,
 )
+from core.report import routing_cost as cost_section
 from core.report.document import code, heading, items, picture, table, text
 from core.report.page import page
-from core.report.routing_cost import BackendCost
 from core.rundir import about as run_json
 from core.rundir import journal, registered, selection
 from core.rundir.about import About, ServerNote
@@ -222,7 +222,7 @@ def _parts(source: _Source, found: Findings, pictures: _Pictures) -> list[str]:
         *forced.parts(found.forced, pictures.of("forced")),
         *replayed.parts(groups),
         *energy.parts(groups),
-        *routing_cost.parts(source.costs, source.unread),
+        *cost_section.parts(source.costs, source.unread),
         *pictures.of("step-time"),
         *_left_out(found, source.undone),
         *_repeat(source.about),

@@ -79,6 +79,13 @@ class GateLog:
             return ""
         return "linear" if self.placement == tuple(sorted(self.placement)) else "round robin"
 
+    def rank_loads(self) -> Floats | None:
+        """[steps, layers, EP ranks]; None without expert parallelism, and under EPLB without a
+        map."""
+        if self.by_rank is not None or not self.placement:
+            return self.by_rank
+        return np.asarray(self.loads @ np.eye(self.ranks)[np.asarray(self.placement)])
+
     def where(self, mask: Bools) -> GateLog:
         """The steps that `mask` [steps] marks."""
         if mask.all():

@@ -93,9 +93,8 @@ class Totals:
         if (amount := work.of_busiest(log).amount) is not None:
             self.work = self.work + amount.sum(axis=0)
             self.fair += float(work.fair(log).sum())
-        if log.ranks:
+        if (by_rank := log.rank_loads()) is not None:
             self.has_ranks = True
-            by_rank = _by_rank(log, loads)
             self.by_rank = self.by_rank + by_rank.sum(axis=0)
             self.rank = self.rank + _max_mean(by_rank).sum(axis=0)
 
@@ -147,14 +146,6 @@ def joined(parts: Iterable[Totals]) -> Totals:
         whole.numbers, whole.has_ranks = part.numbers, part.has_ranks
         whole.recurrence = part.recurrence
     return whole
-
-
-def _by_rank(log: GateLog, loads: Floats) -> Floats:
-    """[steps, layers, ranks]."""
-    if log.by_rank is not None:
-        return log.by_rank
-    ranks = np.array(log.placement)
-    return np.stack([loads[:, :, ranks == r].sum(axis=-1) for r in range(log.ranks)], axis=-1)
 
 
 def _max_mean(by_rank: Floats) -> Floats:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from core.stats.arrays import Floats, Ints
@@ -41,6 +40,15 @@ class Placement:
         """Loads by rank [steps, layers, ranks], from `loads` [steps, layers, experts]."""
         by_layer = np.matmul(loads.transpose(1, 0, 2), self.share)
         return np.asarray(by_layer.transpose(1, 0, 2))
+
+    def physical(self, loads: Floats) -> tuple[Floats, tuple[int, ...]]:
+        """Loads by slot [steps, layers, slots], from `loads` [steps, layers, experts], and the rank
+        of each slot: replicas are experts of their own."""
+        assert self.slots is not None
+        copies = np.stack([np.bincount(row, minlength=loads.shape[2])[row] for row in self.slots])
+        spread = np.take_along_axis(loads, self.slots[None], axis=2) / copies
+        home = np.repeat(np.arange(self.ranks), self.slots.shape[1] // self.ranks)
+        return spread, tuple(home.tolist())
 
 
 def linear(layers: int, experts: int, ranks: int) -> Placement:
@@ -138,27 +146,6 @@ def replicate(weight: Floats, replicas: int) -> tuple[Ints, Floats]:
     return copy_of, count
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One placement on `ranks` EP ranks. `ratio`: mean over steps and layers of max/mean rank load;
-    `extra`: the same of max - mean, in tokens."""
-
-    ranks: int
-    name: str
-    ratio: float
-    extra: float
-
-
-def what_if(loads: Floats, gpus: Sequence[int] = (2, 4, 8)) -> list[Outcome]:
-    """Every placement for `loads` [steps, layers, experts]: made from the first half of the steps,
-    judged on the rest."""
-    half, experts = len(loads) // 2, loads.shape[2]
-    weight, later = loads[:half].sum(axis=0), loads[half:]
-    outcomes = []
-    for ranks in (n for n in gpus if half and experts % n == 0):
-        outcomes += [_judged(option, later) for option in options(weight, ranks)]
-    return outcomes
-
-
 def options(weight: Floats, ranks: int) -> list[Placement]:
     """Linear, packed and replicated on `ranks` ranks, for the load `weight` [layers, experts]; EPLB
     has one spare slot a rank."""
@@ -172,19 +159,6 @@ def options(weight: Floats, ranks: int) -> list[Placement]:
     if ranks >= 4 and experts % 2 == 0:
         found.append(replicated(weight, ranks, spare, groups=experts, nodes=2))
     return found
-
-
-def _judged(option: Placement, loads: Floats) -> Outcome:
-    by_rank = option.rank_loads(loads)
-    mean = by_rank.mean(axis=-1)
-    busy = mean > 0
-    peak = by_rank.max(axis=-1)[busy]
-    return Outcome(
-        ranks=option.ranks,
-        name=option.name,
-        ratio=float((peak / mean[busy]).mean()),
-        extra=float((peak - mean[busy]).mean()),
-    )
 
 
 def _slots(pack: Ints, place: Ints, room: int, packs: int) -> Ints:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +79,42 @@ def of_steps(
     first, second = (
         np.ceil(tiles * np.ceil(columns / block_n) / kernel.sms) for columns in kernel.columns
     )
-    amount = first * kernel.columns[1] + second * kernel.columns[0] / 2
-    return Work(rows, active, tiles, padded, first, second, amount)
+    return Work(rows, active, tiles, padded, first, second, _amount(first, second, kernel))
+
+
+def with_padding(done: Work, kernel: Kernel, tokens: Ints, rows: Ints) -> Work:
+    """`done` [steps, layers, ranks] with the experts that `rows` [steps] of padding are expected to
+    wake, for one tile each. A step's padding rows hold tokens of earlier steps; they are taken to
+    choose alike, as one token of a fair router. In 8 runs of 30 tokens on H200s they woke 28 to
+    38 % of the idle experts; so counted it is 25 %, and were the rows independent, 44 %."""
+    if not rows.any() or not kernel.experts:
+        return done
+    chance = (rows > 0) * kernel.top_k / kernel.experts
+    woken = (kernel.local_experts - done.active) * chance[:, None, None]
+    if done.tiles is None or done.amount is None:
+        return replace(done, active=done.active + woken)
+    tiles = done.tiles + woken
+    if done.first_waves is None or done.second_waves is None:
+        return replace(done, active=done.active + woken, tiles=tiles, amount=tiles)
+    _, block_n = _blocks(kernel, tokens)
+    first, second = (
+        waves + woken * np.ceil(columns / block_n)[:, None, None] / kernel.sms
+        for waves, columns in zip(
+            (done.first_waves, done.second_waves), kernel.columns, strict=True
+        )
+    )
+    return replace(
+        done,
+        active=done.active + woken,
+        tiles=tiles,
+        first_waves=first,
+        second_waves=second,
+        amount=_amount(first, second, kernel),
+    )
+
+
+def _amount(first: Floats, second: Floats, kernel: Kernel) -> Floats:
+    return np.asarray(first * kernel.columns[1] + second * kernel.columns[0] / 2)
 
 
 def _home(placement: Sequence[int], experts: int) -> Floats:

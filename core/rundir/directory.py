@@ -22,6 +22,7 @@ from core.experiment.events import AnyEvent
 from core.experiment.plan import Run
 from core.files import formatted, or_nothing, write_whole
 from core.load.record import RequestRecord
+from core.recorder.gatescope_recorder.parts import LOG
 from core.rundir import about, lock
 from core.rundir.about import ServerNote
 from core.rundir.result import Result
@@ -167,12 +168,12 @@ class RunDirectory:
 
     def gate_logs(self, backend: str) -> Path:
         """The folder that the next server of this backend logs into: one a start, since a log is
-        never reopened."""
+        never reopened. One that stayed without a log is taken again."""
         folders = (
             self.path / backend / f"gate_logs{f'-start{n}' if n > 1 else ''}"
             for n in itertools.count(1)
         )
-        return next(folder for folder in folders if not folder.exists())
+        return next(f for f in folders if not [*f.glob(f"*{LOG}"), *f.glob(f"*{LOG}.json")])
 
     def _drop_torn_line(self) -> None:
         """A last line without its newline was being written when the machine stopped; it never

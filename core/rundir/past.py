@@ -1,7 +1,8 @@
-"""Past runs: what a folder of run directories holds, without reading every request."""
+"""Past runs: what a folder of run directories and sweeps holds, without reading every request."""
 
 from __future__ import annotations
 
+import datetime
 import statistics
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from msgspec import Struct
 from core.errors import FileError
 from core.experiment import control, events, state
 from core.experiment.state import Snapshot
+from core.rundir import sweep
 
 QUIET = (b'{"event":"RequestFinished"', b'{"event":"Sampled"')  # nearly all of a journal
 
 
 class Past(Struct, frozen=True, kw_only=True):
-    """One run directory. `tpot_ms`: by backend, the median over its runs of their mean TPOT."""
+    """One run directory, or a sweep of so many `cells`. `tpot_ms`: by backend, the median over its
+    runs of their mean TPOT; empty for a sweep."""
 
     path: str
     name: str
@@ -27,25 +30,32 @@ class Past(Struct, frozen=True, kw_only=True):
     failed: int
     runs: int
     tpot_ms: dict[str, float | None]
+    cells: int = 0
 
     @property
     def headline(self) -> str:
         """`TPOT ms: baseline 34.0, all2all 21.3`."""
+        if self.cells:
+            return f"sweep of {self.cells} cells"
         known = [f"{name} {value:.2f}" for name, value in self.tpot_ms.items() if value is not None]
         return f"TPOT ms: {', '.join(known)}" if known else "no run is done"
 
 
 def of_folder(folder: Path) -> tuple[list[Past], list[str]]:
-    """The run directories in `folder`, the newest first; and which could not be read, and why.
-    FileError if it is no folder."""
+    """The run directories and sweeps in `folder`, the newest first; and which could not be read,
+    and why. FileError if it is no folder."""
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder; runs are kept in runs/, or where --out says")
     found, wrong = [], []
-    for journal in folder.glob("*/events.jsonl"):
-        try:
-            found.append(of_run_directory(journal.parent))
-        except FileError as error:
-            wrong.append(str(error))
+    for read, files in (
+        (of_run_directory, folder.glob("*/events.jsonl")),
+        (of_sweep, folder.glob(f"*/{sweep.NAME}")),
+    ):
+        for file in files:
+            try:
+                found.append(read(file.parent))
+            except FileError as error:
+                wrong.append(str(error))
     return sorted(found, key=lambda past: -past.started_at), wrong
 
 
@@ -76,6 +86,29 @@ def of_run_directory(path: Path) -> Past:
         failed=snapshot.count("failed"),
         runs=len(snapshot.runs),
         tpot_ms=_tpot_ms(snapshot),
+    )
+
+
+def of_sweep(path: Path) -> Past:
+    """FileError if it has a cell that cannot be read."""
+    asked = sweep.read(path)
+    begun = [of_run_directory(own) for own in sweep.run_directories(path).values()]
+    done, failed, runs = (
+        sum(count)
+        for count in zip((0, 0, 0), *((c.done, c.failed, c.runs) for c in begun), strict=True)
+    )
+    is_whole = len(begun) == len(asked.cells) and done + failed == runs
+    return Past(
+        path=str(path),
+        name=asked.name,
+        engine=begun[0].engine if begun else "",
+        started_at=datetime.datetime.fromisoformat(asked.started).timestamp(),
+        state="running" if sweep.is_live(path) else "finished" if is_whole else "unfinished",
+        done=done,
+        failed=failed,
+        runs=runs,
+        tpot_ms={},
+        cells=len(asked.cells),
     )
 
 

@@ -14,7 +14,7 @@ from core.experiment import dose, plan
 from core.experiment.events import POWER_CAP, Gpu
 from core.stats.arrays import Floats
 from core.validity.evidence import Evidence
-from core.validity.problem import Problem, problems
+from core.validity.problem import Problem, Severity, problems
 
 BUSY_PCT = 10  # utilisation, below which a sample says nothing about a GPU under load
 THROTTLED = 0.01  # share of samples: more than a stray one of a long experiment
@@ -38,6 +38,27 @@ class Timed(NamedTuple):
 
 
 Shift = tuple[float, float, str]  # before, after, and what was before what
+
+
+def one_node(seen: Evidence) -> list[Problem] | None:
+    """All backends were measured on the same machine."""
+    nodes: dict[str, set[str]] = defaultdict(set)
+    for run, result in seen.results.items():
+        if result.node:
+            nodes[run.partition("/")[0]].add(result.node)
+    first = next(iter(nodes.values()), set())
+
+    def wrong(own: set[str]) -> str:
+        if own == first and len(own) == 1:
+            return ""
+        return f"it was measured on {', '.join(sorted(own))}"
+
+    def severity(own: set[str]) -> Severity:
+        """Where backends have no node in common, what they differ by may be the nodes'."""
+        return "doubtful" if own & first else "invalid"
+
+    remedy = 'measure all backends on one node, as pair = "node" in [cluster] does'
+    return problems(severity, nodes, wrong, remedy)
 
 
 def throttled_gpus(seen: Evidence) -> list[Problem] | None:

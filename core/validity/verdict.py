@@ -3,9 +3,10 @@ or gate logs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from core.analysis.comparand import Comparand
 from core.analysis.results import Results
 from core.routing.imbalance import Imbalance
 from core.rundir.result import Result
@@ -40,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     routing.stalled_steps,
     routing.missing_layers,
     routing.missing_ranks,
+    drift.one_node,
     drift.throttled_gpus,
     drift.gpu_clocks,
     drift.gpu_temperatures,
@@ -51,6 +53,15 @@ def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = 
     """Of the chosen datasets, whose results `groups` are. FileError as
     `evidence.of_run_directory`."""
     return problem.check(evidence.of_run_directory(path, groups, chosen), RULES)
+
+
+def invalid(side: Path, cells: Sequence[Comparand]) -> Iterator[str]:
+    """What is invalid in the cells of a sweep, or in a run directory, at `side`."""
+    for path in dict.fromkeys(cell.path for cell in cells):
+        groups = [cell.group for cell in cells if cell.path == path]
+        for found in of_run_directory(path, groups).problems:
+            if found.severity == "invalid":
+                yield f"{path if path == side else path.relative_to(side)}: {found.in_words()}"
 
 
 def of_results(groups: Sequence[Results]) -> Validity:

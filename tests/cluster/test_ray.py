@@ -12,7 +12,7 @@ import pytest
 from support.swept import LIMIT_S, check_done_once, eventually, head, is_told, long, results, told
 
 from core.experiment import events
-from core.rundir import sweep, tasks
+from core.rundir import tasks
 
 pytestmark = pytest.mark.cluster
 CLUSTER = 'address = "{address}"\nresources = {{ cells = 1 }}'
@@ -24,7 +24,9 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="needs Ray: the extra gatescope[ray]")
     from ray.cluster_utils import Cluster
 
+    handler = signal.getsignal(signal.SIGTERM)
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    signal.signal(signal.SIGTERM, handler)  # Ray's own would keep the tests from ending
     try:
         yield found
     finally:
@@ -67,7 +69,6 @@ def test_the_tasks_end_with_the_head_and_by_command(cluster: Any, tmp_path: Path
     again = place.gatescope("--batch", "--resume", "made")
     assert again.returncode == 0, again.stderr
     check_done_once(place, 2)
-    assert len(sweep.run_directories(place.made)) == 2
 
 
 def _of(made: Path) -> list[psutil.Process]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +118,7 @@ def test_when_the_time_is_up_the_task_is_queued_again_and_goes_on(
         if isinstance(event, events.ExperimentInterrupted)
     ]
     assert interrupted == ["SIGUSR1"]
-    assert slurm.processes() == []
+    eventually(lambda: not slurm.processes(), "no process left", tmp_path)
 
 
 def test_a_node_that_dies_loses_its_unfinished_runs_only(slurm: Slurm, tmp_path: Path) -> None:
@@ -151,3 +153,54 @@ def test_cancelling_reaches_the_tasks_and_the_head_need_not_live(
     assert again.returncode == 0, again.stderr
     assert before.items() <= results(place).items()
     check_done_once(place, 2)
+
+
+def test_the_doctor_asks_slurm_and_a_node(slurm: Slurm, tmp_path: Path) -> None:
+    place = long(tmp_path, [4])
+    found = place.gatescope("doctor", "--executor", "slurm")
+    assert "takes a task: " in found.stdout
+    assert "one that is held here is seen on " in found.stdout
+    assert "a run directory there can be sent commands on its node" in found.stdout
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_the_doctor_says_what_slurm_refuses(slurm: Slurm, tmp_path: Path) -> None:
+    place = a_sweep(tmp_path, [4], 'partition = "none"')
+    found = place.gatescope("doctor", "--executor", "slurm")
+    assert found.returncode == 1
+    assert "invalid partition specified: none" in found.stdout
+    refused = place.gatescope("--batch", "--executor", "slurm", "--out", "made")
+    assert refused.returncode == 2
+    assert "sbatch refused" in refused.stderr
+    assert "invalid partition specified: none" in refused.stderr
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("GATESCOPE_KILLS", "3"))))
+def test_whatever_is_killed_nothing_finished_is_lost_or_done_twice(
+    slurm: Slurm, tmp_path: Path, seed: int
+) -> None:
+    """A task's gatescope, a node with all that runs there, or the process that follows, at an
+    instant drawn from the seed."""
+    victim = ("task", "node", "head")[seed % 3]
+    place = long(tmp_path, [4, 8])
+    with head(place) as process:
+        eventually(lambda: sweep.is_sweep(place.made) and bool(slurm.processes()), "a task")
+        time.sleep(random.Random(seed).uniform(0, 15))
+        before = results(place)
+        if victim == "head":
+            process.kill()
+        elif victim == "task":
+            tasks_of = [p for p in slurm.processes() if "run" in p.cmdline()]
+            for one in tasks_of[:1]:
+                one.kill()
+        else:
+            slurm.node_dies("n1")
+        process.wait(LIMIT_S)
+        if victim == "node":
+            slurm.start("n1")
+            slurm.wait_ready()
+    done = place.gatescope("--batch", "--resume", "made")
+    assert done.returncode == 0, done.stderr
+    assert before.items() <= results(place).items()
+    check_done_once(place, 2)
+    eventually(lambda: not slurm.processes(), "no process left", tmp_path)

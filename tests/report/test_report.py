@@ -16,6 +16,7 @@ from support.place import Place
 
 from core.analysis import findings
 from core.analysis import results as analysis
+from tui.model import details
 
 ROOT = Path(__file__).parents[2]
 ROUTING = ("heatmap", "cv-over-time", "rank-load")
@@ -109,6 +110,17 @@ class TestAfterABatch:
         )
         assert len(kept["sentences"]) == 1 + 3
         assert any("say nothing about GPUs" in caveat for caveat in kept["caveats"])
+
+    def test_what_routing_costs_is_kept_and_on_the_findings_screen(self, ran: Place) -> None:
+        kept = json.loads((ran.made / "findings.json").read_bytes())["routing_cost"]
+        assert [one["backend"] for one in kept] == ["baseline", "all2all"]
+        shown = [text for text, _ in details.findings(ran.made)]
+        said = shown[shown.index("What routing costs a decode step") + 1 :]
+        for one in kept:
+            why, by = one["model"]["reason"], one["model"]["by"]
+            head = f"· {one['backend']}, decode steps"
+            wanted = f"{head}: no cost model: {why}" if why else f"{head}, by {by}: "
+            assert any(line.startswith(wanted) for line in said), said
 
 
 class TestReport:

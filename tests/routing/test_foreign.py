@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -109,6 +109,7 @@ def test_a_byte_order_mark_is_no_part_of_the_counts(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 1800), put=st.binary(max_size=6))
+@example(cut=1416, put=b"\x00@")  # a zip file of version 6.4
 def test_a_damaged_file_is_an_error_of_ours(cut: int, put: bytes, tmp_path_factory: Any) -> None:
     data = (SAVED / "sglang-stat.pt").read_bytes()
     file = tmp_path_factory.mktemp("damaged") / "x.pt"

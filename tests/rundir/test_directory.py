@@ -234,6 +234,8 @@ class TestFiles:
             for _ in range(3):
                 folder = directory.gate_logs("baseline")
                 folder.mkdir(parents=True)
+                assert directory.gate_logs("baseline") == folder  # until something is logged
+                (folder / "dp0_pp0.gatelog").touch()
                 names.append(folder.name)
         assert names == ["gate_logs", "gate_logs-start2", "gate_logs-start3"]
 

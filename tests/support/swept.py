@@ -89,5 +89,9 @@ def check_done_once(place: Place, runs: int) -> None:
 
 
 def long(folder: Path, values: list[int], cluster: str = "") -> Place:
-    """Runs of some seconds, which can be interrupted."""
-    return a_sweep(folder, values, cluster, num_prompts=4, output_len=100, max_concurrency=1)
+    """One backend, and runs of some seconds, which can be interrupted."""
+    place = a_sweep(folder, values, cluster, num_prompts=4, output_len=100, max_concurrency=1)
+    file = folder / "experiments.toml"
+    first, second = file.read_text().split('[[backends]]\nname = "all2all"')
+    file.write_text(first + second[second.index("[sweep]") :])
+    return place

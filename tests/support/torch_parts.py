@@ -463,6 +463,21 @@ def check_forced_rows_come_from_the_pool_and_all_others_stay_bit_for_bit() -> No
     assert twin.next({"rotating~1.5"}, 1).shift == 2 * (10 // 2) % EXPERTS
 
 
+def check_padding_rows_of_a_forced_step_repeat_its_own() -> None:
+    """They choose no other expert. A natural step's rows stay."""
+    course = Course(ORDER, EXPERTS, 2, LAYERS, MOST)
+    tables = Tables(course, (LAYERS, MOST, 2), CPU, graphs=[4, 8, 16])
+    route = tables.wrap(1, Router15()._compute_routing)
+    ids = chosen(20, 4)
+    for tokens, end in ((3, 4), (5, 8), (9, 16), (16, 16), (17, 17)):
+        tables.fill({"hot-rank~1"}, tokens)
+        got = route(ids)[1]
+        assert torch.equal(got[tokens:end], got[: end - tokens]), tokens
+        assert torch.equal(got[end:], ids[end:])
+        tables.fill({""}, tokens)
+        assert torch.equal(route(ids)[1], ids)
+
+
 def check_forcing_survives_compilation() -> None:
     """As on a CPU, where the router is traced: tensors decide what is forced, never the trace."""
     tables, made = forced_model()
@@ -606,6 +621,8 @@ def check_graphs_and_data_parallel_ranks_pad_a_step() -> None:
     for tokens, rows in ((1, 2), (9, 16), (20, 32), (48, 48), (49, 50), (16384, 16384)):
         found = learned.tiling(tokens)
         assert (found.block_m, found.block_n) == blocks[rows], tokens
+    assert learned.graphs == (2, 4, 8, 16, 32, 48)
+    assert [learned.padding(tokens) for tokens in (1, 20, 48, 49)] == [1, 12, 0, 0]
 
 
 def check_a_kernel_that_never_asks_or_differs_has_no_tiling() -> None:
@@ -618,7 +635,7 @@ def check_a_kernel_that_never_asks_or_differs_has_no_tiling() -> None:
     )
     asked = tiling.Asked()
     plain = tiling.kernel(layers, serving(1, "NONE"), CPU, asked)
-    assert (plain.tilings, plain.source, plain.sms) == ((), "", 0)
+    assert (plain.tilings, plain.source, plain.sms, plain.graphs) == ((), "", 0, ())
     assert (plain.dtype, plain.columns, plain.local_experts) == ("bfloat16", (192, 64), 4)
     asked.last = {"another": "signature"}
     assert tiling.kernel(layers, serving(1, "NONE"), CPU, asked) == plain

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from support.watched import edit
@@ -44,7 +45,8 @@ class Terminal:
         """Run gatescope in a new session; the shell behind it says how it ended."""
         command = " ".join([sys.executable, program, *words])
         root = Path(__file__).parents[2]
-        where = f"cd {self.place} && {setting} && export PYTHONPATH={root}"
+        own = f"PYTHONPATH={root} XDG_CONFIG_HOME={self.place}/config"
+        where = f"cd {self.place} && {setting} && export {own}"
         script = f"{where} && {command}; echo ended $?; exec sleep 600"
         self.tmux("new-session", "-d", "-s", "t", "-x", "140", "-y", "45", f"sh -c '{script}'")
 
@@ -130,8 +132,8 @@ def test_a_session(terminal: Terminal) -> None:
 
 
 def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
-    """Start, live figures before a request has ended, findings, past runs; the config in an
-    editor."""
+    """Start, live figures before a request has ended, findings, past runs, two of them compared;
+    the config in an editor."""
     edit(terminal.place / "experiments.toml", repeats=1, output_len=600)
     for unused in ("002_0.5.jsonl", "003_0.5.jsonl"):
         (terminal.place / unused).unlink()
@@ -148,12 +150,30 @@ def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
         r"of 3,200 tokens.* (\d) of 4 requests.*TTFT +(\d) .*ITL +\d+ +[\d.]+", re.DOTALL
     )
     terminal.until(lambda t: any(ended < began for ended, began in shown.findall(t)))
+    seen_ns = time.perf_counter_ns()
     terminal.until(lambda t: "✓ finished" in t)
+    (stamps,) = (terminal.place / "runs/one").glob("baseline/requests/*.npz")
+    with np.load(stamps) as requests:
+        late_s = (seen_ns - requests["t_first_ns"].min()) / 1e9
+    is_busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    assert 0 < late_s < (10.0 if is_busy else 2.0)
     terminal.press("c")
     terminal.until(lambda t: "Findings" in t and "validity:" in t)
     terminal.back()
+    shutil.copytree(terminal.place / "runs/one", terminal.place / "runs/two")
     terminal.press("b")
-    terminal.until(lambda t: "1 of 1 done" in t and "TPOT ms: baseline" in t)
+    terminal.until(lambda t: t.count("1 of 1 done") >= 2 and "TPOT ms: baseline" in t)
+    terminal.press("Space")
+    terminal.until(lambda t: t.count("[x]") == 1)
+    terminal.press("j")
+    time.sleep(0.5)  # the cursor is a colour
+    terminal.press("Space")
+    terminal.until(lambda t: t.count("[x]") == 2)
+    terminal.press("c")
+    terminal.until(lambda t: "two against" in t or "one against" in t)
+    terminal.until(lambda t: re.search(r"mean TPOT, ms: (\S+) → \1  \+0\.0 %", t) is not None)
+    terminal.press("q")
+    terminal.until(lambda t: "mark two" in t)
     terminal.back()
     terminal.press("q")
     ended = terminal.until(lambda t: "ended 0" in t)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.place import Place
 from support.staged import GOLDEN, UPDATE
 from textual.pilot import Pilot
 
 from bench.sweep import simulated
+from core.commands import sweep_batch
+from core.experiment.invocation import Invocation
 from core.experiment.tables import Backend
 from tui.model.sweep import SweepSession
 from tui.sweep import SweepScreen
@@ -115,3 +119,25 @@ def test_a_column_that_does_not_fit_is_scrolled_to(sweep: Path) -> None:
     assert "max_num_batched_tokens=2048" in after
     assert "max_num_batched_tokens=256" not in after.splitlines()[2]
     assert "baseline" in after
+
+
+def test_a_sweep_is_started_stopped_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within a cell; the process ends, and what is left is run on `r`."""
+    place = Place(tmp_path, starts=1, num_prompts=2)
+    monkeypatch.chdir(tmp_path)
+    axes: dict[str, list[Any]] = {"experiment.output_len": [3, 200]}
+    asked = Invocation(only=("001",), backends=("baseline",), out=place.made, axes=axes)
+    session = SweepSession(place.made, asked, sweep_batch.planned(asked))
+    assert session.read().stage == "not started"
+    assert not place.made.exists()
+    session.start()
+    assert session.read().stage == "running"
+    session.stop()
+    assert session.read().stage == "stopped"
+    session.start()
+    while session.is_live():
+        time.sleep(0.2)
+    assert session.read().stage == "done"
+    assert "2 of 2 cells done" in session.read().head

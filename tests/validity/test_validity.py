@@ -277,6 +277,22 @@ def stalled(ms: float, decode_ms: float = 13.2) -> Break:
     return break_it
 
 
+def on_nodes(made: Made, backend: str, node: str) -> None:
+    for number in range(1, RUNS + 1):
+        made.edit(f"{backend}/{number:03d}", node=node)
+
+
+def apart(made: Made) -> None:
+    on_nodes(made, "baseline", "n1")
+    on_nodes(made, "all2all", "n2")
+
+
+def resumed_elsewhere(made: Made) -> None:
+    on_nodes(made, "baseline", "n1")
+    on_nodes(made, "all2all", "n1")
+    made.edit(ONE, node="n2")
+
+
 def drifting(made: Made) -> None:
     for n in range(1, RUNS + 1):
         made.edit(f"all2all/{n:03d}", mean_tpot_ms=10 * 1.01**n)
@@ -502,6 +518,20 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         "doubtful",
         ["all2all/gpu1"],
         "SM clock 1980 → 1900 MHz from its first runs to its last",
+    ),
+    "nodes apart": (
+        apart,
+        "one node",
+        "invalid",
+        ["all2all"],
+        "it was measured on n2",
+    ),
+    "a resumed start elsewhere": (
+        resumed_elsewhere,
+        "one node",
+        "doubtful",
+        ["all2all"],
+        "it was measured on n1, n2",
     ),
     "other clocks": (
         clock(lambda n: 1500),

@@ -1,5 +1,5 @@
-"""Two run directories compared, as paragraphs: what `gatescope compare` says. Slow: read off the UI
-thread."""
+"""Two run directories or sweeps compared, as paragraphs: what `gatescope compare` says. Slow: read
+off the UI thread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ def of(before: Path, after: Path) -> list[Span]:
     """The later side against the earlier. GatescopeError where one of them holds no results."""
     from core.analysis import across, comparand
     from core.stats.comparison import MARGIN_PCT
+    from core.validity import verdict
 
-    pairs, rest = across.pairs(comparand.read(before), comparand.read(after), MARGIN_PCT)
+    sides = (comparand.read(before), comparand.read(after))
+    pairs, rest = across.pairs(*sides, MARGIN_PCT)
     said: list[Span] = []
-    for path in (before, after):
-        said += [(f"! {path}: {text}", "warn") for text in _invalid(path)]
+    for path, cells in zip((before, after), sides, strict=True):
+        said += [(f"! {text}", "warn") for text in verdict.invalid(path, cells)]
     for pair in pairs:
         said += [("", ""), (pair.name, "strong")]
         said += [(f"· {one.in_words}", "dim") for one in pair.differences]
@@ -30,14 +32,6 @@ def of(before: Path, after: Path) -> list[Span]:
     if rest:
         said += [("", ""), (f"Without a counterpart: {', '.join(rest)}", "dim")]
     return said[1:] if said and not said[0][0] else said
-
-
-def _invalid(path: Path) -> list[str]:
-    from core.analysis import results
-    from core.validity import verdict
-
-    problems = verdict.of_run_directory(path, results.of_run_directory(path)[0]).problems
-    return [problem.in_words() for problem in problems if problem.severity == "invalid"]
 
 
 def _metrics(pair: Pair) -> list[Span]:

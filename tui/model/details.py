@@ -30,9 +30,10 @@ ERRORS = 5  # distinct ones of requests, listed in full
 def findings(run_dir: Path) -> list[Span]:
     """Is what was measured valid, how do the backends compare, and what does skew cost: the
     sentences of `gatescope report`. GatescopeError where no run is done."""
+    from core.analysis import cost_sentences, results, routing_cost
     from core.analysis import findings as analysis
-    from core.analysis import results
     from core.errors import NoDataError
+    from core.rundir import about
     from core.validity import verdict
 
     groups, engine = results.of_run_directory(run_dir)
@@ -44,6 +45,9 @@ def findings(run_dir: Path) -> list[Span]:
     said += [(f"! {text.strip()}", "warn") for text in problems]
     said += [("", ""), ("Findings", "strong")]
     said += [(f"· {text}", "") for text in (*found.sentences, *found.forced.sentences)]
+    said += [("", ""), ("What routing costs a decode step", "strong")]
+    costs = routing_cost.of_run_directory(run_dir, about.read(run_dir), [g.name for g in groups])
+    said += [(f"· {text}", "") for one in costs for text in cost_sentences.sentences_of(one)]
     if found.left_out:
         said += [("", ""), ("Runs that no association counts", "strong")]
         said += [(f"· {run}: {why}", "dim") for run, why in found.left_out.items()]

@@ -1,4 +1,4 @@
-"""PastRuns: the run directories beside this one; enter opens one, c compares two."""
+"""PastRuns: the run directories and sweeps beside this one; enter opens one, c compares two."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class PastRuns(ModalScreen[Path | None]):
             if not self._found:
                 yield Static("No run directory here yet.", markup=False)
             yield OptionList(*(Option(self._row(past), id=past.path) for past in self._found))
+
+    def on_mount(self) -> None:
+        if self._found:
+            self.query_one(OptionList).highlighted = 0
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(Path(event.option.id or "."))

@@ -4,20 +4,21 @@ in a step, or by the recorded run that they replay.
 Each router's `_compute_routing` is wrapped: its weights stay, and its ids are replaced in the rows
 of a forced step. The ids for a step stand in static tensors that are filled before the step, on the
 same stream: a CUDA graph replays the reads, and a step that is still running has already read
-them. Rows beyond the step's tokens, and every row of a natural step, keep the ids that vLLM chose,
-bit for bit.
+them. Rows that pad a forced step to a captured graph choose as the step's own rows do, so they wake
+no expert that the log does not show. Every row of a natural step keeps the ids that vLLM chose, bit
+for bit.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from . import place, routers
+from . import place, routers, tiling
 from .about import About
 from .dose import Course, Cut
 from .order import Order, dose_of
@@ -68,10 +69,16 @@ class Arrivals:
 
 class Tables:
     """`ids` [layers, rows, top_k] that a forced step routes to, and `forced` [rows, 1]: the rows
-    that it forces."""
+    that it forces. `graphs`, ascending: rows that a step may be padded to."""
 
-    def __init__(self, course: Course, shape: tuple[int, int, int], device: torch.device) -> None:
-        self.course = course
+    def __init__(
+        self,
+        course: Course,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        graphs: Sequence[int] = (),
+    ) -> None:
+        self.course, self._graphs = course, graphs
         self.error = ""
         layers, tokens, top_k = shape
         rows = tokens + 1  # more than any pass has, as in `Capture`
@@ -91,10 +98,19 @@ class Tables:
             self._fill_from_pool(found, tokens)
         elif found is not None and self._arrivals:
             self.ids[:, :tokens].copy_(self._arrivals.bring(found))
-        count = 0 if found is None else tokens
+        count = 0 if found is None else self._pad(tokens)
         if count != self._count:
             torch.lt(self._rows, count, out=self.forced)
             self._count = count
+
+    def _pad(self, tokens: int) -> int:
+        """Repeat the step's rows up to the graph that it is padded to; the rows there are then."""
+        end, filled = next((size for size in self._graphs if size >= tokens), tokens), tokens
+        while filled < end:
+            more = min(filled, end - filled)
+            self.ids[:, filled : filled + more].copy_(self.ids[:, :more])
+            filled += more
+        return end
 
     def _fill_from_pool(self, cut: Cut, tokens: int) -> None:
         layers, _, top_k = self.ids.shape
@@ -168,7 +184,11 @@ class Forcing:
             self.here.dp,
             self.here.dp_size,
         )
-        tables = Tables(course, (len(layers), rows, first.top_k), self.worker.device)
+        graphs = tiling.graphs(self.config)
+        if self.here.dp_size > 1:  # padded as the rank with most tokens, which others do not know
+            graphs = graphs[-1:]
+        shape = (len(layers), rows, first.top_k)
+        tables = Tables(course, shape, self.worker.device, graphs)
         for number, layer in enumerate(layers):
             layer.router._compute_routing = tables.wrap(number, layer.router._compute_routing)
         place.mark_compilation(self.config, self.worker.device, "gatescope_forced_routing")

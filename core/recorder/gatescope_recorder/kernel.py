@@ -32,9 +32,10 @@ class Kernel:
     """What one rank runs. 0, or empty: unknown.
 
     `tilings`, ascending, apply by the tokens of a step of all data-parallel ranks; the last one
-    also to larger steps. `source` says where they come from: "tuned" (vLLM's table, the file
-    `table`), "default" (vLLM's rule, where it has no table), "fitted" (to measured times), or ""
-    (none: the kernel publishes no tiling).
+    also to larger steps. `graphs`, ascending: rows of all ranks that CUDA graphs pad a step to;
+    larger steps are as they are. `source` says where tilings come from: "tuned" (vLLM's table, the
+    file `table`), "default" (vLLM's rule, where it has no table), "fitted" (to measured times), or
+    "" (none: the kernel publishes no tiling).
     """
 
     name: str
@@ -47,6 +48,12 @@ class Kernel:
     tilings: tuple[Tiling, ...] = ()
     source: str = ""
     table: str = ""
+    graphs: tuple[int, ...] = ()
+
+    def padding(self, tokens: int) -> int:
+        """Rows that a step of so many tokens has beyond them."""
+        place = bisect_left(self.graphs, tokens)
+        return self.graphs[place] - tokens if place < len(self.graphs) else 0
 
     def tiling(self, tokens: int) -> Tiling | None:
         """The one of a step of so many tokens; None if there are none."""

@@ -78,7 +78,7 @@ def kernel(layers: Sequence[Layer], config: Any, device: torch.device, asked: As
 
 
 def _shape(layers: Sequence[Layer], config: Any, device: torch.device) -> Kernel:
-    first = layers[0]
+    first, ranks = layers[0], config.parallel_config.data_parallel_size
 
     def known(name: str) -> Any:
         found = (getattr(holder, name, None) for holder in holders(first.module))
@@ -96,6 +96,7 @@ def _shape(layers: Sequence[Layer], config: Any, device: torch.device) -> Kernel
         local_experts=int(known("local_num_experts") or 0),
         top_k=first.top_k,
         columns=(inner * 2 if is_gated else inner, int(known("hidden_size") or 0)),
+        graphs=tuple(ranks * size for size in graphs(config)),
     )
 
 
@@ -132,16 +133,21 @@ def rows(config: Any) -> tuple[Callable[[int], int], int]:
     CUDA graphs pad a rank's tokens to the next captured size. Data-parallel ranks' rows are
     gathered, and are taken to be shared evenly, since ranks are padded alike.
     """
-    compilation, ranks = config.compilation_config, config.parallel_config.data_parallel_size
-    mode = getattr(getattr(compilation, "cudagraph_mode", None), "name", "")
-    sizes = sorted(getattr(compilation, "cudagraph_capture_sizes", None) or [])
-    graphs = [] if mode == "NONE" else sizes
+    sizes, ranks = graphs(config), config.parallel_config.data_parallel_size
 
     def of(tokens: int) -> int:
         own = -(-tokens // ranks)
-        return int(ranks * next((size for size in graphs if size >= own), own))
+        return int(ranks * next((size for size in sizes if size >= own), own))
 
     return of, ranks * int(config.scheduler_config.max_num_batched_tokens)
+
+
+def graphs(config: Any) -> list[int]:
+    """Rows of the CUDA graphs that one rank's steps are padded to, ascending."""
+    compilation = config.compilation_config
+    mode = getattr(getattr(compilation, "cudagraph_mode", None), "name", "")
+    sizes = getattr(compilation, "cudagraph_capture_sizes", None) or []
+    return [] if mode == "NONE" else sorted(int(size) for size in sizes)
 
 
 def _table(module: Any, ask: Callable[[], Any]) -> str:

@@ -1,8 +1,9 @@
-"""The cost model in words and tables."""
+"""The cost model, and what it says of routing, in words and rows of a table."""
 
 from __future__ import annotations
 
-from core.analysis.cost_model import Check, CostModel, Quality
+from core.analysis.cost_model import PRICE, Check, CostModel, Quality
+from core.analysis.routing_cost import EDGE, SMALLER, BackendCost, Edge, RoutingCost
 from core.stats.estimate import Estimate
 from core.terminal import shown
 
@@ -15,6 +16,7 @@ UNITS = {
     "rows": "a token of a layer's busiest rank",
 }
 PER = {"context": 1000.0}
+EDGES = 2  # that are named
 QUALITY_HEAD = [
     "the work of a step by",
     "R², left out",
@@ -99,3 +101,70 @@ def checked(found: Check, subject: str) -> str:
         f" with one offset of {found.offset_us / 1e3:+.2f} ms the mean error is {found.after:.2f} %"
         f"{f'; R² within each number of tokens: {within}' if within else ''}"
     )
+
+
+# --- one backend ---
+
+
+def sentences_of(one: BackendCost) -> list[str]:
+    """The model, then what it says of these runs."""
+    lines = in_words(one.model, one.backend)
+    if one.check and one.calibrated:
+        made = f"{one.backend}, calibrated on {one.calibrated[:10]}; these runs it has not seen"
+        lines.append(checked(one.check, made))
+    lines += _span(one)
+    lines += [edge_in_words(one.backend, edge) for edge in one.edges[:EDGES]]
+    return [*lines, *_cheapest(one)]
+
+
+def _span(of: BackendCost) -> list[str]:
+    """The cheapest and the dearest dataset."""
+    known = sorted(
+        (one for one in of.datasets if one.over_fair.value is not None),
+        key=lambda one: one.over_fair.value or 0.0,
+    )
+    if not known:
+        return []
+    ends = [known[0]] if len(known) == 1 else [known[0], known[-1]]
+    said = "; ".join(f"the routing of {of_dataset(end, of.model)}" for end in ends)
+    n = f"n = {len(known)} datasets"
+    return [f"{of.backend}: over a fair router's on the same batches, {said} ({n})"]
+
+
+def of_dataset(found: RoutingCost, model: CostModel) -> str:
+    """`001 costs +1.20 ms [1.10, 1.30] a step, +4.1 % …`, over a fair router's."""
+    spent = f"{micros(found.over_fair, '+')} a step, {found.share.shown('+.1f')} %"
+    said = f"{found.dataset} costs {spent}"
+    if model.by != PRICE or not found.waiting or not found.weights or not found.padding:
+        return said
+    split = {"waiting": found.waiting, "weights": found.weights, "padding": found.padding}
+    named = ", ".join(f"{part} {micros(one, '+')}" for part, one in split.items())
+    return f"{said}: {named}"
+
+
+def edge_in_words(name: str, edge: Edge) -> str:
+    here = (
+        f"{name}: at {edge.tokens} tokens a step a fair router computes {edge.rows:.1f} times the"
+        " rows that hold a token"
+    )
+    if edge.better == edge.tokens:
+        least, most = (f"{100 * share:.0f}" for share in (SMALLER, EDGE))
+        return f"{here}; no batch down to {least} % of it takes {most} % less time for a token"
+    return (
+        f"{here}; at {edge.better} it computes {edge.better_rows:.1f} times, and the MoE layers"
+        f" take {100 * edge.saved:.0f} % less for each token"
+    )
+
+
+def _cheapest(of: BackendCost) -> list[str]:
+    """The placement that was cheapest where it was made, on the ranks that ran."""
+    best = of.placements[0] if of.placements else None
+    if best is None or best.saved is None or best.saved.value is None:
+        return []
+    name, saved = of.backend, micros(best.saved, "+")
+    if best.saved.value == 0:
+        return [f"{name}: of the placements that were tried, the one that ran is the cheapest"]
+    if not best.saved.excludes_zero or best.saved.value < 0:
+        none = "no placement is detected to be cheaper than the one that ran"
+        return [f"{name}: {none} ({best.name}: {saved})"]
+    return [f"{name}: the cheapest placement, {best.name}, saves {saved} of a decode step"]
