@@ -192,3 +192,15 @@ def test_what_is_exported_reads_back(tmp_path: Path) -> None:
     assert counts == [[0] * 4, *loads.sum(axis=0).tolist()]
     assert foreign.read(file, 2, None).loads.tolist() == [loads.sum(axis=0).tolist()]
     assert cli.main(["export", str(SAVED), "--layout", "sglang"]) == 2
+
+
+def test_a_damaged_log_is_named_and_the_others_are_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Foreign("test", np.array(STAT), 2, (1, 2))
+    foreign.write(made, "m", tmp_path / "gate_logs" / "dp0_pp0.gatelog")
+    (tmp_path / "gate_logs-a").mkdir()
+    (tmp_path / "gate_logs-a" / "dp0_pp0.gatelog").write_bytes(b"x")
+    assert cli.main(["export", str(tmp_path), "--layout", "sglang"]) == 1
+    assert "gate_logs-a/dp0_pp0.gatelog: not a gate log" in capsys.readouterr().err
+    assert (tmp_path / "export" / "gate_logs" / "logical_count.json").is_file()
