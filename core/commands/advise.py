@@ -143,6 +143,8 @@ def _prove(main: PhaseAdvice, out: Path, arguments: argparse.Namespace) -> int:
     else:
         asked = config.load(arguments.config)
         pair = proof.pair(asked, arguments.backend, arguments.starts, proof.predicted(main))
+        if batch.kind_of(pair) == "builtin":
+            raise UsageError("--prove: the built-in engine has no EPLB; it takes vLLM and its GPUs")
         code = batch.run_config(pair, Invocation(arguments.config, out=path), json=False)
     if code:
         again = f"--prove --run {shlex.quote(str(path))}"

@@ -118,6 +118,20 @@ def test_without_a_calibration_the_load_is_what_was_predicted(
     assert "measured 25.00 [25.00, 25.00] %: off by +23.96 points" in out
 
 
+def test_the_built_in_engine_has_no_eplb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiments.toml").write_text(
+        f'[experiment]\nengine = "builtin"\ndatasets = "{DATASETS}/001_*.jsonl"\n'
+        '[[backends]]\nname = "ep"\nexpert_parallel = true\n'
+    )
+    words = ["advise", str(logs(tmp_path / "logs", SKEWED, steps=450)), "--prove"]
+    words += ["--config", str(tmp_path / "experiments.toml"), "--run", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    assert "the built-in engine has no EPLB" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_start_has_no_interval() -> None:
     one = proof.Proof(
         made="", run="", spare=2, metric=proof.STEP, predicted=Estimate(5.0),
