@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
-from predicted import ROOT, against, record
 from scipy.stats import spearmanr
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from bench.predict.predicted import ROOT, against, record
 from core.prediction import aim, exact, recorded, transfer
 from core.prediction.builtin_stack import BuiltinStack
 from core.routing.expected import Planned
