@@ -17,7 +17,9 @@ from core.experiment.control import Stop
 from core.experiment.invocation import Invocation
 
 # Property tests are quick in the suite. `GATESCOPE_FUZZ=nightly uv run pytest -m fuzz` tries more.
-settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("nightly", settings.get_profile("quick"), max_examples=10_000)
 settings.load_profile(os.environ.get("GATESCOPE_FUZZ", "quick"))
 

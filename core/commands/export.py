@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from core.terminal import complain
+
 PEERS = ("sglang", "tensorrt-llm")
 
 
@@ -45,19 +47,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _of_peers(folder: Path, out: Path, layout: str) -> int:
-    """Each folder of gate logs, into one of the same name."""
-    from core.errors import FileError
+    """Each folder of gate logs, into one of the same name; 1 if one of them cannot be read."""
+    from core.errors import FileError, GateLogError
     from core.routing import peers, places
 
     write = peers.write_sglang if layout == "sglang" else peers.write_tensorrt
     logs = places.all_in(folder)
     if not logs:
         raise FileError(f"{folder}: no gate logs in it")
+    code = 0
     for place in logs:
         try:
             made = write(place, out / place.relative_to(folder))
         except OSError as error:
             raise FileError(f"{out}: cannot be written: {error.strerror}") from None
+        except GateLogError as error:
+            complain(str(error))
+            code = 1
+            continue
         for file in made:
             print(f"wrote {file}", file=sys.stderr)
-    return 0
+    return code

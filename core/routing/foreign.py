@@ -66,11 +66,13 @@ def read(path: Path, top_k: int | None, experts: int | None) -> Foreign:
 def _json(path: Path) -> Any:
     """One JSON value, or an array of those in its lines."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         try:
             return json.loads(text)
         except ValueError:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise GateLogError(f"{path}: cannot be read: {error.strerror}") from None
     except UNREADABLE as error:
         raise GateLogError(f"{path}: neither JSON nor JSON lines: {error}") from None
 
@@ -135,7 +137,7 @@ def _tensorrt(path: Path) -> Foreign:
     from safetensors.numpy import load_file
 
     try:
-        meta = json.loads((path / "meta_info.json").read_text())
+        meta = json.loads((path / "meta_info.json").read_text(encoding="utf-8-sig"))
         files = [load_file(file) for file in sorted(path.glob("rank*.safetensors"))]
         top_k, experts = int(meta["num_experts_per_token"]), int(meta["num_experts"])
         ranks = int(meta.get("ep_size", len(files)))

@@ -34,7 +34,6 @@ STORAGES = {
 }
 MAX_BYTES = 1 << 34
 UNREADABLE = (
-    OSError,
     zipfile.BadZipFile,
     pickle.UnpicklingError,
     EOFError,
@@ -60,6 +59,8 @@ def read(path: Path) -> Any:
                 raise ValueError(f"more than {MAX_BYTES} bytes")
             (name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
             return _Reader(archive, name).load()
+    except OSError as error:
+        raise GateLogError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UNREADABLE as error:
         raise GateLogError(f"{path}: not a file of tensors by torch.save: {error}") from None
 

@@ -96,6 +96,18 @@ def test_a_tensor_never_reads_beyond_its_storage(size: list[int], stride: list[i
     assert found.size == 0 or found.min() >= 3
 
 
+@pytest.mark.parametrize("name", ["x.pt", "x.json"])
+def test_a_file_that_is_not_there_is_said(name: str, tmp_path: Path) -> None:
+    with pytest.raises(GateLogError, match=rf"{name}: cannot be read: No such file"):
+        foreign.read(tmp_path / name, 2, None)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_counts(tmp_path: Path) -> None:
+    text = json.dumps({"logical_count": [[[2, 0]]]})
+    (tmp_path / "x.json").write_text(text, encoding="utf-8-sig")
+    assert foreign.read(tmp_path / "x.json", 2, None).loads.tolist() == [[[2, 0]]]
+
+
 @given(cut=st.integers(0, 1800), put=st.binary(max_size=6))
 @example(cut=1416, put=b"\x00@")  # a zip file of version 6.4
 def test_a_damaged_file_is_an_error_of_ours(cut: int, put: bytes, tmp_path_factory: Any) -> None:
@@ -180,3 +192,15 @@ def test_what_is_exported_reads_back(tmp_path: Path) -> None:
     assert counts == [[0] * 4, *loads.sum(axis=0).tolist()]
     assert foreign.read(file, 2, None).loads.tolist() == [loads.sum(axis=0).tolist()]
     assert cli.main(["export", str(SAVED), "--layout", "sglang"]) == 2
+
+
+def test_a_damaged_log_is_named_and_the_others_are_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Foreign("test", np.array(STAT), 2, (1, 2))
+    foreign.write(made, "m", tmp_path / "gate_logs" / "dp0_pp0.gatelog")
+    (tmp_path / "gate_logs-a").mkdir()
+    (tmp_path / "gate_logs-a" / "dp0_pp0.gatelog").write_bytes(b"x")
+    assert cli.main(["export", str(tmp_path), "--layout", "sglang"]) == 1
+    assert "gate_logs-a/dp0_pp0.gatelog: not a gate log" in capsys.readouterr().err
+    assert (tmp_path / "export" / "gate_logs" / "logical_count.json").is_file()
