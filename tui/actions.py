@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from textual.binding import Binding
-
 from tui import commands, display, needs
 from tui.model.view import View
 from tui.widgets.imbalance import Imbalance
@@ -392,25 +390,6 @@ ACTIONS = (
     ),
 )
 BY_NAME = {a.name: a for a in ACTIONS}
-
-
-def bindings() -> list[Binding]:
-    """The App's bindings. Every key goes through `do`, which says why if it cannot be done."""
-    own = [_binding(a, a.key, a.name, priority="tab" in a.key) for a in ACTIONS]
-    return [*own, _binding(BY_NAME["quit"], "ctrl+c", "interrupt", priority=True)]
-
-
-def _binding(action: Action, key: str, id: str, *, priority: bool) -> Binding:
-    return Binding(
-        key,
-        f"do('{action.name}')",
-        action.label,
-        False,
-        action.key_text,
-        priority,
-        tooltip=action.help,
-        id=id,
-    )
 
 
 def why_not(action: Action, view: View) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import locale
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,17 +19,15 @@ from textual.filter import LineFilter
 from textual.timer import Timer
 from textual.widgets import Input
 
-from core.errors import FileError
-from core.experiment.invocation import Invocation
 from core.rundir import sweep
-from core.terminal import complain, ending, has_screen, is_dumb
+from core.terminal import ending
 from tui import hints
-from tui.actions import BY_NAME, PANES, bindings, why_not
+from tui.actions import ACTIONS, BY_NAME, PANES, Action, why_not
 from tui.draw import theme
 from tui.draw.glyphs import AsciiFilter
 from tui.draw.text import Line, line, safe
 from tui.model import notice, settings
-from tui.model.session import Session, newest_live
+from tui.model.session import Session
 from tui.model.settings import Settings
 from tui.model.view import View
 from tui.screens.palette import Actions
@@ -48,11 +43,30 @@ from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
 
 if TYPE_CHECKING:
-    from core.rundir.sweep import SweepFile
+    pass
 
 SAID_FOR_S = 8.0
 # Shares of the rows of panes, in screens of at least so many lines: as in VERTICAL_BREAKPOINTS.
 ROWS = ((56, (12, 20, 17, 8)), (36, (12, 12, 15, 6)), (28, (8, 11, 9)))
+
+
+def _bindings() -> list[Binding]:
+    """The App's bindings. Every key goes through `do`, which says why if it cannot be done."""
+    own = [_binding(a, a.key, a.name, priority="tab" in a.key) for a in ACTIONS]
+    return [*own, _binding(BY_NAME["quit"], "ctrl+c", "interrupt", priority=True)]
+
+
+def _binding(action: Action, key: str, id: str, *, priority: bool) -> Binding:
+    return Binding(
+        key,
+        f"do('{action.name}')",
+        action.label,
+        False,
+        action.key_text,
+        priority,
+        tooltip=action.help,
+        id=id,
+    )
 
 
 class Gatescope(App[int]):
@@ -61,7 +75,7 @@ class Gatescope(App[int]):
     CSS_PATH = "app.tcss"
     TITLE = "gatescope"
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings(),
+        *_bindings(),
         Binding(
             "ctrl+z",
             "suspend_process",
@@ -305,116 +319,3 @@ class Gatescope(App[int]):
     def on_input_submitted(self) -> None:
         self.query_one(Prompt).close()
         self.active.focus()
-
-
-# --- entry ---
-
-
-def run(invocation: Invocation, *, ascii: bool = False) -> int:
-    """The UI for a new experiment; for the run directory to resume; or for the one running under
-    runs/, if nothing is selected. Its exit code."""
-    if invocation.resume:
-        if sweep.is_sweep(invocation.resume):
-            return _browse(invocation.resume, ascii=ascii)
-        return _show(Session(invocation, _run_directory(invocation.resume)), ascii=ascii)
-    found = _running(invocation)
-    if found is None:
-        _check_writable(invocation.out or Path("runs"))
-    elif sweep.is_sweep(found):
-        return _browse(found, ascii=ascii)
-    return _show(Session(invocation, found), ascii=ascii)
-
-
-def run_sweep(invocation: Invocation, planned: SweepFile, *, ascii: bool = False) -> int:
-    """The UI for a new sweep, or for what runs under runs/, if nothing is selected."""
-    if found := _running(invocation):
-        return attach(found, ascii=ascii)
-    from core.rundir import directory
-
-    path = invocation.out or directory.new_path(planned.name)
-    _check_writable(path)
-    return _browse(path, invocation, planned, ascii=ascii)
-
-
-def _running(invocation: Invocation) -> Path | None:
-    """What runs under runs/, if nothing is selected."""
-    bare = Invocation(invocation.config_path, engine=invocation.engine)
-    return newest_live() if invocation == bare else None
-
-
-def _check_writable(run_dir: Path) -> None:
-    """FileError where a run directory could not be made: before the screen opens, not at `r`."""
-    path = run_dir.absolute()
-    there = next(place for place in (path, *path.parents) if place.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise FileError(
-            f"{run_dir}: cannot be written: {there} is read-only for you; name another place with"
-            " --out, or look at a run with: gatescope attach RUN_DIR"
-        )
-
-
-def attach(run_dir: Path, *, ascii: bool = False) -> int:
-    """The UI over a run directory or a sweep, running or not. FileError where it is neither."""
-    if sweep.is_sweep(run_dir):
-        return _browse(run_dir, ascii=ascii)
-    return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
-
-
-def _browse(
-    path: Path,
-    invocation: Invocation | None = None,
-    planned: SweepFile | None = None,
-    *,
-    ascii: bool,
-) -> int:
-    """The screen of a sweep, and from it the UI over the cell that is opened, and back."""
-    from tui.model.sweep import SweepSession
-    from tui.sweep import SweepScreen
-
-    if (code := _why_no_screen()) is not None:
-        return code
-    session, opened = SweepSession(path, invocation, planned), ""
-    while True:
-        screen = SweepScreen(session, opened, ascii=_is_plain(ascii))
-        opened = screen.run() or ""
-        if not opened:
-            return screen.return_code or 0
-        cell = Session(Invocation(), _run_directory(path / sweep.CELLS / opened))
-        if (code := _show(cell, ascii=ascii)) > 1:
-            return code
-
-
-def _run_directory(path: Path) -> Path:
-    if not (path / "events.jsonl").is_file():
-        raise FileError(f"{path}: not a run directory: events.jsonl is expected in it")
-    return path
-
-
-def _show(session: Session, *, ascii: bool) -> int:
-    if (refused := _why_no_screen()) is not None:
-        return refused
-    app = Gatescope(session, ascii=_is_plain(ascii), settings_file=settings.file())
-    code = app.run()
-    if app.leads_to:
-        return _browse(app.leads_to, ascii=ascii)
-    return code if code is not None else app.return_code or 0  # a crash has no code but Textual's
-
-
-def _why_no_screen() -> int | None:
-    """The exit code, once stderr says why no screen can be drawn here; None where one can."""
-    if not has_screen():
-        print(
-            "gatescope: the terminal UI needs a terminal; without one use: gatescope --batch",
-            file=sys.stderr,
-        )
-        return 2
-    if is_dumb():
-        complain("TERM is dumb, and the terminal UI moves the cursor: set TERM, or use --batch")
-        return 2
-    for name in ("COLUMNS", "LINES"):  # a parent's: Textual would take them for this terminal's
-        os.environ.pop(name, None)
-    return None
-
-
-def _is_plain(ascii: bool) -> bool:
-    return ascii or "utf" not in locale.getpreferredencoding(False).lower()

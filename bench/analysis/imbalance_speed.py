@@ -31,17 +31,17 @@ import numpy as np
 import zstandard
 
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, GateLogWriter, Header, Step
-from core.routing import imbalance
+from core.routing import measured_folder
 from core.routing.folder import GateFolder
 
 TOKENS = 30
 MEASURE = r"""
 import re, sys
 from pathlib import Path
-from core.routing import imbalance
+from core.routing import imbalance, measured_folder
 
 if sys.argv[1]:
-    imbalance.measure_folder(Path(sys.argv[1]))
+    measured_folder.measure_folder(Path(sys.argv[1]))
 print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 """
 
@@ -144,7 +144,7 @@ def main() -> None:
         scale = a.steps / json_steps
         ours, read, theirs, unpacked = [], [], [], []
         for _ in range(a.rounds):
-            ours.append(timed(lambda: imbalance.measure_folder(folder)))
+            ours.append(timed(lambda: measured_folder.measure_folder(folder)))
             read.append(timed(lambda: read_only(folder)))
             unpacked.append(timed(lambda: decompress_only(file)))
             theirs.append(timed(lambda: upstreams_way(upstream)) * scale)

@@ -49,7 +49,7 @@ import numpy as np
 import psutil
 
 from core.backends import nvml, prometheus
-from core.commands import batch
+from core.commands import batch_lines
 from core.engine.measurement import Measurement, Target
 from core.experiment import events, state
 from core.experiment.events import AnyEvent, Gpu, ServerLoad
@@ -133,7 +133,7 @@ async def day(directory: RunDirectory, hours: float) -> dict[str, Any]:
     )
     client.run, prometheus.server_load, nvml.sample = load.run, server_load, _gpus
     target = Target("http://127.0.0.1:1", "vllm", "m", "t", GateFolder(logs.resolve()))
-    lines = batch.Lines(json=False, past=state.Snapshot())
+    lines = batch_lines.Lines(json=False, past=state.Snapshot())
     counts: dict[str, int] = {}
     memory = []
 

@@ -45,7 +45,7 @@ Minimal().run()
 ATTACH = """
 import sys
 from pathlib import Path
-from tui.app import attach
+from tui.start import attach
 
 attach(Path(sys.argv[1]))
 """

@@ -12,6 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tui import app
+    from tui import start
 
-    return app.attach(arguments.run_dir, ascii=arguments.ascii)
+    return start.attach(arguments.run_dir, ascii=arguments.ascii)

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shlex
 import shutil
 import signal
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,17 +17,17 @@ from core.analysis import results
 from core.analysis.results import Results
 from core.backends import choice, ports, supervise
 from core.backends.choice import Kind
+from core.commands import batch_lines
 from core.engine.engine import Engine, Listener
 from core.engine.servers import Kept
 from core.errors import GatescopeError
-from core.experiment import config, events, pace, plan, registration, search, state
+from core.experiment import config, events, plan, registration, search, state
 from core.experiment.cell import Cell
 from core.experiment.config import Config
 from core.experiment.control import ControlError, StopServer
 from core.experiment.events import AnyEvent
 from core.experiment.forcing import with_doses
 from core.experiment.invocation import Invocation
-from core.experiment.narrate import sentence
 from core.experiment.plan import Run
 from core.experiment.registration import Registration
 from core.experiment.saturation import Saturation
@@ -48,63 +45,9 @@ from core.rundir.sweep import SweepFile
 from core.terminal import printable, tell
 from core.workload.dataset import Dataset
 
-HEARTBEAT_S = 30.0
 TRUSTED = (
     "--trust-remote-code: code of the model's repository runs on this machine, with your rights"
 )
-
-
-class Lines:
-    """Prints events on stderr, one line each; with `json`, also every event as a JSON line on
-    stdout."""
-
-    def __init__(self, *, json: bool, past: state.Snapshot) -> None:
-        self._json, self._state = json, past
-        self._told_at = time.monotonic()
-
-    def __call__(self, event: AnyEvent) -> None:
-        self._state = state.reduce(self._state, event)
-        if self._json:
-            self._print(event)
-        line = sentence(event, self._state) or self._heartbeat()
-        if line:
-            tell(printable(line))
-            self._told_at = time.monotonic()
-        if line or isinstance(event, events.RunStarted | events.Sampled):
-            self._show_bar(event.at)
-
-    def _print(self, event: AnyEvent) -> None:
-        """If stdout can no longer be written, the runs continue: the journal has every event."""
-        try:
-            sys.stdout.write(events.encode(event).decode() + "\n")
-            sys.stdout.flush()
-        except OSError as error:
-            self._json = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            tell(f"! stdout: {error.strerror}: further events are in events.jsonl only")
-
-    def _heartbeat(self) -> str | None:
-        """A sign of life in a log file when a run or a start takes long."""
-        live = self._state.live
-        is_due = time.monotonic() - self._told_at >= HEARTBEAT_S
-        if live is None or not is_due or terminal.shows_bars():
-            return None
-        return f"▶ {live.run}: {live.finished} of {live.requests} requests"
-
-    def _show_bar(self, now: float) -> None:
-        """On a terminal: the run in progress, its tokens, and the time until all runs are done."""
-        seen, live = self._state, self._state.live
-        if live is None:
-            return
-        last = next(iter(pace.of_run(seen, live.run)[-1:]), None)
-        done, due = pace.tokens(live, last)
-        of = f"{live.finished} of {live.requests} requests"
-        tokens = f"{done:,} tokens, {of}" if due is None else f"{done:,} of {due:,} tokens"
-        number = len(seen.runs) - seen.count("queued")
-        left = pace.left_s(seen, now)
-        eta = "" if left is None else f"  ETA {terminal.clock(left)}"
-        tail = f"{tokens}  run {number} of {len(seen.runs)}{eta}"
-        terminal.bar(f"▶ {live.run}", pace.share(live, last), tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +236,7 @@ def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
     """Run what `job` is about, and journal it; the exit code. OSError, with the servers ended,
     where the journal cannot be written."""
     datasets = plan.read_datasets({r.dataset: Path(r.file) for r in job.now})
-    lines = Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
+    lines = batch_lines.Lines(json=json, past=state.fold(journal.stream_events(directory.path)))
     listen = _ending_early(job, datasets, lines, lambda: engine) if job.search else lines
     launcher = choice.launcher(job.kind)
     engine = Engine(job.config, launcher, directory, datasets, listen, job.kept)
@@ -313,7 +256,10 @@ def _measured(directory: RunDirectory, job: Job, *, json: bool) -> int:
 
 
 def _ending_early(
-    job: Job, datasets: Mapping[str, Dataset], lines: Lines, engine: Callable[[], Engine]
+    job: Job,
+    datasets: Mapping[str, Dataset],
+    lines: batch_lines.Lines,
+    engine: Callable[[], Engine],
 ) -> Listener:
     """Listens for `lines`, and ends the start once so many requests have missed the objective of
     its search that the others cannot change it."""

@@ -100,11 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _batch(wanted, json=arguments.json)
     if arguments.json:
         raise UsageError("--json goes with --batch: the terminal UI prints nothing")
-    from tui import app
+    from tui import start
 
     if (planned := _planned_sweep(wanted)) is not None:
-        return app.run_sweep(wanted, planned, ascii=arguments.ascii)
-    return app.run(wanted, ascii=arguments.ascii)
+        return start.run_sweep(wanted, planned, ascii=arguments.ascii)
+    return start.run(wanted, ascii=arguments.ascii)
 
 
 def _batch(wanted: Invocation, *, json: bool) -> int:

@@ -86,7 +86,7 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
     """The measures by name, and what could not be read: of every cell of a sweep, of every server
     start of a run directory, or of a folder of gate logs."""
     from core.routing import folder as gate_folder
-    from core.routing import imbalance, places
+    from core.routing import measured_folder, places
     from core.rundir import about, sweep
 
     found: dict[str, Imbalance] = {}
@@ -96,7 +96,7 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
             found |= {f"{slug}/{name}": one for name, one in measured.items()}
         return found, [problem for _, problems in cells.values() for problem in problems]
     if not (folder / about.NAME).is_file():
-        return imbalance.measure_folder(folder)
+        return measured_folder.measure_folder(folder)
     backends = about.read(folder).backends
     problems = places.foreign(folder, backends)
     for backend in backends:
@@ -104,7 +104,7 @@ def _measured(folder: Path) -> tuple[dict[str, Imbalance], list[str]]:
         if not starts:
             problems.append(f"{folder / backend}: holds no gate logs; it has not been started yet")
         for start in starts:
-            measured, problem = imbalance.measure_folder(start)
+            measured, problem = measured_folder.measure_folder(start)
             found |= {f"{backend}/{name}": one for name, one in measured.items()}
             problems += problem
     return found, problems

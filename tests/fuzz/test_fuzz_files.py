@@ -25,7 +25,7 @@ from core.errors import DatasetError, FileError, GateLogError, GatescopeError
 from core.plots import scatter
 from core.recorder.gatescope_recorder.gatelog import BLOCK_HEAD, BLOCK_MAGIC, MAGIC, ZLIB
 from core.report import summary
-from core.routing import eplb, gatelog, imbalance
+from core.routing import eplb, gatelog, measured_folder
 from core.routing import folder as gate_folder
 from core.rundir import about as run_json
 from core.rundir import journal
@@ -174,7 +174,7 @@ def measured(folder: Path, log: bytes) -> None:
     """A folder with this log is measured, and what is wrong with it is reported."""
     (folder / "dp0_pp0.gatelog").write_bytes(log)
     told(lambda: gatelog.read(folder / "dp0_pp0.gatelog"), GateLogError)
-    found, problems = imbalance.measure_folder(folder)
+    found, problems = measured_folder.measure_folder(folder)
     assert found or problems
     files.formatted(msgspec.to_builtins(found))
 
@@ -275,7 +275,7 @@ LAYER_KEYS = ("step", "num_tokens", "expert_loads")
 def test_any_layer_in_upstream_s_layout(folder: Path, layer: Any) -> None:
     (folder / "json").mkdir(exist_ok=True)
     (folder / "json" / "gate_logs_0.json").write_bytes(written(layer))
-    found, problems = imbalance.measure_folder(folder / "json")
+    found, problems = measured_folder.measure_folder(folder / "json")
     assert found or problems
 
 

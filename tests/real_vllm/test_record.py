@@ -29,7 +29,7 @@ from core.backends import vllm
 from core.experiment.tables import Model
 from core.recorder.gatescope_recorder.parts import part_files
 from core.routing import folder as gate_folder
-from core.routing import imbalance
+from core.routing import measured_folder
 
 ROOT = Path(__file__).parents[2]
 REQUESTS = 12
@@ -127,7 +127,7 @@ def test_the_output_is_the_servers_own(recorded: Recorded) -> None:
 
 
 def test_the_log_is_measured_without_labels(recorded: Recorded) -> None:
-    found, problems = imbalance.measure_folder(recorded.gate_logs.parent)
+    found, problems = measured_folder.measure_folder(recorded.gate_logs.parent)
     assert problems == []
     assert list(found) == ["gate_logs"]
     assert found["gate_logs"].tokens * LAYERS * 2 == recorded.want.sum()

@@ -17,7 +17,7 @@ from core import cli, files
 from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.report import export
 from core.routing import folder as gate_folder
-from core.routing import imbalance, work
+from core.routing import measured_folder, work
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ class TestParquet:
         assert [(s["dataset"], s["tokens"]) for s in steps] == [("001", 8)] * 3 + [
             ("002-r2", 9)
         ] * 3
-        measured, _ = imbalance.measure_folder(run_dir / "baseline")
+        measured, _ = measured_folder.measure_folder(run_dir / "baseline")
         assert measured["gates_logs_002-r2"].tokens == 27
 
     def test_what_it_needs_is_said(

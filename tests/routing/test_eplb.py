@@ -14,7 +14,7 @@ from core import cli
 from core.analysis import step_sample
 from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
-from core.routing import imbalance
+from core.routing import imbalance, measured_folder
 from core.routing.folder import GateFolder
 
 # Two ranks with three slots each: 0 1 2 | 3 4 5. Four experts, so two have a second replica.
@@ -37,7 +37,7 @@ def note(
 
 
 def measured(folder: Path) -> imbalance.Imbalance:
-    found, problems = imbalance.measure_folder(folder)
+    found, problems = measured_folder.measure_folder(folder)
     assert problems == []
     return found["gates_logs_001"]
 

@@ -12,7 +12,7 @@ from support.gate_logs import step, writer
 from core.analysis import step_sample
 from core.errors import GateLogError
 from core.routing import folder as gate_folder
-from core.routing import imbalance
+from core.routing import measured_folder
 from core.routing.folder import GateFolder
 from core.routing.run import LongestStep, RunRouting
 
@@ -129,7 +129,7 @@ class TestWhole:
         assert log.left_out == (
             f"{tmp_path}: left out: 2 steps after forward pass 1, where dp1_pp0 ends"
         )
-        found, problems = imbalance.measure_folder(tmp_path)
+        found, problems = measured_folder.measure_folder(tmp_path)
         assert (problems, found["gates_logs_001"].files) == ([log.left_out], 2)
 
     def test_a_log_met_while_its_header_is_written_is_read_once_it_is_whole(

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from core import cli
 from core.errors import GateLogError, UsageError
-from core.routing import folder, foreign, imbalance, peers, torch_file
+from core.routing import folder, foreign, measured_folder, peers, torch_file
 from core.routing.foreign import Foreign
 
 SAVED = Path(__file__).parent / "saved"  # by torch.save of torch 2.13, on a CPU
@@ -168,7 +168,7 @@ def test_it_is_measured_as_any_log_without_phases_that_it_does_not_say(tmp_path:
     out = tmp_path / "logs"
     command = ["convert", str(SAVED / "sglang-stat.pt"), "-o", str(out), "--top-k", "2"]
     assert cli.main(command) == 0
-    found, problems = imbalance.measure_folder(out)
+    found, problems = measured_folder.measure_folder(out)
     assert problems == []
     measured = found["logs"]
     assert (measured.tokens, measured.steps, measured.layer_numbers) == (30, 4, [1, 2])

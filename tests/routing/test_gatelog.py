@@ -14,7 +14,7 @@ from support.gate_logs import step, writer
 from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.routing import folder as gate_folder
-from core.routing import gatelog, imbalance
+from core.routing import gatelog, measured_folder
 from core.routing.gatelog import Follower
 
 
@@ -77,7 +77,7 @@ class TestOneFile:
         more = f"{ends[2] - ends[0]} bytes after the last whole block"
         assert read.tokens.tolist() == [1]
         assert read.lost == f"{more} (corrupt: a block of 1 steps has a wrong checksum)"
-        found, problems = imbalance.measure_folder(tmp_path)
+        found, problems = measured_folder.measure_folder(tmp_path)
         assert found["gates_logs_001"].tokens == 1
         assert problems == [
             f"{log.path}: {read.lost}: cut off; the whole blocks before it are used"
@@ -137,7 +137,7 @@ class TestOneFile:
         log.path.write_bytes(damage(log.path.read_bytes()))
         with pytest.raises(GateLogError, match=re.escape(said)):
             gatelog.read(log.path)
-        assert said in imbalance.measure_folder(tmp_path)[1][0]
+        assert said in measured_folder.measure_folder(tmp_path)[1][0]
 
     @given(st.integers(0, 200), st.integers(1, 255))
     def test_a_damaged_byte_never_gives_other_numbers(self, place: int, change: int) -> None:

@@ -14,7 +14,7 @@ from support.oracle import ORACLE, needs_oracle
 from support.synthetic import as_log, fair_cv, inclusion_cv, routed, write_log
 
 from core import cli
-from core.routing import imbalance
+from core.routing import imbalance, measured_folder
 from core.routing.gatelog import GateLog
 
 
@@ -40,7 +40,7 @@ class TestUpstreamsNumbers:
 
     @needs_oracle
     def test_measure_folder_agrees_to_1e_9(self) -> None:
-        found, problems = imbalance.measure_folder(ORACLE / "gate_logs")
+        found, problems = measured_folder.measure_folder(ORACLE / "gate_logs")
         per_step = json.loads((ORACLE / "per_step.json").read_text())
         aggregated = json.loads((ORACLE / "aggregated.json").read_text())
         assert problems == []
@@ -60,7 +60,7 @@ class TestHandWorked:
         # layer 0: (3,1) then (2,2): CVs 0.5, 0; layer 1: (4,0) then (2,2): CVs 1, 0. Sums: (5,3),
         # (6,2): CVs 0.25, 0.5.
         folder = write_layers(tmp_path / "logs", [[[3, 1], [2, 2]], [[4, 0], [2, 2]]], [4, 4])
-        measured = imbalance.measure_folder(folder)[0]["logs"]
+        measured = measured_folder.measure_folder(folder)[0]["logs"]
         assert measured.per_step_cv == pytest.approx(1.5 / 4)
         assert measured.layer_cv == pytest.approx(0.375)
         assert measured.aggregated_cv == pytest.approx(3 / 8)  # (11, 5): std 3, mean 8
@@ -70,26 +70,26 @@ class TestHandWorked:
 
     def test_aggregated_leaves_out_steps_over_1000_tokens(self, tmp_path: Path) -> None:
         folder = write_layers(tmp_path / "logs", [[[3, 1], [1001, 0], [500, 500]]], [4, 1001, 1000])
-        measured = imbalance.measure_folder(folder)[0]["logs"]
+        measured = measured_folder.measure_folder(folder)[0]["logs"]
         assert measured.aggregated_cv == pytest.approx(1 / 502)  # (503, 501)
         assert measured.per_step_cv == pytest.approx((0.5 + 1 + 0) / 3)
 
     def test_the_floor_of_a_hand_worked_step(self, tmp_path: Path) -> None:
         # n = 5, k = 1, E = 2, p = (0.8, 0.2): floor² = 2 · (0.16 + 0.16) / 4 = 0.16
         folder = write_layers(tmp_path / "logs", [[[4, 1]]], [5])
-        assert imbalance.measure_folder(folder)[0]["logs"].noise_floor == pytest.approx(0.4)
+        assert measured_folder.measure_folder(folder)[0]["logs"].noise_floor == pytest.approx(0.4)
 
     def test_rank_imbalance_of_a_placement(self, tmp_path: Path) -> None:
         loads = np.array([[[4, 2, 1, 1]], [[2, 2, 2, 2]]])  # ranks (6, 2): 1.5; (4, 4): 1
         write_log(tmp_path / "dp0_pp0.gatelog", loads, ranks=2, placement=(0, 0, 1, 1))
-        measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
+        measured = measured_folder.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.rank_imbalance == pytest.approx(1.25)
 
     def test_entropy_gini_hottest_and_dead_of_a_hand_worked_layer(self, tmp_path: Path) -> None:
         # loads (6, 2, 0, 0): entropy (0.75 ln 4/3 + 0.25 ln 4) / ln 4; Gini Σ (2i-5) x_(i) / (4 ·
         # 8) = (2 + 18) / 32
         folder = write_layers(tmp_path / "logs", [[[4, 0, 0, 0], [2, 2, 0, 0]]], [4, 4])
-        measured = imbalance.measure_folder(folder)[0]["logs"]
+        measured = measured_folder.measure_folder(folder)[0]["logs"]
         assert measured.entropy == pytest.approx(
             (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(4)
         )
@@ -107,7 +107,7 @@ class TestHandWorked:
             prefill=[8, 0, 0],
             top_k=1,
         )
-        measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
+        measured = measured_folder.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.prefill is not None
         assert measured.decode is not None
         assert (measured.prefill.steps, measured.prefill.tokens) == (1, 8)
@@ -122,7 +122,7 @@ class TestHandWorked:
         (folder / "gate_logs_1.json").write_text(
             '{"step": [0], "num_tokens": [4], "expert_loads": [[4, 0]]}'
         )
-        measured = imbalance.measure_folder(folder)[0]["a"]
+        measured = measured_folder.measure_folder(folder)[0]["a"]
         assert measured.per_step_cv == pytest.approx((0.5 + 0 + 1) / 3)
         assert measured.layer_cv == pytest.approx((0.25 + 1) / 2)
         assert (measured.steps, measured.tokens) == (2, 8)
@@ -164,7 +164,7 @@ class TestNoiseFloorAndExcess:
     def test_a_fair_router_shows_its_floor_and_no_excess(self, tmp_path: Path) -> None:
         loads = routed(np.random.default_rng(1), [30] * 400, 4, np.ones(8))
         write_log(tmp_path / "a.gatelog", loads)
-        measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
+        measured = measured_folder.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.noise_floor == pytest.approx(fair_cv(8, 2, 30), rel=0.02)
         assert measured.per_step_cv == pytest.approx(fair_cv(8, 2, 30), rel=0.05)
         assert measured.excess_cv is None or measured.excess_cv < 0.05
@@ -177,7 +177,7 @@ class TestNoiseFloorAndExcess:
         weights = np.array([4.0, 2, 1, 1, 1, 1, 1, 1])
         loads = routed(np.random.default_rng(2), [tokens] * (12_000 // tokens), 4, weights)
         write_log(tmp_path / "a.gatelog", loads)
-        measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
+        measured = measured_folder.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.excess_cv == pytest.approx(inclusion_cv(weights), rel=0.06)
         assert measured.aggregated_excess_cv == pytest.approx(inclusion_cv(weights), rel=0.06)
 
@@ -193,7 +193,7 @@ class TestNoiseFloorAndExcess:
     def test_one_token_steps_support_no_excess(self, tmp_path: Path) -> None:
         loads = routed(np.random.default_rng(3), [1] * 50, 2, np.ones(8))
         write_log(tmp_path / "a.gatelog", loads)
-        measured = imbalance.measure_folder(tmp_path)[0]["gates_logs_001"]
+        measured = measured_folder.measure_folder(tmp_path)[0]["gates_logs_001"]
         assert measured.per_step_cv == pytest.approx(
             math.sqrt(3)
         )  # upstream's all2all logs: √(E/k - 1)
@@ -255,7 +255,7 @@ class TestWhatIsLeftOut:
         write_log(
             tmp_path / "a.gatelog", loads, labels=["warmup", "001", "001", "002", "002", "002"]
         )
-        found, _ = imbalance.measure_folder(tmp_path)
+        found, _ = measured_folder.measure_folder(tmp_path)
         assert {name: m.steps for name, m in found.items()} == {
             "gates_logs_001": 2,
             "gates_logs_002": 3,

@@ -17,7 +17,7 @@ from core.analysis import step_sample
 from core.plots import gallery, heat_text, routing
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.routing import folder as gate_folder
-from core.routing import imbalance, live
+from core.routing import live, measured_folder
 from core.routing.gatelog import numbers_in
 
 DENSE_FIRST = ("model.layers.3.mlp.experts", "model.layers.4.mlp.experts")
@@ -84,7 +84,7 @@ def test_upstreams_files_are_named_and_read_so(tmp_path: Path) -> None:
     assert cli.main(["export", str(tmp_path), "--layout", "upstream"]) == 0
     exported = tmp_path / "export" / "baseline" / "gate_logs" / "gates_logs_01"
     assert sorted(p.name for p in exported.iterdir()) == ["gate_logs_3.json", "gate_logs_4.json"]
-    (measured,) = imbalance.measure_folder(exported)[0].values()
+    (measured,) = measured_folder.measure_folder(exported)[0].values()
     assert measured.layer_numbers == [3, 4]
 
 

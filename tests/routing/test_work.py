@@ -14,7 +14,7 @@ from support.synthetic import routed, write_log
 
 from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
 from core.routing import work
-from core.routing.imbalance import measure_folder
+from core.routing.measured_folder import measure_folder
 
 KERNEL = Kernel(
     "TRITON",

@@ -140,7 +140,7 @@ def test_hostile_server_cannot_move_the_cursor(
 
 
 def test_no_terminal_is_refused_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    from tui import app
+    from tui import start
 
-    assert app.run(Invocation()) == 2
+    assert start.run(Invocation()) == 2
     assert "gatescope --batch" in capsys.readouterr().err

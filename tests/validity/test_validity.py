@@ -25,7 +25,7 @@ from core.analysis import results
 from core.experiment import events
 from core.experiment.events import AnyEvent, Gpu, Sampled, ServerLoad
 from core.recorder.gatescope_recorder.kernel import Kernel, Tiling
-from core.routing import imbalance
+from core.routing import measured_folder
 from core.rundir.journal import read_events
 from core.validity import verdict
 from core.validity.problem import Validity, rule_name
@@ -840,7 +840,7 @@ class TestGateLogs:
     @needs_oracle
     def test_upstreams_own_logs_are_only_too_short(self) -> None:
         folder = ORACLE / "gate_logs"
-        found = verdict.of_gate_logs(folder, imbalance.measure_folder(folder)[0])
+        found = verdict.of_gate_logs(folder, measured_folder.measure_folder(folder)[0])
         (problem,) = found.problems
         assert (problem.rule, problem.severity, len(problem.where)) == (
             "number of steps",
@@ -861,7 +861,9 @@ class TestGateLogs:
         )
         folder = write_layers(tmp_path / "logs", loads, [20] * 40)
         (folder / "gate_logs_3.json").unlink()
-        (problem,) = verdict.of_gate_logs(folder, imbalance.measure_folder(folder)[0]).problems
+        (problem,) = verdict.of_gate_logs(
+            folder, measured_folder.measure_folder(folder)[0]
+        ).problems
         assert (problem.rule, problem.sentence) == ("missing layers", "there is no log of layer 3")
 
     def test_layers_that_are_moe_every_second_time_have_no_gap(self, tmp_path: Path) -> None:
@@ -872,7 +874,9 @@ class TestGateLogs:
         (folder / "gate_logs_2.json").rename(folder / "gate_logs_5.json")
         (folder / "gate_logs_1.json").rename(folder / "gate_logs_3.json")
         (folder / "gate_logs_0.json").rename(folder / "gate_logs_1.json")
-        assert verdict.of_gate_logs(folder, imbalance.measure_folder(folder)[0]).problems == []
+        assert (
+            verdict.of_gate_logs(folder, measured_folder.measure_folder(folder)[0]).problems == []
+        )
 
     def test_our_own_log_of_wrong_counts(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
