@@ -213,7 +213,8 @@ def stepped(
     }
     rows = np.column_stack([known.get(name, none * np.nan) for name in COLUMNS])
     labels = tuple(f"{number:03d}" for number in range(runs))
-    sample = StepSample(rows, np.zeros((0, 1, 8)), np.zeros(0, np.int64), 1, labels)
+    counts = (np.ones((1, 8)),) * runs  # runs of different datasets, so that none is a repeat
+    sample = StepSample(rows, np.zeros((0, 1, 8)), np.zeros(0, np.int64), 1, labels, counts)
     model = cost_model.fit(sample, "decode")
     first = routing_cost.of_datasets(sample, model)[0]
     cost = model.terms["active"]

@@ -84,17 +84,19 @@ class Response:
         of the two.
 
         Over datasets the two are drawn together, so that what a dataset does to both goes out.
+        Where one has too few runs for an interval, the difference has none either.
         """
+        reason = self.reason or other.reason
         return Response(
             levels=self.levels,
             cv=(self.cv + other.cv) / 2,
             rank=(self.rank + other.rank) / 2,
             n=self.n + other.n,
             mean=self.mean - other.mean,
-            drawn=self.drawn - other.drawn,
+            drawn=np.zeros((0, len(self.levels))) if reason else self.drawn - other.drawn,
             units=min(self.units, other.units),
             datasets=self.datasets,
-            reason=self.reason or other.reason,
+            reason=reason,
         )
 
     @cached_property

@@ -210,13 +210,13 @@ def test_run_prints_a_fix_below_each_problem_and_tells_by_its_exit_code(
 ) -> None:
     findings = [Finding("GPUs", "none"), Finding("port 1", "taken", "end it")]
     monkeypatch.setattr(diagnosis, "examine", lambda path: iter(findings))
-    assert doctor.run(Namespace(config=tmp_path)) == 1
+    assert doctor.run(Namespace(config=tmp_path, on_node=None, executor="local")) == 1
     assert (
         capsys.readouterr().out
         == "✓ GPUs    none\n! port 1  taken\n          fix: end it\n1 problem\n"
     )
     monkeypatch.setattr(diagnosis, "examine", lambda path: iter(findings[:1]))
-    assert doctor.run(Namespace(config=tmp_path)) == 0
+    assert doctor.run(Namespace(config=tmp_path, on_node=None, executor="local")) == 0
 
 
 def test_servers_that_nobody_ends_are_named(tmp_path: Path) -> None:

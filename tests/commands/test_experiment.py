@@ -26,7 +26,12 @@ PLAIN = (
     | st.text(st.characters(codec="utf-8"))
 )
 VALUES = st.recursive(
-    PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text("ab .", min_size=1), inner)
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab .", min_size=1), inner, max_size=3)
+    ),
+    max_leaves=4,
 )
 
 
@@ -41,9 +46,13 @@ def invocations(draw: st.DrawFn) -> Invocation:
         engine=draw(st.none() | st.sampled_from(ENGINES)),
         levels=tuple(draw(st.lists(LEVELS))),
         patterns=tuple(patterns),
-        settings=draw(st.dictionaries(KEYS.filter(lambda key: key < "f"), VALUES)),
+        settings=draw(st.dictionaries(KEYS.filter(lambda key: key < "f"), VALUES, max_size=3)),
         axes=draw(
-            st.dictionaries(KEYS.filter(lambda key: key > "f"), st.lists(VALUES, min_size=2))
+            st.dictionaries(
+                KEYS.filter(lambda key: key > "f"),
+                st.lists(VALUES, min_size=2, max_size=3),
+                max_size=3,
+            )
         ),
         resume=draw(st.none() | PATHS),
         retry_cancelled=draw(st.booleans()),

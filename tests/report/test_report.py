@@ -305,7 +305,7 @@ class TestReport:
     def test_what_was_registered_is_said_and_what_was_changed_since(
         self, ran: Place, tmp_path: Path
     ) -> None:
-        run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.05, n=6)
+        run_dir = planted(ran, tmp_path / "run", lambda cv: 10 + cv, 1.15, n=6)
         share_out(run_dir, starts=3)
         asked = "registered first: TPOT, all2all against baseline; smallest effect 2 %"
         assert asked in reported_text(ran, run_dir)
