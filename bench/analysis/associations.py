@@ -83,7 +83,7 @@ def rates(kind: Kind, n: int, repeats: int) -> tuple[float, float]:
 
 
 def verdict_on(change: float, noise: float, n: int, seed: int) -> str:
-    """What is said of a metric around 100 whose change over the span is that share of it."""
+    """The verdict on a metric around 100 that changes by this share of it over the span."""
     rng = np.random.default_rng(seed)
     x = skews(n, rng)
     low, high = np.percentile(x, findings.MIDDLE)

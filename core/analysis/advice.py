@@ -96,7 +96,7 @@ class PhaseAdvice(msgspec.Struct, frozen=True, kw_only=True):
     ideal: float | None = None
     of_other: Estimate | None = None
     verdict: str = CANNOT_TELL
-    more: str = ""  # to record before it can be told
+    more: str = ""  # how much more to record before a verdict is possible
     reason: str | None = None
 
     def option(self) -> Option:
@@ -106,7 +106,7 @@ class PhaseAdvice(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Advised:
-    """What is said of a phase, and the placement that it chose."""
+    """The verdict on a phase, and the placement that it chose."""
 
     advice: PhaseAdvice
     placement: Placement | None = None

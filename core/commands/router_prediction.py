@@ -293,7 +293,7 @@ def _timer_of(arguments: argparse.Namespace, about: About, backend: Backend) -> 
     return Timer(known, note.kernel if note else None, ranks, about.config.experiment.output_len)
 
 
-# --- what is told while it runs ---
+# --- progress ---
 
 
 def _tell_needs(model: Stack, prompts: Sequence[Sequence[int]]) -> None:

@@ -55,7 +55,7 @@ class Phases:
 
 def read(run_dir: Path, tokenize: Tokenize) -> Recorded:
     """All backends' naturally routed runs; a group of prompts that several runs had counts once.
-    NoDataError where no step can be told whose tokens it had; FileError for no run directory."""
+    NoDataError if no step can be matched to its prompts; FileError for no run directory."""
     found: dict[tuple[tuple[int, ...], ...], Floats] = {}
     shape: tuple[int, tuple[int, ...]] | None = None
     for backend, label, one, log in _runs(run_dir):
@@ -65,7 +65,7 @@ def read(run_dir: Path, tokenize: Tokenize) -> Recorded:
             found |= dict(_groups(prompts, log))
     if not found or shape is None:
         raise NoDataError(
-            f"{run_dir}: no prefill step of it can be told whose prompts it had; record a run with"
+            f"{run_dir}: no prefill step can be matched to its prompts; record a run with"
             " max_concurrency = 1"
         )
     return Recorded(tuple(found), np.array(list(found.values()), np.float64), *shape)
