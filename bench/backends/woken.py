@@ -28,6 +28,7 @@ from core.routing.gatelog import GateLog
 from core.routing.price import Prices
 from core.stats.arrays import Floats, Ints
 
+ENOUGH = 20  # steps
 SKIPPED = 3  # steps of a run: some of its requests may still be in prefill
 
 
@@ -118,7 +119,7 @@ def main() -> None:
             assert log.kernel
             for label in sorted(log.segments):
                 of = seen(log, probe, log.kernel, label)
-                if of is None:
+                if of is None or len(of.rows) < ENOUGH:
                     continue
                 idle, woken = float(of.idle.mean()), float(of.woken.mean())
                 shares[bool(dose.of_label(label))].append((idle, woken))

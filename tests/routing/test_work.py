@@ -95,8 +95,8 @@ def test_without_a_tiling_only_experts_and_tokens_are_known() -> None:
         assert shown(found.busiest().tokens) == [[15]]
 
 
-def test_a_fitted_block_counts_tiles_but_no_waves() -> None:
-    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),), source="fitted")
+def test_a_tiling_without_columns_counts_tiles_but_no_waves() -> None:
+    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),))
     found = of([[0, 1, 17, 8]], kernel=kernel)
     assert shown(found.tiles) == shown(found.amount) == [[[4]]]
     assert found.first_waves is None
@@ -119,7 +119,7 @@ def test_fair_loads_are_those_of_a_fair_router() -> None:
 
 def test_the_fair_amount_is_the_binomial_mean() -> None:
     """Of tiles: E · Σ_x P(x) ⌈x/16⌉ with x binomial (n, k/E)."""
-    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),), source="fitted")
+    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),))
     chance = [math.comb(64, x) * 0.25**x * 0.75 ** (64 - x) for x in range(65)]
     exact = 8 * sum(p * math.ceil(x / 16) for x, p in enumerate(chance))
     (found, again) = work.fair_amounts(np.array([64, 64]), 8, 2, (), kernel)
