@@ -2,9 +2,10 @@
 
     python3 bench/backends/cost_proof.py [-o FILE.png] CALIBRATED RUN_DIR…
 
-Of steps whose work is known: padding may wake experts in the others. Prints the median of every run beside its prediction, then R², the mean error over all
-and R² within each size (by mean steps too); beside it R² of a line in requests and CV, fitted to
-the very runs, and whether the SM clock explains what is left.
+Of steps whose work is known (padding may wake experts in others): the median of every run beside
+its prediction, then R², the mean error over all and R² within each size (by mean steps too); beside
+it R² of a line in requests and CV, fitted to the very runs, and whether the SM clock explains what
+is left.
 The picture sets every run's median decode step against its CV, and against its prediction.
 """
 
@@ -24,9 +25,9 @@ from core.analysis import cost_sentences as cost
 from core.analysis.cost_model import CostModel
 from core.analysis.step_sample import StepSample
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe-Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe-Ito
 CLOCK = 1980  # MHz, an H200's highest
-MARKS = ("o", "x", "s", "^", "D")
+MARKS = ("o", "x", "s", "^", "D", "+", "v")
 
 
 def recorded(folder: Path) -> list[str]:

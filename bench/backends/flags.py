@@ -40,7 +40,7 @@ def said(words: list[str]) -> str:
     try:
         made = AsyncEngineArgs.from_cli_args(parsed).create_engine_config()
     except Exception as error:
-        return f"parsed; no configuration here: {" ".join(str(error).split())[:300]}"
+        return f"parsed; no configuration here: {' '.join(str(error).split())[:300]}"
     ranks = made.parallel_config
     return (
         f"parsed; TP {ranks.tensor_parallel_size}, DP {ranks.data_parallel_size}, EP"

@@ -23,7 +23,7 @@ from core.analysis.calibration import Calibration
 from core.experiment import dose
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing import work
-from core.routing.folder import GateFolder, starts
+from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.price import Prices
 from core.stats.arrays import Floats, Ints

@@ -1,6 +1,6 @@
 """The work of recorded steps as the cost model takes it: of the busiest rank of each layer, summed
-over layers; the same for a fair router with the same tokens; and the most that it can have been with
-what rows of padding chose, which no log has.
+over layers; the same for a fair router with the same tokens; and the most that it can have been, since
+what rows of padding chose is in no log.
 
 With a price list, the busiest rank is the one with the highest price. The price of a step splits
 into `waiting` (the busiest rank's over the mean rank's), `weights` (active experts of the mean
@@ -54,8 +54,8 @@ def of_loads(
     prices: Prices | None,
     padding: Ints | None = None,
 ) -> Floats:
-    """[steps, layers, FIGURES] of `loads` [steps, layers, experts]; with `padding` [steps], the most
-    that it can be with so many rows more."""
+    """[steps, layers, FIGURES] of `loads` [steps, layers, experts]; with `padding` [steps], the
+    most that it can be with so many rows more."""
     done = work.of_steps(loads, tokens, placement, kernel)
     if kernel and padding is not None:
         done = work.most_woken(done, kernel, tokens, padding)

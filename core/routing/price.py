@@ -50,7 +50,8 @@ class PriceList(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """A fitted list: `sizes` [n], ascending, `coefficients` [n, PARTS] in µs, `beyond` [n] or none."""
+    """A fitted list: `sizes` [n], ascending, `coefficients` [n, PARTS] in µs, and `beyond` [n], or
+    none."""
 
     kernel: Kernel
     sizes: Ints

@@ -73,8 +73,8 @@ class TestCommandLine:
         ]
 
     def test_api_servers_are_asked_of_vllm_serve_since_the_module_has_one(self) -> None:
-        module = [*"python -m vllm.entrypoints.openai.api_server --model m".split()]
-        serve = [*"python -m vllm.entrypoints.cli.main serve m".split()]
+        module = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
+        serve = ["python", "-m", "vllm.entrypoints.cli.main", "serve", "m"]
         assert vllm._program(installed("0.25.1"), "m", ["--api-key", "k"]) == module
         assert vllm._program(installed("0.25.1"), "m", ["--api-server-count", "2"]) == serve
         assert vllm._program(installed("0.25.1"), "m", ["--api-server-count=2"]) == serve
