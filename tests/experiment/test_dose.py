@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from support import undrawn
 from support.place import Place
 from support.synthetic import as_log, routed
 
@@ -322,6 +323,5 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
         == plain["measured_imbalance"]["expert_loads"]
     )
     assert results["001~spread~1.5"]["generated_texts"] != plain["generated_texts"]
-    assert place.gatescope("report", "made").returncode == 0
-    report = (place.made / "report.md").read_text()
+    report = undrawn.report(place.made)
     assert "--only 001 --backend baseline --dose 0.25,1.5 --pattern spread\n" in report
