@@ -54,15 +54,17 @@ def _canvas(
     """The panels, drawn in so many columns; `panel` in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, (width, height) = -(-len(figures) // columns), panel
     size = (width * columns, max(_height(f, height) for f in figures) * rows)
-    canvas = Canvas(figsize=size, dpi=dpi, layout="constrained")
+    layout = ConstrainedLayoutEngine()
+    canvas = Canvas(figsize=size, dpi=dpi, layout=layout)
     FigureCanvasAgg(canvas)
     for place, figure in enumerate(figures, 1):
         _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * width))
     # Laid out here, once: with a layout engine of its own, savefig draws every figure twice.
-    canvas.get_layout_engine().execute(canvas)
+    layout.execute(canvas)
     canvas.set_layout_engine("none")
     return canvas
 
