@@ -163,11 +163,7 @@ def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
     shutil.copytree(terminal.place / "runs/one", terminal.place / "runs/two")
     terminal.press("b")
     terminal.until(lambda t: t.count("1 of 1 done") >= 2 and "TPOT ms: baseline" in t)
-    terminal.press("Space")
-    terminal.until(lambda t: t.count("[x]") == 1)
-    terminal.press("j")
-    time.sleep(0.5)  # the cursor is a colour
-    terminal.press("Space")
+    terminal.press("Space", "j", "Space")
     terminal.until(lambda t: t.count("[x]") == 2)
     terminal.press("c")
     terminal.until(lambda t: "two against" in t or "one against" in t)
