@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from support.staged import shown, stage
 
 from core.errors import ConfigError
-from core.experiment import control, events, pace
+from core.experiment import control, events, pace, state
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
 from core.experiment.state import Live, Snapshot
@@ -184,7 +184,9 @@ def test_rates_are_of_one_run() -> None:
             (5.0, "b/2", 20),
         )
     ]
-    kept = Snapshot(samples=tuple(samples))
+    early = replace(samples[1], at=1.4, output_tokens=60, early=True)
+    kept = state.fold([*samples, early])
+    assert (pace.newest(kept, "b/1"), pace.newest(kept, "b/2")) == (early, None)
     assert trends.rates(pace.of_run(kept, "b/1"), "output_tokens") == [50.0, 100.0]
     assert trends.rates(pace.of_run(kept, "b/2"), "output_tokens") == [10.0]
 
