@@ -16,7 +16,7 @@ from core.errors import ConfigError
 from core.experiment import control, events, pace, state
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
-from core.experiment.state import Live, Snapshot
+from core.experiment.state import Live
 from core.load.record import Lag
 from core.load.trust import Trust
 from core.routing.layers import LayerLoad
