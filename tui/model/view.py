@@ -40,6 +40,7 @@ class View(Struct, frozen=True):
     happened: tuple[Happened, ...] = ()
     load: Load | None = None
     client: Client | None = None  # of the run shown, once it has ended
+    invalid: str = ""  # the rules that say that the figures are not what they are called
 
     @property
     def run(self) -> RunState | None:
