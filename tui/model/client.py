@@ -58,6 +58,17 @@ def _read(file: Path, run: str) -> Client:
     )
 
 
+def findings_since(run_dir: Path, ended_at: float) -> tuple[Path, int] | None:
+    """The findings of a run directory and when they were written (ns), if that was after
+    `ended_at`."""
+    file = (run_dir / FINDINGS).resolve()
+    try:
+        written = file.stat()
+    except OSError:
+        return None
+    return (file, written.st_mtime_ns) if written.st_mtime >= ended_at else None
+
+
 @lru_cache(4)
 def judged(findings: Path, at_ns: int) -> Validity | None:
     """The verdict on the whole run directory, as it was at that time."""

@@ -119,8 +119,11 @@ class Session:
         judged = (
             client(self.run_dir, shown, run.result) if self.run_dir and run and run.result else None
         )
-        invalid = self._verdicts.words if self._verdicts else ""
-        return structs.replace(view, shown=shown, load=load, client=judged, invalid=invalid)
+        view = structs.replace(view, shown=shown, load=load, client=judged)
+        if self._verdicts is None:
+            return view
+        said = self._verdicts
+        return structs.replace(view, invalid=said.words, prices=said.prices)
 
     def poll(self) -> None:
         """Fold what has happened since; quick."""

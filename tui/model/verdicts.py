@@ -1,8 +1,10 @@
-"""Which rules say that the figures so far are not what they are called. Read off the UI thread."""
+"""Which rules say that the figures so far are not what they are called, and what routing cost. Read
+off the UI thread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,8 @@ import msgspec
 
 from core.errors import FileError
 from core.experiment.state import RunState, Snapshot
-from tui.model.client import FINDINGS, judged
+from tui.model.client import findings_since, judged
+from tui.model.view import Price
 
 if TYPE_CHECKING:
     from core.validity.problem import Problem
@@ -26,26 +29,19 @@ class Verdicts:
         self.run_dir = run_dir
         self._runs: dict[str, tuple[float, list[Problem]]] = {}  # when it ended, and what is wrong
         self.words = ""
+        self.prices: Mapping[str, Price] = {}  # by backend/dataset
 
     def read(self, snapshot: Snapshot) -> None:
         """Judge what has ended since the last read."""
         done = {i: r for i, r in snapshot.runs.items() if r.result}
-        problems = self._of_all(done.values())
+        found = findings_since(self.run_dir, max((r.ended_at for r in done.values()), default=0.0))
+        problems = _of_all(*found) if found else None
+        self.prices = _prices(*found) if found else {}
         if problems is None:
             new = [r for i, r in done.items() if r.ended_at != self._runs.get(i, (0.0,))[0]]
             self._runs |= {r.run.id: (r.ended_at, self._of_one(r)) for r in new[:AT_ONCE]}
             problems = [p for i in done if i in self._runs for p in self._runs[i][1]]
         self.words = _in_words(problems, {r.run.backend for r in done.values()})
-
-    def _of_all(self, done: Iterable[RunState]) -> list[Problem] | None:
-        """None where no findings are, or some that are older than a result."""
-        try:
-            at = (self.run_dir / FINDINGS).stat()
-            whole = judged((self.run_dir / FINDINGS).resolve(), at.st_mtime_ns)
-        except (OSError, msgspec.DecodeError):
-            return None
-        is_newest = at.st_mtime >= max((run.ended_at for run in done), default=0.0)
-        return whole.problems if whole and is_newest else None
 
     def _of_one(self, run: RunState) -> list[Problem]:
         from core.rundir import result
@@ -56,6 +52,36 @@ class Verdicts:
         except (OSError, FileError):
             return []
         return [p for p in verdict.of_result(run.run.id, found).problems if p.severity == "invalid"]
+
+
+def _of_all(findings: Path, at_ns: int) -> list[Problem] | None:
+    """None where they hold no verdict."""
+    try:
+        whole = judged(findings, at_ns)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return whole.problems if whole else None
+
+
+@lru_cache(4)
+def _prices(findings: Path, at_ns: int) -> Mapping[str, Price]:
+    """What each dataset's routing cost at each backend, as the report says it."""
+    from core.analysis import cost_sentences
+    from core.analysis.routing_cost import BackendCost
+
+    try:
+        found = msgspec.json.decode(findings.read_bytes(), type=dict[str, msgspec.Raw])
+        costs = msgspec.json.decode(found.get("routing_cost", b"[]"), type=list[BackendCost])
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return {
+        f"{cost.backend}/{one.dataset}": Price(
+            cost_sentences.of_dataset(one, cost.model), one.share.value
+        )
+        for cost in costs
+        for one in cost.datasets
+        if one.over_fair.value is not None
+    }
 
 
 def _in_words(problems: list[Problem], backends: Iterable[str]) -> str:
