@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.sweep import simulated
-from core.analysis import cells, matrix
+from core.analysis import cells, limits, matrix
 from core.analysis.cells import CellState
 from core.analysis.results import Results
 from core.errors import FileError
@@ -55,7 +55,7 @@ def following(
     *states: CellState, tried: tuple[tuple[str, int], ...] = (), retry: bool = False
 ) -> tuple[str, int] | None:
     by_slug = {s.cell.slug: s for s in states}
-    wanted = {slug: cells.wanted_starts(s, None) for slug, s in by_slug.items()}
+    wanted = limits.wanted_starts(asked(*states), by_slug)
     found = cells.next_start(asked(*states), by_slug, wanted, tried, retry=retry)
     return found and (found[0].slug, found[1])
 
@@ -100,7 +100,7 @@ def test_a_cell_is_given_starts_until_it_is_known(
     phases: list[Phase] = ["done" if n < len(tpots) else "queued" for n in range(4)]
     one = state("1", *(phases if tpots else ()), most=4, tpots=tpots)
     assert cells.wanted_starts(one, UNTIL) == wanted
-    assert matrix.state_of(asked(one, until=UNTIL), one) == shown
+    assert matrix.state_of(asked(one, until=UNTIL), one, range(1, wanted + 1)) == shown
 
 
 def test_a_cell_of_which_a_run_failed_says_so_beside_its_value() -> None:
