@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.sweep import simulated
+from core import cli
 from core.analysis import cells, limits, matrix
 from core.analysis.cells import CellState
 from core.analysis.results import Results
@@ -17,7 +18,7 @@ from core.experiment.plan import Run
 from core.experiment.state import Phase, RunState, Snapshot
 from core.experiment.sweep import Until
 from core.experiment.tables import Backend
-from core.rundir import sweep
+from core.rundir import sweep, tasks
 from core.rundir.sweep import SweepFile
 
 UNTIL = Until(half_width_pct=10, max_starts=4)
@@ -122,4 +123,30 @@ def test_a_sweep_is_run_by_one_gatescope_at_a_time(tmp_path: Path) -> None:
     ):
         pass
     with sweep.locked(tmp_path / "s"):
+        pass
+
+
+def test_a_cell_and_its_sweep_are_not_run_at_the_same_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = simulated.config_of([Backend(name="b")], engine="builtin")
+    made = simulated.sweep(tmp_path / "s", {"b": (config, {"b": {1: {"001": [10.0]}}})})
+    own = made / sweep.CELLS / "b"
+    with sweep.locked(made):
+        assert cli.main(["--batch", "--resume", str(own)]) == 2
+    assert "a cell of a sweep that is running, which comes to it" in capsys.readouterr().err
+    tasks.add(made, tasks.Submission(name="t", tasks=[["b"]]))
+    with (
+        tasks.claimed(made, "b"),
+        pytest.raises(FileError, match="another task has these cells"),
+        sweep.kept_out(own),
+    ):
+        pass
+    with (
+        sweep.kept_out(own),
+        pytest.raises(FileError, match="in use by another gatescope"),
+        sweep.locked(made),
+    ):
+        pass
+    with sweep.kept_out(tmp_path):  # no cell
         pass
