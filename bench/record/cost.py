@@ -68,8 +68,9 @@ async def _round(server: Served, number: int) -> tuple[float, float]:
     """Mean TPOT and duration of simultaneous requests."""
     prompts = [Prompt(id=str(n), text=f"round {number}, request {n}: ") for n in range(REQUESTS)]
     load = Load(server.url, "m", f"{number:03d}", prompts, output_len=OUTPUT, workers=1)
-    figures = metrics.summarise(await client.run(load))
-    assert figures.mean_tpot_ms
+    records = await client.run(load)
+    figures = metrics.summarise(records)
+    assert figures.mean_tpot_ms, {one.error for one in records}
     assert figures.duration
     return figures.mean_tpot_ms, figures.duration
 
