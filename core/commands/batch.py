@@ -38,7 +38,7 @@ from core.routing import recording as recorded
 from core.routing.recording import Recording
 from core.rundir import about as run_json
 from core.rundir import directory as store
-from core.rundir import journal, provenance
+from core.rundir import journal, provenance, sweep
 from core.rundir.directory import RunDirectory
 from core.rundir.result import done_runs
 from core.rundir.sweep import SweepFile
@@ -152,7 +152,7 @@ def chosen(invocation: Invocation) -> Config:
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
-    with RunDirectory.reopen(path) as directory:
+    with sweep.kept_out(path), RunDirectory.reopen(path) as directory:
         end_leftovers(directory.mark)
         retry = invocation.retry_cancelled
         return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)

@@ -140,7 +140,7 @@ def _draw_cells(arguments: argparse.Namespace) -> int:
     figure = arguments.figure or "pareto"
     found = comparand.read(arguments.run_dir)
     if figure == "pareto":
-        panels = [cells.pareto(found, arguments.metric or "mean_tpot_ms")]
+        panels = cells.pareto(found, arguments.metric or "mean_tpot_ms")
     else:
         panels = cells.against_load(found)
     return _shown(panels, arguments.out or arguments.run_dir / "graphs" / f"{figure}.png")

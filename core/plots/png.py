@@ -18,7 +18,7 @@ from core.stats.arrays import Floats
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
 NARROW, NARROW_DPI = (4.2, 3.8), 160  # inches: legible where a panel is as wide as a phone
-LETTERS = 12  # per inch, in the note below a panel
+LETTERS = 10  # per inch, in the note below a panel
 TWO_COLUMNS = 70  # letters that a legend of two columns needs
 FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number

@@ -151,6 +151,7 @@ def attach(worker: Any, config: Any, folder: Path, order: Order | None, limits: 
     """
     here = Place.here(config)
     about = About(folder, f"{here.name}_tp{here.tp}")
+    about.note()  # of every rank: which node it is on
     forcing = Forcing(worker, config, here, order, about) if order else None
     if forcing:
         # before the recorder's: it taps what was forced
