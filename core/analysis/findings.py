@@ -89,7 +89,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         is_judged = p < association.ALPHA
         if is_judged and self.judged == "larger" and found.is_monotone:
             return "larger"
-        if found.is_bent or (found.is_seen and not found.is_monotone):
+        if found.bends:
             return "bends"
         return "equivalent" if is_judged and self.judged == "equivalent" else "inconclusive"
 
@@ -134,7 +134,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             return self.brief
         p = f"p = {found.p:.2g}" if found.p_holm is None else f"p = {found.p_holm:.2g} after Holm"
         facts = f"{self._changed}; Spearman {found.spearman.shown('.2f')}, {p}{self._robust}"
-        if found.is_bent:
+        if found.bends:
             turned = self.in_percent(self.turn).shown("+.1f")
             facts = f"{turned} % from the middle to the ends; {facts}"
         if not found.is_monotone:
@@ -144,13 +144,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _changed(self) -> str:
-        """`over the middle 80 % of excess CV² (a rise of 0.056) it changes by -5.0 [-9.1, -1.2] %,
-        -2.1 ms: inconclusive`, and what would settle it."""
-        settled = f" (to settle it: {self.to_settle})" if self.to_settle else ""
+        """`over the middle 80 % of the datasets, where it rises by 0.056, by -5.0 [-9.1, -1.2] %
+        (-2.1 ms): inconclusive; to settle it: 180 datasets`"""
         change = f"{shown(self.change.value, '+.3g')} {NAMES[self.metric][1]}"
+        settled = f"; to settle it: {self.to_settle}" if self.to_settle else ""
         return (
-            f"over the middle 80 % of excess CV² (a rise of {self.span:.2g}) it changes by"
-            f" {self.percent.shown('+.1f')} %, {change}: {self.verdict}{settled}"
+            f"over the middle 80 % of the datasets, where it rises by {self.span:.2g},"
+            f" by {self.percent.shown('+.1f')} % ({change}): {self.verdict}{settled}"
         )
 
     @property
@@ -161,10 +161,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             return f"{name} against excess CV²: {found.spearman.reason}"
         if not found.is_seen:
             return f"no association of {name} with excess CV² is detected"
-        if not found.is_monotone:
+        if found.bends:
             return f"{name} depends on excess CV², but is not seen to rise or fall with it"
-        rises = "rises" if found.spearman.value > 0 else "falls"
-        return f"{name} {rises} with excess CV²{', and turns' if found.is_bent else ''}"
+        return f"{name} {'rises' if found.spearman.value > 0 else 'falls'} with excess CV²"
 
     @property
     def _robust(self) -> str:

@@ -56,18 +56,16 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_monotone(self) -> bool:
-        """Whether y is seen to rise, or fall, with x."""
-        return self.tests is not None and self._rejects(self.tests.monotone)
+        """Whether y is seen to rise, or fall, with x: by as much of a correction as `p` had."""
+        if self.tests is None or not self.is_seen:
+            return False
+        factor = self.p_holm / self.tests.p if self.p_holm else 1.0
+        return self.tests.monotone * factor < ALPHA
 
     @property
-    def is_bent(self) -> bool:
-        """Whether y is seen to rise and fall, or to fall and rise, beside what a line does."""
-        return self.tests is not None and self._rejects(self.tests.bend)
-
-    def _rejects(self, p: float) -> bool:
-        """Whether one of the tests does, by as much of a correction as `p` had."""
-        factor = self.p_holm / self.p if self.p_holm and self.p else 1.0
-        return self.is_seen and p * factor < ALPHA
+    def bends(self) -> bool:
+        """Whether y is seen to go with x, but not to rise or fall with it."""
+        return self.is_seen and not self.is_monotone
 
 
 def associate(
