@@ -30,5 +30,5 @@ def test_verdicts_and_what_settles_them(monkeypatch: pytest.MonkeyPatch) -> None
     assert said == ["larger", "bends"]
     assert associations.verdict_on(False, 0.0, 0.002, 25, 1) == "equivalent"
     assert associations.settled(0.0, 0.002, 25, 0.05, 0) is None  # settled by the pilot
-    told = [associations.settled(0.0, 0.01, 25, 0.0036, seed) for seed in range(4)]
-    assert sum(one[1] for one in told if one) >= 2
+    told = [one for seed in range(6) if (one := associations.settled(0.0, 0.01, 25, 0.0036, seed))]
+    assert sum(settled for _, settled in told) >= 0.6 * len(told) > 0
