@@ -52,6 +52,7 @@ class Heads:
     counts: tuple[Counts, ...]  # of the steps, by length
     heads: tuple[Head, ...]
     gate: Floats | None  # [vocabulary, experts], of the first layer
+    checked: Checked | None = None  # the recorded datasets, as left out
 
     def predict(self, prompts: Sequence[Sequence[int]], *, spread: bool = True) -> Forecast:
         """Expected loads of prompts. Without `spread` they are taken as known, as in a table."""
@@ -74,7 +75,7 @@ class Heads:
             explained = known @ head.precision @ known.T
             alike.append(_weighed(head.weights, own) + np.diag(1.0 * tokens) - explained)
         scale = np.array([head.scale for head in self.heads])
-        return Doubt(np.array(alike), scale, self.checked())
+        return Doubt(np.array(alike), scale, self.checked)
 
     def left_out(self, *, spread: bool = True) -> list[Forecast]:
         """Each recorded dataset, as predicted from the steps that it has no part in."""
@@ -90,11 +91,12 @@ class Heads:
         loads = of.loads - off.transpose(1, 0, 2)
         return Forecast(of.tokens, loads, of.top_k, of.layer_numbers, doubt, known)
 
-    def checked(self) -> Checked:
-        """How far the recorded datasets are off, as left out."""
+    def with_check(self) -> Heads:
+        """The same, with how far the recorded datasets are off, as left out."""
         of = self.left_out()
         expected, error = np.array([one.mean_excess() for one in of]).T
-        return Checked(expected, (self._measured(of) - expected) / error)
+        off = (self._measured(of) - expected) / error
+        return replace(self, checked=Checked(expected, off))
 
     def error(self, *, spread: bool = True) -> float:
         """Mean distance of predicted from measured excess² over the recorded datasets, as left out;
@@ -129,7 +131,7 @@ def learn(recorded: Recorded, gate: Floats | None) -> Heads:
     heads = tuple(
         _head(counts, parts, left[:, layer], recorded.tokens) for layer in range(left.shape[1])
     )
-    return Heads(recorded, seen, counts, heads, first)
+    return Heads(recorded, seen, counts, heads, first).with_check()
 
 
 def _joined(counts: Counts, step: Ints) -> Counts:
