@@ -24,7 +24,6 @@ from core.rundir.result import Result
 
 ROOT = Path(__file__).parents[2]
 PROMPTS, OUTPUT_LEN = 8, 24
-PREFIXES = 20  # of the first prompt, each a byte longer than the one before
 CONFIG = f"""
 [experiment]
 datasets = "*.jsonl"
@@ -57,7 +56,7 @@ def runs(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("trained")
     queries = json.loads((ROOT / "datasets" / "domain_queries.json").read_text())
     texts = [subject[0] for subject in list(queries.values())[:PROMPTS]]
-    prefixes = [texts[0][: end + 1] for end in range(PREFIXES)]
+    prefixes = [texts[0][: end + 1] for end in range(PROMPTS)]  # each a byte longer
     for number, some in enumerate((texts, prefixes), 1):
         lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(some)]
         (folder / f"{number:03d}_0.5.jsonl").write_text("".join(lines))
@@ -133,8 +132,8 @@ def test_exact_predicts_the_experts_of_each_token_of_both(runs: dict[str, Path])
     """A prompt loads what the one without its last byte loads, and that byte's experts."""
     stack = BuiltinStack()
     last = prompts_of(runs, "002")[-1]
-    picks = exact.route(stack, [stack.tokens(last)]).picks
-    predicted = [[sorted(layer[0][token].tolist()) for layer in picks] for token in range(2, 21)]
+    picks = np.array(exact.route(stack, [stack.tokens(last)]).picks)[:, 0]  # [layers, tokens, k]
+    predicted = np.sort(picks[:, 2:]).transpose(1, 0, 2).tolist()  # BOS and a byte are the first
     for run in runs.values():
         added = np.diff(prefill(run, "002").loads.astype(np.int64), axis=0)
         own = [[np.flatnonzero(layer).tolist() for layer in token] for token in added]
