@@ -95,7 +95,7 @@ def draw(points: list[tuple[float, float, float, float]], file: Path) -> None:
     by_model.plot(ends, ends, "-", color="0.6", zorder=0)
     by_cv.set(xlabel="CV of expert load", ylabel="median decode step, ms", title="Against CV")
     by_model.set(xlabel="predicted step, ms", title="Against the calibrated cost model")
-    by_cv.legend()
+    by_model.legend()
     for axes in (by_cv, by_model):
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
