@@ -1,5 +1,5 @@
 """The work of recorded steps as the cost model takes it: of the busiest rank of each layer, summed
-over layers; the same for a fair router with the same tokens; and the most that it can have been, since
+over layers; the same for a fair router with the same tokens; and the most that it can have been:
 what rows of padding chose is in no log.
 
 With a price list, the busiest rank is the one with the highest price. The price of a step splits
