@@ -207,6 +207,8 @@ def stepped(
         "rows": 2 * requests,
         "fair_active": none + 24,
         "fair_rows": 2 * requests,
+        "most_active": active,
+        "most_rows": 2 * requests,
         "prefill_tokens": none,
         "context": none,
         "run": run,
