@@ -145,7 +145,7 @@ def _status(path: Path, *, as_json: bool) -> int:
         json.dump(msgspec.to_builtins(found), sys.stdout, indent=1)
         print()
         return 0
-    answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+    answers = [limits.limit(base, asked, states) for base in asked.bases]
     for line in (*limit.lines(answers), *matrix.lines(asked, found)):
         print(printable(line))
     for state in states.values():

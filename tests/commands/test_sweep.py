@@ -237,19 +237,19 @@ def test_an_objective_that_nothing_meets_ends_each_point_early(tmp_path: Path) -
     found, said = search(place, 0.001)
     assert (found["value"], found["is_done"], len(found["points"])) == (None, True, 1)
     (point,) = found["points"]
-    assert (point["load"], point["good"], point["ended_early"], point["starts"]) == (1, 0, True, 1)
-    assert 3 <= point["requests"] <= 5  # two may miss it; the third settles it
+    assert point["load"] == 1
+    for number, part in enumerate(point["parts"], 1):
+        assert (part["start"], part["good"], part["ended_early"]) == (number, 0, True)
+        assert 3 <= part["requests"] <= 5  # two may miss it; the third settles it
     assert "the objective is missed already at 1" in said
-    assert starts(place.made, "baseline,max_concurrency=1") == [1]
+    assert starts(place.made, "baseline,max_concurrency=1") == [1, 2]
 
 
 def test_an_objective_that_all_loads_meet_is_beyond_the_last(tmp_path: Path) -> None:
     place = Place(tmp_path, starts=1, num_prompts=5)
     found, said = search(place, 1e8)
-    assert [(p["load"], p["good"], p["requests"]) for p in found["points"]] == [
-        (1, 5, 5),
-        (2, 5, 5),
-    ]
+    assert [(p["load"], p["parts"][0]["good"]) for p in found["points"]] == [(1, 5), (2, 5)]
+    assert found["unit"] == "requests of one start"
     assert (found["value"], found["low"], found["high"]) == (2, None, None)
     low = (0.05 / 2 / 2) ** (1 / 5)  # Clopper and Pearson's end where all of 5 met it
     assert found["intervals"][0] == pytest.approx([low, 1.0])

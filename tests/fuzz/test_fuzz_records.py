@@ -24,7 +24,7 @@ from core.analysis.calibration import Calibration
 from core.analysis.cost_model import ROWS, CostModel
 from core.backends import modelfiles, vllm_running
 from core.commands import runs
-from core.commands.watch_table import frame
+from core.commands.watch_table import lines
 from core.errors import GatescopeError
 from core.experiment.cell import Cell
 from core.experiment.config import Config
@@ -288,7 +288,7 @@ def test_any_header_of_a_log_that_is_watched(folder: Path, header: dict[str, Any
     path.write_bytes(MAGIC + len(head).to_bytes(4, "little") + head + data[size:])
     watched = Watched(place)
     watched.read(1e9)
-    assert frame(watched, 1e9, 40)
+    assert lines(watched, 1e9)
 
 
 @given(about=json_like("moe_backend", "recorder", "refused") | mutated({"moe_backend": "TRITON"}))
