@@ -32,6 +32,7 @@ METRICS = {
     "decode_step_ms": "median decode step, ms",
     "output_throughput": "output throughput, tok/s",
     "request_throughput": "request throughput, requests/s",
+    "request_goodput": "goodput, requests/s",
     "j_per_output_token": "energy per output token, J",
 }
 

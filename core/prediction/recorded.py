@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import GateLogError, NoDataError
+from core.errors import FileError, GateLogError, NoDataError
 from core.experiment import dose
 from core.routing import folder as gate_folder
 from core.routing.gatelog import GateLog
 from core.rundir import about as run_json
 from core.rundir import result
 from core.rundir.result import Result
+from core.stats import arrays
 from core.stats.arrays import Floats, Ints
 from core.workload import formats
 
@@ -136,13 +137,19 @@ def _runs(run_dir: Path) -> Iterator[tuple[Path, str, Result, GateLog]]:
 
 def _in_order(backend: Path, label: str, dataset: str, tokenize: Tokenize) -> list[tuple[int, ...]]:
     """The prompts of one run in the order of their first tokens; none if some request failed, or
-    if the server counted other tokens than `tokenize` gives."""
-    try:
-        with np.load(backend / "requests" / f"{label}.npz") as requests:
-            first, counted, ok = (requests[k] for k in ("t_first_ns", "prompt_tokens", "ok"))
-        texts = formats.read(Path(dataset), label).prompts[: len(first)]
-    except OSError:
+    if the server counted other tokens than `tokenize` gives. FileError for a file of requests that
+    is damaged."""
+    file = backend / "requests" / f"{label}.npz"
+    if not file.is_file():
         return []
+    try:
+        requests = arrays.load(file)
+        first, counted, ok = (requests[k] for k in ("t_first_ns", "prompt_tokens", "ok"))
+        if not first.shape == counted.shape == ok.shape == (len(first),):
+            raise ValueError("columns of different lengths")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{file}: not as gatescope writes it: {error}") from None
+    texts = formats.read(Path(dataset), label).prompts[: len(first)]
     prompts = [tuple(tokenize(prompt.text)) for prompt in texts]
     if not ok.all() or [len(prompt) for prompt in prompts] != counted.tolist():
         return []

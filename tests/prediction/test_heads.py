@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from core.prediction.contexts import Contexts, grams
 from core.prediction.recorded import Recorded
 from core.routing import expected, repeats
 from core.routing.expected import Checked, Planned
+from core.stats import arrays
 from core.stats.arrays import Floats
 
 DATASETS = 4
@@ -47,6 +49,33 @@ def test_each_prompt_of_a_sequential_run_is_a_step_of_its_own(one_by_one: Path) 
 def test_tokens_that_are_not_the_servers_are_not_used(one_by_one: Path) -> None:
     with pytest.raises(NoDataError, match="max_concurrency = 1"):
         recorded.read(one_by_one, lambda text: encode(text, bos=False))
+
+
+def test_requests_that_are_damaged_are_named(
+    one_by_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not passed over: what would be learned of the rest is another thing."""
+    shutil.copytree(one_by_one, tmp_path / "run")
+    file = tmp_path / "run" / "one" / "requests" / "001.npz"
+    columns = arrays.load(file)
+    for damaged in (
+        b"",
+        b"PK\3\4",
+        file.read_bytes()[:-40],
+        file.read_bytes().replace(b"NUMPY", b"NUMPX"),
+        {name: column for name, column in columns.items() if name != "ok"},
+        columns | {"ok": columns["ok"][:-1]},
+        columns | {"t_first_ns": np.array(1)},
+    ):
+        if isinstance(damaged, bytes):
+            file.write_bytes(damaged)
+        else:
+            np.savez(file, allow_pickle=False, **damaged)
+        given = ["--model", "builtin", "--mode", "table", "--learn", str(tmp_path / "run")]
+        file_of_prompts = str(one_by_one.parent / "001_0.5.jsonl")
+        assert cli.main(["predict", *given, file_of_prompts]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"gatescope: {file}: not as gatescope writes it: ")
 
 
 def test_calibrated_predicts_the_excess_of_other_texts(
