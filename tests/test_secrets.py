@@ -95,6 +95,7 @@ CLOCK_USERS = {
     "core/experiment/events.py",
     "core/routing/windows.py",
     "tui/model/session.py",
+    "tui/watch.py",
 }
 
 
