@@ -277,13 +277,13 @@ class Gatescope(App[int]):
         if isinstance(self.screen.focused, Pane) and self.screen.focused is not self.active:
             self.go_to(self.screen.focused)
 
-    def on_resize(self) -> None:
-        self.size_panes()
+    def on_resize(self, event: events.Resize) -> None:
+        self.size_panes(event.size.height)  # the App's own size is still the one before
         self.call_after_refresh(self.show)
 
-    def size_panes(self) -> None:
+    def size_panes(self, height: int) -> None:
         """Share the height of the screen out among the rows of panes."""
-        rows = next((shares for least, shares in ROWS if self.size.height >= least), ())
+        rows = next((shares for least, shares in ROWS if height >= least), ())
         heights = (f"{share * self.settings.row(row):g}fr" for row, share in enumerate(rows))
         self.query_one("#body").styles.grid_rows = " ".join(heights) or None
 
