@@ -177,6 +177,8 @@ class Gatescope(App[int]):
             self.say(problem, "warn")
 
     def tick(self) -> None:
+        if not self.query(Pane):  # the App is ending, and they have gone
+            return
         before = self.session.snapshot
         self.session.poll()
         if self.settings.bell and (news := notice.of(before, self.session.snapshot)):

@@ -92,7 +92,9 @@ class Live(Pane):
 
     def _empty(self) -> list[Line]:
         match self.view.stage:
-            case "not started" | "failed" | "reading":
+            case "reading":
+                return empty("Reading …")
+            case "not started" | "failed":
                 return empty(
                     "Nothing is running.",
                     "r  start: servers come up one after another, and their runs follow",
