@@ -31,7 +31,6 @@ MEASURED: dict[Axis, str] = {
     "per-step": "per_step_cv",
     "aggregated": "aggregated_cv",
 }
-PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
 FAR = 3.0  # times: skew changes a metric by less, a stalled run by more
 NAMED = 8  # points off the scale that the note names
@@ -176,8 +175,8 @@ def _fit(points: Points, row: Row) -> Curve:
         bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan)
         for i in range(GRID)
     ]
-    slope = row.association.slope.scaled(PER).shown("+.2g")
-    name = f"{points.name}, Theil-Sen: {slope} {labels.unit(row.metric)} per {PER}"
+    change = f"{row.change.shown('+.2g')} {labels.unit(row.metric)}"
+    name = f"{points.name}, Theil-Sen: {change} over the middle 80 %"
     low, high = np.array(ends).T
     return Curve(name, grid, line, points.place, "fit", np.maximum(low, 0.0), high)
 

@@ -198,7 +198,7 @@ class Imbalance(Pane):
         for cell, least in ((5, whole), (4, whole), (4, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
                 return table.fitting(columns, width - experts * cell - 1), cell
-        is_free = _folded(experts, width - whole) == _folded(
+        is_free = folded(experts, width - whole) == folded(
             experts, width - LEAST
         )  # the columns cost no cell
         return table.fitting(columns, whole if is_free else LEAST), 1
@@ -207,7 +207,7 @@ class Imbalance(Pane):
         names = "".join(f"e{e}".rjust(cell) for e in range(experts))
         if cell == 1:
             room = width - _width(columns)
-            each = _folded(experts, room)
+            each = folded(experts, room)
             shared = f", hottest of {each}" if each > 1 else ""
             names = fit(f"e0 … e{experts - 1}{shared}", room)
         return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
@@ -226,10 +226,10 @@ class Imbalance(Pane):
             "share": f"{layer.shares[layer.hottest]:.1%}",
         }
         row = table.row(columns, cells)
-        each = _folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
+        each = folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
         shares = [max(layer.shares[i : i + each]) for i in range(0, len(layer.shares), each)]
-        heat = (_heat(share * len(layer.shares), cell) for share in shares)
-        return Line((*row.spans, (">" if cursor else " ", ""), *heat))
+        shades = (heat(share * len(layer.shares), cell) for share in shares)
+        return Line((*row.spans, (">" if cursor else " ", ""), *shades))
 
     def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
         """Why the layer under the cursor has no excess, or what the columns mean."""
@@ -270,12 +270,13 @@ def _width(columns: tuple[Column, ...]) -> int:
     return sum(c.width + 1 for c in columns)
 
 
-def _folded(experts: int, room: int) -> int:
+def folded(experts: int, room: int) -> int:
     """How many experts share one cell so that all fit into `room`."""
     return -(-experts // max(room, 1))
 
 
-def _heat(over_even: float, cell: int) -> Span:
+def heat(over_even: float, cell: int) -> Span:
+    """A share over an even one: its value in `cell` cells, or in one a shade."""
     level = palette.heat_level(over_even)
     if cell > 1:
         return (f"{over_even:.{cell - 3}f} ".rjust(cell), f"heat{level}")
