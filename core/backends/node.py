@@ -36,7 +36,6 @@ BEAT_S = 1.0
 SILENT_S = 5.0
 JOIN_S = 60.0  # for all nodes' supervisors to meet
 STOPPED = "stopped"  # as it was asked to
-LAST_S = 0.5
 PROBES = 8  # of the first node's clock
 END_S = 14.0  # that supervise.py may take
 
@@ -190,7 +189,6 @@ class Node:
             self._hear(0.2)
             if any(peer.ended for peer in self.peers):
                 return None
-        self._hear(LAST_S)  # srun may end us for another node's sake
         return None
 
     def _tell(self, word: dict[str, Any]) -> None:

@@ -188,7 +188,7 @@ class TestWhole:
         )
         with pytest.raises(
             GateLogError,
-            match=r"1 of 2 gate logs exist, without that of dp1_pp0: dp1_pp0: a monolithic kernel routes inside",
+            match=r"without that of dp1_pp0: dp1_pp0: a monolithic kernel routes inside",
         ):
             gate_folder.read(tmp_path)
 
