@@ -11,7 +11,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 
-from core.routing import nodes, repeats, watch_rows
+from core.routing import rank_nodes, repeats, watch_rows
 from core.routing.layers import LayerLoad, Totals
 from core.routing.watch_rows import Pair
 from core.routing.windows import HOUR_S, MINUTE_S, PHASES, Watched
@@ -201,7 +201,7 @@ class WatchScreen(App[None]):
         both = (now, pair.hour)
         found = {
             "ranks": [watch_rows.by("r", one.rank_shares) for one in both],
-            "nodes": [nodes.shares(one.rank_shares, places) for one in both],
+            "nodes": [rank_nodes.shares(one.rank_shares, places) for one in both],
             "experts": [watch_rows.by("e", one.shares) for one in both],
         }
         rows: list[Line] = []

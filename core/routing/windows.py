@@ -12,7 +12,7 @@ from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import Header
 from core.recorder.gatescope_recorder.parts import LOG
 from core.routing import folder as gate_folder
-from core.routing import layers, nodes, places
+from core.routing import layers, places, rank_nodes
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
@@ -91,7 +91,7 @@ class Watched:
             return
         self.header = self.header or gate_folder.header(self.logs)
         if self.header and not self.nodes:  # workers write as they start, one after the other
-            self.nodes = nodes.of_ranks(self.logs, self.header)
+            self.nodes = rank_nodes.of_ranks(self.logs, self.header)
         problems = gate_folder.problems(self.logs)
         try:
             for part in self._reader.blocks():
