@@ -44,21 +44,28 @@ def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
 def narrow(figures: Sequence[Figure]) -> bytes:
     """A PNG of the panels below each other, for a phone."""
     made = io.BytesIO()
-    _canvas(figures, 1, NARROW).savefig(made, dpi=NARROW_DPI, metadata={"Software": "gatescope"})
+    _canvas(figures, 1, NARROW, NARROW_DPI).savefig(made, metadata={"Software": "gatescope"})
     return made.getvalue()
 
 
-def _canvas(figures: Sequence[Figure], columns: int, panel: tuple[float, float]) -> Any:
+def _canvas(
+    figures: Sequence[Figure], columns: int, panel: tuple[float, float], dpi: int = DPI
+) -> Any:
     """The panels, drawn in so many columns; `panel` in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, (width, height) = -(-len(figures) // columns), panel
     size = (width * columns, max(_height(f, height) for f in figures) * rows)
-    canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
+    layout = ConstrainedLayoutEngine()
+    canvas = Canvas(figsize=size, dpi=dpi, layout=layout)
     FigureCanvasAgg(canvas)
     for place, figure in enumerate(figures, 1):
         _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * width))
+    # Laid out here, once: with a layout engine of its own, savefig draws every figure twice.
+    layout.execute(canvas)
+    canvas.set_layout_engine("none")
     return canvas
 
 

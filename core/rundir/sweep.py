@@ -81,6 +81,16 @@ def folder(path: Path, cell: Cell) -> Path:
     return path / CELLS / cell.slug
 
 
+def server_log(path: Path, cell: Cell) -> Path:
+    """What the cell's last server printed. A server that stayed up for this cell writes into the
+    folder of the cell that it was started for."""
+    name = cell.config.backends[0].name
+    server = snapshot(folder(path, cell)).backends.get(name)
+    if server is None or not server.log:
+        return folder(path, cell) / name / "server.log"
+    return path.joinpath(CELLS, *Path(server.log).parts[-3:])  # the sweep may have been moved
+
+
 def run_directories(path: Path) -> dict[str, Path]:
     """Slug → run directory of every cell that was begun; of a run directory, itself without a
     slug."""

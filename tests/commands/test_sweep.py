@@ -114,6 +114,23 @@ class TestWholeSweep:
         assert rows == ["baseline", "all2all"]
         assert (swept.made / "matrix.csv").read_text().count("\n") == 4
 
+    def test_its_servers_logs_are_printed_wherever_it_was_moved_to(self, swept: Place) -> None:
+        moved = swept.folder / "moved"
+        moved.symlink_to(swept.made)
+        told = swept.gatescope("sweep", "logs", "moved", "--lines", "1").stdout.splitlines()
+        logs = [f"moved/cells/{slug}/{slug.partition(',')[0]}/server.log" for slug in SLUGS]
+        heads = [f"==> {log}: {slug}" for log, slug in zip(logs, SLUGS, strict=True)]
+        assert told[::2] == heads
+        assert told[1::2] == [(swept.folder / log).read_text().splitlines()[-1] for log in logs]
+        one = swept.gatescope("sweep", "logs", "moved", "all2all", "--lines", "1")
+        assert one.stdout.splitlines() == told[2:4]
+        unknown = swept.gatescope("sweep", "logs", "moved", "tp")
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        (swept.made / "cells" / "all2all").rename(swept.folder / "aside")
+        missing = swept.gatescope("sweep", "logs", "moved", "all2all").stdout
+        (swept.folder / "aside").rename(swept.made / "cells" / "all2all")
+        assert missing.splitlines() == [heads[1], "nothing: it has not run"]
+
     def test_the_hours_of_the_next_sweep_are_estimated_from_it(self, swept: Place) -> None:
         plan = swept.gatescope("sweep", "plan", *SET, "--pilot", "made").stdout
         assert "3 cells, 6 server starts, 12 runs" in plan
@@ -267,6 +284,9 @@ def test_a_key_that_needs_no_restart_changes_within_a_start(tmp_path: Path) -> N
         checked = place.gatescope("report", folder)
         assert "recorded tokens: " not in checked.stderr + checked.stdout
     assert (len(pids), sorted(kept)) == (1, [False, True])
+    logs = place.gatescope("sweep", "logs", "made").stdout.splitlines()
+    assert logs[0].endswith(f": {', '.join(sweep.run_directories(place.made))}")
+    assert sum(line.startswith("==> ") for line in logs) == 1
     assert not list(place.made.glob(".*gate_logs*"))
 
 

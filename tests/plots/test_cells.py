@@ -12,12 +12,15 @@ from bench.sweep import simulated
 from core.analysis import comparand
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
+from core.experiment import events
 from core.experiment.tables import Backend
 from core.files import formatted
 from core.plots import cells, png, text
+from core.plots.figure import marked
 from core.routing.busiest import BusiestRank
 from core.routing.imbalance import Imbalance
 from core.rundir import result
+from core.validity import verdict
 
 # max_num_seqs, tensor_parallel → TPOT of two starts; throughput is 1000/TPOT.
 MADE = {(8, 1): (10.0, 10.2), (16, 1): (8.0, 8.0), (16, 4): (4.0, 4.0), (32, 2): (5.0, 5.1)}
@@ -78,6 +81,17 @@ def test_it_is_drawn_in_the_terminal_and_as_a_picture(
     (drawn,) = cells.pareto(made, "mean_tpot_ms")
     assert "throughput against mean TPOT" in text.draw(drawn, 90, 20, colour=False)
     assert png.write([drawn], tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_a_cell_that_a_rule_calls_invalid_marks_the_figure(made: list[Comparand]) -> None:
+    assert verdict.invalid_rules(made) == ""
+    told = events.BackendReady(backend="baseline", seconds=1, ran={}, mismatches=["triton: auto"])
+    with (made[1].path / "events.jsonl").open("ab") as journal:
+        journal.write(events.encode(told) + b"\n")
+    rules = verdict.invalid_rules(made)
+    assert rules == f"as requested ({made[1].name})"
+    (drawn,) = (marked(panel, rules) for panel in cells.pareto(made, "mean_tpot_ms"))
+    assert f"INVALID: {rules}" in text.draw(drawn, 90, 20, colour=False)
 
 
 def test_imbalance_goes_with_the_load(made: list[Comparand]) -> None:

@@ -10,7 +10,8 @@ from core.experiment.state import RunState
 from core.plots import palette
 from tui.draw import table
 from tui.draw.table import Column
-from tui.draw.text import NONE, Line, Span, fit, line, number
+from tui.draw.text import NONE, Line, Span, fit, line, number, wrapped
+from tui.model.view import Price, View
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
@@ -35,6 +36,7 @@ RUNS = (
     Column("aggregated", 10, 7),
     Column("rank", 5, 4),
     Column("work", 5, 3),
+    Column("cost %", 6, 6),
 )
 LEAST = 28  # cells of the columns that must stay
 
@@ -78,7 +80,7 @@ class Imbalance(Pane):
             return self._runs(width, height)
         layers = self.rows()
         if not layers:
-            return self._empty(width)
+            return [*self._summary(width), *self._empty(width)]
         columns, cell = self._room(len(layers[0].shares), width)
         head = self._summary(width)
         shown = self.window(height - len(head) - 2)
@@ -136,7 +138,8 @@ class Imbalance(Pane):
 
     def _run_columns(self) -> tuple[Column, ...]:
         figures = (run.figures for run in self.runs())
-        return _known(RUNS, any(of and of.work_over_fair is not None for of in figures))
+        known = _known(RUNS, any(of and of.work_over_fair is not None for of in figures))
+        return tuple(c for c in known if self.view.prices or c.title != "cost %")
 
     def _of_run(self, run: RunState) -> dict[str, Span | str]:
         figures = run.figures
@@ -151,6 +154,7 @@ class Imbalance(Pane):
             "aggregated": number(figures.aggregated_cv, 3),
             "rank": number(figures.rank_imbalance, 2),
             "work": number(figures.work_over_fair, 2),
+            "cost %": _percent(_price_of(run, self.view)),
         }
 
     def _summary(self, width: int) -> list[Line]:
@@ -162,7 +166,7 @@ class Imbalance(Pane):
                 f"per-step CV {number(figures.cv, 3)}  excess {_excess(figures)}  "
                 f"aggregated CV {number(figures.aggregated_cv, 3)}"
             )
-            return [line((fit(text, width), "strong"))]
+            return [line((fit(text, width), "strong")), *self._price(run, width)]
         live = [
             s.imbalance
             for s in self.view.snapshot.samples
@@ -176,6 +180,14 @@ class Imbalance(Pane):
             f"rank {number(last.rank_imbalance, 2)}"
         )
         return [line((fit(text, width), "strong"))]
+
+    def _price(self, run: RunState, width: int) -> list[Line]:
+        """What the dataset's routing costs, once there are findings."""
+        price = _price_of(run, self.view)
+        if price is None:
+            return []
+        text = f"over a fair router, {price.words}"
+        return [line((row, "warn")) for row in wrapped(text, width, "  ")[:2]]
 
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
         """The columns, and the cells per expert in the heat map: 5 or 4 show its load over an even
@@ -230,6 +242,15 @@ class Imbalance(Pane):
         if layer.work is not None:
             text += " · work: busiest rank's over fair"
         return line((fit(text, width), "dim"))
+
+
+def _price_of(run: RunState, view: View) -> Price | None:
+    """Of a run whose routing was its own."""
+    return None if run.run.imposed else view.prices.get(f"{run.run.backend}/{run.run.dataset}")
+
+
+def _percent(price: Price | None) -> str:
+    return NONE if price is None or price.share is None else f"{price.share:+.1f}"
 
 
 def _excess(figures: RunFigures) -> str:
