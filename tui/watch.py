@@ -3,7 +3,6 @@ beside the last hour, by layer, rank and node, with every expert's load as a hea
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -121,11 +120,13 @@ class WatchScreen(App[None]):
         self.query_one("#keys", Lines).put([bars.keys(KEYS)])
 
     def _read(self) -> None:
-        now_s, watched = time.time(), self._watched
-        watched.read(now_s)
+        watched = self._watched
+        watched.read()
         found = {}
         for phase in PHASES:
-            minute, hour = (watched.windows.last(phase, s, now_s) for s in (MINUTE_S, HOUR_S))
+            minute, hour = (
+                watched.windows.last(phase, s, watched.at_s) for s in (MINUTE_S, HOUR_S)
+            )
             found[phase] = Phase(minute, hour, watch_rows.pairs(minute, hour))
         warning = repeats.random_prompts(watched.logs) if watched.logs else ""
         self.call_from_thread(self._take, found, warning)

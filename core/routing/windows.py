@@ -77,11 +77,12 @@ class Watched:
         self.nodes: tuple[str, ...] = ()  # of the expert-parallel ranks, where they are known
         self.windows = Windows()
         self.problem = ""  # why there is nothing, or no more, to see
+        self.at_s = 0.0  # wall time of the last read, at which windows end
         self._reader: GateFolder | None = None
 
     def read(self, now_s: float | None = None) -> None:
         """Take in what was logged since the last read."""
-        now_s = time.time() if now_s is None else now_s
+        now_s = self.at_s = time.time() if now_s is None else now_s
         newest = newest_logs(self.folder)
         if newest is not None and newest != self.logs:
             self.logs, self.header, self.nodes = newest, None, ()
