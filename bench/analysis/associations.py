@@ -2,7 +2,7 @@
 number of datasets that they name settles them.
 
     uv run python bench/analysis/associations.py [--repeats 400] [--sizes 25 50]
-        [--only tests|verdicts|settling] [--shuffles N]
+        [--only tests|verdicts|settling] [--truths line U] [--shuffles N]
 
 Metrics around 100 over n datasets, in seeded repeats. Skew is drawn as excess CV² of our datasets
 is: most near 0, a few high. The rules are those of the findings: every row is made and judged as
@@ -35,6 +35,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 from unittest.mock import patch
 
@@ -166,10 +167,10 @@ def _compared(rng: np.random.Generator) -> comparison.Comparison:
     )
 
 
-def _print_tests(repeats: int, sizes: Sequence[int]) -> None:
+def _print_tests(truths: Sequence[Shape], repeats: int, sizes: Sequence[int]) -> None:
     heads = ("found", "word", "Spearman", "bend", "distance correlation")
     print(f"{'truth':<8}{'n':>4}" + "".join(f"{head:>22}" for head in heads))
-    for kind, n in itertools.product(SHAPES, sizes):
+    for kind, n in itertools.product(truths, sizes):
         with patch.object(power, "MOST", 2):  # how many starts would do is not asked
             shares = np.mean([seen(kind, n, seed) for seed in range(repeats)], axis=0)
         print(f"{kind:<8}{n:>4}" + "".join(f"{one:>22.1%}" for one in shares), flush=True)
@@ -252,11 +253,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--shuffles", type=int, help="of each test (default: as in findings)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="datasets")
+    parser.add_argument("--truths", nargs="+", choices=SHAPES, default=SHAPES, help="of the tests")
     parser.add_argument("--only", choices=("tests", "verdicts", "settling"))
     a = parser.parse_args()
     if a.shuffles:
         dependence.PERMUTATIONS = dependence.FEWER = a.shuffles
-    parts = {"tests": _print_tests, "verdicts": _print_verdicts, "settling": _print_settling}
+    parts = {
+        "tests": partial(_print_tests, a.truths),
+        "verdicts": _print_verdicts,
+        "settling": _print_settling,
+    }
     for name, part in parts.items():
         if a.only in (None, name):
             part(a.repeats, a.sizes)
