@@ -108,7 +108,7 @@ def back(app: Gatescope) -> None:
     if prompt.is_open or pane.filter:
         prompt.close()
         pane.narrow("")
-        app.active.focus()
+        app.focus_on(app.active)
     elif app.query_one("#body").has_class("-one"):
         maximise(app)
     else:

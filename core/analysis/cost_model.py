@@ -45,7 +45,8 @@ RIVALS = {
     "CV": ("cv",),
     "the batch alone": (),
 }
-BATCH = ("requests", "context", "prefill_tokens")
+BATCH = ("prefill_tokens", "requests", "context")
+OWN = 1e-3  # share of its variance that others do not explain, from which a column has a cost
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,8 +207,8 @@ def groups(of: StepSample) -> tuple[Ints, int]:
 
 
 def _names(of: StepSample, work: Sequence[str]) -> list[str]:
-    """Intercept, and what of the batch and the work varies and is no multiple of another; waves by
-    the tiling that they are of."""
+    """Intercept, and what of the batch and the work says something that those before do not; waves
+    by the tiling that they are of. Prompts of one length, say, have their tokens' cost alone."""
     names = ["fixed"]
     for name in (*BATCH, *work):
         found = [f"amount {m}x{n}" for m, n in of.blocks] if name == "amount" else [name]
@@ -216,15 +217,13 @@ def _names(of: StepSample, work: Sequence[str]) -> list[str]:
 
 
 def _is_new(of: StepSample, name: str, names: Sequence[str]) -> bool:
-    column = _column(of, name)
-    if not np.ptp(column):
+    mine, *others = (_column(of, one) for one in (name, *names))
+    if not np.ptp(mine):
         return False
-    mine, *others = (_scaled(_column(of, one)) for one in (name, *names))
-    return not any(np.allclose(mine, sign * other) for other in others for sign in (1, -1))
-
-
-def _scaled(column: Floats) -> Floats:
-    return np.asarray((column - column.mean()) / np.ptp(column))
+    mine, *others = ((one - one.mean()) / np.ptp(one) for one in (mine, *others))
+    design = np.column_stack([np.zeros((len(mine), 0)), *others])
+    left = mine - design @ np.linalg.lstsq(design, mine, rcond=None)[0]
+    return bool(left @ left > OWN * (mine @ mine))
 
 
 def _columns(of: StepSample, names: Sequence[str]) -> Floats:

@@ -23,7 +23,7 @@ def decide(wanted: Literal["auto", "vllm", "builtin"], backends: Sequence[Backen
     interpreter has vLLM."""
     if wanted != "auto":
         return wanted
-    enough = all(len(nvml.seen(backend.env)) >= backend.ranks for backend in backends)
+    enough = all(len(nvml.seen(backend.env)) >= backend.ranks_here for backend in backends)
     return "vllm" if enough and _vllm_everywhere(backends) else "builtin"
 
 

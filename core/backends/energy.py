@@ -19,6 +19,7 @@ from core.stats.arrays import Floats, Ints
 
 READ_S = 0.1
 NO_GPU = "NVML shows no GPU that this server uses"
+ELSEWHERE = "{} of the server's {} GPUs are on this node; the others' energy is not known here"
 NO_COUNTER = "NVML gives no energy counter of a GPU (before Volta, or a MIG slice)"
 
 
@@ -68,6 +69,7 @@ class Gauge:
 
     def __init__(self, env: Mapping[str, str], count: int) -> None:
         self._devices = nvml.seen(env)[:count] if count else []
+        self._count = count
         limits = {nvml.power_limit_w(device) for device in self._devices}
         self._limit_w = limits.pop() if len(limits) == 1 else None
         self.readings: list[Reading] = []
@@ -91,6 +93,8 @@ class Gauge:
         """What was used from `began_ns` to `ended_ns`, and in the steps of each phase."""
         if not self._devices:
             return Energy(energy_reason=NO_GPU)
+        if len(self._devices) < self._count:
+            return Energy(energy_reason=ELSEWHERE.format(len(self._devices), self._count))
         energy = used(self.readings, began_ns, ended_ns, output_tokens, phases)
         return structs.replace(energy, power_limit_w=self._limit_w)
 

@@ -32,6 +32,7 @@ EXCEPTION = re.compile(
 )
 RAISED = re.compile(r"^[A-Za-z_][\w.]*(?::\s|:?$)")  # ends a traceback: any class, also bare
 STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s|^Worker proc .* died")  # argparse's, uvicorn's
+NODE = re.compile(r"^ERROR: gatescope: (node .+)")  # of node.py: it comes last, and counts first
 WEAK = re.compile(r"^Engine core proc \S+ died unexpectedly")  # it may have said why, or not
 FRAME = re.compile(r'^File "([^"]+)", line (\d+)')
 PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
@@ -186,7 +187,7 @@ def cause(lines: Iterable[str]) -> str:
 
 def _read(lines: Iterable[str]) -> tuple[str, str]:
     """The cause, and the last line."""
-    first = weak = last = ""
+    known = first = weak = last = ""
     open_tracebacks: dict[str, _Traceback] = {}  # of each process: their lines mix
     for line in lines:
         process, level, whole = _parts(shown(line))
@@ -202,8 +203,10 @@ def _read(lines: Iterable[str]) -> tuple[str, str]:
         within = open_tracebacks.setdefault(process, _Traceback())
         ends = within.is_opened and whole == text and bool(RAISED.match(text))
         is_exception = (ends or bool(EXCEPTION.match(text))) and not ECHOES.search(text)
-        if (is_exception or STATEMENT.match(text)) and (sentence := _known(text)):
-            return sentence, last
+        if hit := NODE.match(text):
+            return _cut(hit[1]), last
+        if is_exception or STATEMENT.match(text):
+            known = known or _known(text)
         if is_exception and not first:
             first = _described(text, within)
         if WEAK.match(text):
@@ -212,7 +215,7 @@ def _read(lines: Iterable[str]) -> tuple[str, str]:
             del open_tracebacks[process]
         else:
             _follow(within, text)
-    return _cut(PYDANTIC.sub("", first or weak)), last
+    return known or _cut(PYDANTIC.sub("", first or weak)), last
 
 
 def _parts(line: str) -> tuple[str, str, str]:

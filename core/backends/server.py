@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from core import fetch
-from core.backends import nvml, ports, rootcause, serverlog, supervise
+from core.backends import node, nvml, ports, rootcause, serverlog, supervise
 from core.backends.nvml import Device
 
 POLL_S = 0.05
@@ -224,7 +224,7 @@ def start(
     supervisor = [sys.executable, "-P", supervise.__file__, str(read_end), *command]
     # SPT_NOENV: else setproctitle, which names vLLM's processes, writes over the environment that
     # /proc shows.
-    marks = {supervise.MARK: mark, "SPT_NOENV": "1"}
+    marks = {supervise.MARK: mark, node.LOG: str(log.absolute()), "SPT_NOENV": "1"}
     with open(log, "ab") as out:
         process = subprocess.Popen(
             supervisor,

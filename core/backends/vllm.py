@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.backends import moekernel, nvml, query
+from core.backends import moekernel, nodes, nvml, query
 from core.backends.launch import Launch, as_words
 from core.backends.modelfiles import moe_shape as moe_shape
 from core.backends.vllm_running import mismatches as mismatches
@@ -97,7 +97,10 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
     BackendError as `check`.
     """
     installed = check(backend)
-    command = [*_program(installed, model.id), *arguments(backend, model, seed, installed)]
+    program, words = _program(installed, model.id), arguments(backend, model, seed, installed)
+    command = [*program, *words]
+    if backend.nodes > 1:
+        command = nodes.command(backend, program, words, gate_logs)
     env = environment(backend, gate_logs, installed, os.environ)
     return Launch(command, env, model.id, model.id, label(model, [installed.version]))
 

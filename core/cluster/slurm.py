@@ -42,7 +42,10 @@ def submit(path: Path, asked: SweepFile, groups: Sequence[Sequence[str]]) -> str
         raise ConfigError(
             "--executor slurm: no srun in PATH; start the sweep on a node that can submit jobs"
         ) from None
-    executor.update_parameters(**_parameters(path, asked.cluster, name, len(groups)))
+    parameters = _parameters(path, asked.cluster, name, len(groups))
+    nodes = max(_nodes(asked, group) for group in groups)
+    parameters["additional_parameters"] |= _spread(nodes)
+    executor.update_parameters(**parameters)
     own = str(path.absolute())
     container = tuple(asked.cluster.container)
     try:
@@ -109,6 +112,16 @@ def _flags(cluster: Cluster) -> list[str]:
         f"--{key}" if value is True else f"--{key}={value}"
         for key, value in _options(cluster).items()
     ]
+
+
+def _nodes(asked: SweepFile, group: Sequence[str]) -> int:
+    """The nodes that a task of these cells needs."""
+    return max(asked.cell(slug).config.backends[0].nodes for slug in group)
+
+
+def _spread(nodes: int) -> dict[str, str | int | bool]:
+    """A task's nodes, whole processes for one supervisor on each; nothing for one."""
+    return {"nodes": nodes, "ntasks-per-node": 1} if nodes > 1 else {}
 
 
 def _options(cluster: Cluster) -> dict[str, str | int | bool]:

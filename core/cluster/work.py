@@ -20,6 +20,10 @@ PR_SET_PDEATHSIG = 1
 POLL_S = 0.3
 END_S = 60.0  # for the journal to be written and the servers to end
 IDLE_LIVES = 3
+ENDING = {  # words of squeue
+    *("completing", "completed", "cancelled", "failed", "timeout", "deadline"),
+    *("preempted", "node_fail", "boot_fail", "out_of_memory"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,12 @@ class TaskState:
     state: str
     node: str = ""
     reason: str = ""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was cancelled or has ended, though Slurm still lists it, or is on its way to
+        be queued again."""
+        return self.state in ENDING
 
 
 @dataclass

@@ -142,7 +142,7 @@ def _draw_cells(arguments: argparse.Namespace) -> int:
     figure = arguments.figure or "pareto"
     found = comparand.read(arguments.run_dir)
     if figure == "pareto":
-        panels = [cells.pareto(found, arguments.metric or "mean_tpot_ms")]
+        panels = cells.pareto(found, arguments.metric or "mean_tpot_ms")
     else:
         panels = cells.against_load(found)
     for problem in verdict.invalid(arguments.run_dir, found):

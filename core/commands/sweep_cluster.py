@@ -26,6 +26,7 @@ from core.terminal import printable, tell
 
 POLL_S = 1.0
 QUEUE_S = 10.0  # between two questions to the scheduler, which serves the whole site
+ENDING_S = 120.0  # for a task that ends to leave the queue, or to be queued again
 
 
 class CellEvent(msgspec.Struct, frozen=True, tag_field="event", tag=True):
@@ -72,8 +73,8 @@ def run(path: Path, asked: SweepFile, missing: Collection[str], *, json: bool) -
             tell(f"▣ {len(groups)} tasks of Ray; they end with this process")
             _follow(path, asked, queue, POLL_S, json=json)
         return
-    waiting = {slug for one in slurm.queue(path) for slug in one.cells}
-    groups = [group for group in groups if not waiting & set(group)]
+    queued = _queued(path, {slug for group in groups for slug in group})
+    groups = [group for group in groups if not queued & set(group)]
     if groups:
         name = slurm.submit(path, asked, groups)
         tell(f"▣ submitted {len(groups)} tasks as {name}; they go on without this process")
@@ -84,6 +85,21 @@ def run(path: Path, asked: SweepFile, missing: Collection[str], *, json: bool) -
     except KeyboardInterrupt:
         tell("· no longer followed; the tasks go on")
         raise
+
+
+def _queued(path: Path, wanted: set[str]) -> set[str]:
+    """Cells whose task waits or runs. One that is ending is no promise: it is waited for until it
+    is gone or waits again; should it outlive that, the claim keeps its cells from a second task."""
+    deadline, said = time.monotonic() + ENDING_S, False
+    while True:
+        found = [one for one in slurm.queue(path) if wanted & set(one.cells)]
+        ending = sum(one.is_ending for one in found)
+        if not ending or time.monotonic() > deadline:
+            return {slug for one in found if not one.is_ending for slug in one.cells}
+        if not said:
+            tell(f"· waits for {ending} tasks of before, which are ending")
+            said = True
+        time.sleep(POLL_S)
 
 
 def _groups(asked: SweepFile, missing: Collection[str]) -> list[list[str]]:

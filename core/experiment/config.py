@@ -250,6 +250,10 @@ def _backend(place: Place, backend: Backend) -> Iterator[Mistake]:
     if problem := _budget_problem(backend):
         budget = (*place, "max_num_batched_tokens")
         yield Mistake(budget, problem, rests_on=(budget, (*place, "max_num_seqs")))
+    over = "data_parallel" if backend.data_parallel > 1 else "tensor_parallel"
+    if (count := getattr(backend, over)) % backend.nodes:
+        text = f"expected {over} ({count}) in equal shares on each, got {backend.nodes}"
+        yield Mistake((*place, "nodes"), text, rests_on=((*place, "nodes"), (*place, over)))
     env = (*place, "env")
     if odd := [name for name in backend.env if not name or "=" in name or "\0" in name]:
         yield Mistake(env, f"expected names of environment variables, got {shown(odd[0])}")

@@ -100,6 +100,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     metric: Metric = "mean_tpot_ms"
     smallest_effect_pct: Annotated[float, Meta(gt=0, le=100)] = 2.0
     strict: bool = False
+    graphs: bool = True
 
 
 class Forcing(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +141,8 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     tensor_parallel: Positive = 4
     data_parallel: Positive = 1
     expert_parallel: bool = False
+    nodes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    interface: Text = ""
     max_num_batched_tokens: Positive = 8192
     max_num_seqs: Positive = 32
     moe_backend: Text = "triton"
@@ -155,6 +158,11 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     def ranks(self) -> int:
         """GPUs (for the built-in engine, rank processes) that one server spans."""
         return self.tensor_parallel * self.data_parallel
+
+    @property
+    def ranks_here(self) -> int:
+        """Of `ranks`, those on each of its nodes."""
+        return self.ranks // self.nodes
 
     @property
     def trusts_remote_code(self) -> bool:

@@ -16,7 +16,12 @@ from core.report.document import heading, items, markdown, table, text
 from core.stats.estimate import Estimate
 from core.terminal import shown
 
-KINDS = {"server": "asked of the server", "load": "load", "ran": "versions and machine"}
+KINDS = {
+    "server": "asked of the server",
+    "load": "load",
+    "slo": "objective",
+    "ran": "versions and machine",
+}
 
 METRIC_HEAD = ("metric", "before", "after", "change", "95 % interval", "verdict", "to settle it")
 ROUTING_HEAD = ("routing", "before", "after", "difference, 95 % interval")

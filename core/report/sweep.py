@@ -34,7 +34,7 @@ def _parts(path: Path, asked: SweepFile) -> Iterator[str]:
     states = cells.read_all(path, asked)
     found = entries(asked, states)
     yield heading(f"{TITLE}: {asked.name}", 1)
-    answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+    answers = [limits.limit(base, asked, states) for base in asked.bases]
     if answers:
         yield heading("Limits")
         yield items([one.in_words for one in answers])
@@ -66,10 +66,10 @@ def _pictures(path: Path) -> Iterator[str]:
     with contextlib.suppress(NoDataError):
         found = comparand.read(path)
         invalid = verdict.invalid_rules(found)
-        drawn = marked(figures.pareto(found, "mean_tpot_ms"), invalid)
+        drawn = [marked(panel, invalid) for panel in figures.pareto(found, "mean_tpot_ms")]
         png.write(drawn, path / "graphs" / "pareto.png")
         yield heading("Throughput against latency")
-        yield picture("graphs/pareto.png", drawn.title, drawn.note)
+        yield picture("graphs/pareto.png", drawn[0].title, drawn[0].note)
         panels = [marked(panel, invalid) for panel in figures.against_load(found)]
         png.write(panels, path / "graphs" / "load.png")
         yield heading("Imbalance against load")

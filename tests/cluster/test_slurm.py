@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support import slurm as support
 from support.place import Place
@@ -139,20 +141,30 @@ def test_a_node_that_dies_loses_its_unfinished_runs_only(slurm: Slurm, tmp_path:
 def test_cancelling_reaches_the_tasks_and_the_head_need_not_live(
     slurm: Slurm, tmp_path: Path
 ) -> None:
+    """The sweep is resumed while Slurm still lists the tasks that end: one is slow to."""
     place = long(tmp_path, [4, 8])
     with head(place) as process:
-        eventually(lambda: is_told(place, events.RunStarted), "a run", tmp_path)
+        eventually(lambda: is_told(place, events.RunStarted, 2), "both runs", tmp_path)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = place.gatescope("sweep", "cancel", "made")
-    assert done.returncode == 0, done.stderr
-    eventually(lambda: not slurm.processes(), "no process left", tmp_path)
-    assert told(place, events.ExperimentInterrupted) >= 1
     before = results(place)
-    again = place.gatescope("--batch", "--resume", "made")
-    assert again.returncode == 0, again.stderr
+    (slow, *_) = slurm.steps(slurm.processes())
+    slow.suspend()
+    try:
+        done = place.gatescope("sweep", "cancel", "made")
+        assert done.returncode == 0, done.stderr
+        with head(place, "--resume", "made") as again:
+            said = tmp_path / "head.txt"
+            eventually(lambda: "waits for" in said.read_text() or again.poll() is not None, "word")
+            slow.resume()
+            assert again.wait(LIMIT_S) == 0, said.read_text()
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            slow.resume()
+    assert told(place, events.ExperimentInterrupted) >= 1
     assert before.items() <= results(place).items()
     check_done_once(place, 2)
+    eventually(lambda: not slurm.processes(), "no process left", tmp_path)
 
 
 def test_the_doctor_asks_slurm_and_a_node(slurm: Slurm, tmp_path: Path) -> None:

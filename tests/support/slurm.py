@@ -31,7 +31,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
-KillWait=5
+KillWait=15
 SlurmdTimeout=5
 InactiveLimit=0
 MinJobAge=2
@@ -97,13 +97,20 @@ class Slurm:
         """The node's slurmd and every process of its jobs at once, as when its power fails:
         slurmstepd before the job, whose end it would report."""
         ours = [p for p in self.processes() if p.environ().get("SLURMD_NODENAME") == name]
-        steps = {p.ppid() for p in ours} - {p.pid for p in ours} - {1}
         self._processes[name].kill()
-        for process in (*map(psutil.Process, steps), *ours):
+        for process in (*self.steps(ours), *ours):
             with contextlib.suppress(psutil.Error):
-                if process in ours or process.name() == "slurmstepd":
-                    process.kill()
+                process.kill()
         self._processes.pop(name).wait()
+
+    def steps(self, ours: list[psutil.Process]) -> list[psutil.Process]:
+        """The slurmstepd of each job that these processes are of."""
+        found = []
+        for pid in {p.ppid() for p in ours} - {p.pid for p in ours} - {1}:
+            with contextlib.suppress(psutil.Error):
+                if (process := psutil.Process(pid)).name() == "slurmstepd":
+                    found.append(process)
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """What runs in jobs of this Slurm."""

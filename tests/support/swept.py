@@ -67,8 +67,8 @@ def told(place: Place, kind: type[events.Event]) -> int:
     return found
 
 
-def is_told(place: Place, kind: type[events.Event]) -> bool:
-    return sweep.is_sweep(place.made) and told(place, kind) > 0
+def is_told(place: Place, kind: type[events.Event], times: int = 1) -> bool:
+    return sweep.is_sweep(place.made) and told(place, kind) >= times
 
 
 def results(place: Place) -> dict[str, bytes]:

@@ -123,7 +123,7 @@ class Live(Pane):
         if live is None or live.run != run.run.id:
             return [self._ended(run, symbol, role), *self._reason(run, width)]
         samples = pace.of_run(self.view.snapshot, run.run.id)
-        last = samples[-1] if samples else None
+        last = pace.newest(self.view.snapshot, run.run.id)
         done, due = pace.tokens(live, last)
         requests = f"{live.finished:,} of {live.requests:,} requests"
         share = pace.share(live, last)
@@ -216,7 +216,8 @@ class Live(Pane):
         if len(samples) < 2 or not across or not down:
             return []
         speed, skew, load = self._trends(run)
-        ordered = [speed[0], trends.tpot(samples), *speed[1:], *skew, *load][: across * down]
+        tpot = trends.tpot(samples, self.view.role(run.run.backend))
+        ordered = [speed[0], tpot, *speed[1:], *skew, *load][: across * down]
         down = -(-len(ordered) // across)
         each = width // across
         rows: list[Line] = []
@@ -229,10 +230,12 @@ class Live(Pane):
         return rows
 
     def _trends(self, run: RunState) -> tuple[list[Trend], list[Trend], list[Trend]]:
-        samples = pace.of_run(self.view.snapshot, run.run.id)
-        live = self.view.snapshot.live
-        own: Progress | None = live if live and live.run == run.run.id else None
-        return trends.latencies(samples), trends.imbalance(samples), trends.load(samples, own)
+        snapshot, name = self.view.snapshot, run.run.id
+        samples, live = pace.of_run(snapshot, name), snapshot.live
+        own: Progress | None = live if live and live.run == name else None
+        speed = trends.latencies(samples, self.view.role(run.run.backend))
+        load = trends.load(samples, own, pace.newest(snapshot, name))
+        return speed, trends.imbalance(samples), load
 
 
 def _against(other: RunState | None) -> Column:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import place, routers, tiling
+from . import node, place, routers, tiling
 from .about import About, running
 from .capture import Capture
 from .eplb import MapLog
@@ -103,6 +104,7 @@ class Attachment:
             layer_names=tuple(layer.name for layer in self.layers),
             hook=first.hook,
             sample=self.limits.sample,
+            **asdict(node.here()),
             kernel=tiling.kernel(self.layers, self.config, self.worker.device, self.asked),
         )
 
@@ -151,6 +153,8 @@ def attach(worker: Any, config: Any, folder: Path, order: Order | None, limits: 
     """
     here = Place.here(config)
     about = About(folder, f"{here.name}_tp{here.tp}")
+    on = node.here()
+    about.note(**({"node": on.host, "node_rank": str(on.node)} if on.host else {}))
     forcing = Forcing(worker, config, here, order, about) if order else None
     if forcing:
         # before the recorder's: it taps what was forced
