@@ -35,7 +35,6 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 from unittest.mock import patch
 
@@ -258,14 +257,12 @@ def main() -> None:
     a = parser.parse_args()
     if a.shuffles:
         dependence.PERMUTATIONS = dependence.FEWER = a.shuffles
-    parts = {
-        "tests": partial(_print_tests, a.truths),
-        "verdicts": _print_verdicts,
-        "settling": _print_settling,
-    }
-    for name, part in parts.items():
-        if a.only in (None, name):
-            part(a.repeats, a.sizes)
+    if a.only in (None, "tests"):
+        _print_tests(a.truths, a.repeats, a.sizes)
+    if a.only in (None, "verdicts"):
+        _print_verdicts(a.repeats, a.sizes)
+    if a.only in (None, "settling"):
+        _print_settling(a.repeats, a.sizes)
 
 
 if __name__ == "__main__":
