@@ -12,6 +12,8 @@ import sys
 import textwrap
 from typing import TextIO
 
+from core.stats.written import written
+
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
 CLEAR = "\r\x1b[K"  # the line that the cursor is in, which may hold a bar
@@ -27,7 +29,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 def shown(value: float | None, form: str) -> str:
     """A number, or a dash for None."""
-    return "–" if value is None else format(value, form)
+    return "–" if value is None else written(value, form)
 
 
 def printable(text: str) -> str:

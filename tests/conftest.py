@@ -20,6 +20,7 @@ from core.experiment.invocation import Invocation
 settings.register_profile(
     "quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("bench", settings.get_profile("quick"), max_examples=500)
 settings.register_profile("nightly", settings.get_profile("quick"), max_examples=10_000)
 settings.load_profile(os.environ.get("GATESCOPE_FUZZ", "quick"))
 

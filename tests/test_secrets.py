@@ -25,8 +25,8 @@ def secrets_of(tree: list[psutil.Process]) -> set[str]:
     return {key for process in tree if (key := process.environ().get(KEY))}
 
 
-def test_a_server_s_key_is_in_its_own_environment_and_nowhere_else(tmp_path: Path) -> None:
-    place = Place(tmp_path, output_len=300, max_concurrency=1)
+def test_a_server_s_key_is_in_its_own_environment_and_it_listens_here_only(tmp_path: Path) -> None:
+    place = Place(tmp_path, output_len=300, num_prompts=3, max_concurrency=1)
     with place.running("--backend", "all2all", "--only", "001") as batch:
         batch.until(events.RequestFinished)
         tree = [p for p in batch.me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
@@ -40,30 +40,17 @@ def test_a_server_s_key_is_in_its_own_environment_and_nowhere_else(tmp_path: Pat
         ]
         sockets = [p for p in place.made.rglob("*") if p.is_socket()]
         assert [stat.S_IMODE(p.stat().st_mode) for p in sockets] == [0o600]
+        connections = [c for p in (batch.me, *tree) if p.is_running() for c in p.net_connections()]
+        listening = {c.laddr.ip for c in connections if c.status == "LISTEN"}
         assert batch.drain() == 0
     assert len(key) == 32
+    assert listening == {"127.0.0.1"}
     holding = [
         p.name for p in tmp_path.rglob("*") if p.is_file() and key.encode() in p.read_bytes()
     ]
     assert holding == []
     assert stat.S_IMODE(place.made.stat().st_mode) == 0o700
     assert stat.S_IMODE((place.made / "run.json").stat().st_mode) == 0o600
-
-
-def test_a_server_listens_on_this_machine_only(tmp_path: Path) -> None:
-    place = Place(tmp_path, output_len=300, max_concurrency=1)
-    with place.running("--backend", "all2all", "--only", "001") as batch:
-        batch.until(events.RequestFinished)
-        tree = [batch.me, *batch.me.children(recursive=True)]
-        listening = [
-            c.laddr
-            for p in tree
-            if p.is_running()
-            for c in p.net_connections()
-            if c.status == "LISTEN"
-        ]
-        batch.drain()
-    assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
 def calls(file: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -104,10 +91,10 @@ def test_no_shell_and_nothing_that_runs_data(file: Path) -> None:
 CLOCK_USERS = {
     "core/builtin/app.py",
     "core/commands/exporter.py",
-    "core/commands/watch.py",
     "core/experiment/events.py",
     "core/routing/windows.py",
     "tui/model/session.py",
+    "tui/watch.py",
 }
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import msgspec
 from textual import events
@@ -15,6 +15,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.containers import Container
+from textual.events import Event
 from textual.filter import LineFilter
 from textual.timer import Timer
 from textual.widgets import Input
@@ -41,9 +42,6 @@ from tui.widgets.plots import Plots
 from tui.widgets.prompt import Prompt
 from tui.widgets.queue import Queue
 from tui.widgets.servers import Servers
-
-if TYPE_CHECKING:
-    pass
 
 SAID_FOR_S = 8.0
 # Shares of the rows of panes, in screens of at least so many lines: as in VERTICAL_BREAKPOINTS.
@@ -179,6 +177,8 @@ class Gatescope(App[int]):
             self.say(problem, "warn")
 
     def tick(self) -> None:
+        if not self.query(Pane):  # the App is ending, and they have gone
+            return
         before = self.session.snapshot
         self.session.poll()
         if self.settings.bell and (news := notice.of(before, self.session.snapshot)):
@@ -267,25 +267,41 @@ class Gatescope(App[int]):
         for one in self.panes:
             one.set_class(one is pane, "-active")
         self.query_one("#body").set_class(pane.NAME == Events.NAME, "-events")
-        pane.focus()
+        self.focus_on(pane)
         self._show_bars()
+
+    def focus_on(self, pane: Pane) -> None:
+        self.screen.set_focus(pane)  # now: the next key is its own
+        pane.focus()  # and again once it is displayed
 
     def on_descendant_focus(self) -> None:
         """A click may move the focus as well."""
         if isinstance(self.screen.focused, Pane) and self.screen.focused is not self.active:
             self.go_to(self.screen.focused)
 
-    def on_resize(self) -> None:
-        self.size_panes()
+    def on_resize(self, event: events.Resize) -> None:
+        self.size_panes(event.size.height)  # the App's own size is still the one before
         self.call_after_refresh(self.show)
 
-    def size_panes(self) -> None:
+    def size_panes(self, height: int) -> None:
         """Share the height of the screen out among the rows of panes."""
-        rows = next((shares for least, shares in ROWS if self.size.height >= least), ())
+        rows = next((shares for least, shares in ROWS if height >= least), ())
         heights = (f"{share * self.settings.row(row):g}fr" for row, share in enumerate(rows))
         self.query_one("#body").styles.grid_rows = " ".join(heights) or None
 
     # --- input ---
+
+    async def on_event(self, event: Event) -> None:
+        """Keys that come in one burst, as behind a slow line, act one after another: what a key is
+        bound to is done before the next is looked at, unless it is typed into an Input."""
+        if isinstance(event, events.Key) and not (event.is_forwarded or self._is_typed(event)):
+            for is_first in (True, False):  # as Textual, which has the others go up from the focus
+                if await self._check_bindings(event.key, priority=is_first):
+                    return
+        await super().on_event(event)
+
+    def _is_typed(self, key: events.Key) -> bool:
+        return isinstance(self.focused, Input) and key.key != "escape"
 
     def on_click(self, event: events.Click) -> None:
         """A tab goes to its pane; a key on the bottom line does what it does."""
@@ -313,9 +329,15 @@ class Gatescope(App[int]):
         self.show()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        if self.query_one(Prompt).is_open:
+        if self._is_filtering:
             self.filtered.narrow(event.value)
 
     def on_input_submitted(self) -> None:
-        self.query_one(Prompt).close()
-        self.active.focus()
+        if self._is_filtering:
+            self.query_one(Prompt).close()
+            self.focus_on(self.active)
+
+    @property
+    def _is_filtering(self) -> bool:
+        """What is typed into a screen over the panes is no filter of theirs."""
+        return len(self.screen_stack) == 1 and self.query_one(Prompt).is_open

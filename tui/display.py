@@ -66,7 +66,7 @@ def _resize(app: Gatescope, times: float) -> str | None:
     row = ROW_OF[app.active.NAME]
     height = min(max(app.settings.row(row) * times, LEAST), MOST)
     app.keep(replace(app.settings, heights={**app.settings.heights, row: round(height, 3)}))
-    app.size_panes()
+    app.size_panes(app.size.height)
     app.call_after_refresh(app.show)
     return None if app.size.height >= 28 else "one pane has the whole screen here"
 
@@ -108,7 +108,7 @@ def back(app: Gatescope) -> None:
     if prompt.is_open or pane.filter:
         prompt.close()
         pane.narrow("")
-        app.active.focus()
+        app.focus_on(app.active)
     elif app.query_one("#body").has_class("-one"):
         maximise(app)
     else:

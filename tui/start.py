@@ -70,6 +70,16 @@ def attach(run_dir: Path, *, ascii: bool = False) -> int:
     return _show(Session(Invocation(), _run_directory(run_dir)), ascii=ascii)
 
 
+def watch(folder: Path, every_s: float, *, ascii: bool = False) -> int:
+    """The screen over a gate log that grows."""
+    from core.routing.windows import Watched
+    from tui.watch import WatchScreen
+
+    screen = WatchScreen(Watched(folder), every_s, ascii=_is_plain(ascii))
+    screen.run()
+    return screen.return_code or 0
+
+
 def _browse(
     path: Path,
     invocation: Invocation | None = None,

@@ -19,7 +19,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from core import cli
 from core.analysis import advice
 from core.analysis.advice import CANNOT_TELL, DOES_NOT, PAYS, Advised, Pricing
+from core.analysis.split import By
 from core.analysis.traffic import Steps
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.stats.arrays import Floats, Ints
@@ -39,7 +40,7 @@ EXPERTS, LAYERS, RANKS, TOP_K = 32, 4, 4, 2
 @dataclass(frozen=True, slots=True)
 class Case:
     """`heat`: the first rank's experts' weight over the others'; `topics`: how many stretches of
-    traffic, each with weights of its own that differ by `drift` (log scale)."""
+    traffic, each a dataset with weights of its own that differ by `drift` (log scale)."""
 
     name: str
     heat: float
@@ -48,18 +49,25 @@ class Case:
     tokens: int = 256
     topics: int = 1
     drift: float = 0.0
+    by: By = "time"
 
 
 CASES = (
     Case("pays 8 %", 1.18, 1000, PAYS, tokens=1024),
     Case("pays 0", 1.0, 1000, DOES_NOT, tokens=1024),
     Case("pays 8 %, of 100 steps", 1.18, 100, CANNOT_TELL, tokens=1024),
+    Case(
+        "pays 8 %, 12 datasets", 1.18, 1200, PAYS, tokens=1024, topics=12, drift=0.02, by="dataset"
+    ),
+    Case("pays 0, 12 datasets", 1.0, 1200, DOES_NOT, tokens=1024, topics=12, by="dataset"),
     Case("pays what matters, 1 %", 1.06, 400, CANNOT_TELL, tokens=256),
 )
 COVERAGE = (
     Case("steady", 1.145, 2000, PAYS),
     Case("drifting, 40 topics", 1.145, 2000, PAYS, topics=40, drift=0.2),
     Case("drifting, 10 topics", 1.145, 2000, PAYS, topics=10, drift=0.2),
+    Case("8 datasets", 1.145, 1600, PAYS, topics=8, drift=0.2, by="dataset"),
+    Case("24 datasets", 1.145, 2400, PAYS, topics=24, drift=0.2, by="dataset"),
 )
 
 
@@ -82,7 +90,8 @@ def traffic(case: Case, seed: int, steps: int | None = None) -> Steps:
         count = min(length, steps - first)
         pairs = np.full((count, LAYERS), case.tokens * TOP_K)
         parts.append(draw.multinomial(pairs, chance))
-    return as_steps(np.concatenate(parts), case.tokens)
+    whole = as_steps(np.concatenate(parts), case.tokens)
+    return replace(whole, dataset=np.arange(steps) // length)
 
 
 def as_steps(loads: Ints, tokens: int) -> Steps:
@@ -92,23 +101,26 @@ def as_steps(loads: Ints, tokens: int) -> Steps:
     took = np.full(steps, 10_000_000)
     by_rank = loads @ np.eye(RANKS)[np.asarray(home)]
     every = np.full(steps, tokens)
-    return Steps(loads, every, start, took, by_rank, home, tuple(range(LAYERS)), None)
+    none = np.full(steps, -1)
+    return Steps(loads, every, start, took, by_rank, home, tuple(range(LAYERS)), None, none)
 
 
-def advised(steps: Steps) -> Advised:
-    return advice.of_phase("decode", steps, Pricing(), ranks=RANKS, spare=[RANKS], smallest=1.0)
+def advised(steps: Steps, by: By) -> Advised:
+    return advice.of_phase(
+        "decode", steps, Pricing(), ranks=RANKS, spare=[RANKS], smallest=1.0, by=by
+    )
 
 
 def verdicts(case: Case, runs: int) -> Counter[str]:
-    return Counter(said(traffic(case, seed)) for seed in range(runs))
+    return Counter(said(traffic(case, seed), case.by) for seed in range(runs))
 
 
-def said(steps: Steps) -> str:
+def said(steps: Steps, by: By) -> str:
     """The verdict of the command."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         written(steps, Path(folder))
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            cli.main(["advise", folder, "--json"])
+            cli.main(["advise", folder, "--json", "--split", by])
         return str(json.loads(out.getvalue())["verdict"])
 
 
@@ -118,8 +130,8 @@ def written(steps: Steps, folder: Path) -> None:
     log = GateLogWriter(folder / "dp0_pp0.gatelog", header)
     for index, counts in enumerate(steps.loads):
         tokens, start = int(steps.tokens[index]), int(steps.start_ns[index])
-        took = int(steps.duration_ns[index])
-        log.append(Step(index, start, took, tokens, 0, tokens, 1, {"": tokens}, counts))
+        took, label = int(steps.duration_ns[index]), f"{steps.dataset[index] + 1:03d}"
+        log.append(Step(index, start, took, tokens, 0, tokens, 1, {label: tokens}, counts))
     log.close()
 
 
@@ -127,7 +139,7 @@ def covered(case: Case, runs: int, future_steps: int = 20_000) -> tuple[int, flo
     """How many intervals hold the truth; mean of the estimates, and of the truths."""
     held, estimates, truths = 0, [], []
     for seed in range(runs):
-        found = advised(traffic(case, seed))
+        found = advised(traffic(case, seed), case.by)
         saved = found.advice.option().saved
         assert found.placement is not None
         future = traffic(case, 10_000 + seed, future_steps)

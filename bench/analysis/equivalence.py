@@ -1,6 +1,6 @@
 """How often two backends are called larger, equivalent or inconclusive, by their true difference.
 
-    uv run python bench/analysis/equivalence.py [--repeats 1000]
+    uv run python bench/analysis/equivalence.py [--repeats 1000] [--starts 10 --restart 0.1]
 
 Aim: at most 5 % of experiments call a true difference at or above the margin equivalent, and at
 most 5 % one at or below it larger. The margin is 2 %; a start's mean moves by an SD of 1.3, 0.5 or
@@ -64,11 +64,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=1000)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--starts", type=int, help="only designs of as many starts")
+    parser.add_argument("--restart", type=float, choices=RESTARTS, help="only this SD")
+    a = parser.parse_args()
+    repeats = a.repeats
+    designs = [design for design in DESIGNS if a.starts in (None, design[0])]
+    restarts = RESTARTS if a.restart is None else (a.restart,)
     print(f"{'design':<18} {'SD':>5} {'true':>6} {'larger':>8} {'equivalent':>11}   false")
     wrong = []
-    for design in DESIGNS:
-        for restart in RESTARTS:
+    for design in designs:
+        for restart in restarts:
             for effect in EFFECTS:
                 found = shares(effect, design, restart, repeats)
                 false = false_verdicts(effect, found)

@@ -155,7 +155,7 @@ def _attacked(url: str, name: str) -> Part:
 def inputs(folder: Path, wanted: argparse.Namespace) -> Part:
     """Every parser, with inputs that Hypothesis makes up."""
     flags = ("-m", "fuzz", "tests/fuzz", "--hypothesis-show-statistics")
-    printed, cases = pytest(folder, *flags, GATESCOPE_FUZZ="nightly" if wanted.nightly else "quick")
+    printed, cases = pytest(folder, *flags, GATESCOPE_FUZZ="nightly" if wanted.nightly else "bench")
     passing, failing = (
         sum(int(n) for n in column) for column in zip(*EXAMPLES.findall(printed), strict=True)
     )

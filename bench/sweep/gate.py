@@ -1,5 +1,6 @@
 """How often a gate of +2 % fails, and passes, with a planted change, by simulation: restarts of
-1.3 % (SD), noise of a run 3 %, ten datasets. Then the real command on result files, 20 times each.
+1.3 % (SD), noise of a run 3 %, ten datasets; of means, and of p99s of 100 requests. Then the real
+command on result files, 20 times each.
 
     uv run python -m bench.sweep.gate
 """
@@ -26,11 +27,13 @@ CHANGES = (0.0, 0.02, 0.05, 0.10)
 COMMANDS = 20
 
 
-def rates(change: float, starts: int, pairs: int, repeats: int, seed: int = 0) -> Counter[str]:
+def rates(
+    change: float, starts: int, pairs: int, repeats: int, seed: int = 0, *, p99: bool = False
+) -> Counter[str]:
     """Answers of a whole gate, `repeats` times: failed where any of its pairs failed, passed where
     all passed. Every pair has the planted change."""
     rng = np.random.default_rng(seed)
-    return Counter(_answer(rng, change, starts, pairs) for _ in range(repeats))
+    return Counter(_answer(rng, change, starts, pairs, p99=p99) for _ in range(repeats))
 
 
 def commands(folder: Path, change: float, starts: int, seed: int = 0) -> list[int]:
@@ -39,14 +42,14 @@ def commands(folder: Path, change: float, starts: int, seed: int = 0) -> list[in
     return [_command(rng, folder / f"{n}", change, starts) for n in range(COMMANDS)]
 
 
-def _answer(rng: np.random.Generator, change: float, starts: int, pairs: int) -> str:
+def _answer(rng: np.random.Generator, change: float, starts: int, pairs: int, *, p99: bool) -> str:
     answers = {
         gate.rule(
             LIMIT,
             "",
             (
-                simulated.drawn(rng, starts, DATASETS),
-                simulated.drawn(rng, starts, DATASETS, change),
+                simulated.drawn(rng, starts, DATASETS, p99=p99),
+                simulated.drawn(rng, starts, DATASETS, change, p99=p99),
             ),
             pairs,
         ).answer
@@ -66,16 +69,17 @@ def _command(rng: np.random.Generator, folder: Path, change: float, starts: int)
 
 
 def _rows(repeats: int) -> Iterator[str]:
-    yield f"{'change':>7}{'starts':>8}{'pairs':>7}{'failed':>9}{'passed':>9}{'inconclusive':>14}"
-    for pairs in (1, 8):
+    head = f"{'of':>5}{'change':>7}{'starts':>8}{'pairs':>7}"
+    yield f"{head}{'failed':>9}{'passed':>9}{'inconclusive':>14}"
+    for name, pairs in (("mean", 1), ("mean", 8), ("p99", 1)):
         for change in CHANGES:
             for starts in (2, 3, 5, 8):
-                seen = rates(change, starts, pairs, repeats // pairs)
+                seen = rates(change, starts, pairs, repeats // pairs, p99=name == "p99")
                 shares = (
                     100 * seen[a] / seen.total() for a in ("failed", "passed", "inconclusive")
                 )
                 failed, passed, neither = shares
-                head = f"{100 * change:>6.0f}%{starts:>8}{pairs:>7}"
+                head = f"{name:>5}{100 * change:>6.0f}%{starts:>8}{pairs:>7}"
                 yield f"{head}{failed:>8.1f}%{passed:>8.1f}%{neither:>13.1f}%"
 
 

@@ -118,11 +118,10 @@ def kills(folder: Path, seed: int = 7) -> None:
 def limit(folder: Path) -> None:
     """Six requests run at once, so that with seven in flight one in seven waits for a whole
     request: the limit at a share of 0.9 is six."""
-    text = CONFIG.format(prompts=60, output=40, starts=1)
+    text = CONFIG.format(prompts=60, output=40, starts=3)
     prepare(folder, text, prompts=60)
-    gatescope(
-        folder, "--batch", "--out", "pilot", "--only", "001", "--set=experiment.max_concurrency=6"
-    )
+    once = ("--only", "001", "--set=experiment.max_concurrency=6", "--set=experiment.starts=1")
+    gatescope(folder, "--batch", "--out", "pilot", *once)
     pilot = result.read(folder / "pilot" / "baseline" / "results_json" / "001.json")
     assert pilot.mean_ttft_ms
     assert pilot.mean_e2e_ms

@@ -34,6 +34,7 @@ FIGURES = RunFigures(
     excess_cv=None,
 )
 RESTART, NOISE = 0.013, 0.03  # SDs of a start and of a run, as on two H200
+REQUESTS, SPREAD = 100, 0.3  # of a run whose p99 is drawn: requests, and SD of their logarithms
 
 
 def write(path: Path, values: Values, config: Config | None = None, **more: Any) -> Path:
@@ -117,13 +118,16 @@ def result(backend: str, dataset: str, start: int, tpot_ms: float) -> Result:
 
 
 def drawn(
-    rng: np.random.Generator, starts: int, datasets: int, change: float = 0.0
+    rng: np.random.Generator, starts: int, datasets: int, change: float = 0.0, *, p99: bool = False
 ) -> dict[int, dict[str, list[float]]]:
-    """Starts that a restart and noise move, about levels that the datasets have on both sides."""
+    """Starts that a restart and noise move, about levels that the datasets have on both sides; of
+    means, or of the 99th percentiles of runs."""
     level = np.random.default_rng(0).uniform(2, 3, datasets)
     made = {}
     for start in range(1, starts + 1):
-        moved = np.log1p(change) + rng.normal(0, RESTART)
-        logs = level + moved + rng.normal(0, NOISE, datasets)
+        noise = rng.normal(0, NOISE, datasets)
+        if p99:
+            noise += np.percentile(rng.normal(0, SPREAD, (datasets, REQUESTS)), 99, axis=1)
+        logs = level + np.log1p(change) + rng.normal(0, RESTART) + noise
         made[start] = {f"{d:03d}": [float(np.exp(logs[d - 1]))] for d in range(1, datasets + 1)}
     return made

@@ -1,9 +1,10 @@
 """What the terminal UI costs: first paint against a minimal Textual app, opening a long journal,
-and CPU and memory while it follows runs.
+how soon a run's first figures are on screen, and CPU and memory while it follows runs.
 
-    uv run python bench/tui/run.py
+    uv run python bench/tui/run.py [paint] [opening] [figures] [cpu] [memory]
 
-Every program runs on a pseudo-terminal of 140×45; this script reads and counts its output.
+Every program runs on a pseudo-terminal of 140×45; this script reads and counts its output. A
+measurement with an aim says whether it was met; exit code 1 if one was not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import socket
 import statistics
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -52,6 +55,22 @@ attach(Path(sys.argv[1]))
 REQUESTS = 100_000
 FOLLOWED_S = 20.0
 GROWN = 2000  # runs
+CLI = "import sys; from core import cli; sys.exit(cli.main(sys.argv[1:]))"
+STARTS = 3  # of a run whose first figures are waited for
+CONFIG = """
+[experiment]
+engine = "builtin"
+datasets = "*.jsonl"
+num_prompts = 4
+output_len = 900
+warmup_requests = 0
+[[backends]]
+name = "baseline"
+port = 0
+"""
+# Live's rows: n, then figures.
+ROWS = {name: re.compile(rb"%s +\d[\d,]* +[\d.]+" % name.encode()) for name in ("TTFT", "ITL")}
+ESCAPES = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class Program:
@@ -72,6 +91,18 @@ class Program:
         while shown not in seen:
             seen = (seen + self._read(patience_s))[-65536:]
         return time.perf_counter() - self.began
+
+    def press(self, key: bytes) -> None:
+        os.write(self.fd, key)
+
+    def rows(self, wanted: dict[str, re.Pattern[bytes]]) -> dict[str, int]:
+        """When each of these was first on the screen (ns)."""
+        seen, at = b"", dict[str, int]()
+        while missing := [name for name in wanted if name not in at]:
+            seen += self._read(30.0)
+            plain = ESCAPES.sub(b"", seen)
+            at |= {n: time.perf_counter_ns() for n in missing if wanted[n].search(plain)}
+        return at
 
     def drain(self, seconds: float) -> None:
         """Read what it writes for `seconds`."""
@@ -206,7 +237,7 @@ def opening(place: Path, requests: int, per_run: int) -> None:
     print(f"{requests:,} requests in runs of {per_run:,}: {took}")
 
 
-def following(place: Path) -> None:
+def following(place: Path) -> bool:
     """CPU and output of the UI while a journal of 50 runs grows by 20 requests and a sample every
     second."""
     run_dir = place / "followed"
@@ -214,35 +245,38 @@ def following(place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as engine:  # so that the run counts as live
         engine.bind(str(run_dir / control.SOCKET))
         engine.listen(4096)
-        _idle_and_busy(run_dir)
+        return _idle_and_busy(run_dir)
 
 
-def _idle_and_busy(run_dir: Path) -> None:
+def _idle_and_busy(run_dir: Path) -> bool:
     program = Program(ATTACH, str(run_dir))
     program.until(b"running")
     program.drain(3.0)
-    print(f"idle: {_cpu(program, FOLLOWED_S / 2)}")
+    used, written = _cpu(program, FOLLOWED_S / 2)
+    print(f"idle: {used:.1f} % of a core, {written:.1f} kB/s to the terminal")
     stop = threading.Event()
     writer = threading.Thread(target=_grow, args=(run_dir, stop))
     writer.start()
     program.drain(2.0)
-    print(f"following a run at 2 Hz, 140×45: {_cpu(program, FOLLOWED_S)}")
+    used, written = _cpu(program, FOLLOWED_S)
+    print(f"following a run: {written:.1f} kB/s to the terminal")
     stop.set()
     writer.join()
     program.end()
+    return aim("% of a core, following a run at 2 Hz, 140×45", used, 1.5)
 
 
-def _cpu(program: Program, seconds: float) -> str:
+def _cpu(program: Program, seconds: float) -> tuple[float, float]:
+    """Percent of a core, and kB/s written to the terminal."""
     process = psutil.Process(program.pid)
     before, written = process.cpu_times(), program.written
     program.drain(seconds)
     after = process.cpu_times()
     used = after.user + after.system - before.user - before.system
-    rate = (program.written - written) / seconds / 1e3
-    return f"{used / seconds:.1%} of a core, {rate:.1f} kB/s to the terminal"
+    return 100 * used / seconds, (program.written - written) / seconds / 1e3
 
 
-def growing(place: Path) -> None:
+def growing(place: Path) -> bool:
     """Resident memory of the UI while runs end, forty a second."""
     made = journal((GROWN + 1) * 30, 30)
     each = (len(made) - 3) // (GROWN + 1)
@@ -261,10 +295,36 @@ def growing(place: Path) -> None:
                 held[run] = process.memory_info().rss / 2**20
     program.end()
     (first, before), (last, after) = held.items()
-    per = 100 * (after - before) / (last - first)
-    print(
-        f"memory: {before:.1f} MiB after {first:,} runs, {after:.1f} after {last:,}: {per:.2f}/100"
-    )
+    print(f"memory: {before:.1f} MiB after {first:,} runs, {after:.1f} after {last:,}")
+    return aim("MiB for 100 runs", 100 * (after - before) / (last - first), 0.1)
+
+
+def first_figures(place: Path) -> dict[str, float]:
+    """Seconds from a run's first token to its TTFT and its ITL on the screen, the longest of
+    STARTS; no request has ended by then."""
+    late = dict.fromkeys(ROWS, 0.0)
+    for number in range(STARTS):
+        folder = place / f"figures-{number}"
+        folder.mkdir()
+        (folder / "experiments.toml").write_text(CONFIG)
+        texts = [f'{{"id": "q{i}", "text": "question {i}"}}\n' for i in range(4)]
+        (folder / "001_0.5.jsonl").write_text("".join(texts))
+        run_dir = folder / "run"
+        config = str(folder / "experiments.toml")
+        program = Program(CLI, "--config", config, "--out", str(run_dir))
+        program.until(b"not started")
+        program.press(b"r")
+        at = program.rows(ROWS)
+        stamps = run_dir / "baseline" / "requests" / "001.npz"
+        while not stamps.exists():
+            program.drain(0.2)
+        program.until(b"finished")
+        program.end()
+        with np.load(stamps) as requests:
+            first, ended = requests["t_first_ns"].min(), requests["t_done_ns"].min()
+        assert max(at.values()) < ended, "a request had ended"
+        late = {name: max(late[name], (at[name] - first) / 1e9) for name in late}
+    return late
 
 
 def _grow(run_dir: Path, stop: threading.Event) -> None:
@@ -279,20 +339,46 @@ def _grow(run_dir: Path, stop: threading.Event) -> None:
                 return
 
 
-def main() -> None:
+def paint(place: Path) -> bool:
+    write(place / "small", journal(90, 30))
+    ours, minimal = alternated(
+        lambda: first_paint(ATTACH, str(place / "small")), lambda: first_paint(MINIMAL)
+    )
+    print(f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s, medians of {ROUNDS}")
+    return aim("first paint over a minimal app's", ours / minimal, 1.4)
+
+
+def opening_long(place: Path) -> bool:
+    opening(place, REQUESTS, 30)
+    opening(place, REQUESTS, 5000)
+    return True
+
+
+def figures(place: Path) -> bool:
+    late = first_figures(place)
+    met = [aim(f"s from the first token to {name} on screen", late[name], 2.0) for name in late]
+    return all(met)
+
+
+def aim(what: str, value: float, most: float) -> bool:
+    print(f"{what}: {value:.2f}; aim: at most {most:g}{'' if value <= most else ': MISSED'}")
+    return value <= most
+
+
+MEASUREMENTS: dict[str, Callable[[Path], bool]] = {
+    "paint": paint,
+    "opening": opening_long,
+    "figures": figures,
+    "cpu": following,
+    "memory": growing,
+}
+
+
+def main(chosen: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        write(place / "small", journal(90, 30))
-        ours, minimal = alternated(
-            lambda: first_paint(ATTACH, str(place / "small")), lambda: first_paint(MINIMAL)
-        )
-        ratio = f"{ours / minimal:.2f}×, medians of {ROUNDS}"
-        print(f"first paint: {ours:.3f} s; minimal app {minimal:.3f} s; {ratio}")
-        opening(place, REQUESTS, 30)
-        opening(place, REQUESTS, 5000)
-        following(place)
-        growing(place)
+        met = [MEASUREMENTS[name](Path(folder)) for name in chosen or MEASUREMENTS]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

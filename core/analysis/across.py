@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from core.analysis import comparand, gate
@@ -15,15 +16,21 @@ from core.stats import comparison, starts
 from core.stats.comparison import Comparison
 from core.stats.starts import Side
 
+GOODPUT = "request_goodput"
 METRICS = (
     "mean_ttft_ms",
     "median_ttft_ms",
+    "p99_ttft_ms",
     "mean_tpot_ms",
     "median_tpot_ms",
+    "p99_tpot_ms",
     "mean_itl_ms",
+    "p99_itl_ms",
     "mean_e2e_ms",
+    "p99_e2e_ms",
     "output_throughput",
     "request_throughput",
+    GOODPUT,
     "decode_step_ms",
     "j_per_output_token",
 )
@@ -39,7 +46,8 @@ ENGINE, MODEL = "engine", "model.id"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is not the same on both sides. `kind`: "server", "load" or "ran"."""
+    """Something that is not the same on both sides. `kind`: "server", "load", "slo" or
+    "ran"."""
 
     kind: str
     what: str
@@ -136,6 +144,7 @@ def _pair(before: Comparand, after: Comparand, margin_pct: float) -> Pair:
     differences = [
         *_differing("server", before.server, after.server),
         *_differing("load", before.load, after.load),
+        *_differing("slo", _objective(before), _objective(after)),
         *_differing("ran", before.ran, after.ran),
     ]
     datasets, left_out = _matched(before, after)
@@ -152,6 +161,11 @@ def _differing(kind: str, one: Facts, other: Facts) -> Iterator[Difference]:
     for key in dict.fromkeys([*one, *other]):
         if one.get(key) != other.get(key):
             yield Difference(kind, key, one.get(key, "unknown"), other.get(key, "unknown"))
+
+
+def _objective(side: Comparand) -> Facts:
+    limits = msgspec.structs.asdict(side.config.experiment.slo)
+    return {name: "none" if value is None else f"{value:g}" for name, value in limits.items()}
 
 
 def _matched(before: Comparand, after: Comparand) -> tuple[dict[str, str], list[str]]:
@@ -184,6 +198,9 @@ def _refused(differences: Sequence[Difference], datasets: Mapping[str, str]) -> 
 def _sides(
     before: Comparand, after: Comparand, datasets: Mapping[str, str], metric: str
 ) -> tuple[Side, Side]:
+    """Empty where the figure does not mean the same on both."""
+    if metric == GOODPUT and _objective(before) != _objective(after):
+        return {}, {}
     return (
         _named(before.group.by_start(metric), {name: name for name in datasets}),
         _named(after.group.by_start(metric), {theirs: ours for ours, theirs in datasets.items()}),

@@ -1,14 +1,12 @@
-"""Whether another placement of the experts would pay: made on the first half of a log, judged on
-the second.
+"""Whether another placement of the experts would pay: made on one part of a log, judged on another
+(`core.analysis.split`).
 
 A step costs what the busiest rank of each layer does, summed over layers: µs by the cost model
 where the backend was calibrated, else its work (`core.routing.work`), or its tokens where the log
 does not say how the kernel tiles. A replica takes an equal share of its expert's tokens.
 
-Which placement is judged is decided within the first half: made from its first part, compared on
-its second, then made anew from all of it. So the judged half chooses nothing. What a placement
-saves is a mean over WINDOWS stretches of the judged half, with a 95 % interval over these by
-Student's t; where neighbours are alike, as when topics drift, it is widened.
+Which placement is judged is decided within the first part: made from half of it, compared on the
+other, then made anew from all of it. So the judged part chooses nothing.
 
 The verdict holds the interval against the smallest saving that matters: *pays* above it, *does not
 pay* below it, else *cannot tell*.
@@ -25,18 +23,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from core.analysis import step_work
+from core.analysis import split, step_work
 from core.analysis.cost_model import CostModel
+from core.analysis.split import MIN_STEPS, By, Split
 from core.analysis.traffic import Steps
 from core.routing import placement, work
 from core.routing.placement import Placement
 from core.routing.price import Prices
-from core.stats import bootstrap, estimate
 from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
 
-WINDOWS = 16
-MIN_STEPS = 8 * WINDOWS  # of a phase
 CHUNK = 1 << 23  # counts at a time
 PAYS, DOES_NOT, CANNOT_TELL = "rebalancing pays", "rebalancing does not pay", "cannot tell"
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "float8_e5m2": 1}
@@ -81,7 +77,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PhaseAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one phase, judged on its second half. `chosen`: the option that the first half chose.
+    """Of one phase, judged on another part of the log than it was made from. `judged_on`: windows
+    of time, or datasets, that intervals rest on. `chosen`: the option that the first part chose.
     `ideal`: saved if every rank of every layer had the same; `of_other`: saved by the placement
     that the other phase chose."""
 
@@ -91,6 +88,8 @@ class PhaseAdvice(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float | None
     ranks: int
     unit: str
+    split: By = "time"
+    judged_on: int = 0
     options: list[Option] = []
     chosen: str | None = None
     ideal: float | None = None
@@ -120,11 +119,12 @@ def of_phase(
     ranks: int,
     spare: Sequence[int],
     smallest: float,
+    by: By = "time",
     other: Placement | None = None,
 ) -> Advised:
-    """`ranks`: to place on; `spare`: replicas to try; `smallest`: % that matters; `other`: the
-    placement that the other phase chose. On ranks that did not run, or where EPLB moved experts,
-    the kernel of each is not known: tokens are counted."""
+    """`ranks`: to place on; `spare`: replicas to try; `smallest`: % that matters; `by`: how the log
+    is split; `other`: the placement that the other phase chose. On ranks that did not run, or where
+    EPLB moved experts, the kernel of each is not known: tokens are counted."""
     if steps.ranks != ranks or not steps.placement:
         steps, pricing = replace(steps, kernel=None), Pricing()
     known = PhaseAdvice(
@@ -134,22 +134,25 @@ def of_phase(
         minutes=steps.minutes if steps.has_times else None,
         ranks=ranks,
         unit=pricing.unit(steps),
+        split=by,
     )
-    if len(steps) < MIN_STEPS:
-        reason, more = f"{MIN_STEPS} steps are needed", _longer(MIN_STEPS / len(steps) - 1, steps)
-        return Advised(msgspec.structs.replace(known, reason=reason, more=more))
-    chosen = _choose(steps, pricing, ranks, spare)
-    made, judged = _options(steps.part(0, 0.5), ranks, spare), steps.part(0.5, 1)
+    halves = split.of(steps, by)
+    if isinstance(halves, str):
+        more = _longer(MIN_STEPS / len(steps) - 1, steps) if len(steps) < MIN_STEPS else ""
+        return Advised(msgspec.structs.replace(known, reason=halves, more=more))
+    chosen = _choose(halves, pricing, ranks, spare)
+    made, judged = _options(halves.made, ranks, spare), halves.judged
     now = _now(judged, pricing, ranks)
-    options = [_judged(option, judged, pricing, ranks, now) for option in made]
+    options = [_judged(option, halves, pricing, ranks, now) for option in made]
     best = next(option for option in options if option.name == chosen)
-    verdict, more = _verdict(best.saved, smallest, steps)
+    verdict, more = _verdict(best.saved, smallest, steps, halves)
     advice = msgspec.structs.replace(
         known,
+        judged_on=int(halves.windows.max()) + 1,
         options=options,
         chosen=chosen,
         ideal=_ideal(judged, ranks),
-        of_other=None if other is None else _saved(other, judged, pricing, now),
+        of_other=None if other is None else _saved(other, halves, pricing, now),
         verdict=verdict,
         more=more,
     )
@@ -164,10 +167,10 @@ def _options(steps: Steps, ranks: int, spare: Sequence[int]) -> list[Placement]:
     return [*linear, placement.packed(weight, ranks), *replicated]
 
 
-def _choose(steps: Steps, pricing: Pricing, ranks: int, spare: Sequence[int]) -> str:
+def _choose(halves: Split, pricing: Pricing, ranks: int, spare: Sequence[int]) -> str:
     """The cheapest on the second quarter, of those made from the first."""
-    made, compared = _options(steps.part(0, 0.25), ranks, spare), steps.part(0.25, 0.5)
-    costs = [_cost(option, compared, pricing).sum() for option in made]
+    made = _options(halves.first, ranks, spare)
+    costs = [_cost(option, halves.second, pricing).sum() for option in made]
     return made[int(np.argmin(costs))].name
 
 
@@ -196,8 +199,8 @@ def _cost(option: Placement, steps: Steps, pricing: Pricing) -> Floats:
     return np.concatenate(found)
 
 
-def _judged(option: Placement, steps: Steps, pricing: Pricing, ranks: int, now: Floats) -> Option:
-    saved = _saved(option, steps, pricing, now)
+def _judged(option: Placement, halves: Split, pricing: Pricing, ranks: int, now: Floats) -> Option:
+    steps, saved = halves.judged, _saved(option, halves, pricing, now)
     assert option.slots is not None  # as above
     spare = option.slots.shape[1] - steps.loads.shape[2]
     ms = None
@@ -213,24 +216,11 @@ def _judged(option: Placement, steps: Steps, pricing: Pricing, ranks: int, now: 
     )
 
 
-def _saved(option: Placement, steps: Steps, pricing: Pricing, now: Floats) -> Estimate:
+def _saved(option: Placement, halves: Split, pricing: Pricing, now: Floats) -> Estimate:
     """% of the cost as it ran; of the step's time where the cost is one."""
+    steps = halves.judged
     whole = steps.duration_ns / 1e3 if pricing.model else now
-    less = now - _cost(option, steps, pricing)
-    window = np.arange(len(steps)) * WINDOWS // len(steps)
-    sums = [np.bincount(window, values) for values in (less, whole)]
-    return mean_of_windows(100 * sums[0] / np.maximum(sums[1], 1e-12))
-
-
-def mean_of_windows(values: Floats) -> Estimate:
-    """The mean of neighbouring windows' values, with its 95 % interval: by Student's t, and wider
-    by √((1 + ρ)/(1 - ρ)) where neighbours correlate by ρ."""
-    n = len(values)
-    alike = min(max(bootstrap.lag_one(values), 0.0), 0.9)
-    error = float(values.std(ddof=1)) / math.sqrt(n) * math.sqrt((1 + alike) / (1 - alike))
-    half = bootstrap.t_quantile(n - 1) * error
-    mean = float(values.mean())
-    return estimate.of(mean, (mean - half, mean + half))
+    return halves.saved(now - _cost(option, steps, pricing), whole)
 
 
 def _ideal(steps: Steps, ranks: int) -> float:
@@ -263,7 +253,7 @@ def _bytes(steps: Steps, slots: int) -> int | None:
     return slots * one * int(steps.loads.shape[1])
 
 
-def _verdict(saved: Estimate, smallest: float, steps: Steps) -> tuple[str, str]:
+def _verdict(saved: Estimate, smallest: float, steps: Steps, halves: Split) -> tuple[str, str]:
     if saved.value is None or saved.interval is None:
         return CANNOT_TELL, ""
     low, high = saved.interval
@@ -271,17 +261,20 @@ def _verdict(saved: Estimate, smallest: float, steps: Steps) -> tuple[str, str]:
         return PAYS, ""
     if high < smallest:
         return DOES_NOT, ""
-    return CANNOT_TELL, _more(abs(saved.value - smallest), (high - low) / 2, steps)
-
-
-def _more(distance: float, half: float, steps: Steps) -> str:
-    """What to record until the interval, which narrows with the root of its length, is clear of the
-    smallest saving; in minutes where the log has times."""
-    return _longer((half / max(distance, half / 20)) ** 2 - 1, steps)
+    # What to record until the interval, which narrows with the root of what is recorded, is clear
+    # of the smallest saving.
+    half, distance = (high - low) / 2, abs(saved.value - smallest)
+    times = (half / max(distance, half / 20)) ** 2 - 1
+    if halves.by == "dataset":
+        return (
+            CANNOT_TELL,
+            f"record {math.ceil(times * len(np.unique(steps.dataset)))} more datasets",
+        )
+    return CANNOT_TELL, _longer(times, steps)
 
 
 def _longer(times: float, steps: Steps) -> str:
-    """To record `times` as much again."""
+    """To record `times` as much again; in minutes where the log has times."""
     if steps.has_times:
         minutes = max(1, math.ceil(times * steps.minutes))
         return f"record {minutes} more minute{'s' if minutes > 1 else ''}"

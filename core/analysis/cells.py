@@ -96,16 +96,17 @@ def known_level(state: CellState, until: Until) -> Level:
 def next_start(
     asked: SweepFile,
     states: Mapping[str, CellState],
-    wanted: Mapping[str, int],
+    wanted: Mapping[str, Collection[int]],
     tried: Collection[tuple[str, int]] = (),
     *,
     retry: bool = False,
 ) -> tuple[Cell, int] | None:
-    """The cell, and which of its starts, that is run next; None where all is run. `wanted`: starts
-    of each cell; `tried`: what this session has run already, whatever came of it."""
-    for number in range(1, max(wanted.values(), default=0) + 1):
+    """The cell, and which of its starts, that is run next; None where all is run. `wanted`: the
+    starts that each cell is to have; `tried`: what this session has run already, whatever came of
+    it."""
+    for number in sorted({number for starts in wanted.values() for number in starts}):
         for cell in cells.order(asked.cells, number, asked.seed):
-            is_over = (cell.slug, number) in tried or number > wanted[cell.slug]
+            is_over = (cell.slug, number) in tried or number not in wanted[cell.slug]
             if not is_over and states[cell.slug].is_pending(number, retry=retry):
                 return cell, number
     return None

@@ -18,17 +18,19 @@ from core.backends import builtin
 from core.experiment.registration import Registration
 from core.experiment.tables import Metric
 from core.rundir.result import Result
-from core.stats import association, comparison
+from core.stats import association, comparison, estimate, power
 from core.stats.arrays import Floats
 from core.stats.association import Association
 from core.stats.comparison import Comparison
 from core.stats.estimate import Estimate
+from core.stats.written import p_in_words
+from core.terminal import shown
 
 HEADLINE = "mean_tpot_ms"
 TOKENS = ("total_input_tokens", "total_output_tokens")
-PER = 0.1  # of excess CV²: the unit of slopes
 MIDDLE = (10, 90)  # percentiles of excess CV², between which a change is stated
-POWERED = ((1.96 + 0.84) / 1.96) ** 2  # times the datasets: 80 % power, not half
+UNKNOWN = estimate.none("not known")
+HALF = 1.96  # standard errors: half of a 95 % interval
 NAMED = 3  # influential datasets that a sentence names
 ORDER = (
     "Backends ran one after the other, "
@@ -41,7 +43,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of one backend against signed excess CV², which has a value at the noise floor too:
     no dataset is dropped for being near it. `without`: the same without the `influential`
     datasets, untested. `span`: of excess CV², from its 10th to its 90th percentile; `typical`: the
-    median of the metric; `margin_pct`: a smaller change does not matter.
+    median of the metric; `turn`: what the metric changes by from the middle of excess CV² to both
+    ends of that span; `margin_pct`: a smaller change does not matter; `judged`: the likelier
+    verdict on the change, by itself, `p_verdict` its p and `p_holm` the p after Holm's correction.
 
     A point is a dataset at the mean of its repeats, of which `repeats` counts the fewest and the
     most.
@@ -55,7 +59,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     repeats: tuple[int, int] = (1, 1)
     span: float = 0.0
     typical: float = 0.0
+    turn: Estimate = UNKNOWN
     margin_pct: float = comparison.MARGIN_PCT
+    judged: comparison.Verdict = "inconclusive"
+    p_verdict: float | None = None
+    p_holm: float | None = None
 
     @property
     def change(self) -> Estimate:
@@ -65,48 +73,87 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def percent(self) -> Estimate:
         """The same in % of `typical`."""
-        return self.change.scaled(100 / self.typical) if self.typical else self.change
+        return self.in_percent(self.change)
+
+    def in_percent(self, change: Estimate) -> Estimate:
+        """`change` in % of `typical`."""
+        return change.scaled(100 / self.typical) if self.typical else change
 
     @property
     def verdict(self) -> str:
-        """*larger* where the change is seen after Holm's correction and its 95 % interval is beyond
-        the margin, *equivalent* where that is within it, *bends* where the metric goes with excess
-        CV² but neither rises nor falls with it; else *inconclusive*."""
-        found, ends = self.association, self.percent.interval
-        if ends is None:
+        """*larger* where the metric rises or falls by more than the margin; *bends* where it goes
+        with excess CV², but not so; *equivalent* where both its change and its turn are within the
+        margin; else *inconclusive*. All after Holm's correction."""
+        found, p = self.association, self.p_verdict if self.p_holm is None else self.p_holm
+        if p is None:
             return "–"
-        if found.is_seen and not found.is_monotone:
-            return "bends"
-        if found.is_monotone and (ends[0] > self.margin_pct or ends[1] < -self.margin_pct):
+        is_judged = p < association.ALPHA
+        if is_judged and self.judged == "larger" and found.is_monotone:
             return "larger"
-        is_within = -self.margin_pct < ends[0] and ends[1] < self.margin_pct
-        return "equivalent" if is_within else "inconclusive"
+        if found.bends:
+            return "bends"
+        return "equivalent" if is_judged and self.judged == "equivalent" else "inconclusive"
 
     @property
     def needed(self) -> int | None:
-        """Datasets that would settle it with 80 % power, if the change is as it was measured and
-        its interval narrows with the root of n; None where it is settled, or nothing is known."""
-        value, ends = self.percent.value, self.percent.interval
-        if self.verdict != "inconclusive" or value is None or ends is None:
+        """Datasets like these that would settle it with 80 % power, if the change is as it was
+        measured, its interval narrows with the root of n, and the correction stays; None where
+        more than `power.MOST` are needed, or nothing is known."""
+        change, turn = self.percent, self.in_percent(self.turn)
+        if abs(change.value or 0.0) > self.margin_pct:
+            return self._datasets(change)
+        both = [self._datasets(one) for one in (change, turn)]
+        return None if None in both else max(n for n in both if n)
+
+    def _datasets(self, effect: Estimate) -> int | None:
+        """Those that place `effect`, in %, on its side of the margin. Its spread is taken to be as
+        large as it may be with 80 % confidence: by chance too narrow, it would name too few."""
+        from scipy import special
+
+        if effect.value is None or effect.interval is None:
             return None
-        gap = max(abs(abs(value) - self.margin_pct), 1e-3)
-        half = (ends[1] - ends[0]) / 2
-        return max(self.association.n, math.ceil(self.association.n * POWERED * (half / gap) ** 2))
+        level, n = association.ALPHA, self.association.n
+        if self.p_holm and self.p_verdict:
+            level *= self.p_verdict / self.p_holm
+        spread = float(np.ptp(effect.interval)) / 2 / HALF * math.sqrt(n)
+        spread *= math.sqrt((n - 2) / float(special.chdtri(n - 2, power.TARGET)))
+        return power.starts_for_verdict(
+            effect.value, self.margin_pct, spread, paired=True, alpha=level
+        )
+
+    @property
+    def to_settle(self) -> str:
+        """`180 datasets`; empty where there is a verdict."""
+        if self.verdict != "inconclusive":
+            return ""
+        return f"{self.needed or f'>{power.MOST}'} datasets"
 
     def in_words(self) -> str:
         """One sentence with intervals and n."""
-        found, unit = self.association, NAMES[self.metric][1]
+        found = self.association
         if found.spearman.value is None:
             return self.brief
-        p = _p_in_words(found.p, found.p_holm)
-        slope = f"slope {_slope(found)} {unit} per {PER} of excess CV²"
-        bent_p = _p_in_words(found.p_distance, found.p_distance_holm)
-        bent = f"distance correlation {found.distance:.2f}, {bent_p}"
-        facts = f"Spearman {found.spearman.shown('.2f')}, {p}; {bent}; {slope}{self._robust}"
-        if not found.is_seen or not found.is_monotone:
+        p = p_in_words(found.p_holm or found.p or 0.0) + (" after Holm" if found.p_holm else "")
+        facts = f"{self._changed}; Spearman {found.spearman.shown('.2f')}, {p}{self._robust}"
+        if found.bends:
+            turned = self.in_percent(self.turn).shown("+.1f")
+            facts = f"it turns by {turned} % from the middle to the ends; {facts}"
+        if not found.is_monotone:
             return f"{self.brief} ({facts}; {self._of})"
-        explained = f"explains {found.explained.scaled(100).shown('.0f')} % of its variance"
+        explained = f"a line explains {found.explained.scaled(100).shown('.0f')} % of its variance"
         return f"{self.brief} ({facts}; {explained}; {self._of}){_held(found)}"
+
+    @property
+    def _changed(self) -> str:
+        """`over the middle 80 % of the datasets it rises by 0.056 and TPOT changes by -5.0 [-9.1,
+        -1.2] %, -2.1 ms: inconclusive; to settle it: 180 datasets`"""
+        name, unit = NAMES[self.metric]
+        settled = f"; to settle it: {self.to_settle}" if self.to_settle else ""
+        return (
+            f"over the middle 80 % of the datasets it rises by {self.span:.2g} and {name} changes"
+            f" by {self.percent.shown('+.1f')} %, {shown(self.change.value, '+.3g')} {unit}:"
+            f" {self.verdict}{settled}"
+        )
 
     @property
     def brief(self) -> str:
@@ -116,18 +163,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
             return f"{name} against excess CV²: {found.spearman.reason}"
         if not found.is_seen:
             return f"no association of {name} with excess CV² is detected"
-        if not found.is_monotone:
-            return f"{name} depends on excess CV², but does not rise or fall with it"
+        if found.bends:
+            return f"{name} depends on excess CV², but is not seen to rise or fall with it"
         return f"{name} {'rises' if found.spearman.value > 0 else 'falls'} with excess CV²"
 
     @property
     def _robust(self) -> str:
-        """The slope without the most influential datasets, where there are any."""
+        """The change without the most influential datasets, where there are any."""
         if not self.influential or self.without.slope.value is None:
             return ""
         more = " …" if len(self.influential) > NAMED else ""
         names = ", ".join(self.influential[:NAMED]) + more
-        return f"; without the most influential ({names}) {_slope(self.without)}"
+        change = self.in_percent(self.without.slope.scaled(self.span)).shown("+.1f")
+        return f"; without the most influential ({names}) {change} %"
 
     @property
     def _of(self) -> str:
@@ -208,14 +256,6 @@ def _one_after_the_other(groups: Sequence[Results]) -> bool:
     )
 
 
-def _p_in_words(p: float | None, holm: float | None) -> str:
-    return f"p = {p:.2g}" if holm is None else f"p = {holm:.2g} after Holm"
-
-
-def _slope(found: Association) -> str:
-    return found.slope.scaled(PER).shown("+.3g")
-
-
 def _held(found: Association) -> str:
     """What is left of an association once token counts are held fixed."""
     held: Estimate = found.partial
@@ -248,17 +288,37 @@ def _row(group: Results, metric: str, margin_pct: float) -> Row:
     counts = [len(rows) for rows in repeats] or [1]
     points = np.array([rows.mean(axis=0) for rows in repeats]).reshape(-1, len(keys))
     moving = association.influential(points[:, 0], points[:, 1])
+    whole = _associate(points)
+    span = float(np.ptp(np.percentile(points[:, 0], MIDDLE))) if len(points) else 0.0
+    typical = float(np.median(points[:, 1])) if len(points) else 0.0
+    judged: comparison.Verdict = "inconclusive"
+    p, turn = None, UNKNOWN
+    if whole.slope.interval and span:
+        x, y = points[:, 0], points[:, 1]
+        judged, p = judge(x, y, margin_pct / 100 * typical, span)
+        turn = association.slope(association.folded(x), y)
     return Row(
         backend=group.name,
         metric=metric,
-        association=_associate(points),
+        association=whole,
         without=_associate(points[~moving]),
         influential=tuple(name for name, moves in zip(found, moving, strict=True) if moves),
         repeats=(min(counts), max(counts)),
-        span=float(np.ptp(np.percentile(points[:, 0], MIDDLE))) if len(points) else 0.0,
-        typical=float(np.median(points[:, 1])) if len(points) else 0.0,
+        span=span,
+        typical=typical,
+        turn=turn,
         margin_pct=margin_pct,
+        judged=judged,
+        p_verdict=p,
     )
+
+
+def judge(x: Floats, y: Floats, margin: float, span: float) -> tuple[comparison.Verdict, float]:
+    """The likelier verdict on how much y changes as x does by `span`, and its p. *Equivalent* takes
+    that y turns by no more than `margin` either."""
+    changes = association.p_equivalent(x, y, margin / span)
+    turns = association.p_equivalent(association.folded(x), y, margin)
+    return comparison.likelier(association.p_larger(x, y, margin / span), max(changes, turns))
 
 
 def _associate(points: Floats) -> Association:
@@ -269,18 +329,17 @@ def _associate(points: Floats) -> Association:
 def corrected(
     rows: Sequence[Row], pairs: Sequence[Comparison], registered: Metric | None
 ) -> tuple[list[Row], list[Comparison]]:
-    """Holm's correction over all that is tested: both tests of every association, and the verdict
-    of every comparison. Those of the metric that was registered before the first run are a family
-    of their own, as nobody looked at the others to choose it."""
-    found = [row.association for row in rows]
+    """Holm's correction over all that is tested: every association and the verdict on its change,
+    and the verdict of every comparison. Those of the metric that was registered before the first
+    run are a family of their own, as nobody looked at the others to choose it."""
     asked = [place for place, pair in enumerate(pairs) if pair.metric == registered]
     others = [place for place in range(len(pairs)) if place not in asked]
-    tests = [*(a.p for a in found), *(a.p_distance for a in found)]
+    tests = [*(row.association.p for row in rows), *(row.p_verdict for row in rows)]
     adjusted = association.holm([*tests, *(pairs[place].p_verdict for place in others)])
     replace = msgspec.structs.replace
     told = [
-        replace(row, association=replace(row.association, p_holm=p, p_distance_holm=bent))
-        for row, p, bent in zip(rows, adjusted, adjusted[len(rows) :], strict=False)
+        replace(row, association=replace(row.association, p_holm=p), p_holm=judged)
+        for row, p, judged in zip(rows, adjusted, adjusted[len(rows) :], strict=False)
     ]
     of_asked = association.holm([pairs[place].p_verdict for place in asked])
     holm = dict(zip(others, adjusted[len(tests) :], strict=True))

@@ -1,10 +1,16 @@
 """The highest load that meets an objective: the points that were measured, each with its
-uncertainty, and what they say together."""
+uncertainty, and what they say together.
+
+A start of the server is the unit, as everywhere: each is searched on its own, and the answer is the
+mean of their limits with Student's interval. Of one start alone there is an interval over its
+requests, which knows nothing of other starts.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,24 +23,47 @@ from core.experiment.search import Search
 from core.experiment.tables import Slo
 from core.rundir import journal
 from core.rundir.sweep import SweepFile
+from core.stats import level
 from core.stats.bootstrap import Interval
 
 LEVEL = 0.95
+ENDED = ("done", "failed", "cancelled")  # phases of a run that is over
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of a point: how many of its requests that ended met the objective. `ended_early`:
+    it was missed for certain before all were sent."""
+
+    start: int
+    good: int
+    requests: int
+    ended_early: bool = False
+
+    def meets(self, share: float) -> bool:
+        return not self.ended_early and self.good >= share * self.requests - 1e-9
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One load: how many of the requests that ended met the objective, at how many starts.
-    `ended_early`: it was missed for certain before all were sent."""
+    """One load, at each start that was sent it."""
 
     load: float
-    good: int
-    requests: int
-    starts: int
-    ended_early: bool = False
+    parts: list[Part]
+
+    @property
+    def good(self) -> int:
+        return sum(one.good for one in self.parts)
+
+    @property
+    def requests(self) -> int:
+        return sum(one.requests for one in self.parts)
 
     @property
     def share(self) -> float:
         return self.good / self.requests
+
+    @property
+    def ended_early(self) -> bool:
+        return any(one.ended_early for one in self.parts)
 
     def interval(self, confidence: float) -> Interval:
         """Clopper and Pearson's interval of the share, over requests."""
@@ -47,11 +76,37 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         return float(low), float(high)
 
 
+class Answer(NamedTuple):
+    """`value`: the highest load that meets the objective; None where no load did. It lies between
+    `low` and `high`; None where no point shows such an end.
+
+    Over several `starts`: the geometric mean of the loads at which their shares fall through what
+    was asked for, with Student's 95 % interval, widened to the loads on either side. Over requests
+    (`starts` is 1): the highest load that met it below the lowest that did not, from the highest
+    load whose interval of the share lies above what was asked for with no other point's below it,
+    to the lowest whose interval lies below; all intervals hold together with 95 % (Bonferroni)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    starts: int
+
+    @property
+    def unit(self) -> str:
+        return "requests of one start" if self.starts == 1 else f"{self.starts} starts"
+
+
+class Crossing(NamedTuple):
+    """The load at which one start's share is what was asked for, and those on either side."""
+
+    met: float
+    at: float
+    missed: float
+
+
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
-    """`value`: the highest load that met the objective, below the lowest that did not. It lies
-    between `low`, the highest load whose interval of the share lies above what was asked for with
-    no other point's below it, and `high`, the lowest load whose interval lies below; None where no
-    point shows one. All intervals hold together with 95 % (Bonferroni)."""
+    """An `Answer` with the points that it came from; `intervals`: of their shares, over
+    requests."""
 
     base: str
     over: str
@@ -59,6 +114,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None
     low: float | None
     high: float | None
+    unit: str
     points: list[Point]
     intervals: list[Interval]
     is_done: bool
@@ -66,14 +122,16 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def in_words(self) -> str:
-        """`all2all: a share of 0.99 meets the objective up to max_concurrency = 24 [16, 28]`."""
+        """`all2all: a share of 0.99 meets the objective up to max_concurrency = 24 [16, 28], 95 %
+        over 3 starts`."""
         so_far = "" if self.is_done else "so far, "
         if self.value is None:
             return f"{self.base}: {so_far}{self.note}"
         note = f"; {self.note}" if self.note else ""
         return (
             f"{self.base}: {so_far}a share of {self.share:g} meets the objective up to"
-            f" {self.over} = {self.value:g} [{_end(self.low)}, {_end(self.high)}]{note}"
+            f" {self.over} = {self.value:.4g} [{_end(self.low)}, {_end(self.high)}], 95 % over"
+            f" {self.unit}{note}"
         )
 
 
@@ -81,34 +139,73 @@ def points(base: str, asked: SweepFile, states: Mapping[str, CellState]) -> list
     """The points of a search that have requests, by load."""
     wanted = asked.search
     assert wanted
-    made = []
-    for cell in asked.cells:
-        if cell.base == base:
-            found = _point(cell, states[cell.slug], wanted)
-            made += [found] if found.requests else []
-    return sorted(made, key=lambda one: one.load)
+    own = [cell for cell in asked.cells if cell.base == base]
+    found = [_point(cell, states[cell.slug], wanted) for cell in own]
+    return sorted((one for one in found if one.parts), key=lambda one: one.load)
 
 
-def limit(base: str, asked: SweepFile, states: Mapping[str, CellState]) -> Limit:
+def limit(base: Cell, asked: SweepFile, states: Mapping[str, CellState]) -> Limit:
     wanted = asked.search
     assert wanted
-    found = points(base, asked, states)
-    intervals = together(found)
-    low, high = ends(found, wanted.share)
-    met = _met(found, wanted)
-    value, _ = search.bracket(met)
+    found = points(base.slug, asked, states)
+    own = answer(found, wanted)
     return Limit(
-        base=base,
+        base=base.slug,
         over=wanted.over,
         share=wanted.share,
-        value=value,
-        low=low,
-        high=high,
+        value=own.value,
+        low=own.low,
+        high=own.high,
+        unit=own.unit,
         points=found,
-        intervals=intervals,
-        is_done=bool(met) and search.next_load(wanted, met) is None,
-        note=_note(wanted, found, value, low),
+        intervals=together(found),
+        is_done=_following(base, found, wanted) is None,
+        note=_note(wanted, found, own),
     )
+
+
+def answer(found: Sequence[Point], wanted: Search) -> Answer:
+    """Over starts, where there are several and each has a limit between two loads; else over
+    requests."""
+    numbers = sorted({part.start for one in found for part in one.parts})
+    crossings = [_crossing(found, wanted, number) for number in numbers]
+    known = [one for one in crossings if one is not None]
+    if len(known) > 1 and len(known) == len(crossings):
+        return _over_starts(known, wanted)
+    met = {one.load: not one.ended_early and one.share >= wanted.share for one in found}
+    return Answer(search.bracket(met)[0], *ends(found, wanted.share), 1)
+
+
+def _over_starts(crossings: Sequence[Crossing], wanted: Search) -> Answer:
+    sides = ({n: {"": [one[key]]} for n, one in enumerate(crossings)} for key in range(3))
+    met, at, missed = (level.of_side(side, LEVEL).estimate for side in sides)
+    assert met.value
+    assert at.value
+    assert at.interval
+    assert missed.value
+    low, high = min(met.value, at.interval[0]), max(missed.value, at.interval[1])
+    if wanted.is_whole:
+        return Answer(math.floor(at.value), math.floor(low), math.ceil(high), len(crossings))
+    return Answer(at.value, low, high, len(crossings))
+
+
+def _crossing(found: Sequence[Point], wanted: Search, start: int) -> Crossing | None:
+    """Where a start's share falls through what was asked for: between its two loads by their
+    logarithms, once the shares are made to fall with the load. None where it does not."""
+    from scipy import optimize
+
+    own = [(one.load, part) for one in found for part in one.parts if part.start == start]
+    loads = [load for load, _ in own]
+    counts = [part.requests for _, part in own]
+    shares = [part.good / part.requests for _, part in own]
+    falling = optimize.isotonic_regression(shares, weights=counts, increasing=False).x
+    below = next((n for n, share in enumerate(falling) if share < wanted.share), 0)
+    if not below:
+        return None
+    above = below - 1
+    part_way = (falling[above] - wanted.share) / (falling[above] - falling[below])
+    at = loads[above] * (loads[below] / loads[above]) ** part_way
+    return Crossing(loads[above], float(at), loads[below])
 
 
 def together(found: Sequence[Point]) -> list[Interval]:
@@ -117,7 +214,7 @@ def together(found: Sequence[Point]) -> list[Interval]:
 
 
 def ends(found: Sequence[Point], share: float) -> tuple[float | None, float | None]:
-    """`low` and `high` of a limit."""
+    """`low` and `high` of an answer over requests."""
     intervals = list(zip([one.load for one in found], together(found), strict=True))
     high = min((load for load, (_, end) in intervals if end < share), default=None)
     shown = [load for load, (start, _) in intervals if start >= share]
@@ -125,36 +222,58 @@ def ends(found: Sequence[Point], share: float) -> tuple[float | None, float | No
 
 
 def next_point(base: Cell, asked: SweepFile, states: Mapping[str, CellState]) -> Cell | None:
-    """The cell of the load to measure next; None where the search is over, or waits for a point
-    that is not measured yet."""
+    """The cell of the load to measure next, where there is none of it yet."""
     wanted = asked.search
     assert wanted
-    own = [cell for cell in asked.cells if cell.base == base.slug]
-    found = points(base.slug, asked, states)
-    if len(found) < len(own):
+    following = _following(base, points(base.slug, asked, states), wanted)
+    if following is None:
         return None
-    load = search.next_load(wanted, _met(found, wanted))
-    return None if load is None else _cell(base, wanted, load)
+    made = _cell(base, wanted, following[1])
+    return None if any(cell.slug == made.slug for cell in asked.cells) else made
 
 
-def wanted_starts(asked: SweepFile, state: CellState) -> int:
-    """How many starts a cell is to have, by what is known now: a point of a search that is certain,
-    one way or the other, gets no further one."""
-    wanted, had = asked.search, state.finished_starts
-    if wanted is None:
-        return cells.wanted_starts(state, asked.until)
-    if not had:
-        return state.cell.starts
-    found = _point(state.cell, state, wanted)
-    if not found.requests:
-        return state.cell.starts
-    low, high = found.interval(LEVEL)
-    is_certain = found.ended_early or low >= wanted.share or high < wanted.share
-    return had if is_certain else state.cell.starts
+def wanted_starts(asked: SweepFile, states: Mapping[str, CellState]) -> dict[str, Collection[int]]:
+    """Which starts each cell is to have, by what is known now: of a search, those that were sent
+    its load, and the one that is to be sent it next."""
+    if asked.search is None:
+        return {
+            slug: range(1, cells.wanted_starts(state, asked.until) + 1)
+            for slug, state in states.items()
+        }
+    wanted: dict[str, Collection[int]] = {
+        slug: range(1, state.cell.starts + 1) for slug, state in states.items()
+    }
+    for base in asked.bases:
+        found = points(base.slug, asked, states)
+        following = _following(base, found, asked.search)
+        for cell in asked.cells:
+            if cell.base == base.slug:
+                load = float(cell.settings[asked.search.key])
+                had = {p.start for one in found if one.load == load for p in one.parts}
+                is_next = following is not None and following[1] == load
+                wanted[cell.slug] = had | {following[0]} if following and is_next else had
+    return wanted
 
 
-def _met(found: Sequence[Point], wanted: Search) -> dict[float, bool]:
-    return {one.load: not one.ended_early and one.share >= wanted.share for one in found}
+def _following(base: Cell, found: Sequence[Point], wanted: Search) -> tuple[int, float] | None:
+    """The start and its load that are measured next; None once every start is searched."""
+    begin = None
+    for number in range(1, base.starts + 1):
+        met = _met(found, wanted, number)
+        load = search.next_load(wanted, met, begin)
+        if load is not None:
+            return number, load
+        begin = begin or search.begin_again(wanted, met)
+    return None
+
+
+def _met(found: Sequence[Point], wanted: Search, start: int) -> dict[float, bool]:
+    return {
+        one.load: part.meets(wanted.share)
+        for one in found
+        for part in one.parts
+        if part.start == start
+    }
 
 
 def _cell(base: Cell, wanted: Search, load: float) -> Cell:
@@ -172,20 +291,23 @@ def _cell(base: Cell, wanted: Search, load: float) -> Cell:
 def _point(cell: Cell, state: CellState, wanted: Search) -> Point:
     stream = journal.stream_events(state.path) if state.seen.runs else ()
     ended = _outcomes(stream, wanted.slo)
-    started = {run for run in state.seen.runs if run in ended}
-    starts = {state.seen.runs[run].run.start for run in started}
-    early = any(r.phase == "cancelled" for r in state.seen.runs.values())
-    good = sum(sum(outcomes) for outcomes in ended.values())
-    requests = sum(len(outcomes) for outcomes in ended.values())
+    found = [_part(state, number, ended) for number in range(1, cell.starts + 1)]
+    return Point(
+        load=float(cell.settings[wanted.key]), parts=[one for one in found if one is not None]
+    )
+
+
+def _part(state: CellState, number: int, ended: Mapping[str, list[bool]]) -> Part | None:
+    """None where the start is not over, or nothing of it was measured."""
+    own = state.of_start(number)
+    outcomes = [outcome for run in own for outcome in ended.get(run.run.id, ())]
+    if not outcomes or any(run.phase not in ENDED for run in own):
+        return None
+    early = any(run.phase == "cancelled" for run in own)
+    good, requests = sum(outcomes), len(outcomes)
     if early and good == requests:  # those that were cut off had waited too long
         requests += 1
-    return Point(
-        load=float(cell.settings[wanted.key]),
-        good=good,
-        requests=requests,
-        starts=len(starts),
-        ended_early=early,
-    )
+    return Part(start=number, good=good, requests=requests, ended_early=early)
 
 
 def _outcomes(stream: Iterable[AnyEvent], slo: Mapping[str, float]) -> dict[str, list[bool]]:
@@ -200,14 +322,16 @@ def _outcomes(stream: Iterable[AnyEvent], slo: Mapping[str, float]) -> dict[str,
     return {run: outcomes for run, outcomes in ended.items() if outcomes}
 
 
-def _note(wanted: Search, found: Sequence[Point], value: float | None, shown: float | None) -> str:
+def _note(wanted: Search, found: Sequence[Point], own: Answer) -> str:
     if not found:
         return "nothing was measured"
-    if value is None:
+    if own.value is None:
         return f"the objective is missed already at {found[0].load:g}"
-    if value >= wanted.high:
+    if own.starts > 1:
+        return ""
+    if own.value >= wanted.high:
         return f"the limit is beyond {wanted.high:g}, where the search ended"
-    if shown is None and wanted.share < 1:
+    if own.low is None and wanted.share < 1:
         alpha = (1 - LEVEL) / len(found) / 2
         needed = math.ceil(math.log(alpha) / math.log(wanted.share))
         return f"to show that a share of {wanted.share:g} is met takes {needed} requests a point"
@@ -215,4 +339,4 @@ def _note(wanted: Search, found: Sequence[Point], value: float | None, shown: fl
 
 
 def _end(load: float | None) -> str:
-    return "?" if load is None else f"{load:g}"
+    return "?" if load is None else f"{load:.4g}"

@@ -3,7 +3,7 @@ headline metric with its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -51,7 +51,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def entries(asked: SweepFile, states: Mapping[str, CellState]) -> list[Entry]:
     """The cells in their order, the best one marked."""
     best = _best(asked.metric, states)
-    return [_entry(asked, states[cell.slug], best) for cell in asked.cells]
+    wanted = limits.wanted_starts(asked, states)
+    return [_entry(asked, states[c.slug], wanted[c.slug], best) for c in asked.cells]
 
 
 class Grid(NamedTuple):
@@ -104,23 +105,24 @@ def swept(found: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(key for entry in found for key in entry.settings))
 
 
-def state_of(asked: SweepFile, state: CellState) -> str:
+def state_of(asked: SweepFile, state: CellState, wanted: Collection[int]) -> str:
     """`queued`, `1 of 2 starts`, `running`, `failed`, `done`, or why it stopped before its most
-    starts."""
-    wanted = limits.wanted_starts(asked, state)
+    starts. `wanted`: the starts that it is to have, by what is known now."""
     if state.seen.live and not state.seen.interrupted and not state.seen.finished:
         return "running"
     if state.failures:
         return "failed"
-    had = sum(not state.is_pending(n) for n in range(1, wanted + 1)) if state.seen.runs else 0
-    if had < wanted:
-        return f"{had} of {wanted} starts" if had else "queued"
+    had = sum(not state.is_pending(n) for n in wanted) if state.seen.runs else 0
+    if had < len(wanted):
+        return f"{had} of {len(wanted)} starts" if had else "queued"
     if asked.until and not cells.is_known(state, asked.until):
-        return f"not within {asked.until.half_width_pct:g} % after {wanted} starts"
+        return f"not within {asked.until.half_width_pct:g} % after {len(wanted)} starts"
     return "done"
 
 
-def _entry(asked: SweepFile, state: CellState, best: CellState | None) -> Entry:
+def _entry(
+    asked: SweepFile, state: CellState, wanted: Collection[int], best: CellState | None
+) -> Entry:
     level = state.level(asked.metric)
     if asked.until and asked.until.metric == asked.metric:
         level = cells.known_level(state, asked.until)
@@ -128,7 +130,7 @@ def _entry(asked: SweepFile, state: CellState, best: CellState | None) -> Entry:
         cell=state.cell.slug,
         backend=state.cell.backend,
         settings=state.cell.settings,
-        state=state_of(asked, state),
+        state=state_of(asked, state, wanted),
         metric=asked.metric,
         value=level.estimate.value,
         interval=level.estimate.interval,

@@ -104,10 +104,12 @@ class Results:
         return {start: found[start] for start in sorted(found)}
 
     def x(self, label: str, axis: str) -> float | None:
-        """The imbalance of one result: "excess" (of CV², signed), "per-step", "aggregated" or
-        "predicted"; None where unknown."""
+        """The imbalance of one result: "excess" (of CV², signed), "per-step", "aggregated",
+        "predicted" or "predicted-work"; None where unknown."""
         if axis == "predicted":
             return self.by_label[label].imbalance_score
+        if axis == "predicted-work":
+            return self.by_label[label].predicted_work
         if axis == "excess":
             return self.by_label[label].excess_squared
         return (self.per_step if axis == "per-step" else self.aggregated).get(label)

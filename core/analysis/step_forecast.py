@@ -1,7 +1,8 @@
 """How long planned steps take: what is expected of the router, by a backend's cost model.
 
-TPOT is a decode step. TTFT is of prompts that are sent at once, as many as the backend runs: each
-waits for the prefill steps up to its own. What is outside the engine's steps is in neither.
+Prompts are sent in waves, as many at once as the backend runs. TTFT: each waits for the prefill
+steps up to its own. TPOT: the decode steps of its wave. What is outside the engine's steps is in
+neither.
 """
 
 from __future__ import annotations
@@ -48,8 +49,14 @@ class Timer:
         if of.decode is None or decode_shares is None or self.known.decode.reason:
             return of
         context = float(prompts.tokens.mean()) + self.output_len / 2
-        tpot = self._decode_ms(decode_shares, prompts.top_k, planned.decode, context)
-        return structs.replace(of, decode=structs.replace(of.decode, step_ms=tpot), tpot_ms=tpot)
+        waves = {planned.decode: len(prompts.tokens) // planned.decode}
+        waves[len(prompts.tokens) % planned.decode] = 1
+        waves = {requests: count for requests, count in waves.items() if requests and count}
+        times = [self._decode_ms(decode_shares, prompts.top_k, n, context) for n in waves]
+        counts = np.array(list(waves.values()))
+        step = float(np.average(times, weights=counts))
+        tpot = float(np.average(times, weights=counts * list(waves)))
+        return structs.replace(of, decode=structs.replace(of.decode, step_ms=step), tpot_ms=tpot)
 
     def _prefill_ms(self, prompts: Forecast, planned: Planned) -> tuple[float, float]:
         """Mean step, and mean TTFT; prompts that are sent at once are prefilled in order."""

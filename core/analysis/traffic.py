@@ -3,16 +3,18 @@ distances over all of it: as many as fit in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from core.experiment import plan
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.routing.gatelog import GateLog
-from core.stats.arrays import Floats, Ints
+from core.routing.meter import WARMUP
+from core.stats.arrays import Bools, Floats, Ints
 
 PREFILL, DECODE = "prefill", "decode"
 MAX_COUNTS = 1 << 27  # of one phase
@@ -21,8 +23,9 @@ MAX_STEPS = 1 << 13
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Steps of one phase, in order. `every`: one in so many of the log's was kept. `ranks`: as it
-    ran, loads by rank [steps, layers, ranks]; None without expert parallelism."""
+    """Steps of one phase, in order. `every`: one in so many of the log's was kept. `by_rank`: as it
+    ran, loads by rank [steps, layers, ranks]; None without expert parallelism. `dataset` [steps]:
+    a number for each dataset; -1 where a step has tokens of none or of several."""
 
     loads: npt.NDArray[np.integer[Any]]  # [steps, layers, experts]
     tokens: Ints
@@ -32,6 +35,7 @@ class Steps:
     placement: tuple[int, ...]
     numbers: tuple[int, ...]
     kernel: Kernel | None
+    dataset: Ints
     every: int = 1
 
     def __len__(self) -> int:
@@ -52,18 +56,18 @@ class Steps:
 
     def part(self, first: float, last: float) -> Steps:
         """From one share of the steps to another: `part(0, 0.5)` is the first half."""
-        own = slice(round(first * len(self)), round(last * len(self)))
-        by_rank = None if self.by_rank is None else self.by_rank[own]
-        return Steps(
-            self.loads[own],
-            self.tokens[own],
-            self.start_ns[own],
-            self.duration_ns[own],
-            by_rank,
-            self.placement,
-            self.numbers,
-            self.kernel,
-            self.every,
+        return self.where(slice(round(first * len(self)), round(last * len(self))))
+
+    def where(self, own: slice | Bools) -> Steps:
+        """Those steps alone."""
+        return replace(
+            self,
+            loads=self.loads[own],
+            tokens=self.tokens[own],
+            start_ns=self.start_ns[own],
+            duration_ns=self.duration_ns[own],
+            by_rank=None if self.by_rank is None else self.by_rank[own],
+            dataset=self.dataset[own],
         )
 
 
@@ -123,5 +127,19 @@ def _joined(kept: _Kept) -> Steps:
         first.placement,
         first.numbers,
         first.kernel,
+        _datasets(parts),
         kept.every,
     )
+
+
+def _datasets(parts: Sequence[GateLog]) -> Ints:
+    """The dataset of each step, by the labels of its requests."""
+    labels = sorted({label for part in parts for label in part.segments} - {"", WARMUP})
+    names = sorted({plan.dataset_of(label) for label in labels})
+    found = [np.full(len(part.tokens), -1) for part in parts]
+    for part, numbers in zip(parts, found, strict=True):
+        for number, name in enumerate(names):
+            own = [part.segments[x] for x in part.segments if plan.dataset_of(x) == name]
+            if own:
+                numbers[np.sum(own, axis=0) == part.tokens] = number
+    return np.concatenate(found)

@@ -3,6 +3,7 @@ might not be recorded."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -33,7 +34,14 @@ def doubt(command: Sequence[str]) -> str:
         return ""
     if python == program and (option := _isolating(command[1:])):
         return f"Python's {option} ignores PYTHONPATH, by which the recorder comes in"
-    return _without_vllm(python)
+    return "" if _is_ours(command) else _without_vllm(python)
+
+
+def _is_ours(command: Sequence[str]) -> bool:
+    """Whether it is gatescope: the servers that it starts are recorded."""
+    modules = [word for option, word in itertools.pairwise(command) if option == "-m"]
+    is_module = bool(modules) and modules[0].startswith("core.")
+    return is_module or Path(command[0]).name == "gatescope"
 
 
 def _interpreter(program: str) -> str:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import uvicorn
 
-from core.builtin import checkpoint
+from core.builtin import checkpoint, spared
 from core.builtin.app import App, Service
 from core.builtin.engine import Engine
 from core.builtin.forcing import Forcing
@@ -23,6 +23,7 @@ from core.builtin.pace import Pace
 from core.builtin.parallel import Layout, Ranks, Split
 from core.builtin.protocol import Json
 from core.builtin.scheduler import Scheduler
+from core.builtin.spared import SparedWriter
 from core.builtin.weights import Shape, Weights
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header
 from core.recorder.gatescope_recorder.order import Order
@@ -81,7 +82,8 @@ def _build(options: Options, order: Order | None) -> tuple[Engine, Ranks]:
 
 
 def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter | None:
-    if not options.gate_log:
+    recorded = None if options.gate_log else spared.asked()
+    if not options.gate_log and not recorded:
         return None
     header = Header(
         engine="builtin",
@@ -93,8 +95,16 @@ def _open_log(options: Options, shape: Shape, layout: Layout) -> GateLogWriter |
         ranks=layout.ranks if layout.split is Split.EXPERT else 1,
         placement=layout.placement(shape.experts),
         kernel=layout.kernel(shape),
+        sample=recorded[1].sample if recorded else 1,
     )
-    return GateLogWriter(options.gate_log, header)
+    if options.gate_log:
+        return GateLogWriter(options.gate_log, header)
+    assert recorded
+    try:
+        return SparedWriter(recorded[0], header, recorded[1])
+    except OSError as error:
+        print(f"gatescope recorder: disabled: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def _version(options: Options, shape: Shape, layout: Layout, forcing: Forcing | None) -> Json:

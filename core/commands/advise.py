@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the smallest saving that matters (default: 1%%)",
     )
     parser.add_argument(
+        "--split",
+        choices=("time", "dataset"),
+        default="time",
+        help="judge placements on the second half of the log, or on other datasets than they were"
+        " made from (default: time)",
+    )
+    parser.add_argument(
         "--calibration",
         type=Path,
         metavar="F",
@@ -172,6 +179,7 @@ def _advised(phases: dict[str, Steps], arguments: argparse.Namespace) -> dict[st
             ranks=ranks,
             spare=spare,
             smallest=arguments.smallest,
+            by=arguments.split,
             other=other.placement if other else None,
         )
 
@@ -261,7 +269,8 @@ def _table(of: PhaseAdvice) -> list[str]:
     head = f"{of.phase}: {of.steps} steps{every}{length}, {of.ranks} ranks"
     if of.reason:
         return [f"{head}; {of.reason}"]
-    head += f"; savings in % {COSTS[of.unit]}"
+    judged = f"{of.judged_on} {'windows' if of.split == 'time' else 'other datasets'}"
+    head += f"; savings in % {COSTS[of.unit]}, on {judged}"
     return [head, *(_row(option, is_chosen=option.name == of.chosen) for option in of.options)]
 
 
@@ -272,7 +281,7 @@ def _length(minutes: float) -> str:
 def _row(of: Option, *, is_chosen: bool) -> str:
     ms = f" ({of.saved_ms.shown('.3f')} ms a step)" if of.saved_ms else ""
     room = f", {_size(of.bytes)} a rank for replicas" if of.bytes else ""
-    mark = "  chosen on the first half" if is_chosen else ""
+    mark = "  chosen before these" if is_chosen else ""
     return f"  {of.name:<26} saves {of.saved.shown('.2f')} %{ms}, {of.moved} moves{room}{mark}"
 
 

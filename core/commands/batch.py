@@ -32,13 +32,13 @@ from core.experiment.plan import Run
 from core.experiment.registration import Registration
 from core.experiment.saturation import Saturation
 from core.experiment.search import Search
-from core.experiment.tables import Backend
+from core.experiment.tables import Backend, Experiment
 from core.report.conclusion import conclude
 from core.routing import recording as recorded
 from core.routing.recording import Recording
 from core.rundir import about as run_json
 from core.rundir import directory as store
-from core.rundir import journal, provenance
+from core.rundir import journal, provenance, sweep
 from core.rundir.directory import RunDirectory
 from core.rundir.result import done_runs
 from core.rundir.sweep import SweepFile
@@ -152,7 +152,7 @@ def chosen(invocation: Invocation) -> Config:
 
 
 def _resume(invocation: Invocation, path: Path, *, json: bool) -> int:
-    with RunDirectory.reopen(path) as directory:
+    with sweep.kept_out(path), RunDirectory.reopen(path) as directory:
         end_leftovers(directory.mark)
         retry = invocation.retry_cancelled
         return run_in(directory, _resumed(path, retry_cancelled=retry), json=json)
@@ -226,7 +226,7 @@ def run_in(directory: RunDirectory, job: Job, *, json: bool) -> int:
         how = f"fix this, then resume with: {resume}"
         tell(printable(f"! stopped: {error}; servers are down; {how}"))
         return 1
-    reported = _reported(directory.path, _label(job), strict=job.config.experiment.strict)
+    reported = _reported(directory.path, _label(job), job.config.experiment)
     if code:
         tell(f"run what is missing with: {resume}")
     return code or reported
@@ -323,12 +323,13 @@ def _changed(job: Job) -> Registration | None:
     return None if now == _registration(job.config, job) else now
 
 
-def _reported(path: Path, label: str, *, strict: bool) -> int:
-    """Report what was measured, if anything; 1 if it is invalid and `strict`, else 0."""
+def _reported(path: Path, label: str, asked: Experiment) -> int:
+    """Report what was measured, if anything; 1 if it is invalid and `asked.strict`, else 0."""
     groups = _results(path)
     if not any(group.by_label or group.imposed for group in groups):
         return 0
-    is_refused = conclude(path, groups, label).is_invalid and strict
+    validity = conclude(path, groups, label, graphs=asked.graphs)
+    is_refused = validity.is_invalid and asked.strict
     if is_refused:
         tell("! strict = true, and results are invalid: see validity above")
     return 1 if is_refused else 0

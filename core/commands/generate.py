@@ -92,12 +92,12 @@ def _made(arguments: argparse.Namespace) -> list[Drawn]:
 
 
 def _aimed(arguments: argparse.Namespace, queries: Queries) -> list[Drawn]:
-    from core.commands import router_prediction
+    from core.commands import prediction_lines, router_prediction
 
     model = router_prediction.opened(arguments.model)
     from core.prediction import aim
 
-    tell = router_prediction.progress()
+    tell = prediction_lines.progress()
     made = aim.aim(model, queries, arguments.target_excess, seed=arguments.seed, tell=tell)
     for dataset in made:
         print(f"{dataset.file}: predicted excess CV {dataset.excess_cv:.3f}", file=sys.stderr)

@@ -136,13 +136,19 @@ def _is_of_cells(arguments: argparse.Namespace) -> bool:
 def _draw_cells(arguments: argparse.Namespace) -> int:
     from core.analysis import comparand
     from core.plots import cells
+    from core.plots.figure import marked
+    from core.validity import verdict
 
     figure = arguments.figure or "pareto"
     found = comparand.read(arguments.run_dir)
     if figure == "pareto":
-        panels = [cells.pareto(found, arguments.metric or "mean_tpot_ms")]
+        panels = cells.pareto(found, arguments.metric or "mean_tpot_ms")
     else:
         panels = cells.against_load(found)
+    for problem in verdict.invalid(arguments.run_dir, found):
+        complain(problem)
+    rules = verdict.invalid_rules(found)
+    panels = [marked(panel, rules) for panel in panels]
     return _shown(panels, arguments.out or arguments.run_dir / "graphs" / f"{figure}.png")
 
 

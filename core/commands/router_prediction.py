@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import terminal
+from core.commands import prediction_lines as lines
 from core.errors import BAD_USAGE, DatasetError, NoDataError, UsageError
-from core.terminal import complain, shown, tell
+from core.terminal import complain, tell
 
 if TYPE_CHECKING:
+    from core.analysis.calibration import Calibration
     from core.analysis.step_forecast import Timer
     from core.experiment.config import Config
     from core.experiment.tables import Backend
-    from core.prediction.exact import Tell
     from core.prediction.stack import Stack
     from core.prediction.transfer import Decode
-    from core.routing.expected import Expected, ExpectedPhase, Forecast, Planned
+    from core.recorder.gatescope_recorder.kernel import Kernel
+    from core.routing.expected import Expected, Forecast, Planned
     from core.rundir.about import About
+
+    Prompts = Mapping[str, Sequence[Sequence[int]]]  # the tokens of each file's
+    Predict = Callable[[Planned, Timer | None], dict[str, Expected]]
 
 DUMMY = (
     '{}: [model] load_format = "dummy": random weights route by chance, so no prediction would hold'
     " for that server; serve the checkpoint"
 )
-BAR = 30  # columns
-PER_LINE = 16  # experts
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """The tokens of each file's prompts."""
-
-    by_file: Mapping[str, Sequence[Sequence[int]]]
-
-    def joined(self) -> list[Sequence[int]]:
-        return [prompt for prompts in self.by_file.values() for prompt in prompts]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,59 +39,77 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--mode {arguments.mode}: --learn RUN_DIR, a recorded run, is needed")
     if arguments.layers and arguments.mode != "exact":
         raise UsageError("--layers is of --mode exact; leave it out")
-    if arguments.run:
-        return _into_run(arguments)
+    return _into_run(arguments) if arguments.run else _of_files(arguments)
+
+
+def _of_files(arguments: argparse.Namespace) -> int:
+    """Print what is predicted of files, at the batches of --backend; without it each prompt is a
+    step of its own."""
     model = opened(arguments.model, arguments.dtype)
-    planned, count = _planned(arguments)
+    from core.analysis import calibration
+    from core.routing.expected import Planned
+
+    planned, timer, count = Planned(), None, None
+    if arguments.backend:
+        loaded, backend = _backend(arguments)
+        planned, count = planned_of(loaded, backend), loaded.experiment.num_prompts
+        if arguments.calibration:
+            timer = _timer(calibration.read(arguments.calibration), None, loaded, backend)
+    elif arguments.calibration:
+        raise UsageError("--calibration: name the backend whose steps are timed, with --backend")
     prompts = _read(arguments.files, model, count)
-    if not prompts.by_file:
+    if not prompts:
         return BAD_USAGE
-    found = predictions(arguments, model, prompts)(planned, _timer(arguments))
-    if arguments.json:
-        _print_json(found)
-    else:
-        print("\n\n".join(_lines(file, expected) for file, expected in found.items()))
+    found = predictions(arguments, model, prompts)(planned, timer)
+    lines.show(found, as_json=arguments.json)
     return 1 if len(found) < len(set(map(str, arguments.files))) else 0
 
 
 def _into_run(arguments: argparse.Namespace) -> int:
     """Write predictions beside what a run measured, and say how they compare. 1 if some datasets
     could not be read, BAD_USAGE if none could."""
-    from core.analysis import results
-    from core.report import foretold
     from core.rundir import about as run_json
-    from core.rundir import result
 
     about = run_json.read(arguments.run)
     _check_weights(about)
     if arguments.learn and arguments.learn.resolve() == arguments.run.resolve():
         raise UsageError("--learn: what is learned from a run foretells others, not the run itself")
     model = opened(arguments.model, arguments.dtype)
-    runs = [
-        (backend, label, one)
+    from core.analysis import calibration, results
+    from core.report import foretold
+    from core.rundir import result
+
+    runs = {
+        backend.name: {
+            folder / f"{label}.json": one
+            for label, one in result.read_all(folder).results.items()
+            if one.dataset_path and not one.forced_routing and not one.replayed_routing
+        }
         for backend in about.config.backends
-        for label, one in result.read_all(
-            arguments.run / backend.name / "results_json"
-        ).results.items()
-        if one.dataset_path and not one.forced_routing and not one.replayed_routing
-    ]
-    sent = {Path(str(one.dataset_path)): len(one.input_lens) for _, _, one in runs}
+        if (folder := arguments.run / backend.name / "results_json").is_dir()
+    }
+    sent = {
+        Path(str(one.dataset_path)): len(one.input_lens)
+        for own in runs.values()
+        for one in own.values()
+    }
     prompts = _read(list(sent), model, max(sent.values(), default=0))
-    if not prompts.by_file:
+    if not prompts:
         return BAD_USAGE
-    of = predictions(arguments, model, prompts)
+    of, given = predictions(arguments, model, prompts), arguments.calibration
     for backend in about.config.backends:
-        timer = _timer_of(arguments, about, backend)
+        known = calibration.read(given) if given else calibration.of_backend(about, backend.name)
+        note = about.servers.get(backend.name)
+        kernel = note.kernel if note else None
+        timer = _timer(known, kernel, about.config, backend) if known else None
         found = of(planned_of(about.config, backend), timer)
-        for own, label, one in runs:
-            expected = found.get(str(Path(str(one.dataset_path))))
-            if own is backend and expected:
-                file = arguments.run / backend.name / "results_json" / f"{label}.json"
+        for file, one in runs.get(backend.name, {}).items():
+            if expected := found.get(str(Path(str(one.dataset_path)))):
                 result.write_predicted(file, expected)
     groups, _ = results.of_run_directory(arguments.run)
     for line in foretold.sentences(groups):
         print(line)
-    return 1 if len(prompts.by_file) < len(sent) else 0
+    return 1 if len(prompts) < len(sent) else 0
 
 
 def _check_weights(about: About) -> None:
@@ -121,14 +130,10 @@ def opened(model: str, dtype: str = "auto") -> Stack:
     return stack.open_model(model, dtype)
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[Planned, int | None]:
-    """The steps that --backend is to run, and how many prompts of a dataset are sent; without it
-    each prompt is a step of its own, and all are sent."""
+def _backend(arguments: argparse.Namespace) -> tuple[Config, Backend]:
+    """The one that --backend names."""
     from core.experiment import config
-    from core.routing.expected import Planned
 
-    if not arguments.backend:
-        return Planned(), None
     loaded = config.load(arguments.config)
     backend = next((b for b in loaded.backends if b.name == arguments.backend), None)
     if backend is None:
@@ -136,7 +141,7 @@ def _planned(arguments: argparse.Namespace) -> tuple[Planned, int | None]:
         raise UsageError(f"--backend {arguments.backend}: {loaded.path} has {names}")
     if loaded.model.load_format == "dummy":
         raise UsageError(DUMMY.format(loaded.path))
-    return planned_of(loaded, backend), loaded.experiment.num_prompts
+    return loaded, backend
 
 
 def planned_of(config: Config, backend: Backend) -> Planned:
@@ -152,8 +157,16 @@ def planned_of(config: Config, backend: Backend) -> Planned:
     )
 
 
+def _timer(known: Calibration, kernel: Kernel | None, config: Config, backend: Backend) -> Timer:
+    from core.analysis.step_forecast import Timer
+
+    ranks = backend.ranks if backend.expert_parallel else 1
+    return Timer(known, kernel, ranks, config.experiment.output_len)
+
+
 def _read(files: Sequence[Path], model: Stack, count: int | None) -> Prompts:
-    """A file that cannot be used is reported on stderr and left out."""
+    """The first `count` of each file; one that cannot be used is reported on stderr and left
+    out."""
     from core.workload import dataset, formats
 
     found = {}
@@ -163,29 +176,41 @@ def _read(files: Sequence[Path], model: Stack, count: int | None) -> Prompts:
             found[str(file)] = [model.tokens(prompt.text) for prompt in prompts]
         except DatasetError as error:
             complain(str(error))
-    return Prompts(found)
+    return found
 
 
-def predictions(
-    arguments: argparse.Namespace, model: Stack, prompts: Prompts
-) -> Callable[[Planned, Timer | None], dict[str, Expected]]:
+def predictions(arguments: argparse.Namespace, model: Stack, prompts: Prompts) -> Predict:
     """Of each file, in steps as planned, and as long as a backend's take."""
-    from core.routing import repeats
+    from core.routing import expected, repeats
 
-    if arguments.mode == "exact":
-        whole = _exact(arguments, model, prompts.joined())
-    else:
-        whole = _learned(arguments, model, prompts.joined())
+    joined = [prompt for own in prompts.values() for prompt in own]
+    whole = (_exact if arguments.mode == "exact" else _learned)(arguments, model, joined)
     parts, first = {}, 0
-    for file, own in prompts.by_file.items():
+    for file, own in prompts.items():
         some = slice(first, first + len(own))
         parts[file] = replace(whole.of(some), repeats=repeats.of(own))
         first += len(own)
-    decode, why = _decode(arguments.learn)
-    of = _Datasets(model.name, arguments.mode, decode, why)
-    return lambda planned, timer: {
-        file: of.expected(part, planned, timer) for file, part in parts.items()
-    }
+    transfer, why = _decode(arguments.learn)
+
+    def of(part: Forecast, planned: Planned, timer: Timer | None) -> Expected:
+        shares, numbers = part.shares(), list(part.layer_numbers)
+        after = transfer.shares(shares, numbers) if transfer else None
+        found = expected.Expected(
+            model=model.name,
+            mode=arguments.mode,
+            prompts=len(part.tokens),
+            tokens=int(part.tokens.sum()),
+            layer_numbers=numbers,
+            loads=shares.tolist(),
+            prefill=expected.prefill(part, planned),
+            decode=None
+            if transfer is None or after is None
+            else transfer.phase(after, part.top_k, planned),
+            decode_reason=why or None,
+        )
+        return timer.timed(found, part, after, planned) if timer else found
+
+    return lambda planned, timer: {file: of(part, planned, timer) for file, part in parts.items()}
 
 
 def _exact(
@@ -193,22 +218,22 @@ def _exact(
 ) -> Forecast:
     from core.prediction import exact
 
-    _tell_needs(model, prompts)
-    return exact.route(model, prompts, arguments.layers, progress()).forecast()
+    lines.tell_needs(model, prompts)
+    return exact.route(model, prompts, arguments.layers, lines.progress()).forecast()
 
 
 def _learned(
     arguments: argparse.Namespace, model: Stack, prompts: Sequence[Sequence[int]]
 ) -> Forecast:
-    """What a recorded run lets expect; says how far its own steps were off."""
+    """What a recorded run lets expect; says how far its own datasets were off."""
     from core.prediction import heads, recorded
 
     learned = heads.learn(recorded.read(arguments.learn, model.tokens), model.gate_table())
     spread, of = arguments.mode == "calibrated", learned.recorded
     tell(
-        f"learned from {len(of.prompts)} steps of {of.tokens.sum()} prompt tokens; each predicted"
-        f" from the others, the excess CV² of {heads.GROUP} is off by"
-        f" {learned.error(spread=spread):.3f} in the mean"
+        f"learned from {len(of.prompts)} steps of {len(of.datasets)} datasets,"
+        f" {of.tokens.sum()} prompt tokens; each dataset predicted from the others, its excess CV²"
+        f" is off by {learned.error(spread=spread):.3f} in the mean"
     )
     return learned.predict(prompts, spread=spread)
 
@@ -230,146 +255,3 @@ def _decode(learn: Path | None) -> tuple[Decode | None, str]:
         f" decode is off by {abs(found.errors).mean():.3f} in the mean"
     )
     return found, ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Datasets:
-    """What all predictions share. `why`: decode is not predicted."""
-
-    model: str
-    mode: str
-    decode: Decode | None
-    why: str
-
-    def expected(self, of: Forecast, planned: Planned, timer: Timer | None) -> Expected:
-        from core.routing import expected
-
-        shares, numbers = of.shares(), list(of.layer_numbers)
-        after = decode = None
-        if self.decode:
-            after = self.decode.shares(shares, numbers)
-            decode = self.decode.phase(after, of.top_k, planned)
-        found = expected.Expected(
-            model=self.model,
-            mode=self.mode,
-            prompts=len(of.tokens),
-            tokens=int(of.tokens.sum()),
-            layer_numbers=numbers,
-            loads=shares.tolist(),
-            prefill=expected.prefill(of, planned),
-            decode=decode,
-            decode_reason=self.why or None,
-        )
-        return timer.timed(found, of, after, planned) if timer else found
-
-
-def _timer(arguments: argparse.Namespace) -> Timer | None:
-    """Of --backend as --config has it, where --calibration says what its steps cost."""
-    from core.analysis import calibration
-    from core.analysis.step_forecast import Timer
-    from core.experiment import config
-
-    if not arguments.calibration:
-        return None
-    if not arguments.backend:
-        raise UsageError("--calibration: name the backend whose steps are timed, with --backend")
-    loaded, known = config.load(arguments.config), calibration.read(arguments.calibration)
-    backend = next(b for b in loaded.backends if b.name == arguments.backend)
-    ranks = backend.ranks if backend.expert_parallel else 1
-    return Timer(known, None, ranks, loaded.experiment.output_len)
-
-
-def _timer_of(arguments: argparse.Namespace, about: About, backend: Backend) -> Timer | None:
-    """Of a run's backend, by --calibration or its own, where there is one."""
-    from core.analysis import calibration
-    from core.analysis.step_forecast import Timer
-
-    given = arguments.calibration
-    known = calibration.read(given) if given else calibration.of_backend(about, backend.name)
-    if known is None:
-        return None
-    note = about.servers.get(backend.name)
-    ranks = backend.ranks if backend.expert_parallel else 1
-    return Timer(known, note.kernel if note else None, ranks, about.config.experiment.output_len)
-
-
-# --- progress ---
-
-
-def _tell_needs(model: Stack, prompts: Sequence[Sequence[int]]) -> None:
-    from core.prediction import exact
-
-    layer, hidden = exact.needs(model, prompts)
-    tokens = sum(map(len, prompts))
-    tell(
-        f"{model.name}: {len(prompts)} prompts, {tokens} tokens through {model.depth} layers;"
-        f" memory: at most {_size(layer)} for a layer, {_size(hidden)} for the hidden states"
-    )
-
-
-def _size(count: int) -> str:
-    gib = count / (1 << 30)
-    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{count / (1 << 20):.1f} MiB"
-
-
-def progress() -> Tell:
-    """A bar on a terminal that can redraw a line; a line a layer elsewhere."""
-    redraws = sys.stderr.isatty() and not terminal.is_dumb()
-
-    def told(done: int, layers: int, seconds: float) -> None:
-        left = terminal.clock(seconds / done * (layers - done))
-        line = f"layer {done} of {layers}, {left} left"
-        if not redraws:
-            tell(line)
-            return
-        filled = BAR * done // layers
-        end = "\n" if done == layers else ""
-        bar = f"{'█' * filled}{'░' * (BAR - filled)}"
-        print(f"\r{bar} {line}\x1b[K", end=end, file=sys.stderr, flush=True)
-
-    return told
-
-
-# --- results ---
-
-
-def _print_json(found: Mapping[str, Expected]) -> None:
-    from core import files
-
-    sys.stdout.write(files.formatted(found).decode())
-
-
-def _lines(file: str, of: Expected) -> str:
-    """The figures of one dataset, and each layer's loads, 100 being an even share."""
-    head = f"{file}: {of.prompts} prompts, {of.tokens} tokens; {of.mode}"
-    phases = [_phase("prefill", of.prefill)]
-    if of.decode:
-        phases.append(_phase("decode", of.decode))
-    else:
-        phases.append(f"  decode   – ({of.decode_reason})")
-    loads = ["  load of each expert, % of an even share"]
-    for number, shares in zip(of.layer_numbers, of.loads, strict=True):
-        values = [f"{share * len(shares) * 100:4.0f}" for share in shares]
-        rows = [" ".join(values[i : i + PER_LINE]) for i in range(0, len(values), PER_LINE)]
-        loads += [f"  {f'layer {number}' if not i else '':<9}{row}" for i, row in enumerate(rows)]
-    times = [f"{k} {v:.1f} ms" for k, v in (("TTFT", of.ttft_ms), ("TPOT", of.tpot_ms)) if v]
-    why = f" ({of.times_reason})" if of.times_reason else ""
-    timed = [f"  sent at once: {', '.join(times) or '–'}{why}"] if times or why else []
-    return "\n".join([head, *phases, *timed, *loads])
-
-
-def _phase(name: str, of: ExpectedPhase) -> str:
-    ends = of.excess_cv_interval
-    interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
-    why = f" ({of.excess_cv_reason})" if of.excess_cv_reason else ""
-    parts = [
-        f"excess CV {shown(of.excess_cv, '.3f')}{interval}{why}",
-        f"noise floor {shown(of.noise_floor, '.3f')}",
-        f"{of.active_experts:.1f} active experts",
-    ]
-    if of.busiest_rank_experts is not None:
-        parts.append(f"{of.busiest_rank_experts:.1f} on the busiest rank")
-        parts.append(f"rank max/mean {of.rank_imbalance:.2f}")
-    if of.step_ms is not None:
-        parts.append(f"{of.step_ms:.2f} ms a step")
-    return f"  {name:<9}at {of.tokens:.0f} tokens a step: {', '.join(parts)}"

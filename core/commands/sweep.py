@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "end the tasks of a sweep on a cluster, waiting or running"
     cancel = verbs.add_parser("cancel", help=text, description=f"{text.capitalize()}.")
     cancel.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
-    text = "the last lines that each task of a sweep on a cluster wrote"
+    text = "the last lines of each server of a sweep; on a cluster, of each task"
     logs = verbs.add_parser("logs", help=text, description=f"{text.capitalize()}.")
     logs.add_argument("sweep", type=Path, metavar="SWEEP", help="folder of the sweep")
-    logs.add_argument("cells", nargs="*", metavar="CELL", help="of the tasks of these cells alone")
+    logs.add_argument("cells", nargs="*", metavar="CELL", help="of these cells alone")
     logs.add_argument(
         "--lines", type=arg.at_least(1), default=20, metavar="N", help="(default: 20)"
     )
@@ -144,7 +145,7 @@ def _status(path: Path, *, as_json: bool) -> int:
         json.dump(msgspec.to_builtins(found), sys.stdout, indent=1)
         print()
         return 0
-    answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+    answers = [limits.limit(base, asked, states) for base in asked.bases]
     for line in (*limit.lines(answers), *matrix.lines(asked, found)):
         print(printable(line))
     for state in states.values():
@@ -165,21 +166,36 @@ def _cancel(path: Path) -> int:
 
 
 def _logs(path: Path, wanted: Sequence[str], lines: int) -> int:
-    from core.rundir import sweep, tasks
+    from core.backends import serverlog
+    from core.rundir import sweep
     from core.terminal import printable
 
     asked = sweep.read(path)
     for slug in wanted:
         asked.cell(slug)
-    for submission in tasks.read(path):
-        for index, slugs in enumerate(submission.tasks):
-            if wanted and not set(wanted) & set(slugs):
-                continue
-            log = submission.log(path, index)
-            print(f"==> {log}: {', '.join(slugs)}")
-            if log.is_file():
-                told = log.read_text(errors="replace").splitlines()[-lines:]
-                print(printable("\n".join(told)))
-            else:
-                print("nothing: it has not run")
+    for log, slugs in _written(path, asked).items():
+        if wanted and not set(wanted) & set(slugs):
+            continue
+        print(printable(f"==> {log}: {', '.join(slugs)}"))
+        if log.is_file():
+            print(printable("\n".join(deque(serverlog.lines(log), lines))))
+        else:
+            print("nothing: it has not run")
     return 0
+
+
+def _written(path: Path, asked: SweepFile) -> dict[Path, list[str]]:
+    """Log → its cells: of each task of a cluster; on one machine of each cell's last server, which
+    several cells may share."""
+    from core.rundir import sweep, tasks
+
+    if asked.executor != "local":
+        return {
+            submission.log(path, index): slugs
+            for submission in tasks.read(path)
+            for index, slugs in enumerate(submission.tasks)
+        }
+    found: dict[Path, list[str]] = {}
+    for cell in asked.cells:
+        found.setdefault(sweep.server_log(path, cell), []).append(cell.slug)
+    return found

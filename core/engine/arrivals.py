@@ -63,11 +63,13 @@ class Arrivals:
     _gaps_ns: list[int] = field(default_factory=list)
     _tpots_s: list[float] = field(default_factory=list)
 
-    def add(self, progress: Progress) -> None:
-        """What the load client reports."""
+    def add(self, progress: Progress) -> bool:
+        """What the load client reports; whether it is the first TTFT, or the first ITL."""
+        is_news = progress.kinds > bool(self.ttfts_s) + bool(self.gaps.sum_ns)
         self.ttfts_s += [ns / 1e9 for ns in progress.ttfts_ns]
         self.gaps.add(progress.gaps_ns)
         self._gaps_ns += progress.gaps_ns
+        return is_news
 
     def end(self, record: RequestRecord) -> None:
         """A request that has ended."""

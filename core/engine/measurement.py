@@ -137,7 +137,8 @@ class Measurement:
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress = progress
-        self.arrivals.add(progress)
+        if self.arrivals.add(progress):
+            self.emit(structs.replace(self._so_far(), early=True))
         self.advanced.set()
 
     async def _watch(self) -> None:
@@ -158,22 +159,28 @@ class Measurement:
 
     async def _sample(self, http: httpx.AsyncClient) -> None:
         server = await prometheus.server_load(http, self.target.base_url)
-        progress = self.progress
         self.emit(
-            events.Sampled(
-                backend=self.run.backend,
-                run=self.run.id,
-                sent=progress.sent,
-                first_tokens=progress.first_tokens,
-                output_tokens=progress.output_tokens,
-                finished=progress.done + progress.errors,
-                ttft=self.arrivals.ttft(),
-                itl=self.arrivals.itl(),
+            structs.replace(
+                self._so_far(),
                 arrived=self.arrivals.take(),
                 server=server,
                 gpus=nvml.sample(self.target.env),
                 imbalance=self._look(),
             )
+        )
+
+    def _so_far(self) -> events.Sampled:
+        """What the load client knows."""
+        progress = self.progress
+        return events.Sampled(
+            backend=self.run.backend,
+            run=self.run.id,
+            sent=progress.sent,
+            first_tokens=progress.first_tokens,
+            output_tokens=progress.output_tokens,
+            finished=progress.done + progress.errors,
+            ttft=self.arrivals.ttft(),
+            itl=self.arrivals.itl(),
         )
 
     def _look(self) -> LiveImbalance | None:

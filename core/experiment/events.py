@@ -183,7 +183,11 @@ class RequestFinished(Event, frozen=True, kw_only=True):
 
 
 class Sampled(Event, frozen=True, kw_only=True):
-    """Once a second during a run. Null where the server or this machine does not report it."""
+    """Once a second during a run. Null where the server or this machine does not report it.
+
+    `early`: told between two others, as soon as the first token or the first gap between tokens has
+    arrived: counts, TTFT and ITL alone.
+    """
 
     backend: str
     run: str
@@ -197,6 +201,7 @@ class Sampled(Event, frozen=True, kw_only=True):
     server: ServerLoad | None = None
     gpus: list[Gpu] = []
     imbalance: LiveImbalance | None = None
+    early: bool = False
 
 
 class RunFinished(Event, frozen=True, kw_only=True):

@@ -20,6 +20,12 @@ def of_run(snapshot: Snapshot, run: str) -> list[Sampled]:
     return kept
 
 
+def newest(snapshot: Snapshot, run: str) -> Sampled | None:
+    """What was last told of a run."""
+    last = snapshot.newest
+    return last if last and last.run == run else None
+
+
 def tokens(live: Live, last: Sampled | None) -> tuple[int, int | None]:
     """Output tokens so far, and how many there will be: what ended requests got, and what the
     others asked for; None where the server decides."""

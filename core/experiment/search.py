@@ -42,20 +42,30 @@ def bracket(points: Loads) -> tuple[float | None, float | None]:
     return max(meeting, default=None), failing
 
 
-def next_load(asked: Search, points: Loads) -> float | None:
-    """Doubled from `low` until the objective is missed, then halved between the two, by ratio; None
-    where that is close enough, or a bound ends it. Saturated points are slow, so it comes from
-    below."""
+def next_load(asked: Search, points: Loads, begin: float | None = None) -> float | None:
+    """Doubled from `begin`, or `low`, until the objective is missed, then halved between the two,
+    by ratio; None where that is close enough, or a bound ends it. Saturated points are slow, so it
+    comes from below."""
     if not points:
-        return _rounded(asked, asked.low)
+        return _rounded(asked, begin or asked.low)
     meeting, failing = bracket(points)
     if meeting is None:
-        return None
+        lower = _rounded(asked, max(asked.low, min(points) / 2))
+        return lower if lower < min(points) else None
     if failing is None:
         return None if meeting >= asked.high else _rounded(asked, min(2 * meeting, asked.high))
     middle = _rounded(asked, math.sqrt(meeting * failing))
     is_close = failing <= meeting * (1 + asked.resolution_pct / 100)
     return None if is_close or not meeting < middle < failing else middle
+
+
+def begin_again(asked: Search, points: Loads) -> float:
+    """Where the next start begins: at a load that the doubling comes by, at half of what met the
+    objective or below. Its own search is the same as from `low`, so that starts are independent."""
+    meeting, load = bracket(points)[0] or 0.0, asked.low
+    while 4 * load <= meeting:
+        load *= 2
+    return load
 
 
 def most_loads(asked: Search) -> int:

@@ -75,7 +75,8 @@ class Snapshot(Struct, frozen=True):
     runs: dict[str, RunState] = {}
     backends: dict[str, BackendState] = {}
     live: Live | None = None
-    samples: tuple[Sampled, ...] = ()
+    samples: tuple[Sampled, ...] = ()  # without early ones
+    newest: Sampled | None = None  # also an early one
     started_at: float = 0.0
     ended_at: float = 0.0
     finished: bool = False
@@ -138,7 +139,10 @@ def reduce(state: Snapshot, event: AnyEvent) -> Snapshot:
         case events.RequestFinished():
             return _requests(state, [event])
         case Sampled():
-            return replace(state, samples=(*state.samples, event)[-SAMPLES_KEPT:])
+            if event.early:
+                return replace(state, newest=event)
+            samples = (*state.samples, event)[-SAMPLES_KEPT:]
+            return replace(state, samples=samples, newest=event)
         case events.RunStarted():
             state = _run(state, event.run, phase="running", reason="", started_at=event.at)
             return replace(state, live=Live(event.run, event.requests, event.output_len))

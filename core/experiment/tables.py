@@ -100,6 +100,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     metric: Metric = "mean_tpot_ms"
     smallest_effect_pct: Annotated[float, Meta(gt=0, le=100)] = 2.0
     strict: bool = False
+    graphs: bool = True
 
 
 class Forcing(msgspec.Struct, frozen=True, kw_only=True):

@@ -118,9 +118,10 @@ async def run(
 ) -> Records:
     """Send every prompt once, when it is due; one record per prompt, in dataset order.
 
-    `on_done` gets each record as its request ends; `on_progress` gets the sums about once a second
-    and at the end. On cancellation the sockets close, and `on_done` gets the unfinished records.
-    LoadError, and httpx.HTTPError (from /tokenize), are raised before anything is sent.
+    `on_done` gets each record as its request ends; `on_progress` gets the sums about once a second,
+    at the first token and the first gap between tokens, and at the end. On cancellation the sockets
+    close, and `on_done` gets the unfinished records. LoadError, and httpx.HTTPError (from
+    /tokenize), are raised before anything is sent.
     """
     jobs = _jobs(load, await _bodies(load))
     crew = [WorkerProcess(job) for job in jobs]

@@ -40,7 +40,7 @@ class Gathered:
         self._latest = [Progress()] * workers
         self._headers = headers
         self._on_done, self._on_progress = on_done, on_progress
-        self._reported_at = 0
+        self._reported_at = self._kinds = 0
 
     def done(self, record: RequestRecord) -> None:
         if record.error:
@@ -55,7 +55,8 @@ class Gathered:
             ttfts_ns=known.ttfts_ns + progress.ttfts_ns,
             gaps_ns=known.gaps_ns + progress.gaps_ns,
         )
-        if now() - self._reported_at > 9e8:
+        if now() - self._reported_at > 9e8 or progress.kinds > self._kinds:
+            self._kinds = max(self._kinds, progress.kinds)
             self.report()
 
     def report(self) -> None:

@@ -53,7 +53,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Advanced(msgspec.Struct, frozen=True, tag=True):
-    """The worker's progress, about once a second."""
+    """The worker's progress: once a second, and at its first token and first gap."""
 
     progress: Progress
 

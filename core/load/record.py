@@ -173,6 +173,11 @@ class Progress:
     ttfts_ns: tuple[int, ...] = ()
     gaps_ns: tuple[int, ...] = ()
 
+    @property
+    def kinds(self) -> int:
+        """How many kinds of latency it tells of: none, TTFTs, or gaps too."""
+        return bool(self.first_tokens) + bool(self.gaps_ns)
+
     def __add__(self, other: Progress) -> Progress:
         return Progress(
             self.sent + other.sent,

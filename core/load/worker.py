@@ -91,6 +91,7 @@ class Worker:
         self._lingering: list[tuple[Exchange, int]] = []  # done before their body is, since (ns)
         self._waiting: list[Request] = []
         self._sent = self._first_tokens = self._tokens = self._done = self._errors = 0
+        self._news = 0  # 1: the load's first token was reported, 2: its first gap too
         self._ttfts: list[int] = []  # both since the last progress report
         self._gaps: list[int] = []
         # Frames wait for the tick: the parent is woken once a tick, not once a request.
@@ -219,9 +220,18 @@ class Worker:
                 next_stall_check = at + int(stall_check_s * 1e9)
                 self._transport.poll(at - int(stall_check_s * 1e9))
                 self._end_hopeless(at)
-            if at >= next_progress:
+            if at >= next_progress or self._is_news():
                 next_progress = at + int(PROGRESS_S * 1e9)
                 self._say(Advanced(self._progress()))
+
+    def _is_news(self) -> bool:
+        """Whether the load's first token, or its first gap, has come: both are reported at once."""
+        if self._news == 2:
+            return False
+        stamps = [request.stream.stamps for request in self._active if request.stream.stamps]
+        has_gap = any(seen[-1] > seen[0] for seen in stamps)  # what was read at once shares a stamp
+        known, self._news = self._news, max(self._news, bool(stamps) + has_gap)
+        return self._news > known
 
     def _release_lingering(self, at: int) -> None:
         """Give back the connections whose body has ended; close those where it does not."""

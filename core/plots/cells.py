@@ -1,5 +1,5 @@
-"""Figures of cells, each a point at the mean of its starts: throughput against latency with the
-frontier, and the router's imbalance against the load."""
+"""Figures of cells, each a point at the mean of its starts: throughput, and energy, against latency
+with their frontiers, and the router's imbalance against the load."""
 
 from __future__ import annotations
 
@@ -57,46 +57,79 @@ LOADS = (
 )
 
 
-def pareto(cells: Sequence[Comparand], metric: str) -> Series:
-    """Throughput per rank against `metric`, and the cells that none beats in both. NoDataError if
-    no cell has both."""
+class Aim(NamedTuple):
+    """What is set against latency: a figure of results, its axis, and which way is better."""
+
+    key: str
+    title: str
+    label: str
+    of: Callable[[Comparand], float]  # what a cell's value is divided by
+    is_more_better: bool
+
+
+RATE = Aim(
+    THROUGHPUT,
+    "throughput",
+    "output throughput per GPU (or rank), tok/s",
+    lambda cell: float(cell.asked.ranks),
+    is_more_better=True,
+)
+JOULES = Aim(
+    ENERGY,
+    labels.short(ENERGY),
+    labels.metric(ENERGY),
+    lambda _: 1.0,
+    is_more_better=False,
+)
+
+
+def pareto(cells: Sequence[Comparand], metric: str) -> list[Series]:
+    """Throughput per rank against `metric`, and where NVML gave it energy per token against the
+    same, each with the cells that none beats in both. NoDataError if no cell has a throughput."""
     if metric not in LATENCY:
         raise UsageError(f"--metric {metric}: pareto takes one of {', '.join(LATENCY)}")
-    known = [cell for cell in cells if all(_of(cell, key).value for key in (metric, THROUGHPUT))]
-    if not known:
+    panels = [panel for aim in (RATE, JOULES) if (panel := _traded(cells, metric, aim))]
+    if not panels:
         raise NoDataError(f"no cell has both {labels.short(metric)} and a throughput")
-    best = frontier(known, metric)
-    x, y = (_values(best, key) for key in (metric, THROUGHPUT))
+    return panels
+
+
+def _traded(cells: Sequence[Comparand], metric: str, aim: Aim) -> Series | None:
+    known = [cell for cell in cells if all(_of(cell, key).value for key in (metric, aim.key))]
+    if not known:
+        return None
+    best = frontier(known, metric, aim)
     names = palette.places([cell.backend for cell in known])
     starts = sorted({len(cell.group.by_start(metric)) for cell in known})
     return Series(
-        f"throughput against {labels.short(metric)}",
+        f"{aim.title} against {labels.short(metric)}",
         labels.metric(metric),
-        "output throughput per GPU (or rank), tok/s",
+        aim.label,
         _cut(
             [
-                _points([c for c in known if c.backend == name], metric, place)
+                _points([c for c in known if c.backend == name], metric, aim, place)
                 for name, place in names.items()
             ]
         ),
         known[0].engine,
         _note(best, len(known), len(cells), starts),
-        (Curve("frontier", x, y / _ranks(best), palette.FIT, "dotted"),),
+        (Curve("frontier", _values(best, metric), _shares(best, aim), palette.FIT, "dotted"),),
     )
 
 
-def frontier(cells: Sequence[Comparand], metric: str) -> list[Comparand]:
+def frontier(cells: Sequence[Comparand], metric: str, aim: Aim = RATE) -> list[Comparand]:
     """The cells that no other beats in both, by latency; by their means alone."""
+    better = 1 if aim.is_more_better else -1
 
     def latency(cell: Comparand) -> float:
         return _of(cell, metric).value or 0.0
 
-    def rate(cell: Comparand) -> float:
-        return (_of(cell, THROUGHPUT).value or 0.0) / cell.asked.ranks
+    def worth(cell: Comparand) -> float:
+        return better * (_of(cell, aim.key).value or 0.0) / aim.of(cell)
 
     kept: list[Comparand] = []
-    for cell in sorted(cells, key=lambda one: (latency(one), -rate(one))):
-        if not kept or rate(cell) > rate(kept[-1]):
+    for cell in sorted(cells, key=lambda one: (latency(one), -worth(one))):
+        if not kept or worth(cell) > worth(kept[-1]):
             kept.append(cell)
     return kept
 
@@ -164,16 +197,15 @@ def _alike(cells: Sequence[Comparand], axis: Load) -> dict[str, list[Comparand]]
     return groups
 
 
-def _points(cells: Sequence[Comparand], metric: str, place: int) -> Points:
-    ranks = _ranks(cells)
+def _points(cells: Sequence[Comparand], metric: str, aim: Aim, place: int) -> Points:
     return Points(
         cells[0].backend,
         tuple(cell.name for cell in cells),
         _values(cells, metric),
-        _values(cells, THROUGHPUT) / ranks,
+        _shares(cells, aim),
         np.zeros(len(cells), np.bool_),
         _ends(cells, metric),
-        _ends(cells, THROUGHPUT) / ranks[:, None],
+        _ends(cells, aim.key) / _divisors(cells, aim)[:, None],
         place=place,
     )
 
@@ -207,8 +239,12 @@ def _ends(cells: Sequence[Comparand], key: str) -> Floats:
     return np.array([_of(cell, key).interval or (np.nan, np.nan) for cell in cells])
 
 
-def _ranks(cells: Sequence[Comparand]) -> Floats:
-    return np.array([float(cell.asked.ranks) for cell in cells])
+def _shares(cells: Sequence[Comparand], aim: Aim) -> Floats:
+    return _values(cells, aim.key) / _divisors(cells, aim)
+
+
+def _divisors(cells: Sequence[Comparand], aim: Aim) -> Floats:
+    return np.array([aim.of(cell) for cell in cells])
 
 
 def _note(best: Sequence[Comparand], known: int, cells: int, starts: Sequence[int]) -> str:
@@ -218,11 +254,5 @@ def _note(best: Sequence[Comparand], known: int, cells: int, starts: Sequence[in
     return (
         f"n = {known} cells, starts of each: {counts}, bars: 95 % over starts, {CUT}; frontier, by"
         f" the means:"
-        f" {'; '.join(_named(cell) for cell in best[:NAMED])}{more}{lacking}"
+        f" {'; '.join(cell.name for cell in best[:NAMED])}{more}{lacking}"
     )
-
-
-def _named(cell: Comparand) -> str:
-    """A cell's name, with its energy where NVML gave it."""
-    joules = _of(cell, ENERGY).value
-    return cell.name if joules is None else f"{cell.name} ({joules:.3g} J/token)"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OF_STEPS = ("heatmap", "cv-over-time", "step-time")  # drawn from the gate logs
 OF_RESULTS = ("ecdf", "rank-load", "prediction")
-AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted")
+AXES: tuple[Axis, ...] = ("excess", "per-step", "predicted", "predicted-work")
 T = TypeVar("T")
 Invalid = Mapping[str, str]  # backend → the rules that make its figures invalid
 VALID: Invalid = {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-Axis = Literal["excess", "per-step", "aggregated", "predicted"]
+Axis = Literal["excess", "per-step", "aggregated", "predicted", "predicted-work"]
 AXES: dict[Axis, str] = {
     "excess": "excess CV² of expert load",
     "per-step": "per-step CV of expert load",
     "aggregated": "aggregated CV of expert load",
     "predicted": "predicted imbalance score",
+    "predicted-work": "predicted active experts of the busiest rank",
 }
 FIGURES = {
     "scatter": "scatter",
@@ -31,6 +32,7 @@ METRICS = {
     "decode_step_ms": "median decode step, ms",
     "output_throughput": "output throughput, tok/s",
     "request_throughput": "request throughput, requests/s",
+    "request_goodput": "goodput, requests/s",
     "j_per_output_token": "energy per output token, J",
 }
 

@@ -18,7 +18,7 @@ from core.stats.arrays import Floats
 DPI = 120
 PANEL = (8.0, 5.4)  # inches
 NARROW, NARROW_DPI = (4.2, 3.8), 160  # inches: legible where a panel is as wide as a phone
-LETTERS = 12  # per inch, in the note below a panel
+LETTERS = 10  # per inch, in the note below a panel
 TWO_COLUMNS = 70  # letters that a legend of two columns needs
 FEW = 80  # points of a curve up to here are marked
 ANNOTATED = 400  # cells up to here show their number
@@ -44,21 +44,28 @@ def write(panels: Figure | Sequence[Figure], file: Path) -> Path:
 def narrow(figures: Sequence[Figure]) -> bytes:
     """A PNG of the panels below each other, for a phone."""
     made = io.BytesIO()
-    _canvas(figures, 1, NARROW).savefig(made, dpi=NARROW_DPI, metadata={"Software": "gatescope"})
+    _canvas(figures, 1, NARROW, NARROW_DPI).savefig(made, metadata={"Software": "gatescope"})
     return made.getvalue()
 
 
-def _canvas(figures: Sequence[Figure], columns: int, panel: tuple[float, float]) -> Any:
+def _canvas(
+    figures: Sequence[Figure], columns: int, panel: tuple[float, float], dpi: int = DPI
+) -> Any:
     """The panels, drawn in so many columns; `panel` in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, (width, height) = -(-len(figures) // columns), panel
     size = (width * columns, max(_height(f, height) for f in figures) * rows)
-    canvas = Canvas(figsize=size, dpi=DPI, layout="constrained")
+    layout = ConstrainedLayoutEngine()
+    canvas = Canvas(figsize=size, dpi=dpi, layout=layout)
     FigureCanvasAgg(canvas)
     for place, figure in enumerate(figures, 1):
         _draw(figure, canvas.add_subplot(rows, columns, place), round(LETTERS * width))
+    # Laid out here, once: with a layout engine of its own, savefig draws every figure twice.
+    layout.execute(canvas)
+    canvas.set_layout_engine("none")
     return canvas
 
 

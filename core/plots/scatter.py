@@ -31,7 +31,6 @@ MEASURED: dict[Axis, str] = {
     "per-step": "per_step_cv",
     "aggregated": "aggregated_cv",
 }
-PER = 0.1
 GRID = 40  # places along x where a line's band is worked out
 FAR = 3.0  # times: skew changes a metric by less, a stalled run by more
 NAMED = 8  # points off the scale that the note names
@@ -60,28 +59,43 @@ def series(
     association is detected gets a line.
     """
     places = palette.places([group.name for group in groups])
-    points = _far_marked([_points(g, metric, axis, places[g.name]) for g in groups])
+    points = [_points(g, metric, axis, places[g.name]) for g in groups]
     if not any(len(p.labels) for p in points):
         known = sorted({k for g in groups for r in g.by_label.values() for k in r.numbers})
-        raise NoDataError(
-            f"no result has both {metric!r} as a number and {_one(labels.short_axis(axis))}; "
-            f"numeric results: {', '.join(known)}"
-        )
+        raise NoDataError(f"{_lacking(metric, axis)}; numeric results: {', '.join(known)}")
     seen = {
         row.backend: row
         for row in rows
         if axis == "excess" and row.metric == metric and row.association.is_monotone
     }
-    fits = (_fit(p, seen[p.name]) for p in points if p.name in seen)
+    drawn = of_points(points, metric, axis, engine, sum(len(g.by_label) for g in groups))
+    fits = (_fit(p, seen[p.name]) for p in drawn.groups if p.name in seen)
+    return replace(drawn, curves=tuple(fits))
+
+
+def of_points(
+    points: Sequence[Points], metric: str, axis: Axis, engine: str, results: int
+) -> Series:
+    """The same of each backend's points, out of so many results. NoDataError where there are no
+    points."""
+    if not any(len(p.labels) for p in points):
+        raise NoDataError(_lacking(metric, axis))
+    marked = _far_marked(points)
     return Series(
         f"{labels.short(metric)} against {labels.short_axis(axis)}",
         labels.AXES[axis],
         labels.metric(metric),
-        points,
+        marked,
         engine,
-        _note(points, sum(len(g.by_label) for g in groups)),
-        tuple(fits),
+        _note(marked, results),
     )
+
+
+def placed(name: str, place: int, rows: Sequence[tuple[str, float, float]]) -> Points:
+    """A backend's points from (label, x, y), the outliers marked."""
+    xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
+    outlier = iqr_outliers(xs) | iqr_outliers(ys)
+    return Points(name, tuple(r[0] for r in rows), xs, ys, outlier, place=place)
 
 
 def _note(points: Sequence[Points], results: int) -> str:
@@ -97,6 +111,10 @@ def _note(points: Sequence[Points], results: int) -> str:
     if lacking := results - shown - len(far):
         parts.append(f"{lacking} without both values")
     return "; ".join(parts)
+
+
+def _lacking(metric: str, axis: Axis) -> str:
+    return f"no result has both {metric!r} as a number and {_one(labels.short_axis(axis))}"
 
 
 def _one(name: str) -> str:
@@ -117,17 +135,11 @@ def _points(group: Results, metric: str, axis: Axis, place: int) -> Points:
         for label, result in group.by_label.items()
         if (x := group.x(label, axis)) is not None and (y := result.number(metric)) is not None
     ]
-    xs, ys = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
     results = [group.by_label[label] for label, _, _ in rows]
-    return Points(
-        group.name,
-        tuple(r[0] for r in rows),
-        xs,
-        ys,
-        iqr_outliers(xs) | iqr_outliers(ys),
-        _intervals([_of_blocks(r, axis) for r in results]),
-        _intervals([_of_requests(r, metric) for r in results]),
-        place=place,
+    return replace(
+        placed(group.name, place, rows),
+        x_interval=_intervals([_of_blocks(r, axis) for r in results]),
+        y_interval=_intervals([_of_requests(r, metric) for r in results]),
     )
 
 
@@ -163,8 +175,8 @@ def _fit(points: Points, row: Row) -> Curve:
         bootstrap.interval(float(line[i]), lines[:, i], len(x)) or (np.nan, np.nan)
         for i in range(GRID)
     ]
-    slope = row.association.slope.scaled(PER).shown("+.2g")
-    name = f"{points.name}, Theil-Sen: {slope} {labels.unit(row.metric)} per {PER}"
+    change = f"{row.change.shown('+.2g')} {labels.unit(row.metric)}"
+    name = f"{points.name}, Theil-Sen: {change} over the middle 80 %"
     low, high = np.array(ends).T
     return Curve(name, grid, line, points.place, "fit", np.maximum(low, 0.0), high)
 

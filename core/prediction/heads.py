@@ -9,7 +9,8 @@ minorise-maximise steps of Zhou, Hu, Zhou and Lange (2019). The first layer star
 router does without attention.
 
 What the process is unsure of is shared by prompts that share contexts, and repeats where a prompt
-repeats them.
+repeats them. How much more or less than that a dataset is off by, and which way, is seen in the
+recorded datasets, each predicted from the others.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from core.prediction import contexts
 from core.prediction.contexts import Contexts, Counts
 from core.prediction.recorded import Recorded
 from core.routing import repeats
-from core.routing.expected import Doubt, Forecast
+from core.routing.expected import Checked, Doubt, Forecast
 from core.stats.arrays import Floats, Ints
 
 ROUNDS = 60
 WEIGHED = 600  # steps at most that choose the weights
 MOST = 1e3  # weight, where no noise is seen
-GROUP = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Head:
     table: tuple[Floats, ...]
     scale: Floats  # [experts]: variance per unit of the process
     precision: Floats  # [steps, steps]: inverse of the steps' covariance
-    left_out: Floats  # [steps, experts]: each step's loads, as predicted from all others
+    pull: Floats  # [steps, experts]: precision times the loads beyond the prior's
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Heads:
     counts: tuple[Counts, ...]  # of the steps, by length
     heads: tuple[Head, ...]
     gate: Floats | None  # [vocabulary, experts], of the first layer
+    checked: Checked | None = None  # the recorded datasets, as left out
 
     def predict(self, prompts: Sequence[Sequence[int]], *, spread: bool = True) -> Forecast:
         """Expected loads of prompts. Without `spread` they are taken as known, as in a table."""
@@ -73,37 +74,48 @@ class Heads:
             known = _weighed(head.weights, cross)
             explained = known @ head.precision @ known.T
             alike.append(_weighed(head.weights, own) + np.diag(1.0 * tokens) - explained)
-        return Doubt(np.array(alike), np.array([head.scale for head in self.heads]), self.wider())
+        scale = np.array([head.scale for head in self.heads])
+        return Doubt(np.array(alike), scale, self.checked)
 
-    def left_out(self, *, spread: bool = True) -> Forecast:
-        """Each recorded step, as predicted from all the others."""
-        of = self.recorded
-        loads = np.stack([head.left_out for head in self.heads], axis=1)
-        alike = np.array([np.diag(1 / np.diag(head.precision)) for head in self.heads])
+    def left_out(self, *, spread: bool = True) -> list[Forecast]:
+        """Each recorded dataset, as predicted from the steps that it has no part in."""
+        return [self._without(np.array(places), spread=spread) for places in self.recorded.datasets]
+
+    def _without(self, places: Ints, *, spread: bool) -> Forecast:
+        of = self.recorded.of(places)
+        blocks = [head.precision[np.ix_(places, places)] for head in self.heads]
+        alike = np.linalg.inv(np.array(blocks))
+        off = alike @ np.array([head.pull[places] for head in self.heads])
         doubt = Doubt(alike, np.array([head.scale for head in self.heads])) if spread else None
         known = repeats.of([prompt for step in of.prompts for prompt in step])
+        loads = of.loads - off.transpose(1, 0, 2)
         return Forecast(of.tokens, loads, of.top_k, of.layer_numbers, doubt, known)
 
-    def wider(self) -> float:
-        """Root mean square of the recorded steps' errors over what was expected of them, 1 at
-        least; each step predicted from all others."""
+    def with_check(self) -> Heads:
+        """The same, with how far the recorded datasets are off, as left out."""
         of = self.left_out()
-        expected = np.array([of.of([place]).error() for place in range(len(of.tokens))])
-        return max(1.0, float(np.sqrt(np.nanmean((self._errors(of) / expected) ** 2))))
+        expected, error = np.array([one.mean_excess() for one in of]).T
+        off = (self._measured(of) - expected) / error
+        return replace(self, checked=Checked(expected, off))
 
     def error(self, *, spread: bool = True) -> float:
-        """Mean distance of predicted from measured excess², of groups of GROUP steps in order, each
-        step predicted from all others."""
-        off = self._errors(self.left_out(spread=spread))
-        off = off[np.isfinite(off)]
-        firsts = np.arange(0, len(off), GROUP)
-        steps = np.diff(np.append(firsts, len(off)))
-        return float(abs(np.add.reduceat(off, firsts) / steps).mean())
+        """Mean distance of predicted from measured excess² over the recorded datasets, as left out;
+        with `spread` as corrected by the others."""
+        of = self.left_out(spread=spread)
+        expected, error = np.array([one.mean_excess() for one in of]).T
+        off = self._measured(of) - expected
+        if spread:
+            known, places = off / error, np.arange(len(of))
+            for place, value in enumerate(expected):
+                rest = places != place
+                off[place] -= Checked(expected[rest], known[rest]).near(value)[0] * error[place]
+        return float(abs(off).mean())
 
-    def _errors(self, predicted: Forecast) -> Floats:
-        """Measured less predicted excess² [steps], in the mean over layers; nan for one token."""
-        known = replace(predicted, loads=self.recorded.loads, doubt=None)
-        return np.asarray((known.excess_squared() - predicted.excess_squared()).mean(axis=1))
+    def _measured(self, of: Sequence[Forecast]) -> Floats:
+        """Excess² of each dataset, of which `of` is the forecast."""
+        loads = [self.recorded.loads[list(places)] for places in self.recorded.datasets]
+        pairs = zip(of, loads, strict=True)
+        return np.array([replace(f, loads=own, doubt=None).mean_excess()[0] for f, own in pairs])
 
 
 def learn(recorded: Recorded, gate: Floats | None) -> Heads:
@@ -117,9 +129,9 @@ def learn(recorded: Recorded, gate: Floats | None) -> Heads:
     left = recorded.loads - np.add.reduceat(_prior(prompts, first, recorded), firsts, axis=0)
     parts = contexts.grams(counts, counts)
     heads = tuple(
-        _head(counts, parts, left[:, layer], recorded, layer) for layer in range(left.shape[1])
+        _head(counts, parts, left[:, layer], recorded.tokens) for layer in range(left.shape[1])
     )
-    return Heads(recorded, seen, counts, heads, first)
+    return Heads(recorded, seen, counts, heads, first).with_check()
 
 
 def _joined(counts: Counts, step: Ints) -> Counts:
@@ -140,22 +152,19 @@ def _prior(prompts: Sequence[Sequence[int]], gate: Floats | None, of: Recorded) 
     return loads
 
 
-def _head(
-    counts: Sequence[Counts], parts: Sequence[Floats], left: Floats, of: Recorded, layer: int
-) -> Head:
+def _head(counts: Sequence[Counts], parts: Sequence[Floats], left: Floats, tokens: Ints) -> Head:
     """The likeliest head for `left` [steps, experts], the loads beyond the prior's. `parts`: the
     steps' grams, by length."""
-    weights = _likeliest(parts, left, of.tokens)
-    noise = np.diag(1.0 * of.tokens)
+    weights = _likeliest(parts, left, tokens)
+    noise = np.diag(1.0 * tokens)
     precision = np.asarray(np.linalg.inv(_weighed(weights, parts) + noise), np.float64)
     pull = precision @ left
-    sure = np.diag(precision)[:, None]
     return Head(
         weights,
         tuple(w * np.asarray(own.T @ pull) for w, own in zip(weights, counts, strict=True)),
-        np.asarray((pull * pull / sure).mean(axis=0), np.float64),
+        np.asarray((pull * pull / np.diag(precision)[:, None]).mean(axis=0), np.float64),
         precision,
-        of.loads[:, layer] - pull / sure,
+        np.asarray(pull, np.float64),
     )
 
 

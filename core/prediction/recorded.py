@@ -10,37 +10,46 @@ are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from core.errors import GateLogError, NoDataError
+from core.errors import FileError, GateLogError, NoDataError
 from core.experiment import dose
 from core.routing import folder as gate_folder
 from core.routing.gatelog import GateLog
 from core.rundir import about as run_json
 from core.rundir import result
 from core.rundir.result import Result
+from core.stats import arrays
 from core.stats.arrays import Floats, Ints
 from core.workload import formats
 
 MIN_RUNS = 4
 Tokenize = Callable[[str], list[int]]
+Group = tuple[tuple[int, ...], ...]  # the tokens of prompts that ran together
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Groups of steps, as one step each: the tokens of its prompts, its loads."""
+    """Groups of steps, as one step each: the tokens of its prompts, its loads. `datasets`: the
+    steps of each, by their places; a step may be of several."""
 
-    prompts: tuple[tuple[tuple[int, ...], ...], ...]  # by step
+    prompts: tuple[Group, ...]  # by step
     loads: Floats  # [steps, layers, experts]
     top_k: int
     layer_numbers: tuple[int, ...]
+    datasets: tuple[tuple[int, ...], ...] = ()
 
     @property
     def tokens(self) -> Ints:
         return np.array([sum(map(len, step)) for step in self.prompts])
+
+    def of(self, places: Ints) -> Recorded:
+        """Some of the steps, of no dataset."""
+        prompts = tuple(self.prompts[place] for place in places)
+        return replace(self, prompts=prompts, loads=self.loads[places], datasets=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +64,30 @@ class Phases:
 
 def read(run_dir: Path, tokenize: Tokenize) -> Recorded:
     """All backends' naturally routed runs; a group of prompts that several runs had counts once.
-    NoDataError if no step can be matched to its prompts; FileError for no run directory."""
-    found: dict[tuple[tuple[int, ...], ...], Floats] = {}
-    shape: tuple[int, tuple[int, ...]] | None = None
+    Of fewer than MIN_RUNS datasets, as many parts of their steps stand for datasets. NoDataError if
+    fewer steps can be matched to their prompts; FileError for no run directory."""
+    places: dict[Group, int] = {}
+    loads: list[Floats] = []
+    datasets: dict[str, dict[int, None]] = {}
+    shape: tuple[int, tuple[int, ...]] = (0, ())
     for backend, label, one, log in _runs(run_dir):
-        shape = shape or (log.top_k, log.numbers)
-        if one.dataset_path:
-            prompts = _in_order(backend, label, one.dataset_path, tokenize)
-            found |= dict(_groups(prompts, log))
-    if not found or shape is None:
+        shape = (log.top_k, log.numbers)
+        dataset = one.dataset_path
+        prompts = _in_order(backend, label, dataset, tokenize) if dataset else []
+        for group, own in _groups(prompts, log):
+            place = places.setdefault(group, len(loads))
+            loads += [own] if place == len(loads) else []
+            datasets.setdefault(str(dataset), {})[place] = None
+    if len(loads) < MIN_RUNS:
         raise NoDataError(
-            f"{run_dir}: no prefill step can be matched to its prompts; record a run with"
-            " max_concurrency = 1"
+            f"{run_dir}: {len(loads)} prefill steps can be matched to their prompts, {MIN_RUNS} are"
+            " needed; max_concurrency = 1 tells steps apart best"
         )
-    return Recorded(tuple(found), np.array(list(found.values()), np.float64), *shape)
+    steps = list(map(tuple, datasets.values()))
+    if len(steps) < MIN_RUNS:
+        parts = np.array_split(np.arange(len(loads)), MIN_RUNS)
+        steps = [tuple(part.tolist()) for part in parts]
+    return Recorded(tuple(places), np.array(loads, np.float64), *shape, tuple(steps))
 
 
 def phases(run_dir: Path) -> Phases:
@@ -121,22 +140,26 @@ def _runs(run_dir: Path) -> Iterator[tuple[Path, str, Result, GateLog]]:
 
 def _in_order(backend: Path, label: str, dataset: str, tokenize: Tokenize) -> list[tuple[int, ...]]:
     """The prompts of one run in the order of their first tokens; none if some request failed, or
-    if the server counted other tokens than `tokenize` gives."""
-    try:
-        with np.load(backend / "requests" / f"{label}.npz") as requests:
-            first, counted, ok = (requests[k] for k in ("t_first_ns", "prompt_tokens", "ok"))
-        texts = formats.read(Path(dataset), label).prompts[: len(first)]
-    except OSError:
+    if the server counted other tokens than `tokenize` gives. FileError for a file of requests that
+    is damaged."""
+    file = backend / "requests" / f"{label}.npz"
+    if not file.is_file():
         return []
+    try:
+        requests = arrays.load(file)
+        first, counted, ok = (requests[k] for k in ("t_first_ns", "prompt_tokens", "ok"))
+        if not first.shape == counted.shape == ok.shape == (len(first),):
+            raise ValueError("columns of different lengths")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{file}: not as gatescope writes it: {error}") from None
+    texts = formats.read(Path(dataset), label).prompts[: len(first)]
     prompts = [tuple(tokenize(prompt.text)) for prompt in texts]
     if not ok.all() or [len(prompt) for prompt in prompts] != counted.tolist():
         return []
     return [prompts[place] for place in np.argsort(first, kind="stable")]
 
 
-def _groups(
-    prompts: Sequence[tuple[int, ...]], log: GateLog
-) -> list[tuple[tuple[tuple[int, ...], ...], Floats]]:
+def _groups(prompts: Sequence[tuple[int, ...]], log: GateLog) -> list[tuple[Group, Floats]]:
     """Prompts and loads of each group of steps that holds these prompts and no others."""
     steps = log.where(log.columns["prefill_tokens"] > 0)
     asked = np.cumsum([len(prompt) for prompt in prompts], dtype=np.int64)

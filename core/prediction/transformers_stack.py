@@ -22,7 +22,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
-from core.errors import FileError, UsageError
+from core.errors import FileError, GatescopeError, UsageError
 from core.prediction.stack import Picks
 from core.stats.arrays import Floats
 
@@ -38,6 +38,12 @@ class TransformersStack:
     def __init__(self, folder: Path, dtype: str) -> None:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
+        self._folder = folder
+        with _reading(folder):
+            self._open(dtype)
+
+    def _open(self, dtype: str) -> None:
+        folder = self._folder
         self._config = transformers.AutoConfig.from_pretrained(folder)
         self._config._experts_implementation = "eager"  # loops over the experts that were chosen
         self.dtype = _dtype(self._config, dtype)
@@ -55,6 +61,8 @@ class TransformersStack:
             raise UsageError(f"{folder}: {self._config.model_type} has no layer of experts")
         self.name, self.depth = folder.name, len(self._layers)
         self.experts, self.top_k = routers[0].experts.num_experts, routers[0].gate.top_k
+        if not 0 < self.top_k <= self.experts:
+            raise ValueError(f"top-{self.top_k} of {self.experts} experts")
         sizes = [sum(p.numel() for p in layer.parameters()) for layer in self._layers]
         self.layer_bytes = max(sizes) * self.dtype.itemsize
         self.peak_bytes = COPIES * self.layer_bytes
@@ -120,7 +128,7 @@ class TransformersStack:
     @contextlib.contextmanager
     def _loaded(self, *modules: str) -> Iterator[None]:
         """The weights of these modules in memory."""
-        with contextlib.ExitStack() as files:
+        with _reading(self._folder), contextlib.ExitStack() as files:
             opened: dict[Path, Any] = {}
             tensors = {}
             for name, file in self._files.items():
@@ -153,6 +161,21 @@ class TransformersStack:
         rows = chosen.view(len(batch), -1, self.top_k).numpy().astype(np.int16)
         pairs = zip(batch, rows, strict=True)
         return {place: row[: len(self._prompts[place])] for place, row in pairs}
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """FileError for whatever transformers, tokenizers, safetensors or torch raise over what is in
+    the folder: damaged or missing files, families they do not know, code of its own."""
+    try:
+        yield
+    except (GatescopeError, MemoryError):
+        raise
+    except Exception as error:
+        said = next(filter(None, map(str.strip, str(error).splitlines())), "")
+        raise FileError(
+            f"{folder}: cannot be read as a checkpoint: {type(error).__name__}: {said}"
+        ) from error
 
 
 def _dtype(config: Any, dtype: str) -> torch.dtype:

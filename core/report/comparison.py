@@ -13,9 +13,15 @@ from core.analysis.gate import Ruling
 from core.analysis.peer import PeerRow
 from core.plots import labels
 from core.report.document import heading, items, markdown, table, text
+from core.stats.estimate import Estimate
 from core.terminal import shown
 
-KINDS = {"server": "asked of the server", "load": "load", "ran": "versions and machine"}
+KINDS = {
+    "server": "asked of the server",
+    "load": "load",
+    "slo": "objective",
+    "ran": "versions and machine",
+}
 
 METRIC_HEAD = ("metric", "before", "after", "change", "95 % interval", "verdict", "to settle it")
 ROUTING_HEAD = ("routing", "before", "after", "difference, 95 % interval")
@@ -106,9 +112,7 @@ def _row(metric: Metric) -> tuple[str, ...]:
 
 
 def _routing(one: Change) -> tuple[str, ...]:
-    difference = f"{one.after - one.before:+.3g}"
-    if one.interval:
-        difference += f" [{one.interval[0]:+.3g}, {one.interval[1]:+.3g}]"
+    difference = Estimate(one.after - one.before, one.interval).shown("+.3g")
     return one.name, f"{one.before:.3g}", f"{one.after:.3g}", difference
 
 

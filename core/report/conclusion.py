@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 PLOT_COLUMNS, PLOT_ROWS = 110, 24  # at most
 
 
-def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
-    """Write summary.csv, summary.json, findings.json and the PNGs of a run directory; print what
-    they say."""
+def conclude(path: Path, groups: Sequence[Results], engine: str, *, graphs: bool) -> Validity:
+    """Write summary.csv, summary.json, findings.json and, with `graphs`, the PNGs of a run
+    directory; print what they say."""
     from core.analysis import findings, routing_cost
     from core.rundir import about
     from core.validity import verdict
@@ -49,8 +49,8 @@ def conclude(path: Path, groups: Sequence[Results], engine: str) -> Validity:
     invalid = validity.invalid(names)
     _print_tables(groups, found)
     _draw(groups, engine, found, invalid)
-    graphs = _draw_files(path, groups, engine, found, invalid)
-    _print_files(path, groups, graphs, written)
+    drawn = _draw_files(path, groups, engine, found, invalid) if graphs else []
+    _print_files(path, groups, drawn, written)
     _print_findings(groups, validity, found, asked)
     tell(f"to read it all: gatescope report {shlex.quote(str(path))}")
     return validity

@@ -18,7 +18,6 @@ from core.terminal import shown
 
 ROW = "  {:<12}{:>7}  {:<16}{:>12}  {:<14}{}"
 HEAD = ROW.format("", "effect %", "95 % interval", "in its unit", "verdict", "to settle it")
-MOST = 9_999  # datasets; a number above is no plan
 NOT_REGISTERED = (
     f"not registered before the first run; smallest effect taken to be {MARGIN_PCT:g} %"
 )
@@ -86,10 +85,8 @@ def _in_percent(ratio: Estimate) -> Interval | None:
 
 def _associated(row: Row) -> str:
     name, unit = NAMES[row.metric]
-    needed = row.needed
-    settled = "" if needed is None else f"{needed if needed < MOST else f'>{MOST}'} datasets"
     change = f"{shown(row.change.value, '+.3g')} {unit}"
-    return _line(name, row.percent, change, row.verdict, settled)
+    return _line(name, row.percent, change, row.verdict, row.to_settle)
 
 
 def _line(name: str, percent: Estimate | None, change: str, verdict: str, settled: str) -> str:

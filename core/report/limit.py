@@ -13,7 +13,7 @@ from core.stats.bootstrap import Interval
 def lines(found: Sequence[Limit]) -> Iterator[str]:
     for one in found:
         yield one.in_words
-        yield f"  {one.over:>16}{'share':>8}  {'95 % interval':<18}{'requests':>9}{'starts':>8}"
+        yield f"  {one.over:>16}{'share':>8}  {'95 %, requests':<18}{'requests':>9}{'starts':>8}"
         for point, interval in zip(one.points, one.intervals, strict=True):
             yield f"  {_row(point, interval)}"
         yield ""
@@ -30,5 +30,5 @@ def write(path: Path, found: Sequence[Limit]) -> list[Path]:
 def _row(point: Point, interval: Interval) -> str:
     ends = f"[{interval[0]:.3f}, {interval[1]:.3f}]"
     early = "  ended early: missed whatever came" if point.ended_early else ""
-    counts = f"{point.requests:>9}{point.starts:>8}"
+    counts = f"{point.requests:>9}{len(point.parts):>8}"
     return f"{point.load:>16g}{point.share:>8.3f}  {ends:<18}{counts}{early}"

@@ -39,6 +39,7 @@ from core.rundir.about import About, ServerNote
 from core.rundir.registered import Registered
 from core.rundir.selection import Selection
 from core.stats.association import Association
+from core.stats.written import p_value
 from core.terminal import shown
 from core.validity import verdict
 from core.validity.problem import Validity
@@ -47,8 +48,10 @@ QUESTION = "Does the input skew the Mixture-of-Experts router, and does the skew
 METHOD = (
     "n counts datasets, each at the mean of its repeats. "
     "Square brackets hold 95 % intervals: bootstrap over datasets, Sen's for slopes. "
-    "p is by permutation, of Spearman's correlation and of the distance correlation (of ranks), "
-    "corrected by Holm over both, all backends and all metrics, and the verdicts on backends; "
+    "p is by permutation of ranks, that the two are unrelated: the least of Spearman's "
+    "correlation, of a bend's and of the distance correlation, corrected for being three. "
+    "A verdict on a change is by Kendall's test of the slope. "
+    "Holm's correction is over all of these and the verdicts on backends; "
     "that on the metric registered before the first run stands by itself. "
     "Excess CV² is the CV² of expert load beyond what as many tokens, routed evenly at random, "
     "would show; it is below 0 where a run shows less. "
@@ -91,11 +94,12 @@ ASSOCIATION_HEAD = [
     "n",
     "Spearman",
     "Pearson",
-    "slope per 0.1",
+    "change, %",
     "variance, %",
     "partial",
-    "p (Holm)",
     "distance corr.",
+    "p (Holm)",
+    "verdict on the change",
     "its p (Holm)",
 ]
 
@@ -283,11 +287,16 @@ def _placed(groups: Sequence[Results]) -> str:
 
 def _associations(rows: Sequence[Row]) -> list[str]:
     lines = [
-        _association(row, of, which)
+        line
         for row in rows
-        for which, of in (("all", row.association), ("without the most influential", row.without))
+        for line in (
+            _association(row, row.association, "all", row.verdict, p_value(row.p_holm)),
+            _association(row, row.without, "without the most influential", "–", "–"),
+        )
     ]
     note = (
+        "change: of the metric, over the middle 80 % of the datasets' excess CV², in % of the "
+        "metric's median. "
         "partial: Spearman with prompt and output token counts held fixed. "
         "The most influential points have a Cook's distance above 4/n. "
         "Only the association over all points is tested."
@@ -295,7 +304,7 @@ def _associations(rows: Sequence[Row]) -> list[str]:
     return [heading(AGAINST), table(ASSOCIATION_HEAD, lines), text(note)]
 
 
-def _association(row: Row, of: Association, which: str) -> list[str]:
+def _association(row: Row, of: Association, which: str, *verdict: str) -> list[str]:
     name, unit = results.NAMES[row.metric]
     return [
         row.backend,
@@ -304,12 +313,12 @@ def _association(row: Row, of: Association, which: str) -> list[str]:
         str(of.n),
         of.spearman.shown(".2f"),
         of.pearson.shown(".2f"),
-        of.slope.scaled(findings.PER).shown("+.3g"),
+        row.in_percent(of.slope.scaled(row.span)).shown("+.1f"),
         of.explained.scaled(100).shown(".0f"),
         of.partial.shown(".2f"),
-        shown(of.p_holm, ".2g"),
         shown(of.distance, ".2f"),
-        shown(of.p_distance_holm, ".2g"),
+        p_value(of.p_holm),
+        *verdict,
     ]
 
 

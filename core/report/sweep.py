@@ -34,7 +34,7 @@ def _parts(path: Path, asked: SweepFile) -> Iterator[str]:
     states = cells.read_all(path, asked)
     found = entries(asked, states)
     yield heading(f"{TITLE}: {asked.name}", 1)
-    answers = [limits.limit(base.slug, asked, states) for base in asked.bases]
+    answers = [limits.limit(base, asked, states) for base in asked.bases]
     if answers:
         yield heading("Limits")
         yield items([one.in_words for one in answers])
@@ -60,14 +60,17 @@ def _row(one: Entry, keys: list[str]) -> list[str]:
 def _pictures(path: Path) -> Iterator[str]:
     from core.plots import cells as figures
     from core.plots import png
+    from core.plots.figure import marked
+    from core.validity import verdict
 
     with contextlib.suppress(NoDataError):
         found = comparand.read(path)
-        drawn = figures.pareto(found, "mean_tpot_ms")
+        invalid = verdict.invalid_rules(found)
+        drawn = [marked(panel, invalid) for panel in figures.pareto(found, "mean_tpot_ms")]
         png.write(drawn, path / "graphs" / "pareto.png")
         yield heading("Throughput against latency")
-        yield picture("graphs/pareto.png", drawn.title, drawn.note)
-        panels = figures.against_load(found)
+        yield picture("graphs/pareto.png", drawn[0].title, drawn[0].note)
+        panels = [marked(panel, invalid) for panel in figures.against_load(found)]
         png.write(panels, path / "graphs" / "load.png")
         yield heading("Imbalance against load")
         yield picture("graphs/load.png", "imbalance against load", panels[0].note)

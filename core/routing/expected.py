@@ -22,6 +22,7 @@ from core.stats.arrays import Floats, Ints
 from core.stats.bootstrap import Interval
 
 DRAWS = 400
+NEAREST = 8  # checked datasets that say how far another is off
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -75,13 +76,30 @@ class Expected(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """Datasets whose loads were known: the excess² that was expected of each, and measured less
+    expected, in units of `Forecast.error` [datasets]."""
+
+    expected: Floats
+    off: Floats
+
+    def near(self, value: float) -> tuple[float, float]:
+        """How far a dataset of that expected excess² is off, and its standard deviation, so that
+        Z of it are as far as Student's quantile: of the NEAREST."""
+        some = self.off[np.argsort(abs(self.expected - value), kind="stable")[:NEAREST]]
+        count = len(some)
+        wider = bootstrap.t_quantile(count - 1) / bootstrap.Z * (1 + 1 / count) ** 0.5
+        return float(some.mean()), float(some.std(ddof=1) * wider)
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """How far expected loads may be off: those of a layer and expert e are normal about them, with
-    covariance scale_e · alike."""
+    covariance scale_e · alike. `checked`: how far excess² was off with that doubt."""
 
     alike: Floats  # [layers, prompts, prompts]
     scale: Floats  # [layers, experts]
-    wider: float = 1.0  # by which known errors are larger than that says
+    checked: Checked | None = None
 
     def of(self, places: Ints | slice | list[int]) -> Doubt:
         return replace(self, alike=self.alike[:, places][:, :, places])
@@ -151,7 +169,16 @@ class Forecast:
         traces = np.einsum("lpq,lqp->l", alike, alike)
         pulled = np.einsum("ple,lpq,q,qle->le", own.loads, alike, weights, own.loads)
         variance = 2 * traces @ (scale * scale).sum(axis=1) + 4 * (scale * pulled).sum()
-        return float(np.sqrt(variance) * own.doubt.wider)
+        return float(np.sqrt(variance))
+
+    def mean_excess(self) -> tuple[float, float]:
+        """Of steps: the mean of their excess² as expected, with what datasets like these were off
+        by, and its standard deviation by the doubt; nan where no step has two tokens."""
+        value, error = _mean(self.excess_squared()), self.error()
+        if not self.doubt or not self.doubt.checked:
+            return value, error
+        off, spread = self.doubt.checked.near(value)
+        return value + off * error, spread * error
 
     def _widening(self) -> Floats:
         """Of each squared noise floor, by tokens that repeat [prompts]."""
@@ -189,12 +216,13 @@ def prefill(forecast: Forecast, planned: Planned) -> ExpectedPhase:
     """The steps of the prompts. The interval says what other prompts of the same kind would show:
     it rests on prompts, and on the forecast's doubt; `run_interval` on that doubt alone."""
     steps = in_steps(forecast, planned)
-    found, floor = _excess(forecast, planned), _mean(steps.floor_squared())
+    value, error = steps.mean_excess()
+    found, floor = _excess(forecast, planned, value, error), _mean(steps.floor_squared())
     of = phase(forecast.shares(), steps.tokens.mean(), forecast.top_k, planned, found, floor)
-    if forecast.doubt is None or found.squared is None:
+    if forecast.doubt is None or np.isnan(value):
         return of
-    off = bootstrap.Z * steps.error()
-    return structs.replace(of, run_interval=(found.squared - off, found.squared + off))
+    off = bootstrap.Z * error
+    return structs.replace(of, run_interval=(value - off, value + off))
 
 
 def phase(
@@ -225,17 +253,17 @@ def phase(
     )
 
 
-def _excess(forecast: Forecast, planned: Planned) -> Excess:
-    """As measured: the mean over steps and layers, before the root; against the same chance."""
+def _excess(forecast: Forecast, planned: Planned, value: float, error: float) -> Excess:
+    """As measured: the mean over steps and layers, before the root; against the same chance.
+    `value`, `error`: as `mean_excess`."""
     prompts, rng = len(forecast.tokens), np.random.default_rng(0)
     draws = [
         in_steps(forecast.of(rng.integers(0, prompts, prompts)), planned) for _ in range(DRAWS)
     ]
     drawn = np.array([_mean(draw.excess_squared()) for draw in draws])
     steps = in_steps(forecast, planned)
-    drawn += steps.error() * rng.standard_normal(DRAWS)
-    squared = np.asarray(_mean(steps.excess_squared()))
-    return excess.judged(squared, drawn, prompts, _by_chance(steps))
+    drawn += value - _mean(steps.excess_squared()) + error * rng.standard_normal(DRAWS)
+    return excess.judged(np.asarray(value), drawn, prompts, _by_chance(steps))
 
 
 def _by_chance(steps: Forecast) -> float:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from core.errors import GateLogError, UsageError
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.routing import torch_file
+from core.stats import arrays
 from core.stats.arrays import Ints
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, RecursionError)
@@ -181,7 +182,7 @@ def _routed(path: Path, answers: list[Any]) -> Iterator[tuple[npt.NDArray[Any], 
             prompt = int(answer["usage"]["prompt_tokens"])
             texts = [choice["routed_experts"] for choice in answer["choices"]]
             found = [
-                np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False)
+                arrays.load(io.BytesIO(base64.b64decode(text, validate=True)))[""]
                 for text in texts
                 if text is not None
             ]

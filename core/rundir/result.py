@@ -123,6 +123,16 @@ class Result(Metrics, frozen=True, kw_only=True):
             return measured.excess_squared
         return None if root is None else root**2
 
+    @property
+    def predicted_work(self) -> float | None:
+        """Active experts of the busiest rank, in the mean over layers of a decode step; of a
+        prefill step where decode was not predicted."""
+        if not self.predicted:
+            return None
+        phase = self.predicted.decode or self.predicted.prefill
+        busiest = phase.busiest_rank_experts
+        return phase.active_experts if busiest is None else busiest
+
 
 def of_load(
     load: Load,

@@ -20,7 +20,7 @@ from core.experiment.search import Search
 from core.experiment.state import Snapshot
 from core.experiment.sweep import Until
 from core.experiment.tables import Metric
-from core.rundir import about, journal, lock
+from core.rundir import about, journal, lock, tasks
 
 NAME = "sweep.json"
 CELLS = "cells"
@@ -81,6 +81,16 @@ def folder(path: Path, cell: Cell) -> Path:
     return path / CELLS / cell.slug
 
 
+def server_log(path: Path, cell: Cell) -> Path:
+    """What the cell's last server printed. A server that stayed up for this cell writes into the
+    folder of the cell that it was started for."""
+    name = cell.config.backends[0].name
+    server = snapshot(folder(path, cell)).backends.get(name)
+    if server is None or not server.log:
+        return folder(path, cell) / name / "server.log"
+    return path.joinpath(CELLS, *Path(server.log).parts[-3:])  # the sweep may have been moved
+
+
 def run_directories(path: Path) -> dict[str, Path]:
     """Slug → run directory of every cell that was begun; of a run directory, itself without a
     slug."""
@@ -108,6 +118,28 @@ def locked(path: Path) -> Iterator[str]:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
     with file:
         yield lock.mark(file)
+
+
+@contextlib.contextmanager
+def kept_out(run_dir: Path) -> Iterator[None]:
+    """While the body runs, the sweep that `run_dir` is a cell of, if it is one, cannot run it too.
+    FileError where it runs already: it comes to its cells by itself."""
+    path = run_dir.absolute().parent.parent
+    if run_dir.absolute().parent != path / CELLS or not is_sweep(path):
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path))
+            for group in (own for one in tasks.read(path) for own in one.tasks):
+                if run_dir.name in group:
+                    held.enter_context(tasks.claimed(path, group[0], wait_s=0.0))
+                    break
+        except FileError as error:
+            raise FileError(
+                f"{run_dir}: a cell of a sweep that is running, which comes to it: {error}"
+            ) from None
+        yield
 
 
 def check_new(path: Path) -> None:

@@ -1,15 +1,15 @@
 """How one metric varies with another over datasets: rank and linear correlation, slope, and what
 length explains.
 
-- Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh);
-  Spearman's p by permutation, which sees what rises or falls. The intervals of Pearson and of
-  `explained` are too narrow if the noise has heavy tails: rely on Spearman and the slope.
+- Spearman and Pearson: intervals by the bootstrap over points, on Fisher's scale (atanh). The
+  intervals of Pearson and of `explained` are too narrow if the noise has heavy tails: rely on
+  Spearman and the slope.
 - slope: Theil-Sen, the median over pairs, with Sen's (1968) interval.
 - explained: Pearson's r², the part of the variance that a straight line explains.
 - partial: Spearman's correlation of the residuals of both, after a linear fit of their ranks on the
   covariates' ranks.
-- distance: the distance correlation (Székely, Rizzo & Bakirov 2007) of the ranks, 0 only where they
-  are unrelated; its p by permutation sees what bends too, such as a U.
+- distance: the distance correlation of the ranks.
+- p: that x and y are unrelated, and which tests say so: `core/stats/dependence.py`.
 - influential: points whose Cook's distance is above 4/n. The fit is shown without them too.
 - Holm's correction is over all tests that are reported side by side.
 """
@@ -22,19 +22,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from core.stats import bootstrap, estimate
+from core.stats import bootstrap, dependence, estimate
 from core.stats.arrays import Bools, Floats, Ints
 from core.stats.bootstrap import Interval
+from core.stats.dependence import Dependence
 from core.stats.estimate import MIN_DATASETS, Estimate
 
-PERMUTATIONS, DISTANCE_PERMUTATIONS = 9_999, 1_999
-AT_ONCE = 1 << 21  # numbers
 ALPHA = 0.05
 
 
 class Association(msgspec.Struct, frozen=True, kw_only=True):
-    """How y varies with x over `n` points. `slope`: in y's unit per unit of x; `p` (Spearman's) is
-    two-sided; `p_distance` is the distance correlation's; `…_holm`: after Holm's correction."""
+    """How y varies with x over `n` points. `slope`: in y's unit per unit of x; `p`: that they are
+    unrelated, `p_holm` after Holm's correction; `tests`: the three that `p` is the least of."""
 
     n: int
     spearman: Estimate
@@ -42,23 +41,32 @@ class Association(msgspec.Struct, frozen=True, kw_only=True):
     slope: Estimate
     explained: Estimate
     partial: Estimate
-    p: float | None = None
-    p_holm: float | None = None
     distance: float | None = None
-    p_distance: float | None = None
-    p_distance_holm: float | None = None
+    tests: Dependence | None = None
+    p_holm: float | None = None
+
+    @property
+    def p(self) -> float | None:
+        return None if self.tests is None else self.tests.p
 
     @property
     def is_seen(self) -> bool:
-        """Whether a test, corrected if there are several, rejects that x and y are unrelated."""
-        p = self.p_distance if self.p_distance_holm is None else self.p_distance_holm
-        return self.is_monotone or (p is not None and p < ALPHA)
+        """Whether it is rejected, after the correction if there is one, that they are unrelated."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p < ALPHA
 
     @property
     def is_monotone(self) -> bool:
-        """Whether y is seen to rise, or fall, with x."""
-        p = self.p if self.p_holm is None else self.p_holm
-        return p is not None and p < ALPHA
+        """Whether y is seen to rise, or fall, with x: by as much of a correction as `p` had."""
+        if self.tests is None or not self.is_seen:
+            return False
+        factor = self.p_holm / self.tests.p if self.p_holm else 1.0
+        return self.tests.monotone * factor < ALPHA
+
+    @property
+    def bends(self) -> bool:
+        """Whether y is seen to go with x, but not to rise or fall with it."""
+        return self.is_seen and not self.is_monotone
 
 
 def associate(
@@ -75,8 +83,6 @@ def associate(
 
     drawn = np.random.default_rng(seed).integers(0, len(x), (bootstrap.RESAMPLES, len(x)))
     ranks = stats.rankdata
-    monotone, bent = p_values(x, y, seed)
-    slope = stats.theilslopes(y, x, alpha=bootstrap.LEVEL)
     pearson = _correlation(x, y, pearson_rows(x[drawn], y[drawn]))
     spearman = _correlation(
         ranks(x), ranks(y), pearson_rows(ranks(x[drawn], axis=-1), ranks(y[drawn], axis=-1))
@@ -85,21 +91,52 @@ def associate(
         n=len(x),
         spearman=spearman,
         pearson=pearson,
-        slope=estimate.of(float(slope.slope), (float(slope.low_slope), float(slope.high_slope))),
+        slope=slope(x, y),
         explained=_squared(pearson),
         partial=_partial(ranks(x), ranks(y), [ranks(c) for c in covariates], drawn),
-        p=monotone,
-        distance=distance_correlation(ranks(x), ranks(y)),
-        p_distance=bent,
+        distance=dependence.distance_correlation(ranks(x), ranks(y)),
+        tests=dependence.between(x, y, seed),
     )
 
 
-def p_values(x: Floats, y: Floats, seed: int = 0) -> tuple[float, float]:
-    """p of Spearman's correlation, and of the distance correlation of the ranks."""
+def slope(x: Floats, y: Floats) -> Estimate:
+    """Theil-Sen's, with Sen's interval."""
     from scipy import stats
 
-    one, other = stats.rankdata(x), stats.rankdata(y)
-    return _permutation_p(one, other, seed), _distance_p(one, other, seed)
+    found = stats.theilslopes(y, x, alpha=bootstrap.LEVEL)
+    return estimate.of(float(found.slope), (float(found.low_slope), float(found.high_slope)))
+
+
+def folded(x: Floats) -> Floats:
+    """How far each point lies from the middle, by rank; 1 at the ends of the middle 80 %."""
+    from scipy import stats
+
+    ranks = stats.rankdata(x)
+    return np.asarray(abs(ranks - ranks.mean()) / (0.4 * len(x)))
+
+
+def p_larger(x: Floats, y: Floats, margin: float) -> float:
+    """That the true slope is `margin` at most, either way, by Kendall's test, whose inversion is
+    Sen's interval: the sum of both tails, so never below the p that there is no slope."""
+    rises, falls = (_p_above(x, side * y, margin) for side in (1, -1))
+    return min(1.0, min(rises, falls) + min(_p_above(x, side * y, -margin) for side in (1, -1)))
+
+
+def p_equivalent(x: Floats, y: Floats, margin: float) -> float:
+    """That the true slope is `margin` or more, either way: two one-sided tests."""
+    return max(_p_above(x, side * y, -margin) for side in (1, -1))
+
+
+def _p_above(x: Floats, y: Floats, slope: float) -> float:
+    """That the true slope is `slope` at most: by Kendall's sum over pairs, of x and of what a line
+    of this slope leaves of y, with the variance of Sen's interval."""
+    from scipy import special
+
+    left, n = y - slope * x, len(x)
+    agree = float((np.sign(x[:, None] - x) * np.sign(left[:, None] - left)).sum()) / 2
+    ties = [np.unique(v, return_counts=True)[1] for v in (x, left)]
+    variance = n * (n - 1) * (2 * n + 5) - sum((t * (t - 1) * (2 * t + 5)).sum() for t in ties)
+    return float(special.ndtr(-agree / math.sqrt(variance / 18))) if variance > 0 else 1.0
 
 
 def _unsupported(x: Floats, y: Floats) -> str | None:
@@ -162,14 +199,6 @@ def _residuals(values: Floats, given: Floats) -> Floats:
     return np.asarray(values - fit[..., 0])
 
 
-def _permutation_p(x: Floats, y: Floats, seed: int) -> float:
-    """Two-sided p of the correlation of x and y, by shuffling y (Phipson & Smyth's (b + 1)/(m +
-    1))."""
-    shuffled = np.random.default_rng(seed).permuted(np.tile(y, (PERMUTATIONS, 1)), axis=1)
-    seen = abs(float(pearson_rows(x, y)))
-    return float((1 + (abs(pearson_rows(x, shuffled)) >= seen - 1e-12).sum()) / (PERMUTATIONS + 1))
-
-
 def influential(x: Floats, y: Floats) -> Bools:
     """The points [n] that move a straight line most: those whose Cook's distance is above 4/n."""
     n = len(x)
@@ -182,34 +211,6 @@ def influential(x: Floats, y: Floats) -> Bools:
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = left**2 / (2 * variance) * leverage / (1 - leverage) ** 2
     return np.asarray(np.nan_to_num(distance) > 4 / n)
-
-
-def distance_correlation(x: Floats, y: Floats) -> float:
-    """√(dCov²(x, y) / √(dCov²(x, x) dCov²(y, y))), each the mean product of centred distances."""
-    a, b = _centred_distances(x), _centred_distances(y)
-    scale = math.sqrt(float((a * a).mean()) * float((b * b).mean()))
-    return math.sqrt(max(float((a * b).mean()), 0.0) / scale) if scale > 0 else 0.0
-
-
-def _centred_distances(values: Floats) -> Floats:
-    """[n, n]: |v_i - v_j|, less the means of row and column, plus that of all."""
-    gaps = abs(values[:, None] - values)
-    mean = gaps.mean(axis=0)
-    return np.asarray(gaps - mean - mean[:, None] + mean.mean())
-
-
-def _distance_p(x: Floats, y: Floats, seed: int) -> float:
-    """p of the distance correlation, by shuffling y."""
-    a, b, rng = _centred_distances(x), _centred_distances(y), np.random.default_rng(seed)
-    seen, n, reached, done = float((a * b).sum()), len(x), 0, 0
-    few = max(1, AT_ONCE // n**2)
-    while done < DISTANCE_PERMUTATIONS:
-        count = min(few, DISTANCE_PERMUTATIONS - done)
-        order = rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
-        shuffled = b[order[:, :, None], order[:, None, :]].reshape(count, -1)
-        reached += int((shuffled @ a.ravel() >= seen - 1e-9 * abs(seen)).sum())
-        done += count
-    return (reached + 1) / (DISTANCE_PERMUTATIONS + 1)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:

@@ -186,10 +186,15 @@ def _judged(found: Comparison, logs: Means, plain: Means) -> Comparison:
 
 def judge(means: Means, margin: float) -> tuple[Verdict, float]:
     """The verdict on a difference at 5 %, and the p of the likelier one."""
-    larger, equivalent = means.p_larger(margin), means.p_equivalent(margin)
-    if min(larger, equivalent) >= power.ALPHA:
-        return "inconclusive", min(larger, equivalent)
-    return ("larger", larger) if larger < equivalent else ("equivalent", equivalent)
+    return likelier(means.p_larger(margin), means.p_equivalent(margin))
+
+
+def likelier(larger: float, equivalent: float) -> tuple[Verdict, float]:
+    """The verdict at 5 % by the p of each, and the p of the likelier one."""
+    p = min(larger, equivalent)
+    if p >= power.ALPHA:
+        return "inconclusive", p
+    return ("larger" if larger < equivalent else "equivalent"), p
 
 
 def corrected(found: Comparison, p_holm: float | None) -> Comparison:

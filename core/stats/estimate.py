@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from core.stats.bootstrap import Interval
+from core.stats.written import written
 
 MIN_DATASETS = 8  # with fewer, intervals and tests are unreliable: no effect is reported
 
@@ -34,11 +35,11 @@ class Estimate(msgspec.Struct, frozen=True):
         """`0.12 [0.05, 0.2]`, or a dash."""
         if self.value is None:
             return "–"
-        value = f"{self.value:{form}}"
+        value = written(self.value, form)
         if self.interval is None:
             return value
-        low, high = self.interval
-        return f"{value} [{low:{form}}, {high:{form}}]"
+        low, high = (written(end, form) for end in self.interval)
+        return f"{value} [{low}, {high}]"
 
 
 def none(reason: str) -> Estimate:

@@ -64,7 +64,12 @@ def starts_for_difference(effect: float, spread: float, *, paired: bool = False)
 
 
 def starts_for_verdict(
-    effect: float, margin: float, spread: float, *, paired: bool = False, alpha: float = ALPHA
+    effect: float,
+    margin: float,
+    spread: float,
+    *,
+    paired: bool = False,
+    alpha: float = ALPHA,
 ) -> int | None:
     """The fewest starts of each backend with 80 % power for a verdict; None above MOST."""
     return _fewest(

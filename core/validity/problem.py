@@ -98,7 +98,7 @@ def check(evidence: Evidence, rules: Sequence[Rule]) -> Validity:
         found = rule(evidence)
         (unchecked if found is None else checked).append(name)
         wrong += [replace(problem, rule=name) for problem in found or ()]
-    return Validity(problems=_joined(wrong), checked=checked, unchecked=unchecked)
+    return Validity(problems=joined(wrong), checked=checked, unchecked=unchecked)
 
 
 def rule_name(rule: Rule) -> str:
@@ -138,7 +138,8 @@ def shown(where: Sequence[str]) -> str:
     )
 
 
-def _joined(problems: Iterable[Problem]) -> list[Problem]:
+def joined(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem for each rule and severity, the worst first."""
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
         groups[problem.rule, problem.severity].append(problem)

@@ -59,11 +59,29 @@ def of_run_directory(path: Path, groups: Sequence[Results], chosen: Selection = 
 
 def invalid(side: Path, cells: Sequence[Comparand]) -> Iterator[str]:
     """What is invalid in the cells of a sweep, or in a run directory, at `side`."""
+    for path, found in _of_each(cells):
+        for one in found.problems:
+            if one.severity == "invalid":
+                yield f"{path if path == side else path.relative_to(side)}: {one.in_words()}"
+
+
+def invalid_rules(cells: Sequence[Comparand]) -> str:
+    """Each rule that makes figures of these cells invalid, and which: `same CV (a, b)`; empty where
+    none does."""
+    where: dict[str, list[str]] = {}
+    for path, found in _of_each(cells):
+        for cell in (cell for cell in cells if cell.path == path):
+            for one in found.problems:
+                if one.severity == "invalid" and one.of_backend(cell.backend):
+                    where.setdefault(one.rule, []).append(cell.name)
+    return "; ".join(f"{rule} ({', '.join(names)})" for rule, names in where.items())
+
+
+def _of_each(cells: Sequence[Comparand]) -> Iterator[tuple[Path, Validity]]:
+    """Each run directory that cells are of, and what is wrong there."""
     for path in dict.fromkeys(cell.path for cell in cells):
         groups = [cell.group for cell in cells if cell.path == path]
-        for found in of_run_directory(path, groups).problems:
-            if found.severity == "invalid":
-                yield f"{path if path == side else path.relative_to(side)}: {found.in_words()}"
+        yield path, of_run_directory(path, groups)
 
 
 def of_results(groups: Sequence[Results]) -> Validity:

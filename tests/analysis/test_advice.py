@@ -118,6 +118,47 @@ def test_the_other_phases_placement_is_judged_too() -> None:
     assert found.of_other.value == pytest.approx(100 * (1 - ranks.max() / 12))
 
 
+def test_split_by_dataset_none_helps_to_make_what_it_judges() -> None:
+    """Datasets 0, 2, … would save a quarter by packing; 1, 3, …, which judge, nothing: their ranks
+    are even, and are again when packed."""
+    steps = steps_of([[8, 4, 1, 3], [4, 4, 4, 4]])
+    numbered = replace(steps, dataset=np.arange(256) % 2 + 2 * (np.arange(256) // 2 % 4))
+    found = advice.of_phase(
+        "decode", numbered, Pricing(), ranks=2, spare=(0,), smallest=1, by="dataset"
+    ).advice
+    (packed,) = found.options
+    assert (found.verdict, found.judged_on, found.split) == (DOES_NOT, 4, "dataset")
+    assert (packed.name, packed.saved.value) == ("packed", 0)
+    by_time = advice.of_phase("decode", steps, Pricing(), ranks=2, spare=(0,), smallest=1).advice
+    assert (by_time.verdict, by_time.judged_on) == (PAYS, 16)
+    few = replace(numbered, dataset=np.where(numbered.dataset == 5, -1, numbered.dataset))
+    refused = advice.of_phase(
+        "decode", few, Pricing(), ranks=2, spare=(0,), smallest=1, by="dataset"
+    ).advice
+    assert refused.verdict == CANNOT_TELL
+    assert refused.reason == "8 datasets are needed to split by them; the log has 7"
+
+
+def test_datasets_are_known_by_the_labels_of_requests() -> None:
+    """One of several starts and repeats; mixed, warm-up and without a label: none."""
+    own = {
+        "001": [2, 0, 0, 0, 1, 0],
+        "001-s2-r2": [0, 2, 0, 0, 0, 0],
+        "007": [0, 0, 2, 0, 1, 0],
+        "warmup": [0, 0, 0, 2, 0, 0],
+        "": [0, 0, 0, 0, 0, 2],
+    }
+    columns = {
+        "tokens": np.full(6, 2),
+        "prefill_tokens": np.zeros(6, int),
+        "start_ns": np.arange(6),
+        "duration_ns": np.ones(6, int),
+    }
+    segments = {label: np.array(tokens) for label, tokens in own.items()}
+    log = GateLog(np.ones((6, 1, 2), int), columns, segments, 1, placement=(0, 1))
+    assert traffic.read([log])["decode"].dataset.tolist() == [0, 0, 1, -1, -1, -1]
+
+
 def test_steps_are_kept_at_even_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic, "MAX_STEPS", 100)
 

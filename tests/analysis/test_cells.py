@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.sweep import simulated
-from core.analysis import cells, matrix
+from core import cli
+from core.analysis import cells, limits, matrix
 from core.analysis.cells import CellState
 from core.analysis.results import Results
 from core.errors import FileError
@@ -17,7 +18,7 @@ from core.experiment.plan import Run
 from core.experiment.state import Phase, RunState, Snapshot
 from core.experiment.sweep import Until
 from core.experiment.tables import Backend
-from core.rundir import sweep
+from core.rundir import sweep, tasks
 from core.rundir.sweep import SweepFile
 
 UNTIL = Until(half_width_pct=10, max_starts=4)
@@ -55,7 +56,7 @@ def following(
     *states: CellState, tried: tuple[tuple[str, int], ...] = (), retry: bool = False
 ) -> tuple[str, int] | None:
     by_slug = {s.cell.slug: s for s in states}
-    wanted = {slug: cells.wanted_starts(s, None) for slug, s in by_slug.items()}
+    wanted = limits.wanted_starts(asked(*states), by_slug)
     found = cells.next_start(asked(*states), by_slug, wanted, tried, retry=retry)
     return found and (found[0].slug, found[1])
 
@@ -100,7 +101,7 @@ def test_a_cell_is_given_starts_until_it_is_known(
     phases: list[Phase] = ["done" if n < len(tpots) else "queued" for n in range(4)]
     one = state("1", *(phases if tpots else ()), most=4, tpots=tpots)
     assert cells.wanted_starts(one, UNTIL) == wanted
-    assert matrix.state_of(asked(one, until=UNTIL), one) == shown
+    assert matrix.state_of(asked(one, until=UNTIL), one, range(1, wanted + 1)) == shown
 
 
 def test_a_cell_of_which_a_run_failed_says_so_beside_its_value() -> None:
@@ -122,4 +123,30 @@ def test_a_sweep_is_run_by_one_gatescope_at_a_time(tmp_path: Path) -> None:
     ):
         pass
     with sweep.locked(tmp_path / "s"):
+        pass
+
+
+def test_a_cell_and_its_sweep_are_not_run_at_the_same_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = simulated.config_of([Backend(name="b")], engine="builtin")
+    made = simulated.sweep(tmp_path / "s", {"b": (config, {"b": {1: {"001": [10.0]}}})})
+    own = made / sweep.CELLS / "b"
+    with sweep.locked(made):
+        assert cli.main(["--batch", "--resume", str(own)]) == 2
+    assert "a cell of a sweep that is running, which comes to it" in capsys.readouterr().err
+    tasks.add(made, tasks.Submission(name="t", tasks=[["b"]]))
+    with (
+        tasks.claimed(made, "b"),
+        pytest.raises(FileError, match="another task has these cells"),
+        sweep.kept_out(own),
+    ):
+        pass
+    with (
+        sweep.kept_out(own),
+        pytest.raises(FileError, match="in use by another gatescope"),
+        sweep.locked(made),
+    ):
+        pass
+    with sweep.kept_out(tmp_path):  # no cell
         pass

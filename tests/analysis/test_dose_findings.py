@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from support import dosed
+from support import dosed, undrawn
 from support.place import Place
 
 from core.analysis import dose_findings, findings
@@ -228,8 +228,7 @@ class TestWholeWay:
         assert steps["all2all"][2]["rank"] > steps["all2all"][0]["rank"]
         assert steps["baseline"][2]["rank"] is None
         assert len((place.made / "summary-forced.csv").read_text().splitlines()) == 1 + 2 * 3 * 3
-        assert place.gatescope("report", "made").returncode == 0
-        text = (place.made / "report.md").read_text()
+        text = undrawn.report(place.made)
         assert "## What imposed skew costs (forced routing)" in text
         assert (
             "![forced routing: median decode step against imposed skew]"

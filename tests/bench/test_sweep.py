@@ -32,7 +32,8 @@ def test_an_interval_holds_the_truth_whenever_its_cell_stops(restart: float) -> 
     assert until.simulate(restart, REPEATS).held >= 0.92
 
 
-def test_the_interval_of_a_limit_holds_it() -> None:
-    found = limit.simulate(4.0, 60, REPEATS)
-    assert found.held >= 0.95
+@pytest.mark.parametrize(("starts", "restart"), [(1, 0.0), (3, 0.0), (3, 0.05)])
+def test_the_interval_of_a_limit_holds_it(starts: int, restart: float) -> None:
+    found = limit.simulate(4.0, 60, starts, restart, REPEATS)
+    assert found.held >= 0.9
     assert 0.9 <= found.ratio <= 1.1

@@ -89,7 +89,7 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    ran = Whole(Place(tmp_path_factory.mktemp("whole")))
+    ran = Whole(Place(tmp_path_factory.mktemp("whole"), graphs=True))
     assert ran.code == 0, ran.err
     return ran
 

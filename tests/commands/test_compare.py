@@ -12,7 +12,7 @@ from bench.sweep import simulated
 from core import cli
 from core.analysis import gate
 from core.errors import UsageError
-from core.experiment.tables import Backend, Model
+from core.experiment.tables import Backend, Model, Slo
 
 Starts = dict[int, dict[str, list[float]]]
 GATE = "mean_tpot_ms<=+2%"
@@ -205,6 +205,34 @@ def test_what_is_invalid_comes_first_and_fails_a_strict_gate(
     assert cli.main(["compare", str(before), str(after), "--gate", GATE]) == 0
     page = capsys.readouterr().out
     assert page.index("## Invalid") < page.index("## Gates") < page.index("## What differs")
+
+
+def test_tails_and_goodput_are_compared_where_they_mean_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def folder(name: str, change: float, limit: float) -> Path:
+        backend = Backend(name="baseline")
+        config = simulated.config_of([backend], slo=Slo(ttft_ms=limit))
+        made = simulated.write(tmp_path / name, {"baseline": starts(10.0, 10.01)}, config)
+        for file in (made / "baseline" / "results_json").iterdir():
+            kept = json.loads(file.read_text())
+            known = {f"p99_{key}_ms": 30.0 * change for key in ("ttft", "tpot", "itl", "e2e")}
+            file.write_text(json.dumps(kept | known | {"request_goodput": 5.0 / change}))
+        return made
+
+    before = folder("a", 1.0, 500)
+    _, found = compared(capsys, before, folder("b", 1.25, 500))
+    (pair,) = found["comparisons"][0]["pairs"]
+    ratios = {m["metric"]: m["ratio"]["value"] for m in pair["metrics"]}
+    for key in ("ttft", "tpot", "itl", "e2e"):
+        assert ratios[f"p99_{key}_ms"] == pytest.approx(1.25)
+    assert ratios["request_goodput"] == pytest.approx(0.8)
+    gate = ("--gate", "request_goodput>=-2%")
+    code, found = compared(capsys, before, folder("c", 1.25, 400), *gate)
+    (pair,) = found["comparisons"][0]["pairs"]
+    assert "request_goodput" not in {m["metric"] for m in pair["metrics"]}
+    assert [d["what"] for d in pair["differences"]] == ["ttft_ms"]
+    assert (code, found["comparisons"][0]["gates"][0]["answer"]) == (0, "inconclusive")
 
 
 def test_sweeps_are_compared_cell_by_cell(

@@ -3,17 +3,27 @@ environment."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 from support.running import eventually
 
-from core.backends import recording, vllm
+from core.backends import ports, recording, vllm
+from core.builtin.spared import SparedWriter
+from core.recorder.gatescope_recorder.gatelog import Header, Step
+from core.recorder.gatescope_recorder.limits import Limits
+from core.recorder.gatescope_recorder.parts import Parts
+from core.routing import folder as gate_folder
+from core.routing.gatelog import GateLog
 
 ROOT = Path(__file__).parents[2]
 SHELL: dict[str, str] = {
@@ -142,9 +152,70 @@ def script(path: Path, text: str) -> str:
 
 def test_what_speaks_against_a_command(tmp_path: Path) -> None:
     ours = sys.executable  # has no vLLM
+    assert recording.doubt([ours, "-m", "core.builtin.server"]) == ""
+    assert recording.doubt([script(tmp_path / "gatescope", f"#!{ours}\n"), "serve"]) == ""
     for head in (f"#!{ours}\n", f"#!/bin/sh\n'''exec' \"{ours}\" \"$0\" \"$@\"\n' '''\n"):
         assert "has no vLLM" in recording.doubt([script(tmp_path / "vllm", head), "serve"])
     assert "ignores PYTHONPATH" in recording.doubt([ours, "-sE", "serve.py"])
     assert "has no vLLM" in recording.doubt([ours, "serve.py", "-E"])
     assert "does not pass" in recording.doubt([script(tmp_path / "docker", "#!/bin/sh\n"), "run"])
     assert recording.doubt([script(tmp_path / "serve", "#!/bin/sh\nvllm serve x\n")]) == ""
+
+
+def test_the_builtin_engine_is_recorded_too(tmp_path: Path) -> None:
+    """Every second step, and each whole; then what a launched server logs of the same requests."""
+    logs: list[GateLog] = []
+    for name in ("recorded", "launched"):
+        port, folder = ports.free(), tmp_path / name / "gate_logs"
+        server = [sys.executable, "-m", "core.builtin.server", "--port", str(port)]
+        if name == "recorded":
+            command = record(folder.parent, *server, options=("--sample", "1/2"))
+        else:
+            folder.mkdir(parents=True)
+            command = [*server, "--gate-log", str(folder / "dp0_pp0.gatelog")]
+        env = {**os.environ, "VLLM_API_KEY": ""}
+        with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE) as process:
+            url = f"http://127.0.0.1:{port}"
+            eventually(partial(answers, url))
+            body = {"prompt": "Once upon a time", "max_tokens": 11, "temperature": 0}
+            said = httpx.post(f"{url}/v1/completions", json=body, trust_env=False, timeout=30)
+            assert said.status_code == 200
+            process.terminate()
+            assert process.stderr
+            assert b"not recorded" not in process.stderr.read()
+        assert process.returncode == 0
+        logs.append(gate_folder.read(folder))
+    recorded, launched = logs
+    assert launched.columns["index"].tolist() == list(range(11))
+    assert recorded.columns["index"].tolist() == list(range(0, 11, 2))
+    assert (recorded.loads == launched.loads[::2]).all()
+    assert gate_folder.header(tmp_path / "recorded" / "gate_logs").sample == 2  # type: ignore[union-attr]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_what_goes_wrong_with_the_log_costs_the_record_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = SparedWriter(tmp_path / "dp0_pp0.gatelog", Header("e", "m", 1, 2, 1), Limits())
+    step = Step(0, 0, 1, 2, 0, 2, 1, {}, np.array([[1, 1]]))
+    writer.append(step)
+    writer.flush()
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(Parts, "write", write)
+    for _ in range(2):
+        writer.append(step)
+        writer.flush()
+    writer.close()
+    assert capsys.readouterr().err == f"gatescope recorder: disabled: OSError: {full}\n"
+    assert len(gate_folder.read(tmp_path).tokens) == 1
+    assert gate_folder.problems(tmp_path) == [f"dp0_pp0: OSError: {full}"]

@@ -114,6 +114,23 @@ class TestWholeSweep:
         assert rows == ["baseline", "all2all"]
         assert (swept.made / "matrix.csv").read_text().count("\n") == 4
 
+    def test_its_servers_logs_are_printed_wherever_it_was_moved_to(self, swept: Place) -> None:
+        moved = swept.folder / "moved"
+        moved.symlink_to(swept.made)
+        told = swept.gatescope("sweep", "logs", "moved", "--lines", "1").stdout.splitlines()
+        logs = [f"moved/cells/{slug}/{slug.partition(',')[0]}/server.log" for slug in SLUGS]
+        heads = [f"==> {log}: {slug}" for log, slug in zip(logs, SLUGS, strict=True)]
+        assert told[::2] == heads
+        assert told[1::2] == [(swept.folder / log).read_text().splitlines()[-1] for log in logs]
+        one = swept.gatescope("sweep", "logs", "moved", "all2all", "--lines", "1")
+        assert one.stdout.splitlines() == told[2:4]
+        unknown = swept.gatescope("sweep", "logs", "moved", "tp")
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        (swept.made / "cells" / "all2all").rename(swept.folder / "aside")
+        missing = swept.gatescope("sweep", "logs", "moved", "all2all").stdout
+        (swept.folder / "aside").rename(swept.made / "cells" / "all2all")
+        assert missing.splitlines() == [heads[1], "nothing: it has not run"]
+
     def test_the_hours_of_the_next_sweep_are_estimated_from_it(self, swept: Place) -> None:
         plan = swept.gatescope("sweep", "plan", *SET, "--pilot", "made").stdout
         assert "3 cells, 6 server starts, 12 runs" in plan
@@ -220,19 +237,19 @@ def test_an_objective_that_nothing_meets_ends_each_point_early(tmp_path: Path) -
     found, said = search(place, 0.001)
     assert (found["value"], found["is_done"], len(found["points"])) == (None, True, 1)
     (point,) = found["points"]
-    assert (point["load"], point["good"], point["ended_early"], point["starts"]) == (1, 0, True, 1)
-    assert 3 <= point["requests"] <= 5  # two may miss it; the third settles it
+    assert point["load"] == 1
+    for number, part in enumerate(point["parts"], 1):
+        assert (part["start"], part["good"], part["ended_early"]) == (number, 0, True)
+        assert 3 <= part["requests"] <= 5  # two may miss it; the third settles it
     assert "the objective is missed already at 1" in said
-    assert starts(place.made, "baseline,max_concurrency=1") == [1]
+    assert starts(place.made, "baseline,max_concurrency=1") == [1, 2]
 
 
 def test_an_objective_that_all_loads_meet_is_beyond_the_last(tmp_path: Path) -> None:
     place = Place(tmp_path, starts=1, num_prompts=5)
     found, said = search(place, 1e8)
-    assert [(p["load"], p["good"], p["requests"]) for p in found["points"]] == [
-        (1, 5, 5),
-        (2, 5, 5),
-    ]
+    assert [(p["load"], p["parts"][0]["good"]) for p in found["points"]] == [(1, 5), (2, 5)]
+    assert found["unit"] == "requests of one start"
     assert (found["value"], found["low"], found["high"]) == (2, None, None)
     low = (0.05 / 2 / 2) ** (1 / 5)  # Clopper and Pearson's end where all of 5 met it
     assert found["intervals"][0] == pytest.approx([low, 1.0])
@@ -267,6 +284,9 @@ def test_a_key_that_needs_no_restart_changes_within_a_start(tmp_path: Path) -> N
         checked = place.gatescope("report", folder)
         assert "recorded tokens: " not in checked.stderr + checked.stdout
     assert (len(pids), sorted(kept)) == (1, [False, True])
+    logs = place.gatescope("sweep", "logs", "made").stdout.splitlines()
+    assert logs[0].endswith(f": {', '.join(sweep.run_directories(place.made))}")
+    assert sum(line.startswith("==> ") for line in logs) == 1
     assert not list(place.made.glob(".*gate_logs*"))
 
 

@@ -13,7 +13,7 @@ from core import cli
 from core.commands import watch_table
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.recorder.gatescope_recorder.limits import Limits
-from core.routing import layers
+from core.routing import layers, rank_nodes
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
 from core.routing.recurrence import Recurrence
@@ -122,7 +122,7 @@ def test_the_text(tmp_path: Path) -> None:
     traffic(tmp_path)
     watched = Watched(tmp_path)
     watched.read(NOW_S)
-    lines = watch_table.frame(watched, NOW_S, 40)
+    lines = watch_table.lines(watched, NOW_S)
     about = "vllm 1, tiny: 1 layers × 4 experts, top-1, 2 ranks; one step in 10"
     assert lines[:2] == [str(tmp_path), about]
     prefill = lines.index("prefill  minute  no step")
@@ -132,37 +132,44 @@ def test_the_text(tmp_path: Path) -> None:
     assert lines[-5:-1] == DECODE
 
 
-def test_many_experts_on_many_ranks_fit_into_80_columns(tmp_path: Path) -> None:
+def spread(folder: Path, layers: int = 8, nodes: int = 2) -> Watched:
+    """256 experts on 64 ranks, the first half of which is on another node."""
     places = tuple(expert // 4 for expert in range(256))
     header = Header(
-        "vllm 0.30.0", "org/a-model", 8, 256, 8, ranks=64, placement=places,
+        "vllm 0.30.0", "org/a-model", layers, 256, 8, ranks=64, dp_size=1, placement=places,
         wall_ns=int(NOW_S * 1e9), monotonic_ns=0,
     )  # fmt: skip
-    log = GateLogWriter(tmp_path / "dp0_pp0.gatelog", header)
-    counts = np.random.default_rng(0).multinomial(60_000, np.arange(1, 257) / 32_896, size=8)
+    log = GateLogWriter(folder / "dp0_pp0.gatelog", header)
+    chances = np.arange(1, 257) / 32_896
+    counts = np.random.default_rng(0).multinomial(60_000, chances, size=layers)
     log.append(Step(0, -(10**9), 98_765_432, 7500, 0, 7500, 64, {}, counts))
     log.close()
-    watched = Watched(tmp_path)
+    for rank in range(64):
+        about = {"node": f"gpu-{rank * nodes // 64}"}
+        (folder / f"dp0_pp0_tp{rank}.gatelog.about.json").write_text(json.dumps(about))
+    watched = Watched(folder)
     watched.read(NOW_S)
-    lines = watch_table.frame(watched, NOW_S, 24)
-    assert len(lines) <= 24
+    return watched
+
+
+def test_many_experts_on_many_ranks_fit_into_80_columns(tmp_path: Path) -> None:
+    lines = watch_table.lines(spread(tmp_path, nodes=1), NOW_S)
     assert max(map(len, lines[1:])) < 80
     assert any("r63 3.1%  r62 " in line for line in lines)
+    assert not any("gpu-0" in line for line in lines)
 
 
-def test_only_so_many_layers_as_fit(tmp_path: Path) -> None:
-    header = Header("e", "m", 40, 4, 1, wall_ns=int(NOW_S * 1e9), monotonic_ns=0)
-    log = GateLogWriter(tmp_path / "dp0_pp0.gatelog", header)
-    counts = np.array([[layer, 40, 40, 40 + 40 - layer] for layer in range(40)])
-    log.append(Step(0, -(10**9), 1, 160, 0, 160, 1, {}, counts))
-    log.close()
-    watched = Watched(tmp_path)
-    watched.read(NOW_S)
-    lines = watch_table.frame(watched, NOW_S, 30)
-    assert len(lines) <= 30
-    shown = [line for line in lines if line.startswith("L")]
-    assert shown[0].startswith("L00")  # the most uneven
-    assert lines[-2] == f"… {40 - len(shown)} more layers, less uneven"
+def test_nodes_are_named_where_there_are_several(tmp_path: Path) -> None:
+    """Σ 1…128 of Σ 1…256 is a quarter."""
+    watched = spread(tmp_path)
+    assert watched.nodes == ("gpu-0",) * 32 + ("gpu-1",) * 32
+    lines = watch_table.lines(watched, NOW_S)
+    assert "64 ranks on 2 nodes" in lines[1]
+    assert any("; r63 3.1% …; gpu-1 75% …" in line for line in lines)
+    (row,) = [line for line in lines if line.startswith("L00")]
+    assert row.endswith("gpu-1 75% gpu-1 75%")
+    (tmp_path / "dp0_pp0_tp7.gatelog.about.json").unlink()  # one rank did not say
+    assert rank_nodes.of_ranks(tmp_path, watched.header) == ()  # type: ignore[arg-type]
 
 
 def test_the_command_prints_once_without_a_terminal(

@@ -13,7 +13,9 @@ from core.load.record import Progress, RequestRecord
 def test_ttfts_so_far_and_medians_since_the_last_sample() -> None:
     arrivals = Arrivals()
     assert (arrivals.ttft(), arrivals.itl(), arrivals.take()) == (None, None, None)
-    arrivals.add(Progress(ttfts_ns=(10_000_000, 30_000_000), gaps_ns=(5_000_000,)))
+    assert arrivals.add(Progress(2, 2, 2, ttfts_ns=(10_000_000, 30_000_000)))  # news: a TTFT
+    assert arrivals.add(Progress(2, 2, 3, gaps_ns=(5_000_000,)))  # an ITL
+    assert not arrivals.add(Progress(2, 2, 4))
     assert arrivals.take() == Arrived(ttft_ms=20.0, itl_ms=5.0)
     assert arrivals.take() is None
     arrivals.add(Progress(ttfts_ns=(50_000_000,)))

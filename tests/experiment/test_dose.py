@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from support import undrawn
 from support.place import Place
 from support.synthetic import as_log, routed
 
@@ -291,8 +292,8 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
 ) -> None:
     """One request at a time: which requests share a step must not change the last bits of anyone's
     text."""
-    place = Place(tmp_path, num_prompts=42, max_concurrency=1, shuffle=True)
-    place.write_dataset(1, [f"{i:04d} of a longer prompt; " * 19 for i in range(42)])
+    place = Place(tmp_path, num_prompts=14, max_concurrency=1, shuffle=True)
+    place.write_dataset(1, [f"{i:04d} of a longer prompt; " * 19 for i in range(14)])
     common = ("--batch", "--backend", "baseline", "--only", "001")
     doses = ("--dose", "0.25,1.5", "--pattern", "spread")
     for out, more in (("made", doses), ("plain", ())):
@@ -305,7 +306,7 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
     assert sorted(results) == ["001", "001~spread~0.25", "001~spread~1.5"]
     for label, result in results.items():
         measured, wanted = result["measured_imbalance"], a_dose(label)
-        assert measured["tokens"] == result["gate_log"]["tokens_due"] > 20_000
+        assert measured["tokens"] == result["gate_log"]["tokens_due"] > 6_000
         assert result["forced_routing"] == (
             wanted and {"pattern": wanted.pattern, "level": wanted.level}
         )
@@ -322,6 +323,5 @@ def test_recorded_cvs_are_those_that_were_asked_for_and_natural_runs_do_not_chan
         == plain["measured_imbalance"]["expert_loads"]
     )
     assert results["001~spread~1.5"]["generated_texts"] != plain["generated_texts"]
-    assert place.gatescope("report", "made").returncode == 0
-    report = (place.made / "report.md").read_text()
+    report = undrawn.report(place.made)
     assert "--only 001 --backend baseline --dose 0.25,1.5 --pattern spread\n" in report

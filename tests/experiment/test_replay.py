@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from support import undrawn
 from support.gate_logs import write_layers
 from support.place import PROMPTS, Place
 from support.synthetic import routed, write_log
@@ -193,8 +194,7 @@ def test_replays_are_in_no_figure_of_natural_or_forced_runs(replayed: Place) -> 
 
 
 def test_the_report_has_a_section_of_its_own_and_the_command(replayed: Place) -> None:
-    assert replayed.gatescope("report", "made").returncode == 0
-    report = (replayed.made / "report.md").read_text()
+    report = undrawn.report(replayed.made)
     section = report.partition("(replayed routing)")[2].partition("\n## ")[0]
     assert "| baseline | 001 | 1 |" in section
     assert "baseline/001~replay~007: decode: " in section

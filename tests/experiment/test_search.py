@@ -20,10 +20,10 @@ from core.experiment.search import Search
 SLO = {"ttft_ms": 500.0, "tpot_ms": 50.0}
 
 
-def found(asked: Search, limit: float) -> dict[float, bool]:
+def found(asked: Search, limit: float, begin: float | None = None) -> dict[float, bool]:
     """The points of a search where every load up to `limit` meets the objective."""
     points: dict[float, bool] = {}
-    while (load := search.next_load(asked, points)) is not None:
+    while (load := search.next_load(asked, points, begin)) is not None:
         assert load not in points
         assert len(points) < 60
         points[load] = load <= limit
@@ -53,6 +53,23 @@ def test_a_number_in_flight_is_found_exactly_from_below(limit: int) -> None:
     assert failing == (None if limit >= 256 else limit + 1)
     assert len(points) <= 2 * math.log2(limit) + 3
     assert max(points) <= max(2 * limit, 1)  # never far into saturation
+
+
+@given(limit=st.floats(0.5, 2000))
+def test_a_later_start_finds_the_same_on_its_own(limit: float) -> None:
+    asked = Search(over="request_rate", slo=SLO, low=1, high=1000)
+    first = found(asked, limit)
+    again = found(asked, limit, search.begin_again(asked, first))
+    assert search.bracket(again) == search.bracket(first)
+    assert len(again) <= len(first)
+
+
+@given(limit=st.integers(0, 300), begin=st.sampled_from([1, 2, 4, 8, 64, 256]))
+def test_a_start_whose_limit_lies_below_comes_down(limit: int, begin: int) -> None:
+    asked = Search(slo=SLO, high=256, resolution_pct=0.1)
+    meeting, failing = search.bracket(found(asked, limit, begin))
+    assert meeting == (min(limit, 256) or None)
+    assert failing == (None if limit >= 256 else limit + 1)
 
 
 def test_a_load_that_fails_below_one_that_met_it_rules() -> None:

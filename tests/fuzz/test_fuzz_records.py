@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from support.garbage import json_like, mutated, near, nested
+from support.garbage import json_like, mutated, near, nested, spoilt
 
 from core import cli
 from core.analysis import calibration, peer
@@ -24,7 +24,7 @@ from core.analysis.calibration import Calibration
 from core.analysis.cost_model import ROWS, CostModel
 from core.backends import modelfiles, vllm_running
 from core.commands import runs
-from core.commands.watch_table import frame
+from core.commands.watch_table import lines
 from core.errors import GatescopeError
 from core.experiment.cell import Cell
 from core.experiment.config import Config
@@ -37,6 +37,7 @@ from core.routing.price import PriceList, Timed
 from core.routing.windows import Watched
 from core.rundir import past, sweep
 from core.rundir.sweep import SweepFile
+from core.stats import arrays
 from core.stats.estimate import Estimate
 
 pytestmark = pytest.mark.fuzz
@@ -67,14 +68,21 @@ def built(value: Any) -> Any:
 COUNTS = {"logical_count": [[[2, 0, 2, 0], [1, 1, 1, 1]], [[0, 0, 1, 1], [2, 0, 0, 0]]]}
 
 
-def npy(routed: Any) -> str:
+def saved(write: Callable[[io.BytesIO], None]) -> bytes:
     data = io.BytesIO()
-    np.save(data, routed)
-    return base64.b64encode(data.getvalue()).decode()
+    write(data)
+    return data.getvalue()
 
 
+def npy(routed: Any) -> str:
+    return base64.b64encode(saved(lambda file: np.save(file, routed))).decode()
+
+
+ROUTED = np.array([[[0, 1]], [[2, 3]]], np.uint8)
+NPY = saved(lambda file: np.save(file, ROUTED))
+NPZ = saved(lambda file: np.savez(file, ok=ROUTED))
 ANSWER = {
-    "choices": [{"routed_experts": npy(np.array([[[0, 1]], [[2, 3]]], np.uint8))}],
+    "choices": [{"routed_experts": npy(ROUTED)}],
     "usage": {"prompt_tokens": 1},
 }
 
@@ -111,8 +119,26 @@ def test_any_counts_of_other_projects(
 @example(shape=[0, 2, 2], kind="u1", cut=300)
 @example(shape=[2, 2, 0], kind="u1", cut=300)
 def test_any_routed_experts(folder: Path, shape: list[int], kind: str, cut: int) -> None:
+    answered(folder, npy(np.zeros(shape, kind))[:cut])
+
+
+@given(
+    data=spoilt(NPY, b"PK\3\4", b"PK\5\6", b"(", b"99999999999999", b"'")
+    | spoilt(NPZ, b"PK\3\4", b"PK\5\6", b"\xff\xff\xff\xff")
+)
+@example(data=b"PK\3\4")  # zipfile.BadZipFile
+@example(data=NPY.replace(b"(2, 1, 2)", b"(2, 1, (2"))  # tokenize.TokenError
+@example(data=NPY.replace(b"(2, 1, 2), }     ", b"(99999999999999,), }"))  # MemoryError
+@example(data=NPZ)
+def test_any_arrays(folder: Path, data: bytes) -> None:
+    """As a file, and in base64 as routed experts."""
+    with contextlib.suppress(ValueError):
+        assert all(isinstance(one, np.ndarray) for one in arrays.load(io.BytesIO(data)).values())
+    answered(folder, base64.b64encode(data).decode())
+
+
+def answered(folder: Path, text: str) -> None:
     file = folder / "answers.json"
-    text = npy(np.zeros(shape, kind))[:cut]
     file.write_text(json.dumps([{**ANSWER, "choices": [{"routed_experts": text}]}] * 2))
     told(lambda: foreign.read(file, None, 4))
 
@@ -262,7 +288,7 @@ def test_any_header_of_a_log_that_is_watched(folder: Path, header: dict[str, Any
     path.write_bytes(MAGIC + len(head).to_bytes(4, "little") + head + data[size:])
     watched = Watched(place)
     watched.read(1e9)
-    assert frame(watched, 1e9, 40)
+    assert lines(watched, 1e9)
 
 
 @given(about=json_like("moe_backend", "recorder", "refused") | mutated({"moe_backend": "TRITON"}))

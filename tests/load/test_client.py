@@ -271,6 +271,16 @@ def test_what_arrives_is_reported_while_requests_run(truth: Truth) -> None:
     assert gaps <= Counter(round(gap * 1e9) for r in records for gap in r.itls_s)
 
 
+def test_the_first_token_and_the_first_gap_are_reported_at_once(truth: Truth) -> None:
+    """Not a second later, when both would be in one report."""
+    truth.control(itl_ms=400.0)
+    progress: list[Progress] = []
+    run(load(truth, 4, output_len=3, workers=2), on_progress=progress.append)
+    first, second = [p for p in progress if p.first_tokens][:2]
+    assert (bool(first.ttfts_ns), first.gaps_ns) == (True, ())
+    assert second.gaps_ns
+
+
 def test_progress_counts_what_was_sent_not_what_is_to_come(truth: Truth) -> None:
     progress: list[Progress] = []
     run(load(truth, 12, request_rate=4.0), on_progress=progress.append)

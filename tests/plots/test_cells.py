@@ -12,12 +12,15 @@ from bench.sweep import simulated
 from core.analysis import comparand
 from core.analysis.comparand import Comparand
 from core.errors import NoDataError, UsageError
+from core.experiment import events
 from core.experiment.tables import Backend
 from core.files import formatted
 from core.plots import cells, png, text
+from core.plots.figure import marked
 from core.routing.busiest import BusiestRank
 from core.routing.imbalance import Imbalance
 from core.rundir import result
+from core.validity import verdict
 
 # max_num_seqs, tensor_parallel → TPOT of two starts; throughput is 1000/TPOT.
 MADE = {(8, 1): (10.0, 10.2), (16, 1): (8.0, 8.0), (16, 4): (4.0, 4.0), (32, 2): (5.0, 5.1)}
@@ -40,7 +43,7 @@ def test_the_frontier_is_of_the_cells_that_none_beats_in_both(made: list[Compara
 
 
 def test_a_point_is_the_mean_of_its_starts_per_rank(made: list[Comparand]) -> None:
-    drawn = cells.pareto(made, "mean_tpot_ms")
+    (drawn,) = cells.pareto(made, "mean_tpot_ms")
     (points,) = drawn.groups
     place = points.labels.index("32x2")
     assert points.x[place] == pytest.approx((5.0 * 5.1) ** 0.5)
@@ -49,19 +52,46 @@ def test_a_point_is_the_mean_of_its_starts_per_rank(made: list[Comparand]) -> No
     assert points.x_interval.min() >= 4.0 / cells.FAR  # cut: two starts reach far
     assert "n = 4 cells, starts of each: 2" in drawn.note
     assert "16x4; 32x2; 16x1" in drawn.note
-    for file in (made[0].path / "baseline" / "results_json").iterdir():
-        changed = msgspec.structs.replace(result.read(file), j_per_output_token=1.5)
-        file.write_bytes(formatted(changed))
-    again = comparand.read(made[0].path)
-    assert "baseline (1.5 J/token)" in cells.pareto(again, "mean_tpot_ms").note
+
+
+def test_energy_is_drawn_where_it_is_known(made: list[Comparand], tmp_path: Path) -> None:
+    """Joules per token: 8x1 2.0 (10 ms), 16x4 5.0 (4 ms), 32x2 6.0 (5 ms); 16x1 has none."""
+    for one, joules in zip(made, (2.0, None, 5.0, 6.0), strict=True):
+        for file in (one.path / "baseline" / "results_json").iterdir():
+            changed = msgspec.structs.replace(result.read(file), j_per_output_token=joules)
+            file.write_bytes(formatted(changed))
+    again = [cell for one in made for cell in comparand.read(one.path)]
+    drawn = cells.pareto(again, "mean_tpot_ms")
+    assert [panel.title for panel in drawn] == [
+        "throughput against mean TPOT",
+        "energy per output token against mean TPOT",
+    ]
+    (points,), (best,) = drawn[1].groups, drawn[1].curves
+    assert points.y == pytest.approx([2, 5, 6])  # of a token already, whatever the ranks
+    assert best.x == pytest.approx([4, (10 * 10.2) ** 0.5])
+    assert best.y == pytest.approx([5, 2])  # 32x2 takes longer than 16x4, and more
+    assert "1 cells without both values" in drawn[1].note
+    assert "energy per output token, J" in text.draw(drawn[1], 90, 20, colour=False)
+    assert png.write(drawn, tmp_path / "p.png").stat().st_size > 5000
 
 
 def test_it_is_drawn_in_the_terminal_and_as_a_picture(
     made: list[Comparand], tmp_path: Path
 ) -> None:
-    drawn = cells.pareto(made, "mean_tpot_ms")
+    (drawn,) = cells.pareto(made, "mean_tpot_ms")
     assert "throughput against mean TPOT" in text.draw(drawn, 90, 20, colour=False)
-    assert png.write(drawn, tmp_path / "p.png").stat().st_size > 5000
+    assert png.write([drawn], tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_a_cell_that_a_rule_calls_invalid_marks_the_figure(made: list[Comparand]) -> None:
+    assert verdict.invalid_rules(made) == ""
+    told = events.BackendReady(backend="baseline", seconds=1, ran={}, mismatches=["triton: auto"])
+    with (made[1].path / "events.jsonl").open("ab") as journal:
+        journal.write(events.encode(told) + b"\n")
+    rules = verdict.invalid_rules(made)
+    assert rules == f"as requested ({made[1].name})"
+    (drawn,) = (marked(panel, rules) for panel in cells.pareto(made, "mean_tpot_ms"))
+    assert f"INVALID: {rules}" in text.draw(drawn, 90, 20, colour=False)
 
 
 def test_imbalance_goes_with_the_load(made: list[Comparand]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from support.synthetic import write_log
 
 from core.analysis import cost_model, step_sample
@@ -16,6 +17,7 @@ from core.analysis.results import Results
 from core.analysis.step_sample import StepSample
 from core.errors import NoDataError
 from core.plots import histogram, latency, png, routing, scatter, steptime
+from core.routing.expected import Expected, ExpectedPhase
 from core.routing.imbalance import Imbalance
 from core.rundir.result import Result
 from core.stats.arrays import Floats
@@ -272,6 +274,21 @@ class TestScatterIntervals:
         assert points.y_interval[0] == pytest.approx([0, 20 + reach])  # 20 - reach is below 0
         assert np.isnan(points.x_interval[1]).all()
         assert np.isnan(points.y_interval[1]).all()
+
+    def test_x_from_what_was_predicted_of_the_router(self) -> None:
+        """The busiest rank's active experts; all of them where there are no EP ranks; of prefill
+        where decode was not predicted."""
+        one = ExpectedPhase(tokens=8, excess_cv=None, active_experts=6)
+        ranks = structs.replace(one, busiest_rank_experts=4)
+        known = Expected(
+            model="", mode="", prompts=1, tokens=8, layer_numbers=[], loads=[], prefill=ranks
+        )
+        predicted = [known, structs.replace(known, decode=one), None]
+        runs = [result([10.0], [1.0], predicted=of) for of in predicted]
+        (points,) = scatter.series(
+            [group("baseline", *runs)], "mean_ttft_ms", "predicted-work"
+        ).groups
+        assert points.x.tolist() == [4, 6]
 
     def test_what_lacks_a_value_is_counted(self) -> None:
         runs = [

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.predicted import queries, run
 
 from core import cli
-from core.prediction import exact
+from core.builtin.tokenizer import encode
+from core.prediction import exact, recorded
 from core.prediction.builtin_stack import BuiltinStack
 from core.prediction.exact import Routed
 from core.routing import expected, repeats
@@ -22,31 +21,16 @@ from core.routing.expected import ExpectedPhase, Planned
 from core.routing.gatelog import GateLog
 from core.rundir import result
 
-ROOT = Path(__file__).parents[2]
 SUBJECTS = 6
-LETTERS = "abcdefghijkl"  # each prompt one of them, over and over
-CONFIG = """
-[experiment]
-datasets = "*.jsonl"
-output_len = 1
-max_concurrency = 1
-warmup_requests = 0
-[[backends]]
-name = "{name}"
-port = 0
-tensor_parallel = 1
-max_num_batched_tokens = {tokens}
-max_num_seqs = 1
-"""
+LETTERS = "abcdefgh"  # each prompt one of them, over and over
 
 
 def texts() -> list[str]:
-    queries = json.loads((ROOT / "datasets" / "domain_queries.json").read_text())
-    return [subject[3] for subject in list(queries.values())[:SUBJECTS]]
+    return queries(3)[:SUBJECTS]
 
 
 def repetitive() -> list[str]:
-    return [letter * 120 for letter in LETTERS]
+    return [letter * 60 for letter in LETTERS]
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +39,22 @@ def routed() -> Routed:
     return exact.route(stack, [stack.tokens(text) for text in texts()])
 
 
-def recorded(folder: Path, tokens: int, *datasets: list[str]) -> Path:
-    """The run directory of datasets 001, 002 …: prompts one after another, `tokens` a step."""
-    for number, some in enumerate(datasets, 1):
-        lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(some)]
-        (folder / f"{number:03d}_0.5.jsonl").write_text("".join(lines))
-    (folder / "experiments.toml").write_text(CONFIG.format(name="one", tokens=tokens))
-    done = subprocess.run(
-        [sys.executable, "-m", "core.cli", "--batch", "--engine", "builtin", "--out", "run"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "run"
+@pytest.fixture(scope="module")
+def recorded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of both datasets, and two more: `token` runs one token a step, `prompt` one prompt."""
+    datasets = [texts(), repetitive(), queries(4)[:2], queries(5)[:2]]
+    single = {"max_num_seqs": 1, "max_num_batched_tokens": 1}
+    keys = {"token": single, "prompt": {"max_num_seqs": 1}, "several": {}}
+    return run(tmp_path_factory.mktemp("exact"), datasets, 1, **keys)
 
 
-def own_steps(run: Path) -> GateLog:
-    return gate_folder.read(run / "one" / "gate_logs").of("001")
+def own_steps(run: Path, backend: str) -> GateLog:
+    return gate_folder.read(run / backend / "gate_logs").of("001")
 
 
-def test_every_token_has_the_experts_that_were_recorded(tmp_path: Path, routed: Routed) -> None:
+def test_every_token_has_the_experts_that_were_recorded(recorded_run: Path, routed: Routed) -> None:
     """The engine runs one token a step, so each step's loads are one token's picks."""
-    loads = own_steps(recorded(tmp_path, 1, texts())).loads
+    loads = own_steps(recorded_run, "token").loads
     picks = np.array([np.concatenate(layer) for layer in routed.picks])  # [layers, tokens, k]
     assert loads.shape == (picks.shape[1], 4, 8)
     theirs = [[np.flatnonzero(layer).tolist() for layer in step] for step in loads]
@@ -88,12 +63,12 @@ def test_every_token_has_the_experts_that_were_recorded(tmp_path: Path, routed: 
 
 
 def test_the_excess_is_the_measured_one_where_each_prompt_is_a_step(
-    tmp_path: Path, routed: Routed
+    recorded_run: Path, routed: Routed
 ) -> None:
-    run = recorded(tmp_path, 2048, texts(), repetitive())
-    assert own_steps(run).loads.tolist() == routed.forecast().loads.tolist()
+    assert own_steps(recorded_run, "prompt").loads.tolist() == routed.forecast().loads.tolist()
     for label, some in (("001", texts()), ("002", repetitive())):
-        found = result.read(run / "one" / "results_json" / f"{label}.json").measured_imbalance
+        file = recorded_run / "prompt" / "results_json" / f"{label}.json"
+        found = result.read(file).measured_imbalance
         assert found
         measured, predicted = found.prefill, predict(some)
         assert measured
@@ -104,10 +79,10 @@ def test_the_excess_is_the_measured_one_where_each_prompt_is_a_step(
 
 
 def test_a_prediction_stands_beside_what_was_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recorded_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = recorded(tmp_path, 2048, texts(), repetitive())
-    files = [run / "one" / "results_json" / f"00{n}.json" for n in (1, 2)]
+    run = recorded_run
+    files = [run / "prompt" / "results_json" / f"00{n}.json" for n in (1, 2)]
     before = [json.loads(file.read_bytes()) for file in files]
     assert cli.main(["predict", "--model", "builtin", "--run", str(run)]) == 0
     said = capsys.readouterr().out
@@ -118,12 +93,11 @@ def test_a_prediction_stands_beside_what_was_measured(
         measured = old["measured_imbalance"]["prefill"]["excess_squared"]
         assert own["prefill"]["excess_squared"] == pytest.approx(measured, rel=1e-9)
         assert own["decode_reason"].startswith("--learn RUN_DIR")
-    assert said.startswith(
-        "one, prefill, exact: predicted against measured excess CV²: no order (n"
-    )
-    assert "mean error 0.000 (n = 2)" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("prompt, "))
+    assert line.startswith("prompt, prefill, exact: predicted against measured excess CV²: ")
+    assert "mean error 0.000 (n = 4)" in line
     assert cli.main(["report", str(run)]) == 0
-    assert said.strip() in (run / "report.md").read_text().replace("\\", "")
+    assert line in (run / "report.md").read_text().replace("\\", "")
     assert (run / "graphs" / "prediction.png").is_file()
 
 
@@ -139,6 +113,16 @@ def test_the_null_allows_for_tokens_that_repeat() -> None:
     assert unalike.excess_cv
     assert unalike.excess_cv_interval
     assert unalike.excess_cv_interval[0] < unalike.excess_cv
+
+
+def test_steps_of_several_prompts_hold_their_loads(recorded_run: Path) -> None:
+    """Whatever the steps were, each that is learned from has exactly the loads of its prompts."""
+    found = recorded.read(recorded_run, encode)
+    assert any(len(step) > 1 for step in found.prompts)
+    assert len(found.datasets) == 4
+    stack = BuiltinStack()
+    for step, loads in zip(found.prompts, found.loads, strict=True):
+        assert loads.tolist() == exact.route(stack, step).forecast().loads.sum(axis=0).tolist()
 
 
 def predict(some: list[str]) -> ExpectedPhase:

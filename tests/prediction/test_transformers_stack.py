@@ -22,12 +22,18 @@ pytestmark = [
 
 def test_every_family_is_routed_as_by_an_ordinary_forward_pass(tmp_path: Path) -> None:
     """In float32 every token's set of experts is the same, in every layer that has experts:
-    DeepSeek's first is dense."""
+    DeepSeek's first is dense. A damaged checkpoint is refused in a line."""
     done = subprocess.run(
         [PYTHON, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {
+    agreement, refused = map(json.loads, done.stdout.splitlines()[-2:])
+    for what, said in refused.items():
+        unread = ": cannot be read as a checkpoint: "
+        assert said.startswith((unread, "damaged: the checkpoint lacks ")), (what, said)
+        assert len(said.splitlines()) == 1
+    assert len(refused) == 7
+    assert agreement == {
         "mixtral": [1.0] * 3,
         "qwen2_moe": [1.0] * 3,
         "qwen3_moe": [1.0] * 3,

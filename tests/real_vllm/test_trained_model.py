@@ -51,13 +51,15 @@ env = {{env}}
 
 @pytest.fixture(scope="module")
 def runs(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Engine → run directory of eight prompts of different subjects, one request at a time, in
-    float32."""
+    """Engine → run directory of eight prompts of different subjects, and of prefixes of the first,
+    one request at a time, in float32."""
     folder = tmp_path_factory.mktemp("trained")
     queries = json.loads((ROOT / "datasets" / "domain_queries.json").read_text())
     texts = [subject[0] for subject in list(queries.values())[:PROMPTS]]
-    lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)]
-    (folder / "001_0.5.jsonl").write_text("".join(lines))
+    prefixes = [texts[0][: end + 1] for end in range(PROMPTS)]  # each a byte longer
+    for number, some in enumerate((texts, prefixes), 1):
+        lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(some)]
+        (folder / f"{number:03d}_0.5.jsonl").write_text("".join(lines))
     (folder / "started").mkdir()
     gatescope("init", "--model", str(folder / "model"), cwd=folder / "started")
     env = "{ " + ", ".join(f'{name} = "{value}"' for name, value in CPU.items()) + " }"
@@ -71,7 +73,7 @@ def runs(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {engine: folder / f"run-{engine}" for engine in ("vllm", "builtin")}
 
 
-def gatescope(*arguments: str, cwd: Path) -> None:
+def gatescope(*arguments: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "core.cli", *arguments],
         cwd=cwd,
@@ -81,6 +83,7 @@ def gatescope(*arguments: str, cwd: Path) -> None:
         timeout=2 * START_S,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
 
 
 def logged(run: Path) -> GateLog:
@@ -118,14 +121,48 @@ def test_every_step_has_the_same_loads(runs: dict[str, Path]) -> None:
 
 def test_exact_predicts_the_prefill_of_both(runs: dict[str, Path]) -> None:
     """One prompt a step: the predicted loads of each prompt, layer and expert are the recorded."""
-    texts = [json.loads(line)["text"] for line in prompts_file(runs).read_text().splitlines()]
     stack = BuiltinStack()
-    predicted = exact.route(stack, [stack.tokens(text) for text in texts]).forecast()
+    prompts = [stack.tokens(text) for text in prompts_of(runs, "001")]
+    predicted = exact.route(stack, prompts).forecast()
     for run in runs.values():
-        own = logged(run).of("001")
-        prefill = own.where(own.columns["prefill_tokens"] > 0)
-        assert prefill.loads.tolist() == predicted.loads.tolist()
+        assert prefill(run, "001").loads.tolist() == predicted.loads.tolist()
 
 
-def prompts_file(runs: dict[str, Path]) -> Path:
-    return runs["vllm"].parent / "001_0.5.jsonl"
+def test_exact_predicts_the_experts_of_each_token_of_both(runs: dict[str, Path]) -> None:
+    """A prompt loads what the one without its last byte loads, and that byte's experts."""
+    stack = BuiltinStack()
+    last = prompts_of(runs, "002")[-1]
+    picks = np.array(exact.route(stack, [stack.tokens(last)]).picks)[:, 0]  # [layers, tokens, k]
+    predicted = np.sort(picks[:, 2:]).transpose(1, 0, 2).tolist()  # BOS and a byte are the first
+    for run in runs.values():
+        added = np.diff(prefill(run, "002").loads.astype(np.int64), axis=0)
+        own = [[np.flatnonzero(layer).tolist() for layer in token] for token in added]
+        assert (added.sum(axis=2) == 2).all()
+        assert own == predicted
+
+
+def test_a_run_of_either_has_its_prediction_beside_it(runs: dict[str, Path]) -> None:
+    """The checkpoint that vLLM serves predicts what was measured there."""
+    model = str(runs["vllm"].parent / "model")
+    for run in runs.values():
+        said = gatescope("predict", "--model", model, "--run", str(run), cwd=run.parent)
+        found = reported(run)
+        assert found.predicted
+        assert found.measured_imbalance
+        measured = found.measured_imbalance.prefill
+        assert measured
+        assert found.predicted.prefill.excess_squared == pytest.approx(
+            measured.excess_squared, rel=1e-9
+        )
+        assert "cpu, prefill, exact: predicted against measured" in said
+        assert "mean error 0.000 (n = 2)" in said
+
+
+def prefill(run: Path, label: str) -> GateLog:
+    own = logged(run).of(label)
+    return own.where(own.columns["prefill_tokens"] > 0)
+
+
+def prompts_of(runs: dict[str, Path], label: str) -> list[str]:
+    file = runs["vllm"].parent / f"{label}_0.5.jsonl"
+    return [json.loads(line)["text"] for line in file.read_text().splitlines()]

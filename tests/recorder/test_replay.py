@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,24 @@ def test_a_log_of_another_shape_is_refused(
     order = recorded(tmp_path, [4])
     with pytest.raises(DoseError, match=said):
         Course(order, experts, top_k, layers, 64)
+
+
+def test_a_damaged_recording_is_named(tmp_path: Path) -> None:
+    order = recorded(tmp_path, [4])
+    loads, about = tmp_path / "001.decode.npy", tmp_path / replay.ABOUT
+    good = loads.read_bytes()
+    flat, fractions = io.BytesIO(), io.BytesIO()
+    np.save(flat, np.ones(4, np.uint8))
+    np.save(fractions, np.ones((1, LAYERS, EXPERTS)))
+    for data in (b"", b"PK\3\4", good[:90], good[:-1], flat.getvalue(), fractions.getvalue()):
+        loads.write_bytes(data)
+        with pytest.raises(DoseError, match=r"001\.decode\.npy: not the loads of a recorded run"):
+            Course(order, EXPERTS, TOP_K, LAYERS, 64)
+    loads.write_bytes(good)
+    for data in (b"", b"[]", b"{}", b'{"layers": "3", "experts": 8, "top_k": 2}'):
+        about.write_bytes(data)
+        with pytest.raises(DoseError, match="recorded"):
+            Course(order, EXPERTS, TOP_K, LAYERS, 64)
 
 
 def test_of_more_layers_the_first_are_replayed(tmp_path: Path) -> None:

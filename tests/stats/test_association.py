@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
 
-from core.stats import association
+from core.stats import association, dependence
 from core.stats.arrays import Floats
 from core.stats.association import associate
 
@@ -37,7 +38,20 @@ class TestAgainstScipy:
         orders = np.array(list(itertools.permutations(stats.rankdata(y))))  # all 40 320
         every = abs(association.pearson_rows(stats.rankdata(x), orders))
         exact = np.mean(every >= abs(stats.spearmanr(x, y).statistic) - 1e-12)
-        assert associate(x, y).p == pytest.approx(float(exact), abs=0.015)
+        found = dependence.shuffled(x, y)[0]
+        assert (found >= found[0]).mean() == pytest.approx(float(exact), abs=0.015)
+
+    def test_the_tests_of_a_slope_are_sens_interval_inverted(self) -> None:
+        x, y = planted(1, 30, 3.0)
+        low, high = association.slope(x, y).interval or (0.0, 0.0)
+        sign = [stats.kendalltau(x, y - end * x, method="asymptotic").pvalue for end in (low, high)]
+        assert sign == pytest.approx([0.05, 0.05], abs=0.01)
+        assert association.p_larger(x, y, 0.0) == pytest.approx(
+            stats.kendalltau(x, y, method="asymptotic").pvalue
+        )
+        assert association.p_larger(x, y, low) == pytest.approx(0.025, abs=0.004)
+        assert association.p_equivalent(x, y, high) == pytest.approx(0.025, abs=0.004)
+        assert association.p_equivalent(x, -y, high) == association.p_equivalent(x, y, high)
 
     def test_partial_is_the_recursion_formulas(self) -> None:
         rng = np.random.default_rng(4)
@@ -53,7 +67,10 @@ class TestAgainstScipy:
 
 
 class TestPlantedEffects:
-    def test_slopes_lie_in_their_intervals_and_none_is_reported_where_there_is_none(self) -> None:
+    def test_slopes_lie_in_their_intervals_and_none_is_reported_where_there_is_none(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dependence, "PERMUTATIONS", 399)
         held = covered = false = missed = 0
         for seed in range(200):
             x, y = planted(seed, 25, 5.0)
@@ -91,40 +108,57 @@ class TestWhatNCannotSupport:
         assert not found.is_seen
 
 
-class TestDistanceCorrelation:
-    def test_by_hand(self) -> None:
+class TestDependence:
+    def test_distance_correlation_by_hand(self) -> None:
         # x: distances 0 1 2 | 1 0 1 | 2 1 0: row means 1, 2/3, 1, of all 8/9. Centred, in ninths:
         # -10, 2, 8 | 2, -4, 2 | 8, 2, -10. dCov²(x, x) = 360/729.
         # y = 0, 1, 0: 0 1 0 | 1 0 1 | 0 1 0: row means 1/3, 2/3, 1/3, of all 4/9. Centred, in
         # ninths: -2, 4, -2 | 4, -8, 4 | -2, 4, -2. dCov²(y, y) = 144/729.
         # products: 20 + 8 - 16 + 8 + 32 + 8 - 16 + 8 + 20 = 72
-        found = association.distance_correlation(np.array([0.0, 1, 2]), np.array([0.0, 1, 0]))
+        found = dependence.distance_correlation(np.array([0.0, 1, 2]), np.array([0.0, 1, 0]))
         assert found == pytest.approx((72 / (360 * 144) ** 0.5) ** 0.5)
-
-    def test_is_1_of_a_line_and_0_of_a_constant(self) -> None:
         x: Floats = np.arange(10, dtype=np.float64)
-        assert association.distance_correlation(x, -3 * x) == pytest.approx(1)
-        assert association.distance_correlation(x, np.ones(10)) == 0
+        assert dependence.distance_correlation(x, -3 * x) == pytest.approx(1)
+        assert dependence.distance_correlation(x, np.ones(10)) == 0
 
-    def test_a_u_is_seen_by_it_alone(self) -> None:
-        x = np.linspace(-1, 1, 50)
-        found = associate(x, x**2 + np.random.default_rng(0).normal(0, 0.05, 50))
-        assert found.p_distance is not None
-        assert found.p_distance < 0.005
-        assert not found.is_monotone
-        assert found.is_seen
+    def test_its_statistic_is_the_distance_covariance_whatever_the_ties(self) -> None:
+        rng = np.random.default_rng(0)
+        x, y = rng.integers(0, 5, (2, 12)).astype(np.float64)
+        one, other = (dependence.centred_distances(stats.rankdata(v)) for v in (x, y))
+        seen = dependence.shuffled(x, y)[2, 0] * 12**3
+        assert seen == pytest.approx((one * other).sum() / 2)
 
-    def test_p_is_the_share_of_orders_that_reach_it(self) -> None:
-        # 4 points: of the 24 orders of y, count those with a distance correlation as high
-        x, y = np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 4])
-        seen = association.distance_correlation(x, y)
-        exact = np.mean(
-            [
-                association.distance_correlation(x, np.array(order)) >= seen - 1e-12
-                for order in itertools.permutations(y)
-            ]
-        )
-        assert association.p_values(x, y)[1] == pytest.approx(float(exact), abs=0.04)
+    def test_a_u_among_few_points_is_seen_as_a_bend_alone(self) -> None:
+        x = np.linspace(-1, 1, 25)
+        for way in (1, -1):
+            found = associate(x, way * x**2 + np.random.default_rng(0).normal(0, 0.15, 25))
+            assert found.bends
+            assert found.tests is not None
+            assert found.tests.bend < found.tests.distance
+
+    def test_p_is_corrected_for_three_tests_and_by_no_more_than_three(self) -> None:
+        for seed in range(5):
+            x, y = planted(seed, 12, 2.0)
+            found = dependence.shuffled(x, y)
+            alone = (found >= found[:, :1]).mean(axis=1)
+            told = dependence.corrected(found)
+            assert (np.array([told.monotone, told.bend, told.distance]) >= alone).all()
+            assert alone.min() <= told.p <= 3 * alone.min()
+
+    def test_of_unrelated_points_5_in_100_are_called_related(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dependence, "PERMUTATIONS", 199)
+        rng = np.random.default_rng(0)
+        drawn = rng.normal(size=(200, 2, 10))
+        ps = [dependence.between(x, y, seed).p for seed, (x, y) in enumerate(drawn)]
+        assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.08
+
+    def test_a_correction_applies_to_each_of_its_tests(self) -> None:
+        x, y = planted(0, 30, 3.0)
+        found = associate(x, y)
+        assert found.is_monotone
+        assert not msgspec.structs.replace(found, p_holm=0.06).is_monotone
 
 
 def test_the_point_that_moves_a_line_is_influential() -> None:

@@ -28,6 +28,21 @@ def near(*pieces: bytes) -> st.SearchStrategy[bytes]:
     return st.lists(st.sampled_from(pieces) | st.binary(max_size=6), max_size=14).map(b"".join)
 
 
+def spoilt(good: bytes, *pieces: bytes) -> st.SearchStrategy[bytes]:
+    """`good` with one to three stretches of it replaced by a piece or by other bytes."""
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> bytes:
+        made = good
+        for _ in range(draw(st.integers(1, 3))):
+            place = draw(st.integers(0, len(made)))
+            end = place + draw(st.integers(0, 9))
+            made = made[:place] + draw(st.sampled_from(pieces) | st.binary(max_size=4)) + made[end:]
+        return made
+
+    return drawn()
+
+
 def nested(depth: int = 100_000) -> list[bytes]:
     """JSON nested deeper than any parser follows."""
     return [b"[" * depth, b'{"a":' * depth]

@@ -73,6 +73,7 @@ class Place:
             "output_len": 6,
             "warmup_requests": 1,
             "shuffle": False,
+            "graphs": False,  # drawn where a test looks at them
             **experiment,
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
+from textual.events import Key
 from textual.pilot import Pilot
 
 from core.experiment import events, plan
@@ -224,6 +225,12 @@ class Screen:
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def burst(self, *keys: str) -> None:
+        """Press keys as a slow line hands them on: all at once."""
+        for key in keys:
+            self.app.post_message(Key(key, {"space": " "}.get(key, key if len(key) == 1 else None)))
         await self.pilot.pause()
 
     async def until(self, holds: Callable[[], bool]) -> None:

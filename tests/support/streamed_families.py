@@ -1,13 +1,16 @@
 """Runs inside an environment with torch and transformers: a small random checkpoint of each family,
 streamed layer by layer, against one forward pass of the whole model.
 
-argv: a folder to write the checkpoints to. Prints {family: share of picks that agree, by layer}.
+argv: a folder to write the checkpoints to. Prints {family: share of picks that agree, by layer},
+and of damaged copies of the first {what is damaged: what is said}.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from core.builtin import checkpoint
+from core.errors import FileError
 from core.prediction import exact
 from core.prediction.transformers_stack import FAMILIES, TransformersStack
 
@@ -108,5 +112,41 @@ def same(ours: Any, theirs: Any) -> float:
     return float((np.sort(ours, axis=1) == np.sort(theirs, axis=1)).all(axis=1).mean())
 
 
+def config(**changed: Any) -> Callable[[Path], object]:
+    def make(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+
+    return make
+
+
+INDEX = "model.safetensors.index.json"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 135\n"
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a pointer for a file": lambda f: sorted(f.glob("*.safetensors"))[0].write_text(POINTER),
+    "a missing file": lambda f: sorted(f.glob("*.safetensors"))[0].unlink(),
+    "no tokenizer": lambda f: list(map(Path.unlink, f.glob("tokenizer*"))),
+    "an index of nothing": lambda f: (f / INDEX).write_text('{"weight_map": null}'),
+    "an unknown family": config(model_type="nosuch"),
+    "more top-k than experts": config(num_experts_per_tok=99),
+    "other sizes": config(hidden_size=32),
+}
+
+
+def refused(good: Path, make: Callable[[Path], object]) -> str:
+    folder = good.with_name("damaged")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(good, folder)
+    make(folder)
+    try:
+        stack = TransformersStack(folder, "float32")
+        exact.route(stack, [stack.tokens(text) for text in TEXTS])
+    except FileError as error:
+        return str(error).replace(str(folder), "")
+    return "nothing"
+
+
 if __name__ == "__main__":
-    print(json.dumps({name: agreement(name, Path(sys.argv[1], name)) for name in FAMILIES}))
+    place = Path(sys.argv[1])
+    print(json.dumps({name: agreement(name, place / name) for name in FAMILIES}))
+    print(json.dumps({what: refused(place / FAMILIES[0], make) for what, make in DAMAGES.items()}))

@@ -155,19 +155,14 @@ def test_from_the_first_token_to_past_runs(terminal: Terminal) -> None:
     (stamps,) = (terminal.place / "runs/one").glob("baseline/requests/*.npz")
     with np.load(stamps) as requests:
         late_s = (seen_ns - requests["t_first_ns"].min()) / 1e9
-    is_busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
-    assert 0 < late_s < (10.0 if is_busy else 2.0)
+    assert 0 < late_s < 10.0  # how soon: bench/tui/run.py
     terminal.press("c")
     terminal.until(lambda t: "Findings" in t and "validity:" in t)
     terminal.back()
     shutil.copytree(terminal.place / "runs/one", terminal.place / "runs/two")
     terminal.press("b")
     terminal.until(lambda t: t.count("1 of 1 done") >= 2 and "TPOT ms: baseline" in t)
-    terminal.press("Space")
-    terminal.until(lambda t: t.count("[x]") == 1)
-    terminal.press("j")
-    time.sleep(0.5)  # the cursor is a colour
-    terminal.press("Space")
+    terminal.press("Space", "j", "Space")
     terminal.until(lambda t: t.count("[x]") == 2)
     terminal.press("c")
     terminal.until(lambda t: "two against" in t or "one against" in t)

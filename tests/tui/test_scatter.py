@@ -61,16 +61,28 @@ def test_outliers_are_hollow_or_left_out() -> None:
     series = Series("t", "x", "y", (group,))
     assert [d.id for d in scatter.dots(series, outliers=False)] == ["a/1"]
     assert [d.outlier for d in scatter.dots(series, outliers=True)] == [False, True]
-    assert "1 beyond 1.5 IQR hidden" in scatter.legend(series, outliers=False).plain
-    assert "○ 1 beyond 1.5 IQR" in scatter.legend(series, outliers=True).plain
+    assert "1 beyond 1.5 IQR hidden" in scatter.legend(series, 60, outliers=False)[0].plain
+    assert "○ 1 beyond 1.5 IQR" in scatter.legend(series, 60, outliers=True)[0].plain
+    assert [row.plain for row in scatter.legend(series, 20, outliers=True)] == [
+        "● a n=1   ",
+        "○ 1 beyond 1.5 IQR  ",
+    ]
 
 
-def test_a_point_too_far_off_is_not_drawn_but_counted() -> None:
-    away = np.array([False, True])
-    group = Points("a", ("1", "2"), np.array([1.0, 9.0]), np.array([1.0, 900.0]), away, far=away)
+def test_points_too_far_off_are_carets_above_the_others() -> None:
+    away = np.array([False, False, True, True])
+    xs, ys = np.array([1.0, 3.0, 3.0, 5.0]), np.array([1.0, 2.0, 900.0, 80.0])
+    group = Points("a", ("1", "2", "3", "4"), xs, ys, away, far=away, place=1)
     series = Series("t", "x", "y", (group,))
-    assert [d.id for d in scatter.dots(series, outliers=True)] == ["a/1"]
-    assert scatter.legend(series, outliers=True).plain.endswith("n=1   1 off the scale")
+    said = scatter.legend(series, 80, outliers=True)[0].plain
+    assert said == "▲ a n=2   ^ off the scale: a/3 at 900 and 1 more"
+    top, *body = scatter.draw(scatter.dots(series, outliers=True), 40, 12, here="a/4")
+    drawn = [(text, role) for text, role in top.spans if text.strip()]
+    assert drawn == [("^", "b"), ("^", "key")]
+    second = next(row.plain for row in body if "▲" in row.plain)
+    assert second.index("▲") == top.plain.index("^")
+    assert len(body) == 11
+    assert not any("^" in row.plain for row in body)
 
 
 def test_ticks_are_round_numbers_at_their_places() -> None:

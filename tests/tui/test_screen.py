@@ -12,14 +12,17 @@ from msgspec.structs import replace
 from rich.cells import cell_len
 from support.staged import shown, stage
 
+from core.analysis.cost_model import CostModel
+from core.analysis.routing_cost import BackendCost, RoutingCost
 from core.errors import ConfigError
-from core.experiment import control, events, pace
+from core.experiment import control, events, pace, state
 from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.invocation import Invocation
-from core.experiment.state import Live, Snapshot
+from core.experiment.state import Live
 from core.load.record import Lag
 from core.load.trust import Trust
 from core.routing.layers import LayerLoad
+from core.stats.estimate import Estimate
 from core.validity.problem import Problem, Validity
 from tui.model import figures, session, trends
 from tui.model.loads import Load
@@ -184,7 +187,9 @@ def test_rates_are_of_one_run() -> None:
             (5.0, "b/2", 20),
         )
     ]
-    kept = Snapshot(samples=tuple(samples))
+    early = replace(samples[1], at=1.4, output_tokens=60, early=True)
+    kept = state.fold([*samples, early])
+    assert (pace.newest(kept, "b/1"), pace.newest(kept, "b/2")) == (early, None)
     assert trends.rates(pace.of_run(kept, "b/1"), "output_tokens") == [50.0, 100.0]
     assert trends.rates(pace.of_run(kept, "b/2"), "output_tokens") == [10.0]
 
@@ -360,6 +365,45 @@ def test_a_run_that_its_client_limited_says_so() -> None:
         rule in text
         for rule in ("window does not hold", "GPU clocks does not hold", "limited by the client")
     )
+
+
+def test_what_is_invalid_and_what_routing_cost_are_on_the_panes() -> None:
+    """By each result as its run ends, then by the findings of the whole."""
+    played = stage(Path(), "finished")
+    assert played.run_dir is not None
+    folder = played.run_dir / "all2all" / "results_json"
+    folder.mkdir()
+    lost = {"gate_log": {"tokens_due": 90, "tokens_seen": 9}, "measured_imbalance": {}}
+    (folder / "001.json").write_bytes(msgspec.json.encode(lost))
+    model = CostModel(phase="decode", by="active")
+    cost = RoutingCost(
+        dataset="002",
+        steps=9,
+        over_fair=Estimate(1200.0, (1100.0, 1300.0)),
+        share=Estimate(4.14, (3.8, 4.5)),
+    )
+    costs = [BackendCost(backend="all2all", model=model, datasets=[cost])]
+
+    async def look(*keys: str) -> str:
+        async with shown(played) as screen:
+            await screen.press(*keys)
+            await screen.settle()
+            return screen.text
+
+    assert "INVALID: recorded tokens (all2all/001)" in asyncio.run(look())
+    problem = Problem(
+        severity="invalid", where=["all2all"], sentence="it drifts", remedy="", rule="drift"
+    )
+    validity = Validity(problems=[problem], checked=["drift"], unchecked=[])
+    found = msgspec.json.encode({"validity": validity, "routing_cost": costs})
+    (played.run_dir / "findings.json").write_bytes(found)
+    text = asyncio.run(look())
+    assert "INVALID: drift (all2all)" in text
+    assert "over a fair router, 002 costs +1.20 [+1.10, +1.30] ms a step, +4.1" in text
+    text = asyncio.run(look("4", "v"))
+    (row,) = [row for row in text.splitlines() if "all2all/002" in row and "+4.1" in row]
+    (head,) = [row for row in text.splitlines() if "cost %" in row]
+    assert row.index("+4.1") + 4 == head.index("cost %") + 6
 
 
 def test_the_queue_keeps_the_run_in_progress_in_sight() -> None:

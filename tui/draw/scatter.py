@@ -1,5 +1,5 @@
 """A Series as a scatter of marks in cells: outliers hollow, one point highlighted, points that
-share a cell as Braille dots in it."""
+share a cell as Braille dots in it, those off the scale as carets above the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.plots import ticks
+from core.plots import palette, ticks
 from tui.draw.text import Line, Span, fit, line
 from tui.draw.theme import BACKENDS, HOLLOW, MARKS
 
@@ -22,7 +22,7 @@ BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # bit of a dot, 
 
 class Dot(NamedTuple):
     """One point. `group`: its backend's place. `mark`: its own, else its backend's. `low`, `high`:
-    the ends of its interval."""
+    the ends of its interval. `far`: above the scale."""
 
     group: int
     id: str
@@ -32,6 +32,7 @@ class Dot(NamedTuple):
     mark: str = ""
     low: float | None = None
     high: float | None = None
+    far: bool = False
 
 
 def dots(series: Series, *, outliers: bool) -> list[Dot]:
@@ -42,15 +43,16 @@ def dots(series: Series, *, outliers: bool) -> list[Dot]:
             float(group.x[i]),
             float(group.y[i]),
             bool(group.outlier[i]),
+            far=bool(not group.drawn[i]),
         )
         for group in series.groups
-        for i in (group.drawn if outliers else group.full).nonzero()[0].tolist()
+        for i in (~group.drawn | (group.drawn if outliers else group.full)).nonzero()[0].tolist()
     ]
 
 
-def legend(series: Series, *, outliers: bool) -> Line:
-    """Each backend's mark and how many of its points are drawn; how many are outliers, and how many
-    off the scale."""
+def legend(series: Series, width: int, *, outliers: bool) -> list[Line]:
+    """Each backend's mark and how many of its points are drawn; how many are outliers, and which
+    is highest of those off the scale."""
     spans: list[Span] = []
     for group in series.groups:
         spans += [
@@ -58,15 +60,20 @@ def legend(series: Series, *, outliers: bool) -> Line:
             (f" n={int(group.full.sum())}   ", "dim"),
         ]
     hollow = sum(int(group.hollow.sum()) for group in series.groups)
-    far = sum(int((~group.drawn).sum()) for group in series.groups)
     odd: list[str] = []
     if hollow:
         marks = "".join(HOLLOW[group.place % 4] for group in series.groups)
         shown = f"{hollow} beyond 1.5 IQR"
         odd.append(f"{marks} {shown}" if outliers else f"{shown} hidden")
+    far = [(g.y[i], f"{g.name}/{g.labels[i]}") for g in series.groups for i in g.off_scale]
     if far:
-        odd.append(f"{far} off the scale")
-    return Line((*spans, (", ".join(odd), "dim"))) if odd else Line(tuple(spans))
+        y, name = max(far)
+        more = f" and {len(far) - 1} more" if len(far) > 1 else ""
+        odd.append(f"{palette.CARET} off the scale: {name} at {y:,.4g}{more}")
+    said = ", ".join(odd)
+    if sum(len(text) for text, _ in spans) + len(said) <= width:
+        return [Line((*spans, (said, "dim")))]
+    return [Line(tuple(spans)), line((fit(said, width), "dim"))]
 
 
 def draw(
@@ -77,13 +84,16 @@ def draw(
     if width < LEAST[0] or height < LEAST[1] or not points:
         return [line((f"a plot needs {LEAST[0]}×{LEAST[1]} cells", "dim"))]
     reach = [end for p in points for end in (p.low, p.high) if end is not None]
-    xs, ys = _span([p.x for p in points]), _span([*(p.y for p in points), *reach])
-    rows = height - 2
+    near, far = [p for p in points if not p.far], [p for p in points if p.far]
+    xs, ys = _span([p.x for p in points]), _span([*(p.y for p in near), *reach])
+    rows = height - 2 - bool(far)
     at, names = ticks.even(*ys, min(max(rows // TICK_ROWS, 2), MOST_TICKS))
     margin = max(map(len, names))
     frame = Frame(xs, ys, width - margin - 2, rows)
     labels = {frame.cell(xs[0], y)[0]: name for y, name in zip(at, names, strict=True)}
-    cells = (_under(points, frame) if joined else {}) | _cells(points, frame, here)
+    cells = (_under(points, frame) if joined else {}) | _cells(near, frame, here)
+    far.sort(key=lambda p: p.id == here)  # drawn last
+    above = {(0, frame.cell(p.x, ys[1])[1]): _caret(p, here) for p in far}
     body = [
         Line(
             (
@@ -93,7 +103,13 @@ def draw(
         )
         for row in range(rows)
     ]
-    return [*body, *_x_axis(frame, margin)]
+    carets = [Line(((" " * (margin + 1), ""), *_row(above, 0, frame.columns)))] if far else []
+    return [*carets, *body, *_x_axis(frame, margin)]
+
+
+def _caret(point: Dot, here: str) -> Span:
+    """Of a point above the scale, over its place."""
+    return (palette.CARET, "key" if point.id == here else BACKENDS[point.group % 4])
 
 
 class Frame(NamedTuple):
@@ -148,13 +164,14 @@ def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
 
 def _mark(found: Sequence[Dot], here: str, frame: Frame) -> Span:
     """That of the only point, or of the chosen one; dots for several, bright if their backends
-    differ."""
+    differ; the mark for several of one backend that would be one dot."""
     chosen = next((p for p in found if p.id == here), None)
     point = chosen or found[0]
     if chosen is None and len({(p.x, p.y, p.group) for p in found}) > 1:
         dots = {frame.dot(p.x, p.y) for p in found}
         is_mixed = len({p.group for p in found}) > 1
-        return (chr(0x2800 + sum(dots)), "strong" if is_mixed else BACKENDS[point.group % 4])
+        if is_mixed or len(dots) > 1:
+            return (chr(0x2800 + sum(dots)), "strong" if is_mixed else BACKENDS[point.group % 4])
     mark = point.mark or (HOLLOW if point.outlier else MARKS)[point.group % 4]
     return (mark, "key" if chosen else BACKENDS[point.group % 4])
 

@@ -35,7 +35,7 @@ def client(run_dir: Path, run: str, result: str) -> Client | None:
         alone, written_ns = _read(file, run), file.stat().st_mtime_ns
         judged_ns = findings.stat().st_mtime_ns if findings.exists() else 0
         # Findings older than the result: the experiment goes on.
-        whole = _judged(findings, judged_ns) if judged_ns >= written_ns else None
+        whole = judged(findings, judged_ns) if judged_ns >= written_ns else None
     except (OSError, msgspec.DecodeError, FileError):
         return None
     if whole is None:
@@ -58,8 +58,19 @@ def _read(file: Path, run: str) -> Client:
     )
 
 
+def findings_since(run_dir: Path, ended_at: float) -> tuple[Path, int] | None:
+    """The findings of a run directory and when they were written (ns), if that was after
+    `ended_at`."""
+    file = (run_dir / FINDINGS).resolve()
+    try:
+        written = file.stat()
+    except OSError:
+        return None
+    return (file, written.st_mtime_ns) if written.st_mtime >= ended_at else None
+
+
 @lru_cache(4)
-def _judged(findings: Path, at_ns: int) -> Validity | None:
+def judged(findings: Path, at_ns: int) -> Validity | None:
     """The verdict on the whole run directory, as it was at that time."""
     from core.validity.problem import Validity
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.experiment import pace
 from core.experiment.events import Latency
 from core.experiment.state import RunState, Snapshot
 from core.plots.labels import LATENCIES
@@ -44,8 +45,7 @@ def latencies(snapshot: Snapshot, run: RunState) -> dict[str, Latency]:
     if live is None or live.run != run.run.id:
         return {}
     found = {name: latency(getattr(live, f"{name}_ms")) for name in LATENCIES}
-    last = snapshot.samples[-1] if snapshot.samples else None
-    if last and last.run == run.run.id:
+    if last := pace.newest(snapshot, run.run.id):
         ttfts = [x for x in (last.ttft, found["ttft"]) if x]
         found["ttft"] = max(ttfts, key=lambda x: x.n, default=None)
         found["itl"] = last.itl or found["itl"]

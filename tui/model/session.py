@@ -25,6 +25,7 @@ from tui.model.view import Happened, Stage, View
 if TYPE_CHECKING:
     from core.rundir.journal import Journal
     from tui.model.loads import Load, Loads
+    from tui.model.verdicts import Verdicts
 
 EVENTS_KEPT = 500
 
@@ -51,6 +52,7 @@ class Session:
         self._journal: Journal | None = None
         self._loads: Loads | None = None
         self._load: Load | None = None
+        self._verdicts: Verdicts | None = None
 
     def open(self) -> None:
         """Read the run directory, or plan what would be run."""
@@ -84,17 +86,20 @@ class Session:
         self.stage = self._stage()
 
     def look(self, run: str, *, recent: bool = False) -> None:
-        """Check whether the engine is there, and read the expert load of `run` so far: of all its
-        steps, or of the `recent` ones."""
+        """Check whether the engine is there, read the expert load of `run` so far: of all its
+        steps, or of the `recent` ones; and judge what has ended."""
         from tui.model.loads import Loads
+        from tui.model.verdicts import Verdicts
 
         if self.run_dir is None:
             return
         if self._loads is None or self._loads.run_dir != self.run_dir:
-            self._loads = Loads(self.run_dir)
+            self._loads, self._verdicts = Loads(self.run_dir), Verdicts(self.run_dir)
         self.alive = self.is_live()
         self._loads.read()
         self._load = self._loads.of(run, recent=recent)
+        if self._verdicts:
+            self._verdicts.read(self.snapshot)
 
     def view(self, pinned: str = "") -> View:
         """What the panes draw: the run `pinned`, else the one in progress, else the last ended."""
@@ -114,7 +119,11 @@ class Session:
         judged = (
             client(self.run_dir, shown, run.result) if self.run_dir and run and run.result else None
         )
-        return structs.replace(view, shown=shown, load=load, client=judged)
+        view = structs.replace(view, shown=shown, load=load, client=judged)
+        if self._verdicts is None:
+            return view
+        said = self._verdicts
+        return structs.replace(view, invalid=said.words, prices=said.prices)
 
     def poll(self) -> None:
         """Fold what has happened since; quick."""

@@ -53,7 +53,7 @@ class SweepSession:
             asked = structs.replace(asked, cells=asked.bases)
         states = cells.read_all(self.path, asked)
         found = matrix.entries(asked, states)
-        answers = [limits.limit(b.slug, asked, states) for b in asked.bases if self.is_started]
+        answers = [limits.limit(b, asked, states) for b in asked.bases if self.is_started]
         done = sum(entry.state == "done" for entry in found)
         stage = self._stage(is_done=done == len(found) and all(one.is_done for one in answers))
         return SweepView(

@@ -42,13 +42,13 @@ def in_flight(live: Live, last: Sampled | None) -> int | None:
     return max(last.sent - live.finished, 0) if last else None
 
 
-def latencies(samples: Sequence[Sampled]) -> list[Trend]:
-    """Medians of what arrived in each second, and the throughput."""
+def latencies(samples: Sequence[Sampled], role: str = "") -> list[Trend]:
+    """Medians of what arrived in each second, and the throughput; in the backend's colour."""
     arrived = [s.arrived or Arrived() for s in samples]
     return [
-        Trend("TTFT p50", [a.ttft_ms for a in arrived], 1, "note"),
-        Trend("ITL p50", [a.itl_ms for a in arrived], 1, "note"),
-        Trend("out tok/s", rates(samples, "output_tokens"), 0, "note"),
+        Trend("TTFT p50", [a.ttft_ms for a in arrived], 1, role),
+        Trend("ITL p50", [a.itl_ms for a in arrived], 1, role),
+        Trend("out tok/s", rates(samples, "output_tokens"), 0, role),
     ]
 
 
@@ -62,9 +62,11 @@ def imbalance(samples: Sequence[Sampled]) -> list[Trend]:
     ]
 
 
-def load(samples: Sequence[Sampled], live: Live | None) -> list[Trend]:
+def load(
+    samples: Sequence[Sampled], live: Live | None, newest: Sampled | None = None
+) -> list[Trend]:
     """What the server has to do."""
-    flight = None if live is None else in_flight(live, samples[-1] if samples else None)
+    flight = None if live is None else in_flight(live, newest)
     found = [Trend("in flight", [float(s.sent - s.finished) for s in samples], 0, "", flight)]
     if any(s.server for s in samples):
         servers = [s.server for s in samples]
@@ -75,5 +77,5 @@ def load(samples: Sequence[Sampled], live: Live | None) -> list[Trend]:
     return [*found, Trend("req/s", rates(samples, "finished"), 1)]
 
 
-def tpot(samples: Sequence[Sampled]) -> Trend:
-    return Trend("TPOT p50", [s.arrived.tpot_ms if s.arrived else None for s in samples], 1, "note")
+def tpot(samples: Sequence[Sampled], role: str = "") -> Trend:
+    return Trend("TPOT p50", [s.arrived.tpot_ms if s.arrived else None for s in samples], 1, role)

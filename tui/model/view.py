@@ -3,6 +3,8 @@ order."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -25,6 +27,15 @@ class Happened(Struct, frozen=True):
     text: str
 
 
+class Price(Struct, frozen=True):
+    """What a dataset's routing costs a decode step over a fair router's: in words, and in %;
+    whether its interval leaves 0 out."""
+
+    words: str
+    share: float | None
+    is_detected: bool
+
+
 class View(Struct, frozen=True):
     """`shown`: id of the run that Live and Imbalance show; `pinned`: whether the user chose it."""
 
@@ -40,6 +51,8 @@ class View(Struct, frozen=True):
     happened: tuple[Happened, ...] = ()
     load: Load | None = None
     client: Client | None = None  # of the run shown, once it has ended
+    invalid: str = ""  # the rules that say that the figures are not what they are called
+    prices: Mapping[str, Price] = MappingProxyType({})  # by backend/dataset
 
     @property
     def run(self) -> RunState | None:

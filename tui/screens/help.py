@@ -49,7 +49,7 @@ class Help(ModalScreen[None]):
     """Scrolls; any of its keys closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,ctrl+c", "dismiss", "close", priority=True),
+        Binding("escape,q,question_mark,ctrl+c", "dismiss", "close"),
         Binding("j", "down"),
         Binding("k", "up"),
     ]

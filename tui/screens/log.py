@@ -39,7 +39,7 @@ class ServerScreen(Page):
         ("esc", "back"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,ctrl+c", "back", "back", priority=False),
+        Binding("escape,q,ctrl+c", "back", "back"),
         Binding("slash", "search", "search"),
         Binding("n", "jump(1)", "next match"),
         Binding("N", "jump(-1)", "previous match"),

@@ -30,8 +30,8 @@ class PastRuns(ModalScreen[Path | None]):
     """Dismissed with the run directory chosen; None means back."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,ctrl+c", "leave", "back", priority=True),
-        Binding("space", "mark", "mark", priority=True),
+        Binding("escape,q,ctrl+c", "leave", "back"),
+        Binding("space", "mark", "mark"),
         Binding("c", "compare", "compare"),
         Binding("j", "down"),
         Binding("k", "up"),

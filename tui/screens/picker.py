@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -19,9 +20,12 @@ from tui.model.session import score_in
 
 
 class _Filter(Input):
-    def check_consume_key(self, key: str, character: str | None) -> bool:
+    async def on_key(self, event: events.Key) -> None:
         """A space marks."""
-        return key != "space" and super().check_consume_key(key, character)
+        if event.key == "space":
+            event.stop()
+            event.prevent_default()
+            await self.run_action("screen.mark")
 
 
 class Picker(ModalScreen[list[str]]):
@@ -29,17 +33,16 @@ class Picker(ModalScreen[list[str]]):
     without colour."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,ctrl+c", "leave", "back", priority=True),
-        Binding("enter", "choose", "add", priority=True),
-        Binding("space", "mark", "mark", priority=True),
-        Binding("down", "move(1)", priority=True),
-        Binding("up", "move(-1)", priority=True),
+        Binding("escape,ctrl+c", "leave", "back"),
+        Binding("down", "move(1)"),
+        Binding("up", "move(-1)"),
     ]
 
     def __init__(self, datasets: Mapping[str, Path]) -> None:
         super().__init__()
         self._datasets = datasets
         self._marked: set[str] = set()
+        self._words = ""  # that the rows on screen match
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall") as box:
@@ -47,14 +50,14 @@ class Picker(ModalScreen[list[str]]):
             box.border_subtitle = "space  mark   enter  add   esc  back"
             yield Static("Each one runs once more at every backend.", markup=False)
             yield _Filter(placeholder="type to filter by index, name or score")
-            yield OptionList(*self._options(""))
+            yield OptionList(*self._options())
 
     def on_mount(self) -> None:
         self.query_one(OptionList).highlighted = 0
 
-    def _options(self, words: str) -> list[Option]:
+    def _options(self) -> list[Option]:
         rows = ((index, self._row(index)) for index in self._datasets)
-        return [Option(row, id=index) for index, row in rows if words.lower() in row.plain.lower()]
+        return [Option(row, id=index) for index, row in rows if self._words in row.plain.lower()]
 
     def _row(self, index: str) -> Content:
         """Marked or not, index, predicted score, file."""
@@ -63,25 +66,32 @@ class Picker(ModalScreen[list[str]]):
         mark = "x" if index in self._marked else " "
         return Content(safe(f"[{mark}] {index}  {score:>6}  {file.name}"))
 
-    def on_input_changed(self, event: Input.Changed) -> None:
-        box = self.query_one(OptionList)
-        box.clear_options()
-        box.add_options(self._options(event.value))
-        box.highlighted = 0 if box.option_count else None
+    def on_input_changed(self) -> None:
+        self._narrowed()
+
+    def _narrowed(self) -> OptionList:
+        """The list as what is typed narrows it: a key may be ahead of the news of the text."""
+        box, words = self.query_one(OptionList), self.query_one(_Filter).value.lower()
+        if words != self._words:
+            self._words = words
+            box.clear_options()
+            box.add_options(self._options())
+            box.highlighted = 0 if box.option_count else None
+        return box
 
     def action_move(self, by: int) -> None:
-        box = self.query_one(OptionList)
+        box = self._narrowed()
         box.action_cursor_down() if by > 0 else box.action_cursor_up()
 
     def action_mark(self) -> None:
-        box = self.query_one(OptionList)
+        box = self._narrowed()
         if (option := box.highlighted_option) and option.id:
             self._marked ^= {option.id}
             box.replace_option_prompt(option.id, self._row(option.id))
 
-    def action_choose(self) -> None:
+    def on_input_submitted(self) -> None:
         """The marked ones; if there are none, the one under the cursor."""
-        option = self.query_one(OptionList).highlighted_option
+        option = self._narrowed().highlighted_option
         here = [option.id] if option and option.id else []
         self.dismiss(sorted(self._marked) or here)
 

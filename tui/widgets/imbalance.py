@@ -10,7 +10,8 @@ from core.experiment.state import RunState
 from core.plots import palette
 from tui.draw import table
 from tui.draw.table import Column
-from tui.draw.text import NONE, Line, Span, fit, line, number
+from tui.draw.text import NONE, Line, Span, fit, line, number, wrapped
+from tui.model.view import Price, View
 from tui.widgets import doses
 from tui.widgets.pane import Pane, empty
 
@@ -35,6 +36,7 @@ RUNS = (
     Column("aggregated", 10, 7),
     Column("rank", 5, 4),
     Column("work", 5, 3),
+    Column("cost %", 6, 6),
 )
 LEAST = 28  # cells of the columns that must stay
 
@@ -78,7 +80,7 @@ class Imbalance(Pane):
             return self._runs(width, height)
         layers = self.rows()
         if not layers:
-            return self._empty(width)
+            return [*self._summary(width), *self._empty(width)]
         columns, cell = self._room(len(layers[0].shares), width)
         head = self._summary(width)
         shown = self.window(height - len(head) - 2)
@@ -136,7 +138,8 @@ class Imbalance(Pane):
 
     def _run_columns(self) -> tuple[Column, ...]:
         figures = (run.figures for run in self.runs())
-        return _known(RUNS, any(of and of.work_over_fair is not None for of in figures))
+        known = _known(RUNS, any(of and of.work_over_fair is not None for of in figures))
+        return tuple(c for c in known if self.view.prices or c.title != "cost %")
 
     def _of_run(self, run: RunState) -> dict[str, Span | str]:
         figures = run.figures
@@ -151,6 +154,7 @@ class Imbalance(Pane):
             "aggregated": number(figures.aggregated_cv, 3),
             "rank": number(figures.rank_imbalance, 2),
             "work": number(figures.work_over_fair, 2),
+            "cost %": _percent(_price_of(run, self.view)),
         }
 
     def _summary(self, width: int) -> list[Line]:
@@ -162,7 +166,7 @@ class Imbalance(Pane):
                 f"per-step CV {number(figures.cv, 3)}  excess {_excess(figures)}  "
                 f"aggregated CV {number(figures.aggregated_cv, 3)}"
             )
-            return [line((fit(text, width), "strong"))]
+            return [line((fit(text, width), "strong")), *self._price(run, width)]
         live = [
             s.imbalance
             for s in self.view.snapshot.samples
@@ -177,6 +181,15 @@ class Imbalance(Pane):
         )
         return [line((fit(text, width), "strong"))]
 
+    def _price(self, run: RunState, width: int) -> list[Line]:
+        """What the dataset's routing costs, once there are findings."""
+        price = _price_of(run, self.view)
+        if price is None:
+            return []
+        text = f"over a fair router, {price.words}"
+        role = "warn" if price.is_detected else "dim"
+        return [line((row, role)) for row in wrapped(text, width, "  ")[:2]]
+
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
         """The columns, and the cells per expert in the heat map: 5 or 4 show its load over an even
         share, 1 a shade."""
@@ -185,7 +198,7 @@ class Imbalance(Pane):
         for cell, least in ((5, whole), (4, whole), (4, LEAST), (1, LEAST)):
             if least + experts * cell <= width:
                 return table.fitting(columns, width - experts * cell - 1), cell
-        is_free = _folded(experts, width - whole) == _folded(
+        is_free = folded(experts, width - whole) == folded(
             experts, width - LEAST
         )  # the columns cost no cell
         return table.fitting(columns, whole if is_free else LEAST), 1
@@ -194,7 +207,7 @@ class Imbalance(Pane):
         names = "".join(f"e{e}".rjust(cell) for e in range(experts))
         if cell == 1:
             room = width - _width(columns)
-            each = _folded(experts, room)
+            each = folded(experts, room)
             shared = f", hottest of {each}" if each > 1 else ""
             names = fit(f"e0 … e{experts - 1}{shared}", room)
         return Line((*table.head(columns).spans, (" ", ""), (names, "dim")))
@@ -213,10 +226,10 @@ class Imbalance(Pane):
             "share": f"{layer.shares[layer.hottest]:.1%}",
         }
         row = table.row(columns, cells)
-        each = _folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
+        each = folded(len(layer.shares), width - _width(columns)) if cell == 1 else 1
         shares = [max(layer.shares[i : i + each]) for i in range(0, len(layer.shares), each)]
-        heat = (_heat(share * len(layer.shares), cell) for share in shares)
-        return Line((*row.spans, (">" if cursor else " ", ""), *heat))
+        shades = (heat(share * len(layer.shares), cell) for share in shares)
+        return Line((*row.spans, (">" if cursor else " ", ""), *shades))
 
     def _detail(self, layers: tuple[LayerLoad, ...], width: int) -> Line:
         """Why the layer under the cursor has no excess, or what the columns mean."""
@@ -230,6 +243,15 @@ class Imbalance(Pane):
         if layer.work is not None:
             text += " · work: busiest rank's over fair"
         return line((fit(text, width), "dim"))
+
+
+def _price_of(run: RunState, view: View) -> Price | None:
+    """Of a run whose routing was its own."""
+    return None if run.run.imposed else view.prices.get(f"{run.run.backend}/{run.run.dataset}")
+
+
+def _percent(price: Price | None) -> str:
+    return NONE if price is None or price.share is None else f"{price.share:+.1f}"
 
 
 def _excess(figures: RunFigures) -> str:
@@ -248,13 +270,14 @@ def _width(columns: tuple[Column, ...]) -> int:
     return sum(c.width + 1 for c in columns)
 
 
-def _folded(experts: int, room: int) -> int:
+def folded(experts: int, room: int) -> int:
     """How many experts share one cell so that all fit into `room`."""
     return -(-experts // max(room, 1))
 
 
-def _heat(over_even: float, cell: int) -> Span:
+def heat(over_even: float, cell: int) -> Span:
+    """A share over an even one: its value in `cell` cells, or in one a shade."""
     level = palette.heat_level(over_even)
     if cell > 1:
         return (f"{over_even:.{cell - 3}f} ".rjust(cell), f"heat{level}")
-    return (palette.SHADES[palette.heat_level(over_even, len(palette.SHADES))], f"heat{level}")
+    return (palette.SHADES[palette.heat_level(over_even, len(palette.SHADES))], f"shade{level}")

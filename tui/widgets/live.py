@@ -92,7 +92,9 @@ class Live(Pane):
 
     def _empty(self) -> list[Line]:
         match self.view.stage:
-            case "not started" | "failed" | "reading":
+            case "reading":
+                return empty("Reading …")
+            case "not started" | "failed":
                 return empty(
                     "Nothing is running.",
                     "r  start: servers come up one after another, and their runs follow",
@@ -123,7 +125,7 @@ class Live(Pane):
         if live is None or live.run != run.run.id:
             return [self._ended(run, symbol, role), *self._reason(run, width)]
         samples = pace.of_run(self.view.snapshot, run.run.id)
-        last = samples[-1] if samples else None
+        last = pace.newest(self.view.snapshot, run.run.id)
         done, due = pace.tokens(live, last)
         requests = f"{live.finished:,} of {live.requests:,} requests"
         share = pace.share(live, last)
@@ -187,14 +189,18 @@ class Live(Pane):
             table.row(columns, _row(name, against.title, known.get(name), theirs.get(name)))
             for name in LATENCY_NAMES
         ]
-        footnote = line((fit(self._footnote(run, other, known), width), "dim"))
+        has_p99 = any(column.title == "p99" for column in columns)
+        said = self._footnote(run, other, known, has_p99=has_p99)
+        footnote = line((fit(said, width), "dim"))
         return [table.head(columns), *rows, footnote]
 
-    def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
+    def _footnote(
+        self, run: RunState, other: RunState | None, known: dict[str, Latency], *, has_p99: bool
+    ) -> str:
         if not known and run.phase == "running":
             return "no token has arrived yet"
         against = f"Δ vs {other.run.id}" if other else f"no other backend has run {run.run.label}"
-        footnote = f"{against}; p99 from n = {FROM_N}"
+        footnote = f"{against}; p99 from n = {FROM_N}" if has_p99 else against
         return footnote if run.figures else f"{footnote}; TPOT, E2E of ended requests"
 
     def _beside(self, run: RunState, width: int, height: int) -> list[Line]:
@@ -216,7 +222,8 @@ class Live(Pane):
         if len(samples) < 2 or not across or not down:
             return []
         speed, skew, load = self._trends(run)
-        ordered = [speed[0], trends.tpot(samples), *speed[1:], *skew, *load][: across * down]
+        tpot = trends.tpot(samples, self.view.role(run.run.backend))
+        ordered = [speed[0], tpot, *speed[1:], *skew, *load][: across * down]
         down = -(-len(ordered) // across)
         each = width // across
         rows: list[Line] = []
@@ -229,10 +236,12 @@ class Live(Pane):
         return rows
 
     def _trends(self, run: RunState) -> tuple[list[Trend], list[Trend], list[Trend]]:
-        samples = pace.of_run(self.view.snapshot, run.run.id)
-        live = self.view.snapshot.live
-        own: Progress | None = live if live and live.run == run.run.id else None
-        return trends.latencies(samples), trends.imbalance(samples), trends.load(samples, own)
+        snapshot, name = self.view.snapshot, run.run.id
+        samples, live = pace.of_run(snapshot, name), snapshot.live
+        own: Progress | None = live if live and live.run == name else None
+        speed = trends.latencies(samples, self.view.role(run.run.backend))
+        load = trends.load(samples, own, pace.newest(snapshot, name))
+        return speed, trends.imbalance(samples), load
 
 
 def _against(other: RunState | None) -> Column:

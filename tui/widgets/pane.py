@@ -74,9 +74,11 @@ class Pane(Lines, can_focus=True):
             self.redraw()
 
     def redraw(self) -> None:
+        """Draw again, if there is room by now: a pane just gone to may be still hidden."""
         self.at = max(0, min(self.at, self.count() - 1))
-        self.put(self.draw(*self.size))
-        self._set_titles()
+        if self.is_on_screen:
+            self.put(self.draw(*self.size))
+            self._set_titles()
 
     @property
     def is_on_screen(self) -> bool:
@@ -124,8 +126,7 @@ class Pane(Lines, can_focus=True):
     # --- life ---
 
     def on_resize(self) -> None:
-        if self.is_on_screen:
-            self.redraw()
+        self.redraw()
 
     def on_focus(self) -> None:
         self.redraw()

@@ -190,6 +190,7 @@ class Plots(Pane):
             self.metric,
             self.axis,
             self.hides_outliers,
+            self.view.invalid,
             here,
             width,
             height,
@@ -204,8 +205,11 @@ class Plots(Pane):
         except GatescopeError as error:
             return empty(fit(str(error), width - 2), "p  another metric   i  another axis")
         shown = scatter.dots(drawn, outliers=not self.hides_outliers)
-        legend = scatter.legend(drawn, outliers=not self.hides_outliers)
-        return [legend, *scatter.draw(shown, width, height - 1, here)]
+        head = scatter.legend(drawn, width, outliers=not self.hides_outliers)
+        if self.view.invalid:
+            head = [line((fit(self.view.invalid, width), "bad")), *head]
+        head = head[: max(height - scatter.LEAST[1], 1)]  # a plot matters more than its legend
+        return [*head, *scatter.draw(shown, width, height - len(head), here)]
 
     def _detail(self, width: int) -> list[Line]:
         """The figures of the run under the cursor."""

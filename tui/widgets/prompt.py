@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
@@ -12,6 +13,13 @@ class _Entry(Input):
     def allow_focus(self) -> bool:
         """A hidden one does not take the keys."""
         return isinstance(self.parent, Prompt) and self.parent.is_open
+
+    async def on_key(self, event: events.Key) -> None:
+        """Enter takes what was typed before it, also where more keys came with it."""
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            await self.action_submit()
 
 
 class Prompt(Horizontal):

@@ -147,7 +147,7 @@ class Queue(Pane):
         if self.view.snapshot.runs:
             return empty(f"No run matches {self.filter!r}.", "esc  show all again")
         if self.view.stage == "reading":
-            return empty("Reading the datasets …")
+            return empty("Reading …")
         if self.view.problem:
             return empty(
                 "Nothing can be run yet; see the message below.", "press r once it is fixed"
@@ -172,8 +172,7 @@ class Queue(Pane):
     def _state(self, run: RunState) -> str:
         live = self.view.snapshot.live
         if self.view.running == run.run.id and live and live.run == run.run.id:
-            samples = pace.of_run(self.view.snapshot, run.run.id)
-            return f"run {pace.share(live, samples[-1] if samples else None):.0%}"
+            return f"run {pace.share(live, pace.newest(self.view.snapshot, live.run)):.0%}"
         return self._word(run)
 
     def _word(self, run: RunState) -> str:

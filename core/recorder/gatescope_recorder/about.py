@@ -30,7 +30,7 @@ class About:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}{SUFFIX}"
-        self.facts: dict[str, str] = {"python": platform.python_version()}
+        self.facts = {"python": platform.python_version(), "node": platform.node()}
         for module in ("vllm", "torch", "numpy"):
             self.facts[module] = str(getattr(sys.modules.get(module), "__version__", "unknown"))
         self._lock = threading.Lock()  # the engine's thread writes, and the gate log's

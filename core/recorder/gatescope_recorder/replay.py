@@ -40,6 +40,18 @@ def phase_of(prefill_tokens: int) -> str:
     return "prefill" if prefill_tokens else "decode"
 
 
+def mapped(file: Path) -> Loads:
+    """Loads [steps, layers, experts] in the server's address space, not read. DoseError that names
+    the file if it holds anything else."""
+    try:
+        found: Loads = np.load(file, mmap_mode="r")
+        if found.ndim != 3 or found.dtype.kind not in "iu":
+            raise ValueError(f"{found.dtype} {found.shape}")
+    except Exception as error:  # of zipfile, tokenize, ast and mmap too, by what is damaged
+        raise DoseError(f"{file}: not the loads of a recorded run: {error!r}") from None
+    return found
+
+
 def assign(loads: Loads, top_k: int, draw: np.random.Generator) -> Ids:
     """[layers, tokens, top_k]: distinct experts for every token, by which expert e of layer l gets
     exactly `loads` [layers, experts] tokens. Every layer's loads sum to top_k × tokens, and none
@@ -65,7 +77,7 @@ class Track:
         self._seed = [order.seed, zlib.crc32(name.encode())]
         files = {phase: Path(order.recording, f"{name}.{phase}.npy") for phase in PHASES}
         self.loads: dict[str, Loads] = {
-            phase: np.load(file, mmap_mode="r") for phase, file in files.items() if file.exists()
+            phase: mapped(file) for phase, file in files.items() if file.exists()
         }
         self._step = functools.lru_cache(maxsize=STEPS_KEPT)(self._realised)
 
@@ -126,8 +138,8 @@ class Player:
 def tracks(
     order: Order, experts: int, top_k: int, layers: int, share: tuple[int, int] = (0, 1)
 ) -> dict[str, Track]:
-    """Label → track of every run that may be replayed. DoseError if the recording does not fit the
-    model."""
+    """Label → track of every run that may be replayed. DoseError if the recording is damaged, or
+    does not fit the model."""
     if not order.replays:
         return {}
     try:
@@ -135,7 +147,9 @@ def tracks(
         check(about["layers"], about["experts"], about["top_k"], layers, experts, top_k)
         names = {label: label.removeprefix(f"{REPLAY}~") for label in order.replays}
         return {label: Track(order, name, top_k, layers, share) for label, name in names.items()}
-    except (OSError, KeyError) as error:
+    except DoseError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DoseError(
             f"the recorded loads in {order.recording} cannot be read: {error}"
         ) from None

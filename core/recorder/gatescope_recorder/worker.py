@@ -153,8 +153,8 @@ def attach(worker: Any, config: Any, folder: Path, order: Order | None, limits: 
     """
     here = Place.here(config)
     about = About(folder, f"{here.name}_tp{here.tp}")
-    if (on := node.here()).host:
-        about.note(host=on.host, node=str(on.node))
+    on = node.here()
+    about.note(**({"node": on.host, "node_rank": str(on.node)} if on.host else {}))
     forcing = Forcing(worker, config, here, order, about) if order else None
     if forcing:
         # before the recorder's: it taps what was forced
