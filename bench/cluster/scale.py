@@ -103,15 +103,15 @@ def main() -> None:
         delays, first, share = follow(folder, given.seconds)
         grown = psutil.Process().memory_info().rss - before
         writer.wait()
+        print(f"{given.cells} cells, load average {psutil.getloadavg()[0]:.0f}")
+        print(f"first fold: {first:.2f} s of CPU; memory grew by {grown / 2**20:.0f} MiB")
+        print(f"following: {100 * share:.1f} % of a core, {len(delays)} events seen")
+        middle, late = np.percentile(delays, [50, 99])
+        print(f"an event is seen after {middle:.2f} s (median), {late:.2f} s (99 %)")
         began = time.process_time()
-        view = SweepSession(folder).read()
+        SweepSession(folder).read()
         took = time.process_time() - began
-    print(f"{view.head}; load average {psutil.getloadavg()[0]:.0f}")
-    print(f"first fold: {first:.2f} s of CPU; memory grew by {grown / 2**20:.0f} MiB")
-    print(f"following: {100 * share:.1f} % of a core, {len(delays)} events seen")
-    middle, late = np.percentile(delays, [50, 99])
-    print(f"an event is seen after {middle:.2f} s (median), {late:.2f} s (99 %)")
-    print(f"the matrix drawn from all results: {took:.2f} s of CPU")
+        print(f"the matrix drawn from all results: {took:.2f} s of CPU")
 
 
 if __name__ == "__main__":
