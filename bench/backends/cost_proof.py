@@ -2,9 +2,10 @@
 
     python3 bench/backends/cost_proof.py [-o FILE.png] CALIBRATED RUN_DIR…
 
-Prints the median decode step of every run beside its prediction, then R², the mean error over all
-and R² within each size (by mean steps too); beside it R² of a line in requests and CV, fitted to
-the very runs, and whether the SM clock explains what is left.
+Of steps whose work is known (padding may wake experts in others): the median of every run beside
+its prediction, then R², the mean error over all and R² within each size (by mean steps too); beside
+it R² of a line in requests and CV, fitted to the very runs, and whether the SM clock explains what
+is left.
 The picture sets every run's median decode step against its CV, and against its prediction.
 """
 
@@ -24,9 +25,14 @@ from core.analysis import cost_sentences as cost
 from core.analysis.cost_model import CostModel
 from core.analysis.step_sample import StepSample
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")  # Okabe-Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe-Ito
 CLOCK = 1980  # MHz, an H200's highest
-MARKS = ("o", "x", "s", "^", "D")
+MARKS = ("o", "x", "s", "^", "D", "+", "v")
+
+
+def recorded(folder: Path) -> list[str]:
+    """The backends that have gate logs."""
+    return sorted({place.parent.name for place in folder.glob("*/gate_logs*")})
 
 
 def medians(of: StepSample, values: np.typing.NDArray[np.float64]) -> dict[str, float]:
@@ -89,7 +95,7 @@ def draw(points: list[tuple[float, float, float, float]], file: Path) -> None:
     by_model.plot(ends, ends, "-", color="0.6", zorder=0)
     by_cv.set(xlabel="CV of expert load", ylabel="median decode step, ms", title="Against CV")
     by_model.set(xlabel="predicted step, ms", title="Against the calibrated cost model")
-    by_cv.legend()
+    by_model.legend()
     for axes in (by_cv, by_model):
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
@@ -103,7 +109,7 @@ def clock(
 ) -> None:
     """The coefficient of the clock in the sweep, and the error at `runs` with it and without."""
     sample = step_sample.of_backend(calibrated, found.backend, prices=found.prices(), forced=True)
-    sweep = left(sample.of_phase("decode"), model, calibrated)
+    sweep = left(cost_model.closed(sample.of_phase("decode"), 1), model, calibrated)
     if not len(runs) or not len(sweep):
         return
     rest, design = sweep[:, 0] - sweep[:, 1], slowed(sweep)
@@ -140,13 +146,13 @@ def main() -> None:
         print(line)
     for row in (cost.QUALITY_HEAD, *cost.quality_rows(found.decode)):
         print("| " + " | ".join(row) + " |")
-    for folder in asked.run_dirs:
+    for folder, backend in ((path, name) for path in asked.run_dirs for name in recorded(path)):
         prices = found.prices()
-        sample = step_sample.of_backend(folder, found.backend, prices=prices, forced=True)
-        of = sample.of_phase("decode")
+        sample = step_sample.of_backend(folder, backend, prices=prices, forced=True)
+        of = cost_model.closed(sample.of_phase("decode"), 1)
         took, said = medians(of, of["duration_us"]), medians(of, found.decode.predict_us(of))
         cvs, sizes = medians(of, of["cv"]), medians(of, of["tokens"])
-        print(f"\n{folder}")
+        print(f"\n{folder} {backend}")
         for label in sorted(took):
             print(
                 f"{label:24} {sizes[label]:4.0f} tokens, CV {cvs[label]:.2f}:"

@@ -7,7 +7,8 @@
 #   eplb    repetitive prompts with EPLB off and on, three starts; then what `advise` says of the log
 #           without it: predicted against what happened
 #   api     256 requests with one API server and with two: delivery lag
-# Without a STAGE, all run in this order. Not run yet: no machine with two GPUs was had. Tried with
+# Without a STAGE, all run in this order. Not run yet: no machine with two GPUs was had. vLLM 0.25.1's parser takes its command lines
+# (h200-x1-starts.sh, stage flags). Tried with
 #   DRY_RUN="--engine builtin" SIZES=4,8 bench/backends/h200-x2-starts.sh OUT 600 calibrate_all2all
 #   DRY_RUN="--engine builtin --only 032 --set backends.baseline.extra_args=[]" … runs
 # (the other stages need vLLM).

@@ -4,7 +4,8 @@
 # It writes OUT/STAGE/…, OUT/STAGE.log and both packed (stages.sh). The stages:
 #   natural  the root experiments.toml (h200-x4.toml says what differs), with its report
 #   replay   GATE_LOGS (see h200-replay.sh) replayed under tensor and expert parallelism
-# Without a STAGE, both run in this order. Not run yet: no machine with four GPUs was had. Tried with
+# Without a STAGE, both run in this order. Not run yet: no machine with four GPUs was had. vLLM 0.25.1's parser takes its command lines
+# (h200-x1-starts.sh, stage flags). Tried with
 #   DRY_RUN="--engine builtin --only 001 --set backends.baseline.extra_args=[]" \
 #     bench/backends/h200-x4.sh OUT 600 natural
 # ALL2ALL=flashinfer_cutlass is the kernel of all2all; triton needs no built module.

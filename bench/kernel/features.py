@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from core import files
 from core.recorder.gatescope_recorder.kernel import Kernel
-from core.routing import work
+from core.routing import price, work
 from core.routing.price import PriceList, Timed
 from core.routing.work import Work
 from core.stats.arrays import Floats
@@ -64,8 +64,9 @@ def _waves(done: Work) -> tuple[Floats, Floats]:
     return _flat(done.first_waves), _flat(done.second_waves)
 
 
-def left_out(timed: Timed, columns: list[Floats]) -> float:
-    """Mean error in %."""
+def left_out(timed: Timed, columns: list[Floats], *, beyond: bool = False) -> float:
+    """Mean error in %; `beyond`: with what others of equal figures took beyond the line, as in
+    `Prices`."""
     from scipy.optimize import nnls
 
     y, alike = np.array(timed.us), np.sort(np.array(timed.loads), axis=1)
@@ -74,7 +75,11 @@ def left_out(timed: Timed, columns: list[Floats]) -> float:
     guess = np.empty(len(y))
     for point in range(len(y)):
         others = (alike != alike[point]).any(axis=1)
-        guess[point] = design[point] @ nnls(design[others], y[others])[0]
+        found = nnls(design[others], y[others])[0]
+        guess[point] = design[point] @ found
+        if beyond:
+            equal = others & (abs(design - design[point]) < 1e-9).all(axis=1)
+            guess[point] += (y - design @ found)[equal].sum() / (equal.sum() + price.SHRINK)
     return 100 * float(abs(guess / y - 1).mean())
 
 
@@ -86,8 +91,11 @@ def main() -> None:
         given = files.read(Path(file), PriceList)
         for timed in given.sizes:
             if len(timed.us) >= ENOUGH:
-                for name, columns in features(timed, given.kernel).items():
+                each = features(timed, given.kernel)
+                for name, columns in each.items():
                     errors.setdefault(name, []).append(left_out(timed, columns))
+                timed_too = left_out(timed, next(iter(each.values())), beyond=True)
+                errors.setdefault("the first, with timed figures", []).append(timed_too)
     for name, found in errors.items():
         print(f"{name:42} {np.mean(found):.2f} %, worst size {max(found):.2f} % ({len(found)})")
 

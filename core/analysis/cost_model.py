@@ -5,7 +5,8 @@
 `work`, summed over layers, is the price of the busiest rank by a price list of the kernel; where
 there is none, its active experts and its waves (each tiling's by themselves); where the kernel has
 no tiling, its active experts and its tokens. Fitted to single steps by Huber's M-estimate, for one
-backend and one phase at a time.
+backend and one phase at a time. Steps whose work is open, since rows of padding may have woken
+experts, are left out where there are enough of others.
 
 How good it is shows in runs that it has not seen: the median step of each run, with its dataset
 left out of the fit; and of naturally routed runs, fitted to those of forced routing. Rivals, which
@@ -15,6 +16,7 @@ take another measure for the work, stand beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -98,9 +100,10 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
             if self.by and name.partition(" ")[0] in WORK[self.by]
         }
 
-    def work_us(self, of: StepSample, *, fair: bool = False) -> Floats:
-        """[steps]: what the work of each costs; or a fair router's, on the same batch."""
-        names = [f"fair_{name}" if fair else name for name in self.costs]
+    def work_us(self, of: StepSample, kind: Literal["", "fair_", "most_"] = "") -> Floats:
+        """[steps]: what the work of each costs; or a fair router's, on the same batch; or the most
+        that it can be with rows of padding."""
+        names = [f"{kind}{name}" for name in self.costs]
         return np.asarray(_columns(of, names) @ np.array(list(self.costs.values())))
 
     def cost_us(self, figures: Floats, tokens: Ints, kernel: Kernel | None) -> Floats:
@@ -133,7 +136,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
 
 def fit(sample: StepSample, phase: str) -> CostModel:
     """The best measure of work that the log has, with its rivals beside it."""
-    of = sample.of_phase(phase)
+    of = closed(sample.of_phase(phase), MIN_STEPS)
     if len(of.rows) < MIN_STEPS:
         return CostModel(phase=phase, reason=f"n = {len(of.rows)} steps, {MIN_STEPS} are needed")
     by = next((by for by, names in WORK.items() if np.isfinite(_columns(of, names)).all()), "")
@@ -160,9 +163,15 @@ def fit(sample: StepSample, phase: str) -> CostModel:
     )
 
 
+def closed(of: StepSample, enough: int) -> StepSample:
+    """The steps whose work is known; all, where fewer than `enough` are."""
+    found = of.where(~of.open)
+    return found if len(found.rows) >= enough else of
+
+
 def check(model: CostModel, sample: StepSample) -> Check:
     """`model` against the runs of a sample that it was not fitted to."""
-    of = sample.of_phase(model.phase)
+    of = closed(sample.of_phase(model.phase), 1)
     runs = np.unique(of["run"])
     y, guess = (_medians(of, v, runs) for v in (of["duration_us"], model.predict_us(of)))
     sizes = np.array([np.median(of["tokens"][of["run"] == run]) for run in runs])

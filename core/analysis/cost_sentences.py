@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.analysis.cost_model import PRICE, Check, CostModel, Quality
+from core.analysis.cost_model import PRICE, ROWS, Check, CostModel, Quality
 from core.analysis.routing_cost import EDGE, SMALLER, BackendCost, Edge, RoutingCost
 from core.stats.estimate import Estimate
 from core.terminal import shown
@@ -61,7 +61,8 @@ def in_words(model: CostModel, backend: str) -> list[str]:
     who = f"{backend}, {model.phase} steps"
     if model.reason:
         return [f"{who}: no cost model: {model.reason}"]
-    what = f"{who}, by {model.by}: {terms(model)} (n = {model.steps} steps of {model.runs} runs)"
+    by = f"{model.by} (its kernel publishes no tiling)" if model.by == ROWS else model.by
+    what = f"{who}, by {by}: {terms(model)} (n = {model.steps} steps of {model.runs} runs)"
     best = model.qualities[0]
     if best.r2 is None:
         return [what, f"{who}: one run alone, so nothing was predicted that the model had not seen"]

@@ -2,7 +2,7 @@
 router's on the very same batches, and against other placements of the experts.
 
 Intervals are 95 %: over blocks of the dataset's steps, and over what the model's own intervals
-leave open, added in quadrature.
+leave open, added in quadrature; to the upper end, the most that rows of padding can have added.
 """
 
 from __future__ import annotations
@@ -153,14 +153,15 @@ def _of_dataset(name: str, of: StepSample, model: CostModel, mask: Bools) -> Rou
 
 
 def _over_fair(own: StepSample, model: CostModel) -> Estimate:
-    steps = model.work_us(own) - model.work_us(own, fair=True)
+    steps = model.work_us(own) - model.work_us(own, "fair_")
     found = _mean(steps)
     if found.interval is None or found.value is None:
         return found
     open_ = math.sqrt(sum((mean * error) ** 2 for mean, error in model.open_work(own)))
     low, high = found.interval
     reach = [math.hypot(end - found.value, bootstrap.Z * open_) for end in (low, high)]
-    return estimate.of(found.value, (found.value - reach[0], found.value + reach[1]))
+    padding = float((model.work_us(own, "most_") - model.work_us(own)).mean())
+    return estimate.of(found.value, (found.value - reach[0], found.value + reach[1] + padding))
 
 
 def _part(own: StepSample, model: CostModel, name: str) -> Floats:

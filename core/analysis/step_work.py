@@ -1,5 +1,6 @@
 """The work of recorded steps as the cost model takes it: of the busiest rank of each layer, summed
-over layers, and the same for a fair router with the same tokens.
+over layers; the same for a fair router with the same tokens; and the most that it can have been:
+what rows of padding chose is in no log.
 
 With a price list, the busiest rank is the one with the highest price. The price of a step splits
 into `waiting` (the busiest rank's over the mean rank's), `weights` (active experts of the mean
@@ -21,13 +22,13 @@ from core.routing.price import Prices
 from core.stats.arrays import Bools, Floats, Ints
 
 FIGURES = ("active", "rows", "tiles", "amount", "price_us", "waiting_us", "weights_us")
-COLUMNS = (*FIGURES, *(f"fair_{name}" for name in FIGURES))
+COLUMNS = tuple(f"{kind}{name}" for kind in ("", "fair_", "most_") for name in FIGURES)
 FAIR_DRAWS = 256
 
 
 def columns(log: GateLog, prices: Prices | None, padding: Ints) -> Floats:
     """[steps, COLUMNS]; nan where unknown. Under EPLB a rank's active experts are in no log.
-    `padding` [steps]: rows that route as they like, and are in no log."""
+    `padding` [steps]: rows that route as they like."""
     if log.moved:
         return np.full((len(log.tokens), len(COLUMNS)), np.nan)
     kernel, experts = prices.kernel if prices else log.kernel, log.loads.shape[2]
@@ -36,10 +37,13 @@ def columns(log: GateLog, prices: Prices | None, padding: Ints) -> Floats:
             f"a price list of a kernel with {prices.kernel.experts} experts, and a gate log with"
             f" {experts}: calibrate the backend that wrote the log"
         )
-    mine = of_loads(log.loads, log.tokens, log.placement, kernel, prices, padding).sum(axis=1)
+    mine = most = of_loads(log.loads, log.tokens, log.placement, kernel, prices).sum(axis=1)
+    if padding.any():
+        padded = of_loads(log.loads, log.tokens, log.placement, kernel, prices, padding)
+        most = padded.sum(axis=1)
     layers = log.loads.shape[1]
-    fair = fair_of(log.tokens, experts, log.top_k, log.placement, kernel, prices, padding)
-    return np.hstack([mine, layers * fair])
+    fair = fair_of(log.tokens, experts, log.top_k, log.placement, kernel, prices)
+    return np.hstack([mine, layers * fair, most])
 
 
 def of_loads(
@@ -50,10 +54,11 @@ def of_loads(
     prices: Prices | None,
     padding: Ints | None = None,
 ) -> Floats:
-    """[steps, layers, FIGURES] of `loads` [steps, layers, experts]."""
+    """[steps, layers, FIGURES] of `loads` [steps, layers, experts]; with `padding` [steps], the
+    most that it can be with so many rows more."""
     done = work.of_steps(loads, tokens, placement, kernel)
     if kernel and padding is not None:
-        done = work.with_padding(done, kernel, tokens, padding)
+        done = work.most_woken(done, kernel, tokens, padding)
     busiest = done.busiest()
     unknown = np.full(busiest.active.shape, np.nan)
     known = [busiest.active, busiest.tokens, busiest.tiles, busiest.amount]
@@ -81,22 +86,16 @@ def fair_of(
     placement: tuple[int, ...],
     kernel: Kernel | None,
     prices: Prices | None,
-    padding: Ints | None = None,
 ) -> Floats:
     """[steps, FIGURES]: their means in one layer, under a fair router, in steps of `tokens`."""
-    rows = np.zeros_like(tokens) if padding is None else padding
-    sizes, place = np.unique(np.column_stack([tokens, rows]), axis=0, return_inverse=True)
-    each = [
-        _fair(int(size), int(more), experts, top_k, placement, kernel, prices)
-        for size, more in sizes
-    ]
-    return np.array(each).reshape(-1, len(FIGURES))[place.ravel()]
+    sizes, place = np.unique(tokens, return_inverse=True)
+    each = [_fair(int(size), experts, top_k, placement, kernel, prices) for size in sizes]
+    return np.array(each).reshape(-1, len(FIGURES))[place]
 
 
 @lru_cache(maxsize=1 << 14)
 def _fair(
     tokens: int,
-    padding: int,
     experts: int,
     top_k: int,
     placement: tuple[int, ...],
@@ -105,6 +104,5 @@ def _fair(
 ) -> Floats:
     drawn = work.fair_loads(tokens, experts, top_k, FAIR_DRAWS)[:, None]
     sizes = np.full(len(drawn), tokens)
-    rows = np.full(len(drawn), padding)
-    figures = of_loads(drawn, sizes, placement, kernel, prices, rows)
+    figures = of_loads(drawn, sizes, placement, kernel, prices)
     return np.asarray(figures.mean(axis=(0, 1)))

@@ -26,6 +26,7 @@ RECORDER = (
 GATE_LOGS = "GATESCOPE_GATE_LOGS"
 PLUGIN = "gatescope_recorder"
 UNKNOWN = "(unknown version)"
+API_SERVERS = "--api-server-count"
 OLDEST = (0, 11)
 FORCED = (
     "set_capture_fn",
@@ -97,7 +98,8 @@ def launch(backend: Backend, model: Model, gate_logs: Path | None, seed: int) ->
     BackendError as `check`.
     """
     installed = check(backend)
-    program, words = _program(installed, model.id), arguments(backend, model, seed, installed)
+    program = _program(installed, model.id, backend.extra_args)
+    words = arguments(backend, model, seed, installed)
     command = [*program, *words]
     if backend.nodes > 1:
         command = nodes.command(backend, program, words, gate_logs)
@@ -169,8 +171,10 @@ def warmup_skipped(backend: Backend, model: Model) -> str:
     )
 
 
-def _program(installed: Installed, model: str) -> list[str]:
-    if installed.has_module:
+def _program(installed: Installed, model: str, extra_args: Sequence[str]) -> list[str]:
+    """The module has one API server and passes over API_SERVERS; `vllm serve` heeds it."""
+    heeds = any(word.partition("=")[0] == API_SERVERS for word in extra_args)
+    if installed.has_module and not heeds:
         return [installed.python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     return [installed.python, "-m", "vllm.entrypoints.cli.main", "serve", model]
 

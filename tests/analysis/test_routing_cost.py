@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,17 @@ def prices() -> Prices:
     return Prices(KERNEL, np.array([8]), np.array([[100.0, 10.0, 4.0, 0.0]]))
 
 
-def sample(folder: Path, loads: list[int], steps: int = 40) -> StepSample:
+def sample(
+    folder: Path, loads: list[int], steps: int = 40, kernel: Kernel | None = None
+) -> StepSample:
+    folder.mkdir(exist_ok=True)
     write_log(
         folder / "dp0_pp0.gatelog",
         np.array([[loads]] * steps),
         ranks=2,
         placement=(0, 0, 1, 1),
         top_k=1,
+        kernel=kernel,
     )
     return step_sample.read([folder], prices=prices())
 
@@ -92,6 +97,22 @@ def test_what_the_models_cost_leaves_open_widens_the_interval(tmp_path: Path) ->
     low, high = found.over_fair.interval or (0.0, 0.0)
     value = found.over_fair.value or 0.0
     assert [low, high] == pytest.approx([0.95 * value, 1.05 * value])
+
+
+def test_what_padding_may_have_woken_opens_the_upper_end(tmp_path: Path) -> None:
+    """8 tokens run as 9: the row more can wake one expert of rank 1, for 110 + 4, which leaves it
+    below rank 0; with one expert there the other, for 14 µs a layer."""
+    padded = replace(KERNEL, graphs=(9,))
+    closed, opened = (
+        sample(tmp_path / name, [8, 0, 0, 0], kernel=kernel)
+        for name, kernel in (("closed", KERNEL), ("open", padded))
+    )
+    assert not closed.open.any()
+    assert opened.open.all()
+    (tight,), (wide,) = (routing_cost.of_datasets(of, MODEL) for of in (closed, opened))
+    assert wide.over_fair.value == tight.over_fair.value
+    low, high = tight.over_fair.interval or (0.0, 0.0)
+    assert wide.over_fair.interval == pytest.approx((low, high + 2 * 14))
 
 
 def test_the_cheapest_placement_parts_the_two_busy_experts(tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ class TestCommandLine:
             "triton",
         ]
 
+    def test_api_servers_are_asked_of_vllm_serve_since_the_module_has_one(self) -> None:
+        module = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
+        serve = ["python", "-m", "vllm.entrypoints.cli.main", "serve", "m"]
+        assert vllm._program(installed("0.25.1"), "m", ["--api-key", "k"]) == module
+        assert vllm._program(installed("0.25.1"), "m", ["--api-server-count", "2"]) == serve
+        assert vllm._program(installed("0.25.1"), "m", ["--api-server-count=2"]) == serve
+
     @pytest.mark.parametrize("version", ["0.20.2", "0.25.1", "0.30.0", "0.32.0", "0.33.0"])
     def test_all2all_names_both_backends(self, version: str) -> None:
         assert tail(ALL2ALL, version) == (

@@ -54,6 +54,26 @@ def listed(fixed: dict[int, float]) -> PriceList:
     return PriceList("GPU", "test", KERNEL, sizes)
 
 
+def test_loads_whose_figures_were_timed_take_what_those_took() -> None:
+    """Two vectors of 4 active experts took 30 µs more than the rule: 2 / 2.5 of what is left of it
+    by least squares is added; figures that were not timed are priced by the rule alone."""
+    given = listed({8: 100.0})
+    more = [us + 30 * (min(x) > 0) for x, us in zip(VECTORS[8], given.sizes[0].us, strict=True)]
+    given = replace_times(given, more)
+    design = price.features(given.sizes[0], KERNEL)
+    plain = design @ price.fit(given).coefficients[0]
+    left = np.array(more) - plain
+    for place, loads in enumerate(VECTORS[8]):
+        alike = (design == design[place]).all(axis=1)
+        added = left[alike].sum() / (alike.sum() + 0.5)
+        assert priced([loads], 8, given)[0] == pytest.approx(plain[place] + added)
+    assert np.abs(priced(VECTORS[8], 8, given) - more).sum() < np.abs(left).sum()
+
+
+def replace_times(given: PriceList, us: list[float]) -> PriceList:
+    return PriceList("GPU", "test", KERNEL, [Timed(8, given.sizes[0].loads, us)])
+
+
 def test_a_list_made_by_a_rule_gives_the_rule_back() -> None:
     given = listed({8: 100.0, 16: 100.0})
     new = [[3, 3, 1, 1], [7, 1, 0, 0], [6, 2, 0, 0]]

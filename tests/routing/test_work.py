@@ -54,15 +54,14 @@ def test_tiles_and_waves_by_hand() -> None:
     assert shown(found.amount) == [[[3 * 256 + 2 * 320]], [[3 * 256 + 2 * 320]]]
 
 
-def test_padding_rows_wake_a_share_of_the_idle_experts() -> None:
-    """Top-2 of 4: half of the one idle expert in the padded step, none in the other."""
-    found = of([[0, 1, 7, 8], [0, 1, 7, 8]])
-    padded = work.with_padding(found, KERNEL, np.array([8, 8]), np.array([3, 0]))
-    assert shown(padded.active) == [[[3.5]], [[3]]]
-    assert shown(padded.tiles) == [[[3.5]], [[3]]]
-    assert shown(padded.first_waves) == [[[3.5]], [[3]]]  # 10 blocks a tile on 10 SMs
-    assert shown(padded.second_waves) == [[[2.2]], [[2]]]  # 4
-    assert shown(padded.amount) == [[[3.5 * 256 + 2.2 * 320]], [[3 * 256 + 2 * 320]]]
+def test_padding_rows_wake_no_more_experts_than_are_idle_and_than_they_choose() -> None:
+    """Top-2 of 4. One idle expert in the first two steps, two in the last."""
+    found = of([[0, 1, 7, 8], [0, 1, 7, 8], [0, 0, 8, 8]])
+    most = work.most_woken(found, KERNEL, np.array([8, 8, 8]), np.array([3, 0, 1]))
+    assert shown(most.active) == [[[4]], [[3]], [[4]]]
+    assert shown(most.tiles) == [[[4]], [[3]], [[4]]]
+    assert shown(most.first_waves) == [[[4]], [[3]], [[4]]]  # 10 blocks a tile on 10 SMs
+    assert shown(most.second_waves) == [[[2]], [[2]], [[2]]]  # 4
 
 
 def test_a_full_block_is_one_tile_and_a_row_more_is_two() -> None:
@@ -96,8 +95,8 @@ def test_without_a_tiling_only_experts_and_tokens_are_known() -> None:
         assert shown(found.busiest().tokens) == [[15]]
 
 
-def test_a_fitted_block_counts_tiles_but_no_waves() -> None:
-    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),), source="fitted")
+def test_a_tiling_without_columns_counts_tiles_but_no_waves() -> None:
+    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),))
     found = of([[0, 1, 17, 8]], kernel=kernel)
     assert shown(found.tiles) == shown(found.amount) == [[[4]]]
     assert found.first_waves is None
@@ -120,7 +119,7 @@ def test_fair_loads_are_those_of_a_fair_router() -> None:
 
 def test_the_fair_amount_is_the_binomial_mean() -> None:
     """Of tiles: E · Σ_x P(x) ⌈x/16⌉ with x binomial (n, k/E)."""
-    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),), source="fitted")
+    kernel = Kernel("CPU", tilings=(Tiling(4096, 16),))
     chance = [math.comb(64, x) * 0.25**x * 0.75 ** (64 - x) for x in range(65)]
     exact = 8 * sum(p * math.ceil(x / 16) for x, p in enumerate(chance))
     (found, again) = work.fair_amounts(np.array([64, 64]), 8, 2, (), kernel)

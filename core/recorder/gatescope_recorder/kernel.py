@@ -34,8 +34,8 @@ class Kernel:
     `tilings`, ascending, apply by the tokens of a step of all data-parallel ranks; the last one
     also to larger steps. `graphs`, ascending: rows of all ranks that CUDA graphs pad a step to;
     larger steps are as they are. `source` says where tilings come from: "tuned" (vLLM's table, the
-    file `table`), "default" (vLLM's rule, where it has no table), "fitted" (to measured times), or
-    "" (none: the kernel publishes no tiling).
+    file `table`), "default" (vLLM's rule, where it has no table), or "" (none: the kernel publishes
+    no tiling).
     """
 
     name: str
