@@ -115,7 +115,7 @@ class TestAfterABatch:
         for one in kept:
             why, by = one["model"]["reason"], one["model"]["by"]
             head = f"· {one['backend']}, decode steps"
-            wanted = f"{head}: no cost model: {why}" if why else f"{head}, by {by}: "
+            wanted = f"{head}: no cost model: {why}" if why else f"{head}, by {by}"
             assert any(line.startswith(wanted) for line in said), said
 
 
