@@ -91,7 +91,6 @@ def test_no_shell_and_nothing_that_runs_data(file: Path) -> None:
 CLOCK_USERS = {
     "core/builtin/app.py",
     "core/commands/exporter.py",
-    "core/commands/watch.py",
     "core/experiment/events.py",
     "core/routing/windows.py",
     "tui/model/session.py",

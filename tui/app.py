@@ -177,6 +177,8 @@ class Gatescope(App[int]):
             self.say(problem, "warn")
 
     def tick(self) -> None:
+        if not self.query(Pane):  # the App is ending, and they have gone
+            return
         before = self.session.snapshot
         self.session.poll()
         if self.settings.bell and (news := notice.of(before, self.session.snapshot)):
@@ -277,13 +279,13 @@ class Gatescope(App[int]):
         if isinstance(self.screen.focused, Pane) and self.screen.focused is not self.active:
             self.go_to(self.screen.focused)
 
-    def on_resize(self) -> None:
-        self.size_panes()
+    def on_resize(self, event: events.Resize) -> None:
+        self.size_panes(event.size.height)  # the App's own size is still the one before
         self.call_after_refresh(self.show)
 
-    def size_panes(self) -> None:
+    def size_panes(self, height: int) -> None:
         """Share the height of the screen out among the rows of panes."""
-        rows = next((shares for least, shares in ROWS if self.size.height >= least), ())
+        rows = next((shares for least, shares in ROWS if height >= least), ())
         heights = (f"{share * self.settings.row(row):g}fr" for row, share in enumerate(rows))
         self.query_one("#body").styles.grid_rows = " ".join(heights) or None
 

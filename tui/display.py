@@ -66,7 +66,7 @@ def _resize(app: Gatescope, times: float) -> str | None:
     row = ROW_OF[app.active.NAME]
     height = min(max(app.settings.row(row) * times, LEAST), MOST)
     app.keep(replace(app.settings, heights={**app.settings.heights, row: round(height, 3)}))
-    app.size_panes()
+    app.size_panes(app.size.height)
     app.call_after_refresh(app.show)
     return None if app.size.height >= 28 else "one pane has the whole screen here"
 

@@ -3,7 +3,6 @@ beside the last hour, by layer, rank and node, with every expert's load as a hea
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -11,7 +10,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 
-from core.routing import nodes, repeats, watch_rows
+from core.routing import rank_nodes, repeats, watch_rows
 from core.routing.layers import LayerLoad, Totals
 from core.routing.watch_rows import Pair
 from core.routing.windows import HOUR_S, MINUTE_S, PHASES, Watched
@@ -121,11 +120,13 @@ class WatchScreen(App[None]):
         self.query_one("#keys", Lines).put([bars.keys(KEYS)])
 
     def _read(self) -> None:
-        now_s, watched = time.time(), self._watched
-        watched.read(now_s)
+        watched = self._watched
+        watched.read()
         found = {}
         for phase in PHASES:
-            minute, hour = (watched.windows.last(phase, s, now_s) for s in (MINUTE_S, HOUR_S))
+            minute, hour = (
+                watched.windows.last(phase, s, watched.at_s) for s in (MINUTE_S, HOUR_S)
+            )
             found[phase] = Phase(minute, hour, watch_rows.pairs(minute, hour))
         warning = repeats.random_prompts(watched.logs) if watched.logs else ""
         self.call_from_thread(self._take, found, warning)
@@ -201,7 +202,7 @@ class WatchScreen(App[None]):
         both = (now, pair.hour)
         found = {
             "ranks": [watch_rows.by("r", one.rank_shares) for one in both],
-            "nodes": [nodes.shares(one.rank_shares, places) for one in both],
+            "nodes": [rank_nodes.shares(one.rank_shares, places) for one in both],
             "experts": [watch_rows.by("e", one.shares) for one in both],
         }
         rows: list[Line] = []

@@ -41,7 +41,7 @@ warmup_requests = 16
 shuffle = false
 starts = 1
 split = false
-temperature = 1.0
+temperature = {temperature}
 [model]
 max_model_len = 2048
 {model}
@@ -78,12 +78,14 @@ def prepare(folder: Path, datasets: int, python: str) -> None:
     for number, one in enumerate(made, 1):
         rows = [json.dumps({"text": text}) + "\n" for text in one.texts]
         (folder / f"{number:03d}_0.jsonl").write_text("".join(rows))
-    model, backend = "", PACED
+    model, backend, temperature = "", PACED, 1.0
     if python:
         (folder / "init").mkdir()
         gatescope(folder / "init", "init", "--model", str(folder / "model"))
         model, backend = f'id = "{folder / "model"}"', VLLM.format(python=python)
-    (folder / "experiments.toml").write_text(CONFIG.format(model=model, backend=backend))
+        temperature = 0.0  # vLLM 0.30's CPU build has no seeded sampling
+    config = CONFIG.format(model=model, backend=backend, temperature=temperature)
+    (folder / "experiments.toml").write_text(config)
 
 
 def of_dataset(label: str, one: Result) -> dict[str, float | str | None]:
@@ -128,10 +130,12 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     engine, model = ("vllm", str(folder / "model")) if arguments.vllm else ("builtin", "builtin")
-    if not (folder / "run").exists():
+    if not folder.exists():
         prepare(folder, arguments.datasets, arguments.vllm)
+    if not (folder / "cal").exists():
         calibrate = ("calibrate", "one", "--engine", engine, "--sizes", "1,2,4,8,16")
         gatescope(folder, *calibrate, "--out", "cal")
+    if not (folder / "run").exists():
         gatescope(folder, "--batch", "--engine", engine, "--out", "run")
     learn = str(arguments.learn.resolve())
     given = ("--run", "run", "--learn", learn, "--calibration", "cal")

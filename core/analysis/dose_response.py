@@ -28,6 +28,7 @@ from core.analysis.results import NAMES
 from core.stats import estimate
 from core.stats.arrays import Floats
 from core.stats.estimate import Estimate
+from core.stats.written import p_in_words
 
 METRICS = {"mean_tpot_ms": NAMES["mean_tpot_ms"], "decode_step_ms": ("decode step", "ms")} | NAMES
 HIGHER_IS_BETTER = {"output_throughput"}
@@ -117,7 +118,7 @@ def tested(p_holm: float | None) -> str:
     """The p value that a sentence's facts begin with."""
     if p_holm is None:
         return ""
-    return f"p {'< 0.0001' if p_holm < 1e-4 else f'= {p_holm:.2g}'} after Holm; "
+    return f"{p_in_words(p_holm)} after Holm; "
 
 
 def counted(runs: int, datasets: int) -> str:

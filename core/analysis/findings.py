@@ -23,6 +23,7 @@ from core.stats.arrays import Floats
 from core.stats.association import Association
 from core.stats.comparison import Comparison
 from core.stats.estimate import Estimate
+from core.stats.written import p_in_words
 from core.terminal import shown
 
 HEADLINE = "mean_tpot_ms"
@@ -132,11 +133,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         found = self.association
         if found.spearman.value is None:
             return self.brief
-        p = f"p = {found.p:.2g}" if found.p_holm is None else f"p = {found.p_holm:.2g} after Holm"
+        p = p_in_words(found.p_holm or found.p or 0.0) + (" after Holm" if found.p_holm else "")
         facts = f"{self._changed}; Spearman {found.spearman.shown('.2f')}, {p}{self._robust}"
         if found.bends:
             turned = self.in_percent(self.turn).shown("+.1f")
-            facts = f"{turned} % from the middle to the ends; {facts}"
+            facts = f"it turns by {turned} % from the middle to the ends; {facts}"
         if not found.is_monotone:
             return f"{self.brief} ({facts}; {self._of})"
         explained = f"a line explains {found.explained.scaled(100).shown('.0f')} % of its variance"
@@ -144,13 +145,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _changed(self) -> str:
-        """`over the middle 80 % of the datasets, where it rises by 0.056, by -5.0 [-9.1, -1.2] %
-        (-2.1 ms): inconclusive; to settle it: 180 datasets`"""
-        change = f"{shown(self.change.value, '+.3g')} {NAMES[self.metric][1]}"
+        """`over the middle 80 % of the datasets it rises by 0.056 and TPOT changes by -5.0 [-9.1,
+        -1.2] %, -2.1 ms: inconclusive; to settle it: 180 datasets`"""
+        name, unit = NAMES[self.metric]
         settled = f"; to settle it: {self.to_settle}" if self.to_settle else ""
         return (
-            f"over the middle 80 % of the datasets, where it rises by {self.span:.2g},"
-            f" by {self.percent.shown('+.1f')} % ({change}): {self.verdict}{settled}"
+            f"over the middle 80 % of the datasets it rises by {self.span:.2g} and {name} changes"
+            f" by {self.percent.shown('+.1f')} %, {shown(self.change.value, '+.3g')} {unit}:"
+            f" {self.verdict}{settled}"
         )
 
     @property
@@ -173,7 +175,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         more = " …" if len(self.influential) > NAMED else ""
         names = ", ".join(self.influential[:NAMED]) + more
         change = self.in_percent(self.without.slope.scaled(self.span)).shown("+.1f")
-        return f"; without the most influential ({names}) by {change} %"
+        return f"; without the most influential ({names}) {change} %"
 
     @property
     def _of(self) -> str:

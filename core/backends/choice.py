@@ -31,6 +31,11 @@ def launcher(kind: Kind, backends: Sequence[Backend] = ()) -> Launcher:
     """The module that knows how to serve. BackendError where one of `backends` cannot be served by
     it."""
     if kind == "builtin":
+        if wide := [backend.name for backend in backends if backend.nodes > 1]:
+            raise BackendError(
+                f"[[backends]] {wide[0]}, nodes: the built-in engine runs on one; set nodes = 1,"
+                ' or engine = "vllm"'
+            )
         return builtin
     for backend in backends:
         vllm.check(backend)

@@ -35,6 +35,7 @@ SAID = "ERROR: gatescope: "
 BEAT_S = 1.0
 SILENT_S = 5.0
 JOIN_S = 60.0  # for all nodes' supervisors to meet
+STOPPED = "stopped"  # as it was asked to
 PROBES = 8  # of the first node's clock
 END_S = 14.0  # that supervise.py may take
 
@@ -70,7 +71,8 @@ class Node:
         pipe, child = self._start()
         code = self._watch(child)
         if self.rank:
-            self._tell({"ended": _ended(code, self._last_line())} if code is not None else {})
+            ended = STOPPED if code is None else _ended(code, self._last_line())
+            self._tell({"ended": ended})
         else:
             self._blame(code)
         os.close(pipe)
@@ -137,7 +139,8 @@ class Node:
         """The part under a supervisor of its own; the pipe whose end ends it."""
         read_end, write_end = os.pipe()
         own = self.asked["head"] if self.rank == 0 else self.peers[0].link.getsockname()[0]
-        where = {"host": self.host, "node": self.rank, "clock_offset_ns": self.offset_ns}
+        where = {"host": self.host, "node": self.rank, "nodes": self.asked["nodes"]}
+        where |= {"clock_offset_ns": self.offset_ns}
         net = {"VLLM_HOST_IP": own}
         if name := _interface(own):
             net |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
@@ -186,7 +189,6 @@ class Node:
             self._hear(0.2)
             if any(peer.ended for peer in self.peers):
                 return None
-        self.peers.clear()  # nobody is to blame
         return None
 
     def _tell(self, word: dict[str, Any]) -> None:
@@ -221,8 +223,8 @@ class Node:
         while time.monotonic() < deadline and not any(peer.ended for peer in self.peers):
             self._hear(0.2)
         for peer in self.peers:
-            is_cause = code is None or "exited with code" not in peer.ended
-            if peer.ended and is_cause:
+            is_echo = code is not None and "exited with code" in peer.ended
+            if peer.ended not in ("", STOPPED) and not is_echo:
                 self._say(f"{self._name(peer.rank, peer.host)}: {peer.ended}")
 
     def _name(self, rank: int, host: str) -> str:

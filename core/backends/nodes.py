@@ -3,6 +3,7 @@ that starts `node.py` on each."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -10,11 +11,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import psutil
 
+from core import files
 from core.backends import headless, node, ports
 from core.errors import BackendError
 from core.experiment.tables import Backend
+from core.files import NOT_JSON
+from core.recorder.gatescope_recorder.about import SUFFIX
 
 UNENCRYPTED = "what its nodes tell each other is not encrypted: use a network that you trust"
 
@@ -56,6 +61,37 @@ def check(backend: Backend, env: Mapping[str, str]) -> None:
             f"[[backends]] {backend.name}, nodes: this is not the first node of the allocation;"
             " start gatescope there"
         )
+
+
+class Met(msgspec.Struct, frozen=True, kw_only=True):
+    """One node of a server, as its supervisors found it."""
+
+    rank: int
+    host: str
+    address: str
+    clock_offset_ns: int
+
+
+def met(gate_logs: Path) -> list[Met]:
+    """The nodes of the server that logs there; none for a server on one machine."""
+    file = gate_logs / node.NODES
+    return files.read(file, list[Met]) if file.is_file() else []
+
+
+def ran(gate_logs: Path) -> dict[str, str]:
+    """Where a server of several nodes runs, and which of them ran none of its ranks."""
+    if not (known := met(gate_logs)):
+        return {}
+    seen = set()
+    for file in gate_logs.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(OSError, *NOT_JSON):
+            seen.add(msgspec.json.decode(file.read_bytes(), type=dict[str, str]).get("node"))
+    idle = [f"{one.host} (rank {one.rank})" for one in known if str(one.rank) not in seen]
+    found = {
+        "nodes": ", ".join(one.host for one in known),
+        "rendezvous": f"{known[0].address}, not encrypted",
+    }
+    return found | ({"idle_nodes": ", ".join(idle)} if idle else {})
 
 
 def meeting(backend: Backend) -> tuple[str, str]:

@@ -32,7 +32,7 @@ EXCEPTION = re.compile(
 )
 RAISED = re.compile(r"^[A-Za-z_][\w.]*(?::\s|:?$)")  # ends a traceback: any class, also bare
 STATEMENT = re.compile(r"^[^:]+: error: |^ERROR:\s|^Worker proc .* died")  # argparse's, uvicorn's
-NODE = re.compile(r"^ERROR: gatescope: (node .+)")  # of node.py: it comes last, and counts first
+NODE = re.compile(r"^ERROR: gatescope: (node .+)")  # of node.py
 WEAK = re.compile(r"^Engine core proc \S+ died unexpectedly")  # it may have said why, or not
 FRAME = re.compile(r'^File "([^"]+)", line (\d+)')
 PYDANTIC = re.compile(r"^Value error, | \[type=\w+, input_value=.*$")
@@ -185,9 +185,15 @@ def cause(lines: Iterable[str]) -> str:
     return _read(lines)[0]
 
 
+def node(lines: Iterable[str]) -> str:
+    """Which node of a server of several ended first, and how; empty where none is blamed."""
+    hits = [hit[1] for line in lines if (hit := NODE.match(shown(line)))]
+    return _cut(hits[-1]) if hits else ""
+
+
 def _read(lines: Iterable[str]) -> tuple[str, str]:
     """The cause, and the last line."""
-    known = first = weak = last = ""
+    first = weak = last = ""
     open_tracebacks: dict[str, _Traceback] = {}  # of each process: their lines mix
     for line in lines:
         process, level, whole = _parts(shown(line))
@@ -203,10 +209,8 @@ def _read(lines: Iterable[str]) -> tuple[str, str]:
         within = open_tracebacks.setdefault(process, _Traceback())
         ends = within.is_opened and whole == text and bool(RAISED.match(text))
         is_exception = (ends or bool(EXCEPTION.match(text))) and not ECHOES.search(text)
-        if hit := NODE.match(text):
-            return _cut(hit[1]), last
-        if is_exception or STATEMENT.match(text):
-            known = known or _known(text)
+        if (is_exception or STATEMENT.match(text)) and (sentence := _known(text)):
+            return sentence, last
         if is_exception and not first:
             first = _described(text, within)
         if WEAK.match(text):
@@ -215,7 +219,7 @@ def _read(lines: Iterable[str]) -> tuple[str, str]:
             del open_tracebacks[process]
         else:
             _follow(within, text)
-    return known or _cut(PYDANTIC.sub("", first or weak)), last
+    return _cut(PYDANTIC.sub("", first or weak)), last
 
 
 def _parts(line: str) -> tuple[str, str, str]:

@@ -147,13 +147,17 @@ class Server:
         if code < 0:
             by = signal.Signals(-code).name
             return f"the supervisor of server {self.name} was killed by {by} after {took:.1f} s"
+        told = None if lines is None else list(lines)
+        read = serverlog.lines(self.log, self.log_start) if told is None else told
+        if lost := rootcause.node(read):
+            return f"server {self.name} ended after {took:.1f} s: {lost}"
         if code > 128 and code - 128 in signal.valid_signals():
             by = signal.Signals(code - 128).name
             return f"server {self.name} was killed by {by} after {took:.1f} s"
-        if lines is None:
+        if told is None:
             cause = self.complaint() or rootcause.find(serverlog.lines(self.log, self.log_start))
         else:
-            cause = rootcause.find(lines)
+            cause = rootcause.find(told)
         if "address already in use" in cause.lower() and (other := ports.foreigner(self.port, ())):
             cause = f"{cause}: port {self.port} is held by {other}"
         exited = f"server {self.name} exited with code {code} after {took:.1f} s"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from core.backends import serverlog
+from core.backends import nodes, serverlog
 from core.experiment.tables import Backend
 from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.about import SUFFIX
@@ -91,7 +91,7 @@ def ran(
     if "moe_backend" not in found and is_old and "log" not in found:
         found["moe_backend"] = "TRITON (this version's default; it logs no name)"
     found.setdefault("expert_parallel_size", "1")
-    return found
+    return found | (nodes.ran(gate_logs) if gate_logs else {})
 
 
 def reported(gate_logs: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from core import terminal
-from core.backends import builtin, choice, forcing, modelfiles, nvml, ports, supervise, vllm
+from core.backends import builtin, choice, forcing, modelfiles, nodes, nvml, ports, supervise, vllm
 from core.backends.choice import Kind
 from core.errors import GatescopeError
 from core.experiment import config
@@ -84,6 +84,7 @@ def _engine(loaded: Config) -> Iterator[Finding]:
     if wanted == "builtin":
         return
     yield from (_vllm(backend, needed=kind == "vllm") for backend in loaded.backends)
+    yield from (_nodes(backend) for backend in loaded.backends if backend.nodes > 1)
     yield from _model(loaded, needed=kind == "vllm")
 
 
@@ -120,6 +121,16 @@ def _vllm(backend: Backend, *, needed: bool) -> Finding:
         return Finding(backend.name, f"{found}, router hook: {installed.hook}")
     fix = "the router of this vLLM cannot be recorded; use a version from 0.11 to 0.33"
     return Finding(backend.name, f"{found}, router hook: none found", fix if needed else "")
+
+
+def _nodes(backend: Backend) -> Finding:
+    """Where the nodes of a server would meet, were this its first one."""
+    try:
+        address, interface = nodes.meeting(backend)
+    except GatescopeError as error:
+        return _problem(backend.name, error)
+    where = f"{backend.nodes} nodes, which here would meet at {address} ({interface})"
+    return Finding(backend.name, f"{where}; {nodes.UNENCRYPTED}")
 
 
 def _model(loaded: Config, *, needed: bool) -> Iterator[Finding]:

@@ -171,6 +171,7 @@ def _lines(name: str, m: Imbalance) -> list[str]:
         f"   hottest {_number(m.hottest_share)} of a layer   {m.dead_experts} dead"
         f"   entropy {_number(m.entropy)}   Gini {_number(m.gini)}",
         *_phases(m),
+        *_nodes(m),
         *_work(m),
         *_layers(m.layer_cvs),
         *_popularity(m.popularity),
@@ -200,6 +201,16 @@ def _ranks(m: Imbalance) -> str:
         m.rank_imbalance, m.placement or "no expert parallelism", m.intervals.get("rank_imbalance")
     )
     return value if m.rank_imbalance is None else f"{value} ({m.placement})"
+
+
+def _nodes(m: Imbalance) -> list[str]:
+    if not (of := m.by_node):
+        return []
+    left = (
+        "" if of.left is None else f"   {100 * of.left:.1f} % of the load leaves its token's node"
+    )
+    busiest = f"busiest of {len(of.loads)}: {of.busiest}   max/mean {of.imbalance:.4f}"
+    return [f"  nodes          {busiest}{left}"]
 
 
 def _phases(m: Imbalance) -> list[str]:

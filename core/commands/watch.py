@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from core.commands import arguments as arg
@@ -48,7 +47,7 @@ def _print(folder: Path) -> int:
     from core.commands.watch_table import lines
     from core.routing.windows import Watched
 
-    watched, now_s = Watched(folder), time.time()
-    watched.read(now_s)
-    sys.stdout.write("\n".join(lines(watched, now_s)) + "\n")
+    watched = Watched(folder)
+    watched.read()
+    sys.stdout.write("\n".join(lines(watched, watched.at_s)) + "\n")
     return 0 if watched.header else 1

@@ -237,6 +237,8 @@ class Servers:
         ran = self._launcher.ran(
             await up.version(), up.log, up.log_start, serving.target.log.folder
         )
+        if missing := folder.missing_logs(serving.target.log.folder):
+            ran |= {"missing_logs": ", ".join(missing)}
         mismatches = self._launcher.mismatches(backend, ran)
         kernel = folder.kernel(serving.target.log.folder)
         noted = ServerNote(command=launch.command, ran=ran, mismatches=mismatches, kernel=kernel)

@@ -228,8 +228,9 @@ class Worker:
         """Whether the load's first token, or its first gap, has come: both are reported at once."""
         if self._news == 2:
             return False
-        most = max((len(request.stream.stamps) for request in self._active), default=0)
-        known, self._news = self._news, min(max(most, self._news), 2)
+        stamps = [request.stream.stamps for request in self._active if request.stream.stamps]
+        has_gap = any(seen[-1] > seen[0] for seen in stamps)  # what was read at once shares a stamp
+        known, self._news = self._news, max(self._news, bool(stamps) + has_gap)
         return self._news > known
 
     def _release_lingering(self, at: int) -> None:

@@ -64,8 +64,8 @@ class Phases:
 
 def read(run_dir: Path, tokenize: Tokenize) -> Recorded:
     """All backends' naturally routed runs; a group of prompts that several runs had counts once.
-    NoDataError if steps of fewer than MIN_RUNS datasets can be matched to their prompts; FileError
-    for no run directory."""
+    Of fewer than MIN_RUNS datasets, as many parts of their steps stand for datasets. NoDataError if
+    fewer steps can be matched to their prompts; FileError for no run directory."""
     places: dict[Group, int] = {}
     loads: list[Floats] = []
     datasets: dict[str, dict[int, None]] = {}
@@ -78,13 +78,16 @@ def read(run_dir: Path, tokenize: Tokenize) -> Recorded:
             place = places.setdefault(group, len(loads))
             loads += [own] if place == len(loads) else []
             datasets.setdefault(str(dataset), {})[place] = None
-    if len(datasets) < MIN_RUNS:
+    if len(loads) < MIN_RUNS:
         raise NoDataError(
-            f"{run_dir}: prefill steps of {len(datasets)} datasets can be matched to their prompts,"
-            f" {MIN_RUNS} are needed; max_concurrency = 1 tells steps apart best"
+            f"{run_dir}: {len(loads)} prefill steps can be matched to their prompts, {MIN_RUNS} are"
+            " needed; max_concurrency = 1 tells steps apart best"
         )
-    steps = tuple(map(tuple, datasets.values()))
-    return Recorded(tuple(places), np.array(loads, np.float64), *shape, steps)
+    steps = list(map(tuple, datasets.values()))
+    if len(steps) < MIN_RUNS:
+        parts = np.array_split(np.arange(len(loads)), MIN_RUNS)
+        steps = [tuple(part.tolist()) for part in parts]
+    return Recorded(tuple(places), np.array(loads, np.float64), *shape, tuple(steps))
 
 
 def phases(run_dir: Path) -> Phases:

@@ -12,6 +12,7 @@ from core.errors import NoDataError
 from core.plots.gallery import Drawn
 from core.report import document
 from core.report.document import heading, items, text
+from core.stats.written import p_value
 from core.terminal import shown
 
 TITLE = "What imposed skew costs (forced routing)"
@@ -141,7 +142,7 @@ def _slopes(found: DoseFindings) -> str:
             ", ".join(METRICS[c.metric]),
             str(c.n),
             c.per_cv.shown("+.3g"),
-            shown(c.p_holm, ".2g"),
+            p_value(c.p_holm),
             c.per_rank.shown("+.3g"),
             _shape(c),
         ]
@@ -180,7 +181,7 @@ def _waits(found: DoseFindings) -> str:
             w.backend,
             ", ".join(METRICS[w.metric]),
             w.mean.shown("+.3g"),
-            shown(w.p_holm, ".2g"),
+            p_value(w.p_holm),
             w.spread.shown("+.3g"),
         ]
         for w in found.rank_waits

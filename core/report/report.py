@@ -39,6 +39,7 @@ from core.rundir.about import About, ServerNote
 from core.rundir.registered import Registered
 from core.rundir.selection import Selection
 from core.stats.association import Association
+from core.stats.written import p_value
 from core.terminal import shown
 from core.validity import verdict
 from core.validity.problem import Validity
@@ -289,7 +290,7 @@ def _associations(rows: Sequence[Row]) -> list[str]:
         line
         for row in rows
         for line in (
-            _association(row, row.association, "all", row.verdict, shown(row.p_holm, ".2g")),
+            _association(row, row.association, "all", row.verdict, p_value(row.p_holm)),
             _association(row, row.without, "without the most influential", "–", "–"),
         )
     ]
@@ -316,7 +317,7 @@ def _association(row: Row, of: Association, which: str, *verdict: str) -> list[s
         of.explained.scaled(100).shown(".0f"),
         of.partial.shown(".2f"),
         shown(of.distance, ".2f"),
-        shown(of.p_holm, ".2g"),
+        p_value(of.p_holm),
         *verdict,
     ]
 

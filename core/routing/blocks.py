@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from core.recorder.gatescope_recorder.kernel import Kernel
+from core.routing.nodes import NodeSums
 from core.routing.recurrence import Recurrence
 from core.routing.repeats import Repeats
 from core.stats import bootstrap
@@ -105,6 +106,7 @@ class RunBlocks:
     rank_loads: Floats = field(init=False)  # [ranks]
     first: Floats | None = None  # loads of the first step
     recurrence: Recurrence = field(init=False)
+    by_node: NodeSums | None = None  # of a server on several nodes
 
     def __post_init__(self) -> None:
         self.rows = np.zeros((MAX_BLOCKS, 2 * WIDTH))

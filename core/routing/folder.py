@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from core.files import NOT_JSON
 from core.recorder.gatescope_recorder.gatelog import COLUMNS, Header
 from core.recorder.gatescope_recorder.kernel import Kernel
 from core.recorder.gatescope_recorder.parts import LOG
-from core.routing import gatelog
+from core.routing import gatelog, nodes
 from core.routing.eplb import Maps
 from core.routing.gatelog import GateLog
 from core.routing.rank import RankLog
@@ -124,7 +125,8 @@ class GateFolder:
         if len(headers) < expected:
             reasons = "; ".join(problems(self.folder)) or "is the server still starting?"
             raise GateLogError(
-                f"{self.folder}: {len(headers)} of {expected} gate logs exist: {reasons}"
+                f"{self.folder}: {len(headers)} of {expected} gate logs exist, without that of"
+                f" {', '.join(missing_logs(self.folder)) or 'any rank'}: {reasons}"
             )
         return opened
 
@@ -150,10 +152,14 @@ class GateFolder:
         common = functools.reduce(np.intersect1d, indices)
         self.incomplete += len(functools.reduce(np.union1d, indices)) - len(common)
         stages: dict[int, dict[int, GateLog]] = {}
+        headers = {path: h for path in ranks if (h := self._followers[path].header)}
+        head = min(headers.values(), key=lambda header: header.node)
         for path, rank in ranks.items():
-            header = self._followers[path].header
-            assert header is not None  # every follower has read
+            header = headers[path]  # every follower has read
             whole = rank.where(np.isin(rank.columns["index"], common))
+            whole = replace(
+                _by_clock_of(head, header, whole), left_node=nodes.left(header, whole.loads)
+            )
             stages.setdefault(header.dp, {})[header.pp] = whole
         return _summed([[by_pp[pp] for pp in sorted(by_pp)] for _, by_pp in sorted(stages.items())])
 
@@ -202,6 +208,19 @@ def header(folder: Path) -> Header | None:
         with contextlib.suppress(GateLogError):
             return gatelog.header(path)
     return None
+
+
+def missing_logs(folder: Path) -> list[str]:
+    """The ranks that should have a log beside those that do, as dp1_pp0."""
+    found = []
+    for path in first_files(folder):
+        with contextlib.suppress(GateLogError):
+            found.append(gatelog.header(path))
+    if not found:
+        return []
+    have = {(header.dp, header.pp) for header in found}
+    due = itertools.product(range(found[0].dp_size), range(found[0].pp_size))
+    return [f"dp{dp}_pp{pp}" for dp, pp in due if (dp, pp) not in have]
 
 
 def kernel(folder: Path) -> Kernel | None:
@@ -262,6 +281,8 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
         for label in labels
     }
     lost = "; ".join(stage.lost for stages in ranks for stage in stages if stage.lost)
+    lefts = [stage.left_node for stages in ranks for stage in stages]
+    known = [each for each in lefts if each is not None]
     numbers = tuple(number for stage in ranks[0] for number in stage.layer_numbers)
     merged = replace(
         first[0],
@@ -269,6 +290,7 @@ def _summed(ranks: list[list[GateLog]]) -> GateLog:
         columns=columns,
         segments=segments,
         lost=lost,
+        left_node=np.sum(known, axis=0) if len(known) == len(lefts) else None,
         layer_numbers=numbers if len(set(numbers)) == loads.shape[1] else (),
     )
     return merged.where(merged.tokens > 0)
@@ -291,6 +313,15 @@ def _span(ranks: list[list[GateLog]]) -> tuple[Ints, Ints]:
     lasted = (starts + took).max(axis=1) - began
     start = np.where(idle, np.iinfo(np.int64).max, began).min(axis=0)
     return start, np.where(idle, 0, lasted).max(axis=0)
+
+
+def _by_clock_of(head: Header, header: Header, log: GateLog) -> GateLog:
+    """A log of another node's rank, its times by the first node's clock."""
+    if header.host == head.host:
+        return log
+    theirs = header.wall_ns + header.clock_offset_ns - header.monotonic_ns
+    ours = head.wall_ns + head.clock_offset_ns - head.monotonic_ns
+    return replace(log, columns=log.columns | {"start_ns": log.columns["start_ns"] + theirs - ours})
 
 
 def _concatenated(parts: list[GateLog]) -> GateLog:

@@ -52,6 +52,8 @@ class GateLog:
     layer_numbers: tuple[int, ...] = ()  # the model's own; empty: counted from 0
     kernel: Kernel | None = None  # None: the log does not say
     dp_size: int = 1  # data-parallel ranks that the server has
+    nodes: int = 1  # machines that it spans
+    left_node: Ints | None = None  # [steps]: `core.routing.nodes.left`, of all ranks
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -96,6 +98,7 @@ class GateLog:
             columns={k: v[mask] for k, v in self.columns.items()},
             segments={k: v[mask] for k, v in self.segments.items()},
             by_rank=None if self.by_rank is None else self.by_rank[mask],
+            left_node=None if self.left_node is None else self.left_node[mask],
         )
 
     def of(self, label: str) -> GateLog:
@@ -211,7 +214,8 @@ def _check(path: Path, header: Header) -> None:
         raise GateLogError(
             f"{path}: impossible sizes in the header: {sizes}, {header.count_bytes} bytes a count"
         )
-    if not all(0 <= ns < MAX_NS for ns in (header.wall_ns, header.monotonic_ns)):
+    clocks = header.wall_ns, header.monotonic_ns, abs(header.clock_offset_ns)
+    if not all(0 <= ns < MAX_NS for ns in clocks):
         raise GateLogError(
             f"{path}: impossible clocks in the header: {header.wall_ns}, {header.monotonic_ns}"
         )
@@ -322,6 +326,7 @@ def _joined(blocks: list[_Block], header: Header, lost: str) -> GateLog:
         layer_numbers=numbers_in(header.layer_names, header.layers),
         kernel=header.kernel,
         dp_size=header.dp_size,
+        nodes=header.nodes,
     )
 
 

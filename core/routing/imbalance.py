@@ -46,6 +46,7 @@ from core.routing.gatelog import GateLog
 from core.routing.measures import Measures, Resampled
 from core.routing.meter import MAX_AGGREGATED_TOKENS, Meter
 from core.routing.meter import WARMUP as WARMUP
+from core.routing.nodes import NodeImbalance
 from core.routing.popularity import Popularity
 from core.routing.repeats import Repeats
 from core.routing.steps import cv as cv
@@ -113,6 +114,7 @@ class Imbalance(msgspec.Struct, frozen=True, kw_only=True):
     placement: str | None = None  # of experts on EP ranks; null without expert parallelism
     kernel: str | None = None  # that computes the experts, and where its tiling comes from
     busiest_rank: BusiestRank | None = None
+    by_node: NodeImbalance | None = None  # of a server whose ranks are on several
     intervals: dict[str, Interval | None] = {}  # 95 %, by the name of the measure
     prefill: Phase | None = None
     decode: Phase | None = None
@@ -180,6 +182,7 @@ def measure_run(
         placement=run.placed or None,
         kernel=busiest.in_words(run.kernel),
         busiest_rank=busiest.of(sums, drawn_sums, count, run),
+        by_node=run.by_node.measured() if run.by_node else None,
         intervals=found.intervals(drawn.measures, count)
         | {
             "excess_cv": per_step.interval,

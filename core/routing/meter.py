@@ -9,6 +9,7 @@ import numpy as np
 from core.routing import steps, work
 from core.routing.blocks import RunBlocks, StepSums
 from core.routing.gatelog import GateLog
+from core.routing.nodes import NodeSums
 from core.routing.steps import StepFigures
 from core.stats.arrays import Bools, Floats, Ints
 
@@ -123,6 +124,8 @@ class Meter:
                 log.layer_numbers,
                 log.kernel,
             )
+            if log.nodes > 1:
+                self.runs[label].by_node = NodeSums(log.nodes)
         run = self.runs[label]
         if run.placed != log.placed:  # a map was logged too late for some steps
             run.ranks, run.placed = 0, "EPLB, but not every map of it was logged"
@@ -204,6 +207,10 @@ def _add_part(part: _Part, of: _Summed) -> None:
     if run.constant:
         run.constant = bool((log.loads[part.steps] == run.first).all())
     run.recurrence.add(log.loads, part.steps[log.tokens[part.steps] > 1])
+    if run.by_node and run.ranks:
+        mask = np.zeros(len(log.tokens), bool)
+        mask[part.steps] = True
+        run.by_node.add(log.where(mask))
     run.one_token += int((log.tokens[part.steps] == 1).sum())
     run.violations += int(of.figures.violations[part.steps].sum())
     run.steps += len(part.steps)

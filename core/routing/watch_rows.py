@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.routing import nodes
+from core.routing import rank_nodes
 from core.terminal import printable, shown
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def cells(pair: Pair, places: Sequence[str]) -> dict[str, str]:
         ),
         "hottest expert": " ".join(_largest(by("e", one.shares if one else ())) for one in both),
         "busiest rank": " ".join(_largest(by("r", own)) for own in ranks),
-        "busiest node": " ".join(_largest(nodes.shares(own, places)) for own in ranks),
+        "busiest node": " ".join(_largest(rank_nodes.shares(own, places)) for own in ranks),
     }
 
 
@@ -98,7 +98,7 @@ def _busiest(of: Totals, places: Sequence[str]) -> str:
         return ""
     loads = of.by_rank.sum(axis=0)
     ranks = (loads / loads.sum()).tolist()
-    by_node = nodes.shares(ranks, places)
+    by_node = rank_nodes.shares(ranks, places)
     found = [by("r", ranks), by_node] if by_node else [by("r", ranks)]
     return "".join(f"; {_named(own, NAMED // len(found))}" for own in found)
 

@@ -12,7 +12,7 @@ from core.errors import GateLogError
 from core.recorder.gatescope_recorder.gatelog import Header
 from core.recorder.gatescope_recorder.parts import LOG
 from core.routing import folder as gate_folder
-from core.routing import layers, nodes, places
+from core.routing import layers, places, rank_nodes
 from core.routing.folder import GateFolder
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
@@ -77,11 +77,12 @@ class Watched:
         self.nodes: tuple[str, ...] = ()  # of the expert-parallel ranks, where they are known
         self.windows = Windows()
         self.problem = ""  # why there is nothing, or no more, to see
+        self.at_s = 0.0  # wall time of the last read, at which windows end
         self._reader: GateFolder | None = None
 
     def read(self, now_s: float | None = None) -> None:
         """Take in what was logged since the last read."""
-        now_s = time.time() if now_s is None else now_s
+        now_s = self.at_s = time.time() if now_s is None else now_s
         newest = newest_logs(self.folder)
         if newest is not None and newest != self.logs:
             self.logs, self.header, self.nodes = newest, None, ()
@@ -91,7 +92,7 @@ class Watched:
             return
         self.header = self.header or gate_folder.header(self.logs)
         if self.header and not self.nodes:  # workers write as they start, one after the other
-            self.nodes = nodes.of_ranks(self.logs, self.header)
+            self.nodes = rank_nodes.of_ranks(self.logs, self.header)
         problems = gate_folder.problems(self.logs)
         try:
             for part in self._reader.blocks():

@@ -115,7 +115,8 @@ def of_sweep(path: Path) -> Past:
 def _state(path: Path, snapshot: Snapshot) -> str:
     if control.is_live(path):
         return "running"
-    return "finished" if snapshot.finished else "unfinished"
+    is_whole = snapshot.finished or not (snapshot.count("queued") or snapshot.count("running"))
+    return "finished" if is_whole else "unfinished"
 
 
 def _tpot_ms(snapshot: Snapshot) -> dict[str, float | None]:

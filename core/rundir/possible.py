@@ -3,6 +3,7 @@ unknown, and are named."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -64,10 +65,16 @@ def _without_impossible(struct: msgspec.Struct) -> tuple[dict[str, Any], list[st
     a phrase for each."""
     changes = {
         field.name: field.default
-        for field in structs.fields(struct)
+        for field in _fields(type(struct))
         if field.name not in SIGNED and _is_impossible(getattr(struct, field.name))
     }
     return changes, [f"{name} is {json.dumps(getattr(struct, name))}" for name in changes]
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[structs.FieldInfo, ...]:
+    """msgspec works them out from the annotations each time, which takes milliseconds."""
+    return structs.fields(kind)
 
 
 def _is_impossible(value: object) -> bool:

@@ -23,6 +23,29 @@ def as_requested(seen: Evidence) -> list[Problem] | None:
     return problems("invalid", differences, "; ".join, remedy)
 
 
+def idle_nodes(seen: Evidence) -> list[Problem] | None:
+    """Every node that was allocated to a server ran a rank of it."""
+    idle = {r.backend: r.ran.get("idle_nodes", "") for r in seen.journal.ready if "nodes" in r.ran}
+
+    def wrong(nodes: str) -> str:
+        return nodes and f"no rank of it ran on {nodes}, which was allocated to it"
+
+    remedy = "its figures are of fewer nodes than asked for, and idle ones are paid: see server.log"
+    return problems("invalid", idle, wrong, remedy)
+
+
+def missing_logs(seen: Evidence) -> list[Problem] | None:
+    """Every rank of a server that spans nodes has a log."""
+    ready = seen.journal.ready
+    missing = {r.backend: r.ran.get("missing_logs", "") for r in ready if "nodes" in r.ran}
+
+    def wrong(ranks: str) -> str:
+        return ranks and f"there is no gate log of {ranks}"
+
+    remedy = "all nodes must see the run directory: see server.log and server.log.node1, …"
+    return problems("invalid", missing, wrong, remedy)
+
+
 def one_version(seen: Evidence) -> list[Problem] | None:
     """The same engine and version at every start of every server."""
     versions: dict[str, list[str]] = defaultdict(list)

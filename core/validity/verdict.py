@@ -16,6 +16,8 @@ from core.validity.problem import Rule, Validity
 
 RULES: tuple[Rule, ...] = (
     servers.as_requested,
+    servers.idle_nodes,
+    servers.missing_logs,
     servers.one_version,
     servers.tuned_kernels,
     servers.prefix_caching,

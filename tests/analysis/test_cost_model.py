@@ -12,7 +12,7 @@ from support.synthetic import routed, write_log
 
 from core.analysis import cost_model, step_sample
 from core.analysis.cost_model import PRICE, ROWS, CostModel
-from core.analysis.step_sample import StepSample
+from core.analysis.step_sample import COLUMNS, StepSample
 from core.routing import price
 
 
@@ -60,6 +60,33 @@ def test_a_planted_cost_lies_in_its_interval(tmp_path: Path, ranks: int) -> None
 def test_where_routing_costs_nothing_the_interval_holds_zero(tmp_path: Path) -> None:
     cost = cost_model.fit(decode_log(tmp_path, 0.0), "decode").terms["active"]
     assert not cost.excludes_zero
+
+
+def test_prompts_of_one_length_have_their_tokens_cost_alone() -> None:
+    """Of 1 to 8 prompts of 128 tokens, once in a while one token less: 20 µs a token, 100 µs an
+    active expert. Requests and context are as good as multiples, so they get no cost, by which
+    prompts of another length would be far off."""
+    rng = np.random.default_rng(3)
+    rows = np.full((200, len(COLUMNS)), np.nan)
+    sample = StepSample(rows, np.zeros((0, 1, 4)), np.zeros(0, np.int64), 1, labels=("001",))
+    prompts = rng.integers(1, 9, 200)
+    tokens, active = 128 * prompts - (rng.random(200) < 0.1), rng.integers(2, 5, 200)
+    values = {
+        "duration_us": 1000 + 20 * tokens + 100 * active + rng.normal(0, 50, 200),
+        "tokens": tokens,
+        "prefill_tokens": tokens,
+        "requests": prompts,
+        "context": 128 * prompts,
+        "active": active,
+        "rows": 2 * tokens,
+        "run": np.zeros(200),
+    }
+    for name, value in values.items():
+        rows[:, COLUMNS.index(name)] = value
+    found = cost_model.fit(sample, "prefill").terms
+    assert list(found) == ["fixed", "prefill_tokens", "active"]
+    assert found["prefill_tokens"].value == pytest.approx(20, rel=0.05)
+    assert found["active"].value == pytest.approx(100, rel=0.2)
 
 
 def test_too_few_steps_and_equal_work_are_no_model(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from core import cli
 from core.commands import watch_table
 from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 from core.recorder.gatescope_recorder.limits import Limits
-from core.routing import layers, nodes
+from core.routing import layers, rank_nodes
 from core.routing.gatelog import GateLog
 from core.routing.layers import Totals
 from core.routing.recurrence import Recurrence
@@ -169,7 +169,7 @@ def test_nodes_are_named_where_there_are_several(tmp_path: Path) -> None:
     (row,) = [line for line in lines if line.startswith("L00")]
     assert row.endswith("gpu-1 75% gpu-1 75%")
     (tmp_path / "dp0_pp0_tp7.gatelog.about.json").unlink()  # one rank did not say
-    assert nodes.of_ranks(tmp_path, watched.header) == ()  # type: ignore[arg-type]
+    assert rank_nodes.of_ranks(tmp_path, watched.header) == ()  # type: ignore[arg-type]
 
 
 def test_the_command_prints_once_without_a_terminal(

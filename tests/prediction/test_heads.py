@@ -46,6 +46,14 @@ def test_each_prompt_of_a_sequential_run_is_a_step_of_its_own(one_by_one: Path) 
     assert found.loads.tolist() == routed.loads.tolist()
 
 
+def test_parts_of_a_lone_dataset_stand_for_datasets(
+    one_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [run for run in recorded._runs(one_by_one) if run[1] == "001"]
+    monkeypatch.setattr(recorded, "_runs", lambda _: first)
+    assert recorded.read(one_by_one, encode).datasets == ((0, 1, 2), (3, 4, 5), (6, 7), (8, 9))
+
+
 def test_tokens_that_are_not_the_servers_are_not_used(one_by_one: Path) -> None:
     with pytest.raises(NoDataError, match="max_concurrency = 1"):
         recorded.read(one_by_one, lambda text: encode(text, bos=False))

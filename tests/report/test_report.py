@@ -237,8 +237,8 @@ class TestReport:
         assert told
         assert 15 < float(told[1]) < 21
         change = re.search(
-            r"baseline TPOT rises with excess CV² \(over the middle 80 % of the datasets, where it"
-            r" rises by (\S+), by \S+ \[\+\S+, \+\S+\] % \((\S+) ms\): larger; Spearman",
+            r"baseline TPOT rises with excess CV² \(over the middle 80 % of the datasets it rises"
+            r" by (\S+) and TPOT changes by \S+ \[\+\S+, \+\S+\] %, (\S+) ms: larger; Spearman",
             text,
         )
         assert change

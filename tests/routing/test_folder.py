@@ -4,6 +4,7 @@ left out."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from support.gate_logs import step, writer
 from core.analysis import step_sample
 from core.errors import GateLogError
 from core.routing import folder as gate_folder
-from core.routing import measured_folder
+from core.routing import imbalance, measured_folder
 from core.routing.folder import GateFolder
+from core.routing.nodes import NodeImbalance
 from core.routing.run import LongestStep, RunRouting
 
 
@@ -153,13 +155,40 @@ class TestWhole:
         assert log.read().loads.tolist() == [[[2, 0]]]
         assert log.left_out == ""
 
+    def test_ranks_of_two_nodes_are_on_the_first_one_s_clock_and_loads_are_by_node(
+        self, tmp_path: Path
+    ) -> None:
+        """The second node booted earlier, and its wall clock is 5 s behind. Experts 0 and 1 are on
+        the two nodes."""
+        wall, offset = 10**18, 5 * 10**9
+        also: dict[str, Any] = {"dp_size": 2, "ranks": 2, "placement": (0, 1), "nodes": 2}
+        first: dict[str, Any] = {"host": "n1", "wall_ns": wall, "monotonic_ns": 1000}
+        second: dict[str, Any] = {"host": "n2", "node": 1, "monotonic_ns": 7_001_000}
+        second |= {"wall_ns": wall - offset, "clock_offset_ns": offset}
+        ranks = [
+            writer(tmp_path, 0, **also, **first),
+            writer(tmp_path, 1, **also, **second),
+        ]
+        for index in range(2):
+            ranks[0].append(step(index, [3, 1], start=2000 + index, duration=10))
+            ranks[1].append(step(index, [2, 0], start=7_001_990 + index, duration=20))
+        for rank in ranks:
+            rank.close()
+        log = gate_folder.read(tmp_path)
+        assert log.columns["start_ns"].tolist() == [1990, 1991]
+        assert log.left_node is not None
+        assert log.left_node.tolist() == [3, 3]
+        found = imbalance.measure_segment(log, "001").by_node
+        assert found == NodeImbalance(imbalance=5 / 3, loads=[10, 2], busiest=0, left=0.5)
+
     def test_a_missing_rank_is_an_error_that_says_why(self, tmp_path: Path) -> None:
         writer(tmp_path, 0, dp_size=2).close()
         (tmp_path / "dp1_pp0.gatelog.json").write_text(
             '{"refused": "a monolithic kernel routes inside"}'
         )
         with pytest.raises(
-            GateLogError, match=r"1 of 2 gate logs .*dp1_pp0: a monolithic kernel routes inside"
+            GateLogError,
+            match=r"without that of dp1_pp0: dp1_pp0: a monolithic kernel routes inside",
         ):
             gate_folder.read(tmp_path)
 

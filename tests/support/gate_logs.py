@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,17 @@ from core.recorder.gatescope_recorder.gatelog import GateLogWriter, Header, Step
 
 
 def writer(
-    folder: Path, dp: int = 0, pp: int = 0, *, layers: int = 1, dp_size: int = 1, pp_size: int = 1
+    folder: Path,
+    dp: int = 0,
+    pp: int = 0,
+    *,
+    layers: int = 1,
+    dp_size: int = 1,
+    pp_size: int = 1,
+    **more: Any,
 ) -> GateLogWriter:
-    header = Header("test", "tiny", layers, 2, 1, dp=dp, dp_size=dp_size, pp=pp, pp_size=pp_size)
+    sizes: dict[str, Any] = {"dp": dp, "dp_size": dp_size, "pp": pp, "pp_size": pp_size}
+    header = Header("test", "tiny", layers, 2, 1, **sizes, **more)
     return GateLogWriter(folder / f"dp{dp}_pp{pp}.gatelog", header)
 
 

@@ -18,8 +18,7 @@ from core.experiment.state import RunState, Snapshot
 from tui.model import session
 from tui.model.session import Session
 
-SIZES = ((80, 24), (140, 45), (200, 60))
-MORE = ((100, 30), (60, 20))
+SIZES = ((80, 24), (140, 45), (200, 60), (100, 30), (60, 20))
 TABS = {"live": "2", "servers": "3", "imbalance": "4", "plots": "5", "events": "6"}
 
 
@@ -41,20 +40,25 @@ def agree(name: str, text: str) -> None:
     assert text == file.read_text(), f"{file} differs; if intended: GATESCOPE_GOLDEN=update"
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def agree_at_every_size(name: str, session: Session) -> None:
+    """One App, resized: as quick as one size."""
+
+    async def look() -> dict[str, str]:
+        seen = {}
+        async with shown(session, *SIZES[0]) as screen:
+            for width, height in SIZES:
+                await screen.pilot.resize_terminal(width, height)
+                await screen.settle()
+                seen[f"{name}-{width}x{height}"] = screen.text
+        return seen
+
+    for file, text in asyncio.run(look()).items():
+        agree(file, text)
+
+
 @pytest.mark.parametrize("name", STAGES)
-def test_state_looks_as_it_did(name: str, size: tuple[int, int], tmp_path: Path) -> None:
-    async def look() -> str:
-        async with shown(stage(Path(), name), *size) as screen:
-            return screen.text
-
-    agree(f"{name}-{size[0]}x{size[1]}", asyncio.run(look()))
-
-
-@pytest.mark.parametrize("size", MORE, ids=lambda s: f"{s[0]}x{s[1]}")
-@pytest.mark.parametrize("name", ["streaming", "finished", "failed"])
-def test_other_sizes(name: str, size: tuple[int, int]) -> None:
-    test_state_looks_as_it_did(name, size, Path())
+def test_state_looks_as_it_did(name: str) -> None:
+    agree_at_every_size(name, stage(Path(), name))
 
 
 @pytest.mark.parametrize("size", SIZES[:2], ids=lambda s: f"{s[0]}x{s[1]}")
@@ -133,8 +137,7 @@ def test_ascii_has_nothing_else() -> None:
     agree("running-ascii-140x45", text)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(invocation: Invocation) -> Snapshot:
         made = [
             Run(b, d, d, f"datasets/{d}_0.5.jsonl")
@@ -147,11 +150,7 @@ def test_first_start(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(session, "planned", planned)
 
-    async def look() -> str:
-        async with shown(Session(Invocation()), *size) as screen:
-            return screen.text
-
-    agree(f"not-started-{size[0]}x{size[1]}", asyncio.run(look()))
+    agree_at_every_size("not-started", Session(Invocation()))
 
 
 def test_forced_routing_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

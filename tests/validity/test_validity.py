@@ -99,7 +99,7 @@ def grown(batch: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     told: list[AnyEvent] = []
     for place, backend in enumerate(BACKENDS):
         (ready,) = (e for e in batch.told(events.BackendReady) if e.backend == backend)
-        told.append(ready)
+        told.append(replace(ready, ran=ready.ran | {"nodes": "n1, n2"}))
         folder = made.path / backend / "results_json"
         template = (folder / "001.json").read_text()
         (folder / "002.json").unlink()
@@ -305,6 +305,20 @@ BREAKS: dict[str, tuple[Break, str, str, list[str], str]] = {
         "invalid",
         ["all2all"],
         "asked for moe_backend flashinfer_cutlass, ran TRITON",
+    ),
+    "a node that ran nothing": (
+        ran(idle_nodes="n2 (rank 1)"),
+        "idle nodes",
+        "invalid",
+        ["all2all"],
+        "no rank of it ran on n2 (rank 1), which was allocated to it",
+    ),
+    "a rank without a log": (
+        ran(missing_logs="dp1_pp0"),
+        "missing logs",
+        "invalid",
+        ["all2all"],
+        "there is no gate log of dp1_pp0",
     ),
     "another version": (
         ran(version="0.2"),

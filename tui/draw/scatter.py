@@ -164,13 +164,14 @@ def _under(points: Sequence[Dot], frame: Frame) -> dict[tuple[int, int], Span]:
 
 def _mark(found: Sequence[Dot], here: str, frame: Frame) -> Span:
     """That of the only point, or of the chosen one; dots for several, bright if their backends
-    differ."""
+    differ; the mark for several of one backend that would be one dot."""
     chosen = next((p for p in found if p.id == here), None)
     point = chosen or found[0]
     if chosen is None and len({(p.x, p.y, p.group) for p in found}) > 1:
         dots = {frame.dot(p.x, p.y) for p in found}
         is_mixed = len({p.group for p in found}) > 1
-        return (chr(0x2800 + sum(dots)), "strong" if is_mixed else BACKENDS[point.group % 4])
+        if is_mixed or len(dots) > 1:
+            return (chr(0x2800 + sum(dots)), "strong" if is_mixed else BACKENDS[point.group % 4])
     mark = point.mark or (HOLLOW if point.outlier else MARKS)[point.group % 4]
     return (mark, "key" if chosen else BACKENDS[point.group % 4])
 

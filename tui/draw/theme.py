@@ -82,6 +82,7 @@ _LIGHT = {
     "c": Style(color="#00684c"),
     "d": Style(color="#8c3f6e"),
 }
+HEAT_16 = ("blue", "blue", "cyan", "cyan", "white", "yellow", "yellow", "red", "red")
 _TERMINAL = {
     "dim": Style(dim=True),
     "ok": Style(color="green"),
@@ -94,10 +95,9 @@ _TERMINAL = {
     "d": Style(color="magenta"),
     **{
         f"heat{i}": Style(color="white" if i in HEAT_DARK else "black", bgcolor=c)
-        for i, c in enumerate(
-            ("blue", "blue", "cyan", "cyan", "white", "yellow", "yellow", "red", "red")
-        )
+        for i, c in enumerate(HEAT_16)
     },
+    **{f"shade{i}": Style(color=c, bgcolor=c) for i, c in enumerate(HEAT_16)},
 }
 _ALL = {
     "": Style(),
@@ -108,6 +108,8 @@ _ALL = {
         f"heat{i}": Style(color="#ffffff" if i in HEAT_DARK else "#101010", bgcolor=c)
         for i, c in enumerate(HEAT)
     },
+    # Of a block character: seen where the terminal has no colours.
+    **{f"shade{i}": Style(color=c, bgcolor=c) for i, c in enumerate(HEAT)},
 }
 
 

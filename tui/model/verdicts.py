@@ -76,7 +76,9 @@ def _prices(findings: Path, at_ns: int) -> Mapping[str, Price]:
         return {}
     return {
         f"{cost.backend}/{one.dataset}": Price(
-            cost_sentences.of_dataset(one, cost.model), one.share.value
+            cost_sentences.of_dataset(one, cost.model),
+            one.share.value,
+            one.over_fair.excludes_zero,
         )
         for cost in costs
         for one in cost.datasets

@@ -28,10 +28,12 @@ class Happened(Struct, frozen=True):
 
 
 class Price(Struct, frozen=True):
-    """What a dataset's routing costs a decode step over a fair router's: in words, and in %."""
+    """What a dataset's routing costs a decode step over a fair router's: in words, and in %;
+    whether its interval leaves 0 out."""
 
     words: str
     share: float | None
+    is_detected: bool
 
 
 class View(Struct, frozen=True):

@@ -187,7 +187,8 @@ class Imbalance(Pane):
         if price is None:
             return []
         text = f"over a fair router, {price.words}"
-        return [line((row, "warn")) for row in wrapped(text, width, "  ")[:2]]
+        role = "warn" if price.is_detected else "dim"
+        return [line((row, role)) for row in wrapped(text, width, "  ")[:2]]
 
     def _room(self, experts: int, width: int) -> tuple[tuple[Column, ...], int]:
         """The columns, and the cells per expert in the heat map: 5 or 4 show its load over an even
@@ -279,4 +280,4 @@ def heat(over_even: float, cell: int) -> Span:
     level = palette.heat_level(over_even)
     if cell > 1:
         return (f"{over_even:.{cell - 3}f} ".rjust(cell), f"heat{level}")
-    return (palette.SHADES[palette.heat_level(over_even, len(palette.SHADES))], f"heat{level}")
+    return (palette.SHADES[palette.heat_level(over_even, len(palette.SHADES))], f"shade{level}")

@@ -92,7 +92,9 @@ class Live(Pane):
 
     def _empty(self) -> list[Line]:
         match self.view.stage:
-            case "not started" | "failed" | "reading":
+            case "reading":
+                return empty("Reading …")
+            case "not started" | "failed":
                 return empty(
                     "Nothing is running.",
                     "r  start: servers come up one after another, and their runs follow",
@@ -187,14 +189,18 @@ class Live(Pane):
             table.row(columns, _row(name, against.title, known.get(name), theirs.get(name)))
             for name in LATENCY_NAMES
         ]
-        footnote = line((fit(self._footnote(run, other, known), width), "dim"))
+        has_p99 = any(column.title == "p99" for column in columns)
+        said = self._footnote(run, other, known, has_p99=has_p99)
+        footnote = line((fit(said, width), "dim"))
         return [table.head(columns), *rows, footnote]
 
-    def _footnote(self, run: RunState, other: RunState | None, known: dict[str, Latency]) -> str:
+    def _footnote(
+        self, run: RunState, other: RunState | None, known: dict[str, Latency], *, has_p99: bool
+    ) -> str:
         if not known and run.phase == "running":
             return "no token has arrived yet"
         against = f"Δ vs {other.run.id}" if other else f"no other backend has run {run.run.label}"
-        footnote = f"{against}; p99 from n = {FROM_N}"
+        footnote = f"{against}; p99 from n = {FROM_N}" if has_p99 else against
         return footnote if run.figures else f"{footnote}; TPOT, E2E of ended requests"
 
     def _beside(self, run: RunState, width: int, height: int) -> list[Line]:

@@ -208,6 +208,7 @@ class Plots(Pane):
         head = scatter.legend(drawn, width, outliers=not self.hides_outliers)
         if self.view.invalid:
             head = [line((fit(self.view.invalid, width), "bad")), *head]
+        head = head[: max(height - scatter.LEAST[1], 1)]  # a plot matters more than its legend
         return [*head, *scatter.draw(shown, width, height - len(head), here)]
 
     def _detail(self, width: int) -> list[Line]:

@@ -147,7 +147,7 @@ class Queue(Pane):
         if self.view.snapshot.runs:
             return empty(f"No run matches {self.filter!r}.", "esc  show all again")
         if self.view.stage == "reading":
-            return empty("Reading the datasets …")
+            return empty("Reading …")
         if self.view.problem:
             return empty(
                 "Nothing can be run yet; see the message below.", "press r once it is fixed"

@@ -9,7 +9,7 @@ from core.experiment.events import Gpu, Sampled, ServerLoad
 from core.experiment.state import BackendState
 from tui.draw import chart
 from tui.draw.glyphs import STATES
-from tui.draw.text import Line, Span, fit, line, number, wrapped
+from tui.draw.text import Line, Span, fit, kept, line, number, wrapped
 from tui.widgets.pane import Pane, empty
 
 RAN_ROWS = 3
@@ -63,12 +63,12 @@ class Servers(Pane):
             )
             return [line(title, ("· queued  " + waits, "dim"), cursor=cursor)]
         symbol, role = STATES[self._word(server)]
-        about = f"   :{server.port}  pid {server.pid}" if self._is_up(server) else ""
-        start = self.view.snapshot.start_of(name, server.start)
-        about += f"   {start}" if start else ""
-        first = line(
-            title, (f"{symbol} {self._state(server)}", role), (about, "dim"), cursor=cursor
-        )
+        parts: list[tuple[int, Span]] = [(9, title), (9, (f"{symbol} {self._state(server)}", role))]
+        if self._is_up(server):
+            parts += [(7, (f"   :{server.port}", "dim")), (6, (f"  pid {server.pid}", "dim"))]
+        if start := self.view.snapshot.start_of(name, server.start):
+            parts.append((8, (f"   {start}", "dim")))
+        first = Line(kept(parts, width).spans, cursor)
         return [first, *self._details(name, server, width)]
 
     def _is_up(self, server: BackendState) -> bool:
@@ -108,7 +108,8 @@ class Servers(Pane):
             return [*lines, line((f"{indent}l  its log   R  retry its failed runs", "dim"))]
         if self._is_up(server) and (sample := self._sample(name)):
             if sample.server:
-                lines.append(line(indent, *_load(sample.server)))
+                parts = [(9, (indent, "")), *_load(sample.server)]
+                lines.append(kept(parts, width))
             lines += [line(indent, *spans) for spans in self._gpus(name, room)]
         if server.ran:
             lines += [
@@ -140,12 +141,15 @@ def _ran(server: BackendState) -> list[str]:
     ]
 
 
-def _load(load: ServerLoad) -> list[Span]:
+def _load(load: ServerLoad) -> list[tuple[int, Span]]:
     return [
-        (f"running {load.running}", ""),
-        (f"  waiting {load.waiting}", "warn" if load.waiting else ""),
-        (f"  KV cache {load.kv_cache:.0%}", ""),
-        (f"  preemptions {load.preemptions}", "warn" if load.preemptions else ""),
+        (8, (f"running {load.running}", "")),
+        (7, (f"  waiting {load.waiting}", "warn" if load.waiting else "")),
+        (6, (f"  KV cache {load.kv_cache:.0%}", "")),
+        (
+            7 if load.preemptions else 5,
+            (f"  preemptions {load.preemptions}", "warn" if load.preemptions else ""),
+        ),
     ]
 
 

@@ -80,6 +80,7 @@ class Header:
     sample: int = 1  # one step in so many was recorded
     host: str = ""  # of a server that spans several nodes, as is its rank among them
     node: int = 0
+    nodes: int = 1
     clock_offset_ns: int = 0  # the first node's wall clock less this one's
     kernel: Kernel | None = None  # that computes the experts; logs of earlier versions have none
     wall_ns: int = field(default_factory=time.time_ns)  # a clock pair: wall time at

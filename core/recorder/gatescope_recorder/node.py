@@ -19,6 +19,7 @@ class Node:
 
     host: str = ""  # empty: the server is on one machine
     node: int = 0
+    nodes: int = 1
     clock_offset_ns: int = 0
 
 
@@ -29,6 +30,7 @@ def here() -> Node:
         return Node(
             str(found.get("host", "")),
             int(found.get("node", 0)),
+            int(found.get("nodes", 1)),
             int(found.get("clock_offset_ns", 0)),
         )
     except (ValueError, TypeError, AttributeError):
