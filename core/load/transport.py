@@ -21,8 +21,8 @@ from core.load.wire import Times
 Origin = tuple[str, str, int]
 
 
-class NoDescriptor(httpx.ConnectError):
-    """This process, or this machine, has no file descriptor left."""
+class NoneToOpen(httpx.ConnectError):
+    """No connection more: this machine has no file descriptor left, or the server refused it."""
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -50,7 +50,9 @@ class Transport(httpx.AsyncBaseTransport):
         self._addresses: dict[Origin, list[tuple[int, object]]] = {}
         self._passes: ReadPasses | None = None
         self._opening = 0  # connections for requests that wait for them
-        self._short: list[asyncio.Future[None]] = []  # requests without a descriptor
+        self._short: list[
+            asyncio.Future[None]
+        ] = []  # requests that no connection could be opened for
         self.clock = ReceiveClock()
         self.opened = 0
         self.retries = 0
@@ -98,8 +100,8 @@ class Transport(httpx.AsyncBaseTransport):
         the body.
 
         `timeout` as in httpx. A kept connection that turns out to be closed before any byte came is
-        replaced once. Without a descriptor for a new one, the request waits until another request
-        ends. httpx's errors.
+        replaced once. Where no other can be opened, since descriptors are out or the server
+        refuses, the request waits until another request ends. httpx's errors.
         """
         kept = self._kept(origin)
         if kept is not None:
@@ -155,14 +157,16 @@ class Transport(httpx.AsyncBaseTransport):
             self._opening += 1
             try:
                 return await self._connect(origin, timeout_s)
-            except httpx.TransportError as error:
-                is_short = isinstance(error, NoDescriptor)
+            except NoneToOpen as error:
                 # One may have become free since this request looked for one.
-                if is_short and (kept := self._kept(origin)):
+                if kept := self._kept(origin):
                     return kept
-                if not (is_short and self._others_are_busy()):
-                    self._one_is_free()
-                    raise
+                if not self._others_are_busy():
+                    self._none_will_be_free(str(error))
+                    raise httpx.ConnectError(str(error)) from None
+            except httpx.TransportError:
+                self._one_is_free()
+                raise
             finally:
                 self._opening -= 1
             free = asyncio.get_running_loop().create_future()
@@ -183,6 +187,12 @@ class Transport(httpx.AsyncBaseTransport):
                 free.set_result(None)
                 return
 
+    def _none_will_be_free(self, why: str) -> None:
+        for free in self._short:
+            if not free.done():
+                free.set_exception(httpx.ConnectError(why))
+        self._short.clear()
+
     async def _connect(self, origin: Origin, timeout_s: float | None) -> Connection:
         scheme, host, port = origin
         try:
@@ -199,8 +209,8 @@ class Transport(httpx.AsyncBaseTransport):
                 f"no connection to {host}:{port} within {timeout_s:g} s"
             ) from None
         except OSError as error:
-            is_short = error.errno in (errno.EMFILE, errno.ENFILE)
-            kind = NoDescriptor if is_short else httpx.ConnectError
+            is_short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNREFUSED)
+            kind = NoneToOpen if is_short else httpx.ConnectError
             raise kind(f"{host}:{port}: {error}") from None
         self.opened += 1
         self._all.add(live)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import gzip
@@ -627,6 +628,34 @@ def test_a_request_without_a_descriptor_waits_for_another_s_end(
             answers = await asyncio.gather(*(http.get(f"http://{address}/") for _ in range(7)))
             assert [a.text for a in answers] == ["ok"] * 7
             assert len(over) == (7 if close else 2)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["goes on", "goes away"])
+def test_where_a_server_refuses_more_connections_those_that_opened_are_used(breaks: bool) -> None:
+    """It stops listening after two connections; the other requests wait for these. If it goes away,
+    they fail as refused ones do."""
+    answers = [OK] * 2 if breaks else [OK] * 300
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await answering(*answers)(reader, writer)
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        url, transport = httpx.URL(f"http://{host}:{port}/"), Transport()
+        await transport.open(url, 2)
+        server.close()
+        async with httpx.AsyncClient(transport=transport, timeout=5) as http:
+            sent = (http.get(url) for _ in range(300))
+            found = await asyncio.gather(*sent, return_exceptions=True)
+        good = [each.text for each in found if isinstance(each, httpx.Response)]
+        failed = [each for each in found if isinstance(each, BaseException)]
+        assert good == ["ok"] * (4 if breaks else 300)
+        assert all(isinstance(each, httpx.ConnectError) for each in failed)
 
     run(scenario())
 
