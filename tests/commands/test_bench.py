@@ -472,28 +472,33 @@ def test_too_few_files_are_named_before_anything_is_sent(tmp_path: Path) -> None
 def test_connections_that_opened_are_used_where_others_were_refused(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    """The server takes two connections and then stops listening."""
+    """The server takes two connections and then stops listening: the other requests wait."""
     from threading import Thread
 
     from support.recording import ANSWER
 
     listener = socket.create_server(("127.0.0.1", 0))
+    answer = b"".join(ANSWER)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
-    def serve() -> None:
+    def serve(each: socket.socket) -> None:
+        with each, each.makefile("rb") as asked:
+            for line in asked:
+                if line.lower().startswith(b"content-length:"):
+                    size = int(line.split(b":")[1])
+                elif line == b"\r\n":
+                    asked.read(size)
+                    each.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(answer), answer))
+
+    def take() -> None:
         taken = [listener.accept()[0] for _ in range(2)]
         listener.close()
         for each in taken:
-            while b"\r\n\r\n" not in each.recv(65536):
-                pass
-            answer = b"".join(ANSWER)
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-            each.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(answer), answer))
+            Thread(target=serve, args=(each,), daemon=True).start()
 
-    thread = Thread(target=serve)
-    thread.start()
-    data = written(tmp_path / "001.jsonl", *({"prompt": f"p{i}"} for i in range(4)))
+    Thread(target=take, daemon=True).start()
+    data = written(tmp_path / "001.jsonl", *({"prompt": f"p{i}"} for i in range(20)))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    assert bench(data, url, "--model", "m", "--json") == 1
-    thread.join()
+    assert bench(data, url, "--model", "m", "--json") == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert (result["completed"], result["errors_by_kind"]) == (2, {"ConnectError": 2})
+    assert (result["completed"], result["errors_by_kind"]) == (20, {})
